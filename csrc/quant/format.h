@@ -19,6 +19,7 @@ typedef enum air_type {
 #define FORMAT(name, id, block, bytes, decode, role) AIR_TYPE_##name = id,
 #include "quant/formats.def"
 #undef FORMAT
+    AIR_TYPE_COUNT              /* one past the largest id, for tables by id; ids have gaps */
 } air_type;
 
 typedef enum air_format_role {
