@@ -3,6 +3,10 @@
 
 #include "python/core.h"
 
+const char *const air__tier_names[AIR_TIER_COUNT] = {
+    [AIR_TIER_REF] = "ref", [AIR_TIER_AVX2] = "avx2", [AIR_TIER_AVX512] = "avx512",
+};
+
 int air__to_i64(const core_state *state, const char *what, PyObject *o, int64_t min, int64_t max, int64_t *out)
 {
     PyObject *index = PyNumber_Index(o);

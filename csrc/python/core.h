@@ -41,6 +41,7 @@ int air__to_double(const char *what, PyObject *o, double *out);
 int air__to_text(const core_state *state, const char *what, PyObject *o, const char **out);
 /* One of names[0 … count - 1], to its index. */
 int air__to_choice(const core_state *state, const char *what, PyObject *o, const char *const *names, int count, int *out);
+extern const char *const air__tier_names[AIR_TIER_COUNT];
 /* "" (the best there is, AIR_TIER_COUNT) or the name of a tier. */
 int air__to_tier(const core_state *state, PyObject *o, int *tier);
 /* A new bytes object holding a path that str or os.PathLike named, or NULL. */
@@ -126,10 +127,11 @@ PyObject *air__result_new(EngineObject *engine, air_batch *batch, int32_t n_item
 /* --- probe.c --- */
 PyObject *air__probe_disk(PyObject *module, PyObject *args, PyObject *kwargs);
 PyObject *air__probe_compute(PyObject *module, PyObject *args, PyObject *kwargs);
+
+/* --- machine.c --- */
 PyObject *air__memory_info(PyObject *module, PyObject *unused);
 PyObject *air__cpu_info(PyObject *module, PyObject *unused);
 PyObject *air__file_identity(PyObject *module, PyObject *path);
 PyObject *air__dequantize(PyObject *module, PyObject *args);
-extern const char *const air__tier_names[];
 
 #endif

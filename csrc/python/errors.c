@@ -40,7 +40,7 @@ int air__errors_init(core_state *state, PyObject *module)
 PyObject *air__raise(const core_state *state, const air_error *err)
 {
     /* A message quotes names from the file, which need not be UTF-8, and may end inside a character. */
-    PyObject *text = PyUnicode_DecodeUTF8(err->text, (Py_ssize_t)strnlen(err->text, sizeof err->text), "backslashreplace");
+    PyObject *text = PyUnicode_DecodeUTF8(err->text, (Py_ssize_t)strlen(err->text), "backslashreplace");
     if (!text) return NULL;
     PyErr_SetObject(state->errors[(unsigned)err->status < AIR_STATUS_COUNT ? err->status : AIR_OK], text);
     Py_DECREF(text);

@@ -28,7 +28,7 @@ static PyObject *core_alloc_live(PyObject *module, PyObject *unused)
     return PyLong_FromLongLong(air_alloc_live());
 }
 
-#define KEYWORDS(function) ((PyCFunction)(void (*)(void))(function))
+
 
 static PyMethodDef core_functions[] = {
     {"dequantize", air__dequantize, METH_VARARGS,
@@ -38,11 +38,6 @@ static PyMethodDef core_functions[] = {
     {"cpu_info", air__cpu_info, METH_NOARGS, "cpu_info()\n--\n\nName, usable threads, features and best kernel tier."},
     {"file_identity", air__file_identity, METH_O,
      "file_identity(path, /)\n--\n\nA hash that changes when the path names another or a changed file."},
-    {"probe_disk", KEYWORDS(air__probe_disk), METH_VARARGS | METH_KEYWORDS,
-     "probe_disk(path, seconds=0.5, source='')\n--\n\nMeasures direct reads of a file: disk (bytes/s), block_bytes, depth."},
-    {"probe_compute", KEYWORDS(air__probe_compute), METH_VARARGS | METH_KEYWORDS,
-     "probe_compute(types, threads=0, tier='', max_bytes=0, seconds=0.5)\n--\n\n"
-     "Measures memory (bytes/s), product {type: bytes/s} and product_columns {type: bytes*columns/s}."},
     {"alloc_fail_at", core_alloc_fail_at, METH_O,
      "alloc_fail_at(n, /)\n--\n\nFor tests: the n-th allocation of the engine from now on fails, once; 0 disarms."},
     {"alloc_failed", core_alloc_failed, METH_NOARGS, "alloc_failed()\n--\n\nFor tests: whether that failure has happened."},
