@@ -86,7 +86,7 @@ typedef struct air_batch_item {
 typedef struct air_batch_request {
     const air_batch_item *items;
     int32_t n_items;
-    int keep_logits, keep_hidden; /* whether air_batch_logits / hidden will be asked for */
+    int keep_hidden; /* whether air_batch_hidden will be asked for */
 } air_batch_request;
 
 /* Checks everything (token ids, context, budget, sequences idle and distinct) and queues. Nothing is computed or changed on failure.
