@@ -86,24 +86,26 @@ typedef struct engine_run { /* one call of run under way: on the list of its eng
 } engine_run;
 
 typedef struct SequenceObject SequenceObject;
+typedef struct ResultObject ResultObject;
 
 typedef struct EngineObject {
     PyObject_HEAD
     air_engine *engine;        /* NULL once closed */
     PyObject *capsule;         /* of the GGUF */
-    PyObject *source;          /* the str that config.source_spec borrowed */
+    PyObject *source;          /* the str that config.source_spec borrowed, or NULL */
     SequenceObject *sequences; /* all that hold a C sequence; not references */
+    ResultObject *results;     /* all that hold a batch; not references */
     engine_run *runs;
-    Py_ssize_t results;        /* alive, each with a batch */
     int closing;               /* no call may begin */
     uint64_t process;          /* that opened it */
 } EngineObject;
 
 extern PyType_Spec air__engine_spec;
-int air__engine_usable(EngineObject *self);    /* 0, or -1 and StateError: closed, or this is a forked child */
+int air__engine_usable(EngineObject *self);         /* 0, or -1 and StateError: closed, or this is a forked child */
 int air__engine_in_child(const EngineObject *self); /* of fork: its threads are not here, so nothing may wait for them */
-void air__engine_forget_result(EngineObject *self);
-PyObject *air__engine_run(PyObject *self, PyObject *args, PyObject *kwargs); /* run.c */
+
+/* --- run.c --- */
+PyObject *air__engine_run(PyObject *self, PyObject *args, PyObject *kwargs);
 
 /* --- sequence.c --- */
 struct SequenceObject {
@@ -121,8 +123,9 @@ void air__sequence_drop(SequenceObject *self);  /* frees the C sequence, if ther
 
 /* --- result.c --- */
 extern PyType_Spec air__result_spec;
-/* Takes an ended batch, also on failure. */
-PyObject *air__result_new(EngineObject *engine, air_batch *batch, int32_t n_items);
+/* Takes an ended batch, also on failure; keeps it only if logits or hidden states are to be shown. */
+PyObject *air__result_new(EngineObject *engine, air_batch *batch, int32_t n_items, int logits, int hidden);
+void air__result_detach(ResultObject *self); /* before its engine goes: what it shows stays valid */
 
 /* --- probe.c --- */
 PyObject *air__probe_disk(PyObject *module, PyObject *args, PyObject *kwargs);

@@ -1,4 +1,5 @@
 /* python/module.c: the module airpy._core: its types, functions and constants. */
+#include <limits.h>
 #include <stddef.h>
 
 #include "python/core.h"
@@ -38,6 +39,8 @@ static PyMethodDef core_functions[] = {
     {"cpu_info", air__cpu_info, METH_NOARGS, "cpu_info()\n--\n\nName, usable threads, features and best kernel tier."},
     {"file_identity", air__file_identity, METH_O,
      "file_identity(path, /)\n--\n\nA hash that changes when the path names another or a changed file."},
+    {"solve_plan", (PyCFunction)(void (*)(void))air__solve_plan, METH_VARARGS | METH_KEYWORDS,
+     "solve_plan(gguf, /, **options)\n--\n\nThe plan that Engine would make with the same options; opens nothing."},
     {"alloc_fail_at", core_alloc_fail_at, METH_O,
      "alloc_fail_at(n, /)\n--\n\nFor tests: the n-th allocation of the engine from now on fails, once; 0 disarms."},
     {"alloc_failed", core_alloc_failed, METH_NOARGS, "alloc_failed()\n--\n\nFor tests: whether that failure has happened."},
@@ -91,10 +94,12 @@ static int core_exec(PyObject *module)
 {
     core_state *state = PyModule_GetState(module);
     if (air__errors_init(state, module) < 0 || add_type(module, &state->array, &air__array_spec) < 0 ||
-        add_type(module, &state->gguf, &air__gguf_spec) < 0)
+        add_type(module, &state->gguf, &air__gguf_spec) < 0 || add_type(module, &state->engine, &air__engine_spec) < 0 ||
+        add_type(module, &state->sequence, &air__sequence_spec) < 0 || add_type(module, &state->result, &air__result_spec) < 0)
         return -1;
     if (add_value(module, "VERSION", PyUnicode_FromString(AIRPY_VERSION)) < 0 ||
         add_value(module, "FORMATS", formats_tuple()) < 0 ||
+        add_value(module, "ARCHITECTURES", names_tuple(air_arch_name, INT_MAX)) < 0 ||
         add_value(module, "TIERS", names_tuple(tier_name, AIR_TIER_COUNT)) < 0)
         return -1;
     return 0;
