@@ -101,7 +101,7 @@ static air_status open_memory(air_engine *e, const air_engine_config *c, air_err
     e->request = request_for(c, e->model, e->api);
     st = air_plan_make(&e->plan, &e->request, err);
     if (st) return st;
-    e->max_pins = air_min_u64(c->max_pins, e->plan->weight_bytes);
+    e->max_pins = c->max_pins;
     air_budget_init(&e->budget, e->plan->budget);
     st = air_budget_reserve(&e->budget, AIR_HOLD_FIXED, c->fixed_bytes, err);
     if (!st) st = open_sources(e, c->source_spec, err);
