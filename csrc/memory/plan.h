@@ -1,0 +1,83 @@
+/* memory/plan.h: decides what stays, what streams and how long a pass takes. A pure function of sizes and bandwidths: no I/O.
+ *
+ * Weights that are matrices are cut into tiles: a row range of one weight, at most tile_bytes, never across weights. Tiles are walked in
+ * the program's order. Which tiles stay is the prefix of one fixed priority order (bit-reversed tile numbers), so that pinned and
+ * streamed tiles interleave evenly for any amount of pins, and a smaller amount is a subset of a larger one. */
+#ifndef AIR_MEMORY_PLAN_H
+#define AIR_MEMORY_PLAN_H
+
+#include <stdint.h>
+
+#include "backend/op.h"
+#include "base/status.h"
+
+AIR_BEGIN_C
+
+typedef enum air_io_mode { AIR_IO_AUTO, AIR_IO_DIRECT, AIR_IO_MMAP, AIR_IO_COUNT } air_io_mode;
+const char *air_io_name(air_io_mode mode);
+
+typedef struct air_tile {
+    int32_t weight;
+    int64_t first_row, rows;
+    uint32_t part;
+    uint64_t offset, bytes; /* in the part's file */
+} air_tile;
+
+typedef struct air_bandwidths { /* bytes per second, probed or given */
+    double disk;                            /* direct reads at the chosen block and depth */
+    double memory;                          /* read bandwidth of all threads together */
+    double product[AIR_TYPE_COUNT];         /* one-column product from memory, all threads, packed bytes; 0: not measured */
+    double product_columns[AIR_TYPE_COUNT]; /* packed bytes × columns per second with many columns; 0: not measured */
+    uint64_t block_bytes;                   /* read size and number in flight that gave disk */
+    int32_t depth;
+} air_bandwidths;
+
+typedef struct air_plan_request {
+    const air_program *program;
+    uint64_t budget;               /* max_ram */
+    uint64_t fixed;                /* FIXED + VECTORS */
+    uint64_t state_per_block;      /* bytes of one 64-position block over all layers, K and V */
+    int64_t n_ctx;                 /* wanted; 0: min(trained, 4096), lowered to what fits */
+    int64_t n_ctx_trained;
+    uint64_t (*pass_bytes)(const air_program *program, int64_t rows, int64_t n_wanted, int threads);
+    int threads;
+    air_io_mode io;
+    uint64_t file_bytes;           /* of all parts */
+    uint64_t cached_bytes;         /* of them, in the page cache now */
+    uint64_t available;            /* memory that could hold a mapped file: DESIGN's default budget */
+    uint64_t ring_bytes;           /* 0: chosen */
+    uint64_t tile_bytes;           /* 0: chosen */
+    int64_t max_rows;              /* rows per pass; 0: chosen */
+    air_bandwidths bandwidths;
+} air_plan_request;
+
+typedef struct air_plan {
+    air_io_mode io;               /* DIRECT or MMAP */
+    uint64_t budget, fixed;
+    int64_t n_ctx, max_rows;      /* max_rows: rows of one pass at most; a longer prompt takes several */
+    uint64_t tile_bytes, ring_bytes, block_bytes;
+    int32_t depth;
+    uint64_t weight_bytes;        /* W: all matrices of a pass */
+    uint64_t pin_bytes;           /* C: with an empty context and one row per pass */
+    uint64_t pin_bytes_full;      /* with the context full */
+    uint64_t state_bytes_full;    /* KV cache at n_ctx */
+    uint64_t activation_bytes, activation_bytes_full; /* one row; max_rows rows */
+    uint64_t logit_bytes;
+    double disk_s, compute_s, pass_s; /* predicted, one token */
+    int disk_bound;
+    double prompt_s;              /* predicted, a pass of max_rows rows */
+    air_tile *tiles;              /* [n_tiles] in the order of use */
+    int32_t n_tiles;
+    int32_t *priority;            /* [n_tiles]: tile numbers, the first to pin first */
+} air_plan;
+
+/* Errors: AIR_E_BUDGET: the message says what each part takes, by how much max_ram is too small and the n_ctx that would fit;
+ * AIR_E_NOMEM; AIR_E_ARGUMENT (ring or tile size impossible, n_ctx beyond the trained one). */
+air_status air_plan_make(air_plan **out, const air_plan_request *request, air_error *err);
+void air_plan_free(air_plan *plan);
+
+/* Seconds of a pass of rows rows when pinned bytes stay: max((W - C) / B_disk, compute). */
+double air_plan_predict(const air_plan_request *request, const air_plan *plan, uint64_t pinned, int64_t rows);
+
+AIR_END_C
+#endif
