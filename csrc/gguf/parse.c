@@ -77,7 +77,7 @@ static air_status want(reader *r, uint64_t count, uint64_t each, const char *wha
     int fits = air_mul_u64(count, each, &size) && air_add_u64(r->pos, size, &end);
     if (fits && end <= r->bytes) return AIR_OK;
     if (!fits || end > r->file_bytes) {
-        char times[24] = "";
+        char times[32] = "";
         if (each > 1) (void)snprintf(times, sizeof times, " × %" PRIu64, each);
         return fail(r, AIR_E_FORMAT, "%s: %" PRIu64 "%s bytes at offset %" PRIu64 " go beyond the end of the file at %" PRIu64, what,
                     count, times, r->pos, r->file_bytes);
