@@ -1,5 +1,6 @@
 /* Reading GGUF headers. argv[1] selects tests; argv[2], or AIRPY_MALFORMED, is a folder written by tests/golden/make_malformed.py,
  * whose table is then run too. */
+#define _GNU_SOURCE
 #include <dirent.h>
 #include <inttypes.h>
 #include <math.h>

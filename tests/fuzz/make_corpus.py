@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes the seed corpus and the dictionary of fuzz_gguf: make_corpus.py DIR
 
-DIR/corpus holds sound files and every malformed one of tests/golden/make_malformed.py (but the sparse ones); DIR/gguf.dict the words
+DIR/corpus holds sound files and every small malformed one of tests/golden/make_malformed.py; DIR/gguf.dict the words
 that a mutation would hardly find by itself.
 """
 
@@ -21,7 +21,9 @@ def sound() -> dict[str, m.File]:
     version_2.version = 2
     aligned = m.valid()
     aligned.entries.append(m.scalar(b"general.alignment", m.U32, 64))
-    aligned.tensors = [m.tensor(b"t%d" % i, [256, 2], type_, i << 13) for i, type_ in enumerate((0, 1, 8, 10, 12, 14, 16, 29, 30, 34))]
+    aligned.tensors = [
+        m.tensor(b"t%d" % i, [256, 2], type_, i << 13) for i, type_ in enumerate((0, 1, 8, 10, 12, 14, 16, 29, 30, 34))
+    ]
     vocabulary = m.array(m.STRING, 200, b"".join(m.string(b"token%d" % i) for i in range(200)))
     deep = m.array(m.ARRAY, 1, b"") * 3 + m.array(m.I8, 4, b"\0\1\2\3")
     return {

@@ -134,7 +134,8 @@ def case(name: str, error: str, match: str, file: File) -> None:
     CASES.append(Case(name, error, match, {f"{name}.gguf": file}, f"{name}.gguf"))
 
 
-def with_entry(name: str, error: str, match: str, *entries: bytes, **changes: object) -> None:
+def spoilt(name: str, error: str, match: str, *entries: bytes, **changes: object) -> None:
+    """The sound file with more entries, then other attributes."""
     file = valid()
     file.entries += entries
     for attribute, value in changes.items():
@@ -148,75 +149,82 @@ def with_tensor(name: str, error: str, match: str, *tensors: bytes) -> None:
     case(name, error, match, file)
 
 
-def with_start(name: str, error: str, match: str, **changes: object) -> None:
-    with_entry(name, error, match, **changes)
-
-
-def with_split(name: str, error: str, match: str, changes: Callable[[list[File]], None], path: str = "set-00001-of-00003.gguf") -> None:
+def with_split(
+    name: str, error: str, match: str, changes: Callable[[list[File]], None], path: str = "set-00001-of-00003.gguf"
+) -> None:
     CASES.append(Case(name, error, match, split(changes), path))
 
 
 FORMAT, UNSUPPORTED, IO = "FormatError", "UnsupportedError", "FileIOError"
 BEYOND = "beyond the end of the file at [0-9]+"
 
+# fmt: off
+
 # ---- the start -------------------------------------------------------------------------------------------------------------------
-with_start("empty_file", FORMAT, "empty_file.gguf: magic: 4 bytes at offset 0 go " + BEYOND, keep=0)
-with_start("other_magic", FORMAT, "not a GGUF file: it begins with 67 67 6a 74", magic=b"ggjt")
-with_start("cut_in_version", FORMAT, "version: 4 bytes at offset 4 go beyond the end of the file at 7", keep=7)
-with_start("cut_in_counts", FORMAT, "key count: 8 bytes at offset 16 go beyond the end of the file at 20", keep=20)
-with_start("version_0", UNSUPPORTED, "GGUF version 0; versions 2 and 3 are read", version=0)
-with_start("version_1", UNSUPPORTED, "GGUF version 1; versions 2 and 3 are read", version=1)
-with_start("version_4", UNSUPPORTED, "GGUF version 4; versions 2 and 3 are read", version=4)
-with_start("big_endian", UNSUPPORTED, "big-endian", version=0x03000000)
-with_start("too_many_tensors", FORMAT, "1048577 tensors, more than the 1048576 allowed", n_tensors=(1 << 20) + 1)
-with_start("too_many_keys", FORMAT, "65537 metadata keys, more than the 65536 allowed", n_entries=(1 << 16) + 1)
-with_start("more_keys_than_bytes", FORMAT, "metadata: 65536 × 14 bytes at offset 24 go " + BEYOND, n_entries=1 << 16)
-with_start("more_tensors_than_bytes", FORMAT, "tensors: 1048576 × 33 bytes at offset [0-9]+ go " + BEYOND, n_tensors=1 << 20)
+spoilt("empty_file", FORMAT, "empty_file.gguf: magic: 4 bytes at offset 0 go " + BEYOND, keep=0)
+spoilt("other_magic", FORMAT, "not a GGUF file: it begins with 67 67 6a 74", magic=b"ggjt")
+spoilt("cut_in_version", FORMAT, "version: 4 bytes at offset 4 go beyond the end of the file at 7", keep=7)
+spoilt("cut_in_counts", FORMAT, "key count: 8 bytes at offset 16 go beyond the end of the file at 20", keep=20)
+spoilt("version_0", UNSUPPORTED, "GGUF version 0; versions 2 and 3 are read", version=0)
+spoilt("version_1", UNSUPPORTED, "GGUF version 1; versions 2 and 3 are read", version=1)
+spoilt("version_4", UNSUPPORTED, "GGUF version 4; versions 2 and 3 are read", version=4)
+spoilt("big_endian", UNSUPPORTED, "big-endian", version=0x03000000)
+spoilt("too_many_tensors", FORMAT, "1048577 tensors, more than the 1048576 allowed", n_tensors=(1 << 20) + 1)
+spoilt("too_many_keys", FORMAT, "65537 metadata keys, more than the 65536 allowed", n_entries=(1 << 16) + 1)
+spoilt("more_keys_than_bytes", FORMAT, "metadata: 65536 [^0-9]+ 14 bytes at offset 24 go " + BEYOND, n_entries=1 << 16)
+spoilt("more_tensors_than_bytes", FORMAT, "tensors: 1048576 [^0-9]+ 33 bytes at offset [0-9]+ go " + BEYOND, n_tensors=1 << 20)
 
 # ---- keys and values -------------------------------------------------------------------------------------------------------------
-with_entry("key_too_long", FORMAT, "key [0-9]+: name of 65536 bytes, more than the 65535 allowed", scalar(b"k" * 65536, U8, 0))
-with_entry("key_empty", FORMAT, "key [0-9]+: its name is empty", scalar(b"", U8, 0))
-with_entry("key_twice", FORMAT, 'key "general.architecture": is there twice, as number 0 and [0-9]+', text(b"general.architecture", b"x"))
-with_entry("key_beyond_the_end", FORMAT, "key [0-9]+: name: 60000 bytes at offset [0-9]+ go " + BEYOND, string(b"x", 60000))
-with_entry("value_type_unknown", FORMAT, 'key "bad": the value.s type is 13, which is none', entry(b"bad", 13, b""))
-with_entry("value_cut_off", FORMAT, 'key "bad": value: 8 bytes at offset [0-9]+ go ' + BEYOND, entry(b"bad", F64, b"\0" * 7), tensors=[], n_tensors=3,
-           data_bytes=0, alignment=1)
-with_entry("bool_of_2", FORMAT, 'key "bad": a bool is 2, neither 0 nor 1', scalar(b"bad", BOOL, 2))
-with_entry("string_too_long", FORMAT, 'key "bad": string of 16777217 bytes, more than the 16777216 allowed',
-           entry(b"bad", STRING, string(b"", (1 << 24) + 1)))
-with_entry("string_beyond_the_end", FORMAT, 'key "bad": string: 100000 bytes at offset [0-9]+ go ' + BEYOND,
-           entry(b"bad", STRING, string(b"", 100000)))
-with_entry("name_is_escaped", FORMAT, r'key "n.xc3.xa9.x00": a bool is 3', scalar("né\0".encode(), BOOL, 3))
-with_entry("long_name_is_shortened", FORMAT, '^long_name_is_shortened.gguf: key "k{64,95}…": a bool', scalar(b"k" * 60000, BOOL, 3))
+spoilt("key_too_long", FORMAT, "key [0-9]+: name of 65536 bytes, more than the 65535 allowed", scalar(b"k" * 65536, U8, 0))
+spoilt("key_empty", FORMAT, "key [0-9]+: its name is empty", scalar(b"", U8, 0))
+spoilt("key_twice", FORMAT, 'key "general.architecture": is there twice, as number 0 and [0-9]+',
+       text(b"general.architecture", b"x"))
+spoilt("key_beyond_the_end", FORMAT, "key [0-9]+: name: 60000 bytes at offset [0-9]+ go " + BEYOND, string(b"x", 60000))
+spoilt("value_type_unknown", FORMAT, 'key "bad": the value.s type is 13, which is none', entry(b"bad", 13, b""))
+spoilt("value_cut_off", FORMAT, 'key "bad": value: 8 bytes at offset [0-9]+ go ' + BEYOND,
+       entry(b"bad", F64, b"\0" * 7), tensors=[], n_tensors=3,
+       data_bytes=0, alignment=1)
+spoilt("bool_of_2", FORMAT, 'key "bad": a bool is 2, neither 0 nor 1', scalar(b"bad", BOOL, 2))
+spoilt("string_too_long", FORMAT, 'key "bad": string of 16777217 bytes, more than the 16777216 allowed',
+       entry(b"bad", STRING, string(b"", (1 << 24) + 1)))
+spoilt("string_beyond_the_end", FORMAT, 'key "bad": string: 100000 bytes at offset [0-9]+ go ' + BEYOND,
+       entry(b"bad", STRING, string(b"", 100000)))
+spoilt("name_is_escaped", FORMAT, r'key "n.xc3.xa9.x00": a bool is 3', scalar("né\0".encode(), BOOL, 3))
+spoilt("long_name_is_shortened", FORMAT, '^long_name_is_shortened.gguf: key "k{64,95}…": a bool', scalar(b"k" * 60000, BOOL, 3))
 
 # ---- arrays ----------------------------------------------------------------------------------------------------------------------
-with_entry("array_type_unknown", FORMAT, 'key "bad": an array.s element type is 99, which is none', entry(b"bad", ARRAY, array(99, 0, b"")))
-with_entry("array_too_long", FORMAT, 'key "bad": an array of 67108865 items, more than the 67108864 allowed',
-           entry(b"bad", ARRAY, array(U8, (1 << 26) + 1, b"")))
-with_entry("array_beyond_the_end", FORMAT, 'key "bad": array: 4096 × 8 bytes at offset [0-9]+ go ' + BEYOND,
-           entry(b"bad", ARRAY, array(F64, 4096, b"")))
-with_entry("array_of_strings_beyond_the_end", FORMAT, 'key "bad": array of strings: 4096 × 8 bytes at offset [0-9]+ go ' + BEYOND,
-           entry(b"bad", ARRAY, array(STRING, 4096, b"")))
-with_entry("array_of_arrays_beyond_the_end", FORMAT, 'key "bad": array of arrays: 4096 × 12 bytes at offset [0-9]+ go ' + BEYOND,
-           entry(b"bad", ARRAY, array(ARRAY, 4096, b"")))
-with_entry("array_bool_of_2", FORMAT, 'key "bad" item 2: a bool is 2, neither 0 nor 1', entry(b"bad", ARRAY, array(BOOL, 4, b"\0\1\2\3")))
-with_entry("array_string_too_long", FORMAT, 'key "bad" item 1: string of 16777217 bytes, more than the 16777216 allowed',
-           entry(b"bad", ARRAY, array(STRING, 2, string(b"x") + string(b"", (1 << 24) + 1))))
-with_entry("array_string_beyond_the_end", FORMAT, 'key "bad" item 1: string: 9999 bytes at offset [0-9]+ go ' + BEYOND,
-           entry(b"bad", ARRAY, array(STRING, 2, string(b"x") + string(b"", 9999))))
-with_entry("array_length_overflows", FORMAT, 'key "bad": an array of 18446744073709551615 items', entry(b"bad", ARRAY, array(F64, 2**64 - 1, b"")))
-with_entry("arrays_too_deep", FORMAT, 'key "bad": arrays nested 5 deep, more than the 4 allowed', entry(b"bad", ARRAY, array(ARRAY, 1, b"") * 4 + array(U8, 0, b"")))
-with_entry("header_too_large", FORMAT, 'key "bad": array: the header goes on to byte [0-9]+, more than the 268435456 allowed',
-           entry(b"bad", ARRAY, array(F64, 1 << 26, b"")), size=1 << 30)
+spoilt("array_type_unknown", FORMAT, 'key "bad": an array.s element type is 99, which is none',
+       entry(b"bad", ARRAY, array(99, 0, b"")))
+spoilt("array_too_long", FORMAT, 'key "bad": an array of 67108865 items, more than the 67108864 allowed',
+       entry(b"bad", ARRAY, array(U8, (1 << 26) + 1, b"")))
+spoilt("array_beyond_the_end", FORMAT, 'key "bad": array: 4096 [^0-9]+ 8 bytes at offset [0-9]+ go ' + BEYOND,
+       entry(b"bad", ARRAY, array(F64, 4096, b"")))
+spoilt("array_of_strings_beyond_the_end", FORMAT, 'key "bad": array of strings: 4096 [^0-9]+ 8 bytes at offset [0-9]+ go ' + BEYOND,
+       entry(b"bad", ARRAY, array(STRING, 4096, b"")))
+spoilt("array_of_arrays_beyond_the_end", FORMAT, 'key "bad": array of arrays: 4096 [^0-9]+ 12 bytes at offset [0-9]+ go ' + BEYOND,
+       entry(b"bad", ARRAY, array(ARRAY, 4096, b"")))
+spoilt("array_bool_of_2", FORMAT, 'key "bad" item 2: a bool is 2, neither 0 nor 1',
+       entry(b"bad", ARRAY, array(BOOL, 4, b"\0\1\2\3")))
+spoilt("array_string_too_long", FORMAT, 'key "bad" item 1: string of 16777217 bytes, more than the 16777216 allowed',
+       entry(b"bad", ARRAY, array(STRING, 2, string(b"x") + string(b"", (1 << 24) + 1))))
+spoilt("array_string_beyond_the_end", FORMAT, 'key "bad" item 1: string: 9999 bytes at offset [0-9]+ go ' + BEYOND,
+       entry(b"bad", ARRAY, array(STRING, 2, string(b"x") + string(b"", 9999))))
+spoilt("array_length_overflows", FORMAT, 'key "bad": an array of 18446744073709551615 items',
+       entry(b"bad", ARRAY, array(F64, 2**64 - 1, b"")))
+spoilt("arrays_too_deep", FORMAT, 'key "bad": arrays nested 5 deep, more than the 4 allowed',
+       entry(b"bad", ARRAY, array(ARRAY, 1, b"") * 4 + array(U8, 0, b"")))
+spoilt("header_too_large", FORMAT, 'key "bad": array: the header goes on to byte [0-9]+, more than the 268435456 allowed',
+       entry(b"bad", ARRAY, array(F64, 1 << 26, b"")), size=1 << 30)
 
 # ---- alignment -------------------------------------------------------------------------------------------------------------------
-with_entry("alignment_of_another_type", FORMAT, "general.alignment is of type u64, not u32", scalar(b"general.alignment", U64, 32))
+spoilt("alignment_of_another_type", FORMAT, "general.alignment is of type u64, not u32", scalar(b"general.alignment", U64, 32))
 for bad in (0, 1, 4, 12, 1 << 25):
-    with_entry(f"alignment_of_{bad}", FORMAT, f"general.alignment is {bad}, not a power of two from 8 to 16777216",
+    spoilt(f"alignment_of_{bad}", FORMAT, f"general.alignment is {bad}, not a power of two from 8 to 16777216",
                scalar(b"general.alignment", U32, bad))
 
 # ---- tensors ---------------------------------------------------------------------------------------------------------------------
-with_tensor("tensor_name_too_long", FORMAT, "tensor 3: name of 65 bytes, more than the 64 allowed", tensor(b"n" * 65, [4], TYPE_F32, 0))
+with_tensor("tensor_name_too_long", FORMAT, "tensor 3: name of 65 bytes, more than the 64 allowed",
+            tensor(b"n" * 65, [4], TYPE_F32, 0))
 with_tensor("tensor_name_empty", FORMAT, "tensor 3: its name is empty", tensor(b"", [4], TYPE_F32, 0))
 with_tensor("tensor_twice", FORMAT, 'tensor "b.weight": is there twice, as number 1 and 3', tensor(b"b.weight", [4], TYPE_F32, 352))
 with_tensor("tensor_without_dimensions", FORMAT, 'tensor "bad": has 0 dimensions, not 1 to 4', tensor(b"bad", [], TYPE_F32, 352))
@@ -233,20 +241,24 @@ with_tensor("tensor_shape_overflows_signed", FORMAT, 'tensor "bad": its shape .9
             tensor(b"bad", [1 << 63], TYPE_Q4_0, 352))
 with_tensor("tensor_bytes_overflow", FORMAT, 'tensor "bad": its shape .4611686018427387904, 1, 1, 1. overflows 64 bits',
             tensor(b"bad", [1 << 62], TYPE_F64, 352))
-with_tensor("tensor_misaligned", FORMAT, 'tensor "bad": its offset 340 is not a multiple of the alignment 32', tensor(b"bad", [4], TYPE_F32, 340))
-with_tensor("tensor_beyond_the_end", FORMAT, 'tensor "bad": its 256 bytes at [0-9]+ . 352 go ' + BEYOND, tensor(b"bad", [64], TYPE_F32, 352))
+with_tensor("tensor_misaligned", FORMAT, 'tensor "bad": its offset 340 is not a multiple of the alignment 32',
+            tensor(b"bad", [4], TYPE_F32, 340))
+with_tensor("tensor_beyond_the_end", FORMAT, 'tensor "bad": its 256 bytes at [0-9]+ . 352 go ' + BEYOND,
+            tensor(b"bad", [64], TYPE_F32, 352))
 with_tensor("tensor_offset_overflows", FORMAT, 'tensor "bad": its 16 bytes at [0-9]+ . 18446744073709551584 go ' + BEYOND,
             tensor(b"bad", [4], TYPE_F32, 2**64 - 32))
-with_tensor("tensor_end_overflows", FORMAT, 'tensor "bad": its 9223372036854775804 bytes at [0-9]+ . 9223372036854775808 go ' + BEYOND,
+with_tensor("tensor_end_overflows", FORMAT,
+            'tensor "bad": its 9223372036854775804 bytes at [0-9]+ . 9223372036854775808 go ' + BEYOND,
             tensor(b"bad", [(1 << 61) - 1], TYPE_F32, 1 << 63))
 with_tensor("tensors_overlap", FORMAT, 'tensor "bad": starts at [0-9]+, inside tensor "b.weight", which goes from [0-9]+ to [0-9]+',
             tensor(b"bad", [8], TYPE_F32, 256))
-with_tensor("tensors_at_one_place", FORMAT, 'tensor "(bad|a.weight)": starts at [0-9]+, inside tensor "(bad|a.weight)"', tensor(b"bad", [4], TYPE_F32, 0))
+with_tensor("tensors_at_one_place", FORMAT, 'tensor "(bad|a.weight)": starts at [0-9]+, inside tensor "(bad|a.weight)"',
+            tensor(b"bad", [4], TYPE_F32, 0))
 case("tensors_overlap_in_order", FORMAT, 'tensor "b": starts at 128, inside tensor "a", which goes from 96 to 132',
      File(tensors=[tensor(b"a", [9], TYPE_F32, 0), tensor(b"b", [4], TYPE_F32, 32)], data_bytes=96))
-with_start("tensor_cut_off", FORMAT, 'tensor "c.weight": offset: 8 bytes at offset [0-9]+ go ' + BEYOND, keep=len(valid().header()) - 3)
-with_start("data_cut_off", FORMAT, 'tensor "c.weight": its 36 bytes at [0-9]+ . 288 go ' + BEYOND, data_bytes=320)
-with_start("no_data", FORMAT, 'tensor "a.weight": its 32 bytes at [0-9]+ . 0 go ' + BEYOND, data_bytes=0)
+spoilt("tensor_cut_off", FORMAT, 'tensor "c.weight": offset: 8 bytes at offset [0-9]+ go ' + BEYOND, keep=len(valid().header()) - 3)
+spoilt("data_cut_off", FORMAT, 'tensor "c.weight": its 36 bytes at [0-9]+ . 288 go ' + BEYOND, data_bytes=320)
+spoilt("no_data", FORMAT, 'tensor "a.weight": its 32 bytes at [0-9]+ . 0 go ' + BEYOND, data_bytes=0)
 
 # ---- split sets and paths --------------------------------------------------------------------------------------------------------
 
@@ -281,11 +293,13 @@ with_split("part_malformed", FORMAT, "part 2 of 3: " + SECOND + "not a GGUF file
 with_split("part_is_whole_file", FORMAT, SECOND + "split.count is 0, but the part opened asks for 3", second_is_whole)
 with_split("part_of_another_count", FORMAT, SECOND + "split.count is 4, but the part opened asks for 3", set_keys(1, 1, 4, 3))
 with_split("part_of_another_number", FORMAT, SECOND + "split.no is 2, but the part opened asks for 1", set_keys(1, 2, 3, 3))
-with_split("part_of_another_total", FORMAT, SECOND + "split.tensors.count is 4, but the part opened asks for 3", set_keys(1, 1, 3, 4))
+with_split("part_of_another_total", FORMAT, SECOND + "split.tensors.count is 4, but the part opened asks for 3",
+           set_keys(1, 1, 3, 4))
 with_split("split_number_out_of_range", FORMAT, "split.no is 3, outside of 0 to 2", set_keys(0, 3, 3, 3))
 with_split("split_number_missing", FORMAT, "split.count is 3, but split.no is missing", drop_key(0, 0))
 with_split("split_total_missing", FORMAT, "split.count is 3, but split.tensors.count is missing", drop_key(0, 2))
-with_split("split_name_of_another_number", FORMAT, SECOND + "split.no is 0 and split.count 3, so its name should end in -00001-of-00003.gguf",
+with_split("split_name_of_another_number", FORMAT,
+           SECOND + "split.no is 0 and split.count 3, so its name should end in -00001-of-00003.gguf",
            set_keys(1, 0, 3, 3), "set-00002-of-00003.gguf")
 with_split("split_tensor_twice", FORMAT, 'tensor "t1" is there twice, in part 2 and part 3', duplicate_tensor)
 
@@ -296,8 +310,10 @@ def wrong_total(parts: list[File]) -> None:
 
 
 with_split("split_total_wrong", FORMAT, "split.tensors.count is 4, but the 3 parts hold 3", wrong_total)
-case("split_without_a_name", FORMAT, "split.no is 0 and split.count 2, so its name should end in -00001-of-00002.gguf", File(split_keys(0, 2, 0)))
-case("split_count_of_another_type", FORMAT, "split.count is a value of type string, not an integer", File([text(b"split.count", b"2")]))
+case("split_without_a_name", FORMAT, "split.no is 0 and split.count 2, so its name should end in -00001-of-00002.gguf",
+     File(split_keys(0, 2, 0)))
+case("split_count_of_another_type", FORMAT, "split.count is a value of type string, not an integer",
+     File([text(b"split.count", b"2")]))
 case("split_count_too_large", FORMAT, "split.count is 100000, outside of 0 to 99999", File([scalar(b"split.count", U32, 100000)]))
 CASES.append(Case("no_such_file", IO, "nowhere.gguf", {}, "nowhere.gguf"))
 CASES.append(Case("a_directory", IO, "not a regular file", {}, "."))

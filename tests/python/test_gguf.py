@@ -14,7 +14,7 @@ import pytest
 from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from vocab_files import VOCAB_NAMES, shared_vocab
+from vocab_files import shared_vocab
 
 from airpy import _core, errors
 
@@ -28,6 +28,8 @@ INTEGERS = {
 }  # fmt: skip
 FLOATS = {GGUFValueType.FLOAT32: np.float32, GGUFValueType.FLOAT64: np.float64}
 NUMBERS = INTEGERS | FLOATS | {GGUFValueType.BOOL: np.bool_}
+# The gguf package counts Q8_1's two scales as floats; in ggml (ggml-common.h, block_q8_1) they are halves.
+TYPES = [t for t in GGMLQuantizationType if t.name != "Q8_1"]
 
 
 # ---- what is refused -------------------------------------------------------------------------------------------------------------
@@ -47,14 +49,18 @@ def test_a_malformed_file_is_refused_by_name(case, tmp_path, monkeypatch):
 def test_the_files_that_are_spoilt_are_sound_before(tmp_path):
     (tmp_path / "valid.gguf").write_bytes(make_malformed.valid().to_bytes())
     sound = _core.GGUF(str(tmp_path / "valid.gguf"))
-    assert [t[:3] for t in sound.tensors] == [("a.weight", "F32", (4, 2)), ("b.weight", "F16", (32, 2, 2, 1)), ("c.weight", "Q4_0", (64,))]
+    assert [t[:3] for t in sound.tensors] == [
+        ("a.weight", "F32", (4, 2)),
+        ("b.weight", "F16", (32, 2, 2, 1)),
+        ("c.weight", "Q4_0", (64,)),
+    ]
     for name, file in make_malformed.split().items():
         (tmp_path / name).write_bytes(file.to_bytes())
     assert [t[0] for t in _core.GGUF(str(tmp_path / "set-00002-of-00003.gguf")).tensors] == ["t0", "t1", "t2"]
 
 
 def test_no_two_malformed_files_are_the_same():
-    contents = [tuple((f.to_bytes(), f.size) for f in case.files.values()) + (case.open,) for case in make_malformed.CASES]
+    contents = [(case.open, *((f.to_bytes(), f.size) for f in case.files.values())) for case in make_malformed.CASES]
     assert len(set(contents)) == len(contents) > 70
 
 
@@ -91,8 +97,7 @@ def assert_read_as_by_the_gguf_package(path: Path) -> _core.GGUF:
     fields = {key: field.contents() for key, field in theirs.fields.items() if not key.startswith("GGUF.")}
     assert list(ours.metadata) == list(fields)
     for key, want in fields.items():
-        # An empty array has no contents for GGUFReader, which may then call it an empty string's bytes.
-        assert repr(plain(ours.metadata[key])) == repr(want), key
+        assert repr(plain(ours.metadata[key])) == repr(want), key  # repr: NaN equals NaN, 0.0 is not -0.0, True is not 1
     assert ours.version == theirs.fields["GGUF.version"].contents()
     assert ours.alignment == theirs.alignment
     assert ours.bytes == path.stat().st_size
@@ -179,13 +184,13 @@ def test_tensors_of_every_type_lie_where_the_gguf_package_finds_them(alignment, 
     writer = GGUFWriter(path, "llama")
     if alignment != gguf.GGUF_DEFAULT_ALIGNMENT:
         writer.add_custom_alignment(alignment)
-    for type_ in GGMLQuantizationType:
+    for type_ in TYPES:
         add_blocks(writer, f"{type_.name}.weight", type_, rows=3, blocks=5)
     writer.add_tensor("four", np.zeros((2, 3, 4, 5), np.float32))
     finish(writer)
     ours = assert_read_as_by_the_gguf_package(path)
     assert ours.alignment == alignment
-    assert len(ours.tensors) == len(GGMLQuantizationType) + 1
+    assert len(ours.tensors) == len(TYPES) + 1
 
 
 @pytest.mark.parametrize("per_part", [1, 3, 10])
@@ -238,7 +243,7 @@ def test_whatever_the_gguf_package_writes_reads_the_same(metadata, rows, tmp_pat
     assert_read_as_by_the_gguf_package(path)
 
 
-@pytest.mark.parametrize("name", VOCAB_NAMES)
+@pytest.mark.parametrize("name", ["llama-spm", "gpt-2"])  # GGUFReader takes seconds for each
 def test_real_vocabularies_read_as_by_the_gguf_package(name):
     assert_read_as_by_the_gguf_package(shared_vocab(name))
 
