@@ -108,7 +108,8 @@ TEST(an_arena_refuses_overflow_and_passes_on_the_heaps_refusal)
 
 TEST(checked_arithmetic_agrees_with_128_bits)
 {
-    const uint64_t edges[] = {0, 1, 2, 63, 64, UINT32_MAX, UINT64_C(1) << 32, UINT64_MAX / 2, UINT64_MAX - 63, UINT64_MAX - 1, UINT64_MAX};
+    const uint64_t edges[] = {0, 1, 2, 63, 64, UINT32_MAX, UINT64_C(1) << 32, UINT64_MAX / 2, UINT64_MAX - 63, UINT64_MAX - 1,
+                              UINT64_MAX};
     for (int i = 0; i < 20000; i++) {
         uint64_t a = i < 121 ? edges[i / 11] : check_random() >> (check_random() % 64);
         uint64_t b = i < 121 ? edges[i % 11] : check_random() >> (check_random() % 64);
