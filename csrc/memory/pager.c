@@ -262,7 +262,6 @@ void air_pager_rewind(air_pager *p)
         return;
     }
     air_mutex_lock(&p->lock);
-    air__small_drain(p);
     for (uint64_t step = p->walk; step < p->ahead; step++)
         if (p->slots[step % p->n_tiles].state == AIR__SLOT_FAILED) air__window_cut(p, step);
     if (start >= p->ahead) {

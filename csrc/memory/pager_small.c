@@ -87,7 +87,15 @@ static air_status wait_for(air_pager *p, const air__small *small, air_error *err
         if (air__pager_cancelled(p)) return air_fail(err, AIR_E_CANCELLED, "pass cancelled");
         (void)air_cond_wait_for(&p->changed, &p->lock, AIR__WAIT_SLICE_NS);
     }
-    return air_error_copy(err, small->request.error.status ? &small->request.error : NULL);
+    return AIR_OK;
+}
+
+/* Ends a run that was given up: its reads may still stand in the queue behind others. */
+static air_status wait_for_all(air_pager *p, air_error *err)
+{
+    air_status st = AIR_OK;
+    for (int i = 0; i < p->n_small && !st; i++) st = wait_for(p, &p->small[i], err);
+    return st;
 }
 
 static void cancel_all(air_pager *p)
@@ -105,9 +113,8 @@ void air__small_drain(air_pager *p)
 /* Items go round over the buffers, so the oldest read is always the next to be taken. Decoding is done outside of the lock. */
 static air_status run_direct(air_pager *p, const small_job *job, air_error *err)
 {
-    air_status st = AIR_OK;
     air_mutex_lock(&p->lock);
-    air__small_drain(p); /* of a run that was cancelled */
+    air_status st = wait_for_all(p, err);
     int64_t asked = 0;
     for (int64_t i = 0; i < job->n && !st; i++) {
         for (; asked < job->n && asked < i + p->n_small; asked++) {
@@ -117,6 +124,7 @@ static air_status run_direct(air_pager *p, const small_job *job, air_error *err)
         const air__small *small = &p->small[i % p->n_small];
         uint64_t begin = air_clock_ns();
         st = wait_for(p, small, err);
+        if (!st && small->request.error.status) st = air_error_copy(err, &small->request.error);
         uint64_t waited = air_clock_ns() - begin;
         p->stats.stall_ns += waited;
         p->layer_stall[p->program->n_layers] += waited;
