@@ -41,7 +41,7 @@ typedef struct air_state_view {
 } air_state_view;
 
 typedef struct air_pass {
-    int64_t rows;
+    int64_t rows;             /* at least 1 */
     const int32_t *tokens;    /* [rows] */
     const int32_t *positions; /* [rows] */
     const int32_t *sequences; /* [rows]: index into states */
@@ -49,7 +49,7 @@ typedef struct air_pass {
     air_state_type state_type;
     const int32_t *wanted;    /* [n_wanted] row numbers, ascending */
     int64_t n_wanted;
-    float *logits;            /* [n_wanted][n_vocab], or NULL: then the last product is skipped where the engine says so */
+    float *logits;            /* [n_wanted][n_vocab]; may be NULL where n_wanted is 0 */
     float *hidden;            /* [n_wanted][n_embd], or NULL */
     const AIR_ATOMIC(int) *cancel;      /* nonzero: end soon with AIR_E_CANCELLED */
     AIR_ATOMIC(int32_t) *layers_done;   /* progress, written as layers finish */
@@ -69,6 +69,7 @@ typedef struct air_backend_api {
     const char *name; /* "cpu" */
     air_status (*open)(air_backend **out, const air_backend_config *config, air_error *err);
     void (*close)(air_backend *backend);
+    const char *(*kernels)(const air_backend *backend); /* which set of kernels it runs: "avx512" */
     /* AIR_OK if every op and weight of the program can run; else AIR_E_UNSUPPORTED naming the first that cannot. */
     air_status (*supports)(const air_program *program, air_error *err);
     /* Memory that a pass of rows rows with n_wanted wanted ones takes beyond the feed's spans; monotonic in both. */

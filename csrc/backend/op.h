@@ -67,11 +67,12 @@ typedef struct air_op {
     float eps, scale;     /* scale: EMBED, ATTENTION */
 } air_op;
 
-/* Rotation: angle of pair i at position p is p * frequency[i]; cos and sin are multiplied by magnitude (yarn). */
+/* Rotation: the angle of pair i at position p is p * frequency[i] / factor[i]; cos and sin are multiplied by magnitude (yarn). */
 typedef struct air_rope {
     air_rope_pairs kind;
     int64_t pairs;
     const double *frequency; /* [pairs] */
+    int32_t factors;         /* vector weight of [pairs] (llama3's rope_freqs), AIR_NONE */
     double magnitude;
 } air_rope;
 

@@ -86,7 +86,7 @@ typedef struct air_batch_item {
 typedef struct air_batch_request {
     const air_batch_item *items;
     int32_t n_items;
-    int keep_logits, keep_hidden; /* whether air_batch_logits / hidden will be asked for */
+    int keep_hidden; /* whether air_batch_hidden will be asked for */
 } air_batch_request;
 
 /* Checks everything (token ids, context, budget, sequences idle and distinct) and queues. Nothing is computed or changed on failure.
@@ -109,6 +109,8 @@ const float *air_batch_hidden(const air_batch *batch);
 const int32_t *air_batch_sampled(const air_batch *batch);
 const float *air_batch_logprobs(const air_batch *batch);
 int64_t air_batch_rows_kept(const air_batch *batch);
+/* Of an ended batch: cuts it from its engine, which may then close; results stay until free. They no longer count in the budget. */
+void air_batch_detach(air_batch *batch);
 void air_batch_free(air_batch *batch); /* cancels and waits if it has not ended; NULL is legal */
 
 AIR_END_C

@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "base/status.h"
+#include "kernels/ops.h"
 
 AIR_BEGIN_C
 
@@ -28,11 +29,19 @@ air_status air_sampling_check(const air_sampling *s, air_error *err);
 /* Scratch that a call needs, bytes. */
 size_t air_sample_scratch(int64_t n_vocab);
 
-/* Next token. logits are changed. history: all tokens of the sequence, n of them, the first n_prompt not generated. The draw is number n
- * of the stream seed, so it depends on nothing but the sequence itself. Writes the log-probability under the unpenalised model to *logprob
- * when that is not NULL. Errors: AIR_E_NUMERIC where a logit is not finite. */
-air_status air_sample(const air_sampling *s, float *logits, int64_t n_vocab, const int32_t *history, int64_t n, int64_t n_prompt,
-                      void *scratch, int32_t *token, float *logprob, air_error *err);
+/* Next token from logits [n_vocab]. history: all tokens of the sequence, n of them, the first n_prompt not generated. The draw is number
+ * n of the stream seed, so it depends on nothing but the sequence itself. scratch: air_sample_scratch(n_vocab) bytes, aligned to a
+ * cache line. *logprob is the token's log-probability under the unchanged logits. Errors: AIR_E_NUMERIC where a logit is not finite. */
+typedef struct air_sample_args {
+    const air_sampling *sampling;
+    const air_ops *ops;
+    const float *logits;
+    int64_t n_vocab;
+    const int32_t *history;
+    int64_t n, n_prompt;
+    void *scratch;
+} air_sample_args;
+air_status air_sample(const air_sample_args *args, int32_t *token, float *logprob, air_error *err);
 
 AIR_END_C
 #endif

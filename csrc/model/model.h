@@ -14,7 +14,6 @@ typedef struct air_hparams { /* every field checked against its range and the ot
     int64_t n_vocab, n_embd, n_ff, n_layers, n_ctx_trained;
     int32_t heads, kv_heads, key_dim, value_dim, rope_dims;
     double rms_eps;
-    double rope_base, rope_scale; /* scale: 1 / factor of linear scaling */
     int tied_output;
 } air_hparams;
 

@@ -35,7 +35,8 @@ uint64_t air__parse_limit(const char *text);
 /* The number after "key " or "key:" at the start of a line; 0 if absent. Text may be NULL. */
 uint64_t air__parse_field(const char *text, const char *key);
 
-/* The whole file as NUL-terminated text for free(), or NULL. Not from air_malloc: a query must not shift which allocation a test fails. */
+/* The whole file as NUL-terminated text for free(), or NULL. Not from air_malloc: a query must not shift which allocation a test
+ * fails. */
 char *air__read_text(const char *path);
 char *air__read_group_text(const air__cgroup *group, const char *file);
 

@@ -179,8 +179,8 @@ air_status air_file_read(air_file *file, uint64_t offset, void *buffer, size_t b
         return air_fail(err, AIR_E_ARGUMENT, "%s: no read of %zu bytes at offset %" PRIu64, file->path, bytes, offset);
     size_t mask = file->alignment - 1;
     if ((offset & mask) || (bytes & mask) || ((uintptr_t)buffer & mask))
-        return air_fail(err, AIR_E_ARGUMENT, "%s: direct read of %zu bytes at offset %" PRIu64 " to %p is not aligned to %zu", file->path,
-                        bytes, offset, buffer, file->alignment);
+        return air_fail(err, AIR_E_ARGUMENT, "%s: direct read of %zu bytes at offset %" PRIu64 " to %p is not aligned to %zu",
+                        file->path, bytes, offset, buffer, file->alignment);
     uint64_t file_end = air_min_u64(end, file->id.bytes);
     size_t want = file_end > offset ? (size_t)(file_end - offset) : 0;
     air_status st = read_all(file, offset, buffer, want, bytes, err);
@@ -191,7 +191,8 @@ air_status air_file_read(air_file *file, uint64_t offset, void *buffer, size_t b
 air_status air_file_check(const air_file *file, air_error *err)
 {
     struct stat s;
-    if (stat(file->path, &s) != 0) return air_fail(err, AIR_E_CHANGED, "%s: gone since it was opened: %s", file->path, strerror(errno));
+    if (stat(file->path, &s) != 0)
+        return air_fail(err, AIR_E_CHANGED, "%s: gone since it was opened: %s", file->path, strerror(errno));
     identity now = identity_of(&s);
     if (now.device != file->id.device || now.inode != file->id.inode)
         return air_fail(err, AIR_E_CHANGED, "%s: replaced by another file since it was opened", file->path);

@@ -7,6 +7,10 @@
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #include "base/alloc.h"
 #include "base/checked.h"
@@ -55,9 +59,15 @@ static slot *slot_at(uintptr_t address, uintptr_t *begin, uintptr_t *end)
     return NULL;
 }
 
+/* By bare system call where that is simple: POSIX does not list mmap as safe in a signal handler, though nothing below it locks. */
 static int put_zeros(uintptr_t at, size_t bytes)
 {
-    return mmap((void *)at, bytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED;
+    enum { FLAGS = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED };
+#if defined(__linux__) && defined(__LP64__)
+    return syscall(SYS_mmap, at, bytes, PROT_READ, FLAGS, -1, 0) != -1;
+#else
+    return mmap((void *)at, bytes, PROT_READ, FLAGS, -1, 0) != MAP_FAILED;
+#endif
 }
 
 /* Repairs a fault inside one of our mappings. Each page replaced may take one of the process's limited number of mappings; when

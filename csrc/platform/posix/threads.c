@@ -120,7 +120,10 @@ void air_word_wait(_Atomic uint32_t *word, uint32_t expected)
     (void)syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, NULL, NULL, 0);
 }
 
-void air_word_wake_all(_Atomic uint32_t *word) { (void)syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0); }
+void air_word_wake_all(_Atomic uint32_t *word)
+{
+    (void)syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
+}
 #else
 /* One lock for all words: who changes a word and then wakes cannot slip between a waiter's look at the word and its sleep. */
 static pthread_mutex_t word_lock = PTHREAD_MUTEX_INITIALIZER;
