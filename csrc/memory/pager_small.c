@@ -4,6 +4,7 @@
 #include "base/alloc.h"
 #include "base/checked.h"
 #include "memory/pager_internal.h"
+#include "memory/tiles.h"
 #include "platform/clock.h"
 
 /* Some blocks of a weight in the file, and where their floats go. */
@@ -164,22 +165,9 @@ air_status air__gather(void *self, int32_t weight, const int32_t *rows, int64_t 
     return run(p, &job, err);
 }
 
-/* The largest extent that a small read takes, granules at both ends included; 0 where the program has none. */
-static uint64_t largest_small(const air_pager *p)
-{
-    uint64_t most = 0;
-    for (int32_t i = 0; i < p->program->n_weights; i++) {
-        const air_weight *w = &p->program->weights[i];
-        if (w->use == AIR_WEIGHT_MATRIX) continue;
-        uint64_t bytes = w->use == AIR_WEIGHT_TABLE ? w->row_bytes : (uint64_t)w->rows * w->row_bytes;
-        most = air_max_u64(most, air_round_up(bytes, p->granule) + p->granule);
-    }
-    return most;
-}
-
 air_status air__small_open(air_pager *p, air_error *err)
 {
-    p->small_bytes = largest_small(p);
+    p->small_bytes = air__small_memory(p->program, p->granule);
     if (!p->small_bytes) return AIR_OK;
     uint64_t count = (uint64_t)p->n_reads / 2, bytes = count * p->small_bytes;
     air_status st = air_budget_reserve(p->budget, AIR_HOLD_RING, bytes, err);
