@@ -19,6 +19,7 @@ void air_alloc_fail_at(uint64_t n)
 
 int air_alloc_failed(void) { return atomic_load(&fail_happened); }
 int64_t air_alloc_live(void) { return atomic_load(&live); }
+void air__alloc_count(int delta) { atomic_fetch_add(&live, delta); }
 
 int air_alloc_should_fail(void)
 {

@@ -25,6 +25,7 @@ void air_alloc_fail_at(uint64_t n);
 int air_alloc_failed(void);      /* whether the armed failure has happened */
 int air_alloc_should_fail(void); /* counts one allocation; nonzero if it is the armed one. For allocators elsewhere. */
 int64_t air_alloc_live(void);    /* allocations made and not yet freed */
+void air__alloc_count(int delta); /* +1 or -1 on the live count. For allocators elsewhere. */
 
 AIR_END_C
 #endif

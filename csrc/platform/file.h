@@ -29,9 +29,9 @@ size_t air_file_alignment(const air_file *file);   /* power of two, for offset, 
 const char *air_file_path(const air_file *file);
 int air_file_descriptor(const air_file *file);     /* for platform/ alone: mmap and async_io */
 
-/* Reads exactly bytes at offset into buffer; in direct mode all three are multiples of the alignment, but for the end of the
- * file, where a read that ends past it returns what there is and the rest of buffer is zeroed. Retries EINTR and short reads.
- * Errors: AIR_E_IO (path, offset, reason), AIR_E_CHANGED (the file ends before a byte that it had at open). */
+/* Reads exactly bytes at offset into buffer; in direct mode all three are multiples of the alignment. What lies past the end of
+ * the file as of open is zeroed, in both modes. Retries EINTR and short reads. Errors: AIR_E_IO (path, offset, reason),
+ * AIR_E_CHANGED (the file ends before a byte that it had at open), AIR_E_ARGUMENT (not aligned, or beyond 2^63). */
 air_status air_file_read(air_file *file, uint64_t offset, void *buffer, size_t bytes, air_error *err);
 
 /* Tells whether the path still is the file that was opened, unchanged: AIR_OK or AIR_E_CHANGED saying what differs. */

@@ -14,7 +14,7 @@ AIR_BEGIN_C
 
 typedef struct air_pool air_pool;
 
-/* threads: 1 to 256. Errors: AIR_E_NOMEM, AIR_E_THREAD (with the number that could be started). */
+/* threads: 1 to 256. Errors: AIR_E_NOMEM, AIR_E_THREAD (with the number that could be started), AIR_E_ARGUMENT. */
 air_status air_pool_open(air_pool **out, int threads, air_error *err);
 void air_pool_close(air_pool *pool); /* NULL is legal; not from inside a region */
 int air_pool_threads(const air_pool *pool);

@@ -13,7 +13,7 @@ AIR_BEGIN_C
 typedef struct air_memory_info {
     uint64_t total;         /* of the machine */
     uint64_t available;     /* MemAvailable */
-    uint64_t cgroup_limit;  /* the tightest limit over the process's cgroup and its ancestors (v1 and v2); UNLIMITED if none */
+    uint64_t cgroup_limit;  /* of the process's cgroup or the ancestor with the least room left (v1 and v2); UNLIMITED if none */
     uint64_t cgroup_usage;  /* of that group, less its reclaimable file cache; 0 if none */
     uint64_t process_anonymous; /* RssAnon + page-locked: what airpy's promise is about */
 } air_memory_info;
