@@ -142,20 +142,26 @@ static air_status check_part(const split_keys *part, const split_keys *opened, u
     return AIR_OK;
 }
 
-/* Reads every part but the one that is there already. */
+static air_status read_part(air_gguf_set *set, air_gguf **part, uint32_t no, const split_keys *opened, air_error *err)
+{
+    air_error inner;
+    split_keys keys;
+    char *path = set->paths[no] = part_path(set->paths[opened->no], no + 1);
+    if (!path) return air_fail(err, AIR_E_NOMEM, "no memory for the path of part %" PRIu32 " of %" PRIu32, no + 1, set->parts);
+    air_status st = read_header(path, part, &set->bytes[no], &inner);
+    if (st) return air_fail(err, st, "part %" PRIu32 " of %" PRIu32 ": %s", no + 1, set->parts, inner.text);
+    st = read_split_keys(*part, path, &keys, err);
+    return st ? st : check_part(&keys, opened, no, path, err);
+}
+
+/* Reads every part but the one that is there already. A path is made only when the parts before it were found: split.count
+ * alone must not make us take memory. */
 static air_status read_parts(air_gguf_set *set, air_gguf **parts, const split_keys *opened, air_error *err)
 {
     uint64_t tensors = 0;
     for (uint32_t i = 0; i < set->parts; i++) {
-        if (!parts[i]) {
-            air_error inner;
-            split_keys keys;
-            air_status st = read_header(set->paths[i], &parts[i], &set->bytes[i], &inner);
-            if (st) return air_fail(err, st, "part %" PRIu32 " of %" PRIu32 ": %s", i + 1, set->parts, inner.text);
-            st = read_split_keys(parts[i], set->paths[i], &keys, err);
-            if (!st) st = check_part(&keys, opened, i, set->paths[i], err);
-            if (st) return st;
-        }
+        air_status st = parts[i] ? AIR_OK : read_part(set, &parts[i], i, opened, err);
+        if (st) return st;
         tensors += air_gguf_tensor_count(parts[i]);
     }
     if (tensors != opened->tensors)
@@ -200,15 +206,11 @@ static air_status init_parts(air_gguf_set *set, const char *path, uint64_t no, u
 {
     set->paths = air_calloc((size_t)count, sizeof *set->paths);
     set->bytes = air_calloc((size_t)count, sizeof *set->bytes);
-    if (!set->paths || !set->bytes) goto no_memory;
-    set->parts = (uint32_t)count;
-    for (uint32_t i = 0; i < count; i++) {
-        set->paths[i] = i == no ? air_strdup(path) : part_path(path, i + 1);
-        if (!set->paths[i]) goto no_memory;
+    if (set->paths && set->bytes) {
+        set->parts = (uint32_t)count;
+        set->paths[no] = air_strdup(path);
+        if (set->paths[no]) return AIR_OK;
     }
-    return AIR_OK;
-
-no_memory:
     return air_fail(err, AIR_E_NOMEM, "%s: no memory for the paths of %" PRIu64 " parts", file_name(path), count);
 }
 

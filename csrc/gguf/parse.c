@@ -230,7 +230,8 @@ static air_status read_array(reader *r, uint64_t depth, air_gguf_value *v)
     if (st) return st;
     if (!air__gguf_type_name(element)) return fail(r, AIR_E_FORMAT, "an array's element type is %" PRIu32 ", which is none", element);
     if (v->count > r->limits->array_items)
-        return fail(r, AIR_E_FORMAT, "an array of %" PRIu64 " items, more than the %" PRIu64 " allowed", v->count, r->limits->array_items);
+        return fail(r, AIR_E_FORMAT, "an array of %" PRIu64 " items, more than the %" PRIu64 " allowed", v->count,
+                    r->limits->array_items);
     v->element = (air_gguf_type)element;
     if (element == AIR_GGUF_STRING) return read_strings(r, v);
     if (element == AIR_GGUF_ARRAY) return read_arrays(r, depth, v);
@@ -302,7 +303,8 @@ static air_status read_alignment(reader *r)
         return fail(r, AIR_E_FORMAT, "general.alignment is of type %s, not u32", air__gguf_type_name(value->type));
     uint64_t a = value->as.u;
     if (a < MIN_ALIGNMENT || a > MAX_ALIGNMENT || (a & (a - 1)))
-        return fail(r, AIR_E_FORMAT, "general.alignment is %" PRIu64 ", not a power of two from %d to %d", a, MIN_ALIGNMENT, MAX_ALIGNMENT);
+        return fail(r, AIR_E_FORMAT, "general.alignment is %" PRIu64 ", not a power of two from %d to %d", a, MIN_ALIGNMENT,
+                    MAX_ALIGNMENT);
     r->gguf->alignment = a;
     return AIR_OK;
 }
@@ -442,8 +444,8 @@ static air_status read_start(reader *r)
     air_status st = read_bytes(r, magic, sizeof magic, "magic");
     if (st) return st;
     if (memcmp(magic, "GGUF", 4) != 0)
-        return fail(r, AIR_E_FORMAT, "not a GGUF file: it begins with %02x %02x %02x %02x, not with \"GGUF\"", magic[0], magic[1], magic[2],
-                    magic[3]);
+        return fail(r, AIR_E_FORMAT, "not a GGUF file: it begins with %02x %02x %02x %02x, not with \"GGUF\"", magic[0],
+                    magic[1], magic[2], magic[3]);
     st = read_u32(r, &version, "version");
     if (st) return st;
     if (version && !(version & 0xffff)) return fail(r, AIR_E_UNSUPPORTED, "a big-endian GGUF file; only little-endian ones are read");
