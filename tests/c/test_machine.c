@@ -163,7 +163,7 @@ TEST(quotas_are_rounded_up_to_whole_processors)
 
 static int write_text(const char *folder, const char *file, const char *text)
 {
-    char name[AIR__CGROUP_PATH + 64];
+    char name[AIR__CGROUP_PATH + 128];
     (void)snprintf(name, sizeof name, "%s/%s", folder, file);
     FILE *f = fopen(name, "w");
     return f && (fputs(text, f) >= 0) & (fclose(f) == 0);
