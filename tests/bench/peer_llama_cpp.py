@@ -151,7 +151,7 @@ def main() -> int:
         print(f"peer: {error}", file=sys.stderr)
         return 1
     finally:
-        peer.close()                
+        peer.close()
     used = resource.getrusage(resource.RUSAGE_SELF)
     repack = args.repack == "on" and b"REPACK = 1" in llama_cpp.llama_print_system_info()
     print(json.dumps({"peer": f"llama-cpp-python {llama_cpp.__version__}", "load": args.load, "repack": repack,
