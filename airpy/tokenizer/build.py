@@ -1,0 +1,124 @@
+"""Hugging Face `tokenizers` objects out of a checked vocabulary.
+
+One BPE model holds the table; it is shared by two front ends, one that recognises control tokens in text and one that
+does not. Both are immutable after this, so any number of threads may encode with them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
+
+from airpy.errors import FormatError
+from airpy.tokenizer.vocab import NORMAL, PREFIX, USER_DEFINED, Vocabulary
+
+SPACE = "\u2581"  # SentencePiece's spelling of a space
+
+
+def build_model(vocab: Vocabulary) -> models.BPE:
+    """The merge table. Raises FormatError where a merge names no token."""
+    if vocab.is_spm:
+        unk = vocab.tokens[vocab.ids["unk"]] if "unk" in vocab.ids else None
+        return _bpe(vocab, _spm_merges(vocab), unk_token=unk, byte_fallback=True, fuse_unk=True)
+    assert vocab.pre is not None
+    options = {"byte_fallback": not vocab.pre.byte_level, "ignore_merges": vocab.pre.ignore_merges}
+    try:
+        # The common case unchecked, for speed: whatever is wrong with a pair makes the table refuse it.
+        pairs = [tuple(merge.split(" ", 1)) for merge in vocab.merges]
+        return models.BPE(vocab.index, pairs, **options)
+    except Exception:  # what tokenizers raises depends on what it met; the careful way finds the reason
+        return _bpe(vocab, _split_merges(vocab.merges), **options)
+
+
+def build_front(vocab: Vocabulary, model: models.BPE, parse_special: bool) -> Tokenizer:
+    """A tokenizer over `model`; user-defined tokens are always recognised, control tokens where parse_special."""
+    front = Tokenizer(model)
+    if vocab.is_spm:
+        # Each stretch of text between special tokens gets its own prefix, as llama.cpp does it.
+        steps = [normalizers.Prepend(SPACE)] if vocab.add_space_prefix else []
+        front.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])
+    else:
+        assert vocab.pre is not None
+        if vocab.pre.escape_spaces:
+            front.normalizer = normalizers.Replace(" ", SPACE)
+        cuts: list[pre_tokenizers.PreTokenizer] = [
+            pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in vocab.pre.patterns
+        ]
+        if vocab.pre.byte_level:
+            cuts.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
+        front.pre_tokenizer = pre_tokenizers.Sequence(cuts)
+    matched = sorted(vocab.user_defined + vocab.special) if parse_special else vocab.user_defined
+    added = [_added_token(vocab, i) for i in matched if _is_utf8(vocab.tokens[i])]
+    if added:
+        front.add_tokens(added)
+    return front
+
+
+def _added_token(vocab: Vocabulary, i: int) -> AddedToken:
+    return AddedToken(
+        vocab.tokens[i], normalized=False, lstrip=i in vocab.strip_left, rstrip=i in vocab.strip_right, special=False
+    )
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _bpe(vocab: Vocabulary, merges: list[tuple[str, str]], **options: Any) -> models.BPE:
+    index = vocab.index
+    if not _is_utf8("".join(vocab.tokens)):
+        # Tokens that are not UTF-8 cannot match any text: respell them so that the others keep their ids.
+        index = {text if _is_utf8(text) else f"[not UTF-8: {i}]": i for text, i in index.items()}
+        merges = [pair for pair in merges if _is_utf8(pair[0]) and _is_utf8(pair[1])]
+    try:
+        return models.BPE(index, merges, **options)
+    except Exception as e:  # tokenizers raises plain Exception for a merge out of vocabulary
+        raise _merge_error(vocab, merges, e) from None
+
+
+def _merge_error(vocab: Vocabulary, merges: list[tuple[str, str]], cause: Exception) -> FormatError:
+    for i, (left, right) in enumerate(merges):
+        for part in (left, right, left + right):
+            if part not in vocab.index:
+                return FormatError(f"{PREFIX}merges[{i}] {left[:40]!r} + {right[:40]!r} names {part[:80]!r}, which is no token")
+    return FormatError(f"{PREFIX}tokens and merges make no tokenizer: {cause}")
+
+
+def _split_merges(merges: list[str]) -> list[tuple[str, str]]:
+    """"ab cd" becomes ("ab", "cd"); what separates is the first space after the first character."""
+    pairs: list[tuple[str, str]] = []
+    for i, merge in enumerate(merges):
+        cut = merge.find(" ", 1)
+        if cut < 0 or cut + 1 == len(merge):
+            raise FormatError(f"{PREFIX}merges[{i}] {merge[:80]!r} is not two tokens with a space between them")
+        pairs.append((merge[:cut], merge[cut + 1 :]))
+    return pairs
+
+
+def _spm_merges(vocab: Vocabulary) -> list[tuple[str, str]]:
+    """SentencePiece joins the two neighbours whose union is the token of the highest score; as a table of merges: every way
+    to cut a token into two tokens, ranked by the whole's score. Control, unknown and byte tokens are not spelt by text."""
+    assert vocab.scores is not None
+    types, index = vocab.types.tolist(), vocab.index
+    parts = {text: i for text, i in index.items() if types[i] in (NORMAL, USER_DEFINED)}
+    order = (-vocab.scores).argsort(kind="stable").tolist()
+    tokens = vocab.tokens
+    merges: list[tuple[str, str]] = []
+    for i in order:
+        token = tokens[i]
+        if len(token) < 2 or token not in parts:
+            continue
+        cuts = [
+            (left, right)
+            for k in range(1, len(token))
+            if (left := token[:k]) in parts and (right := token[k:]) in parts
+        ]
+        if len(cuts) > 1:
+            cuts.sort(key=lambda pair: (parts[pair[0]], parts[pair[1]]))
+        merges += cuts
+    return merges

@@ -1,0 +1,224 @@
+/* The CPU as a backend: memory of a pass, and the walk over the program inside one parallel region. */
+#include "backend/host.h"
+
+#include <math.h>
+#include <stdatomic.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/checked.h"
+#include "platform/clock.h"
+#include "platform/pages.h"
+#include "quant/format.h"
+
+/* --- memory: one region, cut the same way for its size and for its pointers --- */
+
+typedef struct layout {
+    size_t rows, wanted, q, scale, sums, cos, sin, scratch, total; /* byte offsets */
+} layout;
+
+static size_t cut(size_t *at, uint64_t bytes)
+{
+    size_t offset = *at;
+    *at += (size_t)air_round_up(bytes, AIR_CACHE_LINE);
+    return offset;
+}
+
+static layout lay_out(const air_program *p, int64_t rows, int64_t n_wanted, int threads)
+{
+    layout l;
+    size_t at = 0;
+    uint64_t n = (uint64_t)rows, w = (uint64_t)n_wanted, k = air_round_up((uint64_t)p->max_cols, AIR_Q8_GROUP);
+    uint64_t columns = n > w ? n : w;
+    l.rows = cut(&at, n * (uint64_t)p->row_floats * sizeof(float));
+    l.wanted = cut(&at, w * (uint64_t)p->wanted_floats * sizeof(float));
+    l.q = cut(&at, columns * k);
+    l.scale = cut(&at, columns * (k / AIR_Q8_GROUP) * sizeof(float));
+    l.sums = cut(&at, columns * (k / AIR_Q8_SUM_GROUP) * sizeof(int16_t));
+    l.cos = cut(&at, n * (uint64_t)p->rope.pairs * sizeof(float));
+    l.sin = cut(&at, n * (uint64_t)p->rope.pairs * sizeof(float));
+    l.scratch = cut(&at, (uint64_t)threads * air__host_scratch_floats(p) * sizeof(float));
+    l.total = at;
+    return l;
+}
+
+static uint64_t host_pass_bytes(const air_program *program, int64_t rows, int64_t n_wanted, int threads)
+{
+    return air_round_up(lay_out(program, rows, n_wanted, threads).total, air_page_bytes());
+}
+
+static air_status host_reserve(air_backend *h, int64_t rows, int64_t n_wanted, air_error *err)
+{
+    if (rows == h->rows_cap && n_wanted == h->wanted_cap) return AIR_OK;
+    layout l = lay_out(h->program, rows, n_wanted, h->threads);
+    char *memory = air_pages_alloc(l.total);
+    if (!memory) return air_fail(err, AIR_E_NOMEM, "cpu: %zu bytes for a pass of %lld rows", l.total, (long long)rows);
+    air_pages_free(h->memory, h->memory_bytes);
+    h->memory = memory;
+    h->memory_bytes = l.total;
+    h->rows_cap = rows;
+    h->wanted_cap = n_wanted;
+    h->rows = (float *)(memory + l.rows);
+    h->wanted = (float *)(memory + l.wanted);
+    h->q = (int8_t *)(memory + l.q);
+    h->scale = (float *)(memory + l.scale);
+    h->sums = (int16_t *)(memory + l.sums);
+    h->cos = (float *)(memory + l.cos);
+    h->sin = (float *)(memory + l.sin);
+    h->scratch = (float *)(memory + l.scratch);
+    h->scratch_floats = air__host_scratch_floats(h->program);
+    return AIR_OK;
+}
+
+float *air__host_buffer(const air_backend *h, int32_t buffer)
+{
+    const air_buffer_desc *d = &h->program->buffers[buffer];
+    if (buffer == h->program->logits) return h->pass->logits;
+    return d->rows == AIR_ROWS_ALL ? h->rows + d->offset * h->pass->rows : h->wanted + d->offset * h->pass->n_wanted;
+}
+
+int64_t air__host_rows(const air_backend *h, int32_t buffer)
+{
+    return h->program->buffers[buffer].rows == AIR_ROWS_ALL ? h->pass->rows : h->pass->n_wanted;
+}
+
+/* --- life --- */
+
+static void host_close(air_backend *h)
+{
+    if (!h) return;
+    air_pool_close(h->pool);
+    air_pages_free(h->memory, h->memory_bytes);
+    air_free(h);
+}
+
+static air_status host_open(air_backend **out, const air_backend_config *config, air_error *err)
+{
+    *out = NULL;
+    air_backend *h = air_calloc(1, sizeof *h);
+    if (!h) return air_fail(err, AIR_E_NOMEM, "cpu: %zu bytes", sizeof *h);
+    h->program = config->program;
+    h->ops = air_ops_best((air_cpu_tier)config->cpu_tier);
+    h->threads = config->threads;
+    air_status st = air_pool_open(&h->pool, config->threads, err);
+    if (st) {
+        host_close(h);
+        return st;
+    }
+    *out = h;
+    return AIR_OK;
+}
+
+static const char *host_kernels(const air_backend *h) { return h->ops->name; }
+
+static air_status host_supports(const air_program *program, air_error *err)
+{
+    for (int32_t i = 0; i < program->n_weights; i++) {
+        const air_format *format = air_format_by_id(program->weights[i].type);
+        if (!format || !format->decode)
+            return air_fail(err, AIR_E_UNSUPPORTED, "cpu: %s is of type %u, which has no decoder", program->weights[i].name,
+                            program->weights[i].type);
+    }
+    return AIR_OK;
+}
+
+/* --- the pass --- */
+
+/* Angles once per pass, in double: every layer rotates by the same ones. */
+static void fill_rope(air_backend *h)
+{
+    const air_rope *rope = &h->program->rope;
+    const float *factors = rope->factors == AIR_NONE ? NULL : h->feed->vectors[rope->factors];
+    for (int64_t r = 0; r < h->pass->rows; r++)
+        for (int64_t i = 0; i < rope->pairs; i++) {
+            double angle = h->pass->positions[r] * rope->frequency[i] / (factors ? (double)factors[i] : 1.0);
+            h->cos[r * rope->pairs + i] = (float)(cos(angle) * rope->magnitude);
+            h->sin[r * rope->pairs + i] = (float)(sin(angle) * rope->magnitude);
+        }
+}
+
+/* The leader, before each op: does the walk go on? Also keeps the clock of layers. */
+static void step(air_backend *h, int32_t i)
+{
+    const air_pass *pass = h->pass;
+    const air_op *op = &h->program->ops[i], *before = i ? op - 1 : NULL;
+    if (!h->status && atomic_load_explicit(pass->cancel, memory_order_relaxed))
+        h->status = air_fail(&h->error, AIR_E_CANCELLED, "cancelled in layer %d", (int)op->layer);
+    if (h->status) atomic_store_explicit(&h->stop_at, i, memory_order_relaxed);
+    if (before && before->layer != op->layer) {
+        uint64_t now = air_clock_ns();
+        int32_t layer = before->layer == AIR_NONE ? h->program->n_layers : before->layer;
+        if (pass->layer_ns) atomic_fetch_add(&pass->layer_ns[layer], now - h->layer_started_ns);
+        h->layer_started_ns = now;
+        if (before->layer != AIR_NONE) atomic_store(pass->layers_done, before->layer + 1);
+    }
+}
+
+static void walk(void *context, int index)
+{
+    air_backend *h = context;
+    const air_program *p = h->program;
+    for (int32_t i = 0; i < p->n_ops; i++) {
+        if (index == 0) step(h, i);
+        air_pool_barrier(h->pool);
+        if (atomic_load_explicit(&h->stop_at, memory_order_relaxed) <= i) return;
+        air__host_op(h, &p->ops[i], index);
+    }
+}
+
+static air_status host_run(air_backend *h, const air_pass *pass, const air_feed *feed, air_error *err)
+{
+    if (pass->rows > h->rows_cap || pass->n_wanted > h->wanted_cap)
+        return air_fail(err, AIR_E_ARGUMENT, "cpu: a pass of %lld rows, reserved for %lld", (long long)pass->rows,
+                        (long long)h->rows_cap);
+    h->pass = pass;
+    h->feed = feed;
+    h->quantized = AIR_NONE;
+    h->status = AIR_OK;
+    atomic_store(&h->stop_at, INT32_MAX);
+    h->layer_started_ns = air_clock_ns();
+    fill_rope(h);
+    air_pool_run(h->pool, walk, h);
+    if (pass->layer_ns)
+        atomic_fetch_add(&pass->layer_ns[h->program->n_layers], air_clock_ns() - h->layer_started_ns);
+    if (h->status) return air_error_copy(err, &h->error);
+    if (pass->hidden)
+        memcpy(pass->hidden, air__host_buffer(h, h->program->hidden),
+               (size_t)(pass->n_wanted * h->program->n_embd) * sizeof(float));
+    return AIR_OK;
+}
+
+/* --- state --- */
+
+static void *host_state_alloc(air_backend *h, size_t bytes)
+{
+    (void)h;
+    return air_pages_alloc(bytes);
+}
+
+static void host_state_free(air_backend *h, void *p, size_t bytes)
+{
+    (void)h;
+    air_pages_free(p, bytes);
+}
+
+static void host_state_copy(air_backend *h, void *to, const void *from, size_t bytes)
+{
+    (void)h;
+    memcpy(to, from, bytes);
+}
+
+const air_backend_api air_backend_host = {
+    .version = AIR_BACKEND_VERSION,
+    .name = "cpu",
+    .open = host_open,
+    .close = host_close,
+    .kernels = host_kernels,
+    .supports = host_supports,
+    .pass_bytes = host_pass_bytes,
+    .reserve = host_reserve,
+    .state_alloc = host_state_alloc,
+    .state_free = host_state_free,
+    .state_copy = host_state_copy,
+    .run = host_run,
+};

@@ -1,0 +1,104 @@
+/* backend/op.h: what a pass is made of: weights as extents, ops over named buffers.
+ *
+ * A recipe (model/arch) runs once, at load, and emits these lists; they are plain data, immutable afterwards, and everything that
+ * executes, plans, measures or explains a pass walks them. Nothing here knows an architecture by name. */
+#ifndef AIR_BACKEND_OP_H
+#define AIR_BACKEND_OP_H
+
+#include <stdint.h>
+
+#include "base/compiler.h"
+#include "kernels/ops.h"
+
+AIR_BEGIN_C
+
+enum { AIR_NONE = -1 };
+
+typedef enum air_weight_use {
+    AIR_WEIGHT_MATRIX, /* streamed by row ranges, in the order of the program's ops */
+    AIR_WEIGHT_VECTOR, /* norms, biases, factors: small, decoded to float32 once at open, always resident */
+    AIR_WEIGHT_TABLE,  /* gathered by row (token embedding), never read whole */
+} air_weight_use;
+
+typedef struct air_weight {
+    const char *name;  /* the tensor's; borrowed from the directory */
+    air_weight_use use;
+    uint32_t type;     /* GGML type id */
+    uint32_t part;     /* file of the set */
+    uint64_t offset;   /* in that file */
+    uint64_t bytes;
+    int64_t rows, cols; /* y = W x: rows outputs, cols inputs; a vector has rows 1 */
+    uint64_t row_bytes;
+} air_weight;
+
+/* A buffer holds width float32 for each row of the pass (or each wanted row), row after row. */
+typedef enum air_rows { AIR_ROWS_ALL, AIR_ROWS_WANTED } air_rows;
+typedef struct air_buffer_desc {
+    const char *name;
+    int64_t width;
+    air_rows rows;
+    int64_t offset; /* in floats per row, where the program's layout puts it; buffers whose lives do not meet may share */
+} air_buffer_desc;
+
+typedef enum air_op_kind {
+    AIR_OP_EMBED,     /* out = row of table[weight] for the row's token, times scale */
+    AIR_OP_RMS_NORM,  /* out = rms_norm(in) * vector[weight], in groups of head_dim where that is not 0 (q/k norms) */
+    AIR_OP_PRODUCT,   /* out = matrix[weight] · in, then its epilogue */
+    AIR_OP_ROPE,      /* in and out the same: heads × head_dim rotated by the row's position */
+    AIR_OP_STORE,     /* in = k, in2 = v of the row: written to the layer's state at the row's position */
+    AIR_OP_ATTENTION, /* out = attention(in = q) over the layer's state up to the row's position */
+    AIR_OP_SELECT,    /* out (rows wanted) = in (all rows) */
+} air_op_kind;
+
+typedef enum air_epilogue {
+    AIR_EPILOGUE_SET,    /* out = r */
+    AIR_EPILOGUE_ADD,    /* out += r: the residual */
+    AIR_EPILOGUE_SWIGLU, /* out = silu(out) * r: out holds the gate */
+} air_epilogue;
+
+typedef struct air_op {
+    air_op_kind kind;
+    int32_t layer;        /* AIR_NONE before the first and after the last */
+    int32_t in, in2, out; /* buffer numbers, AIR_NONE where unused */
+    int32_t weight;       /* number of the weight, AIR_NONE */
+    int32_t bias;         /* vector added to the result of a product before its epilogue, AIR_NONE */
+    air_epilogue epilogue;
+    int32_t heads, head_dim; /* ROPE: of in; RMS_NORM: groups; ATTENTION: query heads */
+    float eps, scale;     /* scale: EMBED, ATTENTION */
+} air_op;
+
+/* Rotation: the angle of pair i at position p is p * frequency[i] / factor[i]; cos and sin are multiplied by magnitude (yarn). */
+typedef struct air_rope {
+    air_rope_pairs kind;
+    int64_t pairs;
+    const double *frequency; /* [pairs] */
+    int32_t factors;         /* vector weight of [pairs] (llama3's rope_freqs), AIR_NONE */
+    double magnitude;
+} air_rope;
+
+typedef struct air_attention_shape {
+    int32_t heads, kv_heads, key_dim, value_dim; /* per head */
+    int32_t window;                              /* positions seen back, itself included; 0: all */
+    float softcap;
+} air_attention_shape;
+
+typedef struct air_program {
+    const air_op *ops;
+    int32_t n_ops;
+    const air_weight *weights;
+    int32_t n_weights;
+    const air_buffer_desc *buffers;
+    int32_t n_buffers;
+    int64_t row_floats;    /* floats per row of all AIR_ROWS_ALL buffers, after sharing */
+    int64_t wanted_floats; /* the same for AIR_ROWS_WANTED buffers, logits not included */
+    int64_t max_cols;      /* widest input of a product */
+    int32_t n_layers;
+    const air_attention_shape *attention; /* [n_layers] */
+    air_rope rope;
+    int32_t logits; /* buffer that holds [wanted][n_vocab] at the end */
+    int32_t hidden; /* buffer that holds the final normed hidden state of wanted rows */
+    int64_t n_vocab, n_embd;
+} air_program;
+
+AIR_END_C
+#endif

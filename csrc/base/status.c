@@ -1,0 +1,34 @@
+#include "base/status.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+air_status air_fail(air_error *err, air_status status, const char *format, ...)
+{
+    if (!err) return status;
+    err->status = status;
+    va_list args;
+    va_start(args, format);
+    (void)vsnprintf(err->text, sizeof err->text, format, args);
+    va_end(args);
+    return status;
+}
+
+air_status air_error_copy(air_error *err, const air_error *from)
+{
+    if (!from) return AIR_OK;
+    if (err && err != from) memcpy(err, from, sizeof *err);
+    return from->status;
+}
+
+const char *air_status_text(air_status status)
+{
+    static const char *const texts[AIR_STATUS_COUNT] = {
+        [AIR_OK] = "ok",
+#define STATUS(code, text, exception, base) [AIR_E_##code] = text,
+#include "base/status.def"
+#undef STATUS
+    };
+    return (unsigned)status < AIR_STATUS_COUNT ? texts[status] : "unknown status";
+}

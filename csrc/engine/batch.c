@@ -1,0 +1,214 @@
+/* What callers do: check and queue a batch, wait for it, take its results. */
+#include <stdatomic.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "engine/internal.h"
+#include "platform/clock.h"
+
+static void batch_delete(air_batch *b)
+{
+    air_free(b->items);
+    air_free(b->samplings);
+    air_free(b->token_ids);
+    air_free(b->positions);
+    air_free(b->sequences);
+    air_free(b->wanted);
+    air_free(b->states);
+    air_free(b->logits);
+    air_free(b->hidden);
+    air_free(b->sampled);
+    air_free(b->logprobs);
+    if (b->engine) air_budget_release(&b->engine->budget, AIR_HOLD_LOGITS, b->logit_bytes);
+    air_free(b);
+}
+
+static air_status check_item(const air_engine *e, const air_batch_item *item, int32_t i, air_error *err)
+{
+    int64_t n_vocab = air_model_program(e->model)->n_vocab, held = item->sequence->length;
+    if (item->sequence->engine != e) return air_fail(err, AIR_E_ARGUMENT, "item %d: its sequence belongs to another model", (int)i);
+    if (item->n_tokens < 1) return air_fail(err, AIR_E_ARGUMENT, "item %d has no tokens; a pass needs at least one", (int)i);
+    if (item->want < 0 || item->want > item->n_tokens)
+        return air_fail(err, AIR_E_ARGUMENT, "item %d wants logits of its last %lld tokens, but has %lld", (int)i,
+                        (long long)item->want, (long long)item->n_tokens);
+    if (item->sampling && item->want < 1) return air_fail(err, AIR_E_ARGUMENT, "item %d: sampling needs want >= 1", (int)i);
+    if (item->n_prompt < 0 || item->n_prompt > held + item->n_tokens)
+        return air_fail(err, AIR_E_ARGUMENT, "item %d: n_prompt is %lld of %lld tokens", (int)i, (long long)item->n_prompt,
+                        (long long)(held + item->n_tokens));
+    for (int64_t t = 0; t < item->n_tokens; t++)
+        if (item->tokens[t] < 0 || item->tokens[t] >= n_vocab)
+            return air_fail(err, AIR_E_ARGUMENT, "token id %d is outside of the vocabulary of %lld", (int)item->tokens[t],
+                            (long long)n_vocab);
+    if (held + item->n_tokens > e->plan->n_ctx)
+        return air_fail(err, AIR_E_CONTEXT, "%lld tokens and %lld more exceed the context of %lld; shorten the text or open the model with "
+                        "a larger n_ctx (trained: %lld)", (long long)held, (long long)item->n_tokens, (long long)e->plan->n_ctx,
+                        (long long)air_model_hparams(e->model)->n_ctx_trained);
+    return item->sampling ? air_sampling_check(item->sampling, err) : AIR_OK;
+}
+
+static air_status batch_allocate(air_batch *b, const air_batch_request *r, air_error *err)
+{
+    size_t rows = (size_t)b->rows, items = (size_t)r->n_items;
+    b->items = air_calloc(items, sizeof *b->items);
+    b->samplings = air_calloc(items, sizeof *b->samplings);
+    b->token_ids = air_calloc(rows, sizeof *b->token_ids);
+    b->positions = air_calloc(rows, sizeof *b->positions);
+    b->sequences = air_calloc(rows, sizeof *b->sequences);
+    b->wanted = air_calloc((size_t)b->n_wanted, sizeof *b->wanted);
+    b->states = air_calloc(items, sizeof *b->states);
+    b->sampled = air_calloc(items, sizeof *b->sampled);
+    b->logprobs = air_calloc(items, sizeof *b->logprobs);
+    if (b->items && b->samplings && b->token_ids && b->positions && b->sequences && b->wanted && b->states && b->sampled && b->logprobs)
+        return AIR_OK;
+    return air_fail(err, AIR_E_NOMEM, "batch: %zu tokens", rows);
+}
+
+static void batch_copy(air_batch *b, const air_batch_request *r)
+{
+    int64_t row = 0, wanted = 0;
+    for (int32_t i = 0; i < r->n_items; i++) {
+        air_batch_item *item = &b->items[i];
+        *item = r->items[i];
+        if (item->sampling) b->samplings[i] = *item->sampling;
+        item->sampling = item->sampling ? &b->samplings[i] : NULL;
+        b->sampled[i] = -1;
+        for (int64_t t = 0; t < item->n_tokens; t++) {
+            b->token_ids[row + t] = item->tokens[t];
+            b->positions[row + t] = (int32_t)(item->sequence->length + t);
+            b->sequences[row + t] = i;
+            if (t >= item->n_tokens - item->want) b->wanted[wanted++] = (int32_t)(row + t);
+        }
+        item->tokens = b->token_ids + row;
+        row += item->n_tokens;
+    }
+}
+
+/* Marks the sequences as in use; all or none. A sequence named twice is found in use. */
+static air_status take_sequences(const air_batch_request *r, air_error *err)
+{
+    air_status st = AIR_OK;
+    int32_t n = 0;
+    while (n < r->n_items && !(st = air__sequence_take(r->items[n].sequence, err))) n++;
+    if (st)
+        while (n > 0) air__sequence_release(r->items[--n].sequence);
+    return st;
+}
+
+static air_status batch_make(air_batch **out, air_engine *e, const air_batch_request *r, air_error *err)
+{
+    air_batch *b = air_calloc(1, sizeof *b);
+    if (!b) return air_fail(err, AIR_E_NOMEM, "batch: %zu bytes", sizeof *b);
+    b->engine = e;
+    b->n_items = r->n_items;
+    b->keep_hidden = r->keep_hidden;
+    air_status st = AIR_OK;
+    for (int32_t i = 0; i < r->n_items && !st; i++) {
+        st = check_item(e, &r->items[i], i, err);
+        b->rows += r->items[i].n_tokens;
+        b->n_wanted += r->items[i].want;
+    }
+    if (!st && b->rows > INT32_MAX) st = air_fail(err, AIR_E_ARGUMENT, "batch: %lld tokens", (long long)b->rows);
+    if (!st) st = batch_allocate(b, r, err);
+    if (st) {
+        batch_delete(b);
+        return st;
+    }
+    batch_copy(b, r);
+    *out = b;
+    return AIR_OK;
+}
+
+air_status air_batch_submit(air_batch **out, air_engine *e, const air_batch_request *r, air_error *err)
+{
+    *out = NULL;
+    air_status st = air__engine_usable(e, err);
+    if (st) return st;
+    if (r->n_items < 1) return air_fail(err, AIR_E_ARGUMENT, "batch: no items");
+    st = take_sequences(r, err);
+    if (st) return st;
+    air_batch *b = NULL;
+    st = batch_make(&b, e, r, err);
+    if (st) {
+        for (int32_t i = 0; i < r->n_items; i++) air__sequence_release(r->items[i].sequence);
+        return st;
+    }
+    air_mutex_lock(&e->lock);
+    if (e->last) e->last->next = b;
+    else e->first = b;
+    e->last = b;
+    air_cond_signal(&e->wake);
+    air_mutex_unlock(&e->lock);
+    *out = b;
+    return AIR_OK;
+}
+
+void air__batch_end(air_engine *e, air_batch *b, air_status status)
+{
+    for (int32_t i = 0; i < b->n_items; i++) air__sequence_release(b->items[i].sequence);
+    b->status = status;
+    b->phase = AIR_BATCH_ENDED;
+    air_cond_broadcast(&e->ended);
+}
+
+air_status air_batch_wait(air_batch *b, uint64_t timeout_ns, int *done, air_progress *progress, air_error *err)
+{
+    air_engine *e = b->engine;
+    uint64_t deadline = air_clock_ns() + timeout_ns;
+    air_mutex_lock(&e->lock);
+    for (uint64_t now; b->phase != AIR_BATCH_ENDED && (now = air_clock_ns()) < deadline;)
+        (void)air_cond_wait_for(&e->ended, &e->lock, deadline - now);
+    *done = b->phase == AIR_BATCH_ENDED;
+    air_status st = *done ? b->status : AIR_OK;
+    air_mutex_unlock(&e->lock);
+    if (progress)
+        *progress = (air_progress){
+            .layers_done = atomic_load(&b->layers_done), .n_layers = air_model_program(e->model)->n_layers,
+            .passes_done = atomic_load(&b->passes_done), .n_passes = atomic_load(&b->n_passes),
+        };
+    return st ? air_error_copy(err, &b->error) : AIR_OK;
+}
+
+/* One that still waits ends here and now, not when its turn comes. */
+static void unqueue(air_engine *e, air_batch *b)
+{
+    air_batch *before = NULL;
+    for (air_batch *at = e->first; at && at != b; at = at->next) before = at;
+    if (before) before->next = b->next;
+    else e->first = b->next;
+    if (e->last == b) e->last = before;
+    air__batch_end(e, b, air_fail(&b->error, AIR_E_CANCELLED, "cancelled before it began"));
+}
+
+void air_batch_cancel(air_batch *b)
+{
+    air_engine *e = b->engine;
+    air_mutex_lock(&e->lock);
+    atomic_store(&b->cancel, 1);
+    if (b->phase == AIR_BATCH_QUEUED) unqueue(e, b);
+    air_mutex_unlock(&e->lock);
+}
+
+void air_batch_detach(air_batch *b)
+{
+    air_budget_release(&b->engine->budget, AIR_HOLD_LOGITS, b->logit_bytes);
+    b->engine = NULL;
+}
+
+const float *air_batch_logits(const air_batch *b) { return b->logits; }
+const float *air_batch_hidden(const air_batch *b) { return b->hidden; }
+const int32_t *air_batch_sampled(const air_batch *b) { return b->sampled; }
+const float *air_batch_logprobs(const air_batch *b) { return b->logprobs; }
+int64_t air_batch_rows_kept(const air_batch *b) { return b->n_wanted; }
+
+void air_batch_free(air_batch *b)
+{
+    if (!b) return;
+    air_engine *e = b->engine;
+    if (e) {
+        air_batch_cancel(b);
+        air_mutex_lock(&e->lock);
+        while (b->phase != AIR_BATCH_ENDED) air_cond_wait(&e->ended, &e->lock);
+        air_mutex_unlock(&e->lock);
+    }
+    batch_delete(b);
+}

@@ -1,0 +1,251 @@
+/* Life of an engine: open, its thread, statistics, close. */
+#include "engine/engine.h"
+
+#include <stdatomic.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/checked.h"
+#include "engine/internal.h"
+#include "platform/file.h"
+#include "platform/sysmem.h"
+
+air_status air__engine_usable(air_engine *e, air_error *err)
+{
+    if (e->process != air_process_id())
+        return air_fail(err, AIR_E_CLOSED, "the model was opened before fork(); a forked process must open its own");
+    if (e->closing) return air_fail(err, AIR_E_CLOSED, "the model is closed");
+    return AIR_OK;
+}
+
+/* --- the plan's request --- */
+
+static uint64_t vector_bytes(const air_program *p)
+{
+    uint64_t total = 0;
+    for (int32_t i = 0; i < p->n_weights; i++)
+        if (p->weights[i].use == AIR_WEIGHT_VECTOR) total += (uint64_t)p->weights[i].cols * sizeof(float);
+    return total;
+}
+
+static uint64_t cached_bytes(const air_gguf_set *set)
+{
+    uint64_t total = 0;
+    for (uint32_t i = 0; i < set->parts; i++) {
+        air_file *file;
+        if (air_file_open(&file, set->paths[i], AIR_FILE_CACHED, NULL)) continue; /* the sources will say what is wrong */
+        total += air_file_cached_bytes(file, 0, air_file_bytes(file));
+        air_file_close(file);
+    }
+    return total;
+}
+
+static air_plan_request request_for(const air_engine_config *c, const air_model *model, const air_backend_api *api)
+{
+    const air_program *p = air_model_program(model);
+    air_memory_info memory = air_memory_query();
+    air_plan_request r = {
+        .program = p, .fixed = c->fixed_bytes + vector_bytes(p),
+        .state_per_block = air__state_block_bytes(p, c->state_type),
+        .n_ctx = c->n_ctx, .n_ctx_trained = air_model_hparams(model)->n_ctx_trained, .pass_bytes = api->pass_bytes,
+        .threads = c->threads ? c->threads : air_cpu_count(), .io = c->io, .cached_bytes = cached_bytes(c->set),
+        .available = air_memory_default_budget(&memory), .ring_bytes = c->ring_bytes, .tile_bytes = c->tile_bytes,
+        .max_rows = c->max_rows, .bandwidths = c->bandwidths,
+    };
+    r.budget = c->max_ram ? c->max_ram : r.available;
+    for (uint32_t i = 0; i < c->set->parts; i++) r.file_bytes += c->set->bytes[i];
+    return r;
+}
+
+air_status air_engine_plan_only(air_plan **out, const air_engine_config *config, air_error *err)
+{
+    *out = NULL;
+    air_model *model = NULL;
+    air_status st = air_model_open(&model, config->set, err);
+    if (st) return st;
+    st = air_backend_host.supports(air_model_program(model), err);
+    air_plan_request request = request_for(config, model, &air_backend_host);
+    if (!st) st = air_plan_make(out, &request, err);
+    air_model_close(model);
+    return st;
+}
+
+/* --- open --- */
+
+static air_status open_sources(air_engine *e, const char *spec, air_error *err)
+{
+    e->sources = air_calloc(e->set->parts, sizeof(air_source *));
+    if (!e->sources) return air_fail(err, AIR_E_NOMEM, "engine: %u files", e->set->parts);
+    for (uint32_t i = 0; i < e->set->parts; i++) {
+        air_status st = air_source_file(&e->sources[i], e->set->paths[i], err);
+        if (!st && e->sources[i]->bytes != e->set->bytes[i])
+            st = air_fail(err, AIR_E_CHANGED, "%s had %llu bytes when its header was read and has %llu now", e->set->paths[i],
+                          (unsigned long long)e->set->bytes[i], (unsigned long long)e->sources[i]->bytes);
+        if (!st && spec) {
+            air_source *inner = e->sources[i];
+            e->sources[i] = NULL;
+            st = air_source_tampered(&e->sources[i], inner, spec, err);
+        }
+        if (st) return st;
+    }
+    return AIR_OK;
+}
+
+static air_status open_memory(air_engine *e, const air_engine_config *c, air_error *err)
+{
+    air_status st = air_model_open(&e->model, e->set, err);
+    if (st) return st;
+    const air_program *p = air_model_program(e->model);
+    st = e->api->supports(p, err);
+    if (st) return st;
+    e->request = request_for(c, e->model, e->api);
+    st = air_plan_make(&e->plan, &e->request, err);
+    if (st) return st;
+    e->max_pins = c->max_pins;
+    air_budget_init(&e->budget, e->plan->budget);
+    st = air_budget_reserve(&e->budget, AIR_HOLD_FIXED, c->fixed_bytes, err);
+    if (!st) st = open_sources(e, c->source_spec, err);
+    if (st) return st;
+    return air_pager_open(&e->pager, &(air_pager_config){
+        .program = p, .plan = e->plan, .sources = e->sources, .paths = (const char *const *)e->set->paths, .parts = e->set->parts,
+        .budget = &e->budget}, err);
+}
+
+static air_status open_compute(air_engine *e, const air_engine_config *c, air_error *err)
+{
+    const air_program *p = air_model_program(e->model);
+    size_t layers = (size_t)p->n_layers + 1;
+    air_status st = e->api->open(&e->backend, &(air_backend_config){
+        .program = p, .threads = e->request.threads, .cpu_tier = c->cpu_tier}, err);
+    if (!st) st = air__state_pool_init(&e->pool, p, c->state_type, err);
+    if (st) return st;
+    e->pool.api = e->api;
+    e->pool.backend = e->backend;
+    e->pool.budget = &e->budget;
+    e->ops = air_ops_best((air_cpu_tier)c->cpu_tier);
+    e->sample_scratch = air_malloc(air_sample_scratch(p->n_vocab));
+    e->layer_ns = air_calloc(layers, sizeof *e->layer_ns);
+    e->stall_before = air_calloc(layers, sizeof *e->stall_before);
+    e->last_busy = air_calloc(layers, sizeof *e->last_busy);
+    e->last_stall = air_calloc(layers, sizeof *e->last_stall);
+    if (!e->sample_scratch || !e->layer_ns || !e->stall_before || !e->last_busy || !e->last_stall)
+        return air_fail(err, AIR_E_NOMEM, "engine: scratch for a vocabulary of %lld", (long long)p->n_vocab);
+    e->stats.threads = e->request.threads;
+    e->stats.kernels = e->api->kernels(e->backend);
+    return AIR_OK;
+}
+
+/* --- the thread --- */
+
+static void serve(air_engine *e, air_batch *b)
+{
+    air_status st = air__batch_run(e, b, &b->error);
+    air_pager_set_cancel(e->pager, NULL);
+    air_mutex_lock(&e->lock);
+    e->running = NULL;
+    air__batch_end(e, b, st);
+    air_mutex_unlock(&e->lock);
+}
+
+static void engine_main(void *context)
+{
+    air_engine *e = context;
+    for (;;) {
+        air_mutex_lock(&e->lock);
+        while (!e->first && !e->closing) air_cond_wait(&e->wake, &e->lock);
+        air_batch *b = e->first;
+        if (b) {
+            e->first = b->next;
+            if (!e->first) e->last = NULL;
+            b->phase = AIR_BATCH_RUNNING;
+            e->running = b;
+            if (e->closing) atomic_store(&b->cancel, 1);
+        }
+        air_mutex_unlock(&e->lock);
+        if (!b) return;
+        serve(e, b);
+    }
+}
+
+air_status air_engine_open(air_engine **out, const air_engine_config *config, air_error *err)
+{
+    *out = NULL;
+    air_engine *e = air_calloc(1, sizeof *e);
+    if (!e) return air_fail(err, AIR_E_NOMEM, "engine: %zu bytes", sizeof *e);
+    air_mutex_init(&e->lock);
+    air_cond_init(&e->wake);
+    air_cond_init(&e->ended);
+    e->set = config->set;
+    e->api = &air_backend_host;
+    e->process = air_process_id();
+    e->pin_target = UINT64_MAX; /* none set yet */
+    uint64_t anonymous = air_memory_query().process_anonymous;
+    e->stats.open_anonymous = anonymous > config->fixed_bytes ? anonymous - config->fixed_bytes : 0;
+    air_status st = open_memory(e, config, err);
+    if (!st) st = open_compute(e, config, err);
+    if (!st) st = air_thread_start(&e->thread, "airpy-engine", engine_main, e, err);
+    if (st) {
+        air_engine_close(e);
+        return st;
+    }
+    *out = e;
+    return AIR_OK;
+}
+
+void air_engine_close(air_engine *e)
+{
+    if (!e || e->process != air_process_id()) return; /* a forked child has neither the threads nor the right to end them */
+    air_mutex_lock(&e->lock);
+    e->closing = 1;
+    if (e->running) atomic_store(&e->running->cancel, 1);
+    air_cond_signal(&e->wake);
+    air_mutex_unlock(&e->lock);
+    air_thread_join(e->thread);
+    air_pager_close(e->pager);
+    for (uint32_t i = 0; e->sources && i < e->set->parts; i++) air_source_close(e->sources[i]);
+    air_free(e->sources);
+    air__state_pool_deinit(&e->pool);
+    if (e->backend) e->api->close(e->backend);
+    air_free(e->sample_scratch);
+    air_free(e->layer_ns);
+    air_free(e->stall_before);
+    air_free(e->last_busy);
+    air_free(e->last_stall);
+    air_plan_free(e->plan);
+    air_model_close(e->model);
+    air_cond_deinit(&e->ended);
+    air_cond_deinit(&e->wake);
+    air_mutex_deinit(&e->lock);
+    air_free(e);
+}
+
+/* --- queries --- */
+
+const air_model *air_engine_model(const air_engine *e) { return e->model; }
+const air_plan *air_engine_plan(const air_engine *e) { return e->plan; }
+
+air_engine_stats air_engine_stats_get(air_engine *e)
+{
+    air_mutex_lock(&e->lock);
+    air_engine_stats s = e->stats;
+    air_mutex_unlock(&e->lock);
+    s.pager = air_pager_stats_get(e->pager);
+    s.budget = e->budget.limit;
+    s.held = atomic_load(&e->budget.total);
+    s.peak_held = atomic_load(&e->budget.peak);
+    for (int i = 0; i < AIR_HOLD_COUNT; i++) s.held_by[i] = atomic_load(&e->budget.held[i]);
+    s.predicted_s = air_plan_predict(&e->request, e->plan, s.pager.pinned_bytes, 1);
+    return s;
+}
+
+int32_t air_engine_layer_times(air_engine *e, uint64_t *busy_ns, uint64_t *stall_ns, int32_t n)
+{
+    int32_t layers = air_model_program(e->model)->n_layers + 1, count = n < layers ? n : layers;
+    air_mutex_lock(&e->lock);
+    for (int32_t i = 0; i < count; i++) {
+        busy_ns[i] = e->last_busy[i];
+        stall_ns[i] = e->last_stall[i];
+    }
+    air_mutex_unlock(&e->lock);
+    return layers;
+}

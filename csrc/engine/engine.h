@@ -1,0 +1,117 @@
+/* engine/engine.h: one open model that runs passes over the tokens of any sequences.
+ *
+ * An engine owns model, plan, pager, backend, state pool and a thread of its own that runs one pass at a time. Callers in any threads
+ * submit batches; they queue in order of arrival. A sequence belongs to its engine, holds token ids and state blocks, and is used by one
+ * caller at a time (AIR_E_CLOSED otherwise). Close sequences before the engine; the engine's close waits for the pass it cancels.
+ * After fork() the child's calls fail with AIR_E_CLOSED. */
+#ifndef AIR_ENGINE_ENGINE_H
+#define AIR_ENGINE_ENGINE_H
+
+#include "backend/backend.h"
+#include "engine/sample.h"
+#include "gguf/open.h"
+#include "memory/pager.h"
+#include "memory/plan.h"
+#include "model/model.h"
+
+AIR_BEGIN_C
+
+typedef struct air_engine air_engine;
+typedef struct air_sequence air_sequence;
+typedef struct air_batch air_batch;
+
+typedef struct air_engine_config {
+    const air_gguf_set *set;   /* borrowed; outlives the engine */
+    uint64_t max_ram;          /* 0: DESIGN's default for this machine */
+    uint64_t fixed_bytes;      /* of it, what the caller already holds (tokenizer, directory …) */
+    air_io_mode io;
+    int threads;               /* 0: all this process may use */
+    int cpu_tier;              /* air_cpu_tier cap; AIR_TIER_COUNT: the best */
+    int64_t n_ctx;             /* 0: min(trained, 4096), lowered to what fits */
+    air_state_type state_type;
+    uint64_t ring_bytes, tile_bytes; /* 0: chosen */
+    int64_t max_rows;          /* rows of a pass at most; 0: chosen */
+    uint64_t max_pins;         /* pins at most; UINT64_MAX: as the plan says */
+    air_bandwidths bandwidths; /* zeros: not probed; the engine probes nothing by itself */
+    const char *source_spec;   /* tests: air_source_tampered; NULL */
+} air_engine_config;
+
+/* Reads nothing but vectors. Errors: those of model, plan and pager. */
+air_status air_engine_open(air_engine **out, const air_engine_config *config, air_error *err);
+void air_engine_close(air_engine *engine);
+
+/* Fills config's zeros the way open does, and solves its plan, without opening files or allocating what it plans. */
+air_status air_engine_plan_only(air_plan **out, const air_engine_config *config, air_error *err);
+
+const air_model *air_engine_model(const air_engine *engine);
+const air_plan *air_engine_plan(const air_engine *engine);
+
+typedef struct air_engine_stats { /* since open */
+    uint64_t passes, rows;
+    uint64_t pass_ns;          /* in passes */
+    uint64_t last_pass_ns, last_disk_bytes, last_ram_bytes, last_stall_ns, last_rows;
+    air_pager_stats pager;
+    uint64_t budget, held, peak_held;
+    uint64_t held_by[AIR_HOLD_COUNT];
+    uint64_t open_anonymous;   /* process's anonymous memory when the engine opened, less fixed_bytes */
+    double predicted_s;        /* the plan's, for one row with what is pinned now */
+    double last_predicted_s;   /* for the last pass as it was */
+    int32_t threads;
+    const char *kernels;       /* "avx512" … */
+} air_engine_stats;
+air_engine_stats air_engine_stats_get(air_engine *engine);
+/* Per layer of the last pass: busy and stalled ns, [n_layers + 1] each; copies min(n, n_layers + 1). Returns n_layers + 1. */
+int32_t air_engine_layer_times(air_engine *engine, uint64_t *busy_ns, uint64_t *stall_ns, int32_t n);
+
+/* --- sequences --- */
+air_status air_sequence_new(air_sequence **out, air_engine *engine, air_error *err);
+void air_sequence_free(air_sequence *sequence);
+int64_t air_sequence_length(const air_sequence *sequence);          /* tokens whose state is held */
+const int32_t *air_sequence_tokens(const air_sequence *sequence);   /* [length]; valid until the next change */
+uint64_t air_sequence_bytes(const air_sequence *sequence);          /* state held, shared blocks counted in full */
+air_status air_sequence_truncate(air_sequence *sequence, int64_t length, air_error *err);
+/* A second sequence over the same blocks, copied when written. */
+air_status air_sequence_fork(air_sequence **out, air_sequence *sequence, air_error *err);
+
+/* --- batches: one call's work --- */
+typedef struct air_batch_item {
+    air_sequence *sequence;
+    const int32_t *tokens;        /* appended; copied at submit */
+    int64_t n_tokens;
+    int64_t want;                 /* logits (and hidden) of the last `want` tokens; 0 to n_tokens */
+    const air_sampling *sampling; /* NULL: none; else samples from the last token's logits */
+    int64_t n_prompt;             /* for the penalties: tokens of the sequence that were not generated */
+} air_batch_item;
+
+typedef struct air_batch_request {
+    const air_batch_item *items;
+    int32_t n_items;
+    int keep_hidden; /* whether air_batch_hidden will be asked for */
+} air_batch_request;
+
+/* Checks everything (token ids, context, budget, sequences idle and distinct) and queues. Nothing is computed or changed on failure.
+ * Errors: AIR_E_ARGUMENT, AIR_E_CONTEXT (before anything is computed), AIR_E_BUDGET (logits or state: what would fit), AIR_E_CLOSED. */
+air_status air_batch_submit(air_batch **out, air_engine *engine, const air_batch_request *request, air_error *err);
+
+typedef struct air_progress {
+    int32_t layers_done, n_layers; /* of the present pass */
+    int32_t passes_done, n_passes; /* a prompt longer than max_rows takes several; 0 while it waits in the queue */
+} air_progress;
+
+/* Waits at most timeout_ns. *done says whether the batch has ended; then the status is the batch's. Sequences have advanced on success
+ * and are as before on failure. */
+air_status air_batch_wait(air_batch *batch, uint64_t timeout_ns, int *done, air_progress *progress, air_error *err);
+void air_batch_cancel(air_batch *batch); /* soon ends it with AIR_E_CANCELLED; any thread */
+/* Of an ended batch; borrowed from it. logits [sum of want][n_vocab] or NULL, hidden [sum of want][n_embd] or NULL, sampled [n_items]
+ * (-1 where not asked for), logprobs [n_items]. */
+const float *air_batch_logits(const air_batch *batch);
+const float *air_batch_hidden(const air_batch *batch);
+const int32_t *air_batch_sampled(const air_batch *batch);
+const float *air_batch_logprobs(const air_batch *batch);
+int64_t air_batch_rows_kept(const air_batch *batch);
+/* Of an ended batch: cuts it from its engine, which may then close; results stay until free. They no longer count in the budget. */
+void air_batch_detach(air_batch *batch);
+void air_batch_free(air_batch *batch); /* cancels and waits if it has not ended; NULL is legal */
+
+AIR_END_C
+#endif

@@ -1,0 +1,71 @@
+/* engine/internal.h: inside the engine: what engine.c (life), batch.c (callers) and pass.c (the engine's thread) share. */
+#ifndef AIR_ENGINE_INTERNAL_H
+#define AIR_ENGINE_INTERNAL_H
+
+#include "engine/engine.h"
+#include "engine/state.h"
+#include "platform/threads.h"
+
+AIR_BEGIN_C
+
+typedef enum air_batch_phase { AIR_BATCH_QUEUED, AIR_BATCH_RUNNING, AIR_BATCH_ENDED } air_batch_phase;
+
+struct air_batch {
+    air_engine *engine;
+    air_batch *next;             /* in the queue; under the engine's lock, like phase */
+    air_batch_phase phase;
+    air_status status;
+    air_error error;
+    AIR_ATOMIC(int) cancel;
+    AIR_ATOMIC(int32_t) layers_done, passes_done, n_passes;
+
+    air_batch_item *items;       /* tokens point into token_ids, sampling into samplings */
+    air_sampling *samplings;
+    int32_t n_items;
+    int keep_hidden;
+    int32_t *token_ids, *positions, *sequences, *wanted; /* [rows], [rows], [rows], [n_wanted] */
+    int64_t rows, n_wanted;
+    air_state_view *states;      /* [n_items] */
+    float *logits, *hidden;      /* made by the engine's thread */
+    uint64_t logit_bytes;        /* reserved for both */
+    int32_t *sampled;            /* [n_items] */
+    float *logprobs;
+};
+
+struct air_engine {
+    const air_gguf_set *set;
+    air_model *model;
+    air_plan_request request;    /* what the plan was made from; predictions are asked of it */
+    air_plan *plan;
+    air_budget budget;
+    air_source **sources;        /* [set->parts] */
+    air_pager *pager;
+    const air_backend_api *api;
+    air_backend *backend;
+    air_state_pool pool;
+    const air_ops *ops;          /* for sampling */
+    void *sample_scratch;
+    uint64_t process;            /* that opened the engine: another one is a forked child */
+
+    uint64_t max_pins, pin_target;
+    int64_t rows_cap, wanted_cap; /* what the backend is reserved for */
+    uint64_t activation_bytes;
+
+    air_thread *thread;
+    air_mutex lock;              /* queue, phases, stats */
+    air_cond wake, ended;
+    air_batch *first, *last, *running;
+    AIR_ATOMIC(int) closing;
+    air_engine_stats stats;
+    AIR_ATOMIC(uint64_t) *layer_ns;     /* of the last pass, [n_layers + 1] */
+    uint64_t *stall_before, *last_busy, *last_stall;
+};
+
+/* AIR_E_CLOSED in a forked child or while closing. */
+air_status air__engine_usable(air_engine *engine, air_error *err);
+/* The engine's thread: runs a batch from room-making to sampling; sequences advance on success only. */
+air_status air__batch_run(air_engine *engine, air_batch *batch, air_error *err);
+void air__batch_end(air_engine *engine, air_batch *batch, air_status status); /* under the lock */
+
+AIR_END_C
+#endif

@@ -1,0 +1,214 @@
+/* What the engine's thread does with a batch: make room, run it in passes of at most max_rows rows, sample, let sequences advance. */
+#include <stdatomic.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/checked.h"
+#include "engine/internal.h"
+#include "platform/clock.h"
+
+static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* --- room: state, activations and logits come before pinned weights --- */
+
+typedef struct room {
+    uint64_t state, logits, activations;
+    int64_t rows, wanted; /* of the largest pass */
+} room;
+
+static int64_t wanted_in(const air_batch *b, int64_t first, int64_t rows)
+{
+    int64_t n = 0;
+    for (int64_t i = 0; i < b->n_wanted; i++) n += b->wanted[i] >= first && b->wanted[i] < first + rows;
+    return n;
+}
+
+static room room_for(const air_engine *e, const air_batch *b)
+{
+    const air_program *p = air_model_program(e->model);
+    room r = {.rows = min64(b->rows, e->plan->max_rows)};
+    for (int32_t i = 0; i < b->n_items; i++) {
+        const air_batch_item *item = &b->items[i];
+        r.state += (uint64_t)air__sequence_missing(item->sequence, item->sequence->length + item->n_tokens) * e->pool.block_bytes;
+    }
+    for (int64_t first = 0; first < b->rows; first += r.rows) {
+        int64_t wanted = wanted_in(b, first, r.rows);
+        if (wanted > r.wanted) r.wanted = wanted;
+    }
+    r.logits = (uint64_t)b->n_wanted * (uint64_t)(p->n_vocab + (b->keep_hidden ? p->n_embd : 0)) * sizeof(float);
+    r.activations = e->api->pass_bytes(p, r.rows, r.wanted, e->request.threads);
+    return r;
+}
+
+static air_status refuse(const air_engine *e, const room *r, uint64_t held, uint64_t need, air_error *err)
+{
+    double mib = 1.0 / (1 << 20);
+    return air_fail(err, AIR_E_BUDGET, "max_ram %.0f MiB is too small by %.1f MiB: in use %.1f, this call needs KV cache %.1f, logits %.1f, "
+                    "activations %.1f; ask for fewer logits (logits_to_keep), close sequences, or raise max_ram",
+                    (double)e->budget.limit * mib, (double)(held + need - e->budget.limit) * mib, (double)held * mib,
+                    (double)r->state * mib, (double)r->logits * mib, (double)r->activations * mib);
+}
+
+/* Pins give way to what this batch needs, and come back when it needs less. Small changes upward are not worth a reshuffle. */
+static air_status set_pins(air_engine *e, uint64_t target, air_error *err)
+{
+    target = air_min_u64(target, e->max_pins);
+    if (target == e->pin_target || (target > e->pin_target && target - e->pin_target < e->plan->tile_bytes && target != e->max_pins))
+        return AIR_OK;
+    air_status st = air_pager_set_pins(e->pager, target, err);
+    if (!st) e->pin_target = target;
+    return st;
+}
+
+static air_status make_room(air_engine *e, const room *r, air_error *err)
+{
+    uint64_t pinned = atomic_load(&e->budget.held[AIR_HOLD_PINS]);
+    uint64_t others = atomic_load(&e->budget.total) - pinned - e->activation_bytes;
+    uint64_t need = r->state + r->logits + r->activations;
+    if (others + need > e->budget.limit) return refuse(e, r, others, need, err);
+    return set_pins(e, e->budget.limit - others - need, err);
+}
+
+static air_status reserve_activations(air_engine *e, const room *r, air_error *err)
+{
+    if (r->rows == e->rows_cap && r->wanted == e->wanted_cap) return AIR_OK;
+    air_budget_release(&e->budget, AIR_HOLD_ACTIVATIONS, e->activation_bytes);
+    e->activation_bytes = 0;
+    air_status st = air_budget_reserve(&e->budget, AIR_HOLD_ACTIVATIONS, r->activations, err);
+    if (st) return st;
+    e->activation_bytes = r->activations;
+    st = e->api->reserve(e->backend, r->rows, r->wanted, err);
+    if (st) return st; /* the old memory stays, smaller or larger than booked by one pass: the next batch books anew */
+    e->rows_cap = r->rows;
+    e->wanted_cap = r->wanted;
+    return AIR_OK;
+}
+
+static air_status make_logits(air_engine *e, air_batch *b, const room *r, air_error *err)
+{
+    const air_program *p = air_model_program(e->model);
+    if (!b->n_wanted) return AIR_OK;
+    air_status st = air_budget_reserve(&e->budget, AIR_HOLD_LOGITS, r->logits, err);
+    if (st) return st;
+    b->logit_bytes = r->logits;
+    b->logits = air_malloc((size_t)(b->n_wanted * p->n_vocab) * sizeof *b->logits);
+    if (b->keep_hidden) b->hidden = air_malloc((size_t)(b->n_wanted * p->n_embd) * sizeof *b->hidden);
+    if (b->logits && (b->hidden || !b->keep_hidden)) return AIR_OK;
+    return air_fail(err, AIR_E_NOMEM, "batch: %llu bytes of logits", (unsigned long long)r->logits);
+}
+
+static air_status extend_sequences(air_batch *b, air_error *err)
+{
+    air_status st = AIR_OK;
+    for (int32_t i = 0; i < b->n_items && !st; i++) {
+        air_sequence *s = b->items[i].sequence;
+        st = air__sequence_extend(s, s->length + b->items[i].n_tokens, err);
+        b->states[i] = (air_state_view){.k = s->k, .v = s->v, .stride = s->block_capacity};
+    }
+    return st;
+}
+
+/* --- passes --- */
+
+static void note_pass(air_engine *e, const air_pager_stats *before, uint64_t started, int64_t rows)
+{
+    uint64_t ns = air_clock_ns() - started, pinned = before->pinned_bytes;
+    air_pager_stats now = air_pager_stats_get(e->pager);
+    const uint64_t *stall = air_pager_layer_stall(e->pager);
+    int32_t n = air_model_program(e->model)->n_layers + 1;
+    air_mutex_lock(&e->lock);
+    air_engine_stats *s = &e->stats;
+    s->passes++;
+    s->rows += (uint64_t)rows;
+    s->pass_ns += ns;
+    s->last_pass_ns = ns;
+    s->last_rows = (uint64_t)rows;
+    s->last_disk_bytes = now.disk_bytes - before->disk_bytes;
+    s->last_ram_bytes = now.ram_bytes - before->ram_bytes;
+    s->last_stall_ns = now.stall_ns - before->stall_ns;
+    s->last_predicted_s = air_plan_predict(&e->request, e->plan, pinned, rows);
+    for (int32_t i = 0; i < n; i++) {
+        e->last_stall[i] = stall[i] - e->stall_before[i];
+        uint64_t layer = atomic_load(&e->layer_ns[i]);
+        e->last_busy[i] = layer > e->last_stall[i] ? layer - e->last_stall[i] : 0;
+    }
+    air_mutex_unlock(&e->lock);
+}
+
+/* Rows [first, first + rows) of the batch; wanted: which of its wanted rows come first in them. */
+static air_status run_pass(air_engine *e, air_batch *b, int64_t first, int64_t rows, int64_t wanted_first, air_error *err)
+{
+    const air_program *p = air_model_program(e->model);
+    int64_t n_wanted = wanted_in(b, first, rows);
+    int32_t *wanted = b->wanted + wanted_first; /* numbers within the pass while it runs */
+    for (int64_t i = 0; i < n_wanted; i++) wanted[i] -= (int32_t)first;
+    memcpy(e->stall_before, air_pager_layer_stall(e->pager), (size_t)(p->n_layers + 1) * sizeof *e->stall_before);
+    for (int32_t i = 0; i <= p->n_layers; i++) atomic_store(&e->layer_ns[i], 0);
+    atomic_store(&b->layers_done, 0);
+    air_pass pass = {
+        .rows = rows, .tokens = b->token_ids + first, .positions = b->positions + first, .sequences = b->sequences + first,
+        .states = b->states, .state_type = e->pool.type, .wanted = wanted, .n_wanted = n_wanted,
+        .logits = b->logits ? b->logits + wanted_first * p->n_vocab : NULL,
+        .hidden = b->hidden ? b->hidden + wanted_first * p->n_embd : NULL,
+        .cancel = &b->cancel, .layers_done = &b->layers_done, .layer_ns = e->layer_ns,
+    };
+    air_pager_stats before = air_pager_stats_get(e->pager);
+    uint64_t started = air_clock_ns();
+    air_status st = e->api->run(e->backend, &pass, air_pager_feed(e->pager), err);
+    if (!st) st = air_pager_check(e->pager, err);
+    if (st) air_pager_rewind(e->pager);
+    else note_pass(e, &before, started, rows);
+    for (int64_t i = 0; i < n_wanted; i++) wanted[i] += (int32_t)first;
+    return st;
+}
+
+static air_status run_passes(air_engine *e, air_batch *b, int64_t max_rows, air_error *err)
+{
+    int64_t wanted = 0;
+    atomic_store(&b->n_passes, (int32_t)((b->rows + max_rows - 1) / max_rows));
+    for (int64_t first = 0; first < b->rows; first += max_rows) {
+        int64_t rows = min64(max_rows, b->rows - first);
+        air_status st = run_pass(e, b, first, rows, wanted, err);
+        if (st) return st;
+        wanted += wanted_in(b, first, rows);
+        atomic_fetch_add(&b->passes_done, 1);
+    }
+    return AIR_OK;
+}
+
+/* Appends the tokens and samples; lengths change only when every item has succeeded. */
+static air_status sample_items(air_engine *e, air_batch *b, air_error *err)
+{
+    int64_t n_vocab = air_model_program(e->model)->n_vocab, wanted = 0;
+    for (int32_t i = 0; i < b->n_items; i++) {
+        air_batch_item *item = &b->items[i];
+        air_sequence *s = item->sequence;
+        memcpy(s->tokens + s->length, item->tokens, (size_t)item->n_tokens * sizeof *s->tokens);
+        wanted += item->want;
+        if (!item->sampling) continue;
+        air_sample_args args = {
+            .sampling = item->sampling, .ops = e->ops, .logits = b->logits + (wanted - 1) * n_vocab, .n_vocab = n_vocab,
+            .history = s->tokens, .n = s->length + item->n_tokens, .n_prompt = item->n_prompt, .scratch = e->sample_scratch,
+        };
+        air_status st = air_sample(&args, &b->sampled[i], &b->logprobs[i], err);
+        if (st) return st;
+    }
+    for (int32_t i = 0; i < b->n_items; i++) b->items[i].sequence->length += b->items[i].n_tokens;
+    return AIR_OK;
+}
+
+air_status air__batch_run(air_engine *e, air_batch *b, air_error *err)
+{
+    if (atomic_load(&b->cancel)) return air_fail(err, AIR_E_CANCELLED, "cancelled before it began");
+    air_pager_set_cancel(e->pager, &b->cancel);
+    room r = room_for(e, b);
+    air_status st = make_room(e, &r, err);
+    if (!st) st = reserve_activations(e, &r, err);
+    if (!st) st = make_logits(e, b, &r, err);
+    if (!st) st = extend_sequences(b, err);
+    if (!st) st = run_passes(e, b, r.rows, err);
+    if (!st) st = sample_items(e, b, err);
+    if (st)
+        for (int32_t i = 0; i < b->n_items; i++) air__sequence_cut(b->items[i].sequence, b->items[i].sequence->length);
+    return st;
+}

@@ -1,0 +1,99 @@
+/* Chooses the table of kernels: ref, overlaid by what the CPU and the system allow. */
+#include <stdatomic.h>
+#include <string.h>
+
+#include "kernels/tables.h"
+#include "platform/cpuid.h"
+
+static const char *const tier_names[AIR_TIER_COUNT] = {"ref", "avx2", "avx512"};
+
+/* A partial table, the tier it belongs to, and the features it needs beyond that tier's. */
+typedef struct layer {
+    const air_ops *ops;
+    air_cpu_tier   tier;
+    uint32_t       features;
+} layer;
+
+static const layer layers[] = {
+    {&air__ref_float, AIR_TIER_REF, 0},
+    {&air__ref_quant, AIR_TIER_REF, 0},
+    {&air__ref_vector, AIR_TIER_REF, 0},
+    {&air__ref_attention, AIR_TIER_REF, 0},
+#ifdef AIR_KERNELS_X86
+    {&air__avx2_float, AIR_TIER_AVX2, AIR_CPU_AVX2},
+    {&air__avx2_quant, AIR_TIER_AVX2, AIR_CPU_AVX2},
+    {&air__avx2_vector, AIR_TIER_AVX2, AIR_CPU_AVX2},
+    {&air__avx2_attention, AIR_TIER_AVX2, AIR_CPU_AVX2},
+    {&air__avx512_float, AIR_TIER_AVX512, AIR_CPU_AVX512},
+    {&air__avx512_vnni, AIR_TIER_AVX512, AIR_CPU_AVX512_VNNI},
+    {&air__avx512_vector, AIR_TIER_AVX512, AIR_CPU_AVX512},
+    {&air__avx512_attention, AIR_TIER_AVX512, AIR_CPU_AVX512},
+#endif
+};
+
+static air_ops tables[AIR_TIER_COUNT];
+static int     available[AIR_TIER_COUNT];
+
+#define OVERLAY(field) if (from->field) to->field = from->field
+
+static void overlay(air_ops *to, const air_ops *from)
+{
+    for (int i = 0; i < AIR_TYPE_COUNT; i++)
+        if (from->product[i].fn) to->product[i] = from->product[i];
+    OVERLAY(quantize);
+    OVERLAY(rms_norm);
+    OVERLAY(rope);
+    OVERLAY(attention);
+    OVERLAY(swiglu);
+    OVERLAY(add);
+    OVERLAY(softmax);
+    OVERLAY(f32_to_f16);
+}
+
+static void build(void)
+{
+    static const uint32_t needed[AIR_TIER_COUNT] = {0, AIR_CPU_AVX2, AIR_CPU_AVX2 | AIR_CPU_AVX512};
+    uint32_t features = air_cpu_features();
+    for (int t = 0; t < AIR_TIER_COUNT; t++) {
+        if (t > 0) tables[t] = tables[t - 1];
+        for (size_t i = 0; i < AIR_COUNT(layers); i++)
+            if (layers[i].tier == (air_cpu_tier)t && (layers[i].features & ~features) == 0) overlay(&tables[t], layers[i].ops);
+        tables[t].name = tier_names[t];
+        available[t] = (needed[t] & ~features) == 0;
+    }
+}
+
+/* Builds the tables once. Whoever comes while another thread builds spins for those few microseconds. */
+static void build_once(void)
+{
+    enum { NONE, BUILDING, READY };
+    static AIR_ATOMIC(int) state = NONE;
+    int seen = NONE;
+    if (atomic_load_explicit(&state, memory_order_acquire) == READY) return;
+    if (atomic_compare_exchange_strong(&state, &seen, BUILDING)) {
+        build();
+        atomic_store_explicit(&state, READY, memory_order_release);
+    }
+    while (atomic_load_explicit(&state, memory_order_acquire) != READY) {
+    }
+}
+
+const air_ops *air_ops_tier(air_cpu_tier tier)
+{
+    build_once();
+    return (int)tier >= 0 && tier < AIR_TIER_COUNT && available[tier] ? &tables[tier] : NULL;
+}
+
+const air_ops *air_ops_best(air_cpu_tier cap)
+{
+    int tier = cap < AIR_TIER_COUNT ? (int)cap : AIR_TIER_COUNT - 1;
+    while (tier > 0 && !air_ops_tier((air_cpu_tier)tier)) tier--;
+    return air_ops_tier((air_cpu_tier)tier);
+}
+
+int air_tier_by_name(const char *name)
+{
+    for (int t = 0; t < AIR_TIER_COUNT; t++)
+        if (name && strcmp(name, tier_names[t]) == 0) return t;
+    return -1;
+}

@@ -1,0 +1,112 @@
+/* kernels/ops.h: what a kernel computes, whatever the CPU. One table (air_ops) per tier; dispatch.c picks one.
+ *
+ * Kernels allocate nothing, read no file, know no tier of memory; they assume no alignment of weights and alignment to 64 bytes of
+ * everything else they are given (activations, outputs, scratch) at its start, not at each row. All are reentrant and thread-safe.
+ *
+ * Bits (docs/design.md, invariant 1). On one tier the value y[r][c] of a product depends on weight row r, activation column c and k,
+ * and on nothing else: not on how many rows or columns are asked for at once, nor on alignment. Each product sums exact integers
+ * inside a scale group of 32, then adds floats in one order fixed by the tier. The same holds for every other function: the result
+ * for one row does not depend on other rows. */
+#ifndef AIR_KERNELS_OPS_H
+#define AIR_KERNELS_OPS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/compiler.h"
+#include "quant/format.h"
+
+AIR_BEGIN_C
+
+/* n activation vectors of k elements, n >= 1, as products read them. f32 always there; the 8-bit form only when asked for by
+ * air_ops.product[type].input (k is then a multiple of 32).
+ *
+ * 8-bit form, per column: q[k] in [-127, 127], scale[k/32] with x ~= scale * q over each 32, sums[k/16] = sum of q over each 16
+ * (what formats with minima or offsets need). Columns follow each other at the strides below. */
+typedef struct air_columns {
+    int64_t k;
+    int64_t n;
+    const float *f32;
+    size_t f32_stride; /* elements from one column to the next */
+    const int8_t *q;   /* [n][k] */
+    const float *scale;   /* [n][k/32] */
+    const int16_t *sums;  /* [n][k/16] */
+} air_columns;
+
+enum { AIR_Q8_GROUP = 32, AIR_Q8_SUM_GROUP = 16 };
+
+typedef enum air_input { AIR_INPUT_F32, AIR_INPUT_Q8 } air_input;
+
+/* y[c * y_stride + r] = sum over k of W[r][k] * x[c][k], for rows r in [0, rows) and every column c.
+ * w: first row, rows row_bytes apart, in the format's packed blocks. Any n and rows, small ones included. */
+typedef void (*air_product_fn)(const void *w, size_t row_bytes, int64_t rows, const air_columns *x, float *y, size_t y_stride);
+
+typedef struct air_product {
+    air_product_fn fn; /* NULL: no direct product; decode a row (quant/format.h), then the F32 product on it */
+    air_input input;
+} air_product;
+
+typedef enum air_rope_pairs { AIR_ROPE_NORMAL /* (0,1), (2,3) … */, AIR_ROPE_NEOX /* (0, n/2), (1, n/2 + 1) … */ } air_rope_pairs;
+
+typedef enum air_state_type { AIR_STATE_F16, AIR_STATE_F32 } air_state_type;
+
+enum { AIR_BLOCK_POSITIONS = 64 }; /* positions of one layer's K or V in a state block */
+
+/* Attention of one query row over one K/V head, for the group of query heads that share it (GQA).
+ * A block is [AIR_BLOCK_POSITIONS][kv_stride] elements of type; the head's part of a position starts at kv_offset elements.
+ * Positions are taken in blocks, in order from 0; the online softmax is updated once per block, so the split is fixed. */
+typedef struct air_attention_args {
+    const float *q;             /* [group][head_dim] */
+    float *out;                 /* [group][value_dim] */
+    float *scratch;             /* air_attention_scratch(group, value_dim) floats */
+    const void *const *k_blocks;
+    const void *const *v_blocks;
+    air_state_type type;
+    int64_t first, positions;   /* attends [first, positions): first > 0 only under a sliding window */
+    int64_t group, head_dim, value_dim;
+    int64_t k_stride, k_offset, v_stride, v_offset; /* elements */
+    float scale;                /* of q.k, before softcap */
+    float softcap;              /* 0: none; else s = softcap * tanh(s / softcap) */
+} air_attention_args;
+static inline size_t air_attention_scratch(int64_t group, int64_t value_dim)
+{
+    return (size_t)(group * (AIR_BLOCK_POSITIONS + value_dim + 16));
+}
+
+typedef struct air_ops {
+    const char *name; /* "ref", "avx2", "avx512" … */
+    air_product product[AIR_TYPE_COUNT]; /* by GGML type id */
+
+    /* q, scale, sums of one column of k elements (a multiple of 32). A group of zeros has scale 0. Non-finite input gives a
+     * non-finite scale, so that it shows in the result. */
+    void (*quantize)(const float *x, int64_t k, int8_t *q, float *scale, int16_t *sums);
+
+    /* y[i] = x[i] / sqrt(mean(x^2) + eps) * weight[i]; weight NULL: 1. x == y allowed. */
+    void (*rms_norm)(const float *x, const float *weight, float *y, int64_t n, float eps);
+
+    /* Rotates the first 2 * pairs elements of each of heads vectors (stride head_dim) in place by cos[i], sin[i], i < pairs. */
+    void (*rope)(float *x, int64_t heads, int64_t head_dim, int64_t pairs, air_rope_pairs kind, const float *cos, const float *sin);
+
+    void (*attention)(const air_attention_args *args);
+
+    /* y[i] = silu(gate[i]) * up[i]; any of them may be the same array. */
+    void (*swiglu)(const float *gate, const float *up, float *y, int64_t n);
+    void (*add)(float *y, const float *x, int64_t n); /* y += x */
+    /* In place; returns the logarithm of the sum of exponents (max included), so that log-probabilities follow. */
+    float (*softmax)(float *x, int64_t n);
+
+    void (*f32_to_f16)(const float *x, uint16_t *y, int64_t n); /* round to nearest even */
+} air_ops;
+
+typedef enum air_cpu_tier { AIR_TIER_REF, AIR_TIER_AVX2, AIR_TIER_AVX512, AIR_TIER_COUNT } air_cpu_tier;
+
+/* The best table this CPU and the system allow, capped by cap (AIR_TIER_COUNT: no cap). Never fails: ref is always there. A tier's
+ * table is the one below it, overridden function by function. The table is built on first use, then const; thread-safe. */
+const air_ops *air_ops_best(air_cpu_tier cap);
+/* The table of exactly this tier, or NULL where the CPU lacks it. */
+const air_ops *air_ops_tier(air_cpu_tier tier);
+/* "ref", "avx2", "avx512" to a tier; -1 if none. */
+int air_tier_by_name(const char *name);
+
+AIR_END_C
+#endif

@@ -1,0 +1,89 @@
+/* The functions on vectors, as ops.h states them; sums in double. */
+#include <math.h>
+
+#include "kernels/tables.h"
+#include "quant/half.h"
+
+/* The greatest magnitude as bits: integers order floats, infinities and NaNs above all. */
+static float greatest_magnitude(const float *x)
+{
+    uint32_t greatest = 0;
+    for (int j = 0; j < AIR_Q8_GROUP; j++) {
+        uint32_t magnitude = air_f32_bits(x[j]) & 0x7fffffffu;
+        if (magnitude > greatest) greatest = magnitude;
+    }
+    return air_f32_from_bits(greatest);
+}
+
+static void quantize(const float *x, int64_t k, int8_t *q, float *scale, int16_t *sums)
+{
+    for (int64_t i = 0; i < k; i += AIR_Q8_GROUP) {
+        float greatest = greatest_magnitude(x + i);
+        int zeros = greatest < AIR__QUANTIZE_TINY || !isfinite(greatest);
+        float inverse = zeros ? 0 : 127.0f / greatest;
+        scale[i / AIR_Q8_GROUP] = greatest < AIR__QUANTIZE_TINY ? 0 : greatest / 127.0f;
+        sums[i / AIR_Q8_SUM_GROUP] = sums[i / AIR_Q8_SUM_GROUP + 1] = 0;
+        for (int64_t j = i; j < i + AIR_Q8_GROUP; j++) {
+            q[j] = zeros ? 0 : (int8_t)lrintf(x[j] * inverse);
+            sums[j / AIR_Q8_SUM_GROUP] = (int16_t)(sums[j / AIR_Q8_SUM_GROUP] + q[j]);
+        }
+    }
+}
+
+static void rms_norm(const float *x, const float *weight, float *y, int64_t n, float eps)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) sum += (double)x[i] * (double)x[i];
+    float scale = (float)(1.0 / sqrt(sum / (double)n + (double)eps));
+    for (int64_t i = 0; i < n; i++) y[i] = x[i] * scale * (weight ? weight[i] : 1.0f);
+}
+
+static void rope(float *x, int64_t heads, int64_t head_dim, int64_t pairs, air_rope_pairs kind, const float *cos, const float *sin)
+{
+    int64_t step = kind == AIR_ROPE_NORMAL ? 2 : 1, apart = kind == AIR_ROPE_NORMAL ? 1 : pairs;
+    for (int64_t h = 0; h < heads; h++, x += head_dim) {
+        for (int64_t i = 0; i < pairs; i++) {
+            float *a = x + i * step, *b = a + apart, a0 = *a, b0 = *b;
+            *a = a0 * cos[i] - b0 * sin[i];
+            *b = a0 * sin[i] + b0 * cos[i];
+        }
+    }
+}
+
+static void swiglu(const float *gate, const float *up, float *y, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) y[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
+}
+
+static void add(float *y, const float *x, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) y[i] += x[i];
+}
+
+static float softmax(float *x, int64_t n)
+{
+    float max = -INFINITY;
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++)
+        if (x[i] > max) max = x[i];
+    if (max == -INFINITY) max = 0; /* all are -inf, or NaN: zeros, or NaN */
+    for (int64_t i = 0; i < n; i++) sum += (double)(x[i] = expf(x[i] - max));
+    float inverse = sum == 0 ? 0 : (float)(1.0 / sum);
+    for (int64_t i = 0; i < n; i++) x[i] *= inverse;
+    return (float)((double)max + log(sum));
+}
+
+static void f32_to_f16(const float *x, uint16_t *y, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) y[i] = air_f32_to_f16(x[i]);
+}
+
+const air_ops air__ref_vector = {
+    .quantize   = quantize,
+    .rms_norm   = rms_norm,
+    .rope       = rope,
+    .swiglu     = swiglu,
+    .add        = add,
+    .softmax    = softmax,
+    .f32_to_f16 = f32_to_f16,
+};

@@ -1,0 +1,299 @@
+#include "memory/pager.h"
+
+#include <stdatomic.h>
+
+#include "base/alloc.h"
+#include "base/checked.h"
+#include "memory/pager_internal.h"
+#include "platform/clock.h"
+#include "platform/pages.h"
+
+int air__pager_cancelled(const air_pager *p) { return p->cancel && atomic_load(p->cancel); }
+
+int32_t air__tile_layer(const air_pager *p, const air_tile *tile)
+{
+    int32_t layer = p->program->ops[tile->op].layer;
+    return layer >= 0 && layer < p->program->n_layers ? layer : p->program->n_layers;
+}
+
+/* --- the feed --- */
+
+/* Why the walk cannot go on although nothing is being read: the caller holds the ring, or there is none yet. */
+static air_status no_place(air_pager *p, air_error *err)
+{
+    if (!p->n_tiles) return air_fail(err, AIR_E_ARGUMENT, "the program has no matrices to walk");
+    if (!p->ring) {
+        air_status st = air__ring_open(p, err);
+        if (st) return st;
+        air__window_fill(p);
+    }
+    if (p->walk < p->ahead) return AIR_OK;
+    return air_fail(err, AIR_E_ARGUMENT, "%llu spans are held, the ring has no room for another",
+                    (unsigned long long)(p->walk - p->released));
+}
+
+static air_status wait_for_slot(air_pager *p, const air__slot *slot, air_error *err)
+{
+    if (slot->state == AIR__SLOT_PLACED) {
+        uint64_t begin = air_clock_ns();
+        while (slot->state == AIR__SLOT_PLACED && !air__pager_cancelled(p))
+            (void)air_cond_wait_for(&p->changed, &p->lock, AIR__WAIT_SLICE_NS);
+        uint64_t waited = air_clock_ns() - begin;
+        p->stats.stall_ns += waited;
+        p->layer_stall[air__tile_layer(p, &p->tiles[p->walk % p->n_tiles])] += waited;
+    }
+    if (slot->state == AIR__SLOT_FAILED) return air_error_copy(err, &slot->failed->request.error);
+    if (slot->state != AIR__SLOT_READY) return air_fail(err, AIR_E_CANCELLED, "pass cancelled");
+    return AIR_OK;
+}
+
+static air_status direct_next(void *self, air_span *span, air_error *err)
+{
+    air_pager *p = self;
+    *span = (air_span){0};
+    if (air__pager_cancelled(p)) return air_fail(err, AIR_E_CANCELLED, "pass cancelled");
+    air_mutex_lock(&p->lock);
+    air__window_fill(p);
+    air_status st = p->walk < p->ahead ? AIR_OK : no_place(p, err);
+    if (st) goto done;
+    air__slot *slot = &p->slots[p->walk % p->n_tiles];
+    const air_tile *tile = &p->tiles[p->walk % p->n_tiles];
+    st = wait_for_slot(p, slot, err);
+    if (st) goto done;
+    if (!slot->fresh) p->stats.ram_bytes += tile->bytes;
+    slot->fresh = 0;
+    *span = (air_span){
+        .weight = tile->weight,
+        .first_row = tile->first_row,
+        .rows = tile->rows,
+        .data = slot->memory + tile->offset % p->granule,
+        .slot = p->walk++,
+    };
+done:
+    air_mutex_unlock(&p->lock);
+    return st;
+}
+
+static void direct_release(void *self, const air_span *span)
+{
+    air_pager *p = self;
+    air_mutex_lock(&p->lock);
+    air__window_release(p, span->slot);
+    air__window_fill(p);
+    air_mutex_unlock(&p->lock);
+}
+
+static void mmap_release(void *self, const air_span *span)
+{
+    air_pager *p = self;
+    p->released = span->slot + 1;
+}
+
+/* --- open and close --- */
+
+static air_status check_weight(const air_pager *p, const air_weight *w, air_error *err)
+{
+    const air_format *format = air_format_by_id(w->type);
+    if (!format || w->cols <= 0 || w->rows < 0 || w->cols % format->block ||
+        w->row_bytes != (uint64_t)w->cols / format->block * format->bytes || w->bytes / w->row_bytes < (uint64_t)w->rows)
+        return air_fail(err, AIR_E_ARGUMENT, "%s: %lld rows of %lld columns do not lie in %llu bytes", w->name, (long long)w->rows,
+                        (long long)w->cols, (unsigned long long)w->bytes);
+    uint64_t end, there = 0;
+    if (w->part < p->parts) there = p->mappings ? air_mapping_bytes(p->mappings[w->part]) : p->sources[w->part]->bytes;
+    if (!air_add_u64(w->offset, w->bytes, &end) || end > there)
+        return air_fail(err, AIR_E_CHANGED, "%s: its %llu bytes at offset %llu of part %u are beyond the end of the file", w->name,
+                        (unsigned long long)w->bytes, (unsigned long long)w->offset, w->part);
+    return AIR_OK;
+}
+
+static air_status open_direct(air_pager *p, air_error *err)
+{
+    p->granule = air_max_u64(AIR_PLAN_GRANULE, air_page_bytes());
+    for (uint32_t i = 0; i < p->parts; i++) p->granule = air_max_u64(p->granule, p->sources[i]->alignment);
+    p->ring_bytes = p->plan->ring_bytes;
+    for (uint64_t i = 0; i < p->n_tiles; i++)
+        p->ring_bytes = air_max_u64(p->ring_bytes, AIR_RING_TILES * air_tile_memory(&p->tiles[i], p->granule));
+    p->slots = air_calloc((size_t)p->n_tiles, sizeof *p->slots);
+    if (!p->slots) return air_fail(err, AIR_E_NOMEM, "pager: %llu tiles", (unsigned long long)p->n_tiles);
+    int depth = p->plan->depth;
+    p->n_reads = 2 * depth; /* as many again wait in the queue, so that a thread that ends one finds the next */
+    for (int i = 0; i < p->n_reads; i++) p->reads[i].pager = p;
+    air_status st = air_async_io_open(&p->io, depth, err);
+    if (!st) st = air__small_open(p, err);
+    if (!st) st = air__ring_open(p, err);
+    return st;
+}
+
+air_status air_pager_open(air_pager **out, const air_pager_config *config, air_error *err)
+{
+    *out = NULL;
+    air_pager *p = air_calloc(1, sizeof *p);
+    if (!p) return air_fail(err, AIR_E_NOMEM, "pager: %zu bytes", sizeof *p);
+    air_mutex_init(&p->lock);
+    air_cond_init(&p->changed);
+    p->program = config->program;
+    p->plan = config->plan;
+    p->sources = config->sources;
+    p->parts = config->parts;
+    p->budget = config->budget;
+    p->tiles = config->plan->tiles;
+    p->n_tiles = (uint64_t)config->plan->n_tiles;
+    int mapped = config->plan->io == AIR_IO_MMAP;
+
+    air_status st = AIR_OK;
+    p->layer_stall = air_calloc((size_t)p->program->n_layers + 1, sizeof *p->layer_stall);
+    if (!p->layer_stall) st = air_fail(err, AIR_E_NOMEM, "pager: %d layers", (int)p->program->n_layers);
+    if (!st && mapped) st = air__mmap_open(p, config->paths, err);
+    for (int32_t i = 0; i < p->program->n_weights && !st; i++) st = check_weight(p, &p->program->weights[i], err);
+    if (!st && !mapped) st = open_direct(p, err);
+    if (!st) st = air__vectors_load(p, err);
+    if (st) goto fail;
+    p->feed = (air_feed){
+        .self = p,
+        .next = mapped ? air__mmap_next : direct_next,
+        .release = mapped ? mmap_release : direct_release,
+        .gather = air__gather,
+        .vectors = p->vector_of,
+    };
+    *out = p;
+    return AIR_OK;
+
+fail:
+    air_pager_close(p);
+    return st;
+}
+
+static void close_direct(air_pager *p)
+{
+    air_mutex_lock(&p->lock);
+    p->stopping = 1;
+    p->walk = p->released; /* spans end with their pager */
+    air__window_cut(p, p->released);
+    air__small_drain(p);
+    air_mutex_unlock(&p->lock);
+    air_async_io_close(p->io);
+    for (uint64_t i = 0; p->slots && i < p->n_tiles; i++) air__pin_free(p, &p->slots[i], &p->tiles[i]);
+    air__ring_close(p);
+    air_free(p->slots);
+}
+
+void air_pager_close(air_pager *p)
+{
+    if (!p) return;
+    if (p->plan->io == AIR_IO_MMAP) air__mmap_close(p);
+    else close_direct(p);
+    air__small_close(p);
+    air_free(p->layer_stall);
+    air_cond_deinit(&p->changed);
+    air_mutex_deinit(&p->lock);
+    air_free(p);
+}
+
+/* --- between passes --- */
+
+const air_feed *air_pager_feed(air_pager *pager) { return &pager->feed; }
+void air_pager_set_cancel(air_pager *pager, const AIR_ATOMIC(int) *cancel) { pager->cancel = cancel; }
+
+/* Marks the longest prefix of the priority order that bytes hold; its size. */
+static uint64_t choose_kept(air_pager *p, uint64_t bytes, uint64_t *count)
+{
+    uint64_t taken = 0;
+    *count = 0;
+    for (uint64_t i = 0; i < p->n_tiles; i++) p->slots[i].keep = 0;
+    for (; *count < p->n_tiles; ++*count) {
+        int32_t t = p->plan->priority[*count];
+        uint64_t memory = air_tile_memory(&p->tiles[t], p->granule);
+        if (memory > bytes - taken) break;
+        taken += memory;
+        p->slots[t].keep = 1;
+    }
+    return taken;
+}
+
+/* Frees the pins that are not kept. Those in the window end it there: their places are no longer what the walk expects. */
+static void free_dropped(air_pager *p)
+{
+    for (uint64_t step = p->walk; step < p->ahead; step++) {
+        const air__slot *slot = &p->slots[step % p->n_tiles];
+        if (slot->pin && !slot->keep) air__window_cut(p, step);
+    }
+    for (uint64_t i = 0; i < p->n_tiles; i++)
+        if (!p->slots[i].keep) air__pin_free(p, &p->slots[i], &p->tiles[i]);
+}
+
+/* Streaming needs the ring: where it had been given up and its memory is not there, pins make room for it. */
+static air_status ring_for_rest(air_pager *p, uint64_t bytes, air_error *err)
+{
+    air_status st = air__ring_open(p, NULL);
+    if (st != AIR_E_BUDGET) return st ? air__ring_open(p, err) : AIR_OK;
+    uint64_t count;
+    p->pin_target = choose_kept(p, bytes > p->ring_bytes ? bytes - p->ring_bytes : 0, &count);
+    free_dropped(p);
+    return air__ring_open(p, err);
+}
+
+air_status air_pager_set_pins(air_pager *p, uint64_t bytes, air_error *err)
+{
+    if (p->mappings || !p->n_tiles) return AIR_OK;
+    air_status st = AIR_OK;
+    uint64_t count;
+    air_mutex_lock(&p->lock);
+    p->pins_refused = 0;
+    uint64_t kept = choose_kept(p, bytes, &count);
+    p->pin_target = kept;
+    free_dropped(p);
+    uint64_t there = air_budget_left(p->budget) + (p->ring ? p->ring_bytes : 0) + p->stats.pinned_bytes;
+    if (count < p->n_tiles || kept > there) {
+        st = ring_for_rest(p, bytes, err);
+    } else if (p->ring) {
+        air__window_cut(p, p->walk); /* what is in the ring is read again, into its pin */
+        air__ring_close(p);
+    }
+    air_mutex_unlock(&p->lock);
+    return st;
+}
+
+void air_pager_rewind(air_pager *p)
+{
+    if (!p->n_tiles) return;
+    uint64_t start = air_ceil_div(p->walk, p->n_tiles) * p->n_tiles;
+    if (p->mappings) {
+        p->walk = p->released = start;
+        return;
+    }
+    air_mutex_lock(&p->lock);
+    for (uint64_t step = p->walk; step < p->ahead; step++)
+        if (p->slots[step % p->n_tiles].state == AIR__SLOT_FAILED) air__window_cut(p, step);
+    if (start >= p->ahead) {
+        /* The walk's end is not in the window: nothing of it serves the next pass but the pins. */
+        air__window_cut(p, p->walk);
+        air__window_release(p, p->walk);
+        p->released = p->walk = p->ahead = p->issue = start;
+        p->issue_at = 0;
+    } else if (start > p->released) {
+        air__window_skip(p, start);
+    }
+    air_mutex_unlock(&p->lock);
+}
+
+air_status air_pager_check(air_pager *p, air_error *err)
+{
+    if (p->mappings) return air__mmap_check(p, err);
+    for (uint32_t i = 0; i < p->parts; i++) {
+        air_status st = p->sources[i]->check(p->sources[i], err);
+        if (st) return st;
+    }
+    return AIR_OK;
+}
+
+air_pager_stats air_pager_stats_get(const air_pager *pager)
+{
+    air_pager *p = (air_pager *)pager; /* reading takes the lock */
+    air_mutex_lock(&p->lock);
+    air_pager_stats stats = p->stats;
+    stats.pin_target = p->pin_target;
+    air_mutex_unlock(&p->lock);
+    return stats;
+}
+
+const uint64_t *air_pager_layer_stall(const air_pager *pager) { return pager->layer_stall; }

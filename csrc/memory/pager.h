@@ -1,0 +1,63 @@
+/* memory/pager.h: keeps the weights that come next in memory, reading ahead of the compute.
+ *
+ * Owns pins, ring and reads in flight; borrows plan, program and sources, which must outlive it. It is the air_feed of a pass.
+ * One thread at a time walks it, in the program's order, wrapping after the last tile; reads complete on its I/O pool. Knows tiles
+ * and bytes, nothing of models or kernels.
+ *
+ *        released ──┐                    ┌── reads in flight ──┐
+ *   ring: [ free    | span held by pass  | ready               | free ]          positions only grow, modulo the ring
+ *
+ * A tile that is to stay is read into its pin the first time it is used, so opening reads nothing. The ring stays full between
+ * passes: reads wrap from the last tile into the next pass's first. In mmap mode there is neither ring nor pin: spans point into the mapping. */
+#ifndef AIR_MEMORY_PAGER_H
+#define AIR_MEMORY_PAGER_H
+
+#include "backend/backend.h"
+#include "memory/budget.h"
+#include "memory/plan.h"
+#include "memory/source.h"
+
+AIR_BEGIN_C
+
+typedef struct air_pager air_pager;
+
+typedef struct air_pager_stats { /* since open; bytes as read, alignment included */
+    uint64_t disk_bytes;  /* read from sources */
+    uint64_t ram_bytes;   /* handed out from pins or the mapping without a read */
+    uint64_t stall_ns;    /* the walker waited for reads */
+    uint64_t read_ns;     /* summed over reads in flight */
+    uint64_t pinned_bytes, pin_target;
+} air_pager_stats;
+
+typedef struct air_pager_config {
+    const air_program *program;
+    const air_plan *plan;
+    air_source *const *sources; /* [parts]; direct mode */
+    const char *const *paths;   /* [parts]; mmap mode */
+    uint32_t parts;
+    air_budget *budget;
+} air_pager_config;
+
+/* Loads vectors (small reads); no matrix. Errors: AIR_E_NOMEM, AIR_E_BUDGET, AIR_E_IO, AIR_E_THREAD. */
+air_status air_pager_open(air_pager **out, const air_pager_config *config, air_error *err);
+void air_pager_close(air_pager *pager);
+
+/* The feed of this pager. Its next/release/gather obey backend.h; waits end with AIR_E_CANCELLED when *cancel of set_cancel is nonzero. */
+const air_feed *air_pager_feed(air_pager *pager);
+void air_pager_set_cancel(air_pager *pager, const AIR_ATOMIC(int) *cancel);
+
+/* Between passes: bytes of weights that may stay. A smaller target gives memory (and budget) back at once, a larger one is filled as tiles
+ * come by. Keeps the ring where it can. */
+air_status air_pager_set_pins(air_pager *pager, uint64_t bytes, air_error *err);
+
+/* Between passes. After a failed pass: forget where the walk stood and start from the first tile; what can be kept is kept. */
+void air_pager_rewind(air_pager *pager);
+/* After a pass, before its result is believed: AIR_E_CHANGED if a file changed underneath (mmap faults, sources' check). */
+air_status air_pager_check(air_pager *pager, air_error *err);
+
+air_pager_stats air_pager_stats_get(const air_pager *pager);
+/* Stall per layer of the program, ns, [n_layers + 1] (the last: outside layers). */
+const uint64_t *air_pager_layer_stall(const air_pager *pager);
+
+AIR_END_C
+#endif

@@ -1,0 +1,132 @@
+/* memory/pager_internal.h: the pager's inside, shared by its files.
+ *
+ * The walk is a line of steps that never ends: step s uses tile s % n_tiles. Four cursors move along it, all under lock:
+ *
+ *     released <= walk <= ahead      [released, walk) is held by the pass, [walk, ahead) has its place in memory,
+ *     issue <= ahead                 and its reads are submitted up to issue (and issue_at bytes into that tile).
+ *
+ * ahead - released <= n_tiles, so a tile is in the window once at most and its slot tells all about it. Places are given on the
+ * walker's thread; reads are submitted there and by the reads that end, so the disk stays busy while the walker computes. */
+#ifndef AIR_MEMORY_PAGER_INTERNAL_H
+#define AIR_MEMORY_PAGER_INTERNAL_H
+
+#include <stddef.h>
+
+#include "memory/pager.h"
+#include "platform/async_io.h"
+#include "platform/mmap.h"
+#include "platform/threads.h"
+#include "quant/format.h"
+
+enum {
+    AIR__WAIT_SLICE_NS = 20 * 1000 * 1000, /* waits look at the cancel flag this often */
+};
+
+typedef enum air__slot_state {
+    AIR__SLOT_EMPTY,  /* nothing; a pin may have its memory already */
+    AIR__SLOT_PLACED, /* has its place, its reads are to come or under way */
+    AIR__SLOT_READY,
+    AIR__SLOT_FAILED,
+} air__slot_state;
+
+typedef struct air__read {
+    air_io_request request;
+    air_pager *pager;
+    uint64_t step;
+    AIR_ATOMIC(int) cancel;
+    enum { AIR__READ_FREE, AIR__READ_BUSY, AIR__READ_FAILED } state; /* FAILED: kept for its error until its slot is dropped */
+} air__read;
+
+typedef struct air__slot { /* one per tile */
+    air__slot_state state;
+    int keep;                     /* is to be pinned */
+    int fresh;                    /* read since it was handed out last */
+    uint8_t *memory;              /* of the tile, granule included; in the ring or the pin */
+    uint8_t *pin;                 /* its own pages, or NULL */
+    uint64_t ring_begin, ring_end;/* positions; equal where it lies in its pin */
+    uint32_t reads_left;
+    air__read *failed;
+} air__slot;
+
+/* Small reads: rows of tables, vectors. They share the I/O threads but not the window. */
+typedef struct air__small {
+    air_io_request request;
+    air_pager *pager;
+    AIR_ATOMIC(int) cancel;
+    int busy;
+    uint8_t *buffer;
+} air__small;
+
+struct air_pager {
+    air_feed feed;
+    const air_program *program;
+    const air_plan *plan;
+    air_source *const *sources;
+    uint32_t parts;
+    air_budget *budget;
+    const AIR_ATOMIC(int) *cancel; /* the pass's; NULL: none */
+    uint64_t granule;              /* pages and direct reads are multiples of it */
+    const air_tile *tiles;
+    uint64_t n_tiles;
+
+    air_mutex lock;
+    air_cond changed;              /* a read has ended */
+    air_async_io *io;
+    air__slot *slots;              /* [n_tiles] */
+    uint64_t released, walk, ahead, issue, issue_at;
+    air__read reads[2 * AIR_DEPTH_MOST];
+    int n_reads;
+    int failed, stopping;          /* nothing more is submitted while one of them is nonzero */
+
+    uint8_t *ring, *ring_region;   /* NULL while all tiles are pinned */
+    uint64_t ring_bytes;           /* the plan's, more where the granule makes tiles larger */
+    uint64_t head, tail;           /* positions, modulo ring_bytes in the ring */
+    uint64_t pin_target;
+    int pins_refused;              /* memory ended before the target was reached; until the next set_pins */
+
+    air__small *small;             /* [n_small] */
+    int n_small;
+    uint64_t small_bytes;          /* of each buffer */
+    uint8_t *small_region;
+
+    float *vectors;
+    uint64_t vector_bytes;
+    const float **vector_of;       /* [n_weights] */
+
+    air_file **files;              /* mmap mode, [parts] */
+    air_mapping **mappings;
+
+    air_pager_stats stats;
+    uint64_t *layer_stall;         /* [n_layers + 1] */
+};
+
+/* --- pager_window.c: under lock --- */
+void air__window_fill(air_pager *p);                       /* gives places, submits reads */
+void air__window_release(air_pager *p, uint64_t step);     /* steps up to and including step are used up */
+void air__window_cut(air_pager *p, uint64_t step);         /* forgets steps from step on; waits for their reads */
+void air__window_skip(air_pager *p, uint64_t step);        /* forgets the steps before step and walks on from there */
+air_status air__ring_open(air_pager *p, air_error *err);
+void air__ring_close(air_pager *p);                        /* the window must be empty */
+uint8_t *air__region_alloc(const air_pager *p, uint64_t bytes); /* pages of which bytes can be aligned to the granule */
+void air__region_free(const air_pager *p, uint8_t *region, uint64_t bytes);
+uint8_t *air__region_data(const air_pager *p, uint8_t *region); /* its first aligned byte */
+void air__pin_free(air_pager *p, air__slot *slot, const air_tile *tile);
+
+/* --- pager_small.c --- */
+air_status air__small_open(air_pager *p, air_error *err);
+void air__small_drain(air_pager *p);                       /* under lock: waits until none is in flight */
+void air__small_close(air_pager *p);
+air_status air__vectors_load(air_pager *p, air_error *err);
+air_status air__gather(void *self, int32_t weight, const int32_t *rows, int64_t n, float *out, air_error *err);
+
+/* --- pager_mmap.c --- */
+air_status air__mmap_open(air_pager *p, const char *const *paths, air_error *err);
+void air__mmap_close(air_pager *p);
+air_status air__mmap_next(void *self, air_span *span, air_error *err);
+air_status air__mmap_check(air_pager *p, air_error *err);
+
+/* --- pager.c --- */
+int air__pager_cancelled(const air_pager *p);
+int32_t air__tile_layer(const air_pager *p, const air_tile *tile); /* n_layers where it is outside of layers */
+
+#endif

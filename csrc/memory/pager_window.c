@@ -1,0 +1,278 @@
+/* The window of tiles between the pass and the disk: places in ring and pins, reads in flight. Everything here is under p->lock. */
+#include <stdatomic.h>
+
+#include "base/checked.h"
+#include "memory/pager_internal.h"
+#include "platform/pages.h"
+
+static air__slot *slot_at(air_pager *p, uint64_t step) { return &p->slots[step % p->n_tiles]; }
+static const air_tile *tile_at(const air_pager *p, uint64_t step) { return &p->tiles[step % p->n_tiles]; }
+static uint64_t memory_of(const air_pager *p, const air_tile *tile) { return air_tile_memory(tile, p->granule); }
+static int in_ring(const air__slot *slot) { return slot->ring_begin != slot->ring_end; }
+
+/* Blocks of equal size, so that the last of a tile is not a stub. */
+static uint64_t block_of(const air_pager *p, uint64_t memory)
+{
+    uint64_t blocks = air_ceil_div(memory, p->plan->block_bytes);
+    return air_round_up(air_ceil_div(memory, blocks), p->granule);
+}
+
+/* --- reads --- */
+
+static air__read *free_read(air_pager *p)
+{
+    for (int i = 0; i < p->n_reads; i++)
+        if (p->reads[i].state == AIR__READ_FREE) return &p->reads[i];
+    return NULL;
+}
+
+static air_status read_block(void *self, uint64_t offset, void *buffer, size_t bytes, const AIR_ATOMIC(int) *closing,
+                             air_error *err)
+{
+    air__read *read = self;
+    air_source *source = read->pager->sources[tile_at(read->pager, read->step)->part];
+    (void)closing; /* the pager cancels each read by itself before it closes the threads */
+    if (atomic_load(&read->cancel)) return air_fail(err, AIR_E_CANCELLED, "read cancelled before it began");
+    return source->read(source, offset, buffer, bytes, &read->cancel, err);
+}
+
+static void submit_reads(air_pager *p);
+
+static void read_done(air_io_request *request)
+{
+    air__read *read = request->context;
+    air_pager *p = read->pager;
+    air_mutex_lock(&p->lock);
+    air__slot *slot = slot_at(p, read->step);
+    p->stats.read_ns += request->ns;
+    read->state = AIR__READ_FREE;
+    if (request->error.status) {
+        if (!slot->failed) {
+            slot->failed = read;
+            read->state = AIR__READ_FAILED;
+        }
+        slot->state = AIR__SLOT_FAILED;
+        p->failed = 1;
+    } else {
+        p->stats.disk_bytes += request->bytes;
+        if (--slot->reads_left == 0 && slot->state == AIR__SLOT_PLACED) slot->state = AIR__SLOT_READY;
+    }
+    submit_reads(p);
+    air_cond_broadcast(&p->changed);
+    air_mutex_unlock(&p->lock);
+}
+
+/* Submits the blocks of the tile at issue; 0 if some are left for want of a free request. */
+static int submit_tile(air_pager *p, const air__slot *slot, const air_tile *tile)
+{
+    uint64_t memory = memory_of(p, tile), block = block_of(p, memory);
+    while (p->issue_at < memory) {
+        air__read *read = free_read(p);
+        if (!read) return 0;
+        uint64_t bytes = air_min_u64(block, memory - p->issue_at);
+        read->state = AIR__READ_BUSY;
+        read->step = p->issue;
+        atomic_store(&read->cancel, 0);
+        read->request.read = read_block;
+        read->request.source = read;
+        read->request.offset = air_round_down(tile->offset, p->granule) + p->issue_at;
+        read->request.buffer = slot->memory + p->issue_at;
+        read->request.bytes = (size_t)bytes;
+        read->request.done = read_done;
+        read->request.context = read;
+        p->issue_at += bytes;
+        air_async_io_submit(p->io, &read->request);
+    }
+    return 1;
+}
+
+static void submit_reads(air_pager *p)
+{
+    while (p->issue < p->ahead && !p->failed && !p->stopping) {
+        const air__slot *slot = slot_at(p, p->issue);
+        if (slot->state == AIR__SLOT_PLACED && !submit_tile(p, slot, tile_at(p, p->issue))) return;
+        p->issue++;
+        p->issue_at = 0;
+    }
+}
+
+/* --- places --- */
+
+static size_t region_bytes(const air_pager *p, uint64_t bytes)
+{
+    return (size_t)(bytes + (p->granule > air_page_bytes() ? p->granule : 0));
+}
+
+uint8_t *air__region_alloc(const air_pager *p, uint64_t bytes)
+{
+    uint8_t *region = air_pages_alloc(region_bytes(p, bytes));
+    if (region) air_pages_huge(region, region_bytes(p, bytes));
+    return region;
+}
+
+void air__region_free(const air_pager *p, uint8_t *region, uint64_t bytes) { air_pages_free(region, region_bytes(p, bytes)); }
+
+uint8_t *air__region_data(const air_pager *p, uint8_t *region)
+{
+    uint64_t address = (uint64_t)(uintptr_t)region;
+    return region + (air_round_up(address, p->granule) - address);
+}
+
+air_status air__ring_open(air_pager *p, air_error *err)
+{
+    if (p->ring_region || !p->n_tiles) return AIR_OK;
+    air_status st = air_budget_reserve(p->budget, AIR_HOLD_RING, p->ring_bytes, err);
+    if (st) return st;
+    p->ring_region = air__region_alloc(p, p->ring_bytes);
+    if (!p->ring_region) {
+        air_budget_release(p->budget, AIR_HOLD_RING, p->ring_bytes);
+        return air_fail(err, AIR_E_NOMEM, "ring: %llu bytes", (unsigned long long)p->ring_bytes);
+    }
+    p->ring = air__region_data(p, p->ring_region);
+    p->head = p->tail = 0;
+    return AIR_OK;
+}
+
+void air__ring_close(air_pager *p)
+{
+    if (!p->ring_region) return;
+    air__region_free(p, p->ring_region, p->ring_bytes);
+    air_budget_release(p->budget, AIR_HOLD_RING, p->ring_bytes);
+    p->ring = p->ring_region = NULL;
+}
+
+static int place_in_ring(air_pager *p, air__slot *slot, uint64_t memory)
+{
+    if (!p->ring || memory > p->ring_bytes) return 0;
+    if (p->head == p->tail) p->head = p->tail = air_ceil_div(p->head, p->ring_bytes) * p->ring_bytes;
+    uint64_t begin = p->head, rest = p->ring_bytes - begin % p->ring_bytes;
+    if (memory > rest) begin += rest; /* one piece: what is left before the wrap stays unused this time */
+    if (begin + memory - p->tail > p->ring_bytes) return 0;
+    slot->ring_begin = p->head;
+    slot->ring_end = p->head = begin + memory;
+    slot->memory = p->ring + begin % p->ring_bytes;
+    return 1;
+}
+
+/* Pins grow as their tiles come by; where the budget or the system refuses, what is pinned so far has to do. */
+static int place_in_pin(air_pager *p, air__slot *slot, uint64_t memory)
+{
+    if (!slot->pin) {
+        if (!slot->keep || p->pins_refused) return 0;
+        p->pins_refused = air_budget_reserve(p->budget, AIR_HOLD_PINS, memory, NULL) != AIR_OK;
+        if (p->pins_refused) return 0;
+        slot->pin = air__region_alloc(p, memory);
+        if (!slot->pin) {
+            air_budget_release(p->budget, AIR_HOLD_PINS, memory);
+            p->pins_refused = 1;
+            return 0;
+        }
+        p->stats.pinned_bytes += memory;
+    }
+    slot->ring_begin = slot->ring_end = p->head;
+    slot->memory = air__region_data(p, slot->pin);
+    return 1;
+}
+
+void air__pin_free(air_pager *p, air__slot *slot, const air_tile *tile)
+{
+    if (!slot->pin) return;
+    uint64_t memory = memory_of(p, tile);
+    air__region_free(p, slot->pin, memory);
+    air_budget_release(p->budget, AIR_HOLD_PINS, memory);
+    p->stats.pinned_bytes -= memory;
+    slot->pin = slot->memory = NULL;
+    slot->state = AIR__SLOT_EMPTY;
+}
+
+void air__window_fill(air_pager *p)
+{
+    while (p->ahead - p->released < p->n_tiles && !p->failed) {
+        air__slot *slot = slot_at(p, p->ahead);
+        if (slot->state == AIR__SLOT_EMPTY) {
+            uint64_t memory = memory_of(p, tile_at(p, p->ahead));
+            if (!place_in_pin(p, slot, memory) && !place_in_ring(p, slot, memory)) break;
+            slot->state = AIR__SLOT_PLACED;
+            slot->fresh = 1;
+            slot->reads_left = (uint32_t)air_ceil_div(memory, block_of(p, memory));
+        }
+        p->ahead++;
+    }
+    submit_reads(p);
+}
+
+/* --- the ends of the window --- */
+
+/* Forgets what a step holds, with no read of it in flight. A pin that is complete stays so. */
+static void drop_step(air_pager *p, uint64_t step)
+{
+    air__slot *slot = slot_at(p, step);
+    if (slot->failed) slot->failed->state = AIR__READ_FREE;
+    slot->failed = NULL;
+    if (!in_ring(slot) && slot->state == AIR__SLOT_READY) return;
+    slot->state = AIR__SLOT_EMPTY;
+    slot->memory = NULL;
+}
+
+void air__window_release(air_pager *p, uint64_t step)
+{
+    for (; p->released <= step && p->released < p->walk; p->released++) {
+        air__slot *slot = slot_at(p, p->released);
+        if (in_ring(slot)) p->tail = slot->ring_end;
+        drop_step(p, p->released);
+        slot->ring_begin = slot->ring_end = 0;
+    }
+}
+
+static int busy_between(const air_pager *p, uint64_t begin, uint64_t end)
+{
+    for (int i = 0; i < p->n_reads; i++)
+        if (p->reads[i].state == AIR__READ_BUSY && p->reads[i].step >= begin && p->reads[i].step < end) return 1;
+    return 0;
+}
+
+static void cancel_reads(air_pager *p, uint64_t begin, uint64_t end)
+{
+    for (int i = 0; i < p->n_reads; i++)
+        if (p->reads[i].step >= begin && p->reads[i].step < end) atomic_store(&p->reads[i].cancel, 1);
+    while (busy_between(p, begin, end)) air_cond_wait(&p->changed, &p->lock);
+}
+
+/* Whether a step of the window has failed; submitting goes on when none has. */
+static void find_failures(air_pager *p)
+{
+    p->failed = 0;
+    for (uint64_t step = p->released; step < p->ahead; step++) p->failed |= slot_at(p, step)->state == AIR__SLOT_FAILED;
+}
+
+void air__window_cut(air_pager *p, uint64_t step)
+{
+    if (step >= p->ahead) return;
+    uint64_t end = p->ahead;
+    p->ahead = step; /* from here on reads that end submit nothing beyond it */
+    if (p->issue >= step) {
+        p->issue = step;
+        p->issue_at = 0;
+    }
+    cancel_reads(p, step, end);
+    while (end-- > step) {
+        air__slot *slot = slot_at(p, end);
+        if (in_ring(slot)) p->head = slot->ring_begin;
+        drop_step(p, end);
+        slot->ring_begin = slot->ring_end = 0;
+    }
+    find_failures(p);
+}
+
+void air__window_skip(air_pager *p, uint64_t step)
+{
+    p->failed = 1; /* holds back new reads until the window stands */
+    cancel_reads(p, p->released, step);
+    p->walk = step;
+    air__window_release(p, step - 1);
+    if (p->issue < step) {
+        p->issue = step;
+        p->issue_at = 0;
+    }
+    find_failures(p);
+}

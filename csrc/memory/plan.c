@@ -1,0 +1,304 @@
+#include "memory/plan.h"
+
+#include <stdio.h>
+
+#include "base/alloc.h"
+#include "memory/tiles.h"
+
+enum {
+    MIB = 1 << 20,
+    DEFAULT_CONTEXT = 4096,
+    DEFAULT_BLOCK = 2 * MIB, /* near the best of most SSDs when nobody measured */
+    DEFAULT_DEPTH = 4,
+    DEFAULT_RING = 64 * MIB,
+    TILE_MOST = 32 * MIB,
+    TILE_LEAST = 32 * 1024,
+    RING_GRANULE = 64 * 1024,
+    BLOCK_LEAST = 64 * 1024, /* smaller reads cost more in calls than they win in overlap */
+};
+
+const char *air_io_name(air_io_mode mode)
+{
+    static const char *const names[AIR_IO_COUNT] = {[AIR_IO_AUTO] = "auto", [AIR_IO_DIRECT] = "direct", [AIR_IO_MMAP] = "mmap"};
+    return (unsigned)mode < AIR_IO_COUNT ? names[mode] : "unknown";
+}
+
+/* Sums that cannot wrap: what is absurdly large stays too large to fit. */
+static uint64_t plus(uint64_t a, uint64_t b) { return air_add_u64(a, b, &a) ? a : UINT64_MAX; }
+static uint64_t times(uint64_t a, uint64_t b) { return air_mul_u64(a, b, &a) ? a : UINT64_MAX; }
+static uint64_t less(uint64_t a, uint64_t b) { return a > b ? a - b : 0; }
+
+static uint64_t state_bytes(const air_plan_request *r, int64_t positions)
+{
+    return times(r->state_per_block, air_ceil_div((uint64_t)positions, AIR_BLOCK_POSITIONS));
+}
+
+static uint64_t activation_bytes(const air_plan_request *r, int64_t rows) { return r->pass_bytes(r->program, rows, 1, r->threads); }
+
+/* What remains of the budget when state and activations are as given; the ring is counted unless nothing would stream. */
+static uint64_t left_for_pins(const air_plan_request *r, const air_plan *p, uint64_t state, uint64_t activations)
+{
+    return less(r->budget, plus(plus(r->fixed, p->gather_bytes), plus(p->logit_bytes, plus(state, activations))));
+}
+
+/* --- tiles and ring --- */
+
+/* Memory that the largest tile takes: on both sides it may share a granule with its neighbours. */
+static uint64_t largest_tile(const air_plan_request *r, uint64_t tile_bytes)
+{
+    uint64_t most = 0;
+    for (int32_t i = 0; i < r->program->n_ops; i++) {
+        if (r->program->ops[i].kind != AIR_OP_PRODUCT) continue;
+        const air_weight *weight = &r->program->weights[r->program->ops[i].weight];
+        most = air_max_u64(most, (uint64_t)air__tile_rows(weight, tile_bytes) * weight->row_bytes);
+    }
+    return most ? air_round_up(most, AIR_PLAN_GRANULE) + AIR_PLAN_GRANULE : 0;
+}
+
+static uint64_t matrix_bytes(const air_program *program)
+{
+    uint64_t bytes = 0;
+    for (int32_t i = 0; i < program->n_ops; i++)
+        if (program->ops[i].kind == AIR_OP_PRODUCT) bytes += program->weights[program->ops[i].weight].bytes;
+    return bytes;
+}
+
+static void choose_reads(air_plan *p, const air_plan_request *r)
+{
+    p->depth = r->bandwidths.depth > 0 ? r->bandwidths.depth : DEFAULT_DEPTH;
+    if (p->depth > AIR_DEPTH_MOST) p->depth = AIR_DEPTH_MOST;
+    p->block_bytes = r->bandwidths.block_bytes ? r->bandwidths.block_bytes : DEFAULT_BLOCK;
+    p->block_bytes = air_round_up(p->block_bytes, AIR_PLAN_GRANULE);
+}
+
+/* A ring of an eighth of what is there, 64 MiB or twice the reads in flight at most; tiles of a quarter of the ring. */
+static air_status choose_ring(air_plan *p, const air_plan_request *r, air_error *err)
+{
+    uint64_t ring = r->ring_bytes;
+    if (!ring) {
+        uint64_t there = left_for_pins(r, p, state_bytes(r, 1), p->activation_bytes);
+        ring = air_max_u64(DEFAULT_RING, 2 * (uint64_t)p->depth * p->block_bytes);
+        ring = air_min_u64(ring, air_min_u64(there / 8, matrix_bytes(r->program) / 4));
+    }
+    uint64_t share_of_ring = less(ring / AIR_RING_TILES, 2 * AIR_PLAN_GRANULE);
+    p->tile_bytes = r->tile_bytes ? r->tile_bytes : air_max_u64(air_min_u64(TILE_MOST, share_of_ring), r->ring_bytes ? 1 : TILE_LEAST);
+
+    uint64_t least = times(AIR_RING_TILES, largest_tile(r, p->tile_bytes));
+    if (r->ring_bytes && ring < least)
+        return air_fail(err, AIR_E_ARGUMENT, "a ring of %llu bytes does not hold %d tiles of the largest matrix, %llu bytes",
+                        (unsigned long long)ring, AIR_RING_TILES, (unsigned long long)least);
+    p->ring_bytes = r->ring_bytes ? ring : air_round_up(air_max_u64(ring, least), RING_GRANULE);
+    uint64_t share = air_round_down(p->ring_bytes / 2 / (uint64_t)p->depth, AIR_PLAN_GRANULE);
+    p->block_bytes = air_min_u64(p->block_bytes, air_max_u64(share, BLOCK_LEAST));
+    return AIR_OK;
+}
+
+/* --- context --- */
+
+static uint64_t needed(const air_plan_request *r, const air_plan *p, int64_t n_ctx)
+{
+    uint64_t fixed = plus(plus(r->fixed, p->ring_bytes + p->gather_bytes), plus(p->logit_bytes, p->activation_bytes));
+    uint64_t mapped = p->io == AIR_IO_MMAP && r->io == AIR_IO_AUTO ? r->file_bytes : 0; /* asked for by name, it is extra */
+    return plus(plus(fixed, mapped), state_bytes(r, n_ctx));
+}
+
+static double mib(uint64_t bytes) { return (double)bytes / MIB; }
+
+static air_status too_small(const air_plan_request *r, const air_plan *p, int64_t n_ctx, int64_t fits, air_error *err)
+{
+    uint64_t need = needed(r, p, n_ctx);
+    char advice[64];
+    if (fits >= AIR_BLOCK_POSITIONS) (void)snprintf(advice, sizeof advice, "lower n_ctx to %lld or raise max_ram", (long long)fits);
+    else (void)snprintf(advice, sizeof advice, "raise max_ram to %.1f MiB or more", mib(need) + 0.05);
+    return air_fail(err, AIR_E_BUDGET,
+                    "max_ram %.1f MiB is too small by %.1f MiB: KV cache %.1f MiB (n_ctx %lld), activations %.1f, logits %.1f, "
+                    "ring %.1f, tokenizer and small weights %.1f; %s",
+                    mib(r->budget), mib(need - r->budget), mib(state_bytes(r, n_ctx)), (long long)n_ctx, mib(p->activation_bytes),
+                    mib(p->logit_bytes), mib(p->ring_bytes + p->gather_bytes), mib(r->fixed), advice);
+}
+
+/* The largest multiple of 64 positions, at most most, that fits; 0 if none does. */
+static int64_t context_that_fits(const air_plan_request *r, const air_plan *p, int64_t most)
+{
+    uint64_t base = needed(r, p, 0);
+    if (base > r->budget) return 0;
+    uint64_t blocks = (uint64_t)most / AIR_BLOCK_POSITIONS;
+    if (r->state_per_block) blocks = air_min_u64(blocks, (r->budget - base) / r->state_per_block);
+    return (int64_t)blocks * AIR_BLOCK_POSITIONS;
+}
+
+static int64_t default_context(const air_plan_request *r)
+{
+    return r->n_ctx_trained > 0 && r->n_ctx_trained < DEFAULT_CONTEXT ? r->n_ctx_trained : DEFAULT_CONTEXT;
+}
+
+static air_status choose_context(air_plan *p, const air_plan_request *r, air_error *err)
+{
+    p->n_ctx = r->n_ctx ? r->n_ctx : default_context(r);
+    if (needed(r, p, p->n_ctx) > r->budget) {
+        int64_t fits = context_that_fits(r, p, p->n_ctx);
+        if (r->n_ctx) return too_small(r, p, p->n_ctx, fits, err);
+        int64_t least = p->n_ctx < AIR_BLOCK_POSITIONS ? p->n_ctx : AIR_BLOCK_POSITIONS;
+        if (fits < least) return too_small(r, p, least, 0, err);
+        p->n_ctx = fits;
+    }
+    p->state_bytes_full = state_bytes(r, p->n_ctx);
+    return AIR_OK;
+}
+
+/* --- rows of a pass --- */
+
+/* A prompt is read in as few passes as a quarter of what pins could have allows: one row in memory saves a part of a read of all
+ * weights, so that share pays many times over; pins come back when the prompt is done. */
+static air_status choose_rows(air_plan *p, const air_plan_request *r, air_error *err)
+{
+    uint64_t left = less(r->budget, less(needed(r, p, p->n_ctx), p->activation_bytes));
+    p->max_rows = r->max_rows;
+    if (!p->max_rows) {
+        int64_t low = 1, high = p->n_ctx;
+        while (low < high) {
+            int64_t middle = high - (high - low) / 2;
+            if (activation_bytes(r, middle) <= left / 4) low = middle;
+            else high = middle - 1;
+        }
+        p->max_rows = low;
+    }
+    p->activation_bytes_full = activation_bytes(r, p->max_rows);
+    if (p->activation_bytes_full > left)
+        return air_fail(err, AIR_E_BUDGET,
+                        "max_ram %.1f MiB: passes of %lld rows take %.1f MiB of activations, %.1f MiB are left beside a full context of "
+                        "%lld; lower max_rows or n_ctx, or raise max_ram",
+                        mib(r->budget), (long long)p->max_rows, mib(p->activation_bytes_full), mib(left), (long long)p->n_ctx);
+    return AIR_OK;
+}
+
+/* --- time --- */
+
+/* Bytes per second at which weights of this type go through the kernels, one column; 0: nobody measured anything. */
+static double product_rate(const air_bandwidths *b, uint32_t type)
+{
+    return type < AIR_TYPE_COUNT && b->product[type] > 0 ? b->product[type] : b->memory;
+}
+
+static double op_seconds(const air_plan_request *r, const air_op *op, int64_t rows)
+{
+    const air_program *program = r->program;
+    const air_weight *weight = &program->weights[op->weight];
+    double bytes = (double)weight->rows * (double)weight->row_bytes, rate = product_rate(&r->bandwidths, weight->type);
+    double seconds = rate > 0 ? bytes / rate : 0;
+    if (op->out >= 0 && op->out < program->n_buffers && program->buffers[op->out].rows == AIR_ROWS_WANTED) return seconds;
+    double columns = weight->type < AIR_TYPE_COUNT ? r->bandwidths.product_columns[weight->type] : 0;
+    double many = columns > 0 && rows > 1 ? bytes * (double)rows / columns : 0;
+    return many > seconds ? many : seconds;
+}
+
+static double compute_seconds(const air_plan_request *r, int64_t rows)
+{
+    double seconds = 0;
+    for (int32_t i = 0; i < r->program->n_ops; i++)
+        if (r->program->ops[i].kind == AIR_OP_PRODUCT) seconds += op_seconds(r, &r->program->ops[i], rows);
+    return seconds;
+}
+
+static double disk_seconds(const air_plan_request *r, const air_plan *p, uint64_t pinned)
+{
+    uint64_t memory, weights;
+    if (r->bandwidths.disk <= 0) return 0;
+    if (p->io == AIR_IO_MMAP) weights = r->file_bytes <= r->available ? p->weight_bytes : 0;
+    else air__plan_prefix(p, pinned, &memory, &weights);
+    return (double)(p->weight_bytes - weights) / r->bandwidths.disk;
+}
+
+static double larger(double a, double b) { return a > b ? a : b; }
+
+double air_plan_predict(const air_plan_request *request, const air_plan *plan, uint64_t pinned, int64_t rows)
+{
+    return larger(disk_seconds(request, plan, pinned), compute_seconds(request, rows));
+}
+
+static void predict(air_plan *p, const air_plan_request *r)
+{
+    p->disk_s = disk_seconds(r, p, p->pin_bytes);
+    p->compute_s = compute_seconds(r, 1);
+    p->pass_s = larger(p->disk_s, p->compute_s);
+    p->disk_bound = p->disk_s > p->compute_s;
+    uint64_t cached = p->io == AIR_IO_MMAP ? air_min_u64(r->cached_bytes, p->weight_bytes) : 0;
+    double load = r->bandwidths.disk > 0 ? (double)(p->weight_bytes - cached) / r->bandwidths.disk : 0;
+    p->first_pass_s = larger(load, p->compute_s);
+}
+
+/* --- pins --- */
+
+static uint64_t pins_in(const air_plan *p, uint64_t left)
+{
+    uint64_t memory, weights;
+    if (p->io == AIR_IO_MMAP) return 0;
+    if (air__plan_prefix(p, left, &memory, &weights) == p->n_tiles) return memory; /* nothing streams: no ring */
+    (void)air__plan_prefix(p, less(left, p->ring_bytes), &memory, &weights);
+    return memory;
+}
+
+static void choose_pins(air_plan *p, const air_plan_request *r)
+{
+    uint64_t block = state_bytes(r, 1);
+    p->pin_bytes = pins_in(p, left_for_pins(r, p, block, p->activation_bytes));
+    p->pin_bytes_full = pins_in(p, left_for_pins(r, p, p->state_bytes_full, p->activation_bytes));
+    uint64_t prompt = pins_in(p, left_for_pins(r, p, state_bytes(r, p->max_rows), p->activation_bytes_full));
+    p->prompt_s = air_plan_predict(r, p, prompt, p->max_rows);
+}
+
+/* A file is mapped by itself only where all of it and all else fit the budget, and the machine has that much. */
+static air_io_mode choose_io(const air_plan_request *r, const air_plan *p)
+{
+    if (r->io != AIR_IO_AUTO) return r->io;
+    uint64_t full = plus(needed(r, p, r->n_ctx ? r->n_ctx : default_context(r)), r->file_bytes);
+    return full <= r->budget && r->file_bytes <= r->available ? AIR_IO_MMAP : AIR_IO_DIRECT;
+}
+
+static air_status check_request(const air_plan_request *r, air_error *err)
+{
+    if (r->n_ctx < 0 || (r->n_ctx_trained > 0 && r->n_ctx > r->n_ctx_trained))
+        return air_fail(err, AIR_E_ARGUMENT, "n_ctx %lld is not within 1 to %lld, the length the model was trained for",
+                        (long long)r->n_ctx, (long long)r->n_ctx_trained);
+    if (r->max_rows < 0) return air_fail(err, AIR_E_ARGUMENT, "max_rows %lld is negative", (long long)r->max_rows);
+    return AIR_OK;
+}
+
+air_status air_plan_make(air_plan **out, const air_plan_request *request, air_error *err)
+{
+    *out = NULL;
+    air_status st = check_request(request, err);
+    if (st) return st;
+    air_plan *p = air_calloc(1, sizeof *p);
+    if (!p) return air_fail(err, AIR_E_NOMEM, "plan: %zu bytes", sizeof *p);
+    p->budget = request->budget;
+    p->fixed = request->fixed;
+    p->logit_bytes = (uint64_t)request->program->n_vocab * sizeof(float);
+    p->activation_bytes = activation_bytes(request, 1);
+    choose_reads(p, request);
+    p->io = choose_io(request, p); /* before there is a ring: a mapping needs none */
+    if (p->io == AIR_IO_DIRECT) p->gather_bytes = (uint64_t)p->depth * air__small_memory(request->program, AIR_PLAN_GRANULE);
+    st = choose_ring(p, request, err);
+    if (st) goto fail;
+    if (p->io == AIR_IO_MMAP) p->ring_bytes = 0;
+    st = choose_context(p, request, err);
+    if (!st) st = choose_rows(p, request, err);
+    if (!st) st = air__plan_tiles(p, request->program, err);
+    if (st) goto fail;
+    choose_pins(p, request);
+    predict(p, request);
+    *out = p;
+    return AIR_OK;
+
+fail:
+    air_plan_free(p);
+    return st;
+}
+
+void air_plan_free(air_plan *plan)
+{
+    if (!plan) return;
+    air_free(plan->tiles);
+    air_free(plan->priority);
+    air_free(plan);
+}

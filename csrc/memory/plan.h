@@ -1,0 +1,101 @@
+/* memory/plan.h: decides what stays, what streams and how long a pass takes. A pure function of sizes and bandwidths: no I/O.
+ *
+ * Weights that are matrices are cut into tiles: a row range of one weight, at most tile_bytes, never across weights. Tiles are walked in
+ * the program's order. Which tiles stay is the prefix of one fixed priority order (bit-reversed tile numbers), so that pinned and
+ * streamed tiles interleave evenly for any amount of pins, and a smaller amount is a subset of a larger one.
+ *
+ * The ring holds four of the largest tiles at least: three may be held or half released while the next finds room in one piece. */
+#ifndef AIR_MEMORY_PLAN_H
+#define AIR_MEMORY_PLAN_H
+
+#include <stdint.h>
+
+#include "backend/op.h"
+#include "base/checked.h"
+#include "base/status.h"
+
+AIR_BEGIN_C
+
+typedef enum air_io_mode { AIR_IO_AUTO, AIR_IO_DIRECT, AIR_IO_MMAP, AIR_IO_COUNT } air_io_mode;
+const char *air_io_name(air_io_mode mode);
+
+typedef struct air_tile {
+    int32_t weight;
+    int32_t op; /* the product that uses it */
+    int64_t first_row, rows;
+    uint32_t part;
+    uint64_t offset, bytes; /* in the part's file */
+} air_tile;
+
+enum { AIR_PLAN_GRANULE = 4096, AIR_RING_TILES = 4, AIR_DEPTH_MOST = 32 };
+
+/* Memory that holds a tile: from its file offset rounded down to its end rounded up. The plan counts in AIR_PLAN_GRANULE; a pager
+ * whose pages or direct reads are coarser takes that. All figures of pins are in this measure, a little above the weights' bytes. */
+static inline uint64_t air_tile_memory(const air_tile *tile, uint64_t granule)
+{
+    return air_round_up(tile->offset + tile->bytes, granule) - air_round_down(tile->offset, granule);
+}
+
+typedef struct air_bandwidths { /* bytes per second, probed or given */
+    double disk;                            /* direct reads at the chosen block and depth */
+    double memory;                          /* read bandwidth of all threads together */
+    double product[AIR_TYPE_COUNT];         /* one-column product from memory, all threads, packed bytes; 0: not measured */
+    double product_columns[AIR_TYPE_COUNT]; /* packed bytes × columns per second with many columns; 0: not measured */
+    uint64_t block_bytes;                   /* read size and number in flight (at most AIR_DEPTH_MOST) that gave disk */
+    int32_t depth;
+} air_bandwidths;
+
+typedef struct air_plan_request {
+    const air_program *program;
+    uint64_t budget;               /* max_ram */
+    uint64_t fixed;                /* FIXED + VECTORS */
+    uint64_t state_per_block;      /* bytes of one 64-position block over all layers, K and V */
+    int64_t n_ctx;                 /* wanted; 0: min(trained, 4096), lowered to what fits */
+    int64_t n_ctx_trained;
+    uint64_t (*pass_bytes)(const air_program *program, int64_t rows, int64_t n_wanted, int threads);
+    int threads;
+    air_io_mode io;
+    uint64_t file_bytes;           /* of all parts */
+    uint64_t cached_bytes;         /* of them, in the page cache now */
+    uint64_t available;            /* memory that could hold a mapped file: DESIGN's default budget */
+    uint64_t ring_bytes;           /* 0: chosen */
+    uint64_t tile_bytes;           /* 0: chosen; at least one row whatever it says */
+    int64_t max_rows;              /* rows per pass; 0: chosen */
+    air_bandwidths bandwidths;
+} air_plan_request;
+
+typedef struct air_plan {
+    air_io_mode io;               /* DIRECT or MMAP */
+    uint64_t budget, fixed;
+    int64_t n_ctx, max_rows;      /* max_rows: rows of one pass at most; a longer prompt takes several */
+    uint64_t tile_bytes, ring_bytes, block_bytes;
+    uint64_t gather_bytes;        /* buffers of small reads: rows of the embedding */
+    int32_t depth;
+    uint64_t weight_bytes;        /* W: all matrices of a pass */
+    uint64_t pin_bytes;           /* memory of the tiles that stay, with an empty context and one row per pass */
+    uint64_t pin_bytes_full;      /* with the context full */
+    uint64_t state_bytes_full;    /* KV cache at n_ctx */
+    uint64_t activation_bytes, activation_bytes_full; /* one row; max_rows rows */
+    uint64_t logit_bytes;
+    double disk_s, compute_s, pass_s; /* predicted, one token */
+    int disk_bound;
+    double prompt_s;              /* predicted, a pass of max_rows rows */
+    double first_pass_s;          /* predicted, the first pass, which loads what is to stay */
+    air_tile *tiles;              /* [n_tiles] in the order of use */
+    int32_t n_tiles;
+    int32_t *priority;            /* [n_tiles]: tile numbers, the first to pin first */
+} air_plan;
+
+/* Largest tiles are row ranges of equal size, a multiple of 16 rows where that is possible.
+ * Errors: AIR_E_BUDGET: the message says what each part takes, by how much max_ram is too small and the n_ctx that would fit;
+ * AIR_E_NOMEM; AIR_E_ARGUMENT (ring or tile size impossible, n_ctx beyond the trained one). */
+air_status air_plan_make(air_plan **out, const air_plan_request *request, air_error *err);
+void air_plan_free(air_plan *plan);
+
+/* Seconds of a pass of rows rows when pinned bytes of memory hold tiles: max((W - C) / B_disk, compute), C the weights in them.
+ * A bandwidth that is not known bounds nothing. In mmap mode C is W where the files fit the memory available, else 0: a scan in
+ * a circle finds nothing left of itself in a page cache that is too small. */
+double air_plan_predict(const air_plan_request *request, const air_plan *plan, uint64_t pinned, int64_t rows);
+
+AIR_END_C
+#endif

@@ -1,0 +1,20 @@
+/* memory/probe.h: measures what a plan needs: disk, memory and product bandwidths. Short (well under a second all together), on the
+ * actual files and threads. Callers keep the figures (airpy stores them per device and CPU). */
+#ifndef AIR_MEMORY_PROBE_H
+#define AIR_MEMORY_PROBE_H
+
+#include "memory/plan.h"
+#include "memory/source.h"
+
+AIR_BEGIN_C
+
+/* Direct reads at spread offsets, for some block sizes and depths; writes disk, block_bytes, depth. seconds bounds the time. */
+air_status air_probe_disk(air_source *source, double seconds, air_bandwidths *out, air_error *err);
+
+/* Read bandwidth of threads threads over a buffer larger than the last cache, and one-column and many-column products of the
+ * types whose bit is set in types (bit = GGML type id; all ids are below 64). Takes up to bytes of memory while it runs. */
+air_status air_probe_compute(int threads, int cpu_tier, uint64_t types, uint64_t bytes, double seconds, air_bandwidths *out,
+                             air_error *err);
+
+AIR_END_C
+#endif

@@ -1,0 +1,104 @@
+#include "memory/tiles.h"
+
+#include "base/alloc.h"
+#include "base/checked.h"
+
+int64_t air__tile_rows(const air_weight *weight, uint64_t tile_bytes)
+{
+    uint64_t rows = (uint64_t)weight->rows;
+    uint64_t most = weight->row_bytes ? tile_bytes / weight->row_bytes : rows;
+    if (most >= rows) return weight->rows;
+    uint64_t step = most >= 16 ? 16 : most >= 8 ? 8 : 1;
+    most = air_max_u64(most / step * step, 1);
+    /* Equal parts: a short last tile would cost a whole turn of the readers and of the compute threads. */
+    uint64_t parts = air_ceil_div(rows, most);
+    uint64_t each = air_ceil_div(air_ceil_div(rows, parts), step) * step;
+    return (int64_t)air_min_u64(each, most);
+}
+
+static int is_product(const air_op *op) { return op->kind == AIR_OP_PRODUCT; }
+
+static uint64_t count_tiles(const air_program *program, uint64_t tile_bytes)
+{
+    uint64_t n = 0;
+    for (int32_t i = 0; i < program->n_ops; i++) {
+        if (!is_product(&program->ops[i])) continue;
+        const air_weight *weight = &program->weights[program->ops[i].weight];
+        if (weight->rows > 0) n += air_ceil_div((uint64_t)weight->rows, (uint64_t)air__tile_rows(weight, tile_bytes));
+    }
+    return n;
+}
+
+static void cut_weight(air_plan *plan, const air_program *program, int32_t op)
+{
+    int32_t number = program->ops[op].weight;
+    const air_weight *weight = &program->weights[number];
+    int64_t each = air__tile_rows(weight, plan->tile_bytes);
+    for (int64_t row = 0; row < weight->rows; row += each) {
+        int64_t rows = weight->rows - row < each ? weight->rows - row : each;
+        plan->tiles[plan->n_tiles++] = (air_tile){
+            .weight = number,
+            .op = op,
+            .first_row = row,
+            .rows = rows,
+            .part = weight->part,
+            .offset = weight->offset + (uint64_t)row * weight->row_bytes,
+            .bytes = (uint64_t)rows * weight->row_bytes,
+        };
+    }
+    plan->weight_bytes += (uint64_t)weight->rows * weight->row_bytes;
+}
+
+/* The numbers below n in the order of their reversed bits: every prefix is spread evenly over [0, n). */
+static void order_priority(int32_t *priority, int32_t n)
+{
+    int bits = 0;
+    while (((int64_t)1 << bits) < n) bits++;
+    int32_t at = 0;
+    for (int64_t i = 0; i < (int64_t)1 << bits; i++) {
+        int64_t reversed = 0;
+        for (int b = 0; b < bits; b++) reversed |= ((i >> b) & 1) << (bits - 1 - b);
+        if (reversed < n) priority[at++] = (int32_t)reversed;
+    }
+}
+
+air_status air__plan_tiles(air_plan *plan, const air_program *program, air_error *err)
+{
+    uint64_t n = count_tiles(program, plan->tile_bytes);
+    if (n > INT32_MAX / 2)
+        return air_fail(err, AIR_E_ARGUMENT, "tiles of %llu bytes are %llu tiles, too many", (unsigned long long)plan->tile_bytes,
+                        (unsigned long long)n);
+    plan->tiles = air_calloc((size_t)n, sizeof *plan->tiles);
+    plan->priority = air_calloc((size_t)n, sizeof *plan->priority);
+    if (!plan->tiles || !plan->priority) return air_fail(err, AIR_E_NOMEM, "plan: %llu tiles", (unsigned long long)n);
+    for (int32_t i = 0; i < program->n_ops; i++)
+        if (is_product(&program->ops[i])) cut_weight(plan, program, i);
+    order_priority(plan->priority, plan->n_tiles);
+    return AIR_OK;
+}
+
+uint64_t air__small_memory(const air_program *program, uint64_t granule)
+{
+    uint64_t most = 0;
+    for (int32_t i = 0; i < program->n_weights; i++) {
+        const air_weight *w = &program->weights[i];
+        if (w->use == AIR_WEIGHT_MATRIX) continue;
+        uint64_t bytes = w->use == AIR_WEIGHT_TABLE ? w->row_bytes : (uint64_t)w->rows * w->row_bytes;
+        most = air_max_u64(most, air_round_up(bytes, granule) + granule);
+    }
+    return most;
+}
+
+int32_t air__plan_prefix(const air_plan *plan, uint64_t bytes, uint64_t *memory, uint64_t *weights)
+{
+    int32_t n = 0;
+    *memory = *weights = 0;
+    for (; n < plan->n_tiles; n++) {
+        const air_tile *tile = &plan->tiles[plan->priority[n]];
+        uint64_t takes = air_tile_memory(tile, AIR_PLAN_GRANULE);
+        if (takes > bytes - *memory) break;
+        *memory += takes;
+        *weights += tile->bytes;
+    }
+    return n;
+}

@@ -1,0 +1,19 @@
+/* memory/tiles.h: inside memory/: cuts a program's matrices into tiles and orders them for pinning. Pure. */
+#ifndef AIR_MEMORY_TILES_H
+#define AIR_MEMORY_TILES_H
+
+#include "memory/plan.h"
+
+/* Rows of one tile when a row takes row_bytes: balanced over the weight, a multiple of 16 (else 8) where tile_bytes allows that. */
+int64_t air__tile_rows(const air_weight *weight, uint64_t tile_bytes);
+
+/* Fills plan->tiles, n_tiles, weight_bytes and priority. Errors: AIR_E_NOMEM, AIR_E_ARGUMENT (more than INT32_MAX tiles). */
+air_status air__plan_tiles(air_plan *plan, const air_program *program, air_error *err);
+
+/* The largest extent that is read in one small read, a row of a table or a vector, granules at both ends included; 0: none. */
+uint64_t air__small_memory(const air_program *program, uint64_t granule);
+
+/* Tiles of the priority order, from its start, that memory bytes hold; *weights gets their own bytes, *memory what they take. */
+int32_t air__plan_prefix(const air_plan *plan, uint64_t bytes, uint64_t *memory, uint64_t *weights);
+
+#endif

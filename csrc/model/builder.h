@@ -1,0 +1,61 @@
+/* model/builder.h: what a recipe writes a program with.
+ *
+ * Lives only while a model is opened. The first failure is kept (status, error) and makes every later call do nothing, so recipes read
+ * straight down. Lists grow on the heap; air__builder_finish moves them into the model's arena. */
+#ifndef AIR_MODEL_BUILDER_H
+#define AIR_MODEL_BUILDER_H
+
+#include "backend/op.h"
+#include "base/arena.h"
+#include "gguf/gguf.h"
+#include "model/model.h"
+
+AIR_BEGIN_C
+
+typedef struct air_arch air_arch;
+
+typedef struct air_buffer_life { int32_t first, last; /* ops that write it first and use it last */ } air_buffer_life;
+
+typedef struct air_builder {
+    const air_gguf *gguf;
+    const air_arch *arch;
+    const air_hparams *hp;
+    air_op *ops;
+    air_weight *weights;
+    air_buffer_desc *buffers;
+    air_buffer_life *lives;
+    int32_t n_ops, n_weights, n_buffers;
+    int32_t cap_ops, cap_weights, cap_buffers;
+    int32_t logits, hidden;
+    air_status status;
+    air_error *err;
+} air_builder;
+
+typedef enum air_presence { AIR_REQUIRED, AIR_OPTIONAL } air_presence;
+typedef enum air_bias { AIR_BIAS_NONE, AIR_BIAS_OPTIONAL /* where the file has it */, AIR_BIAS_REQUIRED } air_bias;
+
+/* The tensor named by format and layer, as a weight of the program; why says in a message what its shape follows from. A wrong
+ * shape, a type that cannot be a matrix, or a required tensor's absence is a failure; an optional one's gives AIR_NONE. */
+int32_t air__matrix(air_builder *b, int64_t rows, int64_t cols, const char *why, const char *format, int32_t layer);
+int32_t air__vector(air_builder *b, air_presence presence, int64_t elements, const char *why, const char *format, int32_t layer);
+int32_t air__bias(air_builder *b, air_bias kind, int64_t elements, const char *format, int32_t layer);
+int32_t air__table(air_builder *b, int64_t rows, int64_t cols, const char *name);
+
+int32_t air__buffer(air_builder *b, const char *name, int64_t width, air_rows rows);
+air_rows air__buffer_rows(const air_builder *b, int32_t buffer);
+/* Appends an op and notes the lives of its buffers. */
+void air__emit(air_builder *b, air_op op);
+
+/* Lays buffers out (those whose lives do not meet share memory) and moves everything into arena. */
+void air__builder_finish(air_builder *b, air_arena *arena, air_program *program);
+void air__builder_deinit(air_builder *b);
+
+/* hparams.c, rope.c */
+air_status air__hparams_read(const air_gguf *gguf, air_hparams *hp, air_error *err);
+void air__rope_read(air_builder *b, air_arena *arena, air_rope *rope);
+/* Formats ARCH.suffix, the key of a hyperparameter. */
+typedef struct air_key { char text[128]; } air_key;
+air_key air__key(const air_hparams *hp, const char *suffix);
+
+AIR_END_C
+#endif

@@ -1,0 +1,107 @@
+#include "model/model.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "model/arch.h"
+
+struct air_model {
+    air_hparams hp;
+    air_program program;
+    air_arena arena;
+};
+
+static const air_arch *const archs[] = {
+#define ARCH(name) &air_arch_##name,
+#include "model/archs.def"
+#undef ARCH
+};
+
+const char *air_arch_name(int index)
+{
+    return index >= 0 && (size_t)index < AIR_COUNT(archs) ? archs[index]->name : NULL;
+}
+
+static air_status find_arch(const air_gguf *gguf, const air_arch **arch, air_error *err)
+{
+    air_string name = {NULL, 0};
+    air_status st = air_gguf_get_string(gguf, "general.architecture", &name, err);
+    if (st) return st;
+    if (!name.data) return air_fail(err, AIR_E_FORMAT, "the file has no general.architecture: it names no kind of model");
+    for (size_t i = 0; i < AIR_COUNT(archs); i++)
+        if (strcmp(archs[i]->name, name.data) == 0) {
+            *arch = archs[i];
+            return AIR_OK;
+        }
+    char known[256] = "";
+    for (size_t i = 0, at = 0; i < AIR_COUNT(archs) && at < sizeof known; i++)
+        at += (size_t)snprintf(known + at, sizeof known - at, "%s%s", i ? ", " : "", archs[i]->name);
+    return air_fail(err, AIR_E_UNSUPPORTED, "architecture \"%.64s\" is unsupported; supported are %s", name.data, known);
+}
+
+static void emit_decoder(air_builder *b)
+{
+    int32_t x = air__block_embed(b);
+    for (int32_t layer = 0; layer < b->hp->n_layers && !b->status; layer++) {
+        air__block_attention(b, layer, x);
+        air__block_ffn(b, layer, x);
+    }
+    air__block_head(b, x);
+}
+
+static void fill_attention(air_builder *b, air_arena *arena, air_program *program)
+{
+    air_attention_shape *shapes = air_arena_alloc(arena, (size_t)b->hp->n_layers, sizeof *shapes);
+    if (!shapes) {
+        b->status = air_fail(b->err, AIR_E_NOMEM, "model: %lld layers", (long long)b->hp->n_layers);
+        return;
+    }
+    for (int64_t i = 0; i < b->hp->n_layers; i++)
+        shapes[i] = (air_attention_shape){.heads = b->hp->heads, .kv_heads = b->hp->kv_heads, .key_dim = b->hp->key_dim,
+                                          .value_dim = b->hp->value_dim};
+    program->attention = shapes;
+}
+
+static air_status build(air_model *m, const air_gguf *gguf, const air_arch *arch, air_error *err)
+{
+    air_builder b = {.gguf = gguf, .arch = arch, .hp = &m->hp, .logits = AIR_NONE, .hidden = AIR_NONE, .err = err};
+    m->program.n_layers = (int32_t)m->hp.n_layers;
+    m->program.n_vocab = m->hp.n_vocab;
+    m->program.n_embd = m->hp.n_embd;
+    emit_decoder(&b);
+    air__rope_read(&b, &m->arena, &m->program.rope);
+    if (!b.status) fill_attention(&b, &m->arena, &m->program);
+    air__builder_finish(&b, &m->arena, &m->program);
+    air__builder_deinit(&b);
+    return b.status;
+}
+
+air_status air_model_open(air_model **out, const air_gguf_set *set, air_error *err)
+{
+    *out = NULL;
+    const air_arch *arch = NULL;
+    air_status st = find_arch(set->gguf, &arch, err);
+    if (st) return st;
+    air_model *m = air_calloc(1, sizeof *m);
+    if (!m) return air_fail(err, AIR_E_NOMEM, "model: %zu bytes", sizeof *m);
+    (void)snprintf(m->hp.arch, sizeof m->hp.arch, "%s", arch->name);
+    st = air__hparams_read(set->gguf, &m->hp, err);
+    if (!st) st = build(m, set->gguf, arch, err);
+    if (st) {
+        air_model_close(m);
+        return st;
+    }
+    *out = m;
+    return AIR_OK;
+}
+
+void air_model_close(air_model *model)
+{
+    if (!model) return;
+    air_arena_deinit(&model->arena);
+    air_free(model);
+}
+
+const air_hparams *air_model_hparams(const air_model *model) { return &model->hp; }
+const air_program *air_model_program(const air_model *model) { return &model->program; }

@@ -1,0 +1,33 @@
+/* model/model.h: a GGUF bound to an architecture: checked hyperparameters, weights, and the program that a pass runs.
+ *
+ * Immutable after open, shared by any number of engines and threads. Borrows the directory (names), which must outlive it. */
+#ifndef AIR_MODEL_MODEL_H
+#define AIR_MODEL_MODEL_H
+
+#include "backend/op.h"
+#include "gguf/open.h"
+
+AIR_BEGIN_C
+
+typedef struct air_hparams { /* every field checked against its range and the others at open */
+    char arch[32];
+    int64_t n_vocab, n_embd, n_ff, n_layers, n_ctx_trained;
+    int32_t heads, kv_heads, key_dim, value_dim, rope_dims;
+    double rms_eps;
+    int tied_output;
+} air_hparams;
+
+typedef struct air_model air_model;
+
+/* Errors: AIR_E_UNSUPPORTED (architecture, expert layers, rope scaling: named, with what is supported), AIR_E_FORMAT (a hyperparameter
+ * missing or out of range), AIR_E_MODEL (a tensor missing or mis-shaped: name, shape, what was needed and why), AIR_E_NOMEM. */
+air_status air_model_open(air_model **out, const air_gguf_set *set, air_error *err);
+void air_model_close(air_model *model);
+const air_hparams *air_model_hparams(const air_model *model);
+const air_program *air_model_program(const air_model *model);
+
+/* Supported architectures in the order of archs.def; NULL after the last. */
+const char *air_arch_name(int index);
+
+AIR_END_C
+#endif

@@ -1,0 +1,85 @@
+/* Frequencies of rotary positions and the ways files stretch them: none, linear (arXiv 2306.15595), yarn (arXiv 2309.00071), and
+ * per-pair factors in a tensor (Llama 3). Conventions are ggml's, which equal transformers' where both have the scaling. */
+#include <math.h>
+#include <string.h>
+
+#include "model/arch.h"
+
+typedef struct scaling {
+    double base, factor, attention;
+    double beta_fast, beta_slow; /* yarn */
+    uint64_t original_context;
+    int yarn;
+} scaling;
+
+static const double two_pi = 6.283185307179586;
+
+static void get_f64(air_builder *b, const char *suffix, double min, double max, double *out)
+{
+    air_key key = air__key(b->hp, suffix);
+    if (!b->status) b->status = air_gguf_get_f64(b->gguf, key.text, min, max, out, b->err);
+}
+
+static void read_scaling(air_builder *b, scaling *s)
+{
+    air_string type = {"none", 4};
+    air_key key = air__key(b->hp, "rope.scaling.type");
+    if (!b->status) b->status = air_gguf_get_string(b->gguf, key.text, &type, b->err);
+    get_f64(b, "rope.freq_base", 1e-3, 1e12, &s->base);
+    if (air_gguf_find(b->gguf, key.text) == NULL) { /* files from before the type was written */
+        get_f64(b, "rope.scale_linear", 1e-3, 1e6, &s->factor);
+        return;
+    }
+    if (b->status || strcmp(type.data, "none") == 0) return;
+    s->yarn = strcmp(type.data, "yarn") == 0;
+    if (!s->yarn && strcmp(type.data, "linear") != 0) {
+        b->status = air_fail(b->err, AIR_E_UNSUPPORTED, "%s is \"%.40s\"; supported are none, linear and yarn", key.text, type.data);
+        return;
+    }
+    get_f64(b, "rope.scaling.factor", 1e-3, 1e6, &s->factor);
+    get_f64(b, "rope.scaling.attn_factor", 1e-3, 1e3, &s->attention);
+    get_f64(b, "rope.scaling.yarn_beta_fast", 1e-3, 1e6, &s->beta_fast);
+    get_f64(b, "rope.scaling.yarn_beta_slow", 1e-3, 1e6, &s->beta_slow);
+    key = air__key(b->hp, "rope.scaling.original_context_length");
+    if (!b->status)
+        b->status = air_gguf_get_u64(b->gguf, key.text, 1, 1u << 30, &s->original_context, b->err);
+}
+
+/* Dimension at which a wave turns `turns` times within the original context. */
+static double turning_dim(const scaling *s, double dims, double turns)
+{
+    return dims * log((double)s->original_context / (turns * two_pi)) / (2 * log(s->base));
+}
+
+static void fill(const scaling *s, double *frequency, int64_t pairs)
+{
+    double dims = 2.0 * (double)pairs;
+    double low = fmax(0, floor(turning_dim(s, dims, s->beta_fast)));
+    double high = fmin(dims - 1, ceil(turning_dim(s, dims, s->beta_slow)));
+    for (int64_t i = 0; i < pairs; i++) {
+        double f = pow(s->base, -2.0 * (double)i / dims);
+        /* yarn leaves fast waves alone and interpolates slow ones, with a ramp between */
+        double keep = s->yarn ? 1 - fmin(1, fmax(0, ((double)i - low) / fmax(0.001, high - low))) : 0;
+        frequency[i] = f / s->factor * (1 - keep) + f * keep;
+    }
+}
+
+void air__rope_read(air_builder *b, air_arena *arena, air_rope *rope)
+{
+    scaling s = {.base = 10000, .factor = 1, .attention = 1, .beta_fast = 32, .beta_slow = 1,
+                 .original_context = (uint64_t)b->hp->n_ctx_trained};
+    read_scaling(b, &s);
+    if (b->status) return;
+    int64_t pairs = b->hp->rope_dims / 2;
+    double *frequency = air_arena_alloc(arena, (size_t)pairs, sizeof *frequency);
+    if (!frequency) {
+        b->status = air_fail(b->err, AIR_E_NOMEM, "model: rotary frequencies");
+        return;
+    }
+    fill(&s, frequency, pairs);
+    *rope = (air_rope){
+        .kind = b->arch->rope, .pairs = pairs, .frequency = frequency,
+        .magnitude = s.yarn && s.factor > 1 ? s.attention * (1 + 0.1 * log(s.factor)) : s.attention,
+        .factors = air__vector(b, AIR_OPTIONAL, pairs, "rope.dimension_count / 2", "rope_freqs.weight", AIR_NONE),
+    };
+}

@@ -1,0 +1,159 @@
+#include "platform/pool.h"
+
+#include <stdatomic.h>
+
+#include "base/alloc.h"
+#include "platform/clock.h"
+#include "platform/threads.h"
+
+enum {
+    THREADS_MOST = 256,
+    SPIN_NS = 30000,      /* longer than the gaps between ops, shorter than a disk read */
+    SPIN_BUSY_NS = 500,   /* more threads than CPUs: whom we wait for needs the CPU we spin on */
+    CALIBRATION = 2000,   /* turns; some tens of microseconds */
+};
+
+/* A word to wait on: it only counts up. Who changes it makes a system call only if somebody sleeps. */
+typedef struct gate {
+    AIR_ALIGNAS(AIR_CACHE_LINE) AIR_ATOMIC(uint32_t) word;
+    AIR_ATOMIC(uint32_t) sleepers;
+} gate;
+
+typedef struct worker {
+    air_pool *pool;
+    air_thread *thread;
+    int index;
+} worker;
+
+struct air_pool {
+    gate region; /* counts regions begun */
+    gate barrier; /* counts barriers passed */
+    AIR_ALIGNAS(AIR_CACHE_LINE) AIR_ATOMIC(int) arrived; /* at the barrier now being waited for */
+    AIR_ALIGNAS(AIR_CACHE_LINE) void (*body)(void *context, int index); /* NULL: the workers end. Written before region counts up */
+    void *context;
+    int threads;
+    uint32_t spins;
+    worker *workers; /* threads - 1 of them */
+};
+
+/* Sleeper and opener each write their own word before they read the other's (all sequentially consistent), so at least one of
+ * them sees the other: no wake-up is lost. The system call itself compares the word once more. */
+static void gate_wait(gate *g, uint32_t old, uint32_t spins)
+{
+    for (uint32_t i = 0; i < spins; i++) {
+        if (atomic_load_explicit(&g->word, memory_order_acquire) != old) return;
+        air_cpu_relax();
+    }
+    atomic_fetch_add(&g->sleepers, 1);
+    while (atomic_load(&g->word) == old) air_word_wait(&g->word, old);
+    atomic_fetch_sub(&g->sleepers, 1);
+}
+
+static void gate_open(gate *g)
+{
+    atomic_fetch_add(&g->word, 1);
+    if (atomic_load(&g->sleepers)) air_word_wake_all(&g->word);
+}
+
+void air_pool_barrier(air_pool *pool)
+{
+    uint32_t old = atomic_load_explicit(&pool->barrier.word, memory_order_relaxed); /* cannot move on before we arrive */
+    if (atomic_fetch_add_explicit(&pool->arrived, 1, memory_order_acq_rel) < pool->threads - 1) {
+        gate_wait(&pool->barrier, old, pool->spins);
+        return;
+    }
+    atomic_store_explicit(&pool->arrived, 0, memory_order_relaxed); /* gate_open publishes it to the next barrier */
+    gate_open(&pool->barrier);
+}
+
+static void worker_main(void *context)
+{
+    worker *w = context;
+    air_pool *pool = w->pool;
+    for (uint32_t seen = 0;; seen++) { /* no region begins before all have left the last, so we never miss one */
+        gate_wait(&pool->region, seen, pool->spins);
+        if (!pool->body) return;
+        pool->body(pool->context, w->index);
+        air_pool_barrier(pool);
+    }
+}
+
+void air_pool_run(air_pool *pool, void (*body)(void *context, int index), void *context)
+{
+    pool->body = body;
+    pool->context = context;
+    gate_open(&pool->region);
+    body(context, 0);
+    air_pool_barrier(pool);
+}
+
+/* How many turns of the spin loop take ns. */
+static uint32_t spins_for(uint64_t ns)
+{
+    gate g = {0};
+    uint64_t begin = air_clock_ns();
+    for (uint32_t i = 0; i < CALIBRATION; i++) {
+        if (atomic_load_explicit(&g.word, memory_order_acquire)) break;
+        air_cpu_relax();
+    }
+    uint64_t took = air_clock_ns() - begin;
+    uint64_t turns = ns * CALIBRATION / (took ? took : 1);
+    return (uint32_t)(turns < 16 ? 16 : turns > ns ? ns : turns);
+}
+
+air_status air_pool_open(air_pool **out, int threads, air_error *err)
+{
+    *out = NULL;
+    if (threads < 1 || threads > THREADS_MOST)
+        return air_fail(err, AIR_E_ARGUMENT, "a pool has 1 to %d threads, not %d", THREADS_MOST, threads);
+    air_status st = AIR_OK;
+    air_pool *pool = air_calloc(1, sizeof *pool);
+    if (!pool) return air_fail(err, AIR_E_NOMEM, "thread pool: %zu bytes", sizeof *pool);
+    pool->threads = 1; /* as many as run so far, for close */
+    pool->workers = air_calloc((size_t)threads, sizeof *pool->workers);
+    if (!pool->workers) {
+        st = air_fail(err, AIR_E_NOMEM, "thread pool: %d threads", threads);
+        goto fail;
+    }
+    pool->spins = spins_for(threads > air_cpu_count() ? SPIN_BUSY_NS : SPIN_NS);
+    for (; pool->threads < threads; pool->threads++) {
+        worker *w = &pool->workers[pool->threads - 1];
+        *w = (worker){.pool = pool, .index = pool->threads};
+        air_error why;
+        st = air_thread_start(&w->thread, "airpy-compute", worker_main, w, &why);
+        if (st) {
+            st = air_fail(err, st, "only %d of %d threads could be started: %s", pool->threads, threads, why.text);
+            goto fail;
+        }
+    }
+    *out = pool;
+    return AIR_OK;
+
+fail:
+    air_pool_close(pool);
+    return st;
+}
+
+void air_pool_close(air_pool *pool)
+{
+    if (!pool) return;
+    pool->body = NULL;
+    gate_open(&pool->region);
+    for (int i = 0; i < pool->threads - 1; i++) air_thread_join(pool->workers[i].thread);
+    air_free(pool->workers);
+    air_free(pool);
+}
+
+int air_pool_threads(const air_pool *pool) { return pool->threads; }
+
+void air_pool_job_reset(air_pool_job *job, int64_t chunks)
+{
+    atomic_store_explicit(&job->next, 0, memory_order_relaxed);
+    job->chunks = chunks;
+}
+
+int64_t air_pool_job_take(air_pool_job *job)
+{
+    int64_t n = atomic_fetch_add_explicit(&job->next, 1, memory_order_relaxed);
+    return n < job->chunks ? n : -1;
+}

@@ -1,0 +1,38 @@
+/* platform/pool.h: the compute threads: one parallel region at a time, with barriers inside it.
+ *
+ * A pool of n threads has n - 1 workers of its own; the thread that calls air_pool_run is number 0, the leader. Between regions
+ * and at barriers a thread spins for some tens of microseconds, then sleeps, so that waiting for a disk costs no CPU time.
+ * One region at a time; regions do not nest. Workers inherit the affinity mask of the thread that opens the pool. */
+#ifndef AIR_PLATFORM_POOL_H
+#define AIR_PLATFORM_POOL_H
+
+#include <stdint.h>
+
+#include "base/status.h"
+
+AIR_BEGIN_C
+
+typedef struct air_pool air_pool;
+
+/* threads: 1 to 256. Errors: AIR_E_NOMEM, AIR_E_THREAD (with the number that could be started), AIR_E_ARGUMENT. */
+air_status air_pool_open(air_pool **out, int threads, air_error *err);
+void air_pool_close(air_pool *pool); /* NULL is legal; not from inside a region */
+int air_pool_threads(const air_pool *pool);
+
+/* Calls body(context, index) once on each thread, index 0 on the caller, and returns when all have returned. */
+void air_pool_run(air_pool *pool, void (*body)(void *context, int index), void *context);
+
+/* Inside a region: returns on every thread when all have arrived. What was written before it is visible after it. */
+void air_pool_barrier(air_pool *pool);
+
+/* Inside a region: deals the numbers [0, chunks) to the threads, each number once. All threads call it in the same order with the
+ * same job (reset by one of them before a barrier that precedes the first call); returns a number, or -1 when none is left. */
+typedef struct air_pool_job {
+    AIR_ALIGNAS(AIR_CACHE_LINE) AIR_ATOMIC(int64_t) next;
+    int64_t chunks;
+} air_pool_job;
+void air_pool_job_reset(air_pool_job *job, int64_t chunks);
+int64_t air_pool_job_take(air_pool_job *job);
+
+AIR_END_C
+#endif
