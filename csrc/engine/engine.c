@@ -159,7 +159,7 @@ static void engine_main(void *context)
             if (!e->first) e->last = NULL;
             b->phase = AIR_BATCH_RUNNING;
             e->running = b;
-            if (e->closing) air_batch_cancel(b);
+            if (e->closing) atomic_store(&b->cancel, 1);
         }
         air_mutex_unlock(&e->lock);
         if (!b) return;
@@ -197,7 +197,7 @@ void air_engine_close(air_engine *e)
     if (!e || e->process != air_process_id()) return; /* a forked child has neither the threads nor the right to end them */
     air_mutex_lock(&e->lock);
     e->closing = 1;
-    if (e->running) air_batch_cancel(e->running);
+    if (e->running) atomic_store(&e->running->cancel, 1);
     air_cond_signal(&e->wake);
     air_mutex_unlock(&e->lock);
     air_thread_join(e->thread);
