@@ -76,9 +76,12 @@ static air_status want(reader *r, uint64_t count, uint64_t each, const char *wha
     uint64_t size, end;
     int fits = air_mul_u64(count, each, &size) && air_add_u64(r->pos, size, &end);
     if (fits && end <= r->bytes) return AIR_OK;
-    if (!fits || end > r->file_bytes)
-        return fail(r, AIR_E_FORMAT, "%s: %" PRIu64 " × %" PRIu64 " bytes at offset %" PRIu64 " go beyond the end of the file at %" PRIu64,
-                    what, count, each, r->pos, r->file_bytes);
+    if (!fits || end > r->file_bytes) {
+        char times[32] = "";
+        if (each > 1) (void)snprintf(times, sizeof times, " × %" PRIu64, each);
+        return fail(r, AIR_E_FORMAT, "%s: %" PRIu64 "%s bytes at offset %" PRIu64 " go beyond the end of the file at %" PRIu64, what,
+                    count, times, r->pos, r->file_bytes);
+    }
     if (end > r->limits->header_bytes)
         return fail(r, AIR_E_FORMAT, "%s: the header goes on to byte %" PRIu64 ", more than the %" PRIu64 " allowed", what, end,
                     r->limits->header_bytes);
