@@ -1,7 +1,8 @@
 """Every exception that airpy raises on purpose.
 
-Each derives from AirpyError and from the builtin a caller would expect, so both `except AirpyError` and `except MemoryError` work. The
-classes are made by the extension from csrc/base/status.def, the one list of ways a call can end; what only Python can find wrong is added here.
+Each derives from AirpyError and from the builtin a caller would expect, so both `except AirpyError` and `except MemoryError` work.
+The extension makes the classes from csrc/base/status.def, the one list of ways a call can end; what only Python can find wrong
+is added here.
 """
 
 from ._core import (

@@ -242,8 +242,10 @@ int32_t air_engine_layer_times(air_engine *e, uint64_t *busy_ns, uint64_t *stall
 {
     int32_t layers = air_model_program(e->model)->n_layers + 1, count = n < layers ? n : layers;
     air_mutex_lock(&e->lock);
-    memcpy(busy_ns, e->last_busy, (size_t)count * sizeof *busy_ns);
-    memcpy(stall_ns, e->last_stall, (size_t)count * sizeof *stall_ns);
+    for (int32_t i = 0; i < count; i++) {
+        busy_ns[i] = e->last_busy[i];
+        stall_ns[i] = e->last_stall[i];
+    }
     air_mutex_unlock(&e->lock);
     return layers;
 }

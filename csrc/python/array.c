@@ -11,7 +11,7 @@ typedef struct ArrayObject {
     Py_ssize_t shape[2], strides[2];
 } ArrayObject;
 
-PyObject *air__array_new(core_state *state, PyObject *owner, const void *data, const char *format, Py_ssize_t item_bytes, int n_dims,
+PyObject *air__py_array_new(core_state *state, PyObject *owner, const void *data, const char *format, Py_ssize_t item_bytes, int n_dims,
                          int64_t rows, int64_t cols)
 {
     if (cols && (n_dims == 2 ? rows : 1) > PY_SSIZE_T_MAX / item_bytes / cols) return PyErr_NoMemory();
@@ -30,13 +30,13 @@ PyObject *air__array_new(core_state *state, PyObject *owner, const void *data, c
     return (PyObject *)self;
 }
 
-PyObject *air__array_make(core_state *state, const char *format, Py_ssize_t item_bytes, int64_t count, void **data)
+PyObject *air__py_array_make(core_state *state, const char *format, Py_ssize_t item_bytes, int64_t count, void **data)
 {
     if (count > (PY_SSIZE_T_MAX - 64) / item_bytes) return PyErr_NoMemory();
     PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)count * item_bytes);
     if (!bytes) return NULL;
     *data = PyBytes_AsString(bytes);
-    PyObject *array = air__array_new(state, bytes, *data, format, item_bytes, 1, 0, count);
+    PyObject *array = air__py_array_new(state, bytes, *data, format, item_bytes, 1, 0, count);
     Py_DECREF(bytes);
     return array;
 }
@@ -92,7 +92,7 @@ static PyType_Slot array_slots[] = {
     {0, NULL},
 };
 
-PyType_Spec air__array_spec = {
+PyType_Spec air__py_array_spec = {
     .name = "airpy._core.Array",
     .basicsize = sizeof(ArrayObject),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE,

@@ -7,14 +7,14 @@
 #include "base/alloc.h"
 #include "platform/threads.h"
 
-int air__engine_in_child(const EngineObject *self) { return self->process != air_process_id(); }
+int air__py_engine_in_child(const EngineObject *self) { return self->process != air_process_id(); }
 
-int air__engine_usable(EngineObject *self)
+int air__py_engine_usable(EngineObject *self)
 {
     const char *why = NULL;
-    if (air__engine_in_child(self)) why = "the engine was opened before fork(); a forked process must open its own";
+    if (air__py_engine_in_child(self)) why = "the engine was opened before fork(); a forked process must open its own";
     else if (self->closing) why = "the engine is closed";
-    if (why) air__raise_text(air__state((PyObject *)self), AIR_E_CLOSED, "%s", why);
+    if (why) air__py_raise_text(air__py_state((PyObject *)self), AIR_E_CLOSED, "%s", why);
     return why ? -1 : 0;
 }
 
@@ -23,7 +23,7 @@ static PyObject *engine_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     core_state *state = PyType_GetModuleState(type);
     air_engine_config config;
     PyObject *gguf;
-    if (air__options_parse(state, "Engine()", args, kwargs, &config, &gguf) < 0) return NULL;
+    if (air__py_options_parse(state, "Engine()", args, kwargs, &config, &gguf) < 0) return NULL;
     PyObject *source = kwargs ? PyDict_GetItemString(kwargs, "source") : NULL;
 
     air_engine *engine;
@@ -32,7 +32,7 @@ static PyObject *engine_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     Py_BEGIN_ALLOW_THREADS
     st = air_engine_open(&engine, &config, &err);
     Py_END_ALLOW_THREADS
-    if (st) return air__raise(state, &err);
+    if (st) return air__py_raise(state, &err);
 
     EngineObject *self = PyObject_New(EngineObject, type);
     if (!self) {
@@ -40,7 +40,7 @@ static PyObject *engine_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
         return NULL;
     }
     self->engine = engine;
-    self->capsule = Py_NewRef(air__gguf_capsule(gguf));
+    self->capsule = Py_NewRef(air__py_gguf_capsule(gguf));
     self->source = Py_XNewRef(source);
     self->sequences = NULL;
     self->results = NULL;
@@ -78,7 +78,7 @@ static PyObject *engine_cancel(PyObject *o, PyObject *unused)
 {
     (void)unused;
     EngineObject *self = (EngineObject *)o;
-    if (air__engine_usable(self) < 0) return NULL;
+    if (air__py_engine_usable(self) < 0) return NULL;
     cancel_runs(self);
     Py_RETURN_NONE;
 }
@@ -95,8 +95,8 @@ static PyObject *engine_close(PyObject *o, PyObject *unused)
 {
     (void)unused;
     EngineObject *self = (EngineObject *)o;
-    if (!self->engine || air__engine_in_child(self)) Py_RETURN_NONE;
-    if (inside_run(self)) return air__raise_text(air__state(o), AIR_E_CLOSED, "close() inside of a call of run");
+    if (!self->engine || air__py_engine_in_child(self)) Py_RETURN_NONE;
+    if (inside_run(self)) return air__py_raise_text(air__py_state(o), AIR_E_CLOSED, "close() inside of a call of run");
     self->closing = 1;
     while (self->runs) {
         cancel_runs(self); /* again: a run may be between its check and its batch */
@@ -104,8 +104,8 @@ static PyObject *engine_close(PyObject *o, PyObject *unused)
         air_sleep_ns(1000000);
         Py_END_ALLOW_THREADS
     }
-    while (self->sequences) air__sequence_drop(self->sequences);
-    while (self->results) air__result_detach(self->results);
+    while (self->sequences) air__py_sequence_drop(self->sequences);
+    while (self->results) air__py_result_detach(self->results);
     air_engine *engine = self->engine;
     self->engine = NULL; /* before the GIL goes: two threads may close */
     Py_BEGIN_ALLOW_THREADS
@@ -118,18 +118,18 @@ static PyObject *engine_sequence(PyObject *o, PyObject *unused)
 {
     (void)unused;
     EngineObject *self = (EngineObject *)o;
-    return air__engine_usable(self) < 0 ? NULL : air__sequence_new(self);
+    return air__py_engine_usable(self) < 0 ? NULL : air__py_sequence_new(self);
 }
 
 static PyObject *pager_into(PyObject *dict, const air_pager_stats *p)
 {
     if (!dict) return NULL;
-    if (air__dict_take(dict, "pager_disk_bytes", PyLong_FromUnsignedLongLong(p->disk_bytes)) < 0 ||
-        air__dict_take(dict, "pager_ram_bytes", PyLong_FromUnsignedLongLong(p->ram_bytes)) < 0 ||
-        air__dict_take(dict, "pager_stall_ns", PyLong_FromUnsignedLongLong(p->stall_ns)) < 0 ||
-        air__dict_take(dict, "pager_read_ns", PyLong_FromUnsignedLongLong(p->read_ns)) < 0 ||
-        air__dict_take(dict, "pager_pinned_bytes", PyLong_FromUnsignedLongLong(p->pinned_bytes)) < 0 ||
-        air__dict_take(dict, "pager_pin_target", PyLong_FromUnsignedLongLong(p->pin_target)) < 0)
+    if (air__py_dict_take(dict, "pager_disk_bytes", PyLong_FromUnsignedLongLong(p->disk_bytes)) < 0 ||
+        air__py_dict_take(dict, "pager_ram_bytes", PyLong_FromUnsignedLongLong(p->ram_bytes)) < 0 ||
+        air__py_dict_take(dict, "pager_stall_ns", PyLong_FromUnsignedLongLong(p->stall_ns)) < 0 ||
+        air__py_dict_take(dict, "pager_read_ns", PyLong_FromUnsignedLongLong(p->read_ns)) < 0 ||
+        air__py_dict_take(dict, "pager_pinned_bytes", PyLong_FromUnsignedLongLong(p->pinned_bytes)) < 0 ||
+        air__py_dict_take(dict, "pager_pin_target", PyLong_FromUnsignedLongLong(p->pin_target)) < 0)
         Py_CLEAR(dict);
     return dict;
 }
@@ -138,7 +138,7 @@ static PyObject *held_by(const air_engine_stats *s)
 {
     PyObject *dict = PyDict_New();
     for (int i = 0; dict && i < AIR_HOLD_COUNT; i++)
-        if (air__dict_take(dict, air_holder_name((air_holder)i), PyLong_FromUnsignedLongLong(s->held_by[i])) < 0) Py_CLEAR(dict);
+        if (air__py_dict_take(dict, air_holder_name((air_holder)i), PyLong_FromUnsignedLongLong(s->held_by[i])) < 0) Py_CLEAR(dict);
     return dict;
 }
 
@@ -146,7 +146,7 @@ static PyObject *engine_stats(PyObject *o, PyObject *unused)
 {
     (void)unused;
     EngineObject *self = (EngineObject *)o;
-    if (air__engine_usable(self) < 0) return NULL;
+    if (air__py_engine_usable(self) < 0) return NULL;
     air_engine_stats s = air_engine_stats_get(self->engine);
 #define U(field) #field, (unsigned long long)s.field
     PyObject *dict = Py_BuildValue("{sK sK sK sK sK sK sK sK sK sK sK sK sd sd si ss sN}", U(passes), U(rows), U(pass_ns), U(last_pass_ns),
@@ -171,7 +171,7 @@ static PyObject *engine_layer_times(PyObject *o, PyObject *unused)
 {
     (void)unused;
     EngineObject *self = (EngineObject *)o;
-    if (air__engine_usable(self) < 0) return NULL;
+    if (air__py_engine_usable(self) < 0) return NULL;
     int32_t n = air_engine_layer_times(self->engine, NULL, NULL, 0);
     uint64_t *times = air_calloc((size_t)n * 2, sizeof *times);
     if (!times) return PyErr_NoMemory();
@@ -185,12 +185,12 @@ static PyObject *engine_hparams(PyObject *o, void *unused)
 {
     (void)unused;
     EngineObject *self = (EngineObject *)o;
-    if (air__engine_usable(self) < 0) return NULL;
+    if (air__py_engine_usable(self) < 0) return NULL;
     const air_hparams *h = air_model_hparams(air_engine_model(self->engine));
 #define L(field) #field, (long long)h->field
-    return Py_BuildValue("{ss sL sL sL sL sL sL sL sL sL sL sd sd sd sN}", "arch", h->arch, L(n_vocab), L(n_embd), L(n_ff), L(n_layers),
+    return Py_BuildValue("{ss sL sL sL sL sL sL sL sL sL sL sd sN}", "arch", h->arch, L(n_vocab), L(n_embd), L(n_ff), L(n_layers),
                          L(n_ctx_trained), L(heads), L(kv_heads), L(key_dim), L(value_dim), L(rope_dims), "rms_eps", h->rms_eps,
-                         "rope_base", h->rope_base, "rope_scale", h->rope_scale, "tied_output", PyBool_FromLong(h->tied_output));
+                         "tied_output", PyBool_FromLong(h->tied_output));
 #undef L
 }
 
@@ -198,8 +198,8 @@ static PyObject *engine_plan(PyObject *o, void *unused)
 {
     (void)unused;
     EngineObject *self = (EngineObject *)o;
-    if (air__engine_usable(self) < 0) return NULL;
-    return air__plan_dict(air_engine_plan(self->engine), air_model_program(air_engine_model(self->engine)));
+    if (air__py_engine_usable(self) < 0) return NULL;
+    return air__py_plan_dict(air_engine_plan(self->engine), air_model_program(air_engine_model(self->engine)));
 }
 
 static PyObject *engine_closed(PyObject *o, void *unused)
@@ -213,7 +213,7 @@ static PyMethodDef engine_methods[] = {
     {"layer_times", engine_layer_times, METH_NOARGS,
      "layer_times($self, /)\n--\n\nBusy and stalled ns of each layer in the last pass; the last entry: outside of layers."},
     {"sequence", engine_sequence, METH_NOARGS, "sequence($self, /)\n--\n\nA new, empty Sequence."},
-    {"run", (PyCFunction)(void (*)(void))air__engine_run, METH_VARARGS | METH_KEYWORDS,
+    {"run", (PyCFunction)(void (*)(void))air__py_engine_run, METH_VARARGS | METH_KEYWORDS,
      "run($self, items, *, logits=False, hidden=False, progress=None)\n--\n\n"
      "Appends tokens to sequences, in one pass where they fit; each item is (sequence, int32 tokens, want, sampling or None, n_prompt)."},
     {"cancel", engine_cancel, METH_NOARGS, "cancel($self, /)\n--\n\nEnds every call of run now under way with CancelledError."},
@@ -229,7 +229,7 @@ static PyGetSetDef engine_getset[] = {
 };
 
 static PyType_Slot engine_slots[] = {
-    {Py_tp_doc, "Engine(gguf, *, max_ram=0, fixed_bytes=0, io='auto', threads=0, tier='', n_ctx=0, kv_dtype='f16', ring_bytes=0, "
+    {Py_tp_doc, "Engine(gguf, /, *, max_ram=0, fixed_bytes=0, io='auto', threads=0, tier='', n_ctx=0, kv_dtype='f16', ring_bytes=0, "
                 "tile_bytes=0, max_rows=0, max_pins=-1, bandwidths=None, source='')\n--\n\n"
                 "One open model: budget, pager, threads. Zeros and empty strings: chosen."},
     {Py_tp_new, engine_new},
@@ -239,7 +239,7 @@ static PyType_Slot engine_slots[] = {
     {0, NULL},
 };
 
-PyType_Spec air__engine_spec = {
+PyType_Spec air__py_engine_spec = {
     .name = "airpy._core.Engine",
     .basicsize = sizeof(EngineObject),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,

@@ -20,7 +20,7 @@ static int add_error(PyObject *module, const char *name, PyObject *error)
     return PyModule_AddObjectRef(module, strrchr(name, '.') + 1, error);
 }
 
-int air__errors_init(core_state *state, PyObject *module)
+int air__py_errors_init(core_state *state, PyObject *module)
 {
     static const char base_name[] = "airpy.errors.AirpyError";
     state->errors[AIR_OK] = PyErr_NewExceptionWithDoc(base_name, "What every error of airpy derives from.", NULL, NULL);
@@ -37,7 +37,7 @@ int air__errors_init(core_state *state, PyObject *module)
     return 0;
 }
 
-PyObject *air__raise(const core_state *state, const air_error *err)
+PyObject *air__py_raise(const core_state *state, const air_error *err)
 {
     /* A message quotes names from the file, which need not be UTF-8, and may end inside a character. */
     PyObject *text = PyUnicode_DecodeUTF8(err->text, (Py_ssize_t)strlen(err->text), "backslashreplace");
@@ -47,7 +47,7 @@ PyObject *air__raise(const core_state *state, const air_error *err)
     return NULL;
 }
 
-PyObject *air__raise_text(const core_state *state, air_status status, const char *format, ...)
+PyObject *air__py_raise_text(const core_state *state, air_status status, const char *format, ...)
 {
     va_list args;
     va_start(args, format);

@@ -10,9 +10,9 @@ typedef struct GGUFObject {
 } GGUFObject;
 
 static void capsule_free(PyObject *capsule) { air_gguf_close(PyCapsule_GetPointer(capsule, capsule_name)); }
-const air_gguf_set *air__gguf_set(PyObject *capsule) { return PyCapsule_GetPointer(capsule, capsule_name); }
-PyObject *air__gguf_capsule(PyObject *gguf) { return ((GGUFObject *)gguf)->capsule; }
-static const air_gguf_set *set_of(PyObject *o) { return air__gguf_set(((GGUFObject *)o)->capsule); }
+const air_gguf_set *air__py_gguf_set(PyObject *capsule) { return PyCapsule_GetPointer(capsule, capsule_name); }
+PyObject *air__py_gguf_capsule(PyObject *gguf) { return ((GGUFObject *)gguf)->capsule; }
+static const air_gguf_set *set_of(PyObject *o) { return air__py_gguf_set(((GGUFObject *)o)->capsule); }
 
 static PyObject *gguf_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
@@ -21,7 +21,7 @@ static PyObject *gguf_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     PyObject *path_arg, *capsule = NULL;
     GGUFObject *self = NULL;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O:GGUF", names, &path_arg)) return NULL;
-    PyObject *path = air__to_path(path_arg);
+    PyObject *path = air__py_to_path(path_arg);
     if (!path) return NULL;
 
     air_gguf_set *set;
@@ -32,7 +32,7 @@ static PyObject *gguf_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     st = air_gguf_open(&set, text, &err);
     Py_END_ALLOW_THREADS
     Py_DECREF(path);
-    if (st) return air__raise(state, &err);
+    if (st) return air__py_raise(state, &err);
 
     capsule = PyCapsule_New(set, capsule_name, capsule_free);
     if (!capsule) {
@@ -70,14 +70,14 @@ static PyObject *value_object(core_state *state, PyObject *capsule, const air_gg
 static PyObject *array_object(core_state *state, PyObject *capsule, const air_gguf_value *value)
 {
     if (value->element < AIR_GGUF_TYPE_COUNT && numeric[value->element].format)
-        return air__array_new(state, capsule, value->as.items, numeric[value->element].format, numeric[value->element].bytes, 1, 0,
+        return air__py_array_new(state, capsule, value->as.items, numeric[value->element].format, numeric[value->element].bytes, 1, 0,
                               (int64_t)value->count);
     PyObject *list = PyList_New((Py_ssize_t)value->count);
     for (uint64_t i = 0; list && i < value->count; i++) {
         PyObject *item;
         if (value->element == AIR_GGUF_STRING) {
             const air_string *s = (const air_string *)value->as.items + i;
-            item = air__from_string(s->data, s->bytes);
+            item = air__py_from_string(s->data, s->bytes);
         } else {
             item = value_object(state, capsule, (const air_gguf_value *)value->as.items + i);
         }
@@ -94,11 +94,11 @@ static PyObject *value_object(core_state *state, PyObject *capsule, const air_gg
     case AIR_GGUF_I8: case AIR_GGUF_I16: case AIR_GGUF_I32: case AIR_GGUF_I64: return PyLong_FromLongLong(value->as.i);
     case AIR_GGUF_F32: case AIR_GGUF_F64: return PyFloat_FromDouble(value->as.f);
     case AIR_GGUF_BOOL: return PyBool_FromLong(value->as.u != 0);
-    case AIR_GGUF_STRING: return air__from_string(value->as.string.data, value->as.string.bytes);
+    case AIR_GGUF_STRING: return air__py_from_string(value->as.string.data, value->as.string.bytes);
     case AIR_GGUF_ARRAY: return array_object(state, capsule, value);
     case AIR_GGUF_TYPE_COUNT: break;
     }
-    return air__raise_text(state, AIR_E_FORMAT, "metadata of type %d", (int)value->type);
+    return air__py_raise_text(state, AIR_E_FORMAT, "metadata of type %d", (int)value->type);
 }
 
 static PyObject *gguf_metadata(PyObject *o, void *unused)
@@ -106,13 +106,13 @@ static PyObject *gguf_metadata(PyObject *o, void *unused)
     (void)unused;
     GGUFObject *self = (GGUFObject *)o;
     if (self->metadata) return Py_NewRef(self->metadata);
-    core_state *state = air__state(o);
+    core_state *state = air__py_state(o);
     const air_gguf *gguf = set_of(o)->gguf;
     PyObject *dict = PyDict_New();
     if (!dict) return NULL;
     for (uint64_t i = 0; i < air_gguf_entry_count(gguf); i++) {
         const air_gguf_entry *entry = air_gguf_entry_at(gguf, i);
-        PyObject *key = air__from_string(entry->key.data, entry->key.bytes);
+        PyObject *key = air__py_from_string(entry->key.data, entry->key.bytes);
         PyObject *value = key ? value_object(state, self->capsule, &entry->value) : NULL;
         int st = value ? PyDict_SetItem(dict, key, value) : -1;
         Py_XDECREF(key);
@@ -133,7 +133,7 @@ static PyObject *tensor_object(const air_tensor *t)
         PyObject *n = PyLong_FromUnsignedLongLong(t->shape[i]);
         if (!n || PyTuple_SetItem(shape, (Py_ssize_t)i, n) < 0) Py_CLEAR(shape);
     }
-    PyObject *name = air__from_string(t->name.data, t->name.bytes);
+    PyObject *name = air__py_from_string(t->name.data, t->name.bytes);
     if (!shape || !name) {
         Py_XDECREF(shape);
         Py_XDECREF(name);
@@ -207,7 +207,7 @@ static PyType_Slot gguf_slots[] = {
     {0, NULL},
 };
 
-PyType_Spec air__gguf_spec = {
+PyType_Spec air__py_gguf_spec = {
     .name = "airpy._core.GGUF",
     .basicsize = sizeof(GGUFObject),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,

@@ -7,7 +7,7 @@
 #include "platform/threads.h"
 
 /* memory_info() -> {total, available, cgroup_limit (-1: none), cgroup_usage, process_anonymous, default_budget}, bytes. */
-PyObject *air__memory_info(PyObject *module, PyObject *unused)
+PyObject *air__py_memory_info(PyObject *module, PyObject *unused)
 {
     (void)module, (void)unused;
     air_memory_info info = air_memory_query();
@@ -35,7 +35,7 @@ static PyObject *feature_names(void)
 }
 
 /* cpu_info() -> {name, threads: how many this process may use, features: [str], tier: the best of TIERS}. */
-PyObject *air__cpu_info(PyObject *module, PyObject *unused)
+PyObject *air__py_cpu_info(PyObject *module, PyObject *unused)
 {
     (void)module, (void)unused;
     return Py_BuildValue("{sssisNss}", "name", air_cpu_name(), "threads", air_cpu_count(), "features", feature_names(), "tier",
@@ -43,9 +43,9 @@ PyObject *air__cpu_info(PyObject *module, PyObject *unused)
 }
 
 /* file_identity(path) -> int: a hash of device, inode, size and modification time. */
-PyObject *air__file_identity(PyObject *module, PyObject *path_arg)
+PyObject *air__py_file_identity(PyObject *module, PyObject *path_arg)
 {
-    PyObject *path = air__to_path(path_arg);
+    PyObject *path = air__py_to_path(path_arg);
     if (!path) return NULL;
     air_file *file;
     air_error err;
@@ -58,16 +58,16 @@ PyObject *air__file_identity(PyObject *module, PyObject *path_arg)
     air_file_close(file);
     Py_END_ALLOW_THREADS
     Py_DECREF(path);
-    return st ? air__raise(PyModule_GetState(module), &err) : PyLong_FromUnsignedLongLong(identity);
+    return st ? air__py_raise(PyModule_GetState(module), &err) : PyLong_FromUnsignedLongLong(identity);
 }
 
 /* dequantize(type, data, /) -> float32 Array (elements,). data: any C-contiguous buffer of whole blocks. */
-PyObject *air__dequantize(PyObject *module, PyObject *args)
+PyObject *air__py_dequantize(PyObject *module, PyObject *args)
 {
     core_state *state = PyModule_GetState(module);
     PyObject *type, *data;
     if (!PyArg_ParseTuple(args, "OO:dequantize", &type, &data)) return NULL;
-    const air_format *format = air__to_format(state, type);
+    const air_format *format = air__py_to_format(state, type);
     Py_buffer view;
     if (!format || PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) return NULL;
 
@@ -75,12 +75,12 @@ PyObject *air__dequantize(PyObject *module, PyObject *args)
     void *out;
     int64_t blocks = view.len / format->bytes;
     if (view.len % format->bytes)
-        air__raise_text(state, AIR_E_ARGUMENT, "%zd bytes are not whole blocks of %s, which take %u each", view.len, format->name,
+        air__py_raise_text(state, AIR_E_ARGUMENT, "%zd bytes are not whole blocks of %s, which take %u each", view.len, format->name,
                         (unsigned)format->bytes);
     else if (blocks > PY_SSIZE_T_MAX / 8 / format->block)
         PyErr_NoMemory();
     else
-        array = air__array_make(state, "f", 4, blocks * format->block, &out);
+        array = air__py_array_make(state, "f", 4, blocks * format->block, &out);
     if (array) {
         Py_BEGIN_ALLOW_THREADS
         format->decode(view.buf, out, blocks);

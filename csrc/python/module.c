@@ -6,13 +6,13 @@
 
 #include "base/alloc.h"
 
-core_state *air__state(PyObject *self) { return PyType_GetModuleState(Py_TYPE(self)); }
+core_state *air__py_state(PyObject *self) { return PyType_GetModuleState(Py_TYPE(self)); }
 
 /* alloc_fail_at(n, /): the n-th allocation from now on fails, once; 0 disarms. */
 static PyObject *core_alloc_fail_at(PyObject *module, PyObject *n)
 {
     uint64_t count;
-    if (air__to_u64(PyModule_GetState(module), "n", n, &count) < 0) return NULL;
+    if (air__py_to_u64(PyModule_GetState(module), "n", n, &count) < 0) return NULL;
     air_alloc_fail_at(count);
     Py_RETURN_NONE;
 }
@@ -32,14 +32,14 @@ static PyObject *core_alloc_live(PyObject *module, PyObject *unused)
 
 
 static PyMethodDef core_functions[] = {
-    {"dequantize", air__dequantize, METH_VARARGS,
+    {"dequantize", air__py_dequantize, METH_VARARGS,
      "dequantize(type, data, /)\n--\n\nBlocks of a tensor type (name or id) as float32."},
-    {"memory_info", air__memory_info, METH_NOARGS,
+    {"memory_info", air__py_memory_info, METH_NOARGS,
      "memory_info()\n--\n\nBytes of the machine, its cgroup and this process; cgroup_limit -1: none."},
-    {"cpu_info", air__cpu_info, METH_NOARGS, "cpu_info()\n--\n\nName, usable threads, features and best kernel tier."},
-    {"file_identity", air__file_identity, METH_O,
+    {"cpu_info", air__py_cpu_info, METH_NOARGS, "cpu_info()\n--\n\nName, usable threads, features and best kernel tier."},
+    {"file_identity", air__py_file_identity, METH_O,
      "file_identity(path, /)\n--\n\nA hash that changes when the path names another or a changed file."},
-    {"solve_plan", (PyCFunction)(void (*)(void))air__solve_plan, METH_VARARGS | METH_KEYWORDS,
+    {"solve_plan", (PyCFunction)(void (*)(void))air__py_solve_plan, METH_VARARGS | METH_KEYWORDS,
      "solve_plan(gguf, /, **options)\n--\n\nThe plan that Engine would make with the same options; opens nothing."},
     {"alloc_fail_at", core_alloc_fail_at, METH_O,
      "alloc_fail_at(n, /)\n--\n\nFor tests: the n-th allocation of the engine from now on fails, once; 0 disarms."},
@@ -74,7 +74,7 @@ static PyObject *names_tuple(const char *(*name)(int), int count)
 }
 
 /* Tiers are ordered, each needing those below it. */
-static const char *tier_name(int tier) { return air_ops_tier((air_cpu_tier)tier) ? air__tier_names[tier] : NULL; }
+static const char *tier_name(int tier) { return air_ops_tier((air_cpu_tier)tier) ? air__py_tier_names[tier] : NULL; }
 
 /* Steals value. */
 static int add_value(PyObject *module, const char *name, PyObject *value)
@@ -93,9 +93,9 @@ static int add_type(PyObject *module, PyTypeObject **slot, PyType_Spec *spec)
 static int core_exec(PyObject *module)
 {
     core_state *state = PyModule_GetState(module);
-    if (air__errors_init(state, module) < 0 || add_type(module, &state->array, &air__array_spec) < 0 ||
-        add_type(module, &state->gguf, &air__gguf_spec) < 0 || add_type(module, &state->engine, &air__engine_spec) < 0 ||
-        add_type(module, &state->sequence, &air__sequence_spec) < 0 || add_type(module, &state->result, &air__result_spec) < 0)
+    if (air__py_errors_init(state, module) < 0 || add_type(module, &state->array, &air__py_array_spec) < 0 ||
+        add_type(module, &state->gguf, &air__py_gguf_spec) < 0 || add_type(module, &state->engine, &air__py_engine_spec) < 0 ||
+        add_type(module, &state->sequence, &air__py_sequence_spec) < 0 || add_type(module, &state->result, &air__py_result_spec) < 0)
         return -1;
     if (add_value(module, "VERSION", PyUnicode_FromString(AIRPY_VERSION)) < 0 ||
         add_value(module, "FORMATS", formats_tuple()) < 0 ||

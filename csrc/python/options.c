@@ -6,7 +6,7 @@
 
 typedef enum option_kind { OPTION_U64, OPTION_I64, OPTION_COUNT, OPTION_PINS, OPTION_IO, OPTION_STATE, OPTION_TIER, OPTION_SOURCE, OPTION_RATES } option_kind;
 
-/* What each keyword is and where it goes; absent ones keep the defaults of air__options_parse. */
+/* What each keyword is and where it goes; absent ones keep the defaults of air__py_options_parse. */
 static const struct option { const char *name; option_kind kind; size_t offset; } options[] = {
     {"max_ram", OPTION_U64, offsetof(air_engine_config, max_ram)},
     {"fixed_bytes", OPTION_U64, offsetof(air_engine_config, fixed_bytes)},
@@ -26,12 +26,12 @@ static const struct option { const char *name; option_kind kind; size_t offset; 
 static int to_rate(const core_state *state, const char *what, PyObject *o, double *out)
 {
     double rate;
-    if (air__to_double(what, o, &rate) < 0) return -1;
+    if (air__py_to_double(what, o, &rate) < 0) return -1;
     if (rate >= 0 && rate <= 1e18) {
         *out = rate;
         return 0;
     }
-    air__raise_text(state, AIR_E_ARGUMENT, "%s is %R, but must be bytes per second, 0 or more", what, o);
+    air__py_raise_text(state, AIR_E_ARGUMENT, "%s is %R, but must be bytes per second, 0 or more", what, o);
     return -1;
 }
 
@@ -54,7 +54,7 @@ static int to_rates(const core_state *state, const char *what, PyObject *o, doub
     for (Py_ssize_t i = 0; !st && i < PyList_Size(items); i++) {
         PyObject *key, *value;
         if (!PyArg_ParseTuple(PyList_GetItem(items, i), "OO", &key, &value)) st = -1;
-        const air_format *format = st ? NULL : air__to_format(state, key);
+        const air_format *format = st ? NULL : air__py_to_format(state, key);
         if (!format || to_rate(state, what, value, &out[format->id]) < 0) st = -1;
     }
     Py_DECREF(items);
@@ -71,15 +71,15 @@ static int to_bandwidths(const core_state *state, PyObject *o, air_bandwidths *o
         PyObject *key, *value;
         const char *name;
         int64_t depth;
-        if (!PyArg_ParseTuple(PyList_GetItem(items, i), "OO", &key, &value) || air__to_text(state, "a key of bandwidths", key, &name) < 0)
+        if (!PyArg_ParseTuple(PyList_GetItem(items, i), "OO", &key, &value) || air__py_to_text(state, "a key of bandwidths", key, &name) < 0)
             st = -1;
         else if (!strcmp(name, "disk")) st = to_rate(state, "disk", value, &out->disk);
         else if (!strcmp(name, "memory")) st = to_rate(state, "memory", value, &out->memory);
         else if (!strcmp(name, "product")) st = to_rates(state, "product", value, out->product);
         else if (!strcmp(name, "product_columns")) st = to_rates(state, "product_columns", value, out->product_columns);
-        else if (!strcmp(name, "block_bytes")) st = air__to_u64(state, "block_bytes", value, &out->block_bytes);
+        else if (!strcmp(name, "block_bytes")) st = air__py_to_u64(state, "block_bytes", value, &out->block_bytes);
         else if (!strcmp(name, "depth")) {
-            st = air__to_i64(state, "depth", value, 0, 1024, &depth);
+            st = air__py_to_i64(state, "depth", value, 0, 1024, &depth);
             if (!st) out->depth = (int32_t)depth;
         } else {
             PyErr_Format(PyExc_TypeError, "bandwidths has no %R", key);
@@ -98,35 +98,35 @@ static int set_option(const core_state *state, const struct option *option, PyOb
     int64_t number = 0;
     int choice = 0, st = -1;
     switch (option->kind) {
-    case OPTION_U64: return air__to_u64(state, option->name, value, field);
-    case OPTION_I64: return air__to_i64(state, option->name, value, 0, INT64_MAX, field);
-    case OPTION_TIER: return air__to_tier(state, value, field);
+    case OPTION_U64: return air__py_to_u64(state, option->name, value, field);
+    case OPTION_I64: return air__py_to_i64(state, option->name, value, 0, INT64_MAX, field);
+    case OPTION_TIER: return air__py_to_tier(state, value, field);
     case OPTION_RATES: return to_bandwidths(state, value, field);
     case OPTION_COUNT:
-        st = air__to_i64(state, option->name, value, 0, AIR_PY_MAX_THREADS, &number);
+        st = air__py_to_i64(state, option->name, value, 0, AIR_PY_MAX_THREADS, &number);
         if (!st) config->threads = (int)number;
         return st;
     case OPTION_PINS:
-        st = air__to_i64(state, option->name, value, -1, INT64_MAX, &number);
+        st = air__py_to_i64(state, option->name, value, -1, INT64_MAX, &number);
         if (!st) config->max_pins = number < 0 ? UINT64_MAX : (uint64_t)number;
         return st;
     case OPTION_IO:
-        st = air__to_choice(state, option->name, value, io_names, AIR_IO_COUNT, &choice);
+        st = air__py_to_choice(state, option->name, value, io_names, AIR_IO_COUNT, &choice);
         if (!st) config->io = (air_io_mode)choice;
         return st;
     case OPTION_STATE:
-        st = air__to_choice(state, option->name, value, state_names, 2, &choice);
+        st = air__py_to_choice(state, option->name, value, state_names, 2, &choice);
         if (!st) config->state_type = (air_state_type)choice;
         return st;
     case OPTION_SOURCE:
-        st = air__to_text(state, option->name, value, &config->source_spec);
+        st = air__py_to_text(state, option->name, value, &config->source_spec);
         if (!st && !*config->source_spec) config->source_spec = NULL;
         return st;
     }
     return st;
 }
 
-int air__options_parse(core_state *state, const char *who, PyObject *args, PyObject *kwargs, air_engine_config *config, PyObject **gguf)
+int air__py_options_parse(core_state *state, const char *who, PyObject *args, PyObject *kwargs, air_engine_config *config, PyObject **gguf)
 {
     *config = (air_engine_config){
         .io = AIR_IO_AUTO, .cpu_tier = AIR_TIER_COUNT, .state_type = AIR_STATE_F16, .max_pins = UINT64_MAX,
@@ -140,11 +140,11 @@ int air__options_parse(core_state *state, const char *who, PyObject *args, PyObj
         PyErr_Format(PyExc_TypeError, "%s takes a GGUF, not %R", who, Py_TYPE(*gguf));
         return -1;
     }
-    config->set = air__gguf_set(air__gguf_capsule(*gguf));
+    config->set = air__py_gguf_set(air__py_gguf_capsule(*gguf));
     PyObject *key, *value;
     for (Py_ssize_t position = 0; kwargs && PyDict_Next(kwargs, &position, &key, &value);) {
         const char *name;
-        if (air__to_text(state, "an option", key, &name) < 0) return -1;
+        if (air__py_to_text(state, "an option", key, &name) < 0) return -1;
         size_t i = 0;
         while (i < AIR_COUNT(options) && strcmp(options[i].name, name)) i++;
         if (i == AIR_COUNT(options)) {

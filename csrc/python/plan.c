@@ -31,7 +31,7 @@ static PyObject *weights_list(const air_plan *plan, const air_program *program)
     for (int32_t i = 0; list && i < program->n_weights; i++) {
         const air_weight *w = &program->weights[i];
         if (w->use == AIR_WEIGHT_VECTOR) continue;
-        PyObject *name = air__from_string(w->name, strlen(w->name));
+        PyObject *name = air__py_from_string(w->name, strlen(w->name));
         PyObject *row = name ? Py_BuildValue("(NsKii)", name, air_format_by_id(w->type)->name, (unsigned long long)w->bytes,
                                              (int)counts[i].tiles, (int)counts[i].pinned) : NULL;
         if (!row || PyList_Append(list, row) < 0) Py_CLEAR(list);
@@ -41,7 +41,7 @@ static PyObject *weights_list(const air_plan *plan, const air_program *program)
     return list;
 }
 
-PyObject *air__plan_dict(const air_plan *plan, const air_program *program)
+PyObject *air__py_plan_dict(const air_plan *plan, const air_program *program)
 {
     PyObject *weights = weights_list(plan, program);
     if (!weights) return NULL;
@@ -59,12 +59,12 @@ PyObject *air__plan_dict(const air_plan *plan, const air_program *program)
 }
 
 /* solve_plan(gguf, /, **options) -> dict: Engine's plan under the same options. Reads no weight, allocates nothing planned. */
-PyObject *air__solve_plan(PyObject *module, PyObject *args, PyObject *kwargs)
+PyObject *air__py_solve_plan(PyObject *module, PyObject *args, PyObject *kwargs)
 {
     core_state *state = PyModule_GetState(module);
     air_engine_config config;
     PyObject *gguf;
-    if (air__options_parse(state, "solve_plan()", args, kwargs, &config, &gguf) < 0) return NULL;
+    if (air__py_options_parse(state, "solve_plan()", args, kwargs, &config, &gguf) < 0) return NULL;
 
     air_error err;
     air_status st;
@@ -74,7 +74,7 @@ PyObject *air__solve_plan(PyObject *module, PyObject *args, PyObject *kwargs)
     st = air_model_open(&model, config.set, &err);
     if (!st) st = air_engine_plan_only(&plan, &config, &err);
     Py_END_ALLOW_THREADS
-    PyObject *dict = st ? air__raise(state, &err) : air__plan_dict(plan, air_model_program(model));
+    PyObject *dict = st ? air__py_raise(state, &err) : air__py_plan_dict(plan, air_model_program(model));
     air_plan_free(plan);
     air_model_close(model);
     return dict;

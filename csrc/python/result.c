@@ -40,9 +40,9 @@ static void leave_list(ResultObject *self)
     self->attached = 0;
 }
 
-PyObject *air__result_new(EngineObject *engine, air_batch *batch, int32_t n_items, int logits, int hidden)
+PyObject *air__py_result_new(EngineObject *engine, air_batch *batch, int32_t n_items, int logits, int hidden)
 {
-    ResultObject *self = PyObject_New(ResultObject, air__state((PyObject *)engine)->result);
+    ResultObject *self = PyObject_New(ResultObject, air__py_state((PyObject *)engine)->result);
     if (!self) {
         air_batch_free(batch);
         return NULL;
@@ -73,7 +73,7 @@ PyObject *air__result_new(EngineObject *engine, air_batch *batch, int32_t n_item
     return (PyObject *)self;
 }
 
-void air__result_detach(ResultObject *self)
+void air__py_result_detach(ResultObject *self)
 {
     leave_list(self);
     air_batch_detach(self->batch);
@@ -84,7 +84,7 @@ static void result_dealloc(PyObject *o)
     ResultObject *self = (ResultObject *)o;
     PyTypeObject *type = Py_TYPE(o);
     /* In a forked child the engine's lock may be held by a thread that is not there. */
-    int stranded = self->attached && air__engine_in_child(self->engine);
+    int stranded = self->attached && air__py_engine_in_child(self->engine);
     if (self->attached) leave_list(self);
     if (!stranded) air_batch_free(self->batch);
     Py_XDECREF(self->sampled);
@@ -97,7 +97,7 @@ static void result_dealloc(PyObject *o)
 static PyObject *matrix(ResultObject *self, int asked, const float *data, int64_t cols)
 {
     if (!asked) Py_RETURN_NONE;
-    return air__array_new(air__state((PyObject *)self), (PyObject *)self, data, "f", 4, 2, data ? air_batch_rows_kept(self->batch) : 0, cols);
+    return air__py_array_new(air__py_state((PyObject *)self), (PyObject *)self, data, "f", 4, 2, data ? air_batch_rows_kept(self->batch) : 0, cols);
 }
 
 static PyObject *result_logits(PyObject *o, void *unused)
@@ -141,7 +141,7 @@ static PyType_Slot result_slots[] = {
     {0, NULL},
 };
 
-PyType_Spec air__result_spec = {
+PyType_Spec air__py_result_spec = {
     .name = "airpy._core.Result",
     .basicsize = sizeof(ResultObject),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE,

@@ -30,10 +30,10 @@ static SequenceObject *sequence_of(const run_call *call, int32_t i)
 static int to_float(const core_state *state, const char *name, PyObject *value, float *out)
 {
     double number;
-    if (air__to_double(name, value, &number) < 0) return -1;
+    if (air__py_to_double(name, value, &number) < 0) return -1;
     *out = (float)number;
     if (isfinite(*out)) return 0;
-    air__raise_text(state, AIR_E_ARGUMENT, "%s is %R, not a finite number", name, value);
+    air__py_raise_text(state, AIR_E_ARGUMENT, "%s is %R, not a finite number", name, value);
     return -1;
 }
 
@@ -46,10 +46,10 @@ static int set_sampling(const core_state *state, const char *name, PyObject *val
     };
     for (size_t i = 0; i < AIR_COUNT(floats); i++)
         if (!strcmp(name, floats[i].name)) return to_float(state, name, value, floats[i].field);
-    if (!strcmp(name, "seed")) return air__to_u64(state, name, value, &s->seed);
+    if (!strcmp(name, "seed")) return air__py_to_u64(state, name, value, &s->seed);
     if (!strcmp(name, "top_k")) {
         int64_t top_k;
-        int st = air__to_i64(state, name, value, 0, INT32_MAX, &top_k);
+        int st = air__py_to_i64(state, name, value, 0, INT32_MAX, &top_k);
         if (!st) s->top_k = (int32_t)top_k;
         return st;
     }
@@ -69,7 +69,7 @@ static int parse_sampling(const core_state *state, PyObject *o, air_sampling *ou
     for (Py_ssize_t i = 0; !st && i < PyList_Size(items); i++) {
         PyObject *key, *value;
         const char *name;
-        st = PyArg_ParseTuple(PyList_GetItem(items, i), "OO", &key, &value) ? air__to_text(state, "a key of sampling", key, &name) : -1;
+        st = PyArg_ParseTuple(PyList_GetItem(items, i), "OO", &key, &value) ? air__py_to_text(state, "a key of sampling", key, &name) : -1;
         if (!st) st = set_sampling(state, name, value, out);
     }
     Py_DECREF(items);
@@ -90,7 +90,7 @@ static int parse_tokens(run_call *call, int32_t i, PyObject *o)
         return -1;
     }
     if (!PyBuffer_IsContiguous(view, 'C')) {
-        air__raise_text(air__state((PyObject *)call->engine), AIR_E_ARGUMENT, "item %d: tokens must be contiguous", (int)i);
+        air__py_raise_text(air__py_state((PyObject *)call->engine), AIR_E_ARGUMENT, "item %d: tokens must be contiguous", (int)i);
         return -1;
     }
     call->item[i].tokens = view->buf;
@@ -100,7 +100,7 @@ static int parse_tokens(run_call *call, int32_t i, PyObject *o)
 
 static int parse_item(run_call *call, int32_t i)
 {
-    const core_state *state = air__state((PyObject *)call->engine);
+    const core_state *state = air__py_state((PyObject *)call->engine);
     PyObject *item = PyTuple_GetItem(call->items, i), *sequence, *tokens, *want, *sampling, *n_prompt;
     if (!PyTuple_Check(item)) {
         PyErr_Format(PyExc_TypeError, "item %d must be a tuple, not %R", (int)i, Py_TYPE(item));
@@ -114,8 +114,8 @@ static int parse_item(run_call *call, int32_t i)
         return -1;
     }
     air_batch_item *out = &call->item[i];
-    if (air__to_i64(state, "want", want, 0, INT64_MAX, &out->want) < 0 ||
-        air__to_i64(state, "n_prompt", n_prompt, 0, INT64_MAX, &out->n_prompt) < 0)
+    if (air__py_to_i64(state, "want", want, 0, INT64_MAX, &out->want) < 0 ||
+        air__py_to_i64(state, "n_prompt", n_prompt, 0, INT64_MAX, &out->n_prompt) < 0)
         return -1;
     if (sampling != Py_None) {
         if (parse_sampling(state, sampling, &call->sampling[i]) < 0) return -1;
@@ -130,7 +130,7 @@ static int parse_items(run_call *call, PyObject *items)
     if (!call->items) return -1;
     Py_ssize_t n = PyTuple_Size(call->items);
     if (n > INT32_MAX / 2) {
-        air__raise_text(air__state((PyObject *)call->engine), AIR_E_ARGUMENT, "%zd items", n);
+        air__py_raise_text(air__py_state((PyObject *)call->engine), AIR_E_ARGUMENT, "%zd items", n);
         return -1;
     }
     call->item = air_calloc((size_t)n + 1, sizeof *call->item);
@@ -157,13 +157,13 @@ static void release_tokens(run_call *call)
 /* Last, when no Python code can run any more before the batch is submitted: checks the sequences, marks them and enters the list. */
 static int call_begin(run_call *call)
 {
-    if (air__engine_usable(call->engine) < 0) return -1;
+    if (air__py_engine_usable(call->engine) < 0) return -1;
     for (int32_t i = 0; i < call->n; i++) {
         if (sequence_of(call, i)->engine != call->engine) {
-            air__raise_text(air__state((PyObject *)call->engine), AIR_E_ARGUMENT, "item %d: its sequence belongs to another engine", (int)i);
+            air__py_raise_text(air__py_state((PyObject *)call->engine), AIR_E_ARGUMENT, "item %d: its sequence belongs to another engine", (int)i);
             return -1;
         }
-        if (air__sequence_usable(sequence_of(call, i)) < 0) return -1;
+        if (air__py_sequence_usable(sequence_of(call, i)) < 0) return -1;
         call->item[i].sequence = sequence_of(call, i)->sequence;
     }
     for (int32_t i = 0; i < call->n; i++) sequence_of(call, i)->busy = 1;
@@ -217,7 +217,7 @@ static air_status call_wait(run_call *call, PyObject *progress, air_error *err)
 static PyObject *call_run(run_call *call, int logits, int hidden, PyObject *progress)
 {
     air_batch_request request = {.items = call->item, .n_items = call->n, .keep_hidden = hidden};
-    const core_state *state = air__state((PyObject *)call->engine);
+    const core_state *state = air__py_state((PyObject *)call->engine);
     air_error err;
     air_status st;
     air_batch *batch;
@@ -225,19 +225,19 @@ static PyObject *call_run(run_call *call, int logits, int hidden, PyObject *prog
     st = air_batch_submit(&batch, call->engine->engine, &request, &err);
     Py_END_ALLOW_THREADS
     release_tokens(call);
-    if (st) return air__raise(state, &err);
+    if (st) return air__py_raise(state, &err);
 
     call->link.batch = batch;
     if (call->link.cancelled) air_batch_cancel(batch);
     st = call_wait(call, progress, &err);
     call->link.batch = NULL;
-    if (!st && !PyErr_Occurred()) return air__result_new(call->engine, batch, call->n, logits, hidden);
+    if (!st && !PyErr_Occurred()) return air__py_result_new(call->engine, batch, call->n, logits, hidden);
     air_batch_free(batch);
-    return PyErr_Occurred() ? NULL : air__raise(state, &err);
+    return PyErr_Occurred() ? NULL : air__py_raise(state, &err);
 }
 
 /* run(items, *, logits=False, hidden=False, progress=None) -> Result. Blocks, without the GIL. */
-PyObject *air__engine_run(PyObject *o, PyObject *args, PyObject *kwargs)
+PyObject *air__py_engine_run(PyObject *o, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"items", "logits", "hidden", "progress", NULL};
     PyObject *items, *progress = Py_None;

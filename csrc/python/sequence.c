@@ -8,7 +8,7 @@
 /* Takes sequence, also on failure. */
 static PyObject *sequence_wrap(EngineObject *engine, air_sequence *sequence)
 {
-    SequenceObject *self = PyObject_New(SequenceObject, air__state((PyObject *)engine)->sequence);
+    SequenceObject *self = PyObject_New(SequenceObject, air__py_state((PyObject *)engine)->sequence);
     if (!self) {
         air_sequence_free(sequence);
         return NULL;
@@ -23,19 +23,19 @@ static PyObject *sequence_wrap(EngineObject *engine, air_sequence *sequence)
     return (PyObject *)self;
 }
 
-PyObject *air__sequence_new(EngineObject *engine)
+PyObject *air__py_sequence_new(EngineObject *engine)
 {
     air_sequence *sequence;
     air_error err;
-    if (air_sequence_new(&sequence, engine->engine, &err)) return air__raise(air__state((PyObject *)engine), &err);
+    if (air_sequence_new(&sequence, engine->engine, &err)) return air__py_raise(air__py_state((PyObject *)engine), &err);
     return sequence_wrap(engine, sequence);
 }
 
-void air__sequence_drop(SequenceObject *self)
+void air__py_sequence_drop(SequenceObject *self)
 {
     if (!self->sequence) return;
     /* In a forked child locks may be held by threads that are not there. */
-    if (!air__engine_in_child(self->engine)) air_sequence_free(self->sequence);
+    if (!air__py_engine_in_child(self->engine)) air_sequence_free(self->sequence);
     self->sequence = NULL;
     if (self->next) self->next->previous = self->previous;
     if (self->previous) self->previous->next = self->next;
@@ -45,15 +45,15 @@ void air__sequence_drop(SequenceObject *self)
 static int not_busy(SequenceObject *self)
 {
     if (!self->busy) return 0;
-    air__raise_text(air__state((PyObject *)self), AIR_E_CLOSED, "the sequence is in use by a call of run");
+    air__py_raise_text(air__py_state((PyObject *)self), AIR_E_CLOSED, "the sequence is in use by a call of run");
     return -1;
 }
 
-int air__sequence_usable(SequenceObject *self)
+int air__py_sequence_usable(SequenceObject *self)
 {
-    if (air__engine_usable(self->engine) < 0) return -1;
+    if (air__py_engine_usable(self->engine) < 0) return -1;
     if (!self->sequence) {
-        air__raise_text(air__state((PyObject *)self), AIR_E_CLOSED, "the sequence is closed");
+        air__py_raise_text(air__py_state((PyObject *)self), AIR_E_CLOSED, "the sequence is closed");
         return -1;
     }
     return not_busy(self);
@@ -63,7 +63,7 @@ static void sequence_dealloc(PyObject *o)
 {
     SequenceObject *self = (SequenceObject *)o;
     PyTypeObject *type = Py_TYPE(o);
-    air__sequence_drop(self);
+    air__py_sequence_drop(self);
     Py_DECREF((PyObject *)self->engine);
     PyObject_Free(o);
     Py_DECREF(type);
@@ -74,10 +74,10 @@ static PyObject *sequence_tokens(PyObject *o, PyObject *unused)
 {
     (void)unused;
     SequenceObject *self = (SequenceObject *)o;
-    if (air__sequence_usable(self) < 0) return NULL;
+    if (air__py_sequence_usable(self) < 0) return NULL;
     void *data;
     int64_t length = air_sequence_length(self->sequence);
-    PyObject *array = air__array_make(air__state(o), "i", 4, length, &data);
+    PyObject *array = air__py_array_make(air__py_state(o), "i", 4, length, &data);
     if (array && length) memcpy(data, air_sequence_tokens(self->sequence), (size_t)length * 4);
     return array;
 }
@@ -86,13 +86,13 @@ static PyObject *sequence_tokens(PyObject *o, PyObject *unused)
 static PyObject *sequence_truncate(PyObject *o, PyObject *length_arg)
 {
     SequenceObject *self = (SequenceObject *)o;
-    const core_state *state = air__state(o);
+    const core_state *state = air__py_state(o);
     int64_t length;
     air_error err;
-    if (air__sequence_usable(self) < 0 || air__to_i64(state, "length", length_arg, 0, INT64_MAX, &length) < 0) return NULL;
+    if (air__py_sequence_usable(self) < 0 || air__py_to_i64(state, "length", length_arg, 0, INT64_MAX, &length) < 0) return NULL;
     /* The conversion above may have run Python code. */
-    if (air__sequence_usable(self) < 0) return NULL;
-    if (air_sequence_truncate(self->sequence, length, &err)) return air__raise(state, &err);
+    if (air__py_sequence_usable(self) < 0) return NULL;
+    if (air_sequence_truncate(self->sequence, length, &err)) return air__py_raise(state, &err);
     Py_RETURN_NONE;
 }
 
@@ -101,10 +101,10 @@ static PyObject *sequence_fork(PyObject *o, PyObject *unused)
 {
     (void)unused;
     SequenceObject *self = (SequenceObject *)o;
-    if (air__sequence_usable(self) < 0) return NULL;
+    if (air__py_sequence_usable(self) < 0) return NULL;
     air_sequence *copy;
     air_error err;
-    if (air_sequence_fork(&copy, self->sequence, &err)) return air__raise(air__state(o), &err);
+    if (air_sequence_fork(&copy, self->sequence, &err)) return air__py_raise(air__py_state(o), &err);
     return sequence_wrap(self->engine, copy);
 }
 
@@ -113,7 +113,7 @@ static PyObject *sequence_close(PyObject *o, PyObject *unused)
     (void)unused;
     SequenceObject *self = (SequenceObject *)o;
     if (not_busy(self) < 0) return NULL;
-    air__sequence_drop(self);
+    air__py_sequence_drop(self);
     Py_RETURN_NONE;
 }
 
@@ -121,14 +121,14 @@ static PyObject *sequence_length(PyObject *o, void *unused)
 {
     (void)unused;
     SequenceObject *self = (SequenceObject *)o;
-    return air__sequence_usable(self) < 0 ? NULL : PyLong_FromLongLong(air_sequence_length(self->sequence));
+    return air__py_sequence_usable(self) < 0 ? NULL : PyLong_FromLongLong(air_sequence_length(self->sequence));
 }
 
 static PyObject *sequence_bytes(PyObject *o, void *unused)
 {
     (void)unused;
     SequenceObject *self = (SequenceObject *)o;
-    return air__sequence_usable(self) < 0 ? NULL : PyLong_FromUnsignedLongLong(air_sequence_bytes(self->sequence));
+    return air__py_sequence_usable(self) < 0 ? NULL : PyLong_FromUnsignedLongLong(air_sequence_bytes(self->sequence));
 }
 
 static PyMethodDef sequence_methods[] = {
@@ -153,7 +153,7 @@ static PyType_Slot sequence_slots[] = {
     {0, NULL},
 };
 
-PyType_Spec air__sequence_spec = {
+PyType_Spec air__py_sequence_spec = {
     .name = "airpy._core.Sequence",
     .basicsize = sizeof(SequenceObject),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE,
