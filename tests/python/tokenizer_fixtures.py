@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 
+_PRINTABLE = [b for b in range(256) if 0x21 <= b <= 0x7E or 0xA1 <= b <= 0xFF and b != 0xAD]
+_OTHERS = [b for b in range(256) if b not in _PRINTABLE]
+_LETTERS = {b: chr(b) for b in _PRINTABLE} | {b: chr(256 + n) for n, b in enumerate(_OTHERS)}
+
+
 def gpt2_spelling(data: bytes) -> str:
     """GPT-2's printable spelling of bytes, written down apart from airpy's own."""
-    printable = [b for b in range(256) if 0x21 <= b <= 0x7E or 0xA1 <= b <= 0xFF and b != 0xAD]
-    others = [b for b in range(256) if b not in printable]
-    return "".join(chr(b) if b in printable else chr(256 + others.index(b)) for b in data)
+    return "".join(_LETTERS[b] for b in data)
 
 
 def write_gguf(path: Path, metadata: dict[str, Any]) -> None:
