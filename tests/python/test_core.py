@@ -37,7 +37,9 @@ def test_the_list_of_statuses_was_read():
 
 
 def test_formats_are_those_of_formats_def():
-    rows = re.findall(r"^FORMAT\(\s*(\w+),\s*(\d+),\s*(\d+),\s*(\d+),\s*\w+,\s*(\w+)", (ROOT / "csrc/quant/formats.def").read_text(), re.M)
+    rows = re.findall(
+        r"^FORMAT\(\s*(\w+),\s*(\d+),\s*(\d+),\s*(\d+),\s*\w+,\s*(\w+)", (ROOT / "csrc/quant/formats.def").read_text(), re.M
+    )
     assert list(_core.FORMATS) == [(n, int(i), int(e), int(b), role.lower()) for n, i, e, b, role in rows]
 
 
@@ -216,7 +218,9 @@ def test_a_call_leaks_neither_objects_nor_allocations(call):
     assert sys.getallocatedblocks() - blocks < 40 and abs(sys.getrefcount(None) - none) < 40
 
 
-@pytest.mark.parametrize("bad", [lambda: _core.GGUF(ROOT / "LICENSE"), lambda: _core.dequantize("F32", b"123"), lambda: _core.GGUF(3)])
+@pytest.mark.parametrize(
+    "bad", [lambda: _core.GGUF(ROOT / "LICENSE"), lambda: _core.dequantize("F32", b"123"), lambda: _core.GGUF(3)]
+)
 def test_a_failing_call_leaks_nothing(bad):
     def attempt():
         with pytest.raises(Exception):  # noqa: B017 which one is tested above
@@ -281,3 +285,62 @@ def test_the_module_can_be_loaded_twice():
         second.GGUF(ROOT / "LICENSE")
     with pytest.raises(TypeError, match="takes a GGUF"):
         second.Engine(_core.GGUF(DEMO))
+
+
+# ---- probes ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_probe_disk_measures_the_rate_of_a_throttled_source(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(os.urandom(1 << 20) * 24)
+    found = _core.probe_disk(path, 0.5, source="rate=40000000")
+    assert 25e6 < found["disk"] < 60e6 and found["block_bytes"] >= 4096 and found["depth"] >= 1
+
+
+def test_probe_compute_measures_what_it_is_asked():
+    found = _core.probe_compute(iter(["Q8_0", 12]), threads=1, max_bytes=32 << 20, seconds=0.1)
+    assert found["memory"] > 1e8 and found["product"].keys() == found["product_columns"].keys() == {"Q8_0", "Q4_K"}
+    assert all(rate > 1e6 for rate in found["product"].values())
+    plan = _core.solve_plan(_core.GGUF(DEMO), bandwidths=found)
+    assert plan["compute_s"] > 0
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: _core.probe_disk("/nowhere"), errors.FileIOError, "/nowhere"),
+        (lambda: _core.probe_disk(DEMO, 0), errors.ArgumentError, "seconds"),
+        (lambda: _core.probe_disk(DEMO, float("nan")), errors.ArgumentError, "seconds"),
+        (lambda: _core.probe_disk(DEMO, source="x=1"), errors.ArgumentError, "x=1"),
+        (lambda: _core.probe_disk(DEMO, source="fail_at=1"), errors.FileIOError, "read"),
+        (lambda: _core.probe_compute(3), TypeError, "not iterable"),
+        (lambda: _core.probe_compute(["Q9"]), errors.ArgumentError, "Q9"),
+        (lambda: _core.probe_compute(["Q8_0"], tier="sse"), errors.ArgumentError, "sse"),
+        (lambda: _core.probe_compute(["Q8_0"], threads=-1), errors.ArgumentError, "threads is -1"),
+    ],
+)
+def test_probes_refuse_what_they_cannot_measure(call, error, message):
+    live = _core.alloc_live()
+    with pytest.raises(error, match=message):
+        call()
+    assert _core.alloc_live() == live
+
+
+@pytest.mark.parametrize(
+    "probe", [lambda: _core.probe_disk(DEMO, 0.02), lambda: _core.probe_compute(["Q8_0"], 1, "", 1 << 20, 0.02)]
+)
+def test_probes_fail_cleanly_at_every_allocation(probe):
+    probe()
+    live = _core.alloc_live()
+    n, failures, came = 0, 0, True
+    while came:
+        n += 1
+        _core.alloc_fail_at(n)
+        try:
+            probe()
+        except (errors.OutOfMemoryError, errors.ThreadError):
+            failures += 1
+        came = _core.alloc_failed()
+        _core.alloc_fail_at(0)
+        assert _core.alloc_live() == live
+    assert failures > 3

@@ -128,7 +128,9 @@ def test_pinned_tiles_of_the_plan_are_those_that_fit():
 
 def test_solve_plan_is_the_plan_of_the_engine(engine):
     assert _core.solve_plan(_core.GGUF(DEMO), max_ram=64 << 20) == engine.plan
-    fast = _core.solve_plan(_core.GGUF(DEMO), bandwidths={"disk": 1e9, "memory": 2e10, "product": {"Q8_0": 1e10}, "depth": 4, "block_bytes": 1 << 20})
+    fast = _core.solve_plan(
+        _core.GGUF(DEMO), bandwidths={"disk": 1e9, "memory": 2e10, "product": {"Q8_0": 1e10}, "depth": 4, "block_bytes": 1 << 20}
+    )
     assert fast["pass_s"] > 0
 
 
@@ -278,15 +280,20 @@ def test_close_frees_sequences_and_leaves_results_readable():
     assert engine.closed
     np.testing.assert_array_equal(logits, copy)
     np.testing.assert_array_equal(np.asarray(result.logits), copy)  # also one made after the close
-    for use in (
-        lambda: sequence.length, lambda: sequence.bytes, sequence.tokens, sequence.fork, lambda: sequence.truncate(0),
-        lambda: other.length, engine.sequence, engine.stats, engine.layer_times, engine.cancel, lambda: engine.plan,
-        lambda: engine.hparams, lambda: engine.run([(sequence, PROMPT, 1, None, 0)]),
-    ):  # fmt: skip
+    uses = [
+        sequence.tokens,
+        sequence.fork,
+        lambda s=sequence: s.length,
+        lambda s=sequence: s.bytes,
+        lambda s=sequence: s.truncate(0),
+    ]
+    uses += [engine.sequence, engine.stats, engine.layer_times, engine.cancel, lambda e=engine: e.plan, lambda e=engine: e.hparams]
+    uses += [lambda s=other: s.length, lambda e=engine, s=sequence: e.run([(s, PROMPT, 1, None, 0)])]
+    for use in uses:
         with pytest.raises(errors.StateError, match="closed"):
             use()
     sequence.close()
-    del engine, sequence, other, result, unseen, logits, use
+    del engine, sequence, other, result, unseen, logits, uses, use
     assert _core.alloc_live() == live
 
 
@@ -492,7 +499,8 @@ def test_a_forked_child_is_told_to_open_its_own():
         pid = os.fork()
         if pid == 0:
             try:
-                for use in (engine.stats, engine.sequence, lambda: sequence.length, lambda: engine.run([(sequence, PROMPT, 1, None, 0)])):
+                run = lambda: engine.run([(sequence, PROMPT, 1, None, 0)])
+                for use in (engine.stats, engine.sequence, lambda: sequence.length, run):
                     try:
                         use()
                     except errors.StateError as error:

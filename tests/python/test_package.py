@@ -20,6 +20,10 @@ ROOT = Path(__file__).resolve().parents[2]
 CSRC = ROOT / "csrc"
 LAYERS = ["base", "platform", "quant", "gguf", "kernels", "backend", "memory", "model", "engine", "python"]
 HEADERS = sorted(path for path in CSRC.rglob("*.h") if "python" not in path.parts and "x86" not in path.parts)
+STANDARD = set(  # C11, 7.1.2
+    "assert complex ctype errno fenv float inttypes iso646 limits locale math setjmp signal stdalign stdarg stdatomic stdbool stddef "  # noqa: SIM905, E501
+    "stdint stdio stdlib stdnoreturn string tgmath threads time uchar wchar wctype".split()
+)
 SOURCES = sorted(path for path in CSRC.rglob("*") if path.suffix in (".c", ".h", ".def"))
 
 
@@ -52,7 +56,7 @@ def test_the_stub_and_the_marker_lie_beside_the_extension():
 
 def test_there_is_one_version():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert _core.VERSION == project["version"]
+    assert project["version"] == _core.VERSION
     command = ["git", "grep", "-lF", f'"{project["version"]}"', "--", "*.py", "*.c", "*.h", "*.txt", "*.json"]
     found = subprocess.run(command, cwd=ROOT, capture_output=True)
     assert found.returncode in (1, 128), f"the version stands elsewhere too: {found.stdout.decode()}"
@@ -79,11 +83,11 @@ def test_the_extension_is_named_for_the_stable_abi():
 
 
 def test_the_library_never_prints_aborts_or_exits():
-    output = {
-        "printf", "fprintf", "vprintf", "vfprintf", "dprintf", "puts", "fputs", "putchar", "putc", "fputc", "fwrite", "perror", "write",
-        "__printf_chk", "__fprintf_chk", "__vfprintf_chk", "stdout", "stderr", "psignal", "error", "warn", "warnx",
-    }  # fmt: skip
-    endings = {"abort", "exit", "_exit", "_Exit", "quick_exit", "__assert_fail", "assert", "longjmp", "Py_Exit", "Py_FatalError", "err", "errx"}
+    output = set(
+        "printf fprintf vprintf vfprintf dprintf puts fputs putchar putc fputc fwrite perror write psignal error warn warnx "  # noqa: SIM905
+        "__printf_chk __fprintf_chk __vfprintf_chk stdout stderr".split()
+    )
+    endings = set("abort exit _exit _Exit quick_exit __assert_fail longjmp Py_Exit Py_FatalError err errx".split())  # noqa: SIM905
     unwanted = symbols("--undefined-only") & (output | endings)
     if is_sanitized():
         unwanted -= {"abort", "stderr"}
@@ -131,11 +135,10 @@ def test_the_system_is_named_in_platform_alone(path):
     """Outside platform/ only ISO C11, and the compiler's extensions through base/compiler.h."""
     if "platform" in path.parts or "x86" in path.parts:
         return
-    standard = "assert complex ctype errno fenv float inttypes iso646 limits locale math setjmp signal stdalign stdarg stdatomic stdbool stddef stdint stdio stdlib stdnoreturn string tgmath threads time uchar wchar wctype".split()  # fmt: skip
     text = path.read_text()
     for header in re.findall(r"^\s*#\s*include\s+<([^>]+)>", text, re.M):
         name = header.removesuffix(".h")
-        assert name in standard or header == "Python.h" or (header == "atomic" and path.name == "compiler.h"), f"<{header}>"
+        assert name in STANDARD or header == "Python.h" or (header == "atomic" and path.name == "compiler.h"), f"<{header}>"
     if path.name != "compiler.h":
         assert "__attribute__" not in text and "__builtin_" not in text
     assert not re.search(r"\b(__linux__|_WIN32|__APPLE__|_GNU_SOURCE|_POSIX_C_SOURCE)\b", text)
@@ -150,7 +153,9 @@ def test_every_header_compiles_alone(language, tmp_path):
         source = tmp_path / ("one.c" if c else "one.cpp")
         source.write_text(f'#include "{header.relative_to(CSRC)}"\n#include "{header.relative_to(CSRC)}"\nint air_one;\n')
         warnings = ["-Wall", "-Werror", "-Wno-unused-function", *(["-Wextra"] if c else [])]
-        done = subprocess.run([compiler, f"-std={language}", *warnings, f"-I{CSRC}", "-fsyntax-only", source], capture_output=True, text=True)
+        done = subprocess.run(
+            [compiler, f"-std={language}", *warnings, f"-I{CSRC}", "-fsyntax-only", source], capture_output=True, text=True
+        )
         if done.returncode:
             failed[str(header.relative_to(CSRC))] = done.stderr
     assert not failed, "\n".join(failed.values())
@@ -178,7 +183,9 @@ def test_files_and_functions_keep_their_size():
 
 def import_seconds(statement: str) -> float:
     code = f"import time; t = time.perf_counter(); {statement}; print(time.perf_counter() - t)"
-    runs = [float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout) for _ in range(5)]
+    runs = [
+        float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout) for _ in range(5)
+    ]
     return min(runs)
 
 
