@@ -8,7 +8,8 @@
  *   ring: [ free    | span held by pass  | ready               | free ]          positions only grow, modulo the ring
  *
  * A tile that is to stay is read into its pin the first time it is used, so opening reads nothing. The ring stays full between
- * passes: reads wrap from the last tile into the next pass's first. In mmap mode there is neither ring nor pin: spans point into the mapping. */
+ * passes: reads wrap from the last tile into the next pass's first. In mmap mode there is neither ring nor pin: spans point into the
+ * mapping. */
 #ifndef AIR_MEMORY_PAGER_H
 #define AIR_MEMORY_PAGER_H
 

@@ -109,17 +109,9 @@ static double timed_passes(bench *b, int n, uint64_t ns)
 TEST(a_slow_disk_is_busy_all_the_time_also_across_the_end_of_a_pass)
 {
     fixture f;
-    fixture_make(&f, 20, 1000);
+    fixture_make_in(&f, 20, 1000, 1); /* two files would be two disks */
     bench b = bench_of(&f);
     const double rate = 40e6;
-    /* Both files behind one throttled source each would be two disks; all weights go to the first here. */
-    uint64_t bytes = 0;
-    for (int i = 0; i < f.program.n_weights; i++) {
-        f.weights[i].part = 0;
-        f.weights[i].offset = bytes % (f.bytes[0] > f.weights[i].bytes ? f.bytes[0] - f.weights[i].bytes : 1);
-        bytes += 4096;
-        REQUIRE(f.weights[i].offset + f.weights[i].bytes <= f.bytes[0]);
-    }
     REQUIRE(air_source_tampered(&b.sources[0], &b.memory[0].base, "rate=40000000,latency_us=200", &err) == AIR_OK);
     air_plan_request r = fixture_request(&f, 64u << 20);
     r.tile_bytes = 60000;
