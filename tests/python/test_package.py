@@ -39,7 +39,7 @@ def need(program: str) -> str:
 
 def test_the_stub_says_what_the_extension_has(tmp_path):
     if not find_spec("mypy"):
-        pytest.skip("mypy is not there (pip install 'airpy[dev]')")
+        pytest.skip("mypy is not there")
     allow = tmp_path / "allow"
     # 3.12 is the first to show the buffer slot as a method.
     allow.write_text("" if sys.version_info >= (3, 12) else "airpy._core.Array.__buffer__\n")
