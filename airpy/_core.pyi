@@ -5,54 +5,87 @@ threads at once, used after close, or used in a forked child raises StateError. 
 signals at least every 50 ms and ends within 250 ms of Ctrl-C, leaving the engine usable.
 """
 
-from collections.abc import Buffer, Callable, Mapping, Sequence as Seq
-from typing import Any, Literal
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, final
+
+from typing_extensions import Buffer
 
 VERSION: str
 FORMATS: tuple[tuple[str, int, int, int, str], ...]  # name, id, elements per block, bytes per block, "matrix" | "storage"
 ARCHITECTURES: tuple[str, ...]
 TIERS: tuple[str, ...]  # kernel tiers this machine can run, worst first: ("ref", "avx2", "avx512")
 
+# One class per row of csrc/base/status.def.
 class AirpyError(Exception): ...
-# and one class per row of csrc/base/status.def: OutOfMemoryError, BudgetError, FileIOError, …
+class OutOfMemoryError(AirpyError, MemoryError): ...
+class BudgetError(AirpyError, MemoryError): ...
+class FileIOError(AirpyError, OSError): ...
+class FileChangedError(AirpyError, OSError): ...
+class FormatError(AirpyError, ValueError): ...
+class UnsupportedError(AirpyError, NotImplementedError): ...
+class ModelError(AirpyError, ValueError): ...
+class ArgumentError(AirpyError, ValueError): ...
+class ContextOverflowError(AirpyError, ValueError): ...
+class CancelledError(AirpyError, RuntimeError): ...
+class StateError(AirpyError, RuntimeError): ...
+class ThreadError(AirpyError, RuntimeError): ...
+class NumericError(AirpyError, ArithmeticError): ...
 
-def dequantize(type: str | int, data: Buffer, /) -> "Array": ...  # float32 (elements,)
-def memory_info() -> dict[str, int]: ...  # total, available, cgroup_limit (-1: none), cgroup_usage, process_anonymous, default_budget
-def cpu_info() -> dict[str, Any]: ...  # name, threads, features, best tier
-def file_identity(path: str) -> int: ...
+def dequantize(type: str | int, data: Buffer, /) -> Array: ...  # float32 (elements,)
+def memory_info() -> dict[str, int]: ...
+# total, available, cgroup_limit (-1: none), cgroup_usage, process_anonymous, default_budget
+def cpu_info() -> dict[str, Any]: ...  # name, threads, features: list[str], tier: the best of TIERS
+def file_identity(path: str | os.PathLike[str], /) -> int: ...
 
 # Tests: base/alloc.h's fault injection
 def alloc_fail_at(n: int, /) -> None: ...
 def alloc_failed() -> bool: ...
 def alloc_live() -> int: ...
 
+@final
 class Array:
     """Read-only C-contiguous memory with the buffer protocol: np.asarray(a) shares it and keeps it alive."""
 
-    shape: tuple[int, ...]
+    @property
+    def shape(self) -> tuple[int, ...]: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
+@final
 class GGUF:
     """The header of a GGUF file or split set. Reads headers only."""
 
-    def __init__(self, path: str) -> None: ...
-    version: int
-    alignment: int
-    paths: list[str]
-    bytes: int  # of all parts
-    metadata: Mapping[str, Any]  # a dict made on first use: str (surrogateescape), int, float, bool, Array (numeric), list
-    tensors: list[tuple[str, str, tuple[int, ...], int, int, int]]  # name, type, shape (contiguous first), part, offset, bytes
+    def __new__(cls, path: str | os.PathLike[str]) -> GGUF: ...
+    @property
+    def version(self) -> int: ...
+    @property
+    def alignment(self) -> int: ...
+    @property
+    def paths(self) -> list[str]: ...
+    @property
+    def bytes(self) -> int: ...  # of all parts
+    @property
+    def metadata(self) -> Mapping[str, Any]: ...  # read-only, made on first use
+    # values: str (surrogateescape), int, float, bool, Array (numeric arrays), list (of str, of arrays)
+    @property
+    def tensors(self) -> list[tuple[str, str, tuple[int, ...], int, int, int]]: ...
+    # name, type, shape (contiguous axis first), part, offset, bytes
 
-def probe_disk(path: str, seconds: float = 0.5, source: str = "") -> dict[str, Any]: ...  # disk, block_bytes, depth
-def probe_compute(types: Seq[str], threads: int = 0, tier: str = "", max_bytes: int = 0, seconds: float = 0.5) -> dict[str, Any]: ...
-# memory, product: {type: bytes/s}, product_columns: {type: bytes*columns/s}
+def probe_disk(path: str | os.PathLike[str], seconds: float = 0.5, source: str = "") -> dict[str, Any]: ...
+# disk (bytes/s), block_bytes, depth
+def probe_compute(
+    types: Iterable[str | int], threads: int = 0, tier: str = "", max_bytes: int = 0, seconds: float = 0.5
+) -> dict[str, Any]: ...
+# memory, product: {type: bytes/s}, product_columns: {type: bytes*columns/s}; max_bytes 0: 256 MiB
 
 def solve_plan(gguf: GGUF, /, **options: Any) -> dict[str, Any]: ...  # the options of Engine; opens nothing
 
+@final
 class Engine:
-    def __init__(
-        self,
+    def __new__(
+        cls,
         gguf: GGUF,
+        /,
         *,
         max_ram: int = 0,
         fixed_bytes: int = 0,
@@ -67,38 +100,53 @@ class Engine:
         max_pins: int = -1,
         bandwidths: Mapping[str, Any] | None = None,  # disk, block_bytes, depth, memory, product, product_columns
         source: str = "",  # tests: memory/source.h's tampered source
-    ) -> None: ...
-    hparams: dict[str, Any]  # air_hparams by name
-    plan: dict[str, Any]  # air_plan by name, io as str, and "weights": [(name, type, bytes, tiles, pinned_tiles)], "bound": "disk"|"compute"
+    ) -> Engine: ...
+    @property
+    def hparams(self) -> dict[str, Any]: ...  # air_hparams by name
+    @property
+    def plan(self) -> dict[str, Any]: ...
+    # air_plan by name, io as str, "bound": "disk" | "compute", "weights": [(name, type, bytes, tiles, pinned_tiles)]; vectors are
+    # left out, a table that is only gathered by row has no tiles
     def stats(self) -> dict[str, Any]: ...  # air_engine_stats, flattened: pager_disk_bytes …, held_by: {holder: bytes}
     def layer_times(self) -> tuple[list[int], list[int]]: ...  # busy ns, stall ns
-    def sequence(self) -> "Sequence": ...
+    def sequence(self) -> Sequence: ...
     def run(
         self,
-        items: Seq[tuple["Sequence", Buffer, int, Mapping[str, Any] | None, int]],
+        items: Iterable[tuple[Sequence, Buffer, int, Mapping[str, Any] | None, int]],
         *,
         logits: bool = False,
         hidden: bool = False,
-        progress: Callable[[int, int, int, int], None] | None = None,  # layers_done, n_layers, passes_done, n_passes; about every 50 ms
-    ) -> "Result": ...
+        progress: Callable[[int, int, int, int], None] | None = None,
+    ) -> Result: ...
+    # progress: (layers_done, n_layers, passes_done, n_passes), about every 50 ms; what it raises ends the call.
     # an item: sequence, int32 tokens to append, want (logits of the last want tokens), sampling or None, n_prompt.
     # sampling: temperature, top_k, top_p, min_p, repetition_penalty, frequency_penalty, presence_penalty, seed
+    # logits, hidden: whether Result shows them; their memory counts against the budget until Result and its arrays are gone.
     def cancel(self) -> None: ...  # every call of run now under way or queued raises CancelledError; any thread
-    def close(self) -> None: ...  # idempotent
-    closed: bool
+    def close(self) -> None: ...  # idempotent; cancels what runs, frees sequences' state; results stay valid
+    @property
+    def closed(self) -> bool: ...
 
+@final
 class Result:
-    logits: Array | None  # float32 (sum of want, n_vocab)
-    hidden: Array | None
-    sampled: list[int]  # one per item, -1 where not asked for
-    logprobs: list[float]
+    @property
+    def logits(self) -> Array | None: ...  # float32 (sum of want, n_vocab)
+    @property
+    def hidden(self) -> Array | None: ...  # float32 (sum of want, n_embd)
+    @property
+    def sampled(self) -> list[int]: ...  # one per item, -1 where not asked for
+    @property
+    def logprobs(self) -> list[float]: ...
 
+@final
 class Sequence:
     """One timeline of an Engine: token ids and their state."""
 
-    length: int
-    bytes: int
+    @property
+    def length(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
     def tokens(self) -> Array: ...  # int32 (length,), a copy
     def truncate(self, length: int, /) -> None: ...
-    def fork(self) -> "Sequence": ...
+    def fork(self) -> Sequence: ...
     def close(self) -> None: ...  # idempotent

@@ -1,16 +1,44 @@
-"""The exceptions airpy raises for what lies outside the caller's code: files, formats, templates."""
+"""Every exception that airpy raises on purpose.
 
+Each derives from AirpyError and from the builtin a caller would expect, so both `except AirpyError` and `except MemoryError` work.
+The extension makes the classes from csrc/base/status.def, the one list of ways a call can end; what only Python can find wrong
+is added here.
+"""
 
-class AirpyError(Exception):
-    """Base of all of them."""
+from ._core import (
+    AirpyError,
+    ArgumentError,
+    BudgetError,
+    CancelledError,
+    ContextOverflowError,
+    FileChangedError,
+    FileIOError,
+    FormatError,
+    ModelError,
+    NumericError,
+    OutOfMemoryError,
+    StateError,
+    ThreadError,
+    UnsupportedError,
+)
 
-
-class FormatError(AirpyError, ValueError):
-    """A file says something that cannot be true; the message names the key and the number."""
-
-
-class UnsupportedError(AirpyError):
-    """A valid file needs something airpy does not have; the message names it and what there is."""
+__all__ = [
+    "AirpyError",
+    "ArgumentError",
+    "BudgetError",
+    "CancelledError",
+    "ContextOverflowError",
+    "FileChangedError",
+    "FileIOError",
+    "FormatError",
+    "ModelError",
+    "NumericError",
+    "OutOfMemoryError",
+    "StateError",
+    "TemplateError",
+    "ThreadError",
+    "UnsupportedError",
+]
 
 
 class TemplateError(AirpyError, ValueError):

@@ -19,7 +19,7 @@ static void batch_delete(air_batch *b)
     air_free(b->hidden);
     air_free(b->sampled);
     air_free(b->logprobs);
-    air_budget_release(&b->engine->budget, AIR_HOLD_LOGITS, b->logit_bytes);
+    if (b->engine) air_budget_release(&b->engine->budget, AIR_HOLD_LOGITS, b->logit_bytes);
     air_free(b);
 }
 
@@ -168,7 +168,31 @@ air_status air_batch_wait(air_batch *b, uint64_t timeout_ns, int *done, air_prog
     return st ? air_error_copy(err, &b->error) : AIR_OK;
 }
 
-void air_batch_cancel(air_batch *b) { atomic_store(&b->cancel, 1); }
+/* One that still waits ends here and now, not when its turn comes. */
+static void unqueue(air_engine *e, air_batch *b)
+{
+    air_batch *before = NULL;
+    for (air_batch *at = e->first; at && at != b; at = at->next) before = at;
+    if (before) before->next = b->next;
+    else e->first = b->next;
+    if (e->last == b) e->last = before;
+    air__batch_end(e, b, air_fail(&b->error, AIR_E_CANCELLED, "cancelled before it began"));
+}
+
+void air_batch_cancel(air_batch *b)
+{
+    air_engine *e = b->engine;
+    air_mutex_lock(&e->lock);
+    atomic_store(&b->cancel, 1);
+    if (b->phase == AIR_BATCH_QUEUED) unqueue(e, b);
+    air_mutex_unlock(&e->lock);
+}
+
+void air_batch_detach(air_batch *b)
+{
+    air_budget_release(&b->engine->budget, AIR_HOLD_LOGITS, b->logit_bytes);
+    b->engine = NULL;
+}
 
 const float *air_batch_logits(const air_batch *b) { return b->logits; }
 const float *air_batch_hidden(const air_batch *b) { return b->hidden; }
@@ -180,9 +204,11 @@ void air_batch_free(air_batch *b)
 {
     if (!b) return;
     air_engine *e = b->engine;
-    air_batch_cancel(b);
-    air_mutex_lock(&e->lock);
-    while (b->phase != AIR_BATCH_ENDED) air_cond_wait(&e->ended, &e->lock);
-    air_mutex_unlock(&e->lock);
+    if (e) {
+        air_batch_cancel(b);
+        air_mutex_lock(&e->lock);
+        while (b->phase != AIR_BATCH_ENDED) air_cond_wait(&e->ended, &e->lock);
+        air_mutex_unlock(&e->lock);
+    }
     batch_delete(b);
 }

@@ -101,7 +101,7 @@ static air_status open_memory(air_engine *e, const air_engine_config *c, air_err
     e->request = request_for(c, e->model, e->api);
     st = air_plan_make(&e->plan, &e->request, err);
     if (st) return st;
-    e->max_pins = air_min_u64(c->max_pins, e->plan->weight_bytes);
+    e->max_pins = c->max_pins;
     air_budget_init(&e->budget, e->plan->budget);
     st = air_budget_reserve(&e->budget, AIR_HOLD_FIXED, c->fixed_bytes, err);
     if (!st) st = open_sources(e, c->source_spec, err);
@@ -159,7 +159,7 @@ static void engine_main(void *context)
             if (!e->first) e->last = NULL;
             b->phase = AIR_BATCH_RUNNING;
             e->running = b;
-            if (e->closing) air_batch_cancel(b);
+            if (e->closing) atomic_store(&b->cancel, 1);
         }
         air_mutex_unlock(&e->lock);
         if (!b) return;
@@ -197,7 +197,7 @@ void air_engine_close(air_engine *e)
     if (!e || e->process != air_process_id()) return; /* a forked child has neither the threads nor the right to end them */
     air_mutex_lock(&e->lock);
     e->closing = 1;
-    if (e->running) air_batch_cancel(e->running);
+    if (e->running) atomic_store(&e->running->cancel, 1);
     air_cond_signal(&e->wake);
     air_mutex_unlock(&e->lock);
     air_thread_join(e->thread);
@@ -242,8 +242,10 @@ int32_t air_engine_layer_times(air_engine *e, uint64_t *busy_ns, uint64_t *stall
 {
     int32_t layers = air_model_program(e->model)->n_layers + 1, count = n < layers ? n : layers;
     air_mutex_lock(&e->lock);
-    memcpy(busy_ns, e->last_busy, (size_t)count * sizeof *busy_ns);
-    memcpy(stall_ns, e->last_stall, (size_t)count * sizeof *stall_ns);
+    for (int32_t i = 0; i < count; i++) {
+        busy_ns[i] = e->last_busy[i];
+        stall_ns[i] = e->last_stall[i];
+    }
     air_mutex_unlock(&e->lock);
     return layers;
 }

@@ -109,6 +109,8 @@ const float *air_batch_hidden(const air_batch *batch);
 const int32_t *air_batch_sampled(const air_batch *batch);
 const float *air_batch_logprobs(const air_batch *batch);
 int64_t air_batch_rows_kept(const air_batch *batch);
+/* Of an ended batch: cuts it from its engine, which may then close; results stay until free. They no longer count in the budget. */
+void air_batch_detach(air_batch *batch);
 void air_batch_free(air_batch *batch); /* cancels and waits if it has not ended; NULL is legal */
 
 AIR_END_C

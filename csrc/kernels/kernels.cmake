@@ -1,6 +1,7 @@
 # The kernels' sources and how each is compiled. Included by the top-level CMakeLists; sets AIR_KERNEL_SOURCES.
 #
 # Contraction of a*b+c is off everywhere: what is fused says so, and no two instances of a kernel may differ in it.
+# The ISA flags are per file; nothing in those files runs before dispatch.c has asked the CPU.
 set(_air_kernels ${CMAKE_CURRENT_LIST_DIR})
 set(AIR_KERNEL_SOURCES
     ${_air_kernels}/dispatch.c
@@ -10,3 +11,23 @@ set(AIR_KERNEL_SOURCES
     ${_air_kernels}/ref/vector.c)
 set_source_files_properties(${AIR_KERNEL_SOURCES} PROPERTIES COMPILE_OPTIONS "-O3;-ffp-contract=off")
 
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
+    set(_air_avx2 attention product_float product_quant vector)
+    set(_air_avx512 attention product_float vector)
+    foreach(name ${_air_avx2})
+        set(file ${_air_kernels}/x86/avx2/${name}.c)
+        list(APPEND AIR_KERNEL_SOURCES ${file})
+        set_source_files_properties(${file} PROPERTIES
+            COMPILE_OPTIONS "-O3;-ffp-contract=off;-mavx2;-mfma;-mf16c;-mbmi2")
+    endforeach()
+    set(_air_512_flags "-O3;-ffp-contract=off;-mavx2;-mfma;-mf16c;-mbmi2;-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl")
+    foreach(name ${_air_avx512})
+        set(file ${_air_kernels}/x86/avx512/${name}.c)
+        list(APPEND AIR_KERNEL_SOURCES ${file})
+        set_source_files_properties(${file} PROPERTIES COMPILE_OPTIONS "${_air_512_flags}")
+    endforeach()
+    set(file ${_air_kernels}/x86/avx512/product_vnni.c)
+    list(APPEND AIR_KERNEL_SOURCES ${file})
+    set_source_files_properties(${file} PROPERTIES COMPILE_OPTIONS "${_air_512_flags};-mavx512vnni")
+    set_source_files_properties(${_air_kernels}/dispatch.c PROPERTIES COMPILE_DEFINITIONS AIR_KERNELS_X86)
+endif()

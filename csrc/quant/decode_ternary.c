@@ -31,12 +31,15 @@ void air_decode_tq1_0(const void *src, float *dst, int64_t n_blocks)
     }
 }
 
-/* Packed as Q2_K: bits 2s, 2s+1 of byte l of each 32 are weight 32 s + l of each 128. The fourth code decodes to 2, as in ggml. */
+/* Packed as Q2_K: bits 2s, 2s+1 of byte l of each 32 are weight l of run s of four. The fourth code decodes to 2, as in ggml. */
 void air_decode_tq2_0(const void *src, float *dst, int64_t n_blocks)
 {
     const air_block_tq2_0 *b = src;
-    for (int64_t i = 0; i < n_blocks; i++, b++, dst += 256) {
+    for (int64_t i = 0; i < n_blocks; i++, b++) {
         float d = air_load_f16(b->d);
-        for (int j = 0; j < 256; j++) dst[j] = d * (float)((b->qs[j / 128 * 32 + j % 32] >> j % 128 / 32 * 2 & 3) - 1);
+        for (int run = 0; run < 8; run++, dst += 32) {
+            const uint8_t *q = b->qs + run / 4 * 32;
+            for (int l = 0; l < 32; l++) dst[l] = d * (float)((q[l] >> run % 4 * 2 & 3) - 1);
+        }
     }
 }

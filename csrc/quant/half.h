@@ -20,16 +20,19 @@ static inline uint32_t air_f32_bits(float f)
     return bits;
 }
 
-/* binary16: sign, 5 bits of exponent (bias 15), 10 of fraction. A signalling NaN comes out quiet, as from F16C and NEON. */
+/* binary16: sign, 5 bits of exponent (bias 15), 10 of fraction. A signalling NaN comes out quiet, as from F16C and NEON.
+ * All cases are computed and joined by masks, which lets loops over this vectorise where selections do not. */
 static inline float air_f16_to_f32(uint16_t h)
 {
-    uint32_t sign = (uint32_t)(h & 0x8000u) << 16, exponent = (h >> 10) & 0x1fu, fraction = h & 0x3ffu;
-    if (exponent == 0x1f) return air_f32_from_bits(sign | 0x7f800000u | fraction << 13 | (fraction ? 0x00400000u : 0));
-    if (exponent) return air_f32_from_bits(sign | (exponent + 112) << 23 | fraction << 13);
+    uint32_t sign = (uint32_t)(h & 0x8000u) << 16, magnitude = h & 0x7fffu;
+    uint32_t is_subnormal = 0u - (uint32_t)(magnitude < 0x0400u);
+    uint32_t is_special = 0u - (uint32_t)(magnitude >= 0x7c00u), is_nan = 0u - (uint32_t)(magnitude > 0x7c00u);
 
-    /* Subnormal: fraction × 2^-24. Both factors are exact and normal in binary32. */
-    float magnitude = (float)fraction * 0x1p-24f;
-    return air_f32_from_bits(sign | air_f32_bits(magnitude));
+    uint32_t normal = (magnitude << 13) + (112u << 23);                         /* bias 15 to 127 */
+    /* A subnormal is (1 + fraction) × 2^-14 less 2^-14: both normal in binary32, the difference exact. */
+    uint32_t subnormal = air_f32_bits(air_f32_from_bits((magnitude << 13) + (113u << 23)) - 0x1p-14f);
+    return air_f32_from_bits(sign | (normal & ~is_subnormal) | (subnormal & is_subnormal) | (0x7f800000u & is_special)
+                             | (0x00400000u & is_nan));
 }
 
 /* Rounds to nearest, ties to even; beyond 65519.996 to infinity; a NaN stays one, quiet, with the top of its payload. */

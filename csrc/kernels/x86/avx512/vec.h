@@ -1,0 +1,64 @@
+/* 16 floats: the vocabulary in which kernels/x86 writes what both families share. Everything is static inline. */
+#ifndef AIR_KERNELS_AVX512_VEC_H
+#define AIR_KERNELS_AVX512_VEC_H
+
+#include "kernels/x86/x86.h"
+
+enum { V_N = 16, V_ROWS = 4, V_COLUMNS = 4, V_HEADS = 4 }; /* lanes; how many rows, columns, heads the registers hold */
+
+typedef __m512 vf;
+typedef struct { __m512d low, high; } vd;
+
+AIR_INLINE __mmask16 v_first(int64_t n) { return (__mmask16)((1u << n) - 1); }
+AIR_INLINE vf v_zero(void) { return _mm512_setzero_ps(); }
+AIR_INLINE vf v_set(float f) { return _mm512_set1_ps(f); }
+AIR_INLINE vf v_load(const float *p) { return _mm512_loadu_ps(p); }
+AIR_INLINE vf v_load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p)); }
+AIR_INLINE vf v_from_bf16(__m256i v) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16)); }
+AIR_INLINE vf v_load_bf16(const uint16_t *p) { return v_from_bf16(_mm256_loadu_si256((const __m256i *)(const void *)p)); }
+
+/* The first n < V_N elements, in memory; the others are fill, or 0. */
+AIR_INLINE vf v_load_n(const float *p, int64_t n, vf fill) { return _mm512_mask_loadu_ps(fill, v_first(n), p); }
+AIR_INLINE vf v_load_f16_n(const uint16_t *p, int64_t n) { return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(v_first(n), p)); }
+AIR_INLINE vf v_load_bf16_n(const uint16_t *p, int64_t n) { return v_from_bf16(_mm256_maskz_loadu_epi16(v_first(n), p)); }
+AIR_INLINE void v_store(float *p, vf v) { _mm512_storeu_ps(p, v); }
+AIR_INLINE void v_store_n(float *p, vf v, int64_t n) { _mm512_mask_storeu_ps(p, v_first(n), v); }
+
+AIR_INLINE __m256i v_to_f16(vf v) { return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+AIR_INLINE void v_store_f16(uint16_t *p, vf v) { _mm256_storeu_si256((__m256i *)(void *)p, v_to_f16(v)); }
+AIR_INLINE void v_store_f16_n(uint16_t *p, vf v, int64_t n) { _mm256_mask_storeu_epi16(p, v_first(n), v_to_f16(v)); }
+
+AIR_INLINE vf v_add(vf a, vf b) { return _mm512_add_ps(a, b); }
+AIR_INLINE vf v_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
+AIR_INLINE vf v_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
+AIR_INLINE vf v_div(vf a, vf b) { return _mm512_div_ps(a, b); }
+AIR_INLINE vf v_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+AIR_INLINE vf v_fnma(vf a, vf b, vf c) { return _mm512_fnmadd_ps(a, b, c); }
+/* Of a NaN and a number these give the second operand. */
+AIR_INLINE vf v_max(vf a, vf b) { return _mm512_max_ps(a, b); }
+AIR_INLINE vf v_min(vf a, vf b) { return _mm512_min_ps(a, b); }
+AIR_INLINE vf v_round(vf a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+AIR_INLINE vf v_times_pow2(vf a, vf n) { return _mm512_scalef_ps(a, n); } /* n a whole number, |n| < 200 */
+
+AIR_INLINE float v_sum(vf v) { return _mm512_reduce_add_ps(v); }
+AIR_INLINE float v_greatest(vf v) { return _mm512_reduce_max_ps(v); }
+
+/* Pairs (0,1), (2,3) …: V_N / 2 floats each taken twice; the partners exchanged; a*b - c in even lanes, + c in odd ones. */
+AIR_INLINE vf v_load_twice(const float *p)
+{
+    __m512i pairs = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+    return _mm512_permutexvar_ps(pairs, _mm512_castps256_ps512(_mm256_loadu_ps(p)));
+}
+AIR_INLINE vf v_swap_pairs(vf v) { return _mm512_permute_ps(v, 0xb1); }
+AIR_INLINE vf v_fmaddsub(vf a, vf b, vf c) { return _mm512_fmaddsub_ps(a, b, c); }
+
+AIR_INLINE vd vd_zero(void) { return (vd){_mm512_setzero_pd(), _mm512_setzero_pd()}; }
+AIR_INLINE vd vd_widen(vf v)
+{
+    return (vd){_mm512_cvtps_pd(_mm512_castps512_ps256(v)), _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1))};
+}
+AIR_INLINE vd vd_add(vd a, vd b) { return (vd){_mm512_add_pd(a.low, b.low), _mm512_add_pd(a.high, b.high)}; }
+AIR_INLINE vd vd_fma(vd a, vd b, vd c) { return (vd){_mm512_fmadd_pd(a.low, b.low, c.low), _mm512_fmadd_pd(a.high, b.high, c.high)}; }
+AIR_INLINE double vd_sum(vd a) { return _mm512_reduce_add_pd(_mm512_add_pd(a.low, a.high)); }
+
+#endif

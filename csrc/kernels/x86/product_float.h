@@ -1,0 +1,104 @@
+/* The shape of the products of F32, F16 and BF16 weights with float activations, for any vec.h included before.
+ *
+ * R rows by C columns of accumulators, each a vector; weights are converted once for the C columns. Sums of CHUNK vectors are added
+ * to totals, which keeps the rounding errors of long rows apart from k. A (row, column) sees the same operations whatever R and C. */
+#ifndef AIR_KERNELS_X86_PRODUCT_FLOAT_H
+#define AIR_KERNELS_X86_PRODUCT_FLOAT_H
+
+#include "kernels/tables.h"
+
+enum { CHUNK = 64 }; /* vectors */
+
+AIR_INLINE vf load_f32(const uint8_t *p, int64_t i) { return v_load((const float *)(const void *)p + i); }
+AIR_INLINE vf load_f16(const uint8_t *p, int64_t i) { return v_load_f16((const uint16_t *)(const void *)p + i); }
+AIR_INLINE vf load_bf16(const uint8_t *p, int64_t i) { return v_load_bf16((const uint16_t *)(const void *)p + i); }
+AIR_INLINE vf load_f32_n(const uint8_t *p, int64_t i, int64_t n) { return v_load_n((const float *)(const void *)p + i, n, v_zero()); }
+AIR_INLINE vf load_f16_n(const uint8_t *p, int64_t i, int64_t n) { return v_load_f16_n((const uint16_t *)(const void *)p + i, n); }
+AIR_INLINE vf load_bf16_n(const uint8_t *p, int64_t i, int64_t n) { return v_load_bf16_n((const uint16_t *)(const void *)p + i, n); }
+
+typedef vf (*load_fn)(const uint8_t *row, int64_t i);
+typedef vf (*load_n_fn)(const uint8_t *row, int64_t i, int64_t n);
+
+/* acc += weights [i, i + n) times activations, for n <= V_N. */
+AIR_INLINE void step(vf acc[V_ROWS][V_COLUMNS], const uint8_t *w, size_t row_bytes, const float *x, size_t stride, int64_t i, int64_t n, int R,
+                     int C, load_fn load, load_n_fn load_n)
+{
+    vf a[V_COLUMNS];
+    AIR__UNROLL
+    for (int c = 0; c < C; c++)
+        a[c] = n == V_N ? v_load(x + (size_t)c * stride + i) : v_load_n(x + (size_t)c * stride + i, n, v_zero());
+    AIR__UNROLL
+    for (int r = 0; r < R; r++) {
+        const uint8_t *row = w + (size_t)r * row_bytes;
+        vf b = n == V_N ? load(row, i) : load_n(row, i, n);
+        AIR__UNROLL
+        for (int c = 0; c < C; c++) acc[r][c] = v_fma(b, a[c], acc[r][c]);
+    }
+}
+
+AIR_INLINE void rectangle(const uint8_t *w, size_t row_bytes, const float *x, size_t stride, int64_t k, float *y, size_t y_stride, int R, int C,
+                          load_fn load, load_n_fn load_n)
+{
+    vf total[V_ROWS][V_COLUMNS];
+    for (int r = 0; r < R; r++)
+        for (int c = 0; c < C; c++) total[r][c] = v_zero();
+    for (int64_t i = 0; i < k;) {
+        vf acc[V_ROWS][V_COLUMNS];
+        int64_t end = k - i > CHUNK * V_N ? i + CHUNK * V_N : k;
+        AIR__UNROLL
+        for (int r = 0; r < R; r++) {
+            AIR__UNROLL
+            for (int c = 0; c < C; c++) acc[r][c] = v_zero();
+        }
+        for (; i + V_N <= end; i += V_N) step(acc, w, row_bytes, x, stride, i, V_N, R, C, load, load_n);
+        if (i < end) step(acc, w, row_bytes, x, stride, i, end - i, R, C, load, load_n);
+        i = end;
+        AIR__UNROLL
+        for (int r = 0; r < R; r++) {
+            AIR__UNROLL
+            for (int c = 0; c < C; c++) total[r][c] = v_add(total[r][c], acc[r][c]);
+        }
+    }
+    for (int r = 0; r < R; r++)
+        for (int c = 0; c < C; c++) y[(size_t)c * y_stride + (size_t)r] = v_sum(total[r][c]);
+}
+
+AIR_INLINE void some_rows(const uint8_t *w, size_t row_bytes, const air_columns *x, float *y, size_t y_stride, int R, load_fn load,
+                          load_n_fn load_n)
+{
+    int64_t c = 0;
+    for (; c + V_COLUMNS <= x->n; c += V_COLUMNS)
+        rectangle(w, row_bytes, x->f32 + (size_t)c * x->f32_stride, x->f32_stride, x->k, y + (size_t)c * y_stride, y_stride, R, V_COLUMNS, load,
+                  load_n);
+    for (; c < x->n; c++)
+        rectangle(w, row_bytes, x->f32 + (size_t)c * x->f32_stride, x->f32_stride, x->k, y + (size_t)c * y_stride, y_stride, R, 1, load, load_n);
+}
+
+AIR_INLINE void product(const uint8_t *w, size_t row_bytes, int64_t rows, const air_columns *x, float *y, size_t y_stride, load_fn load,
+                        load_n_fn load_n)
+{
+    int64_t r = 0;
+    for (; r + V_ROWS <= rows; r += V_ROWS) some_rows(w + (size_t)r * row_bytes, row_bytes, x, y + r, y_stride, V_ROWS, load, load_n);
+    for (; r < rows; r++) some_rows(w + (size_t)r * row_bytes, row_bytes, x, y + r, y_stride, 1, load, load_n);
+}
+
+#define PRODUCT(type)                                                                                                              \
+    static void product_##type(const void *w, size_t row_bytes, int64_t rows, const air_columns *x, float *y, size_t y_stride)    \
+    {                                                                                                                              \
+        product(w, row_bytes, rows, x, y, y_stride, load_##type, load_##type##_n);                                                 \
+    }
+
+PRODUCT(f32)
+PRODUCT(f16)
+PRODUCT(bf16)
+
+#define FLOAT_PRODUCTS                                     \
+    {                                                      \
+        .product = {                                       \
+            [AIR_TYPE_F32]  = {product_f32, AIR_INPUT_F32},   \
+            [AIR_TYPE_F16]  = {product_f16, AIR_INPUT_F32},   \
+            [AIR_TYPE_BF16] = {product_bf16, AIR_INPUT_F32},  \
+        },                                                 \
+    }
+
+#endif

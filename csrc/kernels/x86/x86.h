@@ -1,0 +1,52 @@
+/* kernels/x86/x86.h: the few things that both x86 families share. */
+#ifndef AIR_KERNELS_X86_H
+#define AIR_KERNELS_X86_H
+
+#include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "base/compiler.h"
+
+/* Loops over registers must unroll completely, or the registers become memory. */
+#if defined(__clang__)
+#define AIR__UNROLL _Pragma("clang loop unroll(full)")
+#elif defined(__GNUC__)
+#define AIR__UNROLL _Pragma("GCC unroll 16")
+#else
+#define AIR__UNROLL
+#endif
+
+/* 8 binary16 values, stride bytes apart, put together in the integer units, which are idle in a product. */
+AIR_INLINE __m128i air__halves(const uint8_t *p, size_t stride)
+{
+    uint64_t v[8];
+    AIR__UNROLL
+    for (int i = 0; i < 8; i++) {
+        uint16_t h;
+        memcpy(&h, p + (size_t)i * stride, sizeof h);
+        v[i] = h;
+    }
+    return _mm_set_epi64x((int64_t)(v[4] | v[5] << 16 | v[6] << 32 | v[7] << 48), (int64_t)(v[0] | v[1] << 16 | v[2] << 32 | v[3] << 48));
+}
+
+AIR_INLINE float air__half(const uint8_t *p)
+{
+    uint16_t h;
+    memcpy(&h, p, sizeof h);
+    return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(h)));
+}
+
+/* The 8 scales (low half) and 8 mins (high half) of Q4_K and Q5_K as bytes; blocks.h draws the 12 bytes. */
+AIR_INLINE __m128i air__scales_mins(const uint8_t packed[12])
+{
+    uint32_t a, b, c;
+    memcpy(&a, packed, 4);
+    memcpy(&b, packed + 4, 4);
+    memcpy(&c, packed + 8, 4);
+    uint64_t scales = (a & 0x3f3f3f3fu) | (uint64_t)((c & 0x0f0f0f0fu) | (a >> 2 & 0x30303030u)) << 32;
+    uint64_t mins = (b & 0x3f3f3f3fu) | (uint64_t)((c >> 4 & 0x0f0f0f0fu) | (b >> 2 & 0x30303030u)) << 32;
+    return _mm_set_epi64x((int64_t)mins, (int64_t)scales);
+}
+
+#endif

@@ -1,0 +1,91 @@
+/* python/machine.c: functions of the module about this machine, its files and the formats of tensors. */
+#include "python/core.h"
+
+#include "platform/cpuid.h"
+#include "platform/file.h"
+#include "platform/sysmem.h"
+#include "platform/threads.h"
+
+/* memory_info() -> {total, available, cgroup_limit (-1: none), cgroup_usage, process_anonymous, default_budget}, bytes. */
+PyObject *air__py_memory_info(PyObject *module, PyObject *unused)
+{
+    (void)module, (void)unused;
+    air_memory_info info = air_memory_query();
+    long long limit = info.cgroup_limit == AIR_MEMORY_UNLIMITED ? -1 : (long long)info.cgroup_limit;
+    return Py_BuildValue("{sKsKsLsKsKsK}", "total", (unsigned long long)info.total, "available", (unsigned long long)info.available,
+                         "cgroup_limit", limit, "cgroup_usage", (unsigned long long)info.cgroup_usage, "process_anonymous",
+                         (unsigned long long)info.process_anonymous, "default_budget",
+                         (unsigned long long)air_memory_default_budget(&info));
+}
+
+static PyObject *feature_names(void)
+{
+    static const struct { uint32_t bit; const char *name; } features[] = {
+        {AIR_CPU_AVX2, "avx2"}, {AIR_CPU_AVX_VNNI, "avx_vnni"}, {AIR_CPU_AVX512, "avx512"}, {AIR_CPU_AVX512_VNNI, "avx512_vnni"},
+        {AIR_CPU_AVX512_VBMI, "avx512_vbmi"}, {AIR_CPU_AVX512_BF16, "avx512_bf16"},
+    };
+    PyObject *list = PyList_New(0);
+    for (size_t i = 0; list && i < AIR_COUNT(features); i++) {
+        if (!(air_cpu_features() & features[i].bit)) continue;
+        PyObject *name = PyUnicode_FromString(features[i].name);
+        if (!name || PyList_Append(list, name) < 0) Py_CLEAR(list);
+        Py_XDECREF(name);
+    }
+    return list;
+}
+
+/* cpu_info() -> {name, threads: how many this process may use, features: [str], tier: the best of TIERS}. */
+PyObject *air__py_cpu_info(PyObject *module, PyObject *unused)
+{
+    (void)module, (void)unused;
+    return Py_BuildValue("{sssisNss}", "name", air_cpu_name(), "threads", air_cpu_count(), "features", feature_names(), "tier",
+                         air_ops_best(AIR_TIER_COUNT)->name);
+}
+
+/* file_identity(path) -> int: a hash of device, inode, size and modification time. */
+PyObject *air__py_file_identity(PyObject *module, PyObject *path_arg)
+{
+    PyObject *path = air__py_to_path(path_arg);
+    if (!path) return NULL;
+    air_file *file;
+    air_error err;
+    air_status st;
+    uint64_t identity = 0;
+    const char *text = PyBytes_AsString(path);
+    Py_BEGIN_ALLOW_THREADS
+    st = air_file_open(&file, text, AIR_FILE_CACHED, &err);
+    if (!st) identity = air_file_identity(file);
+    air_file_close(file);
+    Py_END_ALLOW_THREADS
+    Py_DECREF(path);
+    return st ? air__py_raise(PyModule_GetState(module), &err) : PyLong_FromUnsignedLongLong(identity);
+}
+
+/* dequantize(type, data, /) -> float32 Array (elements,). data: any C-contiguous buffer of whole blocks. */
+PyObject *air__py_dequantize(PyObject *module, PyObject *args)
+{
+    core_state *state = PyModule_GetState(module);
+    PyObject *type, *data;
+    if (!PyArg_ParseTuple(args, "OO:dequantize", &type, &data)) return NULL;
+    const air_format *format = air__py_to_format(state, type);
+    Py_buffer view;
+    if (!format || PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) return NULL;
+
+    PyObject *array = NULL;
+    void *out;
+    int64_t blocks = view.len / format->bytes;
+    if (view.len % format->bytes)
+        air__py_raise_text(state, AIR_E_ARGUMENT, "%zd bytes are not whole blocks of %s, which take %u each", view.len, format->name,
+                        (unsigned)format->bytes);
+    else if (blocks > PY_SSIZE_T_MAX / 8 / format->block)
+        PyErr_NoMemory();
+    else
+        array = air__py_array_make(state, "f", 4, blocks * format->block, &out);
+    if (array) {
+        Py_BEGIN_ALLOW_THREADS
+        format->decode(view.buf, out, blocks);
+        Py_END_ALLOW_THREADS
+    }
+    PyBuffer_Release(&view);
+    return array;
+}

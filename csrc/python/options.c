@@ -1,0 +1,157 @@
+/* python/options.c: the options of Engine and solve_plan, checked and put into an air_engine_config. */
+#include <stddef.h>
+#include <string.h>
+
+#include "python/core.h"
+
+typedef enum option_kind { OPTION_U64, OPTION_I64, OPTION_COUNT, OPTION_PINS, OPTION_IO, OPTION_STATE, OPTION_TIER, OPTION_SOURCE, OPTION_RATES } option_kind;
+
+/* What each keyword is and where it goes; absent ones keep the defaults of air__py_options_parse. */
+static const struct option { const char *name; option_kind kind; size_t offset; } options[] = {
+    {"max_ram", OPTION_U64, offsetof(air_engine_config, max_ram)},
+    {"fixed_bytes", OPTION_U64, offsetof(air_engine_config, fixed_bytes)},
+    {"io", OPTION_IO, offsetof(air_engine_config, io)},
+    {"threads", OPTION_COUNT, offsetof(air_engine_config, threads)},
+    {"tier", OPTION_TIER, offsetof(air_engine_config, cpu_tier)},
+    {"n_ctx", OPTION_I64, offsetof(air_engine_config, n_ctx)},
+    {"kv_dtype", OPTION_STATE, offsetof(air_engine_config, state_type)},
+    {"ring_bytes", OPTION_U64, offsetof(air_engine_config, ring_bytes)},
+    {"tile_bytes", OPTION_U64, offsetof(air_engine_config, tile_bytes)},
+    {"max_rows", OPTION_I64, offsetof(air_engine_config, max_rows)},
+    {"max_pins", OPTION_PINS, offsetof(air_engine_config, max_pins)},
+    {"bandwidths", OPTION_RATES, offsetof(air_engine_config, bandwidths)},
+    {"source", OPTION_SOURCE, offsetof(air_engine_config, source_spec)},
+};
+
+static int to_rate(const core_state *state, const char *what, PyObject *o, double *out)
+{
+    double rate;
+    if (air__py_to_double(what, o, &rate) < 0) return -1;
+    if (rate >= 0 && rate <= 1e18) {
+        *out = rate;
+        return 0;
+    }
+    air__py_raise_text(state, AIR_E_ARGUMENT, "%s is %R, but must be bytes per second, 0 or more", what, o);
+    return -1;
+}
+
+/* The items of any mapping, as a new list of pairs. */
+static PyObject *items_of(const char *what, PyObject *o)
+{
+    if (!PyMapping_Check(o) || PyUnicode_Check(o) || PyList_Check(o) || PyTuple_Check(o)) {
+        PyErr_Format(PyExc_TypeError, "%s must be a mapping, not %R", what, Py_TYPE(o));
+        return NULL;
+    }
+    return PyMapping_Items(o);
+}
+
+/* {type: rate} into a table by type id. */
+static int to_rates(const core_state *state, const char *what, PyObject *o, double *out)
+{
+    PyObject *items = items_of(what, o);
+    if (!items) return -1;
+    int st = 0;
+    for (Py_ssize_t i = 0; !st && i < PyList_Size(items); i++) {
+        PyObject *key, *value;
+        if (!PyArg_ParseTuple(PyList_GetItem(items, i), "OO", &key, &value)) st = -1;
+        const air_format *format = st ? NULL : air__py_to_format(state, key);
+        if (!format || to_rate(state, what, value, &out[format->id]) < 0) st = -1;
+    }
+    Py_DECREF(items);
+    return st;
+}
+
+static int to_bandwidths(const core_state *state, PyObject *o, air_bandwidths *out)
+{
+    if (o == Py_None) return 0;
+    PyObject *items = items_of("bandwidths", o);
+    if (!items) return -1;
+    int st = 0;
+    for (Py_ssize_t i = 0; !st && i < PyList_Size(items); i++) {
+        PyObject *key, *value;
+        const char *name;
+        int64_t depth;
+        if (!PyArg_ParseTuple(PyList_GetItem(items, i), "OO", &key, &value) || air__py_to_text(state, "a key of bandwidths", key, &name) < 0)
+            st = -1;
+        else if (!strcmp(name, "disk")) st = to_rate(state, "disk", value, &out->disk);
+        else if (!strcmp(name, "memory")) st = to_rate(state, "memory", value, &out->memory);
+        else if (!strcmp(name, "product")) st = to_rates(state, "product", value, out->product);
+        else if (!strcmp(name, "product_columns")) st = to_rates(state, "product_columns", value, out->product_columns);
+        else if (!strcmp(name, "block_bytes")) st = air__py_to_u64(state, "block_bytes", value, &out->block_bytes);
+        else if (!strcmp(name, "depth")) {
+            st = air__py_to_i64(state, "depth", value, 0, 1024, &depth);
+            if (!st) out->depth = (int32_t)depth;
+        } else {
+            PyErr_Format(PyExc_TypeError, "bandwidths has no %R", key);
+            st = -1;
+        }
+    }
+    Py_DECREF(items);
+    return st;
+}
+
+static int set_option(const core_state *state, const struct option *option, PyObject *value, air_engine_config *config)
+{
+    static const char *const io_names[AIR_IO_COUNT] = {[AIR_IO_AUTO] = "auto", [AIR_IO_DIRECT] = "direct", [AIR_IO_MMAP] = "mmap"};
+    static const char *const state_names[] = {[AIR_STATE_F16] = "f16", [AIR_STATE_F32] = "f32"};
+    void *field = (char *)config + option->offset;
+    int64_t number = 0;
+    int choice = 0, st = -1;
+    switch (option->kind) {
+    case OPTION_U64: return air__py_to_u64(state, option->name, value, field);
+    case OPTION_I64: return air__py_to_i64(state, option->name, value, 0, INT64_MAX, field);
+    case OPTION_TIER: return air__py_to_tier(state, value, field);
+    case OPTION_RATES: return to_bandwidths(state, value, field);
+    case OPTION_COUNT:
+        st = air__py_to_i64(state, option->name, value, 0, AIR_PY_MAX_THREADS, &number);
+        if (!st) config->threads = (int)number;
+        return st;
+    case OPTION_PINS:
+        st = air__py_to_i64(state, option->name, value, -1, INT64_MAX, &number);
+        if (!st) config->max_pins = number < 0 ? UINT64_MAX : (uint64_t)number;
+        return st;
+    case OPTION_IO:
+        st = air__py_to_choice(state, option->name, value, io_names, AIR_IO_COUNT, &choice);
+        if (!st) config->io = (air_io_mode)choice;
+        return st;
+    case OPTION_STATE:
+        st = air__py_to_choice(state, option->name, value, state_names, 2, &choice);
+        if (!st) config->state_type = (air_state_type)choice;
+        return st;
+    case OPTION_SOURCE:
+        st = air__py_to_text(state, option->name, value, &config->source_spec);
+        if (!st && !*config->source_spec) config->source_spec = NULL;
+        return st;
+    }
+    return st;
+}
+
+int air__py_options_parse(core_state *state, const char *who, PyObject *args, PyObject *kwargs, air_engine_config *config, PyObject **gguf)
+{
+    *config = (air_engine_config){
+        .io = AIR_IO_AUTO, .cpu_tier = AIR_TIER_COUNT, .state_type = AIR_STATE_F16, .max_pins = UINT64_MAX,
+    };
+    if (PyTuple_Size(args) != 1) {
+        PyErr_Format(PyExc_TypeError, "%s takes one positional argument, a GGUF, not %zd", who, PyTuple_Size(args));
+        return -1;
+    }
+    *gguf = PyTuple_GetItem(args, 0);
+    if (Py_TYPE(*gguf) != state->gguf) {
+        PyErr_Format(PyExc_TypeError, "%s takes a GGUF, not %R", who, Py_TYPE(*gguf));
+        return -1;
+    }
+    config->set = air__py_gguf_set(air__py_gguf_capsule(*gguf));
+    PyObject *key, *value;
+    for (Py_ssize_t position = 0; kwargs && PyDict_Next(kwargs, &position, &key, &value);) {
+        const char *name;
+        if (air__py_to_text(state, "an option", key, &name) < 0) return -1;
+        size_t i = 0;
+        while (i < AIR_COUNT(options) && strcmp(options[i].name, name)) i++;
+        if (i == AIR_COUNT(options)) {
+            PyErr_Format(PyExc_TypeError, "%s has no option %R", who, key);
+            return -1;
+        }
+        if (set_option(state, &options[i], value, config) < 0) return -1;
+    }
+    return 0;
+}

@@ -1,0 +1,81 @@
+/* python/plan.c: a plan as a dict, and solve_plan, which makes one without opening a model for use. */
+#include <string.h>
+
+#include "python/core.h"
+
+#include "base/alloc.h"
+
+/* The tiles of each weight, and how many of them stay when the context is empty. */
+typedef struct tile_counts { int32_t tiles, pinned; } tile_counts;
+
+static tile_counts *count_tiles(const air_plan *plan, int32_t n_weights)
+{
+    tile_counts *counts = air_calloc((size_t)n_weights + 1, sizeof *counts);
+    if (!counts) return NULL;
+    for (int32_t i = 0; i < plan->n_tiles; i++) counts[plan->tiles[i].weight].tiles++;
+    uint64_t bytes = 0;
+    for (int32_t i = 0; plan->io == AIR_IO_DIRECT && i < plan->n_tiles; i++) {
+        const air_tile *tile = &plan->tiles[plan->priority[i]];
+        bytes += tile->bytes;
+        if (bytes > plan->pin_bytes) break;
+        counts[tile->weight].pinned++;
+    }
+    return counts;
+}
+
+/* [(name, type, bytes, tiles, pinned tiles)]; vectors, which are always there, left out. A table that is only gathered has no tiles. */
+static PyObject *weights_list(const air_plan *plan, const air_program *program)
+{
+    tile_counts *counts = count_tiles(plan, program->n_weights);
+    PyObject *list = counts ? PyList_New(0) : PyErr_NoMemory();
+    for (int32_t i = 0; list && i < program->n_weights; i++) {
+        const air_weight *w = &program->weights[i];
+        if (w->use == AIR_WEIGHT_VECTOR) continue;
+        PyObject *name = air__py_from_string(w->name, strlen(w->name));
+        PyObject *row = name ? Py_BuildValue("(NsKii)", name, air_format_by_id(w->type)->name, (unsigned long long)w->bytes,
+                                             (int)counts[i].tiles, (int)counts[i].pinned) : NULL;
+        if (!row || PyList_Append(list, row) < 0) Py_CLEAR(list);
+        Py_XDECREF(row);
+    }
+    air_free(counts);
+    return list;
+}
+
+PyObject *air__py_plan_dict(const air_plan *plan, const air_program *program)
+{
+    PyObject *weights = weights_list(plan, program);
+    if (!weights) return NULL;
+#define U(field) #field, (unsigned long long)plan->field
+#define I(field) #field, (long long)plan->field
+#define D(field) #field, plan->field
+    return Py_BuildValue("{ss sK sK sL sL sK sK sK sL sK sK sK sK sK sK sK sd sd sd ss sd sL sN}", "io", air_io_name(plan->io), U(budget),
+                         U(fixed), I(n_ctx), I(max_rows), U(tile_bytes), U(ring_bytes), U(block_bytes), I(depth), U(weight_bytes),
+                         U(pin_bytes), U(pin_bytes_full), U(state_bytes_full), U(activation_bytes), U(activation_bytes_full),
+                         U(logit_bytes), D(disk_s), D(compute_s), D(pass_s), "bound", plan->disk_bound ? "disk" : "compute", D(prompt_s),
+                         I(n_tiles), "weights", weights);
+#undef U
+#undef I
+#undef D
+}
+
+/* solve_plan(gguf, /, **options) -> dict: Engine's plan under the same options. Reads no weight, allocates nothing planned. */
+PyObject *air__py_solve_plan(PyObject *module, PyObject *args, PyObject *kwargs)
+{
+    core_state *state = PyModule_GetState(module);
+    air_engine_config config;
+    PyObject *gguf;
+    if (air__py_options_parse(state, "solve_plan()", args, kwargs, &config, &gguf) < 0) return NULL;
+
+    air_error err;
+    air_status st;
+    air_model *model = NULL;
+    air_plan *plan = NULL;
+    Py_BEGIN_ALLOW_THREADS
+    st = air_model_open(&model, config.set, &err);
+    if (!st) st = air_engine_plan_only(&plan, &config, &err);
+    Py_END_ALLOW_THREADS
+    PyObject *dict = st ? air__py_raise(state, &err) : air__py_plan_dict(plan, air_model_program(model));
+    air_plan_free(plan);
+    air_model_close(model);
+    return dict;
+}

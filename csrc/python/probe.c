@@ -1,0 +1,98 @@
+/* python/probe.c: functions of the module that measure bandwidths for a plan. */
+#include "python/core.h"
+
+#include "memory/probe.h"
+#include "platform/threads.h"
+
+static int check_seconds(const core_state *state, double seconds)
+{
+    if (seconds > 0 && seconds <= 60) return 0;
+    air__py_raise_text(state, AIR_E_ARGUMENT, "seconds must be above 0 and at most 60");
+    return -1;
+}
+
+/* probe_disk(path, seconds=0.5, source="") -> {disk, block_bytes, depth}. Blocks for about seconds, without the GIL. */
+PyObject *air__py_probe_disk(PyObject *module, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"path", "seconds", "source", NULL};
+    const core_state *state = PyModule_GetState(module);
+    PyObject *path_arg;
+    double seconds = 0.5;
+    const char *spec = "";
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|ds:probe_disk", names, &path_arg, &seconds, &spec)) return NULL;
+    if (check_seconds(state, seconds) < 0) return NULL;
+    PyObject *path = air__py_to_path(path_arg);
+    if (!path) return NULL;
+
+    air_bandwidths found = {0};
+    air_source *source = NULL;
+    air_error err;
+    air_status st;
+    const char *text = PyBytes_AsString(path);
+    Py_BEGIN_ALLOW_THREADS
+    st = air_source_file(&source, text, &err);
+    if (!st && *spec) st = air_source_tampered(&source, source, spec, &err);
+    if (!st) st = air_probe_disk(source, seconds, &found, &err);
+    air_source_close(source);
+    Py_END_ALLOW_THREADS
+    Py_DECREF(path);
+    if (st) return air__py_raise(state, &err);
+    return Py_BuildValue("{sdsKsi}", "disk", found.disk, "block_bytes", (unsigned long long)found.block_bytes, "depth", (int)found.depth);
+}
+
+/* {type name: per_type[id]} of the types in set, a bit per id. */
+static PyObject *rates_dict(const double *per_type, uint64_t set)
+{
+    PyObject *dict = PyDict_New();
+    for (size_t i = 0; dict && i < air_format_count(); i++) {
+        const air_format *format = air_format_at(i);
+        if (!(set >> format->id & 1)) continue;
+        if (air__py_dict_take(dict, format->name, PyFloat_FromDouble(per_type[format->id])) < 0) Py_CLEAR(dict);
+    }
+    return dict;
+}
+
+static int type_set(const core_state *state, PyObject *types, uint64_t *set)
+{
+    *set = 0;
+    PyObject *iterator = PyObject_GetIter(types);
+    if (!iterator) return -1;
+    for (PyObject *item; (item = PyIter_Next(iterator));) {
+        const air_format *format = air__py_to_format(state, item);
+        Py_DECREF(item);
+        if (!format) break;
+        *set |= UINT64_C(1) << format->id;
+    }
+    Py_DECREF(iterator);
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+/* probe_compute(types, threads=0, tier="", max_bytes=0, seconds=0.5) -> {memory, product, product_columns}, bytes per second.
+ * Blocks for about seconds, without the GIL. */
+PyObject *air__py_probe_compute(PyObject *module, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"types", "threads", "tier", "max_bytes", "seconds", NULL};
+    const core_state *state = PyModule_GetState(module);
+    PyObject *types, *threads_arg = NULL, *tier_arg = NULL, *bytes_arg = NULL;
+    double seconds = 0.5;
+    int64_t threads = 0;
+    uint64_t bytes = 0, set;
+    int tier = AIR_TIER_COUNT;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|OOOd:probe_compute", names, &types, &threads_arg, &tier_arg, &bytes_arg, &seconds))
+        return NULL;
+    if (check_seconds(state, seconds) < 0 || type_set(state, types, &set) < 0) return NULL;
+    if (threads_arg && air__py_to_i64(state, "threads", threads_arg, 0, AIR_PY_MAX_THREADS, &threads) < 0) return NULL;
+    if (tier_arg && air__py_to_tier(state, tier_arg, &tier) < 0) return NULL;
+    if (bytes_arg && air__py_to_u64(state, "max_bytes", bytes_arg, &bytes) < 0) return NULL;
+    if (!threads) threads = air_cpu_count();
+
+    air_bandwidths found = {0};
+    air_error err;
+    air_status st;
+    Py_BEGIN_ALLOW_THREADS
+    st = air_probe_compute((int)threads, tier, set, bytes ? bytes : UINT64_C(256) << 20, seconds, &found, &err);
+    Py_END_ALLOW_THREADS
+    if (st) return air__py_raise(state, &err);
+    return Py_BuildValue("{sdsNsN}", "memory", found.memory, "product", rates_dict(found.product, set), "product_columns",
+                         rates_dict(found.product_columns, set));
+}

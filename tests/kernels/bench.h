@@ -1,0 +1,8 @@
+/* bench.h: times what test_kernels checks. */
+#ifndef AIR_TESTS_BENCH_H
+#define AIR_TESTS_BENCH_H
+
+/* Prints a table for every product whose "tier format" contains filter; the exit status. */
+int bench(const char *filter);
+
+#endif
