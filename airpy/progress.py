@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from airpy.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
+    from tqdm import tqdm  # type: ignore[import-untyped]
 
 ProgressCallback = Callable[[int, int, int, int], None]  # layers done, layers, passes done, passes
 Progress = bool | Literal["auto"] | ProgressCallback
@@ -62,8 +62,9 @@ class CallbackProgress:
 
 def check_progress(progress: Any) -> Progress:
     """Raises ArgumentError unless it is True, False, "auto" or callable."""
-    if isinstance(progress, bool) or callable(progress) or (isinstance(progress, str) and progress == "auto"):
-        return progress  # type: ignore[return-value]
+    if progress in (True, False, "auto") or callable(progress):
+        checked: Progress = progress
+        return checked
     raise ArgumentError(f"progress is {progress!r}; expected True, False, 'auto' or a callable")
 
 
