@@ -280,11 +280,11 @@ def _one(i: Any) -> int:
 def _templates(metadata: Mapping[str, object]) -> dict[str, str]:
     """tokenizer.chat_template and tokenizer.chat_template.<name>."""
     found: dict[str, str] = {}
-    for key in [key for key in metadata if key.startswith(_TEMPLATE_KEY)]:
-        name = "default" if key == _TEMPLATE_KEY else key[len(_TEMPLATE_KEY) + 1 :]
-        value = metadata[key]
+    for key, value in metadata.items():
+        name = key.removeprefix(_TEMPLATE_KEY)
+        if key == name or (name and not name.startswith(".")):
+            continue
         if not isinstance(value, str):
             raise FormatError(f"{key} is {repr(value)[:80]}; expected a string")
-        if key == _TEMPLATE_KEY or key[len(_TEMPLATE_KEY)] == ".":
-            found[name] = value
+        found[name[1:] or "default"] = value
     return found

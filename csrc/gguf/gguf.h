@@ -36,7 +36,7 @@ typedef struct air_gguf_value {
         double f;
         air_string string;
         const void *items;      /* packed elements in their own type, little endian, aligned; BOOL as uint8_t; air_string for
-                                   strings; air_gguf_value for arrays of arrays */
+                                   strings; air_gguf_value for arrays of arrays; never NULL */
     } as;
 } air_gguf_value;
 

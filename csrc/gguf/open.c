@@ -1,3 +1,10 @@
+/* From paths to a directory. A header's length is not written in it, so it is read in pieces that grow until parse has enough; the
+ * file is then closed. The parts of a split set are whole GGUF files, each with its own header, alignment and offsets:
+ *
+ *     NAME-00001-of-00003.gguf   all metadata, split.no 0, split.count 3, split.tensors.count 291, tensors 0 …
+ *     NAME-00002-of-00003.gguf   split.no 1, split.count 3, split.tensors.count 291, tensors …
+ *
+ * The part that was named says what to expect; the others must agree with it. */
 #include "gguf/open.h"
 
 #include <inttypes.h>
@@ -122,6 +129,7 @@ static air_status read_split_keys(const air_gguf *gguf, const char *path, split_
     return AIR_OK;
 }
 
+/* Without the usual name the other parts cannot be found, and opening one part alone would look like a model with tensors missing. */
 static air_status check_name(const char *path, const split_keys *keys, air_error *err)
 {
     uint32_t number, count;
@@ -142,20 +150,26 @@ static air_status check_part(const split_keys *part, const split_keys *opened, u
     return AIR_OK;
 }
 
-/* Reads every part but the one that is there already. */
+static air_status read_part(air_gguf_set *set, air_gguf **part, uint32_t no, const split_keys *opened, air_error *err)
+{
+    air_error inner;
+    split_keys keys;
+    char *path = set->paths[no] = part_path(set->paths[opened->no], no + 1);
+    if (!path) return air_fail(err, AIR_E_NOMEM, "no memory for the path of part %" PRIu32 " of %" PRIu32, no + 1, set->parts);
+    air_status st = read_header(path, part, &set->bytes[no], &inner);
+    if (st) return air_fail(err, st, "part %" PRIu32 " of %" PRIu32 ": %s", no + 1, set->parts, inner.text);
+    st = read_split_keys(*part, path, &keys, err);
+    return st ? st : check_part(&keys, opened, no, path, err);
+}
+
+/* Reads every part but the one that is there already. A path is made only when the parts before it were found: split.count
+ * alone must not make us take memory. */
 static air_status read_parts(air_gguf_set *set, air_gguf **parts, const split_keys *opened, air_error *err)
 {
     uint64_t tensors = 0;
     for (uint32_t i = 0; i < set->parts; i++) {
-        if (!parts[i]) {
-            air_error inner;
-            split_keys keys;
-            air_status st = read_header(set->paths[i], &parts[i], &set->bytes[i], &inner);
-            if (st) return air_fail(err, st, "part %" PRIu32 " of %" PRIu32 ": %s", i + 1, set->parts, inner.text);
-            st = read_split_keys(parts[i], set->paths[i], &keys, err);
-            if (!st) st = check_part(&keys, opened, i, set->paths[i], err);
-            if (st) return st;
-        }
+        air_status st = parts[i] ? AIR_OK : read_part(set, &parts[i], i, opened, err);
+        if (st) return st;
         tensors += air_gguf_tensor_count(parts[i]);
     }
     if (tensors != opened->tensors)
@@ -164,7 +178,8 @@ static air_status read_parts(air_gguf_set *set, air_gguf **parts, const split_ke
     return AIR_OK;
 }
 
-/* Moves the tensors of all parts into the first one's directory. */
+/* Puts the tensors of all parts into the first one's directory. Names are copied, because the other directories go; the first
+ * part's old index and array stay behind in its arena, a few kilobytes that are not worth a second pass. */
 static air_status merge_parts(const air_gguf_set *set, air_gguf *const *parts, uint64_t count, air_error *err)
 {
     air_gguf *to = parts[0];
@@ -200,15 +215,11 @@ static air_status init_parts(air_gguf_set *set, const char *path, uint64_t no, u
 {
     set->paths = air_calloc((size_t)count, sizeof *set->paths);
     set->bytes = air_calloc((size_t)count, sizeof *set->bytes);
-    if (!set->paths || !set->bytes) goto no_memory;
-    set->parts = (uint32_t)count;
-    for (uint32_t i = 0; i < count; i++) {
-        set->paths[i] = i == no ? air_strdup(path) : part_path(path, i + 1);
-        if (!set->paths[i]) goto no_memory;
+    if (set->paths && set->bytes) {
+        set->parts = (uint32_t)count;
+        set->paths[no] = air_strdup(path);
+        if (set->paths[no]) return AIR_OK;
     }
-    return AIR_OK;
-
-no_memory:
     return air_fail(err, AIR_E_NOMEM, "%s: no memory for the paths of %" PRIu64 " parts", file_name(path), count);
 }
 

@@ -101,7 +101,7 @@ static air_status read_bytes(reader *r, void *out, uint64_t bytes, const char *w
 static air_status read_u32(reader *r, uint32_t *out, const char *what) { return read_bytes(r, out, sizeof *out, what); }
 static air_status read_u64(reader *r, uint64_t *out, const char *what) { return read_bytes(r, out, sizeof *out, what); }
 
-/* The string as it lies in the input. */
+/* The string as it lies in the input, not yet kept: lengths are checked first, and memory taken for what passed. */
 static air_status read_string(reader *r, uint64_t max, const char *what, air_string *out)
 {
     uint64_t bytes;
@@ -230,7 +230,8 @@ static air_status read_array(reader *r, uint64_t depth, air_gguf_value *v)
     if (st) return st;
     if (!air__gguf_type_name(element)) return fail(r, AIR_E_FORMAT, "an array's element type is %" PRIu32 ", which is none", element);
     if (v->count > r->limits->array_items)
-        return fail(r, AIR_E_FORMAT, "an array of %" PRIu64 " items, more than the %" PRIu64 " allowed", v->count, r->limits->array_items);
+        return fail(r, AIR_E_FORMAT, "an array of %" PRIu64 " items, more than the %" PRIu64 " allowed", v->count,
+                    r->limits->array_items);
     v->element = (air_gguf_type)element;
     if (element == AIR_GGUF_STRING) return read_strings(r, v);
     if (element == AIR_GGUF_ARRAY) return read_arrays(r, depth, v);
@@ -273,6 +274,7 @@ static air_status add_name(reader *r, air__name_index *index)
     return fail(r, AIR_E_FORMAT, "is there twice, as number %" PRIu64 " and %" PRIu64, other, r->number);
 }
 
+/* The array is made at its full length before its entries are read, because the index points into it. */
 static air_status read_entries(reader *r)
 {
     air_gguf *g = r->gguf;
@@ -302,7 +304,8 @@ static air_status read_alignment(reader *r)
         return fail(r, AIR_E_FORMAT, "general.alignment is of type %s, not u32", air__gguf_type_name(value->type));
     uint64_t a = value->as.u;
     if (a < MIN_ALIGNMENT || a > MAX_ALIGNMENT || (a & (a - 1)))
-        return fail(r, AIR_E_FORMAT, "general.alignment is %" PRIu64 ", not a power of two from %d to %d", a, MIN_ALIGNMENT, MAX_ALIGNMENT);
+        return fail(r, AIR_E_FORMAT, "general.alignment is %" PRIu64 ", not a power of two from %d to %d", a, MIN_ALIGNMENT,
+                    MAX_ALIGNMENT);
     r->gguf->alignment = a;
     return AIR_OK;
 }
@@ -325,7 +328,7 @@ static air_status read_shape(reader *r, air_tensor *t)
     return AIR_OK;
 }
 
-/* Sets t->bytes. */
+/* Sets t->bytes. Elements are kept below 2^63, as ggml does, so that no user of a shape needs to think of overflow again. */
 static air_status size_tensor(const reader *r, air_tensor *t)
 {
     const air_format *format = air_format_by_id(t->type);
@@ -442,8 +445,8 @@ static air_status read_start(reader *r)
     air_status st = read_bytes(r, magic, sizeof magic, "magic");
     if (st) return st;
     if (memcmp(magic, "GGUF", 4) != 0)
-        return fail(r, AIR_E_FORMAT, "not a GGUF file: it begins with %02x %02x %02x %02x, not with \"GGUF\"", magic[0], magic[1], magic[2],
-                    magic[3]);
+        return fail(r, AIR_E_FORMAT, "not a GGUF file: it begins with %02x %02x %02x %02x, not with \"GGUF\"", magic[0],
+                    magic[1], magic[2], magic[3]);
     st = read_u32(r, &version, "version");
     if (st) return st;
     if (version && !(version & 0xffff)) return fail(r, AIR_E_UNSUPPORTED, "a big-endian GGUF file; only little-endian ones are read");

@@ -115,7 +115,7 @@ static air_status open_direct(air_pager *p, air_error *err)
         p->ring_bytes = air_max_u64(p->ring_bytes, AIR_RING_TILES * air_tile_memory(&p->tiles[i], p->granule));
     p->slots = air_calloc((size_t)p->n_tiles, sizeof *p->slots);
     if (!p->slots) return air_fail(err, AIR_E_NOMEM, "pager: %llu tiles", (unsigned long long)p->n_tiles);
-    int depth = p->plan->depth < AIR__MAX_DEPTH ? p->plan->depth : AIR__MAX_DEPTH;
+    int depth = p->plan->depth;
     p->n_reads = 2 * depth; /* as many again wait in the queue, so that a thread that ends one finds the next */
     for (int i = 0; i < p->n_reads; i++) p->reads[i].pager = p;
     air_status st = air_async_io_open(&p->io, depth, err);
@@ -262,7 +262,6 @@ void air_pager_rewind(air_pager *p)
         return;
     }
     air_mutex_lock(&p->lock);
-    air__small_drain(p);
     for (uint64_t step = p->walk; step < p->ahead; step++)
         if (p->slots[step % p->n_tiles].state == AIR__SLOT_FAILED) air__window_cut(p, step);
     if (start >= p->ahead) {

@@ -20,7 +20,6 @@
 
 enum {
     AIR__WAIT_SLICE_NS = 20 * 1000 * 1000, /* waits look at the cancel flag this often */
-    AIR__MAX_DEPTH = 32,
 };
 
 typedef enum air__slot_state {
@@ -75,7 +74,7 @@ struct air_pager {
     air_async_io *io;
     air__slot *slots;              /* [n_tiles] */
     uint64_t released, walk, ahead, issue, issue_at;
-    air__read reads[2 * AIR__MAX_DEPTH];
+    air__read reads[2 * AIR_DEPTH_MOST];
     int n_reads;
     int failed, stopping;          /* nothing more is submitted while one of them is nonzero */
 

@@ -24,6 +24,6 @@ dir=${AIRPY_FUZZ_DIR:-$(mktemp -d)}
     -lm -o "$dir/fuzz_gguf"
 mkdir -p "$dir/found"
 echo "fuzzing in $dir"
-"$dir/fuzz_gguf" -runs="$runs" -max_len=16384 -timeout=10 -rss_limit_mb=1024 -malloc_limit_mb=2 -dict="$dir/gguf.dict" -artifact_prefix="$dir/found/" \
-    -print_final_stats=1 "$dir/corpus"
+"$dir/fuzz_gguf" -runs="$runs" -max_len=16384 -timeout=10 -rss_limit_mb=1024 -malloc_limit_mb=2 -dict="$dir/gguf.dict" \
+    -artifact_prefix="$dir/found/" -print_final_stats=1 "$dir/corpus"
 [ -n "${AIRPY_FUZZ_DIR:-}" ] || rm -rf "$dir"

@@ -1,0 +1,467 @@
+/* Walks the tables of kernels: every function of every tier this CPU has, against a plain statement of it in double.
+ *
+ * A test names the entry it runs with FOR_EACH_TIER; an entry of a table that none named fails the last test. Gates are squared
+ * errors over the squared norm of what is wanted. */
+#include <math.h>
+
+#include "check.h"
+#include "guard.h"
+#include "kernels/ops.h"
+#include "quant/half.h"
+
+enum { MAX_N = 5000 };
+
+static int ran[AIR_TIER_COUNT][sizeof(air_ops)]; /* by the entry's offset */
+
+static const air_ops *begin(int tier, size_t entry)
+{
+    const air_ops *ops = air_ops_tier((air_cpu_tier)tier);
+    if (ops) ran[tier][entry] = 1;
+    return ops;
+}
+
+#define FOR_EACH_TIER(ops, entry)                          \
+    for (int tier_ = 0; tier_ < AIR_TIER_COUNT; tier_++)   \
+        for (const air_ops *ops = begin(tier_, offsetof(air_ops, entry)); ops; ops = NULL)
+
+static double unit(void)
+{
+    return (double)(check_random() >> 11) * 0x1p-53;
+}
+
+static float gaussian(void)
+{
+    double sum = -6;
+    for (int i = 0; i < 12; i++) sum += unit();
+    return (float)sum;
+}
+
+static float *new_floats(int64_t n, float scale)
+{
+    float *x = guard_new((size_t)n * sizeof *x, 64);
+    for (int64_t i = 0; i < n; i++) x[i] = gaussian() * scale;
+    return x;
+}
+
+static float *copy_floats(const float *x, int64_t n)
+{
+    return memcpy(guard_new((size_t)n * sizeof *x, 64), x, (size_t)n * sizeof *x);
+}
+
+static void check_error(const char *tier, const char *what, const double *wanted, const float *got, int64_t n, double norm, double gate)
+{
+    double error = 0;
+    for (int64_t i = 0; i < n; i++) {
+        double d = (double)got[i] - wanted[i];
+        error += d * d;
+    }
+    if (error <= gate * norm) return;
+    printf("  %s %s of %lld: NMSE %.3g > %.3g\n", tier, what, (long long)n, error / norm, gate);
+    CHECK(error <= gate * norm);
+}
+
+static void check_close(const char *tier, const char *what, const double *wanted, const float *got, int64_t n, double gate)
+{
+    double norm = 0;
+    for (int64_t i = 0; i < n; i++) norm += wanted[i] * wanted[i];
+    check_error(tier, what, wanted, got, n, norm, gate);
+}
+
+static const int64_t lengths[] = {1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 127, 128, 1000, 4096, 4099};
+
+static double want[MAX_N];
+
+/* ------------------------------------------------------------------ quantize */
+
+static void quantize_case(const air_ops *ops, int64_t k, float scale_of_input)
+{
+    const air_ops *ref = air_ops_tier(AIR_TIER_REF);
+    float *x = new_floats(k, scale_of_input), *scale[3];
+    int8_t *q[3];
+    int16_t *sums[3];
+    if (k > 32) memset(x + k - 32, 0, 32 * sizeof *x);
+    for (int i = 0; i < 3; i++) {
+        q[i] = guard_new((size_t)k, 64);
+        scale[i] = guard_new((size_t)(k / AIR_Q8_GROUP) * sizeof(float), 64);
+        sums[i] = guard_new((size_t)(k / AIR_Q8_SUM_GROUP) * sizeof(int16_t), 64);
+    }
+    ops->quantize(x, k, q[0], scale[0], sums[0]);
+    ref->quantize(x, k, q[1], scale[1], sums[1]);
+    CHECK(memcmp(q[0], q[1], (size_t)k) == 0);
+    CHECK(memcmp(scale[0], scale[1], (size_t)(k / AIR_Q8_GROUP) * sizeof(float)) == 0);
+    CHECK(memcmp(sums[0], sums[1], (size_t)(k / AIR_Q8_SUM_GROUP) * sizeof(int16_t)) == 0);
+
+    double error = 0, norm = 0;
+    for (int64_t i = 0; i < k; i++) {
+        double s = (double)scale[0][i / AIR_Q8_GROUP], d = (double)x[i] - s * q[0][i];
+        CHECK(q[0][i] >= -127 && fabs(d) <= s * 0.50001);
+        error += d * d, norm += (double)x[i] * (double)x[i];
+    }
+    CHECK(error <= 1e-4 * norm);
+    for (int64_t i = 0; i < k; i += AIR_Q8_SUM_GROUP) {
+        int sum = 0;
+        for (int64_t j = i; j < i + AIR_Q8_SUM_GROUP; j++) sum += q[0][j];
+        CHECK_EQ(sum, sums[0][i / AIR_Q8_SUM_GROUP]);
+    }
+    for (int64_t i = 0; i < k; i++) x[i] = -x[i];
+    ops->quantize(x, k, q[2], scale[2], sums[2]);
+    for (int64_t i = 0; i < k; i++) CHECK_EQ(q[2][i], -q[0][i]);
+    CHECK(guard_intact());
+    guard_free_all();
+}
+
+TEST(quantizing_is_exact_to_half_a_step_and_the_same_everywhere)
+{
+    FOR_EACH_TIER (ops, quantize) {
+        for (int64_t k = 32; k <= 4096; k += k < 256 ? 32 : 480) quantize_case(ops, k, 1.0f);
+        quantize_case(ops, 256, 1e30f);
+        quantize_case(ops, 256, 1e-30f);
+    }
+}
+
+TEST(quantizing_zeros_ties_and_the_unquantizable)
+{
+    FOR_EACH_TIER (ops, quantize) {
+        float *x = guard_new(6 * 32 * sizeof *x, 64), scale[6];
+        int8_t q[6 * 32];
+        int16_t sums[12];
+        x[32] = 1e-40f;                                 /* too small for 127 / x */
+        x[64 + 5] = INFINITY;
+        x[96 + 31] = NAN;
+        x[128] = 127, x[129] = 0.5f, x[130] = 1.5f, x[131] = -2.5f, x[132] = 3.5f;
+        x[160] = -127;
+        ops->quantize(x, 6 * 32, q, scale, sums);
+        CHECK(scale[0] == 0 && scale[1] == 0 && scale[2] == INFINITY && isnan(scale[3]) && scale[4] == 1 && scale[5] == 1);
+        for (int i = 0; i < 128; i++) CHECK_EQ(q[i], 0);
+        CHECK_EQ(q[128], 127);
+        CHECK_EQ(q[129], 0);
+        CHECK_EQ(q[130], 2);
+        CHECK_EQ(q[131], -2);
+        CHECK_EQ(q[132], 4);
+        CHECK_EQ(q[160], -127);
+        CHECK_EQ(sums[8], 131);
+        guard_free_all();
+    }
+}
+
+/* ------------------------------------------------------------------ element by element */
+
+static void rms_norm_case(const air_ops *ops, int64_t n, float scale, int weighted, int in_place)
+{
+    float eps = 1e-5f, *x = new_floats(n, scale), *weight = weighted ? new_floats(n, 1) : NULL;
+    float *y = in_place ? x : guard_new((size_t)n * sizeof *y, 64);
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) sum += (double)x[i] * (double)x[i];
+    for (int64_t i = 0; i < n; i++) want[i] = (double)x[i] / sqrt(sum / (double)n + (double)eps) * (weight ? (double)weight[i] : 1);
+    ops->rms_norm(x, weight, y, n, eps);
+    check_close(ops->name, "rms_norm", want, y, n, 2e-14);
+    CHECK(guard_intact());
+    guard_free_all();
+}
+
+TEST(rms_norm_divides_by_the_root_of_the_mean_square)
+{
+    FOR_EACH_TIER (ops, rms_norm)
+        for (size_t i = 0; i < AIR_COUNT(lengths); i++) {
+            rms_norm_case(ops, lengths[i], 1, 1, 0);
+            rms_norm_case(ops, lengths[i], 1e25f, 0, 0); /* squares beyond a float's range */
+            rms_norm_case(ops, lengths[i], 1e-4f, 1, 1);
+        }
+}
+
+static void rope_case(const air_ops *ops, int64_t heads, int64_t head_dim, int64_t pairs, air_rope_pairs kind)
+{
+    int64_t n = heads * head_dim;
+    float *x = new_floats(n, 1), *cosine = guard_new((size_t)pairs * sizeof *x, 64), *sine = guard_new((size_t)pairs * sizeof *x, 64);
+    for (int64_t i = 0; i < pairs; i++) {
+        double angle = unit() * 100;
+        cosine[i] = (float)cos(angle), sine[i] = (float)sin(angle);
+    }
+    for (int64_t i = 0; i < n; i++) want[i] = (double)x[i];
+    for (int64_t h = 0; h < heads; h++)
+        for (int64_t i = 0; i < pairs; i++) {
+            int64_t a = h * head_dim + (kind == AIR_ROPE_NORMAL ? 2 * i : i), b = kind == AIR_ROPE_NORMAL ? a + 1 : a + pairs;
+            want[a] = (double)x[a] * (double)cosine[i] - (double)x[b] * (double)sine[i];
+            want[b] = (double)x[a] * (double)sine[i] + (double)x[b] * (double)cosine[i];
+        }
+    ops->rope(x, heads, head_dim, pairs, kind, cosine, sine);
+    check_close(ops->name, kind == AIR_ROPE_NORMAL ? "rope normal" : "rope neox", want, x, n, 2e-14);
+    for (int64_t i = 0; i < n; i++) /* what is not rotated stays, bit for bit */
+        if (i % head_dim >= 2 * pairs) CHECK((double)x[i] == want[i]);
+    CHECK(guard_intact());
+    guard_free_all();
+}
+
+TEST(rope_rotates_pairs)
+{
+    static const int64_t pairs[] = {1, 3, 4, 7, 8, 9, 16, 20, 32, 33, 64};
+    FOR_EACH_TIER (ops, rope)
+        for (size_t i = 0; i < AIR_COUNT(pairs); i++)
+            for (int64_t rest = 0; rest < 40; rest += 19)
+                for (int64_t heads = 1; heads <= 5; heads += 2) {
+                    rope_case(ops, heads, 2 * pairs[i] + rest, pairs[i], AIR_ROPE_NORMAL);
+                    rope_case(ops, heads, 2 * pairs[i] + rest, pairs[i], AIR_ROPE_NEOX);
+                }
+}
+
+static void swiglu_case(const air_ops *ops, int64_t n, float scale, int in_place)
+{
+    float *gate = new_floats(n, scale), *up = new_floats(n, 1), *y = in_place ? gate : guard_new((size_t)n * sizeof *y, 64);
+    for (int64_t i = 0; i < n; i++) want[i] = (double)gate[i] / (1 + exp(-(double)gate[i])) * (double)up[i];
+    ops->swiglu(gate, up, y, n);
+    check_close(ops->name, "swiglu", want, y, n, 5e-14);
+    CHECK(guard_intact());
+    guard_free_all();
+}
+
+TEST(swiglu_gates)
+{
+    FOR_EACH_TIER (ops, swiglu) {
+        for (size_t i = 0; i < AIR_COUNT(lengths); i++)
+            for (int in_place = 0; in_place < 2; in_place++) swiglu_case(ops, lengths[i], in_place ? 1 : 10, in_place);
+        float gate[] = {-200, 200, 0, -88, 88, NAN, -90}, up[] = {1, 1, 1, 1, 1, 1, 1}, y[7];
+        ops->swiglu(gate, up, y, 7);
+        CHECK(fabsf(y[0]) < 1e-30f && y[1] == 200 && y[2] == 0 && fabsf(y[3]) < 1e-30f && y[4] == 88 && isnan(y[5]));
+    }
+}
+
+TEST(add_adds)
+{
+    FOR_EACH_TIER (ops, add)
+        for (size_t i = 0; i < AIR_COUNT(lengths); i++) {
+            int64_t n = lengths[i];
+            float *x = new_floats(n, 1), *y = new_floats(n, 1), *before = copy_floats(y, n);
+            ops->add(y, x, n);
+            for (int64_t j = 0; j < n; j++) CHECK(y[j] == before[j] + x[j]);
+            CHECK(guard_intact());
+            guard_free_all();
+        }
+}
+
+TEST(f32_to_f16_rounds_as_the_portable_conversion)
+{
+    FOR_EACH_TIER (ops, f32_to_f16) {
+        for (size_t i = 0; i < AIR_COUNT(lengths); i++) {
+            int64_t n = lengths[i];
+            float *x = guard_new((size_t)n * sizeof *x, 64);
+            uint16_t *y = guard_new((size_t)n * sizeof *y, 64);
+            for (int round = 0; round < 4; round++) {
+                for (int64_t j = 0; j < n; j++) x[j] = round ? gaussian() * ldexpf(1, (int)(check_random() % 46) - 28)
+                                                             : air_f32_from_bits((uint32_t)check_random());
+                ops->f32_to_f16(x, y, n);
+                for (int64_t j = 0; j < n; j++) CHECK_EQ(y[j], air_f32_to_f16(x[j]));
+            }
+            CHECK(guard_intact());
+            guard_free_all();
+        }
+        for (uint32_t h = 0; h < 0x7bff; h++) { /* both sides of every tie, and the tie */
+            float low = air_f16_to_f32((uint16_t)h), tie = low + (air_f16_to_f32((uint16_t)(h + 1)) - low) / 2;
+            float x[3] = {nextafterf(tie, 0), tie, nextafterf(tie, INFINITY)};
+            uint16_t y[3];
+            ops->f32_to_f16(x, y, 3);
+            CHECK(y[0] == h && y[1] == h + (h & 1) && y[2] == h + 1);
+        }
+    }
+}
+
+/* ------------------------------------------------------------------ softmax */
+
+static void softmax_case(const air_ops *ops, int64_t n, float scale)
+{
+    float *x = new_floats(n, scale);
+    if (n > 3) x[check_random() % (uint64_t)n] = -INFINITY;
+    double max = -INFINITY, sum = 0;
+    for (int64_t i = 0; i < n; i++) max = fmax(max, (double)x[i]);
+    for (int64_t i = 0; i < n; i++) sum += want[i] = exp((double)x[i] - max);
+    for (int64_t i = 0; i < n; i++) want[i] /= sum;
+    float log_sum = ops->softmax(x, n);
+    CHECK(fabs((double)log_sum - (max + log(sum))) <= 1.2e-7 * fmax(1, fabs(max + log(sum))));
+    for (int64_t i = 0; i < n; i++) /* x - max is a float: its rounding moves the exponent by up to 2^-24 of itself */
+        CHECK(fabs((double)x[i] - want[i]) <= want[i] * (3e-7 + 6e-8 * fabs(log(want[i] + 1e-45))) + 2e-45);
+    CHECK(guard_intact());
+    guard_free_all();
+}
+
+TEST(softmax_of_every_length_and_size)
+{
+    FOR_EACH_TIER (ops, softmax)
+        for (size_t i = 0; i < AIR_COUNT(lengths); i++) {
+            softmax_case(ops, lengths[i], 1);
+            softmax_case(ops, lengths[i], 30);
+            softmax_case(ops, lengths[i], 1e30f);
+        }
+}
+
+TEST(softmax_sees_infinities_and_nans)
+{
+    FOR_EACH_TIER (ops, softmax) {
+        float none[3] = {-INFINITY, -INFINITY, -INFINITY}, bad[20] = {[17] = NAN};
+        CHECK(ops->softmax(none, 3) == -INFINITY);
+        CHECK(none[0] == 0 && none[2] == 0);
+        CHECK(isnan(ops->softmax(bad, 20)) && isnan(bad[17]) && isnan(bad[0]));
+    }
+}
+
+/* The exponential itself, over its whole range: x[0] = 0 is the maximum and all others are so small that the sum stays near 1. */
+TEST(softmax_has_an_exponential_of_two_units_in_the_last_place)
+{
+    FOR_EACH_TIER (ops, softmax) {
+        double worst = 0;
+        for (double at = -17.5; at > -103; at -= 0.013) {
+            float x[2] = {0, (float)at}, in = (float)at;
+            ops->softmax(x, 2);
+            double exact = exp((double)in), ulp = ldexp(1, (int)fmax(floor(log2(exact)), -126) - 23);
+            worst = fmax(worst, fabs((double)x[1] - exact) / ulp);
+        }
+        CHECK(worst <= 2);
+        if (worst > 2) printf("  %s: %.2f units\n", ops->name, worst);
+    }
+}
+
+/* ------------------------------------------------------------------ attention */
+
+typedef struct shape {
+    int64_t group, head_dim, value_dim, first, positions;
+    air_state_type type;
+    float   softcap, score_scale;
+} shape;
+
+enum { MAX_BLOCKS = 6 };
+
+typedef struct state {
+    void   *blocks[MAX_BLOCKS];
+    int64_t stride, offset;
+} state;
+
+static state new_state(int64_t dim, int64_t positions, air_state_type type)
+{
+    size_t element = type == AIR_STATE_F16 ? 2 : 4;
+    state s = {.offset = (int64_t)(check_random() % 3) * dim};
+    s.stride = s.offset + dim + (int64_t)(check_random() % 2) * 5;
+    for (int64_t b = 0; b * AIR_BLOCK_POSITIONS < positions; b++) {
+        /* The last block ends where its last head's part does. */
+        size_t n = (size_t)((AIR_BLOCK_POSITIONS - 1) * s.stride + s.offset + dim);
+        s.blocks[b] = guard_new(n * element, 64);
+        for (size_t i = 0; i < n; i++) {
+            float f = gaussian();
+            uint16_t h = air_f32_to_f16(f);
+            memcpy((char *)s.blocks[b] + i * element, type == AIR_STATE_F16 ? (void *)&h : (void *)&f, element);
+        }
+    }
+    return s;
+}
+
+static double state_at(const state *s, air_state_type type, int64_t position, int64_t i)
+{
+    const char *block = s->blocks[position / AIR_BLOCK_POSITIONS];
+    int64_t at = position % AIR_BLOCK_POSITIONS * s->stride + s->offset + i;
+    if (type == AIR_STATE_F16) return (double)air_load_f16(block + 2 * at);
+    return (double)((const float *)(const void *)block)[at];
+}
+
+/* Returns what errors are measured against: the sum of want^2, where a value counts at least the sum of its terms' squares, for a lone one
+ * near zero is no error of the kernel. */
+static double exact_attention(const shape *s, const float *q, const state *k, const state *v)
+{
+    double p[MAX_BLOCKS * AIR_BLOCK_POSITIONS], norm = 0;
+    for (int64_t g = 0; g < s->group; g++) {
+        double max = -INFINITY, sum = 0;
+        for (int64_t t = s->first; t < s->positions; t++) {
+            p[t] = 0;
+            for (int64_t i = 0; i < s->head_dim; i++) p[t] += (double)q[g * s->head_dim + i] * state_at(k, s->type, t, i);
+            p[t] *= (double)s->score_scale;
+            if (s->softcap != 0.0f) p[t] = (double)s->softcap * tanh(p[t] / (double)s->softcap);
+            max = fmax(max, p[t]);
+        }
+        for (int64_t t = s->first; t < s->positions; t++) sum += p[t] = exp(p[t] - max);
+        for (int64_t i = 0; i < s->value_dim; i++) {
+            double out = 0, squares = 0;
+            for (int64_t t = s->first; t < s->positions; t++) {
+                double term = p[t] / sum * state_at(v, s->type, t, i);
+                out += term, squares += term * term;
+            }
+            want[g * s->value_dim + i] = out;
+            norm += fmax(out * out, squares);
+        }
+    }
+    return norm;
+}
+
+static void attention_case(const air_ops *ops, shape s)
+{
+    float *q = new_floats(s.group * s.head_dim, 1), *out = new_floats(s.group * s.value_dim, 1);
+    state k = new_state(s.head_dim, s.positions, s.type), v = new_state(s.value_dim, s.positions, s.type);
+    size_t scratch = air_attention_scratch(s.group, s.value_dim);
+    air_attention_args args = {
+        .q = q, .out = out, .scratch = guard_new(scratch * sizeof(float), 64),
+        .k_blocks = (const void *const *)k.blocks, .v_blocks = (const void *const *)v.blocks, .type = s.type,
+        .first = s.first, .positions = s.positions, .group = s.group, .head_dim = s.head_dim, .value_dim = s.value_dim,
+        .k_stride = k.stride, .k_offset = k.offset, .v_stride = v.stride, .v_offset = v.offset,
+        .scale = s.score_scale, .softcap = s.softcap,
+    };
+    memset(args.scratch, 0xff, scratch * sizeof(float)); /* NaNs: nothing may count on what was there */
+    /* Scores are as large as scale * sqrt(head_dim), times some; their rounding, relative, becomes the exponents' absolute one. */
+    double norm = exact_attention(&s, q, &k, &v);
+    double gate = 5e-12 + 1e-13 * (double)s.score_scale * (double)s.score_scale * (double)s.head_dim;
+    ops->attention(&args);
+    check_error(ops->name, s.type == AIR_STATE_F16 ? "attention over F16" : "attention over F32", want, out, s.group * s.value_dim, norm,
+                gate);
+    CHECK(guard_intact());
+
+    float *alone = new_floats(s.value_dim, 1); /* a head's bits do not depend on the group */
+    int64_t g = (int64_t)(check_random() % (uint64_t)s.group);
+    args.q = q + g * s.head_dim, args.out = alone, args.group = 1;
+    ops->attention(&args);
+    CHECK(memcmp(alone, out + g * s.value_dim, (size_t)s.value_dim * sizeof *alone) == 0);
+    guard_free_all();
+}
+
+TEST(attention_of_every_shape)
+{
+    static const int64_t dims[][2] = {{64, 64}, {128, 128}, {1, 1}, {20, 13}, {80, 80}, {96, 50}, {192, 128}, {7, 200}};
+    static const int64_t spans[][2] = {{0, 1}, {0, 2}, {0, 17}, {0, 63}, {0, 64}, {0, 65}, {0, 130}, {0, 320}, {5, 6}, {63, 65}, {64, 128}, {70, 200}};
+    FOR_EACH_TIER (ops, attention)
+        for (size_t d = 0; d < AIR_COUNT(dims); d++)
+            for (size_t p = 0; p < AIR_COUNT(spans); p++)
+                for (int64_t group = 1; group <= 9; group += 1 + (group > 4))
+                    for (int type = 0; type < 2; type++)
+                        attention_case(ops, (shape){.group = group, .head_dim = dims[d][0], .value_dim = dims[d][1], .first = spans[p][0],
+                                                    .positions = spans[p][1], .type = (air_state_type)type,
+                                                    .softcap = group == 3 ? 20.0f : 0, .score_scale = group == 5 ? 3.0f : 0.125f});
+}
+
+/* ------------------------------------------------------------------ tables */
+
+/* The functions of a table are the words from quantize on: an entry added to ops.h is found here without being named. */
+TEST(every_function_of_every_table_was_run)
+{
+    typedef void (*any_function)(void);
+    for (int t = 0; t < AIR_TIER_COUNT; t++) {
+        const air_ops *ops = air_ops_tier((air_cpu_tier)t);
+        for (size_t at = offsetof(air_ops, quantize); ops && at < sizeof *ops; at += sizeof(any_function)) {
+            any_function fn;
+            memcpy(&fn, (const char *)ops + at, sizeof fn);
+            CHECK(fn != NULL);
+            if (!ran[t][at]) printf("  %s: the function at offset %zu has no test\n", ops->name, at);
+            CHECK(ran[t][at]);
+        }
+    }
+}
+
+int main(int argc, char **argv)
+{
+    check_begin(argc, argv);
+    RUN(quantizing_is_exact_to_half_a_step_and_the_same_everywhere);
+    RUN(quantizing_zeros_ties_and_the_unquantizable);
+    RUN(rms_norm_divides_by_the_root_of_the_mean_square);
+    RUN(rope_rotates_pairs);
+    RUN(swiglu_gates);
+    RUN(add_adds);
+    RUN(f32_to_f16_rounds_as_the_portable_conversion);
+    RUN(softmax_of_every_length_and_size);
+    RUN(softmax_sees_infinities_and_nans);
+    RUN(softmax_has_an_exponential_of_two_units_in_the_last_place);
+    RUN(attention_of_every_shape);
+    if (argc < 2) RUN(every_function_of_every_table_was_run);
+    return check_end();
+}
