@@ -184,7 +184,7 @@ class Plan:
     def _text_memory(self) -> list[str]:
         mapped = self["io"] == "mmap"
         block = self["state_bytes_full"] / max(1, math.ceil(self["n_ctx"] / 64))
-        rows = [
+        rows: list[tuple[str, float, float]] = [
             ("tokenizer, small weights", self["fixed"], self["fixed"]),
             ("KV cache", block, self["state_bytes_full"]),
             ("activations", self["activation_bytes"], self["activation_bytes"]),
@@ -194,8 +194,8 @@ class Plan:
         ]
         lines = [f"{'memory':<26}{'empty context':>15}{'full context':>15}"]
         lines += [f"{name:<26}{format_size(empty):>15}{format_size(full):>15}" for name, empty, full in rows if full or empty]
-        total = [sum(row[i] for row in rows) for i in (1, 2)]
-        lines.append(f"{'in all':<26}{format_size(total[0]):>15}{format_size(total[1]):>15}   of {format_size(self['budget'])}")
+        empty_sum, full_sum = sum(empty for _, empty, _ in rows), sum(full for _, _, full in rows)
+        lines.append(f"{'in all':<26}{format_size(empty_sum):>15}{format_size(full_sum):>15}   of {format_size(self['budget'])}")
         if mapped:
             lines.append(f"{'mapped file, besides':<26}{format_size(self.model['file_bytes']):>15}")
         return lines

@@ -26,9 +26,8 @@ def add(commands: common.Commands) -> None:
         "from where the bound is, and what that was probed at just before (probe_gb_s).", _EXAMPLES,
     )  # fmt: skip
     common.add_model(parser)
-    numbers = {"type": common.count, "metavar": "N"}
-    parser.add_argument("--prompt-tokens", default=256, help="length of the prompt; default: %(default)s", **numbers)
-    parser.add_argument("--tokens", default=32, help="tokens of each sequence; default: %(default)s", **numbers)
+    parser.add_argument("--prompt-tokens", type=common.count, default=256, metavar="N", help="of the prompt; default: %(default)s")
+    parser.add_argument("--tokens", type=common.count, default=32, metavar="N", help="of each sequence; default: %(default)s")
     parser.add_argument("--seed", type=common.seed, default=1, metavar="N", help="of the prompt's random ids; default: %(default)s")
     common.add_engine(parser)
     common.add_json(parser)
