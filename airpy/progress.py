@@ -28,11 +28,12 @@ class PassBar:
     def __call__(self, layers_done: int, n_layers: int, passes_done: int, n_passes: int) -> None:
         if time.monotonic() - self._started < _PATIENCE or not n_passes:
             return
+        total = n_layers * n_passes
+        done = min(passes_done * n_layers + layers_done, total)
         if self._bar is None:
             from tqdm import tqdm  # only now: most calls never need it
 
-            self._bar = tqdm(total=n_layers * n_passes, unit="layer", file=sys.stderr, leave=False, dynamic_ncols=True)
-        done = min(passes_done * n_layers + layers_done, n_layers * n_passes)
+            self._bar = tqdm(total=total, unit="layer", file=sys.stderr, leave=False, dynamic_ncols=True, mininterval=0)
         self._bar.update(done - self._bar.n)
 
     def __enter__(self) -> PassBar:
