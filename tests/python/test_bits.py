@@ -13,7 +13,7 @@ from airpy import _core
 RNG = np.random.default_rng(11)
 PROMPT = RNG.integers(0, 4096, 75).astype(np.int32)
 DECODED = RNG.integers(0, 4096, 4).astype(np.int32)
-NEIGHBOURS = [RNG.integers(0, 4096, n).astype(np.int32) for n in (3, 64, 130)]
+NEIGHBOURS = [RNG.integers(0, 4096, n).astype(np.int32) for n in (3, 64, 71)]
 KIB, MIB = 1 << 10, 1 << 20
 
 PLACES = [
