@@ -27,7 +27,9 @@ def choose_template(templates: Mapping[str, str], chosen: str | None, has_tools:
     if "default" in templates:
         return templates["default"]
     if templates:
-        raise TemplateError(f"the file has no default chat template; choose one with chat_template=: {', '.join(templates)}")
+        raise TemplateError(
+            f"the file has no default chat template; choose one with chat_template=: {', '.join(templates)}"
+        )
     raise TemplateError("the file has no chat template; give one with chat_template=")
 
 

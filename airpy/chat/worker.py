@@ -14,7 +14,9 @@ import math
 import resource
 import signal
 import sys
+from collections.abc import Callable
 from datetime import datetime
+from typing import Any, NoReturn
 
 # {"path": folders Jinja2 lies in, "memory_bytes": …}; before anything else is imported, for python -I -S knows no packages.
 SETTINGS = json.loads(sys.argv[1])
@@ -24,7 +26,9 @@ import jinja2  # noqa: E402
 import jinja2.ext  # noqa: E402
 import jinja2.sandbox  # noqa: E402
 from jinja2 import nodes  # noqa: E402
+from jinja2.parser import Parser  # noqa: E402
 
+Templates = dict[str, jinja2.Template]  # by source
 MAX_TEMPLATES = 8  # compiled ones kept
 
 
@@ -41,25 +45,31 @@ class Generation(jinja2.ext.Extension):
 
     tags = {"generation"}
 
-    def parse(self, parser):
+    def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return nodes.CallBlock(self.call_method("_spoken"), [], [], body).set_lineno(line)
 
-    def _spoken(self, caller):
+    def _spoken(self, caller: Callable[[], str]) -> str:
         return caller()
 
 
-def refuse(message):
+def refuse(message: str) -> NoReturn:
     raise Refused(message)
 
 
-def to_json(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
+def to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
     # transformers' own tojson: Jinja2's escapes for HTML, which no prompt wants.
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
-def environment():
+def environment() -> jinja2.Environment:
     """Set up as transformers.utils.chat_template_utils does it."""
     env = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
@@ -70,7 +80,7 @@ def environment():
     return env
 
 
-def compiled(templates, source):
+def compiled(templates: Templates, source: str) -> jinja2.Template:
     template = templates.pop(source, None) or environment().from_string(source)
     templates[source] = template  # last in, last out
     if len(templates) > MAX_TEMPLATES:
@@ -78,12 +88,13 @@ def compiled(templates, source):
     return template
 
 
-def render(templates, request):
+def render(templates: Templates, request: dict[str, Any]) -> str:
     limits = request["limits"]
     used = resource.getrusage(resource.RUSAGE_SELF)
     seconds = math.ceil(used.ru_utime + used.ru_stime + limits["cpu_seconds"])
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.RLIM_INFINITY))
-    parts, size = [], 0
+    parts: list[str] = []
+    size = 0
     for part in compiled(templates, request["template"]).generate(request["variables"]):
         size += len(part)
         if size > limits["output_chars"]:
@@ -92,7 +103,7 @@ def render(templates, request):
     return "".join(parts)
 
 
-def answer(templates, request):
+def answer(templates: Templates, request: dict[str, Any]) -> tuple[dict[str, Any], bool]:
     """The reply, and whether this process is fit for another request."""
     try:
         return {"text": render(templates, request)}, True
@@ -110,20 +121,20 @@ def answer(templates, request):
         return {"error": f"the chat template failed: {str(e)[:500] or type(e).__name__}"}, True
 
 
-def read(n):
+def read(n: int) -> bytes:
     data = sys.stdin.buffer.read(n)
     if len(data) < n:
         sys.exit(0)
     return data
 
 
-def write(reply):
+def write(reply: dict[str, Any]) -> None:
     data = json.dumps(reply).encode()
     sys.stdout.buffer.write(len(data).to_bytes(8, "little") + data)
     sys.stdout.buffer.flush()
 
 
-def main():
+def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who asked
     for limit, value in (
         (resource.RLIMIT_AS, SETTINGS["memory_bytes"]),
@@ -133,7 +144,8 @@ def main():
     ):
         resource.setrlimit(limit, (value, value))
     write({"ready": True})
-    templates, fit = {}, True
+    templates: Templates = {}
+    fit = True
     while fit:
         request = json.loads(read(int.from_bytes(read(8), "little")))
         reply, fit = answer(templates, request)

@@ -97,7 +97,11 @@ class Tokenizer:
         surrogates, which no encoding has."""
         if not isinstance(text, str):
             raise TypeError(f"text is {type(text).__name__}; expected str")
-        ids: list[int] = self._front(parse_special).encode(text, add_special_tokens=False).ids
+        try:
+            ids: list[int] = self._front(parse_special).encode(text, add_special_tokens=False).ids
+        except TypeError:
+            text.encode()  # says where the surrogate is
+            raise
         if add_special_tokens:
             if self._vocab.add_bos:
                 ids.insert(0, self._vocab.ids["bos"])

@@ -58,7 +58,20 @@ def made_text(seed: int = 1, lines: int = 3000) -> Iterator[str]:
     """Lines of made-up words in several scripts, some of them again and again, with numbers, contractions and code."""
     rng = random.Random(seed)
     words = ["".join(rng.choices(rng.choice(SCRIPTS), k=rng.randint(1, 7))) for _ in range(600)]
-    words += ["don't", "we'll", "IT'S", "def f(x):", "    return", "==", "...", "https://", "camelCase", "1234567", "\t", "  "]
+    words += [
+        "don't",
+        "we'll",
+        "IT'S",
+        "def f(x):",
+        "    return",
+        "==",
+        "...",
+        "https://",
+        "camelCase",
+        "1234567",
+        "\t",
+        "  ",
+    ]
     for _ in range(lines):
         yield " ".join(rng.choices(words, weights=range(len(words), 0, -1), k=rng.randint(1, 12)))
 
@@ -70,7 +83,9 @@ def train_byte_level(pre: str) -> tuple[Tokenizer, dict[str, Any]]:
     hf.pre_tokenizer = FRONTS[pre]()
     hf.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=1500, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=1500, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
     hf.train_from_iterator(made_text(), trainer)
     tokens = sorted(hf.get_vocab(), key=hf.get_vocab().__getitem__)
     merges = json.loads(hf.to_str())["model"]["merges"]

@@ -141,7 +141,8 @@ def test_a_worker_that_was_killed_is_replaced(renderer):
 def test_threads_take_turns(renderer):
     texts: list[str] = []
     threads = [
-        threading.Thread(target=lambda k=k: texts.append(renderer.render("{{ k }}" * (k + 1), {"k": k}))) for k in range(16)
+        threading.Thread(target=lambda k=k: texts.append(renderer.render("{{ k }}" * (k + 1), {"k": k})))
+        for k in range(16)
     ]
     for thread in threads:
         thread.start()
@@ -171,4 +172,6 @@ def test_a_forked_child_has_its_own_worker(renderer):
 def test_the_worker_can_write_no_file_and_start_no_process(renderer):
     renderer.render("", {})
     limits = open(f"/proc/{renderer._process.pid}/limits").read()
-    assert [line.split()[-3] for line in limits.splitlines() if line.startswith(("Max file size", "Max processes"))] == ["0", "0"]
+    assert [
+        line.split()[-3] for line in limits.splitlines() if line.startswith(("Max file size", "Max processes"))
+    ] == ["0", "0"]

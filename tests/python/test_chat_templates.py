@@ -21,15 +21,21 @@ NAMES = (
     "microsoft-Phi-3.5-mini-instruct", "mistralai-Mistral-Nemo-Instruct-2407",
 )  # fmt: skip
 
-USER = {"role": "user", "content": "What is 2 < 3 & \"so\"? é 漢 🦙\n  indented"}
+USER = {"role": "user", "content": 'What is 2 < 3 & "so"? é 漢 🦙\n  indented'}
 REPLY = {"role": "assistant", "content": "  It is.\n\n<think>\nhm\n</think>\nYes.  "}
 SYSTEM = {"role": "system", "content": "Be brief."}
 CALL = {
     "role": "assistant",
     "content": "",
-    "tool_calls": [{"id": "abcdefghi", "type": "function", "function": {"name": "weather", "arguments": {"city": "Zürich", "days": 2}}}],
+    "tool_calls": [
+        {
+            "id": "abcdefghi",
+            "type": "function",
+            "function": {"name": "weather", "arguments": {"city": "Zürich", "days": 2}},
+        }
+    ],
 }
-RESULT = {"role": "tool", "name": "weather", "tool_call_id": "abcdefghi", "content": "{\"sun\": true}"}
+RESULT = {"role": "tool", "name": "weather", "tool_call_id": "abcdefghi", "content": '{"sun": true}'}
 TOOLS = [
     {
         "type": "function",
@@ -128,7 +134,9 @@ def test_a_template_gives_what_transformers_gives(template, chat, tools, prompt)
 
 def test_variables_reach_the_template(template):
     tokenizer = Tokenizer.from_metadata(tiny_metadata() | {"tokenizer.chat_template": template})
-    got = tokenizer.apply_chat_template([USER], TOOLS, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+    got = tokenizer.apply_chat_template(
+        [USER], TOOLS, tokenize=False, add_generation_prompt=True, enable_thinking=False
+    )
     assert ("<think>\n\n</think>" in got) == ("enable_thinking" in template)
 
 
@@ -147,7 +155,12 @@ def test_the_text_becomes_ids_with_its_special_tokens():
 
 def test_named_templates_are_chosen():
     tokenizer = Tokenizer.from_metadata(
-        tiny_metadata() | {"tokenizer.chat_template": "a", "tokenizer.chat_template.tool_use": "b", "tokenizer.chat_templates": ["tool_use"]}
+        tiny_metadata()
+        | {
+            "tokenizer.chat_template": "a",
+            "tokenizer.chat_template.tool_use": "b",
+            "tokenizer.chat_templates": ["tool_use"],
+        }
     )
     assert tokenizer.chat_template == "a" and tokenizer.chat_templates == {"default": "a", "tool_use": "b"}
 
@@ -163,7 +176,9 @@ def test_named_templates_are_chosen():
 def test_generation_blocks_only_scope():
     source = "{% set x = 1 %}{% generation %}a{% set x = 2 %}{{ x }}{% endgeneration %}{{ x }}{% for i in [1, 2] %}{% break %}{% endfor %}"
     tokenizer = Tokenizer.from_metadata(tiny_metadata())
-    assert tokenizer.apply_chat_template([], chat_template=source, tokenize=False) == plain(source, messages=[]) == "a21"
+    assert (
+        tokenizer.apply_chat_template([], chat_template=source, tokenize=False) == plain(source, messages=[]) == "a21"
+    )
 
 
 def test_what_cannot_be_done_is_said():

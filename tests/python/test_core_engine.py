@@ -461,7 +461,7 @@ def child(code: str, **kwargs) -> subprocess.CompletedProcess:
         PROMPT = np.arange(40, 60, dtype=np.int32)
     """
     return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(head) + textwrap.dedent(code)], capture_output=True, text=True, timeout=60, **kwargs
+        [sys.executable, "-P", "-c", textwrap.dedent(head) + textwrap.dedent(code)], capture_output=True, text=True, timeout=60, **kwargs
     )
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizer_fixtures import gpt2_spelling, write_gguf
 from vocab_files import read_metadata, shared_vocab
 
 from airpy.tokenizer import Tokenizer
 from airpy.tokenizer.pretokenizers import PRE_NAMES, find_pre
-from tokenizer_fixtures import gpt2_spelling, write_gguf
 
 llama_cpp = pytest.importorskip("llama_cpp")
 
@@ -35,9 +35,20 @@ LEFT_OUT = (
     | dict.fromkeys(("afmoe",), DIGITS)
 )  # fmt: skip
 DIGIT_TEXTS = ["1", "12", "123", "1234", "12345", "1234567 ", "a1234", "ab12345678", "1" * 100]
-RAW = [name for name in PRE_NAMES if not find_pre(name).byte_level and name != "whitespace"]  # that one aborts under "gpt2"
+RAW = [
+    name for name in PRE_NAMES if not find_pre(name).byte_level and name != "whitespace"
+]  # that one aborts under "gpt2"
 BYTE_LEVEL = [name for name in PRE_NAMES if find_pre(name).byte_level]
-WORDS = [" the", "Hello", "aaaa", "0190", "  \n", "漢字", "éÉ", "'s a"]  # tokens no merge makes: ignore_merges alone finds them
+WORDS = [
+    " the",
+    "Hello",
+    "aaaa",
+    "0190",
+    "  \n",
+    "漢字",
+    "éÉ",
+    "'s a",
+]  # tokens no merge makes: ignore_merges alone finds them
 EXTRA_TEXTS = [
     "Hello the world's  HELLO'S we'Ll 1234567\n\n  x", "aaaa the Hello<|stop|>a<sep>b", "0190", "漢字", "IMGIMGABCZ <sentinel:12>",
     " " * 700 + "x", "1" * 100, "a\n \n  \n", "", " ", "\n", "<sep><sep>  <|stop|>", "  <sep>  ",
@@ -103,7 +114,9 @@ def raw_metadata() -> dict[str, Any]:
 def spm_metadata(**more: Any) -> dict[str, Any]:
     rng = random.Random(7)
     letters = sorted({c for c in ALPHABET if c not in " \n\t\r🦙"} | set("▁hetlorwdvm"))
-    words = list(dict.fromkeys("".join(rng.choices(letters[:30] + ["▁"] * 3, k=rng.randint(2, 4))) for _ in range(6000)))
+    words = list(
+        dict.fromkeys("".join(rng.choices(letters[:30] + ["▁"] * 3, k=rng.randint(2, 4))) for _ in range(6000))
+    )
     tokens = ["<unk>", "<s>", "</s>"] + [f"<0x{b:02X}>" for b in range(256)] + letters + words
     scores = [0.0] * 259 + rng.sample([-float(n) for n in range(1, 20000)], len(letters) + len(words))
     return {

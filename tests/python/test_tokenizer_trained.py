@@ -24,7 +24,11 @@ TRAINED = {}
 
 def trained(name):
     if name not in TRAINED:
-        make = make_tokenizers.train_sentencepiece if name == "sentencepiece" else lambda: make_tokenizers.train_byte_level(name)
+        make = (
+            make_tokenizers.train_sentencepiece
+            if name == "sentencepiece"
+            else lambda: make_tokenizers.train_byte_level(name)
+        )
         hf, metadata = make()
         TRAINED[name] = hf, Tokenizer.from_metadata(metadata), metadata
     return TRAINED[name]

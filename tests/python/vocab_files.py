@@ -37,8 +37,7 @@ def vocab_cases(path: Path) -> list[tuple[str, list[int]]]:
     stand one line per text and are those without special tokens)."""
     texts = Path(f"{path}.inp").read_bytes().decode().split("\n__ggml_vocab_test__\n")
     rows = Path(f"{path}.out").read_text().split("\n")
-    assert rows[-1] == "" or len(rows) == len(texts)
-    return [(text, [int(i) for i in row.split()]) for text, row in zip(texts, rows)]
+    return [(text, [int(i) for i in row.split()]) for text, row in zip(texts, rows, strict=True)]
 
 
 def tiny_metadata() -> dict[str, Any]:
