@@ -127,11 +127,13 @@ def engine_options(
     given: Mapping[str, Any],
     plan: Plan | Mapping[str, Any] | PathLike | None,
     bandwidths: Mapping[str, Any] | None,
+    fresh: bool,
 ) -> tuple[dict[str, Any], Machine]:
-    """The engine's options from what was asked for, from a plan, and from calibrations; and what these belong to."""
+    """The engine's options from what was asked for, a plan and calibrations (fresh: probed now, whatever is kept or in the plan);
+    and what these belong to."""
     if plan is None:
-        defaults = {"max_ram": 0, "io": "auto", "threads": 0, "n_ctx": 0, "kv_dtype": "f16"}
-        options = {name: default if given.get(name) is None else given[name] for name, default in defaults.items()}
+        defaults: dict[str, Any] = {"max_ram": 0, "io": "auto", "threads": 0, "n_ctx": 0, "kv_dtype": "f16"}
+        options: dict[str, Any] = {name: default if given.get(name) is None else given[name] for name, default in defaults.items()}
         options["tier"] = cpu_tier()
     else:
         options = Plan.of(plan).engine_options(gguf)
@@ -140,10 +142,10 @@ def engine_options(
                 raise ArgumentError(f"{name} is {value!r}, but the plan was made for {options[name]!r}; leave one of them out")
     room = (options["max_ram"] or _core.memory_info()["default_budget"]) // 2
     machine = machine_for(gguf, options["threads"], options["tier"], room)
-    if plan is None:
-        options["bandwidths"] = calibrate(machine, bandwidths)
-    elif bandwidths is not None:
+    if plan is not None and bandwidths is not None:
         raise ArgumentError("bandwidths and plan exclude each other: a plan brings its own")
+    if plan is None or fresh:
+        options["bandwidths"] = calibrate(machine, bandwidths, fresh=fresh)
     return options, machine
 
 
@@ -154,15 +156,16 @@ def open_model(
     plan: Plan | Mapping[str, Any] | PathLike | None = None,
     progress: Progress = "auto",
     bandwidths: Mapping[str, Any] | None = None,
+    fresh: bool = False,
     source: str = "",
 ) -> Model:
-    """from_pretrained() with checked arguments. source: a slow or faulty disk, for tests."""
+    """from_pretrained() with checked arguments. fresh: probe bandwidths anew. source: a slow or faulty disk, for tests."""
     memory = MemoryWatch(base := anonymous_bytes())
     file = find_model(path)
     # The metadata, large by its vocabulary, is in this first reading only: it goes with it.
     tokenizer, metadata = _read_metadata(file)
     gguf = _core.GGUF(file)
-    options, machine = engine_options(gguf, given, plan, bandwidths)
+    options, machine = engine_options(gguf, given, plan, bandwidths, fresh)
     fixed = max(0, anonymous_bytes() - base)
     engine = _core.Engine(gguf, fixed_bytes=fixed, source=source, **options)
     if len(tokenizer) > engine.hparams["n_vocab"]:
@@ -176,6 +179,9 @@ def open_model(
 
 
 def _read_metadata(file: str) -> tuple[Tokenizer, dict[str, Any]]:
+    """The tokenizer, and what else is short."""
     metadata = _core.GGUF(file).metadata
-    small = {key: value for key, value in metadata.items() if isinstance(value, (str, int, float)) and not key.startswith("tokenizer")}
-    return Tokenizer.from_metadata(metadata), small
+    short = {
+        key: value for key, value in metadata.items() if isinstance(value, (str, int, float)) and not key.startswith("tokenizer.")
+    }
+    return Tokenizer.from_metadata(metadata), short

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from airpy.calibration import Machine, learn_disk
 from airpy.config import ModelConfig
 from airpy.errors import ArgumentError, BudgetError, CancelledError, StateError
 from airpy.generation import CausalLMOutput, GenerateOutput, GenerationConfig, Streamer
-from airpy.generation.config import merge, refuse, resolve
+from airpy.generation.config import Resolved, merge, refuse, resolve
 from airpy.generation.inputs import Prompts, read_prompts
 from airpy.generation.loop import Generation, Item
 from airpy.generation.stopping import TextCutter
@@ -143,10 +143,12 @@ class Model:
         generation_config: GenerationConfig | Mapping[str, Any] | None = None,
         *,
         skip_special_tokens: bool = True,
+        on_tokens: Callable[[list[int]], object] | None = None,
         **arguments: Any,
-    ) -> Iterator[str]:
+    ) -> Generator[str, None, None]:
         """The text that follows one prompt, a text or ids, piece by piece, never half a character; a stop string that ends it is
-        left out. Arguments as in generate(), checked at once. Leaving the loop early ends the generation."""
+        left out. on_tokens gets the ids of each step, also of those that are not shown. Arguments as in generate(), checked at
+        once. Leaving the loop early, or close(), ends the generation."""
         how = resolve(merge(self.generation_config, generation_config, arguments))
         if how.return_dict:
             raise ArgumentError("stream() returns text; return_dict_in_generate belongs to generate()")
@@ -154,14 +156,19 @@ class Model:
         if len(prompts.rows) != 1:
             raise ArgumentError(f"stream() takes one prompt, not {len(prompts.rows)}; generate() takes several")
         self._check_open()
-        return self._stream(prompts, how, skip_special_tokens)
+        return self._stream(prompts, how, skip_special_tokens, on_tokens)
 
-    def _stream(self, prompts: Prompts, how: Any, skip_special: bool) -> Iterator[str]:
+    def _stream(
+        self, prompts: Prompts, how: Resolved, skip_special: bool, on_tokens: Callable[[list[int]], object] | None
+    ) -> Generator[str, None, None]:
         decoder = self.tokenizer.stream_decoder(prompts.rows[0].tolist(), skip_special_tokens=skip_special)
         cutter = TextCutter(how.stop_strings)
         with self._generation(prompts, how) as generation:
             for step in generation:
-                if piece := cutter.push(decoder.push([token for token in step if token is not None])):
+                new = [token for token in step if token is not None]
+                if on_tokens is not None:
+                    on_tokens(new)
+                if piece := cutter.push(decoder.push(new)):
                     yield piece
         if rest := cutter.push(decoder.flush()) + cutter.flush():
             yield rest
@@ -171,8 +178,8 @@ class Model:
     def __call__(
         self, input_ids: Any = None, attention_mask: Any = None, *, logits_to_keep: int | None = None, **arguments: Any
     ) -> CausalLMOutput:
-        """Logits after each token, or after the last logits_to_keep (0 and None: all): .logits, float32 [batch, kept, vocab]; 0 where
-        a row has only padding. They count against max_ram while they live; BudgetError if they do not fit."""
+        """Logits after each token, or after the last logits_to_keep (0 and None: all): .logits, float32 [batch, kept, vocab]; 0 for
+        padding. They count against max_ram while they live; BudgetError if they do not fit."""
         refuse("model()", arguments)
         prompts = read_prompts(input_ids, attention_mask, self.generation_config.pad_token_id or 0)
         width = prompts.ids.shape[1]
@@ -186,7 +193,7 @@ class Model:
             items: list[Item] = []
             for row, want in zip(prompts.rows, wanted, strict=True):
                 sequences.append(self._pool.take(row, want))
-                items.append((sequences[-1], row[sequences[-1].length :], want, None, 0))
+                items.append((sequences[-1], row[sequences[-1].length :].data, want, None, 0))
             result = self._run(items, epoch, logits=True)
         finally:
             self._give(sequences)
@@ -200,10 +207,11 @@ class Model:
         shape = (len(wanted), kept, logits.shape[1])
         stats = self._engine.stats()
         free = stats["budget"] - stats["held"] + stats["pager_pinned_bytes"]
-        if 4 * shape[0] * shape[1] * shape[2] > free:
+        need = 4 * shape[0] * shape[1] * shape[2]
+        if need > free:
             raise BudgetError(
-                f"logits of {shape[0]} rows of {kept} take {format_size(4 * shape[0] * shape[1] * shape[2])} once more when rows are "
-                f"padded, {format_size(free)} are left; ask for fewer (logits_to_keep) or for one row at a time"
+                f"logits of {shape[0]} rows of {kept} take {format_size(need)} once more when rows are padded, {format_size(free)} "
+                f"are left; ask for fewer (logits_to_keep) or for one row at a time"
             )
         spread = np.zeros(shape, dtype=np.float32)
         start = 0
@@ -242,9 +250,18 @@ class Model:
             "io": self._solved["io"],
         }
 
+    @property
+    def last_call(self) -> CallMeter:
+        """What the last generate() cost, its prompt's passes apart from its decode passes."""
+        return self._last
+
+    def forget(self) -> None:
+        """Frees the state kept for texts that begin as earlier ones did."""
+        self._pool.drop()
+
     # -- inside ---------------------------------------------------------------------------------------------------------
 
-    def _generation(self, prompts: Prompts, how: Any) -> _Running:
+    def _generation(self, prompts: Prompts, how: Resolved) -> _Running:
         return _Running(self, prompts, how)
 
     def _check_open(self) -> None:
@@ -299,7 +316,7 @@ class Model:
 class _Running:
     """A generation as a context: counts what it costs and gives its sequences back, however it ends."""
 
-    def __init__(self, model: Model, prompts: Prompts, how: Any) -> None:
+    def __init__(self, model: Model, prompts: Prompts, how: Resolved) -> None:
         self._model, self._prompts, self._how = model, prompts, how
         self._epoch = model._epoch
         self._meter = CallMeter()

@@ -42,13 +42,11 @@ class Plan:
         self._data = _checked(data)
 
     @classmethod
-    def build(
-        cls, gguf: _core.GGUF, metadata: Mapping[str, Any], solved: Mapping[str, Any], options: Mapping[str, Any]
-    ) -> Plan:
+    def build(cls, gguf: _core.GGUF, metadata: Mapping[str, Any], solved: Mapping[str, Any], options: Mapping[str, Any]) -> Plan:
         """From what the engine solved under `options`; solves for more memory as well."""
         arch = str(metadata.get("general.architecture", ""))
         name = str(metadata.get("general.name", "")) or os.path.basename(gguf.paths[0])
-        data = {
+        data: dict[str, Any] = {
             "format": FORMAT,
             "model": {
                 "name": name.encode("utf-8", "replace").decode(), "arch": arch, "fingerprint": fingerprint(gguf),
@@ -186,7 +184,7 @@ class Plan:
     def _text_memory(self) -> list[str]:
         mapped = self["io"] == "mmap"
         block = self["state_bytes_full"] / max(1, math.ceil(self["n_ctx"] / 64))
-        rows = [
+        rows: list[tuple[str, float, float]] = [
             ("tokenizer, small weights", self["fixed"], self["fixed"]),
             ("KV cache", block, self["state_bytes_full"]),
             ("activations", self["activation_bytes"], self["activation_bytes"]),
@@ -196,8 +194,8 @@ class Plan:
         ]
         lines = [f"{'memory':<26}{'empty context':>15}{'full context':>15}"]
         lines += [f"{name:<26}{format_size(empty):>15}{format_size(full):>15}" for name, empty, full in rows if full or empty]
-        total = [sum(row[i] for row in rows) for i in (1, 2)]
-        lines.append(f"{'in all':<26}{format_size(total[0]):>15}{format_size(total[1]):>15}   of {format_size(self['budget'])}")
+        empty_sum, full_sum = sum(empty for _, empty, _ in rows), sum(full for _, _, full in rows)
+        lines.append(f"{'in all':<26}{format_size(empty_sum):>15}{format_size(full_sum):>15}   of {format_size(self['budget'])}")
         if mapped:
             lines.append(f"{'mapped file, besides':<26}{format_size(self.model['file_bytes']):>15}")
         return lines
@@ -251,14 +249,17 @@ def _class_of(name: str, tiles: int) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and 0 <= value < 1 << 63
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1 << 63  # False for NaN
 
 
 def _is_weight(row: Any) -> bool:
-    return (
-        isinstance(row, (list, tuple)) and len(row) == 5 and isinstance(row[0], str) and isinstance(row[1], str)
-        and all(_is_number(value) for value in row[2:])
-    )  # fmt: skip
+    if not isinstance(row, (list, tuple)) or len(row) != 5:
+        return False
+    return isinstance(row[0], str) and isinstance(row[1], str) and all(map(_is_number, row[2:]))
+
+
+def _is_step(step: Any) -> bool:
+    return isinstance(step, Mapping) and all(_is_number(step.get(name)) for name in ("max_ram", "share", "pass_s"))
 
 
 def _checked(data: Any) -> dict[str, Any]:
@@ -277,13 +278,10 @@ def _checked(data: Any) -> dict[str, Any]:
         wrong.append("io")
     if plan.get("bound") not in ("disk", "compute"):
         wrong.append("bound")
-    weights = plan.get("weights")
+    weights, steps = plan.get("weights"), data.get("more_ram", [])
     if not isinstance(weights, list) or not all(map(_is_weight, weights)):
         wrong.append("weights")
-    steps = data.get("more_ram", [])
-    if not isinstance(steps, list) or not all(
-        isinstance(step, Mapping) and all(_is_number(step.get(name)) for name in ("max_ram", "share", "pass_s")) for step in steps
-    ):
+    if not isinstance(steps, list) or not all(map(_is_step, steps)):
         wrong.append("more_ram")
     if wrong:
         raise ArgumentError(f"the plan's {', '.join(wrong)} {'are' if len(wrong) > 1 else 'is'} missing or makes no sense")

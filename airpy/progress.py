@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from airpy.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
+    from tqdm import tqdm  # type: ignore[import-untyped]
 
 ProgressCallback = Callable[[int, int, int, int], None]  # layers done, layers, passes done, passes
 Progress = bool | Literal["auto"] | ProgressCallback
@@ -28,11 +28,12 @@ class PassBar:
     def __call__(self, layers_done: int, n_layers: int, passes_done: int, n_passes: int) -> None:
         if time.monotonic() - self._started < _PATIENCE or not n_passes:
             return
+        total = n_layers * n_passes
+        done = min(passes_done * n_layers + layers_done, total)
         if self._bar is None:
             from tqdm import tqdm  # only now: most calls never need it
 
-            self._bar = tqdm(total=n_layers * n_passes, unit="layer", file=sys.stderr, leave=False, dynamic_ncols=True)
-        done = min(passes_done * n_layers + layers_done, n_layers * n_passes)
+            self._bar = tqdm(total=total, unit="layer", file=sys.stderr, leave=False, dynamic_ncols=True, mininterval=0)
         self._bar.update(done - self._bar.n)
 
     def __enter__(self) -> PassBar:
@@ -62,8 +63,9 @@ class CallbackProgress:
 
 def check_progress(progress: Any) -> Progress:
     """Raises ArgumentError unless it is True, False, "auto" or callable."""
-    if isinstance(progress, bool) or callable(progress) or (isinstance(progress, str) and progress == "auto"):
-        return progress  # type: ignore[return-value]
+    if progress in (True, False, "auto") or callable(progress):
+        checked: Progress = progress
+        return checked
     raise ArgumentError(f"progress is {progress!r}; expected True, False, 'auto' or a callable")
 
 

@@ -128,7 +128,9 @@ def _first(value: Any, other: Any) -> Any:
     return other if value is None else value
 
 
-def merge(base: GenerationConfig, config: GenerationConfig | Mapping[str, Any] | None, given: Mapping[str, Any]) -> GenerationConfig:
+def merge(
+    base: GenerationConfig, config: GenerationConfig | Mapping[str, Any] | None, given: Mapping[str, Any]
+) -> GenerationConfig:
     """The model's config, under the call's config, under the call's arguments. Arguments that are None count as not given, but
     eos_token_id=None and pad_token_id=None. Raises TypeError and UnsupportedError as refuse() does."""
     if isinstance(config, Mapping):
@@ -160,7 +162,8 @@ class Resolved:
     eos: frozenset[int]
     pad: int
     stop_strings: tuple[str, ...]
-    seed: int | list[int] | None
+    seeds: list[int]
+    one_seed: bool  # or none: not one for each row
     return_dict: bool
 
 
@@ -168,14 +171,12 @@ def resolve(config: GenerationConfig) -> Resolved:
     """Raises ArgumentError for values that make no sense; the engine checks the ranges of sampling's."""
     if config.max_new_tokens is not None and config.max_length is not None:
         raise ArgumentError("give max_new_tokens or max_length, not both")
-    eos = config.eos_token_id
-    ends = [] if eos is None else [_integer("eos_token_id", i) for i in (eos if _is_list(eos) else [eos])]
+    ends = [_integer("eos_token_id", i) for i in _listed(config.eos_token_id)]
     stop = config.stop_strings
     stops = [] if stop is None else [stop] if isinstance(stop, str) else list(stop)
     if not all(isinstance(text, str) and text for text in stops):
         raise ArgumentError(f"stop_strings is {stop!r}; expected texts that are not empty")
-    seed = config.seed
-    seeds = [_seed(s) for s in seed] if _is_list(seed) else None if seed is None else _seed(seed)  # type: ignore[union-attr]
+    seeds = [_seed(seed) for seed in _listed(config.seed)]
     return Resolved(
         max_new_tokens=_at_least_one("max_new_tokens", config.max_new_tokens),
         max_length=_at_least_one("max_length", config.max_length),
@@ -183,7 +184,8 @@ def resolve(config: GenerationConfig) -> Resolved:
         eos=frozenset(ends),
         pad=_integer("pad_token_id", _first(config.pad_token_id, min(ends, default=0))),
         stop_strings=tuple(stops),
-        seed=seeds,
+        seeds=seeds,
+        one_seed=not _is_list(config.seed),
         return_dict=bool(config.return_dict_in_generate),
     )
 
@@ -210,7 +212,11 @@ def _sampling(config: GenerationConfig) -> dict[str, float]:
 
 
 def _is_list(value: Any) -> bool:
-    return hasattr(value, "__iter__") or (hasattr(value, "shape") and value.shape != ())
+    return hasattr(value, "__iter__") and getattr(value, "shape", None) != ()
+
+
+def _listed(value: Any) -> list[Any]:
+    return [] if value is None else list(value) if _is_list(value) else [value]
 
 
 def _integer(name: str, value: Any) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from airpy.sequences import SequencePool
     from airpy.tokenizer import Tokenizer
 
-Item = tuple[_core.Sequence, Ids, int, "dict[str, Any] | None", int]
+Item = tuple[_core.Sequence, memoryview, int, "dict[str, Any] | None", int]  # as the engine takes them
 Runner = Callable[[list[Item]], _core.Result]
 
 
@@ -39,7 +39,7 @@ class Row:
         """What the next pass appends: what is not known of the prompt, or the last token."""
         known = self.sequence.length
         tokens = np.array(self.new[-1:], dtype=np.int32) if self.new else self.prompt[known:]
-        return self.sequence, tokens, 1, self.sampling, self.prompt.size
+        return self.sequence, tokens.data, 1, self.sampling, self.prompt.size
 
     def add(self, token: int, eos: frozenset[int]) -> None:
         self.new.append(token)
@@ -48,7 +48,7 @@ class Row:
 
 
 class Generation:
-    """One call of generate(): makes its rows at once, runs while it is iterated, gives its sequences back at the end. One thread."""
+    """One call of generate(): makes its rows at once, runs while it is iterated, gives its sequences back at the end."""
 
     def __init__(
         self, prompts: Prompts, how: Resolved, *, n_ctx: int, tokenizer: Tokenizer, pool: SequencePool, run: Runner
@@ -58,7 +58,7 @@ class Generation:
         self._how, self._run, self._pool = how, run, pool
         self._closed = False
         limits = [_new_tokens(how, row.size, prompts.ids.shape[1], n_ctx) for row in prompts.rows]
-        seeds = _seeds(how.seed, len(prompts.rows))
+        seeds = _seeds(how, len(prompts.rows))
         self.rows: list[Row] = []
         try:
             for prompt, limit, seed in zip(prompts.rows, limits, seeds, strict=True):
@@ -103,9 +103,9 @@ def _new_tokens(how: Resolved, length: int, width: int, n_ctx: int) -> int:
     return wanted or min(DEFAULT_NEW_TOKENS, n_ctx - length)
 
 
-def _seeds(seed: int | list[int] | None, rows: int) -> Sequence[int]:
-    if isinstance(seed, list):
-        if len(seed) != rows:
-            raise ArgumentError(f"{len(seed)} seeds for {rows} rows; give one int, or one for each row")
-        return seed
-    return [secrets.randbits(64) if seed is None else seed for _ in range(rows)]
+def _seeds(how: Resolved, rows: int) -> list[int]:
+    if not how.one_seed:
+        if len(how.seeds) != rows:
+            raise ArgumentError(f"{len(how.seeds)} seeds for {rows} rows; give one int, or one for each row")
+        return how.seeds
+    return [how.seeds[0] if how.seeds else secrets.randbits(64) for _ in range(rows)]

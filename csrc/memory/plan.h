@@ -4,7 +4,7 @@
  * the program's order. Which tiles stay is the prefix of one fixed priority order (bit-reversed tile numbers), so that pinned and
  * streamed tiles interleave evenly for any amount of pins, and a smaller amount is a subset of a larger one.
  *
- * The ring holds four of the largest tiles at least: three may be held or half released while the next finds room in one piece. */
+ * The ring holds four of the largest tiles at least, so that two may be held while the next finds room in one piece. */
 #ifndef AIR_MEMORY_PLAN_H
 #define AIR_MEMORY_PLAN_H
 

@@ -129,6 +129,7 @@ static air_status open_probe(disk_probe *p, air_error *err)
     p->buffers = air_pages_alloc((size_t)(DEPTH_MOST * p->buffer_bytes + p->granule));
     if (!p->buffers)
         return air_fail(err, AIR_E_NOMEM, "probe: %llu bytes", (unsigned long long)(DEPTH_MOST * p->buffer_bytes));
+    air_pages_huge(p->buffers, (size_t)(DEPTH_MOST * p->buffer_bytes + p->granule)); /* as the ring: small pages can halve the rate */
     uint64_t address = (uint64_t)(uintptr_t)p->buffers;
     uint8_t *aligned = p->buffers + (air_round_up(address, p->granule) - address);
     for (int i = 0; i < DEPTH_MOST; i++)

@@ -87,7 +87,16 @@ static void trial_body(void *context, int index)
     atomic_fetch_add(&p->sink, sum);
 }
 
-/* Bytes per second of the best of several turns over as much of the weights as fits the time; two turns at least. */
+static double turn_seconds(compute_probe *p)
+{
+    air_pool_job_reset(&p->job, (p->rows + p->rows_at_once - 1) / p->rows_at_once);
+    uint64_t begin = air_clock_ns();
+    air_pool_run(p->pool, trial_body, p);
+    return (double)(air_clock_ns() - begin + 1) * 1e-9;
+}
+
+/* Bytes per second of the best of several turns, over all weights where the time allows two turns of that: what is slow enough
+ * not to allow it is bound by the CPU, and a part of the weights will do. */
 static double best_rate(compute_probe *p, const air_format *format, int64_t columns, double seconds)
 {
     double best = 0;
@@ -95,14 +104,12 @@ static double best_rate(compute_probe *p, const air_format *format, int64_t colu
     p->format = format;
     p->columns = columns;
     p->rows_at_once = columns > 1 ? ROWS_MANY : ROWS_AT_ONCE;
-    int64_t all = (int64_t)(p->bytes / row_bytes_of(format)), most = columns > 1 ? all / MANY : all;
-    p->rows = most > p->threads * p->rows_at_once ? most : all; /* many columns: a part of the weights takes as long */
+    int64_t all = (int64_t)(p->bytes / row_bytes_of(format)), least = p->threads * p->rows_at_once;
+    p->rows = least < all ? least : all;
+    double fitting = (double)p->rows * seconds / 3 / turn_seconds(p);
+    if (fitting > (double)p->rows) p->rows = fitting < (double)all ? (int64_t)fitting : all;
     for (int turn = 0; turn < 2 || air_clock_ns() < until; turn++) {
-        air_pool_job_reset(&p->job, (p->rows + p->rows_at_once - 1) / p->rows_at_once);
-        uint64_t begin = air_clock_ns();
-        air_pool_run(p->pool, trial_body, p);
-        double took = (double)(air_clock_ns() - begin) * 1e-9;
-        double now = took > 0 ? (double)p->rows * (double)row_bytes_of(format) / took : 0;
+        double now = (double)p->rows * (double)row_bytes_of(format) / turn_seconds(p);
         if (now > best) best = now;
     }
     return best;

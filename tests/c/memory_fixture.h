@@ -82,19 +82,23 @@ static inline void fixture_place(fixture *f, int i, air_weight_use use, uint32_t
     f->bytes[part] += f->weights[i].bytes;
 }
 
-/* products matrices of up to most_rows rows in two files and up to five layers; a table, a vector now and then between them. */
-static inline void fixture_make(fixture *f, int products, int64_t most_rows)
+/* products matrices of up to most_rows rows in so many files and up to five layers; a table, a vector now and then between them.
+ * Each number is picked in a statement of its own, so that a seed means the same with every compiler. */
+static inline void fixture_make_in(fixture *f, int products, int64_t most_rows, uint32_t parts)
 {
     static const uint32_t types[] = {AIR_TYPE_F32, AIR_TYPE_F16, AIR_TYPE_Q8_0, AIR_TYPE_Q4_K};
     memset(f, 0, sizeof *f);
     int n = 0;
     f->table = n;
-    fixture_place(f, n++, AIR_WEIGHT_TABLE, types[pick(4)], 50, 256 * (1 + (int64_t)pick(3)), 0);
+    uint32_t type = types[pick(4)];
+    fixture_place(f, n++, AIR_WEIGHT_TABLE, type, 50, 256 * (1 + (int64_t)pick(3)), 0);
     for (int i = 0; i < products; i++) {
-        if (pick(4) == 0) fixture_place(f, n++, AIR_WEIGHT_VECTOR, types[pick(3)], 1, 32 * (1 + (int64_t)pick(20)), (uint32_t)pick(2));
+        uint32_t part = (uint32_t)pick(parts);
+        if (pick(4) == 0) fixture_place(f, n++, AIR_WEIGHT_VECTOR, types[i % 3], 1, 32 * (1 + (int64_t)pick(20)), part);
+        type = types[pick(4)];
+        int64_t rows = 1 + (int64_t)pick((uint64_t)most_rows), cols = 256 * (1 + (int64_t)pick(4));
         f->ops[i] = (air_op){.kind = AIR_OP_PRODUCT, .layer = i * 5 / products, .weight = n, .out = 0, .bias = AIR_NONE};
-        fixture_place(f, n++, AIR_WEIGHT_MATRIX, types[pick(4)], 1 + (int64_t)pick((uint64_t)most_rows), 256 * (1 + (int64_t)pick(4)),
-                      (uint32_t)pick(2));
+        fixture_place(f, n++, AIR_WEIGHT_MATRIX, type, rows, cols, part);
         f->matrix_bytes += f->weights[n - 1].bytes;
     }
     for (int part = 0; part < FIXTURE_PARTS; part++) {
@@ -106,6 +110,11 @@ static inline void fixture_make(fixture *f, int products, int64_t most_rows)
     f->buffer = (air_buffer_desc){.name = "out", .width = 1, .rows = AIR_ROWS_ALL};
     f->program = (air_program){.ops = f->ops, .n_ops = products, .weights = f->weights, .n_weights = n, .buffers = &f->buffer,
                                .n_buffers = 1, .row_floats = 64, .n_layers = 5, .n_vocab = 100, .n_embd = 64};
+}
+
+static inline void fixture_make(fixture *f, int products, int64_t most_rows)
+{
+    fixture_make_in(f, products, most_rows, FIXTURE_PARTS);
 }
 
 static inline void fixture_free(fixture *f)

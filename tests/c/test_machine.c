@@ -166,7 +166,9 @@ static int write_text(const char *folder, const char *file, const char *text)
     char name[AIR__CGROUP_PATH + 128];
     (void)snprintf(name, sizeof name, "%s/%s", folder, file);
     FILE *f = fopen(name, "w");
-    return f && (fputs(text, f) >= 0) & (fclose(f) == 0);
+    if (!f) return 0;
+    int written = fputs(text, f) >= 0;
+    return fclose(f) == 0 && written;
 }
 
 /* In a child, so that this process stays in its group: half a processor for the group above the child's. */

@@ -27,7 +27,7 @@ TEST(any_ring_tile_pin_and_depth_delivers_the_files_bytes)
             CHECK_EQ(walk_pass(&f, b.pager, 1 + (int)pick(3), -1, &err), AIR_OK);
             air_pager_stats s = air_pager_stats_get(b.pager);
             CHECK(s.pinned_bytes <= s.pin_target);
-            CHECK_EQ(b.budget.held[AIR_HOLD_PINS], s.pinned_bytes);
+            CHECK(s.pinned_bytes <= b.budget.held[AIR_HOLD_PINS] && b.budget.held[AIR_HOLD_PINS] <= s.pin_target);
         }
         CHECK_EQ(air_pager_check(b.pager, &err), AIR_OK);
         bench_close(&b);

@@ -138,22 +138,6 @@ AIR_INLINE void row_tile(tile *out, const uint8_t *row, int64_t at, int64_t left
     decode(w, out);
 }
 
-/* Asks for what R rows at w, read side by side, will read PREFETCH bytes later: further along the rows or, past their ends, at the
- * start of the R rows that follow. */
-enum { PREFETCH = 1024 };
-
-AIR_INLINE void prefetch_rows(const uint8_t *w, size_t row_bytes, size_t offset, int64_t k, int R, const tile_shape *s)
-{
-    size_t ahead = offset + PREFETCH, row_end = (size_t)(k / AIR_Q8_GROUP) * (s->bytes / GROUPS);
-    if (ahead >= row_end) ahead += (size_t)(R - 1) * row_bytes;
-    AIR__UNROLL
-    for (int r = 0; r < R; r++) {
-        const uint8_t *p = w + (size_t)r * row_bytes + ahead;
-        AIR__UNROLL
-        for (size_t line = 0; line < s->bytes; line += AIR_CACHE_LINE) AIR_PREFETCH(p + line);
-    }
-}
-
 /* R rows, one column. */
 AIR_INLINE void one_column(const uint8_t *w, size_t row_bytes, const air_columns *x, int64_t c, float *y, int R, const tile_shape *s,
                            tile_decode decode)
@@ -164,7 +148,7 @@ AIR_INLINE void one_column(const uint8_t *w, size_t row_bytes, const air_columns
     for (int64_t at = 0; at < x->k; at += TILE) {
         column col;
         column_tile(&col, x, c, at, s);
-        prefetch_rows(w, row_bytes, (size_t)(at / TILE) * s->bytes, x->k, R, s);
+        air__prefetch_next_rows(w, row_bytes, (size_t)(at / TILE) * s->bytes, s->bytes, R);
         AIR__UNROLL
         for (int r = 0; r < R; r++) {
             tile t;
@@ -216,7 +200,7 @@ AIR_INLINE void few_columns(const uint8_t *w, size_t row_bytes, const air_column
         for (int64_t p = 0; p < n; p++) acc[r][p] = _mm512_setzero_ps();
     for (int64_t at = 0; at < x->k; at += TILE) {
         tile t[ROWS];
-        prefetch_rows(w, row_bytes, (size_t)(at / TILE) * s->bytes, x->k, R, s);
+        air__prefetch_next_rows(w, row_bytes, (size_t)(at / TILE) * s->bytes, s->bytes, R);
         AIR__UNROLL
         for (int r = 0; r < R; r++) {
             row_tile(&t[r], w + (size_t)r * row_bytes, at, x->k - at, s, decode);
