@@ -1,0 +1,94 @@
+"""Run GGUF language models larger than memory.
+
+    from airpy import AutoModel
+    model = AutoModel.from_pretrained("model.gguf", max_ram="4GiB")
+    inputs = model.tokenizer(["The meaning of"], return_tensors="np")
+    out = model.generate(**inputs, max_new_tokens=32)
+    print(model.tokenizer.decode(out[0]))
+
+Names are imported when first used, so that `import airpy` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from airpy._core import VERSION as __version__
+    from airpy.auto_model import AutoModel
+    from airpy.errors import (
+        AirpyError,
+        ArgumentError,
+        BudgetError,
+        CancelledError,
+        ContextOverflowError,
+        FileChangedError,
+        FileIOError,
+        FormatError,
+        ModelError,
+        NumericError,
+        OutOfMemoryError,
+        StateError,
+        TemplateError,
+        ThreadError,
+        UnsupportedError,
+    )
+    from airpy.generation import GenerationConfig, TextIteratorStreamer, TextStreamer
+    from airpy.model import Model
+    from airpy.planning import Plan
+    from airpy.tokenizer import Tokenizer
+
+_MODULES = {
+    "airpy._core": ("__version__",),
+    "airpy.auto_model": ("AutoModel",),
+    "airpy.errors": (
+        "AirpyError", "ArgumentError", "BudgetError", "CancelledError", "ContextOverflowError", "FileChangedError", "FileIOError",
+        "FormatError", "ModelError", "NumericError", "OutOfMemoryError", "StateError", "TemplateError", "ThreadError",
+        "UnsupportedError",
+    ),
+    "airpy.generation": ("GenerationConfig", "TextIteratorStreamer", "TextStreamer"),
+    "airpy.model": ("Model",),
+    "airpy.planning": ("Plan",),
+    "airpy.tokenizer": ("Tokenizer",),
+}  # fmt: skip
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [
+    "AirpyError",
+    "ArgumentError",
+    "AutoModel",
+    "BudgetError",
+    "CancelledError",
+    "ContextOverflowError",
+    "FileChangedError",
+    "FileIOError",
+    "FormatError",
+    "GenerationConfig",
+    "Model",
+    "ModelError",
+    "NumericError",
+    "OutOfMemoryError",
+    "Plan",
+    "StateError",
+    "TemplateError",
+    "TextIteratorStreamer",
+    "TextStreamer",
+    "ThreadError",
+    "Tokenizer",
+    "UnsupportedError",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'airpy' has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), "VERSION" if name == "__version__" else name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

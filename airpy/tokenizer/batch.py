@@ -39,7 +39,9 @@ def to_tensors(rows: list[list[int]], kind: Tensors) -> Any:
     if kind is None:
         return rows
     if len({len(row) for row in rows}) > 1:
-        raise ValueError(f"rows have {min(map(len, rows))} to {max(map(len, rows))} tokens: a tensor needs padding=True")
+        raise ValueError(
+            f"rows have {min(map(len, rows))} to {max(map(len, rows))} tokens: a tensor needs padding=True"
+        )
     array = np.asarray(rows, dtype=np.int64).reshape(len(rows), -1 if rows and rows[0] else 0)
     if kind == "np":
         return array

@@ -26,7 +26,7 @@ def build_model(vocab: Vocabulary) -> models.BPE:
     try:
         # The common case unchecked, for speed: whatever is wrong with a pair makes the table refuse it.
         pairs = [tuple(merge.split(" ", 1)) for merge in vocab.merges]
-        return models.BPE(vocab.index, pairs, **options)
+        return models.BPE(vocab.index, pairs, **options)  # type: ignore[arg-type]
     except Exception:  # what tokenizers raises depends on what it met; the careful way finds the reason
         return _bpe(vocab, _split_merges(vocab.merges), **options)
 
@@ -85,12 +85,14 @@ def _merge_error(vocab: Vocabulary, merges: list[tuple[str, str]], cause: Except
     for i, (left, right) in enumerate(merges):
         for part in (left, right, left + right):
             if part not in vocab.index:
-                return FormatError(f"{PREFIX}merges[{i}] {left[:40]!r} + {right[:40]!r} names {part[:80]!r}, which is no token")
+                return FormatError(
+                    f"{PREFIX}merges[{i}] {left[:40]!r} + {right[:40]!r} names {part[:80]!r}, which is no token"
+                )
     return FormatError(f"{PREFIX}tokens and merges make no tokenizer: {cause}")
 
 
 def _split_merges(merges: list[str]) -> list[tuple[str, str]]:
-    """"ab cd" becomes ("ab", "cd"); what separates is the first space after the first character."""
+    """ "ab cd" becomes ("ab", "cd"); what separates is the first space after the first character."""
     pairs: list[tuple[str, str]] = []
     for i, merge in enumerate(merges):
         cut = merge.find(" ", 1)

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from airpy.chat import choose_template, render_chat
 from airpy.errors import FormatError
 from airpy.tokenizer.batch import BatchEncoding, Tensors, pad, to_tensors
 from airpy.tokenizer.build import build_front, build_model
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     import tokenizers
 
 _TEMPLATE_KEY = "tokenizer.chat_template"
+# Arguments of Hugging Face's method that would otherwise pass for variables of the template.
+_NOT_FOR_TEMPLATES = {
+    "continue_final_message", "padding", "truncation", "max_length", "tokenizer_kwargs", "return_assistant_tokens_mask",
+}  # fmt: skip
 
 
 class Tokenizer:
@@ -92,7 +97,11 @@ class Tokenizer:
         surrogates, which no encoding has."""
         if not isinstance(text, str):
             raise TypeError(f"text is {type(text).__name__}; expected str")
-        ids: list[int] = self._front(parse_special).encode(text, add_special_tokens=False).ids
+        try:
+            ids: list[int] = self._front(parse_special).encode(text, add_special_tokens=False).ids
+        except TypeError:
+            text.encode()  # says where the surrogate is
+            raise
         if add_special_tokens:
             if self._vocab.add_bos:
                 ids.insert(0, self._vocab.ids["bos"])
@@ -142,6 +151,36 @@ class Tokenizer:
     def chat_templates(self) -> dict[str, str]:
         """All of the file's templates by name; the one without a name is "default"."""
         return dict(self._templates)
+
+    def apply_chat_template(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = False,
+        tokenize: bool = True,
+        return_tensors: Tensors = None,
+        return_dict: bool = False,
+        **variables: Any,
+    ) -> Any:
+        """Messages as the model was trained to read them: ids, with return_tensors int64 [1, tokens], with return_dict a
+        BatchEncoding; or the text with tokenize=False.
+
+        chat_template: the name of one of chat_templates, or a template. What else is given, the template sees (such as
+        enable_thinking=False). Raises TemplateError, see airpy.chat.
+        """
+        unsupported = _NOT_FOR_TEMPLATES & variables.keys()
+        if unsupported:
+            raise TypeError(f"apply_chat_template() does not support {', '.join(sorted(unsupported))}")
+        source = choose_template(self._templates, chat_template, bool(tools))
+        known = {**self.special_tokens_map, "tools": tools, "documents": documents}
+        text = render_chat(source, messages, **(known | variables), add_generation_prompt=add_generation_prompt)
+        if not tokenize:
+            return text
+        encoded = self(text, add_special_tokens=False, return_tensors=return_tensors)
+        return encoded if return_dict else encoded["input_ids"]
 
     # -- what the vocabulary says ---------------------------------------------------------------------------------------
 
@@ -203,6 +242,7 @@ class Tokenizer:
     def add_eos_token(self) -> bool:
         return self._vocab.add_eos
 
+    @property
     def special_tokens_map(self) -> dict[str, str]:
         """The special tokens a chat template may name, where the file has them."""
         named = {f"{name}_token": self._text(i) for name, i in self._vocab.ids.items()}
@@ -244,11 +284,11 @@ def _one(i: Any) -> int:
 def _templates(metadata: Mapping[str, object]) -> dict[str, str]:
     """tokenizer.chat_template and tokenizer.chat_template.<name>."""
     found: dict[str, str] = {}
-    for key in [key for key in metadata if key.startswith(_TEMPLATE_KEY)]:
-        name = "default" if key == _TEMPLATE_KEY else key[len(_TEMPLATE_KEY) + 1 :]
-        value = metadata[key]
+    for key, value in metadata.items():
+        name = key.removeprefix(_TEMPLATE_KEY)
+        if key == name or (name and not name.startswith(".")):
+            continue
         if not isinstance(value, str):
             raise FormatError(f"{key} is {repr(value)[:80]}; expected a string")
-        if key == _TEMPLATE_KEY or key[len(_TEMPLATE_KEY)] == ".":
-            found[name] = value
+        found[name[1:] or "default"] = value
     return found

@@ -6,7 +6,7 @@ FormatError that names the key and the number, so that the builders below may tr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -122,12 +122,14 @@ def _model_and_pre(metadata: Mapping[str, object]) -> tuple[str, PreTokenizer | 
 
 
 def _array(metadata: Mapping[str, object], key: str) -> Any:
+    """A list, or a numpy array over whatever shares its memory (the reader's own arrays do); None if absent."""
     value = metadata.get(PREFIX + key)
     if value is None or isinstance(value, (list, np.ndarray)):
         return value
-    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
-        return list(value)
-    raise FormatError(f"{PREFIX}{key} is {repr(value)[:80]}; expected an array")
+    try:
+        return np.asarray(memoryview(value))  # type: ignore[arg-type]
+    except TypeError:
+        raise FormatError(f"{PREFIX}{key} is {repr(value)[:80]}; expected an array") from None
 
 
 def _strings(metadata: Mapping[str, object], key: str) -> list[str]:

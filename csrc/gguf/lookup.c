@@ -1,3 +1,7 @@
+/* Looking things up in a directory that is there: names by hash, values by type.
+ *
+ * Duplicate names are found by the same index that answers look-ups, while parse fills it. Open addressing with linear steps: the
+ * index is filled once and never shrinks, and nothing is quicker for a few thousand names. */
 #include "gguf/directory.h"
 
 #include <inttypes.h>
@@ -124,6 +128,7 @@ const air_tensor *air_gguf_tensor(const air_gguf *gguf, const char *name)
 
 /* ---- typed look-ups -------------------------------------------------------------------------------------------------------- */
 
+/* An array in the place of a number is a common form of newer models (one value per layer), so the message gives its length. */
 static air_status wrong_type(const char *key, const air_gguf_value *value, const char *wanted, air_error *err)
 {
     if (value->type != AIR_GGUF_ARRAY)

@@ -1,3 +1,10 @@
+/* From paths to a directory. A header's length is not written in it, so it is read in pieces that grow until parse has enough; the
+ * file is then closed. The parts of a split set are whole GGUF files, each with its own header, alignment and offsets:
+ *
+ *     NAME-00001-of-00003.gguf   all metadata, split.no 0, split.count 3, split.tensors.count 291, tensors 0 …
+ *     NAME-00002-of-00003.gguf   split.no 1, split.count 3, split.tensors.count 291, tensors …
+ *
+ * The part that was named says what to expect; the others must agree with it. */
 #include "gguf/open.h"
 
 #include <inttypes.h>
@@ -122,6 +129,7 @@ static air_status read_split_keys(const air_gguf *gguf, const char *path, split_
     return AIR_OK;
 }
 
+/* Without the usual name the other parts cannot be found, and opening one part alone would look like a model with tensors missing. */
 static air_status check_name(const char *path, const split_keys *keys, air_error *err)
 {
     uint32_t number, count;
@@ -170,7 +178,8 @@ static air_status read_parts(air_gguf_set *set, air_gguf **parts, const split_ke
     return AIR_OK;
 }
 
-/* Moves the tensors of all parts into the first one's directory. */
+/* Puts the tensors of all parts into the first one's directory. Names are copied, because the other directories go; the first
+ * part's old index and array stay behind in its arena, a few kilobytes that are not worth a second pass. */
 static air_status merge_parts(const air_gguf_set *set, air_gguf *const *parts, uint64_t count, air_error *err)
 {
     air_gguf *to = parts[0];

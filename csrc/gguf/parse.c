@@ -101,7 +101,7 @@ static air_status read_bytes(reader *r, void *out, uint64_t bytes, const char *w
 static air_status read_u32(reader *r, uint32_t *out, const char *what) { return read_bytes(r, out, sizeof *out, what); }
 static air_status read_u64(reader *r, uint64_t *out, const char *what) { return read_bytes(r, out, sizeof *out, what); }
 
-/* The string as it lies in the input. */
+/* The string as it lies in the input, not yet kept: lengths are checked first, and memory taken for what passed. */
 static air_status read_string(reader *r, uint64_t max, const char *what, air_string *out)
 {
     uint64_t bytes;
@@ -274,6 +274,7 @@ static air_status add_name(reader *r, air__name_index *index)
     return fail(r, AIR_E_FORMAT, "is there twice, as number %" PRIu64 " and %" PRIu64, other, r->number);
 }
 
+/* The array is made at its full length before its entries are read, because the index points into it. */
 static air_status read_entries(reader *r)
 {
     air_gguf *g = r->gguf;
@@ -327,7 +328,7 @@ static air_status read_shape(reader *r, air_tensor *t)
     return AIR_OK;
 }
 
-/* Sets t->bytes. */
+/* Sets t->bytes. Elements are kept below 2^63, as ggml does, so that no user of a shape needs to think of overflow again. */
 static air_status size_tensor(const reader *r, air_tensor *t)
 {
     const air_format *format = air_format_by_id(t->type);

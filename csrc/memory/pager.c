@@ -115,7 +115,7 @@ static air_status open_direct(air_pager *p, air_error *err)
         p->ring_bytes = air_max_u64(p->ring_bytes, AIR_RING_TILES * air_tile_memory(&p->tiles[i], p->granule));
     p->slots = air_calloc((size_t)p->n_tiles, sizeof *p->slots);
     if (!p->slots) return air_fail(err, AIR_E_NOMEM, "pager: %llu tiles", (unsigned long long)p->n_tiles);
-    int depth = p->plan->depth < AIR__MAX_DEPTH ? p->plan->depth : AIR__MAX_DEPTH;
+    int depth = p->plan->depth;
     p->n_reads = 2 * depth; /* as many again wait in the queue, so that a thread that ends one finds the next */
     for (int i = 0; i < p->n_reads; i++) p->reads[i].pager = p;
     air_status st = air_async_io_open(&p->io, depth, err);
@@ -194,61 +194,62 @@ void air_pager_close(air_pager *p)
 const air_feed *air_pager_feed(air_pager *pager) { return &pager->feed; }
 void air_pager_set_cancel(air_pager *pager, const AIR_ATOMIC(int) *cancel) { pager->cancel = cancel; }
 
-/* Marks the longest prefix of the priority order that bytes hold; its size. */
-static uint64_t choose_kept(air_pager *p, uint64_t bytes, uint64_t *count)
+/* Marks the longest prefix of the priority order that bytes hold and frees the other pins. A freed one in the window ends it
+ * there: its place is no longer what the walk expects. Returns how many tiles are kept. */
+static uint64_t keep_prefix(air_pager *p, uint64_t bytes)
 {
-    uint64_t taken = 0;
-    *count = 0;
+    uint64_t count = 0;
+    p->pin_target = 0;
     for (uint64_t i = 0; i < p->n_tiles; i++) p->slots[i].keep = 0;
-    for (; *count < p->n_tiles; ++*count) {
-        int32_t t = p->plan->priority[*count];
+    for (; count < p->n_tiles; count++) {
+        int32_t t = p->plan->priority[count];
         uint64_t memory = air_tile_memory(&p->tiles[t], p->granule);
-        if (memory > bytes - taken) break;
-        taken += memory;
+        if (memory > bytes - p->pin_target) break;
+        p->pin_target += memory;
         p->slots[t].keep = 1;
     }
-    return taken;
-}
-
-/* Frees the pins that are not kept. Those in the window end it there: their places are no longer what the walk expects. */
-static void free_dropped(air_pager *p)
-{
     for (uint64_t step = p->walk; step < p->ahead; step++) {
         const air__slot *slot = &p->slots[step % p->n_tiles];
         if (slot->pin && !slot->keep) air__window_cut(p, step);
     }
     for (uint64_t i = 0; i < p->n_tiles; i++)
         if (!p->slots[i].keep) air__pin_free(p, &p->slots[i], &p->tiles[i]);
+    return count;
 }
 
-/* Streaming needs the ring: where it had been given up and its memory is not there, pins make room for it. */
+/* Streaming needs the ring: where it had been given up and its memory is gone, pins make room for it. */
 static air_status ring_for_rest(air_pager *p, uint64_t bytes, air_error *err)
 {
-    air_status st = air__ring_open(p, NULL);
-    if (st != AIR_E_BUDGET) return st ? air__ring_open(p, err) : AIR_OK;
-    uint64_t count;
-    p->pin_target = choose_kept(p, bytes > p->ring_bytes ? bytes - p->ring_bytes : 0, &count);
-    free_dropped(p);
+    air_status st = air__ring_open(p, err);
+    if (st != AIR_E_BUDGET) return st;
+    (void)keep_prefix(p, bytes > p->ring_bytes ? bytes - p->ring_bytes : 0);
     return air__ring_open(p, err);
+}
+
+/* All of a prefix at once, before reads are under way: mapping memory while others fault it in waits for them. Where budget or system
+ * refuse, what is pinned so far has to do. */
+static void grow_pins(air_pager *p)
+{
+    for (uint64_t i = 0; i < p->n_tiles; i++) {
+        int32_t t = p->plan->priority[i];
+        if (!p->slots[t].keep || !air__pin_alloc(p, &p->slots[t], &p->tiles[t])) return;
+    }
 }
 
 air_status air_pager_set_pins(air_pager *p, uint64_t bytes, air_error *err)
 {
     if (p->mappings || !p->n_tiles) return AIR_OK;
     air_status st = AIR_OK;
-    uint64_t count;
     air_mutex_lock(&p->lock);
-    p->pins_refused = 0;
-    uint64_t kept = choose_kept(p, bytes, &count);
-    p->pin_target = kept;
-    free_dropped(p);
-    uint64_t there = air_budget_left(p->budget) + (p->ring ? p->ring_bytes : 0) + p->stats.pinned_bytes;
-    if (count < p->n_tiles || kept > there) {
+    uint64_t count = keep_prefix(p, bytes);
+    uint64_t there = air_budget_left(p->budget) + (p->ring ? p->ring_bytes : 0) + atomic_load(&p->budget->held[AIR_HOLD_PINS]);
+    if (count < p->n_tiles || p->pin_target > there) {
         st = ring_for_rest(p, bytes, err);
     } else if (p->ring) {
         air__window_cut(p, p->walk); /* what is in the ring is read again, into its pin */
         air__ring_close(p);
     }
+    if (!st) grow_pins(p);
     air_mutex_unlock(&p->lock);
     return st;
 }
@@ -262,7 +263,6 @@ void air_pager_rewind(air_pager *p)
         return;
     }
     air_mutex_lock(&p->lock);
-    air__small_drain(p);
     for (uint64_t step = p->walk; step < p->ahead; step++)
         if (p->slots[step % p->n_tiles].state == AIR__SLOT_FAILED) air__window_cut(p, step);
     if (start >= p->ahead) {

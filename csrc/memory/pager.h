@@ -8,7 +8,8 @@
  *   ring: [ free    | span held by pass  | ready               | free ]          positions only grow, modulo the ring
  *
  * A tile that is to stay is read into its pin the first time it is used, so opening reads nothing. The ring stays full between
- * passes: reads wrap from the last tile into the next pass's first. In mmap mode there is neither ring nor pin: spans point into the mapping. */
+ * passes: reads wrap from the last tile into the next pass's first. In mmap mode there is neither ring nor pin: spans point into the
+ * mapping. */
 #ifndef AIR_MEMORY_PAGER_H
 #define AIR_MEMORY_PAGER_H
 
@@ -26,7 +27,7 @@ typedef struct air_pager_stats { /* since open; bytes as read, alignment include
     uint64_t ram_bytes;   /* handed out from pins or the mapping without a read */
     uint64_t stall_ns;    /* the walker waited for reads */
     uint64_t read_ns;     /* summed over reads in flight */
-    uint64_t pinned_bytes, pin_target;
+    uint64_t pinned_bytes, pin_target; /* memory of pins: filled so far, and wanted */
 } air_pager_stats;
 
 typedef struct air_pager_config {
@@ -42,12 +43,14 @@ typedef struct air_pager_config {
 air_status air_pager_open(air_pager **out, const air_pager_config *config, air_error *err);
 void air_pager_close(air_pager *pager);
 
-/* The feed of this pager. Its next/release/gather obey backend.h; waits end with AIR_E_CANCELLED when *cancel of set_cancel is nonzero. */
+/* The feed of this pager. Its next/release/gather obey backend.h; up to two spans may be held while the next is asked for, more are
+ * AIR_E_ARGUMENT where the ring has no room for them. Waits end with AIR_E_CANCELLED when *cancel of set_cancel is nonzero. */
 const air_feed *air_pager_feed(air_pager *pager);
 void air_pager_set_cancel(air_pager *pager, const AIR_ATOMIC(int) *cancel);
 
-/* Between passes: bytes of weights that may stay. A smaller target gives memory (and budget) back at once, a larger one is filled as tiles
- * come by. Keeps the ring where it can. */
+/* Between passes: bytes of memory that pins may take (air_tile_memory of each). A smaller target gives memory and budget back at once;
+ * a larger one takes budget at once, as far as there is any, and memory as tiles come by. When all tiles are to stay and fit, the ring is
+ * given up; it comes back, at the pins' cost, when they no longer do. Errors: AIR_E_BUDGET, AIR_E_NOMEM (no room for the ring). */
 air_status air_pager_set_pins(air_pager *pager, uint64_t bytes, air_error *err);
 
 /* Between passes. After a failed pass: forget where the walk stood and start from the first tile; what can be kept is kept. */

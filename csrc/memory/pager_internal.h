@@ -20,7 +20,6 @@
 
 enum {
     AIR__WAIT_SLICE_NS = 20 * 1000 * 1000, /* waits look at the cancel flag this often */
-    AIR__MAX_DEPTH = 32,
 };
 
 typedef enum air__slot_state {
@@ -40,7 +39,7 @@ typedef struct air__read {
 
 typedef struct air__slot { /* one per tile */
     air__slot_state state;
-    int keep;                     /* is to be pinned */
+    int keep;                     /* is to be pinned; only set_pins looks at it */
     int fresh;                    /* read since it was handed out last */
     uint8_t *memory;              /* of the tile, granule included; in the ring or the pin */
     uint8_t *pin;                 /* its own pages, or NULL */
@@ -75,7 +74,7 @@ struct air_pager {
     air_async_io *io;
     air__slot *slots;              /* [n_tiles] */
     uint64_t released, walk, ahead, issue, issue_at;
-    air__read reads[2 * AIR__MAX_DEPTH];
+    air__read reads[2 * AIR_DEPTH_MOST];
     int n_reads;
     int failed, stopping;          /* nothing more is submitted while one of them is nonzero */
 
@@ -83,7 +82,6 @@ struct air_pager {
     uint64_t ring_bytes;           /* the plan's, more where the granule makes tiles larger */
     uint64_t head, tail;           /* positions, modulo ring_bytes in the ring */
     uint64_t pin_target;
-    int pins_refused;              /* memory ended before the target was reached; until the next set_pins */
 
     air__small *small;             /* [n_small] */
     int n_small;
@@ -111,6 +109,7 @@ void air__ring_close(air_pager *p);                        /* the window must be
 uint8_t *air__region_alloc(const air_pager *p, uint64_t bytes); /* pages of which bytes can be aligned to the granule */
 void air__region_free(const air_pager *p, uint8_t *region, uint64_t bytes);
 uint8_t *air__region_data(const air_pager *p, uint8_t *region); /* its first aligned byte */
+int air__pin_alloc(air_pager *p, air__slot *slot, const air_tile *tile); /* 0: budget or system refuse */
 void air__pin_free(air_pager *p, air__slot *slot, const air_tile *tile);
 
 /* --- pager_small.c --- */

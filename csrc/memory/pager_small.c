@@ -4,6 +4,7 @@
 #include "base/alloc.h"
 #include "base/checked.h"
 #include "memory/pager_internal.h"
+#include "memory/tiles.h"
 #include "platform/clock.h"
 
 /* Some blocks of a weight in the file, and where their floats go. */
@@ -87,7 +88,15 @@ static air_status wait_for(air_pager *p, const air__small *small, air_error *err
         if (air__pager_cancelled(p)) return air_fail(err, AIR_E_CANCELLED, "pass cancelled");
         (void)air_cond_wait_for(&p->changed, &p->lock, AIR__WAIT_SLICE_NS);
     }
-    return air_error_copy(err, small->request.error.status ? &small->request.error : NULL);
+    return AIR_OK;
+}
+
+/* Ends a run that was given up: its reads may still stand in the queue behind others. */
+static air_status wait_for_all(air_pager *p, air_error *err)
+{
+    air_status st = AIR_OK;
+    for (int i = 0; i < p->n_small && !st; i++) st = wait_for(p, &p->small[i], err);
+    return st;
 }
 
 static void cancel_all(air_pager *p)
@@ -105,9 +114,8 @@ void air__small_drain(air_pager *p)
 /* Items go round over the buffers, so the oldest read is always the next to be taken. Decoding is done outside of the lock. */
 static air_status run_direct(air_pager *p, const small_job *job, air_error *err)
 {
-    air_status st = AIR_OK;
     air_mutex_lock(&p->lock);
-    air__small_drain(p); /* of a run that was cancelled */
+    air_status st = wait_for_all(p, err);
     int64_t asked = 0;
     for (int64_t i = 0; i < job->n && !st; i++) {
         for (; asked < job->n && asked < i + p->n_small; asked++) {
@@ -117,6 +125,7 @@ static air_status run_direct(air_pager *p, const small_job *job, air_error *err)
         const air__small *small = &p->small[i % p->n_small];
         uint64_t begin = air_clock_ns();
         st = wait_for(p, small, err);
+        if (!st && small->request.error.status) st = air_error_copy(err, &small->request.error);
         uint64_t waited = air_clock_ns() - begin;
         p->stats.stall_ns += waited;
         p->layer_stall[p->program->n_layers] += waited;
@@ -156,22 +165,9 @@ air_status air__gather(void *self, int32_t weight, const int32_t *rows, int64_t 
     return run(p, &job, err);
 }
 
-/* The largest extent that a small read takes, granules at both ends included; 0 where the program has none. */
-static uint64_t largest_small(const air_pager *p)
-{
-    uint64_t most = 0;
-    for (int32_t i = 0; i < p->program->n_weights; i++) {
-        const air_weight *w = &p->program->weights[i];
-        if (w->use == AIR_WEIGHT_MATRIX) continue;
-        uint64_t bytes = w->use == AIR_WEIGHT_TABLE ? w->row_bytes : (uint64_t)w->rows * w->row_bytes;
-        most = air_max_u64(most, air_round_up(bytes, p->granule) + p->granule);
-    }
-    return most;
-}
-
 air_status air__small_open(air_pager *p, air_error *err)
 {
-    p->small_bytes = largest_small(p);
+    p->small_bytes = air__small_memory(p->program, p->granule);
     if (!p->small_bytes) return AIR_OK;
     uint64_t count = (uint64_t)p->n_reads / 2, bytes = count * p->small_bytes;
     air_status st = air_budget_reserve(p->budget, AIR_HOLD_RING, bytes, err);

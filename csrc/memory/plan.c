@@ -38,7 +38,7 @@ static uint64_t activation_bytes(const air_plan_request *r, int64_t rows) { retu
 /* What remains of the budget when state and activations are as given; the ring is counted unless nothing would stream. */
 static uint64_t left_for_pins(const air_plan_request *r, const air_plan *p, uint64_t state, uint64_t activations)
 {
-    return less(r->budget, plus(plus(r->fixed, p->logit_bytes), plus(state, activations)));
+    return less(r->budget, plus(plus(r->fixed, p->gather_bytes), plus(p->logit_bytes, plus(state, activations))));
 }
 
 /* --- tiles and ring --- */
@@ -66,6 +66,7 @@ static uint64_t matrix_bytes(const air_program *program)
 static void choose_reads(air_plan *p, const air_plan_request *r)
 {
     p->depth = r->bandwidths.depth > 0 ? r->bandwidths.depth : DEFAULT_DEPTH;
+    if (p->depth > AIR_DEPTH_MOST) p->depth = AIR_DEPTH_MOST;
     p->block_bytes = r->bandwidths.block_bytes ? r->bandwidths.block_bytes : DEFAULT_BLOCK;
     p->block_bytes = air_round_up(p->block_bytes, AIR_PLAN_GRANULE);
 }
@@ -96,7 +97,7 @@ static air_status choose_ring(air_plan *p, const air_plan_request *r, air_error 
 
 static uint64_t needed(const air_plan_request *r, const air_plan *p, int64_t n_ctx)
 {
-    uint64_t fixed = plus(plus(r->fixed, p->ring_bytes), plus(p->logit_bytes, p->activation_bytes));
+    uint64_t fixed = plus(plus(r->fixed, p->ring_bytes + p->gather_bytes), plus(p->logit_bytes, p->activation_bytes));
     uint64_t mapped = p->io == AIR_IO_MMAP && r->io == AIR_IO_AUTO ? r->file_bytes : 0; /* asked for by name, it is extra */
     return plus(plus(fixed, mapped), state_bytes(r, n_ctx));
 }
@@ -113,7 +114,7 @@ static air_status too_small(const air_plan_request *r, const air_plan *p, int64_
                     "max_ram %.1f MiB is too small by %.1f MiB: KV cache %.1f MiB (n_ctx %lld), activations %.1f, logits %.1f, "
                     "ring %.1f, tokenizer and small weights %.1f; %s",
                     mib(r->budget), mib(need - r->budget), mib(state_bytes(r, n_ctx)), (long long)n_ctx, mib(p->activation_bytes),
-                    mib(p->logit_bytes), mib(p->ring_bytes), mib(r->fixed), advice);
+                    mib(p->logit_bytes), mib(p->ring_bytes + p->gather_bytes), mib(r->fixed), advice);
 }
 
 /* The largest multiple of 64 positions, at most most, that fits; 0 if none does. */
@@ -276,6 +277,7 @@ air_status air_plan_make(air_plan **out, const air_plan_request *request, air_er
     p->activation_bytes = activation_bytes(request, 1);
     choose_reads(p, request);
     p->io = choose_io(request, p); /* before there is a ring: a mapping needs none */
+    if (p->io == AIR_IO_DIRECT) p->gather_bytes = (uint64_t)p->depth * air__small_memory(request->program, AIR_PLAN_GRANULE);
     st = choose_ring(p, request, err);
     if (st) goto fail;
     if (p->io == AIR_IO_MMAP) p->ring_bytes = 0;

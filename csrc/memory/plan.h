@@ -4,7 +4,7 @@
  * the program's order. Which tiles stay is the prefix of one fixed priority order (bit-reversed tile numbers), so that pinned and
  * streamed tiles interleave evenly for any amount of pins, and a smaller amount is a subset of a larger one.
  *
- * The ring holds four of the largest tiles at least: three may be held or half released while the next finds room in one piece. */
+ * The ring holds four of the largest tiles at least, so that two may be held while the next finds room in one piece. */
 #ifndef AIR_MEMORY_PLAN_H
 #define AIR_MEMORY_PLAN_H
 
@@ -27,7 +27,7 @@ typedef struct air_tile {
     uint64_t offset, bytes; /* in the part's file */
 } air_tile;
 
-enum { AIR_PLAN_GRANULE = 4096, AIR_RING_TILES = 4 };
+enum { AIR_PLAN_GRANULE = 4096, AIR_RING_TILES = 4, AIR_DEPTH_MOST = 32 };
 
 /* Memory that holds a tile: from its file offset rounded down to its end rounded up. The plan counts in AIR_PLAN_GRANULE; a pager
  * whose pages or direct reads are coarser takes that. All figures of pins are in this measure, a little above the weights' bytes. */
@@ -41,7 +41,7 @@ typedef struct air_bandwidths { /* bytes per second, probed or given */
     double memory;                          /* read bandwidth of all threads together */
     double product[AIR_TYPE_COUNT];         /* one-column product from memory, all threads, packed bytes; 0: not measured */
     double product_columns[AIR_TYPE_COUNT]; /* packed bytes × columns per second with many columns; 0: not measured */
-    uint64_t block_bytes;                   /* read size and number in flight that gave disk */
+    uint64_t block_bytes;                   /* read size and number in flight (at most AIR_DEPTH_MOST) that gave disk */
     int32_t depth;
 } air_bandwidths;
 
@@ -69,6 +69,7 @@ typedef struct air_plan {
     uint64_t budget, fixed;
     int64_t n_ctx, max_rows;      /* max_rows: rows of one pass at most; a longer prompt takes several */
     uint64_t tile_bytes, ring_bytes, block_bytes;
+    uint64_t gather_bytes;        /* buffers of small reads: rows of the embedding */
     int32_t depth;
     uint64_t weight_bytes;        /* W: all matrices of a pass */
     uint64_t pin_bytes;           /* memory of the tiles that stay, with an empty context and one row per pass */

@@ -77,6 +77,18 @@ air_status air__plan_tiles(air_plan *plan, const air_program *program, air_error
     return AIR_OK;
 }
 
+uint64_t air__small_memory(const air_program *program, uint64_t granule)
+{
+    uint64_t most = 0;
+    for (int32_t i = 0; i < program->n_weights; i++) {
+        const air_weight *w = &program->weights[i];
+        if (w->use == AIR_WEIGHT_MATRIX) continue;
+        uint64_t bytes = w->use == AIR_WEIGHT_TABLE ? w->row_bytes : (uint64_t)w->rows * w->row_bytes;
+        most = air_max_u64(most, air_round_up(bytes, granule) + granule);
+    }
+    return most;
+}
+
 int32_t air__plan_prefix(const air_plan *plan, uint64_t bytes, uint64_t *memory, uint64_t *weights)
 {
     int32_t n = 0;

@@ -10,6 +10,9 @@ int64_t air__tile_rows(const air_weight *weight, uint64_t tile_bytes);
 /* Fills plan->tiles, n_tiles, weight_bytes and priority. Errors: AIR_E_NOMEM, AIR_E_ARGUMENT (more than INT32_MAX tiles). */
 air_status air__plan_tiles(air_plan *plan, const air_program *program, air_error *err);
 
+/* The largest extent that is read in one small read, a row of a table or a vector, granules at both ends included; 0: none. */
+uint64_t air__small_memory(const air_program *program, uint64_t granule);
+
 /* Tiles of the priority order, from its start, that memory bytes hold; *weights gets their own bytes, *memory what they take. */
 int32_t air__plan_prefix(const air_plan *plan, uint64_t bytes, uint64_t *memory, uint64_t *weights);
 

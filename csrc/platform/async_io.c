@@ -23,7 +23,7 @@ static air_io_request *take(air_async_io *io)
 {
     air_mutex_lock(&io->lock);
     while (!io->head && !io->closing) air_cond_wait(&io->wake, &io->lock);
-    air_io_request *request = io->closing ? NULL : io->head;
+    air_io_request *request = io->head; /* closing empties the queue */
     if (request) io->head = request->next;
     air_mutex_unlock(&io->lock);
     return request;

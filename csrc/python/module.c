@@ -29,7 +29,7 @@ static PyObject *core_alloc_live(PyObject *module, PyObject *unused)
     return PyLong_FromLongLong(air_alloc_live());
 }
 
-
+#define KEYWORDS(function) ((PyCFunction)(void (*)(void))(function))
 
 static PyMethodDef core_functions[] = {
     {"dequantize", air__py_dequantize, METH_VARARGS,
@@ -39,7 +39,12 @@ static PyMethodDef core_functions[] = {
     {"cpu_info", air__py_cpu_info, METH_NOARGS, "cpu_info()\n--\n\nName, usable threads, features and best kernel tier."},
     {"file_identity", air__py_file_identity, METH_O,
      "file_identity(path, /)\n--\n\nA hash that changes when the path names another or a changed file."},
-    {"solve_plan", (PyCFunction)(void (*)(void))air__py_solve_plan, METH_VARARGS | METH_KEYWORDS,
+    {"probe_disk", KEYWORDS(air__py_probe_disk), METH_VARARGS | METH_KEYWORDS,
+     "probe_disk(path, seconds=0.5, source='')\n--\n\nMeasures direct reads of a file: disk (bytes/s), block_bytes, depth."},
+    {"probe_compute", KEYWORDS(air__py_probe_compute), METH_VARARGS | METH_KEYWORDS,
+     "probe_compute(types, threads=0, tier='', max_bytes=0, seconds=0.5)\n--\n\n"
+     "Measures memory (bytes/s), product {type: bytes/s} and product_columns {type: bytes*columns/s}."},
+    {"solve_plan", KEYWORDS(air__py_solve_plan), METH_VARARGS | METH_KEYWORDS,
      "solve_plan(gguf, /, **options)\n--\n\nThe plan that Engine would make with the same options; opens nothing."},
     {"alloc_fail_at", core_alloc_fail_at, METH_O,
      "alloc_fail_at(n, /)\n--\n\nFor tests: the n-th allocation of the engine from now on fails, once; 0 disarms."},

@@ -346,6 +346,24 @@ TEST(asking_for_more_comes_to_an_end)
     release(&b);
 }
 
+TEST(a_file_that_ends_with_its_header_may_come_in_pieces)
+{
+    bytes b = {0};
+    put_start(&b, 3, 0, 1);
+    put_key(&b, "last", AIR_GGUF_U64);
+    put_u64(&b, 7);
+    size_t whole = b.count--;
+    uint64_t need = 0;
+    air_gguf *g;
+    air_error err;
+    CHECK_EQ(parse(&g, &b, whole, NULL, &need, &err), AIR_E_IO);
+    CHECK_EQ(need, whole);
+    b.count = whole;
+    CHECK_EQ(parse(&g, &b, whole, NULL, &need, &err), AIR_OK);
+    air_gguf_free(g);
+    release(&b);
+}
+
 static void expect_limit(const bytes *b, air_gguf_limits limits, const char *message)
 {
     air_gguf *g;
@@ -383,6 +401,12 @@ TEST(limits_are_the_callers)
     l = exact;
     l.header_bytes = 30;
     expect_limit(&b, l, "metadata: the header goes on to byte 248, more than the 30 allowed");
+    l = exact; /* the header may end where the limit is, also when it comes in pieces */
+    l.header_bytes = 248;
+    uint64_t need = 0;
+    b.count = 40;
+    CHECK_EQ(parse(&g, &b, 1000, &l, &need, &err), AIR_E_IO);
+    CHECK_EQ(need, 248);
     release(&b);
 }
 
@@ -506,6 +530,7 @@ int main(int argc, char **argv)
     RUN(one_overlap_among_many_tensors_is_found);
     RUN(a_header_cut_off_anywhere_asks_for_more_or_is_malformed);
     RUN(asking_for_more_comes_to_an_end);
+    RUN(a_file_that_ends_with_its_header_may_come_in_pieces);
     RUN(limits_are_the_callers);
     RUN(what_is_just_within_the_limits_is_accepted);
     RUN(no_count_is_believed_before_its_bytes_are_there);

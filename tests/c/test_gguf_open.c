@@ -99,6 +99,21 @@ TEST(a_file_that_is_no_part_is_a_set_of_one)
     release(&b);
 }
 
+TEST(a_long_header_without_data_opens)
+{
+    bytes b = {0};
+    put_vocabulary(&b, 0);
+    write_file("vocabulary.gguf", &b); /* several pieces, the last of which ends with the file */
+    air_gguf_set *set;
+    air_error err;
+    air_status st = air_gguf_open(&set, path_of("vocabulary.gguf"), &err);
+    if (st) printf("  %s\n", err.text);
+    REQUIRE(!st);
+    CHECK_EQ(air_gguf_find(set->gguf, "tokenizer.ggml.merges")->count, MERGES);
+    air_gguf_close(set);
+    release(&b);
+}
+
 /* Sets the n-th allocation to fail for each n, until nothing fails any more; returns how many failed. */
 static uint64_t fail_each_allocation(const char *path)
 {
@@ -134,6 +149,11 @@ TEST(every_allocation_that_fails_is_reported_and_leaks_nothing)
     put_shuffled(&b, -1, slots);
     write_file("many.gguf", &b);
     CHECK(fail_each_allocation(path_of("many.gguf")) >= 10);
+    release(&b);
+
+    put_vocabulary(&b, 0); /* arrays larger than what the arena holds in stock */
+    write_file("vocabulary.gguf", &b);
+    CHECK(fail_each_allocation(path_of("vocabulary.gguf")) >= 10);
     release(&b);
 }
 
@@ -253,6 +273,7 @@ int main(int argc, char **argv)
     check_begin(argc, argv);
     RUN(any_part_opens_the_whole_set);
     RUN(a_file_that_is_no_part_is_a_set_of_one);
+    RUN(a_long_header_without_data_opens);
     RUN(every_allocation_that_fails_is_reported_and_leaks_nothing);
     RUN(a_file_of_40_GB_opens_by_its_header);
     if (malformed) RUN(malformed_files_are_refused_by_name);

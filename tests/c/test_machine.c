@@ -4,7 +4,9 @@
 
 #include <errno.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/compiler.h"
@@ -159,6 +161,41 @@ TEST(quotas_are_rounded_up_to_whole_processors)
     CHECK_EQ(air__cpu_quota_v2(NULL), 0);
 }
 
+static int write_text(const char *folder, const char *file, const char *text)
+{
+    char name[AIR__CGROUP_PATH + 128];
+    (void)snprintf(name, sizeof name, "%s/%s", folder, file);
+    FILE *f = fopen(name, "w");
+    if (!f) return 0;
+    int written = fputs(text, f) >= 0;
+    return fclose(f) == 0 && written;
+}
+
+/* In a child, so that this process stays in its group: half a processor for the group above the child's. */
+TEST(a_quota_on_the_group_above_cuts_the_processors)
+{
+    char *groups = air__read_text("/proc/self/cgroup"), *mounts = air__read_text("/proc/self/mountinfo");
+    char outer[AIR__CGROUP_PATH + 32], inner[AIR__CGROUP_PATH + 64];
+    air__cgroup group;
+    int found = groups && mounts && air__cgroup_find(groups, mounts, "cpu", &group);
+    free(groups);
+    free(mounts);
+    (void)snprintf(outer, sizeof outer, "%s/air-test-%d", found ? group.path : "/nonexistent", (int)getpid());
+    (void)snprintf(inner, sizeof inner, "%s/inner", outer);
+    int made = mkdir(outer, 0700) == 0 && mkdir(inner, 0700) == 0 && write_text(outer, "cpu.cfs_quota_us", "50000");
+    if (made) {
+        pid_t child = fork();
+        if (child == 0) _exit(write_text(inner, "cgroup.procs", "0") ? air_cpu_count() : 99);
+        int status = 0;
+        CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status));
+        CHECK_EQ(WEXITSTATUS(status), 1);
+    } else {
+        printf("  quota untested: no group can be made here\n");
+    }
+    (void)rmdir(inner);
+    (void)rmdir(outer);
+}
+
 TEST(limits_and_fields_are_read_from_their_lines)
 {
     const char *meminfo = "MemTotal:       24683104 kB\nMemFree: 1 kB\nMemAvailable:   20000000 kB\n";
@@ -253,6 +290,7 @@ int main(int argc, char **argv)
     RUN(malformed_group_texts_find_nothing);
     RUN(ancestors_end_at_the_mount);
     RUN(quotas_are_rounded_up_to_whole_processors);
+    RUN(a_quota_on_the_group_above_cuts_the_processors);
     RUN(limits_and_fields_are_read_from_their_lines);
     RUN(a_groups_usage_leaves_out_the_cache_the_kernel_can_drop);
     RUN(locked_pages_are_counted_once);

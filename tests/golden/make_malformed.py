@@ -189,7 +189,7 @@ spoilt("string_too_long", FORMAT, 'key "bad": string of 16777217 bytes, more tha
        entry(b"bad", STRING, string(b"", (1 << 24) + 1)))
 spoilt("string_beyond_the_end", FORMAT, 'key "bad": string: 100000 bytes at offset [0-9]+ go ' + BEYOND,
        entry(b"bad", STRING, string(b"", 100000)))
-spoilt("name_is_escaped", FORMAT, r'key "n.xc3.xa9.x00": a bool is 3', scalar("né\0".encode(), BOOL, 3))
+spoilt("name_is_escaped", FORMAT, r'key "n.xc3.xa9 ~.x1f.x7f.x00": a bool is 3', scalar("né ~\x1f\x7f\0".encode(), BOOL, 3))
 spoilt("long_name_is_shortened", FORMAT, '^long_name_is_shortened.gguf: key "k{64,95}…": a bool', scalar(b"k" * 60000, BOOL, 3))
 
 # ---- arrays ----------------------------------------------------------------------------------------------------------------------
@@ -312,6 +312,10 @@ def wrong_total(parts: list[File]) -> None:
 with_split("split_total_wrong", FORMAT, "split.tensors.count is 4, but the 3 parts hold 3", wrong_total)
 case("split_without_a_name", FORMAT, "split.no is 0 and split.count 2, so its name should end in -00001-of-00002.gguf",
      File(split_keys(0, 2, 0)))
+CASES.append(Case("split_name_of_a_missing_part", IO, "part 1 of 9: .*set-00001-of-00009.gguf",
+                  {"set-00009-of-00009.gguf": File(split_keys(8, 9, 0))}, "set-00009-of-00009.gguf"))
+CASES.append(Case("split_name_of_other_than_digits", FORMAT, "its name should end in -00010-of-00010.gguf",
+                  {"set-0000:-of-00010.gguf": File(split_keys(9, 10, 0))}, "set-0000:-of-00010.gguf"))
 case("split_count_of_another_type", FORMAT, "split.count is a value of type string, not an integer",
      File([text(b"split.count", b"2")]))
 case("split_count_too_large", FORMAT, "split.count is 100000, outside of 0 to 99999", File([scalar(b"split.count", U32, 100000)]))

@@ -1,6 +1,6 @@
 """The C tests, each a test here: built once with CMake, run one executable at a time.
 
-AIRPY_C_TESTS names a folder with executables that are built already (the sanitizers' run); otherwise build/c_tests of the tree is used.
+AIRPY_C_TESTS names a folder with executables built already (the sanitizers' run); otherwise they are built in build/c_tests.
 """
 
 from __future__ import annotations

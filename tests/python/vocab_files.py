@@ -37,5 +37,20 @@ def vocab_cases(path: Path) -> list[tuple[str, list[int]]]:
     stand one line per text and are those without special tokens)."""
     texts = Path(f"{path}.inp").read_bytes().decode().split("\n__ggml_vocab_test__\n")
     rows = Path(f"{path}.out").read_text().split("\n")
-    assert rows[-1] == "" or len(rows) == len(texts)
-    return [(text, [int(i) for i in row.split()]) for text, row in zip(texts, rows)]
+    return [(text, [int(i) for i in row.split()]) for text, row in zip(texts, rows, strict=True)]
+
+
+def tiny_metadata() -> dict[str, Any]:
+    """A SentencePiece-style vocabulary of the test's own: bytes, a few letters, two words."""
+    words = ["▁", "a", "b", "c", "ab", "▁ab", "▁c", "é"]
+    tokens = ["<unk>", "<s>", "</s>"] + [f"<0x{b:02X}>" for b in range(256)] + words
+    scores = [0.0] * 259 + [-float(n) for n in (9, 8, 7, 6, 2, 1, 3, 5)]
+    return {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.scores": scores,
+        "tokenizer.ggml.token_type": [2, 3, 3] + [6] * 256 + [1] * len(words),
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+        "tokenizer.ggml.unknown_token_id": 0,
+    }

@@ -72,7 +72,7 @@ def perplexity(model: Llama, ids: npt.NDArray[np.uint16], t: int = 512) -> float
 def greedy(model: Llama, ids: list[int], n: int) -> list[int]:
     """The n tokens that follow `ids`, each the likeliest, the whole text computed anew for each."""
     for _ in range(n):
-        ids = ids + [int(model(torch.tensor([ids]))[0, -1].argmax())]
+        ids = [*ids, int(model(torch.tensor([ids]))[0, -1].argmax())]
     return ids[-n:]
 
 

@@ -1,0 +1,187 @@
+"""AutoModel: from a path to an open model."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from airpy import _core
+from airpy.calibration import PROBE_BYTES, Machine, calibrate
+from airpy.config import ModelConfig
+from airpy.errors import ArgumentError, ModelError, UnsupportedError
+from airpy.measure import MemoryWatch, anonymous_bytes
+from airpy.model import Model
+from airpy.planning import Plan
+from airpy.progress import Progress, check_progress
+from airpy.sizes import parse_size
+from airpy.tokenizer import Tokenizer
+
+PathLike = str | os.PathLike[str]
+IO = Literal["auto", "direct", "mmap"]
+KVType = Literal["f16", "f32"]
+
+_PART = re.compile(r"(.*)-\d{5}-of-(\d{5})\.gguf")
+# Arguments that transformers or AirLLM take: values that mean what airpy does anyway, and what to do instead of others.
+_FOREIGN: dict[str, tuple[tuple[Any, ...], str]] = {
+    "device": ((None, "cpu"), "this version runs on the CPU"),
+    "device_map": ((None, "cpu", "auto"), "this version runs on the CPU"),
+    "torch_dtype": ((None, "auto"), "weights stay in the types of the file"),
+    "dtype": ((None, "auto"), "weights stay in the types of the file"),
+    "compression": ((None,), "open a file that is quantised"),
+    "load_in_4bit": ((None, False), "open a file that is quantised"),
+    "load_in_8bit": ((None, False), "open a file that is quantised"),
+    "quantization_config": ((None,), "open a file that is quantised"),
+    "trust_remote_code": ((None, False), "a GGUF file holds no code"),
+    "low_cpu_mem_usage": ((None, True, False), ""),
+    "use_safetensors": ((None,), "airpy opens GGUF files"),
+    "gguf_file": ((None,), "give the path of the file itself"),
+    "max_memory": ((None,), "max_ram= is the budget"),
+    "max_seq_len": ((None,), "n_ctx= is the context"),
+    "token": ((None,), "files are opened in place; nothing is downloaded"),
+    "hf_token": ((None,), "files are opened in place; nothing is downloaded"),
+}
+
+
+class AutoModel:
+    """Opens models; see from_pretrained()."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: PathLike,
+        *,
+        max_ram: int | str | None = None,
+        io: IO | None = None,
+        threads: int | None = None,
+        n_ctx: int | None = None,
+        kv_dtype: KVType | None = None,
+        plan: Plan | Mapping[str, Any] | PathLike | None = None,
+        progress: Progress = "auto",
+        bandwidths: Mapping[str, Any] | None = None,
+        **foreign: Any,
+    ) -> Model:
+        """A model from a .gguf file (any part of a split one) or a directory that holds one. Reads the header only.
+
+        max_ram: what airpy may add to this process, as bytes or "4GiB"; by default most of what the machine has free. io: "direct"
+        streams past the page cache, "mmap" maps the file, "auto" maps it where all of it fits. threads: as many as this process may
+        use. n_ctx: tokens of prompt and answer together; min(trained, 4096), less where max_ram asks. kv_dtype: of the state, "f16"
+        or "f32". plan: one made before, from the same model. progress: layers and time left of passes over a second; True, False,
+        "auto" (on a terminal) or a callable(layers_done, layers, passes_done, passes). bandwidths: bytes per second instead of
+        probed ones: disk, memory, product {type: …}.
+
+        Raises FileIOError, FormatError, ModelError, UnsupportedError for the file, BudgetError if max_ram is too small (saying what
+        would fit), ArgumentError for arguments.
+        """
+        for name, value in foreign.items():
+            if name not in _FOREIGN:
+                raise TypeError(f"from_pretrained() got an unexpected argument {name!r}")
+            if not any(value is v or (type(value) is type(v) and value == v) for v in _FOREIGN[name][0]):
+                raise UnsupportedError(f"from_pretrained: {name}={value!r} is not supported; {_FOREIGN[name][1]}")
+        options = {
+            "max_ram": None if max_ram is None else parse_size(max_ram, "max_ram"), "io": io, "threads": threads, "n_ctx": n_ctx,
+            "kv_dtype": kv_dtype,
+        }  # fmt: skip
+        return open_model(path, options, plan=plan, progress=check_progress(progress), bandwidths=bandwidths)
+
+
+def find_model(path: PathLike) -> str:
+    """The file to open for a path: itself, or the one model in a directory (a split one counts as one). Raises ArgumentError."""
+    path = os.fspath(path)
+    if not os.path.isdir(path):
+        if not os.path.exists(path) and not str(path).endswith(".gguf"):
+            raise FileNotFoundError(f"{path} is not here; airpy opens GGUF files in place and downloads nothing")
+        return path
+    found: dict[str, str] = {}
+    for name in sorted(entry.name for entry in Path(path).iterdir() if entry.name.endswith(".gguf")):
+        match = _PART.fullmatch(name)
+        found.setdefault(f"{match[1]} {match[2]}" if match else name, name)
+    if not found:
+        raise ArgumentError(f"{path} holds no .gguf file; airpy opens GGUF files")
+    if len(found) > 1:
+        raise ArgumentError(f"{path} holds {len(found)} models; choose one: {', '.join(found.values())}")
+    return os.path.join(path, next(iter(found.values())))
+
+
+def cpu_tier() -> str:
+    """The cap that AIRPY_CPU puts on the kernels; "" for none. Raises ArgumentError for a name that is none."""
+    tier = os.environ.get("AIRPY_CPU", "")
+    if tier not in ("", "ref", "avx2", "avx512"):
+        raise ArgumentError(f"AIRPY_CPU is {tier!r}; expected ref, avx2 or avx512")
+    return tier
+
+
+def machine_for(gguf: _core.GGUF, threads: int, tier: str, max_bytes: int) -> Machine:
+    """What a calibration for this file is kept under; max_bytes is what probes may use."""
+    types = tuple(sorted({kind for _, kind, shape, *_ in gguf.tensors if len(shape) > 1}))
+    matrices = {name for name, _, _, _, use in _core.FORMATS if use == "matrix"}
+    # A small file is read from a cache, so its probes are small as well.
+    room = max(1 << 20, min(PROBE_BYTES, max_bytes, gguf.bytes))
+    return Machine(gguf.paths[0], tuple(kind for kind in types if kind in matrices), threads, tier, room)
+
+
+def engine_options(
+    gguf: _core.GGUF,
+    given: Mapping[str, Any],
+    plan: Plan | Mapping[str, Any] | PathLike | None,
+    bandwidths: Mapping[str, Any] | None,
+    fresh: bool,
+) -> tuple[dict[str, Any], Machine]:
+    """The engine's options from what was asked for, a plan and calibrations (fresh: probed now, whatever is kept or in the plan);
+    and what these belong to."""
+    if plan is None:
+        defaults: dict[str, Any] = {"max_ram": 0, "io": "auto", "threads": 0, "n_ctx": 0, "kv_dtype": "f16"}
+        options: dict[str, Any] = {name: default if given.get(name) is None else given[name] for name, default in defaults.items()}
+        options["tier"] = cpu_tier()
+    else:
+        options = Plan.of(plan).engine_options(gguf)
+        for name, value in given.items():
+            if value is not None and value != options[name]:
+                raise ArgumentError(f"{name} is {value!r}, but the plan was made for {options[name]!r}; leave one of them out")
+    room = (options["max_ram"] or _core.memory_info()["default_budget"]) // 2
+    machine = machine_for(gguf, options["threads"], options["tier"], room)
+    if plan is not None and bandwidths is not None:
+        raise ArgumentError("bandwidths and plan exclude each other: a plan brings its own")
+    if plan is None or fresh:
+        options["bandwidths"] = calibrate(machine, bandwidths, fresh=fresh)
+    return options, machine
+
+
+def open_model(
+    path: PathLike,
+    given: Mapping[str, Any],
+    *,
+    plan: Plan | Mapping[str, Any] | PathLike | None = None,
+    progress: Progress = "auto",
+    bandwidths: Mapping[str, Any] | None = None,
+    fresh: bool = False,
+    source: str = "",
+) -> Model:
+    """from_pretrained() with checked arguments. fresh: probe bandwidths anew. source: a slow or faulty disk, for tests."""
+    memory = MemoryWatch(base := anonymous_bytes())
+    file = find_model(path)
+    # The metadata, large by its vocabulary, is in this first reading only: it goes with it.
+    tokenizer, metadata = _read_metadata(file)
+    gguf = _core.GGUF(file)
+    options, machine = engine_options(gguf, given, plan, bandwidths, fresh)
+    fixed = max(0, anonymous_bytes() - base)
+    engine = _core.Engine(gguf, fixed_bytes=fixed, source=source, **options)
+    if len(tokenizer) > engine.hparams["n_vocab"]:
+        engine.close()
+        raise ModelError(f"{file}: {len(tokenizer)} tokens in the vocabulary, {engine.hparams['n_vocab']} in the model")
+    config = ModelConfig.build(engine.hparams, metadata, tokenizer)
+    return Model(
+        engine, gguf, tokenizer, config, metadata=metadata, options={**options, "fixed_bytes": fixed}, memory=memory,
+        machine=None if bandwidths or source else machine, progress=progress,
+    )  # fmt: skip
+
+
+def _read_metadata(file: str) -> tuple[Tokenizer, dict[str, Any]]:
+    """The tokenizer, and what else is short."""
+    metadata = _core.GGUF(file).metadata
+    short = {
+        key: value for key, value in metadata.items() if isinstance(value, (str, int, float)) and not key.startswith("tokenizer.")
+    }
+    return Tokenizer.from_metadata(metadata), short

@@ -1,0 +1,189 @@
+"""The machine's bandwidths: probed once, kept, and corrected by what runs achieve.
+
+One small JSON file per disk, and per CPU and way of using it, under $AIRPY_CACHE_DIR, else $XDG_CACHE_HOME/airpy, else
+~/.cache/airpy. A file that is missing, damaged or not writable costs a new probe, never an error. AIRPY_BANDWIDTHS, a JSON object
+or the path of a file with one, and the argument bandwidths= stand above all: what they name is not probed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from airpy import _core
+from airpy.errors import AirpyError, ArgumentError
+
+Rates = dict[str, Any]  # disk, block_bytes, depth, memory, product {type: B/s}, product_columns {type: B·columns/s}
+
+PROBE_BYTES = 256 << 20  # more than the last cache of most machines
+DISK_SECONDS, COMPUTE_SECONDS = 0.3, 0.4
+_KEYS = ("disk", "block_bytes", "depth", "memory", "product", "product_columns")
+_LEARN = 0.3  # weight of what a run has just achieved
+_LEARN_BYTES, _LEARN_SECONDS = 64 << 20, 0.25  # shorter passes say little about a disk
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the figures of a calibration belong to."""
+
+    path: str
+    types: tuple[str, ...]
+    threads: int
+    tier: str
+    max_bytes: int
+
+    @property
+    def disk_key(self) -> str:
+        return f"disk {_device(self.path)}"
+
+    @property
+    def compute_key(self) -> str:
+        cpu = _core.cpu_info()
+        threads = self.threads or cpu["threads"]
+        # What fits a cache is faster than memory: probes over buffers of different magnitude are different things.
+        return f"cpu {cpu['name']} {threads} {self.tier or cpu['tier']} {self.max_bytes.bit_length()}"
+
+
+def _device(path: str) -> str:
+    """The file system a file lies on: what was mounted, its kind and number."""
+    try:
+        number = os.stat(path).st_dev
+        wanted = f"{os.major(number)}:{os.minor(number)}"
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
+            for line in mounts:
+                before, _, after = line.partition(" - ")
+                if before.split()[2] == wanted:
+                    kind, source = after.split()[:2]
+                    return f"{source} {kind} {wanted}"
+        return wanted
+    except (OSError, IndexError, ValueError):
+        return "unknown"
+
+
+def cache_dir() -> Path:
+    """Where calibrations are kept; it may not exist."""
+    if chosen := os.environ.get("AIRPY_CACHE_DIR"):
+        return Path(chosen)
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(base) / "airpy"
+
+
+def _file(key: str) -> Path:
+    return cache_dir() / f"{key.partition(' ')[0]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+
+
+def _load(key: str) -> Rates:
+    try:
+        stored = json.loads(_file(key).read_text(encoding="utf-8"))
+        return check_rates(stored["rates"]) if stored["key"] == key else {}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # ArgumentError is a ValueError
+        return {}
+
+
+def _store(key: str, rates: Rates) -> None:
+    target = _file(key)
+    with contextlib.suppress(OSError):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".calibration-")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as out:
+                json.dump({"key": key, "rates": rates}, out)
+            os.replace(temporary, target)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+
+
+def _rate(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or not 0 <= value <= 1e18:
+        raise ArgumentError(f"bandwidths: {name} is {value!r}; expected bytes per second, 0 or more")
+    return float(value)
+
+
+def check_rates(rates: Any) -> Rates:
+    """A copy of rates with nothing but known keys and sane values. Raises ArgumentError naming what is wrong."""
+    if not isinstance(rates, Mapping):
+        raise ArgumentError(f"bandwidths are {type(rates).__name__}; expected an object with some of {', '.join(_KEYS)}")
+    checked: Rates = {}
+    for name, value in rates.items():
+        if name not in _KEYS:
+            raise ArgumentError(f"bandwidths: unknown {name!r}; known are {', '.join(_KEYS)}")
+        if name in ("product", "product_columns"):
+            if not isinstance(value, Mapping):
+                raise ArgumentError(f"bandwidths: {name} is {value!r}; expected a rate for each type")
+            checked[name] = {str(kind): _rate(f"{name}[{kind}]", rate) for kind, rate in value.items()}
+        elif name in ("block_bytes", "depth"):
+            checked[name] = int(_rate(name, value))
+        else:
+            checked[name] = _rate(name, value)
+    return checked
+
+
+def _given(bandwidths: Mapping[str, Any] | None) -> Rates:
+    """What the environment and then the caller say."""
+    rates: Rates = {}
+    if text := os.environ.get("AIRPY_BANDWIDTHS"):
+        try:
+            rates = check_rates(json.loads(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8")))
+        except (OSError, json.JSONDecodeError) as error:
+            raise ArgumentError(f"AIRPY_BANDWIDTHS is neither JSON nor a file with it: {error}") from None
+    return rates | check_rates(bandwidths or {})
+
+
+def probe_disk(path: str, seconds: float = DISK_SECONDS) -> Rates:
+    """{disk, block_bytes, depth} of the file's disk, or {} where it cannot be read that way."""
+    try:
+        return dict(_core.probe_disk(path, seconds))
+    except AirpyError:
+        return {}  # opening the model will say what is wrong with the file
+
+
+def probe_compute(machine: Machine, seconds: float = COMPUTE_SECONDS) -> Rates:
+    """{memory, product, product_columns} of the machine's threads, in at most machine.max_bytes of memory."""
+    try:
+        return dict(_core.probe_compute(list(machine.types), machine.threads, machine.tier, machine.max_bytes, seconds))
+    except AirpyError:
+        return {}
+
+
+def _lacks_types(rates: Rates, types: Iterable[str]) -> bool:
+    return not rates.get("memory") or not set(types) <= rates.get("product", {}).keys()
+
+
+def calibrate(machine: Machine, bandwidths: Mapping[str, Any] | None = None, *, fresh: bool = False) -> Rates:
+    """All rates a plan needs: given ones, then kept ones (unless `fresh`), then probed ones, which are kept. Takes under a second.
+    Raises ArgumentError for given ones that make no sense."""
+    given = _given(bandwidths)
+    disk: Rates = {}
+    if "disk" not in given:
+        disk = {} if fresh else _load(machine.disk_key)
+        if not disk and (disk := probe_disk(machine.path)):
+            _store(machine.disk_key, disk)
+    compute: Rates = {}
+    if _lacks_types(given, machine.types):
+        compute = {} if fresh else _load(machine.compute_key)
+        if _lacks_types(compute, machine.types) and (probed := probe_compute(machine)):
+            for name in ("product", "product_columns"):  # types of other models stay known
+                probed[name] = {**compute.get(name, {}), **probed.get(name, {})}
+            compute = probed
+            _store(machine.compute_key, compute)
+    return disk | compute | given
+
+
+def learn_disk(machine: Machine, disk_bytes: int, seconds: float) -> bool:
+    """Moves the kept disk bandwidth towards what disk-bound passes achieved; False where they were too short to teach anything."""
+    if disk_bytes < _LEARN_BYTES or seconds < _LEARN_SECONDS:
+        return False
+    kept = _load(machine.disk_key)
+    if rate := kept.get("disk"):
+        kept["disk"] = (1 - _LEARN) * rate + _LEARN * disk_bytes / seconds
+        _store(machine.disk_key, kept)
+    return True

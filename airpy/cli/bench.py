@@ -1,0 +1,102 @@
+"""airpy bench: prompts, tokens and batches per second, beside bandwidths probed in the same run."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from airpy.cli import common
+from airpy.sizes import format_rate
+
+if TYPE_CHECKING:
+    from airpy.measure import Phase
+    from airpy.model import Model
+
+_BATCH = 8
+_EXAMPLES = """\
+  airpy bench model.gguf
+  airpy bench model.gguf --max-ram 4GiB --tokens 16
+  airpy bench model.gguf --json"""
+
+
+def add(commands: common.Commands) -> None:
+    parser = common.command(
+        commands, "bench", "how fast a model is",
+        "Measures a prompt (prefill), one sequence (decode) and eight (batch), and beside each how fast its weights moved (gb_s) "
+        "from where the bound is, and what that was probed at just before (probe_gb_s).", _EXAMPLES,
+    )  # fmt: skip
+    common.add_model(parser)
+    parser.add_argument("--prompt-tokens", type=common.count, default=256, metavar="N", help="of the prompt; default: %(default)s")
+    parser.add_argument("--tokens", type=common.count, default=32, metavar="N", help="of each sequence; default: %(default)s")
+    parser.add_argument("--seed", type=common.seed, default=1, metavar="N", help="of the prompt's random ids; default: %(default)s")
+    common.add_engine(parser)
+    common.add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    with common.open_from(args, fresh=True) as model:
+        rows = bench(model, args.prompt_tokens, args.tokens, args.seed)
+        stats = model.stats()
+    if args.json:
+        common.print_json(rows)
+        return 0
+    print(f"{'test':<9}{'tokens':>7}{'tokens/s':>11}{'predicted':>11}{'moved':>13}{'probed':>13}")
+    for row in rows:
+        predicted = f"{row['predicted_tok_s']:.4g}" if row["predicted_tok_s"] else "-"
+        moved, probed = (format_rate(1e9 * row[name]) if row[name] else "-" for name in ("gb_s", "probe_gb_s"))
+        print(f"{row['test']:<9}{row['tokens']:>7}{row['tok_s']:>11.4g}{predicted:>11}{moved:>13}{probed:>13}")
+    print(f"io {stats['io']}, {stats['threads']} threads, {stats['kernels']} kernels")
+    return 0
+
+
+def bench(model: Model, prompt_tokens: int, tokens: int, seed: int) -> list[dict[str, Any]]:
+    """Rows {test, tokens, tok_s, gb_s, probe_gb_s, predicted_tok_s}; lengths are cut to what the context holds."""
+    import numpy as np
+
+    from airpy.errors import BudgetError
+
+    tokens = max(2, min(tokens, model.n_ctx // 2))
+    length = max(1, min(prompt_tokens, model.n_ctx - tokens))
+    ids = np.random.default_rng(seed).integers(0, len(model.tokenizer), (_BATCH, length))
+    model.generate(ids[:1, :1], max_new_tokens=3, eos_token_id=[])  # pins and page cache are filled
+    rows = []
+    for test, prompts in (("prefill", ids[:1]), ("decode", ids[:1]), ("batch", ids[:, : min(length, 8)])):
+        model.forget()
+        try:
+            model.generate(prompts, max_new_tokens=2 if test == "prefill" else tokens, eos_token_id=[])
+        except BudgetError:
+            if test != "batch":
+                raise
+            continue  # so little memory that eight sequences do not fit: nothing to measure
+        meter = model.last_call
+        if test == "prefill":
+            meter.prompt.tokens = length
+            rows.append(_row(model, test, meter.prompt))
+        else:
+            rows.append(_row(model, test, meter.decode))
+    return rows
+
+
+def _row(model: Model, test: str, phase: Phase) -> dict[str, Any]:
+    figures = phase.figures()
+    disk_bound = phase.disk_bytes and model.plan.bound == "disk"
+    moved = phase.disk_bytes if disk_bound else phase.disk_bytes + phase.ram_bytes
+    rates = model.plan.bandwidths
+    probed = rates.get("disk", 0) if disk_bound else _product_rate(model)
+    return {
+        "test": test,
+        "tokens": phase.tokens,
+        "tok_s": figures["tok_s"],
+        "gb_s": moved / phase.seconds / 1e9 if phase.seconds else None,
+        "probe_gb_s": probed / 1e9 if probed else None,
+        "predicted_tok_s": figures["predicted_tok_s"],
+        "bound": "disk" if disk_bound else "compute",
+        "passes": phase.passes,
+    }
+
+
+def _product_rate(model: Model) -> float:
+    """What the plan says all products of a pass go at, one column: its weights over its compute time."""
+    seconds = model.plan["compute_s"]
+    return float(model.plan["weight_bytes"] / seconds) if seconds else 0.0

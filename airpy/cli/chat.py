@@ -1,0 +1,128 @@
+"""airpy chat: a conversation, by the template in the file."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from airpy.cli import common
+from airpy.errors import ContextOverflowError
+
+if TYPE_CHECKING:
+    from airpy.model import Model
+
+_EXAMPLES = """\
+  airpy chat model.gguf
+  airpy chat model.gguf --system "You answer in one sentence." --temp 0
+  printf 'Hello\\nAnd you?\\n' | airpy chat model.gguf --json
+
+In the conversation: /reset forgets it, /exit (or Ctrl-D) ends it, Ctrl-C stops an answer."""
+
+
+def add(commands: common.Commands) -> None:
+    parser = common.command(
+        commands, "chat", "a conversation",
+        "Answers line by line, from the terminal or from stdin. What was said is not read again.", _EXAMPLES,
+    )  # fmt: skip
+    common.add_model(parser)
+    parser.add_argument("--system", metavar="TEXT", help="what the model is told first")
+    parser.add_argument("--template", metavar="NAME", help="which of the file's templates, or a Jinja template itself")
+    common.add_sampling(parser, temperature=0.7)
+    common.add_engine(parser)
+    common.add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    with common.open_from(args) as model:
+        talk = Conversation(model, args.system, args.template, common.generation_arguments(args))
+        talk.render(["check"])  # a missing or broken template is found before anybody types
+        interactive = sys.stdin.isatty() and not args.json
+        failed = False
+        while (line := _read_line(interactive)) is not None and line != "/exit":
+            if line == "/reset":
+                talk.reset()
+            elif line:
+                failed |= not _answer(talk, line, args.json, interactive)
+        return 1 if failed and not interactive else 0
+
+
+def _read_line(interactive: bool) -> str | None:
+    if not interactive:
+        line = sys.stdin.readline()
+        return line.strip() if line else None
+    import readline  # noqa: F401  # input() then edits lines and remembers them
+
+    try:
+        return input("> ").strip()
+    except EOFError:
+        print()
+        return None
+
+
+def _answer(talk: Conversation, line: str, as_json: bool, interactive: bool) -> bool:
+    """Prints an answer; False where the conversation has become too long for one."""
+    try:
+        text = talk.say(line, show=not as_json)
+    except ContextOverflowError as error:
+        print(f"airpy: {error}; /reset starts over", file=sys.stderr)
+        return False
+    except KeyboardInterrupt:
+        if not interactive:
+            raise
+        print(" (stopped)")
+        return True
+    if as_json:
+        stats = talk.model.stats()
+        counts = {name: stats[name] for name in ("prompt_tokens", "new_tokens")}
+        common.print_json({"role": "assistant", "content": text, **counts, "stats": common.pick_stats(stats)})
+    else:
+        print(flush=True)
+    return True
+
+
+class Conversation:
+    """Messages, and the ids that the model has seen of them: what comes next is appended to these, so that nothing is read twice
+    even where a text can be spelt in several ways."""
+
+    def __init__(self, model: Model, system: str | None, template: str | None, arguments: dict[str, Any]) -> None:
+        self.model = model
+        self._system, self._template, self._arguments = system, template, arguments
+        self.reset()
+
+    def reset(self) -> None:
+        self._messages: list[dict[str, str]] = [{"role": "system", "content": self._system}] if self._system else []
+        self._seen_text, self._seen_ids = "", list[int]()
+
+    def render(self, lines: list[str]) -> str:
+        """The text of the conversation with further lines of the user, up to where the answer begins."""
+        messages = self._messages + [{"role": "user", "content": line} for line in lines]
+        text: str = self.model.tokenizer.apply_chat_template(
+            messages, chat_template=self._template, add_generation_prompt=True, tokenize=False
+        )
+        return text
+
+    def say(self, line: str, *, show: bool) -> str:
+        """The answer, printed as it comes where `show`. What was said is forgotten where there is no answer; a stopped answer
+        stays as far as it came. Raises ContextOverflowError."""
+        tokenizer = self.model.tokenizer
+        text = self.render([line])
+        known = self._seen_text if text.startswith(self._seen_text) else ""
+        ids = (self._seen_ids if known else []) + tokenizer.encode(text[len(known) :], add_special_tokens=False)
+        pieces: list[str] = []
+        new: list[int] = []
+        stream = self.model.stream(ids, on_tokens=new.extend, **self._arguments)
+        try:
+            for piece in stream:
+                pieces.append(piece)
+                if show:
+                    print(piece, end="", flush=True)
+        finally:
+            stream.close()
+            if new:
+                answer = "".join(pieces)
+                self._messages += [{"role": "user", "content": line}, {"role": "assistant", "content": answer}]
+                self._seen_ids = ids + new
+                self._seen_text = text + tokenizer.decode(new)
+        return answer

@@ -1,0 +1,154 @@
+"""What several commands share: options, opening a model, prompts, figures as text."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from airpy.errors import ArgumentError
+from airpy.sizes import format_size, parse_size
+
+if TYPE_CHECKING:
+    from airpy.model import Model
+
+Commands = Any  # argparse does not name the type that add_subparsers() returns
+
+# Keys of Model.stats() that a JSON answer carries.
+STATS = (
+    "pass_ms", "tok_s", "bytes_disk_per_token", "bytes_ram_per_token", "peak_ram", "budget", "predicted_tok_s",
+    "achieved_over_predicted", "stall_ms", "prompt_ms", "reused_tokens",
+)  # fmt: skip
+
+
+def command(commands: Commands, name: str, help_text: str, description: str, examples: str) -> argparse.ArgumentParser:
+    """A subcommand's parser, with examples under its help."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=help_text,
+        description=description,
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return parser
+
+
+def size(text: str) -> int:
+    """argparse's type for sizes."""
+    try:
+        return parse_size(text)
+    except ArgumentError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def count(text: str) -> int:
+    """argparse's type for whole numbers from 1."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is less than 1")
+    return value
+
+
+def seed(text: str) -> int:
+    """argparse's type for seeds."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+    if not 0 <= value < 1 << 64:
+        raise argparse.ArgumentTypeError(f"{value} is not within 0 to 2**64 - 1")
+    return value
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a .gguf file (any part of a split one), or a directory with one")
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """Options of from_pretrained()."""
+    group = parser.add_argument_group("memory and machine")
+    group.add_argument("--max-ram", type=size, metavar="SIZE", help="what airpy may use, such as 4GiB; default: what is free")
+    group.add_argument("--io", choices=("auto", "direct", "mmap"), help="how weights are read; default: auto")
+    group.add_argument("--threads", type=count, metavar="N", help="default: all that this process may use")
+    group.add_argument("--n-ctx", type=count, metavar="N", help="tokens of prompt and answer together; default: up to 4096")
+    group.add_argument("--kv-dtype", choices=("f16", "f32"), help="type of the KV cache; default: f16")
+    group.add_argument("--plan", metavar="FILE", help="a plan that 'airpy plan --save' wrote, instead of the options above")
+
+
+def add_sampling(parser: argparse.ArgumentParser, *, temperature: float) -> None:
+    group = parser.add_argument_group("generation")
+    group.add_argument("-n", "--max-new-tokens", type=count, metavar="N", help="default: 256, or what the context has room for")
+    group.add_argument("--temp", type=float, default=temperature, metavar="T", help="0: the likeliest token; default: %(default)s")
+    group.add_argument("--top-k", type=int, metavar="K", help="0: off; default: 50")
+    group.add_argument("--top-p", type=float, metavar="P", help="default: 1, off")
+    group.add_argument("--min-p", type=float, metavar="P", help="default: 0, off")
+    group.add_argument("--repetition-penalty", type=float, metavar="R", help="default: 1, off")
+    group.add_argument("--stop", action="append", metavar="TEXT", help="end before this text; may be given several times")
+    group.add_argument("--seed", type=seed, metavar="N", help="the same seed gives the same text")
+
+
+def open_from(args: argparse.Namespace, *, fresh: bool = False) -> Model:
+    """The model under the options of add_engine(). fresh: probe bandwidths now, whatever is kept or in a plan."""
+    from airpy.auto_model import open_model
+
+    given = {name: getattr(args, name) for name in ("max_ram", "io", "threads", "n_ctx", "kv_dtype")}
+    return open_model(args.model, given, plan=args.plan, fresh=fresh)
+
+
+def generation_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """generate()'s arguments from the options of add_sampling()."""
+    given: dict[str, Any] = {
+        "max_new_tokens": args.max_new_tokens, "repetition_penalty": args.repetition_penalty, "stop_strings": args.stop,
+        "seed": args.seed, "do_sample": args.temp != 0,
+    }  # fmt: skip
+    if args.temp != 0:
+        given |= {"temperature": args.temp, "top_k": args.top_k, "top_p": args.top_p, "min_p": args.min_p}
+    return given
+
+
+def read_prompt(args: argparse.Namespace) -> str:
+    """-p, or -f, or what is piped in. Raises ArgumentError where there is none."""
+    if args.prompt is not None:
+        return str(args.prompt)
+    if args.file is not None:
+        with open(args.file, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    if sys.stdin is None or sys.stdin.isatty():
+        raise ArgumentError("no prompt: give -p TEXT or -f FILE, or pipe one in")
+    return sys.stdin.read()
+
+
+def add_prompt(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("-p", "--prompt", metavar="TEXT")
+    group.add_argument("-f", "--file", metavar="FILE", help="a file that holds the prompt; without -p and -f, stdin is read")
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace").decode(), flush=True)
+
+
+def pick_stats(stats: dict[str, Any]) -> dict[str, Any]:
+    return {name: stats[name] for name in STATS}
+
+
+def figures_line(stats: dict[str, Any]) -> str:
+    """The one honest line at the end of a run."""
+    parts = [f"{stats['new_tokens']} tokens"]
+    if stats["tok_s"]:
+        parts.append(f"{stats['tok_s']:.3g} tokens/s")
+    if stats["bytes_disk_per_token"] is not None:
+        disk, ram = (format_size(stats[f"bytes_{where}_per_token"]) for where in ("disk", "ram"))
+        parts.append(f"{disk} from disk and {ram} from RAM per token")
+    parts.append(f"peak memory {format_size(stats['peak_ram'])} of {format_size(stats['budget'])}")
+    if stats["achieved_over_predicted"] is not None:
+        parts.append(f"{100 * stats['achieved_over_predicted']:.0f} % of the predicted {stats['predicted_tok_s']:.3g} tokens/s")
+    return ", ".join(parts)

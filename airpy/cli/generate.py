@@ -1,0 +1,58 @@
+"""airpy generate: text from a prompt."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from airpy.cli import common
+
+if TYPE_CHECKING:
+    from airpy.model import Model
+
+_EXAMPLES = """\
+  airpy generate model.gguf -p "The meaning of" -n 32
+  airpy generate model.gguf -p "Once upon a time" --temp 0.8 --seed 7
+  airpy generate 70b.gguf --max-ram 8GiB -p "Dear" -n 16 --stats
+  airpy generate model.gguf -f prompt.txt --stop "\\n\\n" --json"""
+
+
+def add(commands: common.Commands) -> None:
+    parser = common.command(
+        commands, "generate", "text from a prompt", "Prints the text that follows a prompt, as it comes.", _EXAMPLES
+    )
+    common.add_model(parser)
+    common.add_prompt(parser)
+    common.add_sampling(parser, temperature=0.0)
+    common.add_engine(parser)
+    parser.add_argument("--stats", action="store_true", help="a line of figures on stderr at the end")
+    common.add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    prompt = common.read_prompt(args)
+    with common.open_from(args) as model:
+        answer = generate_text(model, prompt, common.generation_arguments(args), show=not args.json)
+        stats = model.stats()
+        if args.json:
+            common.print_json({**answer, "stats": common.pick_stats(stats)})
+        else:
+            print(flush=True)
+        if args.stats:
+            print(common.figures_line(stats), file=sys.stderr)
+    return 0
+
+
+def generate_text(model: Model, prompt: str, arguments: dict[str, Any], *, show: bool) -> dict[str, Any]:
+    """{text, ids, prompt_tokens, new_tokens} of what follows the prompt, printed meanwhile where `show`. text ends before a stop
+    string, ids hold all that was generated."""
+    ids = model.tokenizer.encode(prompt)
+    pieces: list[str] = []
+    new: list[int] = []
+    for piece in model.stream(ids, on_tokens=new.extend, **arguments):
+        pieces.append(piece)
+        if show:
+            print(piece, end="", flush=True)
+    return {"text": "".join(pieces), "ids": new, "prompt_tokens": len(ids), "new_tokens": len(new)}

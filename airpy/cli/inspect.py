@@ -1,0 +1,97 @@
+"""airpy inspect: what a file says about itself."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from airpy.cli import common
+from airpy.sizes import format_size
+
+if TYPE_CHECKING:
+    from airpy._core import GGUF
+
+_SHORT = 8  # longer arrays are told by their length
+_EXAMPLES = """\
+  airpy inspect model.gguf
+  airpy inspect model.gguf --tensors
+  airpy inspect model.gguf --json | jq .metadata"""
+
+
+def add(commands: common.Commands) -> None:
+    parser = common.command(
+        commands, "inspect", "what a file holds", "Prints a file's metadata, types and sizes. Reads the header only.", _EXAMPLES
+    )
+    common.add_model(parser)
+    parser.add_argument("--tensors", action="store_true", help="list every tensor")
+    common.add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from airpy import _core
+    from airpy.auto_model import find_model
+
+    gguf = _core.GGUF(find_model(args.model))
+    facts = describe(gguf)
+    if args.json:
+        common.print_json(facts)
+    else:
+        _print(facts, args.tensors)
+    return 0
+
+
+def describe(gguf: GGUF) -> dict[str, Any]:
+    from airpy import _core
+
+    metadata = gguf.metadata
+    arch = metadata.get("general.architecture")
+    sizes: Counter[str] = Counter()
+    for _, kind, _, _, _, size in gguf.tensors:
+        sizes[kind] += size
+    return {
+        "paths": gguf.paths,
+        "version": gguf.version,
+        "bytes": gguf.bytes,
+        "alignment": gguf.alignment,
+        "architecture": arch,
+        "supported": arch in _core.ARCHITECTURES,
+        "supported_architectures": list(_core.ARCHITECTURES),
+        "parameters": sum(math.prod(shape) for _, _, shape, *_ in gguf.tensors),
+        "types": dict(sizes.most_common()),
+        "metadata": {key: _plain(value) for key, value in metadata.items()},
+        "tensors": [
+            {"name": name, "type": kind, "shape": list(shape), "part": part, "offset": offset, "bytes": size}
+            for name, kind, shape, part, offset, size in gguf.tensors
+        ],
+    }
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it; a long array as its length."""
+    if isinstance(value, (str, int, float)):
+        return value
+    values = value if isinstance(value, list) else memoryview(value)
+    if len(values) > _SHORT:
+        return {"length": len(values)}
+    return [_plain(item) for item in values]
+
+
+def _print(facts: dict[str, Any], tensors: bool) -> None:
+    known = "supported" if facts["supported"] else f"not supported; supported are {', '.join(facts['supported_architectures'])}"
+    files = "1 file" if len(facts["paths"]) == 1 else f"{len(facts['paths'])} files"
+    types = ", ".join(f"{kind} {format_size(size)}" for kind, size in facts["types"].items())
+    print(f"{facts['paths'][0]}: GGUF {facts['version']}, {files}, {format_size(facts['bytes'])}")
+    print(f"architecture {facts['architecture']}: {known}")
+    print(f"{facts['parameters'] / 1e6:.4g} million parameters, {len(facts['tensors'])} tensors: {types}")
+    print()
+    for key, value in facts["metadata"].items():
+        text = f"{value['length']} values" if isinstance(value, dict) else repr(value)
+        print(f"{key:<44} {text if len(text) <= 100 else text[:97] + '…'}")
+    if tensors:
+        print()
+        for tensor in facts["tensors"]:
+            shape = " x ".join(map(str, tensor["shape"]))
+            print(f"{tensor['name']:<40} {tensor['type']:<8} {shape:<20} {format_size(tensor['bytes']):>10}")

@@ -1,0 +1,61 @@
+"""Parses, dispatches, and turns exceptions into exit codes: 0, 1 with one line on stderr, 2 for usage, 130 for Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Sequence
+
+from airpy.cli import bench, chat, demo, generate, inspect, plan, tokenize
+from airpy.errors import AirpyError
+
+_EXAMPLES = """\
+examples:
+  airpy demo                                                  the bundled model, streamed under a tiny RAM budget
+  airpy generate model.gguf -p "The meaning of" -n 32         text from a prompt
+  airpy generate model.gguf -p "Once" --max-ram 4GiB --json   in 4 GiB, however large the file is
+  airpy chat model.gguf                                       a conversation
+  airpy plan model.gguf --max-ram 8GiB                        what would stay in memory, and how fast it would be
+  airpy bench model.gguf                                      how fast it is
+
+'airpy COMMAND --help' says more. Sizes are bytes, or numbers with KiB, MiB, GiB, KB, MB, GB."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    from airpy._core import VERSION
+
+    parser = argparse.ArgumentParser(
+        prog="airpy",
+        description="Run GGUF language models larger than memory.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"airpy {VERSION}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for module in (demo, generate, chat, plan, inspect, tokenize, bench):
+        module.add(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; its exit code. Usage errors leave by SystemExit(2), as argparse has it."""
+    for stream in (sys.stdout, sys.stderr):  # text of a model must not fail on a terminal that knows less
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    args = build_parser().parse_args(argv)
+    try:
+        code: int = args.run(args)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # who read our output has had enough
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (AirpyError, OSError) as error:
+        print(f"airpy: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1

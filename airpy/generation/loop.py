@@ -1,0 +1,111 @@
+"""The token loop: one call of the engine per step, for all rows that are not done."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from airpy import _core
+from airpy.errors import ArgumentError, ContextOverflowError
+from airpy.generation.config import DEFAULT_NEW_TOKENS, Resolved
+from airpy.generation.inputs import Ids, Prompts
+from airpy.generation.stopping import StopStrings
+
+if TYPE_CHECKING:
+    from airpy.sequences import SequencePool
+    from airpy.tokenizer import Tokenizer
+
+Item = tuple[_core.Sequence, memoryview, int, "dict[str, Any] | None", int]  # as the engine takes them
+Runner = Callable[[list[Item]], _core.Result]
+
+
+@dataclass
+class Row:
+    """One prompt on its way."""
+
+    prompt: Ids
+    sampling: dict[str, Any]
+    limit: int  # of new tokens
+    stops: StopStrings | None
+    sequence: _core.Sequence
+    new: list[int] = field(default_factory=list)
+    done: bool = False
+
+    def item(self) -> Item:
+        """What the next pass appends: what is not known of the prompt, or the last token."""
+        known = self.sequence.length
+        tokens = np.array(self.new[-1:], dtype=np.int32) if self.new else self.prompt[known:]
+        return self.sequence, tokens.data, 1, self.sampling, self.prompt.size
+
+    def add(self, token: int, eos: frozenset[int]) -> None:
+        self.new.append(token)
+        stopped = self.stops is not None and self.stops.push(token)
+        self.done = stopped or token in eos or len(self.new) >= self.limit
+
+
+class Generation:
+    """One call of generate(): makes its rows at once, runs while it is iterated, gives its sequences back at the end."""
+
+    def __init__(
+        self, prompts: Prompts, how: Resolved, *, n_ctx: int, tokenizer: Tokenizer, pool: SequencePool, run: Runner
+    ) -> None:
+        """Raises ArgumentError and ContextOverflowError before anything is computed."""
+        self.reused = 0
+        self._how, self._run, self._pool = how, run, pool
+        self._closed = False
+        limits = [_new_tokens(how, row.size, prompts.ids.shape[1], n_ctx) for row in prompts.rows]
+        seeds = _seeds(how, len(prompts.rows))
+        self.rows: list[Row] = []
+        try:
+            for prompt, limit, seed in zip(prompts.rows, limits, seeds, strict=True):
+                stops = StopStrings(tokenizer, prompt.tolist(), how.stop_strings) if how.stop_strings else None
+                sequence = pool.take(prompt)
+                self.reused += sequence.length
+                self.rows.append(Row(prompt, {**how.sampling, "seed": seed}, limit, stops, sequence))
+        except BaseException:
+            self.close()
+            raise
+
+    def __iter__(self) -> Iterator[list[int | None]]:
+        """Each step's tokens, one per row; None for rows that were done before."""
+        while active := [row for row in self.rows if not row.done]:
+            result = self._run([row.item() for row in active])
+            sampled = iter(result.sampled)
+            step = [None if row.done else next(sampled) for row in self.rows]
+            for row, token in zip(self.rows, step, strict=True):
+                if token is not None:
+                    row.add(token, self._how.eos)
+            yield step
+
+    def close(self) -> None:
+        """Gives the sequences back with what they hold. Idempotent."""
+        if not self._closed:
+            self._closed = True
+            self._pool.give([row.sequence for row in self.rows])
+
+
+def _new_tokens(how: Resolved, length: int, width: int, n_ctx: int) -> int:
+    """How many tokens a row of `length` may get, of a batch of `width`."""
+    wanted = how.max_new_tokens
+    if how.max_length is not None:
+        wanted = how.max_length - width
+        if wanted < 1:
+            raise ArgumentError(f"max_length is {how.max_length}, but the prompts have {width} tokens already")
+    if length + (wanted or 1) > n_ctx:
+        raise ContextOverflowError(
+            f"a prompt of {length} tokens and {wanted or 1} new ones exceed the context of {n_ctx}; shorten the prompt, lower "
+            f"max_new_tokens, or open the model with a larger n_ctx"
+        )
+    return wanted or min(DEFAULT_NEW_TOKENS, n_ctx - length)
+
+
+def _seeds(how: Resolved, rows: int) -> list[int]:
+    if not how.one_seed:
+        if len(how.seeds) != rows:
+            raise ArgumentError(f"{len(how.seeds)} seeds for {rows} rows; give one int, or one for each row")
+        return how.seeds
+    return [how.seeds[0] if how.seeds else secrets.randbits(64) for _ in range(rows)]

@@ -1,0 +1,89 @@
+"""What calls cost: bytes, time, the plan's prediction beside it, memory above the value at open."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from airpy import _core
+
+_SAMPLE_SECONDS = 0.1  # asking the system takes about a millisecond
+
+
+class MemoryWatch:
+    """The largest anonymous memory of this process above what it was at `base`, as sampled after and during passes."""
+
+    def __init__(self, base: int) -> None:
+        self._base = base
+        self._next = 0.0
+        self.peak = 0
+
+    def sample(self, *, now: bool = False) -> None:
+        """At most every tenth of a second, unless `now`."""
+        clock = time.monotonic()
+        if now or clock >= self._next:
+            self._next = clock + _SAMPLE_SECONDS
+            self.peak = max(self.peak, anonymous_bytes() - self._base)
+
+
+def anonymous_bytes() -> int:
+    return _core.memory_info()["process_anonymous"]
+
+
+@dataclass
+class Phase:
+    """Sums over some passes. Calls of other threads at the same time count in."""
+
+    passes: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    disk_bytes: int = 0
+    ram_bytes: int = 0
+    stall_s: float = 0.0
+    predicted_s: float = 0.0
+
+    def add(self, before: Mapping[str, Any], after: Mapping[str, Any], tokens: int) -> None:
+        passes = after["passes"] - before["passes"]
+        self.passes += passes
+        self.tokens += tokens
+        self.seconds += (after["pass_ns"] - before["pass_ns"]) / 1e9
+        self.disk_bytes += after["pager_disk_bytes"] - before["pager_disk_bytes"]
+        self.ram_bytes += after["pager_ram_bytes"] - before["pager_ram_bytes"]
+        self.stall_s += (after["pager_stall_ns"] - before["pager_stall_ns"]) / 1e9
+        self.predicted_s += after["last_predicted_s"] * passes
+
+    def figures(self) -> dict[str, Any]:
+        """Per token and per pass; None where nothing ran or nothing was predicted."""
+        tokens, passes = self.tokens, self.passes
+        predicted = tokens / self.predicted_s if tokens and self.predicted_s > 0 else None
+        return {
+            "pass_ms": 1e3 * self.seconds / passes if passes else None,
+            "tok_s": tokens / self.seconds if tokens and self.seconds > 0 else None,
+            "bytes_disk_per_token": self.disk_bytes / tokens if tokens else None,
+            "bytes_ram_per_token": self.ram_bytes / tokens if tokens else None,
+            "predicted_tok_s": predicted,
+            "achieved_over_predicted": self.predicted_s / self.seconds if predicted and self.seconds > 0 else None,
+            "stall_ms": 1e3 * self.stall_s / passes if passes else None,
+        }
+
+
+class CallMeter:
+    """One call of generate(): its prompt passes apart from its decode passes."""
+
+    def __init__(self) -> None:
+        self.prompt, self.decode = Phase(), Phase()
+        self.prompt_tokens = self.reused_tokens = self.new_tokens = 0
+
+    def figures(self) -> dict[str, Any]:
+        """The decode passes' figures (the prompt's, where one token was all), and counts."""
+        main = self.decode if self.decode.passes else self.prompt
+        return {
+            **main.figures(),
+            "prompt_tokens": self.prompt_tokens,
+            "reused_tokens": self.reused_tokens,
+            "new_tokens": self.new_tokens,
+            "prompt_ms": 1e3 * self.prompt.seconds,
+            "prompt_disk_bytes": self.prompt.disk_bytes,
+        }

@@ -1,0 +1,348 @@
+"""An open model: generate, logits, text, figures."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from airpy import _core
+from airpy.calibration import Machine, learn_disk
+from airpy.config import ModelConfig
+from airpy.errors import ArgumentError, BudgetError, CancelledError, StateError
+from airpy.generation import CausalLMOutput, GenerateOutput, GenerationConfig, Streamer
+from airpy.generation.config import Resolved, merge, refuse, resolve
+from airpy.generation.inputs import Prompts, read_prompts
+from airpy.generation.loop import Generation, Item
+from airpy.generation.stopping import TextCutter
+from airpy.measure import CallMeter, MemoryWatch, Phase
+from airpy.planning import Plan
+from airpy.progress import Progress, progress_for_call
+from airpy.sequences import SequencePool
+from airpy.sizes import format_size
+from airpy.tokenizer import Tokenizer
+
+Ids = npt.NDArray[np.int64]
+
+
+class Model:
+    """Made by AutoModel.from_pretrained(). Any number of threads may use one; their passes queue. Close it, or use it in `with`."""
+
+    device = "cpu"
+
+    def __init__(
+        self,
+        engine: _core.Engine,
+        gguf: _core.GGUF,
+        tokenizer: Tokenizer,
+        config: ModelConfig,
+        *,
+        metadata: Mapping[str, Any],
+        options: Mapping[str, Any],
+        machine: Machine | None,
+        memory: MemoryWatch,
+        progress: Progress,
+    ) -> None:
+        """options: the engine's. machine: whose calibration to correct by what passes achieve, if any."""
+        self.tokenizer, self.config = tokenizer, config
+        self.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_ids, pad_token_id=tokenizer.pad_token_id)
+        self._engine, self._gguf, self._metadata, self._options = engine, gguf, metadata, options
+        self._machine, self._memory, self._progress = machine, memory, progress
+        solved = engine.plan
+        self._solved, self._budget, self._n_ctx = solved, solved["budget"], solved["n_ctx"]
+        self._pool = SequencePool(engine, self._budget)
+        self._plan: Plan | None = None
+        self._epoch = 0  # goes up with cancel(): calls that began under a lower one end
+        self._lock = threading.Lock()
+        self._last = CallMeter()
+        self._reused = 0
+        self._learned = Phase()  # disk-bound passes since the calibration was last corrected
+
+    # -- life -----------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Ends what runs with CancelledError and frees all memory. Idempotent."""
+        self._epoch += 1
+        self._pool.drop()
+        self._engine.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def cancel(self) -> None:
+        """Every call now under way, in any thread, ends with CancelledError within 250 ms; the model stays usable."""
+        self._epoch += 1
+        self._engine.cancel()
+
+    def __repr__(self) -> str:
+        return (
+            f"Model({self.config.name or self.config.model_type}, {self.config.num_hidden_layers} layers, context {self._n_ctx}, "
+            f"max_ram={format_size(self._budget)}, io={self._solved['io']}{', closed' if self._engine.closed else ''})"
+        )
+
+    @property
+    def n_ctx(self) -> int:
+        """Tokens that prompt and answer may have together."""
+        return int(self._n_ctx)
+
+    @property
+    def plan(self) -> Plan:
+        """What stays, what streams and what that costs; print it, save it, give it to from_pretrained(plan=)."""
+        if self._plan is None:
+            self._plan = Plan.build(self._gguf, self._metadata, self._solved, self._options)
+        return self._plan
+
+    # -- generate -------------------------------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        generation_config: GenerationConfig | Mapping[str, Any] | None = None,
+        *,
+        streamer: Streamer | None = None,
+        **arguments: Any,
+    ) -> Ids | GenerateOutput:
+        """Prompt and new ids, int64 [batch, longest], padded on the right where a row ended early; GenerateOutput with
+        return_dict_in_generate=True.
+
+        input_ids: array, tensor or lists, [batch, tokens] padded on the left with attention_mask, or rows of unequal length.
+        arguments: the fields of GenerationConfig. All rows' prompts are read in one pass (or as few as max_ram allows), then all
+        rows' next tokens in one pass each. Raises ContextOverflowError before anything is computed, BudgetError where max_ram is
+        too small for the rows, UnsupportedError and TypeError for arguments airpy does not have.
+        """
+        how = resolve(merge(self.generation_config, generation_config, arguments))
+        prompts = read_prompts(input_ids, attention_mask, how.pad)
+        try:
+            with self._generation(prompts, how) as generation:
+                if streamer is not None:
+                    streamer.put(prompts.ids.copy())
+                for step in generation:
+                    if streamer is not None:
+                        streamer.put(np.array([how.pad if token is None else token for token in step], dtype=np.int64))
+                new = [row.new for row in generation.rows]
+        finally:
+            if streamer is not None:
+                streamer.end()
+        longest = max(map(len, new))
+        ids = np.full((len(new), prompts.ids.shape[1] + longest), how.pad, dtype=np.int64)
+        ids[:, : prompts.ids.shape[1]] = prompts.ids
+        for i, row in enumerate(new):
+            ids[i, prompts.ids.shape[1] : prompts.ids.shape[1] + len(row)] = row
+        return GenerateOutput(ids) if how.return_dict else ids
+
+    def stream(
+        self,
+        prompt: str | Any,
+        generation_config: GenerationConfig | Mapping[str, Any] | None = None,
+        *,
+        skip_special_tokens: bool = True,
+        on_tokens: Callable[[list[int]], object] | None = None,
+        **arguments: Any,
+    ) -> Generator[str, None, None]:
+        """The text that follows one prompt, a text or ids, piece by piece, never half a character; a stop string that ends it is
+        left out. on_tokens gets the ids of each step, also of those that are not shown. Arguments as in generate(), checked at
+        once. Leaving the loop early, or close(), ends the generation."""
+        how = resolve(merge(self.generation_config, generation_config, arguments))
+        if how.return_dict:
+            raise ArgumentError("stream() returns text; return_dict_in_generate belongs to generate()")
+        prompts = read_prompts(self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt, None, how.pad)
+        if len(prompts.rows) != 1:
+            raise ArgumentError(f"stream() takes one prompt, not {len(prompts.rows)}; generate() takes several")
+        self._check_open()
+        return self._stream(prompts, how, skip_special_tokens, on_tokens)
+
+    def _stream(
+        self, prompts: Prompts, how: Resolved, skip_special: bool, on_tokens: Callable[[list[int]], object] | None
+    ) -> Generator[str, None, None]:
+        decoder = self.tokenizer.stream_decoder(prompts.rows[0].tolist(), skip_special_tokens=skip_special)
+        cutter = TextCutter(how.stop_strings)
+        with self._generation(prompts, how) as generation:
+            for step in generation:
+                new = [token for token in step if token is not None]
+                if on_tokens is not None:
+                    on_tokens(new)
+                if piece := cutter.push(decoder.push(new)):
+                    yield piece
+        if rest := cutter.push(decoder.flush()) + cutter.flush():
+            yield rest
+
+    # -- logits ---------------------------------------------------------------------------------------------------------
+
+    def __call__(
+        self, input_ids: Any = None, attention_mask: Any = None, *, logits_to_keep: int | None = None, **arguments: Any
+    ) -> CausalLMOutput:
+        """Logits after each token, or after the last logits_to_keep (0 and None: all): .logits, float32 [batch, kept, vocab]; 0 for
+        padding. They count against max_ram while they live; BudgetError if they do not fit."""
+        refuse("model()", arguments)
+        prompts = read_prompts(input_ids, attention_mask, self.generation_config.pad_token_id or 0)
+        width = prompts.ids.shape[1]
+        if logits_to_keep is not None and logits_to_keep < 0:
+            raise ArgumentError(f"logits_to_keep is {logits_to_keep}; expected 0 (all) or more")
+        kept = min(logits_to_keep or width, width)
+        wanted = [min(kept, row.size) for row in prompts.rows]
+        sequences: list[_core.Sequence] = []
+        epoch = self._epoch
+        try:
+            items: list[Item] = []
+            for row, want in zip(prompts.rows, wanted, strict=True):
+                sequences.append(self._pool.take(row, want))
+                items.append((sequences[-1], row[sequences[-1].length :].data, want, None, 0))
+            result = self._run(items, epoch, logits=True)
+        finally:
+            self._give(sequences)
+        logits = np.asarray(result.logits)
+        if min(wanted) == kept:
+            return CausalLMOutput(logits.reshape(len(wanted), kept, -1))
+        return CausalLMOutput(self._spread(logits, wanted, kept))
+
+    def _spread(self, logits: npt.NDArray[np.float32], wanted: Sequence[int], kept: int) -> npt.NDArray[np.float32]:
+        """Rows with fewer logits than others, padded on the left. The copy is not the engine's, so it is checked here."""
+        shape = (len(wanted), kept, logits.shape[1])
+        stats = self._engine.stats()
+        free = stats["budget"] - stats["held"] + stats["pager_pinned_bytes"]
+        need = 4 * shape[0] * shape[1] * shape[2]
+        if need > free:
+            raise BudgetError(
+                f"logits of {shape[0]} rows of {kept} take {format_size(need)} once more when rows are padded, {format_size(free)} "
+                f"are left; ask for fewer (logits_to_keep) or for one row at a time"
+            )
+        spread = np.zeros(shape, dtype=np.float32)
+        start = 0
+        for i, want in enumerate(wanted):
+            spread[i, kept - want :] = logits[start : start + want]
+            start += want
+        return spread
+
+    # -- figures --------------------------------------------------------------------------------------------------------
+
+    def stats(self) -> dict[str, Any]:
+        """Bytes, milliseconds and rates. Of the last generate(): pass_ms, tok_s, bytes_disk_per_token, bytes_ram_per_token,
+        predicted_tok_s, achieved_over_predicted, stall_ms (per pass), prompt_ms, prompt_tokens, reused_tokens, new_tokens. Since
+        open: budget, peak_ram (anonymous memory above the value at open, or what the engine held where that is more), held,
+        held_by, passes, disk_bytes, ram_bytes, total_reused_tokens. Of the last pass: layer_busy_ms, layer_stall_ms."""
+        stats = self._engine.stats()
+        busy, stall = self._engine.layer_times()
+        self._memory.sample(now=True)
+        return {
+            **self._last.figures(),
+            "budget": stats["budget"],
+            "peak_ram": max(self._memory.peak, stats["peak_held"]),
+            "peak_ram_is": "measured" if self._memory.peak >= stats["peak_held"] else "booked by the engine",
+            "mapped_bytes": self._gguf.bytes if self._solved["io"] == "mmap" else 0,
+            "held": stats["held"],
+            "held_by": stats["held_by"],
+            "passes": stats["passes"],
+            "disk_bytes": stats["pager_disk_bytes"],
+            "ram_bytes": stats["pager_ram_bytes"],
+            "pinned_bytes": stats["pager_pinned_bytes"],
+            "total_reused_tokens": self._reused,
+            "layer_busy_ms": [ns / 1e6 for ns in busy],
+            "layer_stall_ms": [ns / 1e6 for ns in stall],
+            "threads": stats["threads"],
+            "kernels": stats["kernels"],
+            "io": self._solved["io"],
+        }
+
+    @property
+    def last_call(self) -> CallMeter:
+        """What the last generate() cost, its prompt's passes apart from its decode passes."""
+        return self._last
+
+    def forget(self) -> None:
+        """Frees the state kept for texts that begin as earlier ones did."""
+        self._pool.drop()
+
+    # -- inside ---------------------------------------------------------------------------------------------------------
+
+    def _generation(self, prompts: Prompts, how: Resolved) -> _Running:
+        return _Running(self, prompts, how)
+
+    def _check_open(self) -> None:
+        if self._engine.closed:
+            raise StateError("the model is closed")
+
+    def _run(self, items: list[Item], epoch: int, *, logits: bool = False, phase: Phase | None = None) -> _core.Result:
+        """One call of the engine, cancellable at any moment, idle sequences giving way where the budget asks."""
+        with progress_for_call(self._progress) as report:
+
+            def look(layers_done: int, n_layers: int, passes_done: int, n_passes: int) -> None:
+                self._check_epoch(epoch)
+                self._memory.sample()
+                report(layers_done, n_layers, passes_done, n_passes)
+
+            self._check_epoch(epoch)
+            before = self._engine.stats()
+            try:
+                result = self._engine.run(items, logits=logits, progress=look)
+            except BudgetError:
+                if not self._pool.drop():
+                    raise
+                result = self._engine.run(items, logits=logits, progress=look)
+        self._note(before, self._engine.stats(), phase, len(items))
+        self._memory.sample()
+        return result
+
+    def _check_epoch(self, epoch: int) -> None:
+        if epoch != self._epoch:
+            self._check_open()
+            raise CancelledError("cancelled")
+
+    def _note(self, before: Mapping[str, Any], after: Mapping[str, Any], phase: Phase | None, tokens: int) -> None:
+        if phase is not None:
+            phase.add(before, after, tokens)
+        passed, stalled = after["pass_ns"] - before["pass_ns"], after["pager_stall_ns"] - before["pager_stall_ns"]
+        if self._machine is not None and stalled > 0.3 * passed:  # the disk was what it waited for
+            with self._lock:
+                self._learned.add(before, after, tokens)
+
+    def _learn(self) -> None:
+        """Corrects the kept calibration by what the last disk-bound passes achieved."""
+        with self._lock:
+            if self._machine is not None and learn_disk(self._machine, self._learned.disk_bytes, self._learned.seconds):
+                self._learned = Phase()
+
+    def _give(self, sequences: list[_core.Sequence]) -> None:
+        if not self._engine.closed:
+            self._pool.give(sequences)
+
+
+class _Running:
+    """A generation as a context: counts what it costs and gives its sequences back, however it ends."""
+
+    def __init__(self, model: Model, prompts: Prompts, how: Resolved) -> None:
+        self._model, self._prompts, self._how = model, prompts, how
+        self._epoch = model._epoch
+        self._meter = CallMeter()
+
+    def __enter__(self) -> Generation:
+        model = self._model
+        model._check_open()
+        self._generation = Generation(
+            self._prompts, self._how, n_ctx=model.n_ctx, tokenizer=model.tokenizer, pool=model._pool, run=self._run
+        )
+        return self._generation
+
+    def _run(self, items: list[Item]) -> _core.Result:
+        meter = self._meter
+        phase = meter.decode if meter.prompt.passes else meter.prompt
+        return self._model._run(items, self._epoch, phase=phase)
+
+    def __exit__(self, *exc: object) -> None:
+        model, meter, generation = self._model, self._meter, self._generation
+        if not model._engine.closed:
+            generation.close()
+            model._memory.sample(now=True)
+        meter.prompt_tokens = sum(row.prompt.size for row in generation.rows)
+        meter.new_tokens = sum(len(row.new) for row in generation.rows)
+        meter.reused_tokens = generation.reused
+        with model._lock:
+            model._last = meter
+            model._reused += generation.reused
+        model._learn()

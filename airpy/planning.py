@@ -1,0 +1,297 @@
+"""The plan of a model: what stays in memory, what streams, how long a pass takes; as an object, a text and a file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from airpy import _core
+from airpy.errors import AirpyError, ArgumentError
+from airpy.sizes import format_rate, format_size, format_time
+
+FORMAT = "airpy plan 1"
+# Options of the engine that a plan fixes, and where they stand in it; the others it chooses again.
+_SOLVED = ("io", "n_ctx", "max_rows", "tile_bytes", "ring_bytes")
+_GIVEN = ("max_ram", "threads", "tier", "kv_dtype")
+_LAYER_PART = re.compile(r"blk\.\d+\.(\w+?)(?:_\w+)?\.(?:weight|bias)$")
+_CLASSES = {"attn": "attention", "ffn": "feed-forward"}
+_NUMBERS = (
+    "budget", "fixed", "n_ctx", "max_rows", "tile_bytes", "ring_bytes", "block_bytes", "depth", "weight_bytes", "pin_bytes",
+    "pin_bytes_full", "state_bytes_full", "activation_bytes", "activation_bytes_full", "logit_bytes", "disk_s", "compute_s",
+    "pass_s", "prompt_s",
+)  # fmt: skip
+
+
+def fingerprint(gguf: _core.GGUF) -> str:
+    """What a plan belongs to: names, types and shapes of all tensors; not the path, not the values."""
+    facts = [(name, kind, shape) for name, kind, shape, *_ in gguf.tensors]
+    return hashlib.sha256(json.dumps(facts).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
+class Plan:
+    """An immutable record. str(plan) is what `airpy plan` prints; plan.save(path), Plan.load(path) and
+    AutoModel.from_pretrained(…, plan=plan) keep and reuse it."""
+
+    def __init__(self, data: Mapping[str, Any]) -> None:
+        """From to_dict()'s form. Raises ArgumentError for anything else."""
+        self._data = _checked(data)
+
+    @classmethod
+    def build(cls, gguf: _core.GGUF, metadata: Mapping[str, Any], solved: Mapping[str, Any], options: Mapping[str, Any]) -> Plan:
+        """From what the engine solved under `options`; solves for more memory as well."""
+        arch = str(metadata.get("general.architecture", ""))
+        name = str(metadata.get("general.name", "")) or os.path.basename(gguf.paths[0])
+        data: dict[str, Any] = {
+            "format": FORMAT,
+            "model": {
+                "name": name.encode("utf-8", "replace").decode(), "arch": arch, "fingerprint": fingerprint(gguf),
+                "file_bytes": gguf.bytes, "layers": metadata.get(f"{arch}.block_count", 0),
+            },
+            "options": {name: options[name] for name in _GIVEN} | {"max_ram": solved["budget"]},
+            "bandwidths": dict(options.get("bandwidths") or {}),
+            "plan": {**solved, "weights": [list(row) for row in solved["weights"]]},
+            "more_ram": [],
+        }  # fmt: skip
+        data["more_ram"] = cls(data)._outlook(gguf, options)
+        return cls(data)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Plan:
+        """From a file that save() wrote. Raises OSError, or ArgumentError where it is something else."""
+        with open(path, encoding="utf-8") as file:
+            try:
+                return cls(json.load(file))
+            except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+                raise ArgumentError(f"{os.fspath(path)} is not a plan: {error}") from None
+
+    @classmethod
+    def of(cls, plan: Plan | Mapping[str, Any] | str | os.PathLike[str]) -> Plan:
+        """A plan from whatever form `plan=` takes: itself, its dict or its file."""
+        if isinstance(plan, Plan):
+            return plan
+        return cls(plan) if isinstance(plan, Mapping) else cls.load(plan)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes it as JSON."""
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump(self.to_dict(), file, indent=1)
+            file.write("\n")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: model, options, bandwidths, plan (sizes in bytes, times in seconds), more_ram."""
+        copy: dict[str, Any] = json.loads(json.dumps(self._data))
+        copy["predicted_tok_s"] = self.predicted_tok_s
+        return copy
+
+    def __getitem__(self, key: str) -> Any:
+        """A figure of the engine's plan by its name, such as plan["pin_bytes"]."""
+        return self._data["plan"][key]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Plan) and self._data == other._data
+
+    def __hash__(self) -> int:
+        return hash(json.dumps(self._data, sort_keys=True))
+
+    def __repr__(self) -> str:
+        return f"Plan({self.model['name']}, max_ram={format_size(self['budget'])}, io={self['io']}, bound={self.bound})"
+
+    @property
+    def model(self) -> dict[str, Any]:
+        return dict(self._data["model"])
+
+    @property
+    def bandwidths(self) -> dict[str, Any]:
+        return dict(self._data["bandwidths"])
+
+    @property
+    def bound(self) -> str:
+        """What bounds a pass: "disk" or "compute"."""
+        return str(self["bound"])
+
+    @property
+    def streamed_bytes(self) -> int:
+        """Weight bytes that a pass of one token reads from disk, with an empty context."""
+        return 0 if self["io"] == "mmap" else max(0, self["weight_bytes"] - self["pin_bytes"])
+
+    @property
+    def predicted_tok_s(self) -> float | None:
+        """Tokens per second of one sequence with an empty context; None where no bandwidth is known."""
+        return 1 / self["pass_s"] if self["pass_s"] > 0 else None
+
+    def engine_options(self, gguf: _core.GGUF) -> dict[str, Any]:
+        """The engine's options that give this plan again. Raises ArgumentError if gguf is another model."""
+        if fingerprint(gguf) != self._data["model"]["fingerprint"]:
+            raise ArgumentError(f"the plan is for {self.model['name']!r} with other tensors than {gguf.paths[0]}; make a new one")
+        options = {name: self._data["options"][name] for name in _GIVEN} | {name: self[name] for name in _SOLVED}
+        return options | {"bandwidths": self.bandwidths}
+
+    def _outlook(self, gguf: _core.GGUF, options: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """What larger budgets would bring: half of what streams kept, then all of it."""
+        missing, found = self.streamed_bytes, []
+        for share in (0.5, 1.0) if missing else ():
+            # Slack: tiles are kept whole and in whole pages.
+            budget = self["budget"] + int(missing * share * 1.02) + (self["tile_bytes"] if share == 1 else 0)
+            try:
+                solved = _core.solve_plan(gguf, **{**options, "max_ram": budget, "n_ctx": self["n_ctx"], "io": "direct"})
+            except AirpyError:
+                continue
+            found.append({"max_ram": budget, "share": share, "pass_s": solved["pass_s"], "bound": solved["bound"]})
+        return found
+
+    # -- as text --------------------------------------------------------------------------------------------------------
+
+    def __str__(self) -> str:
+        parts = [self._text_head(), self._text_weights(), self._text_memory(), self._text_time()]
+        return "\n\n".join("\n".join(lines) for lines in parts)
+
+    def _text_head(self) -> list[str]:
+        kinds = sorted({kind for _, kind, _, tiles, _ in self["weights"] if tiles})
+        options = self._data["options"]
+        how = {"mmap": "mapped, the page cache keeps it", "direct": "direct reads past the page cache"}[self["io"]]
+        return [
+            f"{self.model['name']}: {self.model['arch']}, {self.model['layers']} layers, {', '.join(kinds)}; "
+            f"a pass reads {format_size(self['weight_bytes'])} of weights",
+            f"max_ram {format_size(self['budget'])}, context {self['n_ctx']} ({options['kv_dtype']}), io {self['io']}: {how}",
+        ]
+
+    def _text_weights(self) -> list[str]:
+        rows: dict[str, list[float]] = {}
+        kinds: dict[str, set[str]] = {}
+        for name, kind, size, tiles, pinned in self["weights"]:
+            label = _class_of(name, tiles)
+            row = rows.setdefault(label, [0, 0])
+            row[0] += size
+            row[1] += size * pinned / tiles if tiles else 0
+            kinds.setdefault(label, set()).add(kind)
+        lines = [f"{'weights':<22}{'type':<14}{'bytes':>10}{'stays':>10}{'streams':>10}"]
+        for label, (size, stays) in rows.items():
+            types = "/".join(sorted(kinds[label]))
+            where = ("by row", "") if label.startswith("embedding") else self._shares(size, stays)
+            lines.append(f"{label:<22}{types:<14}{format_size(size):>10}{where[0]:>10}{where[1]:>10}".rstrip())
+        return lines
+
+    def _shares(self, size: float, stays: float) -> tuple[str, str]:
+        if self["io"] == "mmap":
+            return "mapped", ""
+        return f"{100 * stays / size:.0f} %", f"{100 * (1 - stays / size):.0f} %"
+
+    def _text_memory(self) -> list[str]:
+        mapped = self["io"] == "mmap"
+        block = self["state_bytes_full"] / max(1, math.ceil(self["n_ctx"] / 64))
+        rows: list[tuple[str, float, float]] = [
+            ("tokenizer, small weights", self["fixed"], self["fixed"]),
+            ("KV cache", block, self["state_bytes_full"]),
+            ("activations", self["activation_bytes"], self["activation_bytes"]),
+            ("logits", self["logit_bytes"], self["logit_bytes"]),
+            ("ring of weights", self["ring_bytes"] if self.streamed_bytes else 0, self["ring_bytes"]),
+            ("weights that stay", self["pin_bytes"], self["pin_bytes_full"]),
+        ]
+        lines = [f"{'memory':<26}{'empty context':>15}{'full context':>15}"]
+        lines += [f"{name:<26}{format_size(empty):>15}{format_size(full):>15}" for name, empty, full in rows if full or empty]
+        empty_sum, full_sum = sum(empty for _, empty, _ in rows), sum(full for _, _, full in rows)
+        lines.append(f"{'in all':<26}{format_size(empty_sum):>15}{format_size(full_sum):>15}   of {format_size(self['budget'])}")
+        if mapped:
+            lines.append(f"{'mapped file, besides':<26}{format_size(self.model['file_bytes']):>15}")
+        return lines
+
+    def _text_time(self) -> list[str]:
+        rates = self.bandwidths
+        known = [f"disk {format_rate(rates['disk'])}"] if rates.get("disk") else []
+        known += [f"memory {format_rate(rates['memory'])}"] if rates.get("memory") else []
+        known += [f"{kind} products {format_rate(rate)}" for kind, rate in sorted(rates.get("product", {}).items()) if rate]
+        lines = [f"bandwidths    {', '.join(known) or 'unknown: nothing was probed'}"]
+        if self.predicted_tok_s is None:
+            return lines
+        lines.append(
+            f"a token       {format_time(self['pass_s'])}, {self.predicted_tok_s:.3g} tokens/s, bound by the "
+            f"{'disk' if self.bound == 'disk' else 'compute'} (disk {format_time(self['disk_s'])}, "
+            f"compute {format_time(self['compute_s'])})"
+        )
+        lines.append(self._text_full())
+        passes = math.ceil(self["n_ctx"] / self["max_rows"])
+        lines.append(
+            f"a prompt      of {self['n_ctx']} tokens takes {passes} pass{'es' if passes > 1 else ''} of "
+            f"{format_time(self['prompt_s'])}"
+        )
+        lines.append(f"more RAM      {self._text_more()}")
+        return lines
+
+    def _text_full(self) -> str:
+        """A token when the context is full, so that less room is left for weights."""
+        disk, full = self.bandwidths.get("disk", 0), self["compute_s"]
+        if disk and self["io"] == "direct":
+            full = max(full, (self["weight_bytes"] - self["pin_bytes_full"]) / disk)
+        return f"full context  {format_time(full)}, {1 / full:.3g} tokens/s, before attention" if full else "full context  unknown"
+
+    def _text_more(self) -> str:
+        if not self.streamed_bytes:
+            return "would not help: nothing streams"
+        if not self._data["more_ram"]:
+            return f"{format_size(self.streamed_bytes)} more would keep every weight"
+        steps = []
+        for step in self._data["more_ram"]:
+            speed = f"{1 / step['pass_s']:.3g} tokens/s" if step["pass_s"] > 0 else "speed unknown"
+            what = "all" if step["share"] == 1 else "half"
+            steps.append(f"{format_size(step['max_ram'])} keeps {what} of what streams now: {speed}")
+        return "; ".join(steps)
+
+
+def _class_of(name: str, tiles: int) -> str:
+    if match := _LAYER_PART.match(name):
+        return _CLASSES.get(match[1], match[1])
+    return "output" if tiles else "embedding table"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1 << 63  # False for NaN
+
+
+def _is_weight(row: Any) -> bool:
+    if not isinstance(row, (list, tuple)) or len(row) != 5:
+        return False
+    return isinstance(row[0], str) and isinstance(row[1], str) and all(map(_is_number, row[2:]))
+
+
+def _is_step(step: Any) -> bool:
+    return isinstance(step, Mapping) and all(_is_number(step.get(name)) for name in ("max_ram", "share", "pass_s"))
+
+
+def _checked(data: Any) -> dict[str, Any]:
+    """What a stranger may have edited, made sure of."""
+    if not isinstance(data, Mapping) or data.get("format") != FORMAT:
+        raise ArgumentError(f"not a plan of this version of airpy: its 'format' should be {FORMAT!r}")
+    plan, model, options = data.get("plan"), data.get("model"), data.get("options")
+    if not (isinstance(plan, Mapping) and isinstance(model, Mapping) and isinstance(options, Mapping)):
+        raise ArgumentError("a plan has the objects 'model', 'options' and 'plan'")
+    wrong = [name for name in _NUMBERS if not _is_number(plan.get(name))]
+    wrong += [name for name in ("name", "arch", "fingerprint") if not isinstance(model.get(name), str)]
+    wrong += [name for name in ("file_bytes", "layers") if not _is_number(model.get(name))]
+    wrong += [name for name in ("max_ram", "threads") if not _is_number(options.get(name))]
+    wrong += [name for name in ("tier", "kv_dtype") if not isinstance(options.get(name), str)]
+    if plan.get("io") not in ("direct", "mmap"):
+        wrong.append("io")
+    if plan.get("bound") not in ("disk", "compute"):
+        wrong.append("bound")
+    weights, steps = plan.get("weights"), data.get("more_ram", [])
+    if not isinstance(weights, list) or not all(map(_is_weight, weights)):
+        wrong.append("weights")
+    if not isinstance(steps, list) or not all(map(_is_step, steps)):
+        wrong.append("more_ram")
+    if wrong:
+        raise ArgumentError(f"the plan's {', '.join(wrong)} {'are' if len(wrong) > 1 else 'is'} missing or makes no sense")
+    from airpy.calibration import check_rates
+
+    return {
+        "format": FORMAT,
+        "model": dict(model),
+        "options": dict(options),
+        "bandwidths": check_rates(data.get("bandwidths", {})),
+        "plan": {**plan, "weights": [list(row) for row in weights or ()]},
+        "more_ram": [dict(step) for step in steps],
+    }

@@ -1,0 +1,75 @@
+"""Sequences that wait for their next call, so that a text that begins as an earlier one did is not read again."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import numpy.typing as npt
+
+from airpy import _core
+
+Ids = npt.NDArray[np.int32]
+
+MOST_IDLE = 8
+IDLE_SHARE = 0.05  # of the budget: what idle state beyond the last sequence's may keep from weights
+
+
+class SequencePool:
+    """Hands out sequences, each to one caller at a time, and keeps the most recently used ones with their state. Thread-safe."""
+
+    def __init__(self, engine: _core.Engine, budget: int) -> None:
+        self._engine = engine
+        self._idle_bytes = int(budget * IDLE_SHARE)
+        self._idle: list[_core.Sequence] = []  # the last used last
+        self._lock = threading.Lock()
+
+    def take(self, ids: Ids, recompute: int = 1) -> _core.Sequence:
+        """A sequence that holds the longest known beginning of ids, but for the last `recompute` at least; its length says how
+        much. An idle sequence that goes on differently is forked, not cut, and stays."""
+        with self._lock:
+            best, common = None, 0
+            for sequence in reversed(self._idle):
+                shared = _common(np.asarray(sequence.tokens()), ids[: max(0, ids.size - recompute)])
+                if shared > common:
+                    best, common = sequence, shared
+            if best is None:
+                return self._engine.sequence()
+            if best.length > ids.size or _common(np.asarray(best.tokens()), ids) < best.length:
+                best = best.fork()
+            else:
+                self._idle.remove(best)
+        if common < best.length:
+            best.truncate(common)
+        return best
+
+    def give(self, sequences: list[_core.Sequence]) -> None:
+        """Takes them back; the last one is kept for sure, older ones while they are few and small."""
+        with self._lock:
+            self._idle += [sequence for sequence in sequences if sequence.length]
+            dropped = [sequence for sequence in sequences if not sequence.length]
+            kept = 0
+            for i, sequence in enumerate(reversed(self._idle)):
+                kept += sequence.bytes if i else 0
+                if i >= MOST_IDLE or kept > self._idle_bytes:
+                    cut = len(self._idle) - i
+                    dropped += self._idle[:cut]
+                    del self._idle[:cut]
+                    break
+        for sequence in dropped:
+            sequence.close()
+
+    def drop(self) -> bool:
+        """Gives the memory of all idle sequences back; whether there were any."""
+        with self._lock:
+            dropped, self._idle = self._idle, []
+        for sequence in dropped:
+            sequence.close()
+        return bool(dropped)
+
+
+def _common(a: Ids, b: Ids) -> int:
+    """How many ids two rows have in common from the start."""
+    n = min(a.size, b.size)
+    differ = np.flatnonzero(a[:n] != b[:n])
+    return int(differ[0]) if differ.size else n

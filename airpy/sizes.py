@@ -1,0 +1,65 @@
+"""Sizes and times as people write and read them."""
+
+from __future__ import annotations
+
+import operator
+import re
+
+from airpy.errors import ArgumentError
+
+_UNITS = {
+    "": 1, "b": 1,
+    "k": 1 << 10, "kib": 1 << 10, "kb": 10**3,
+    "m": 1 << 20, "mib": 1 << 20, "mb": 10**6,
+    "g": 1 << 30, "gib": 1 << 30, "gb": 10**9,
+    "t": 1 << 40, "tib": 1 << 40, "tb": 10**12,
+}  # fmt: skip
+_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([a-zA-Z]*)\s*")
+_LARGEST = (1 << 63) - 1
+
+
+def parse_size(size: int | str, name: str = "size") -> int:
+    """Bytes of 4096, "4096", "4GiB", "1.5 GiB", "500MB", "2g". KiB, MiB … and bare K, M … are powers of 1024, KB, MB … of 1000.
+    Raises ArgumentError, naming what `name` is, for anything else and for sizes below 1 byte."""
+    if isinstance(size, str):
+        match = _SIZE.fullmatch(size)
+        unit = _UNITS.get(match[2].lower()) if match else None
+        if match is None or unit is None:
+            raise ArgumentError(f"{name} {size!r} is not a size; write bytes, or a number with KiB, MiB, GiB, KB, MB, GB")
+        value = int(match[1]) * unit if match[1].isdigit() else int(float(match[1]) * unit)
+    else:
+        try:
+            value = operator.index(size)
+        except TypeError:
+            raise ArgumentError(f"{name} is {type(size).__name__}; expected bytes as int or a text such as '4GiB'") from None
+    if not 1 <= value <= _LARGEST:
+        raise ArgumentError(f"{name} is {size}; expected at least 1 byte and less than 8 EiB")
+    return value
+
+
+def format_size(count: float) -> str:
+    """1536 as "1.5 KiB"; at most four digits."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" or abs(count) >= 100 else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def format_rate(bytes_per_second: float) -> str:
+    """Decimal, as disks and memories are sold: 2.15e9 as "2.15 GB/s"."""
+    if bytes_per_second >= 1e9:
+        return f"{bytes_per_second / 1e9:.2f} GB/s"
+    return f"{bytes_per_second / 1e6:.1f} MB/s"
+
+
+def format_time(seconds: float) -> str:
+    """0.00231 as "2.3 ms", 4000 as "1 h 07 min"."""
+    if seconds < 0.001:
+        return f"{seconds * 1e6:.0f} µs"
+    if seconds < 1:
+        return f"{seconds * 1e3:.3g} ms"
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"

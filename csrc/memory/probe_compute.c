@@ -1,0 +1,189 @@
+/* Probes of memory and kernels: what all threads together get through, reading from memory larger than any cache. */
+#include <stdatomic.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/checked.h"
+#include "kernels/ops.h"
+#include "memory/probe.h"
+#include "platform/clock.h"
+#include "platform/cpuid.h"
+#include "platform/pages.h"
+#include "platform/pool.h"
+#include "quant/format.h"
+
+enum {
+    K = 4096,            /* columns of the matrices: a multiple of every block */
+    MANY = 64,           /* columns of activations that count as many */
+    ROWS_AT_ONCE = 64,   /* what a thread takes from the deal */
+    ROWS_MANY = 16,
+    MIB = 1 << 20,
+    /* Every byte of the weights. As a half it is 0.066, as a float 2.4e-12, and any power of two or quant is a moderate number:
+     * no denormals, no NaN, in any format. Kernels take the same time for all such values. */
+    FILL = 0x2c,
+};
+
+typedef struct compute_probe {
+    air_pool *pool;
+    const air_ops *ops;
+    int threads;
+    uint8_t *weights;
+    uint64_t bytes;
+    /* activations of MANY columns */
+    float *x, *y, *row; /* y [threads][MANY * ROWS_AT_ONCE], row [threads][K] */
+    int8_t *q;
+    float *scale;
+    int16_t *sums;
+    /* the trial */
+    const air_format *format; /* NULL: plain reading */
+    int64_t columns, rows, rows_at_once;
+    air_pool_job job;
+    AIR_ATOMIC(uint64_t) sink; /* so that what was read is used */
+} compute_probe;
+
+static air_columns columns_of(const compute_probe *p, int64_t n)
+{
+    return (air_columns){.k = K, .n = n, .f32 = p->x, .f32_stride = K, .q = p->q, .scale = p->scale, .sums = p->sums};
+}
+
+static uint64_t sum_words(const uint64_t *words, int64_t n)
+{
+    uint64_t sums[8] = {0};
+    for (int64_t i = 0; i + 8 <= n; i += 8)
+        for (int j = 0; j < 8; j++) sums[j] += words[i + j];
+    return sums[0] + sums[1] + sums[2] + sums[3] + sums[4] + sums[5] + sums[6] + sums[7];
+}
+
+/* Rows of one format, as the CPU backend computes them: straight from the packed bytes, or a row decoded first. */
+static void multiply(const compute_probe *p, int index, const uint8_t *w, size_t row_bytes, int64_t rows)
+{
+    air_columns x = columns_of(p, p->columns);
+    const air_product *product = &p->ops->product[p->format->id];
+    float *y = p->y + (int64_t)index * MANY * ROWS_AT_ONCE, *row = p->row + (int64_t)index * K;
+    if (product->fn) {
+        product->fn(w, row_bytes, rows, &x, y, ROWS_AT_ONCE);
+        return;
+    }
+    for (int64_t r = 0; r < rows; r++) {
+        p->format->decode(w + (size_t)r * row_bytes, row, K / p->format->block);
+        p->ops->product[AIR_TYPE_F32].fn(row, K * sizeof *row, 1, &x, y + r, ROWS_AT_ONCE);
+    }
+}
+
+static size_t row_bytes_of(const air_format *format) { return format ? K / format->block * (size_t)format->bytes : K; }
+
+static void trial_body(void *context, int index)
+{
+    compute_probe *p = context;
+    size_t row_bytes = row_bytes_of(p->format);
+    uint64_t sum = 0;
+    for (int64_t chunk; (chunk = air_pool_job_take(&p->job)) >= 0;) {
+        int64_t first = chunk * p->rows_at_once;
+        int64_t rows = p->rows - first < p->rows_at_once ? p->rows - first : p->rows_at_once;
+        const uint8_t *w = p->weights + (size_t)first * row_bytes;
+        if (p->format) multiply(p, index, w, row_bytes, rows);
+        else sum += sum_words((const uint64_t *)(const void *)w, rows * (int64_t)(row_bytes / sizeof(uint64_t)));
+    }
+    atomic_fetch_add(&p->sink, sum);
+}
+
+static double turn_seconds(compute_probe *p)
+{
+    air_pool_job_reset(&p->job, (p->rows + p->rows_at_once - 1) / p->rows_at_once);
+    uint64_t begin = air_clock_ns();
+    air_pool_run(p->pool, trial_body, p);
+    return (double)(air_clock_ns() - begin + 1) * 1e-9;
+}
+
+/* Bytes per second of the best of several turns, over all weights where the time allows two turns of that: what is slow enough
+ * not to allow it is bound by the CPU, and a part of the weights will do. */
+static double best_rate(compute_probe *p, const air_format *format, int64_t columns, double seconds)
+{
+    double best = 0;
+    uint64_t until = air_clock_ns() + (uint64_t)(seconds * 1e9);
+    p->format = format;
+    p->columns = columns;
+    p->rows_at_once = columns > 1 ? ROWS_MANY : ROWS_AT_ONCE;
+    int64_t all = (int64_t)(p->bytes / row_bytes_of(format)), least = p->threads * p->rows_at_once;
+    p->rows = least < all ? least : all;
+    double fitting = (double)p->rows * seconds / 3 / turn_seconds(p);
+    if (fitting > (double)p->rows) p->rows = fitting < (double)all ? (int64_t)fitting : all;
+    for (int turn = 0; turn < 2 || air_clock_ns() < until; turn++) {
+        double now = (double)p->rows * (double)row_bytes_of(format) / turn_seconds(p);
+        if (now > best) best = now;
+    }
+    return best;
+}
+
+static void measure(compute_probe *p, uint64_t types, double seconds, air_bandwidths *out)
+{
+    int trials = 1;
+    for (uint32_t id = 0; id < AIR_TYPE_COUNT; id++) trials += (types >> id & 1) && air_format_by_id(id) ? 2 : 0;
+    double each = seconds / trials;
+    out->memory = best_rate(p, NULL, 1, each);
+    for (uint32_t id = 0; id < AIR_TYPE_COUNT; id++) {
+        const air_format *format = air_format_by_id(id);
+        if (!(types >> id & 1) || !format) continue;
+        out->product[id] = best_rate(p, format, 1, each);
+        out->product_columns[id] = best_rate(p, format, MANY, each) * MANY;
+    }
+}
+
+/* --- set-up --- */
+
+static void close_compute(compute_probe *p)
+{
+    air_pool_close(p->pool);
+    air_pages_free(p->weights, (size_t)p->bytes);
+    air_free(p->x);
+    air_free(p->y);
+    air_free(p->row);
+    air_free(p->q);
+    air_free(p->scale);
+    air_free(p->sums);
+    air_free(p);
+}
+
+static void fill_weights(void *context, int index)
+{
+    compute_probe *p = context;
+    uint64_t share = p->bytes / (uint64_t)p->threads, begin = (uint64_t)index * share;
+    memset(p->weights + begin, FILL, (size_t)(index == p->threads - 1 ? p->bytes - begin : share));
+}
+
+static air_status open_compute(compute_probe *p, int cpu_tier, uint64_t bytes, air_error *err)
+{
+    air_status st = air_pool_open(&p->pool, p->threads, err);
+    if (st) return st;
+    p->ops = air_ops_best((air_cpu_tier)cpu_tier);
+    size_t threads = (size_t)p->threads;
+    p->x = air_malloc(MANY * K * sizeof *p->x);
+    p->y = air_malloc(threads * MANY * ROWS_AT_ONCE * sizeof *p->y);
+    p->row = air_malloc(threads * K * sizeof *p->row);
+    p->q = air_malloc(MANY * K);
+    p->scale = air_malloc(MANY * K / AIR_Q8_GROUP * sizeof *p->scale);
+    p->sums = air_malloc(MANY * K / AIR_Q8_SUM_GROUP * sizeof *p->sums);
+    /* Four times the last cache, so that hardly anything of a turn is left in it for the next, but no more than allowed. */
+    p->bytes = air_max_u64(air_min_u64(bytes, air_max_u64(4 * air_cpu_cache_bytes(3), 128 * MIB)), MIB);
+    p->weights = air_pages_alloc((size_t)p->bytes);
+    if (!p->x || !p->y || !p->row || !p->q || !p->scale || !p->sums || !p->weights)
+        return air_fail(err, AIR_E_NOMEM, "probe: %llu bytes", (unsigned long long)p->bytes);
+    air_pages_huge(p->weights, (size_t)p->bytes);
+    air_pool_run(p->pool, fill_weights, p);
+    for (int i = 0; i < MANY * K; i++) p->x[i] = (float)(i % 17) - 8.0f;
+    for (int c = 0; c < MANY; c++)
+        p->ops->quantize(p->x + c * K, K, p->q + c * K, p->scale + c * (K / AIR_Q8_GROUP), p->sums + c * (K / AIR_Q8_SUM_GROUP));
+    return AIR_OK;
+}
+
+air_status air_probe_compute(int threads, int cpu_tier, uint64_t types, uint64_t bytes, double seconds, air_bandwidths *out,
+                             air_error *err)
+{
+    compute_probe *p = air_calloc(1, sizeof *p);
+    if (!p) return air_fail(err, AIR_E_NOMEM, "probe: %zu bytes", sizeof *p);
+    p->threads = threads;
+    air_status st = open_compute(p, cpu_tier, bytes, err);
+    if (!st) measure(p, types, seconds, out);
+    close_compute(p);
+    return st;
+}

@@ -1,0 +1,164 @@
+"""llama.cpp on one model, timed pass by pass: what the benchmarks hold airpy against.
+
+    PYTHON tests/bench/peer_llama_cpp.py MODEL --threads 2 --prompt 512 --new 32 --repack off
+
+PYTHON is one that has llama-cpp-python, best built where it runs (pip install --no-binary llama-cpp-python, with
+CMAKE_ARGS=-DGGML_NATIVE=ON). It prints one JSON object, so that a benchmark can run it in turns with airpy, each in a process
+and, where memory is limited, a control group of its own. Greedy, on the CPU alone, through llama_decode on arrays of tokens.
+
+--repack off keeps weights as they are in the file. With it on, llama.cpp copies many formats into another order, in memory of
+its own: quicker while they fit, hopeless in a group smaller than the model. (Built with -DGGML_CPU_REPACK=OFF there is no copy
+either way.) --load auto, mmap, direct (read once, into memory of its own) and none (the same, buffered) are llama.cpp's ways
+to open a file. --sequences N decodes N texts together, one token of each in a pass, each after a prompt of its own.
+"""
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import resource
+import statistics
+import sys
+import time
+from typing import Any
+
+import llama_cpp
+import numpy as np
+import numpy.typing as npt
+
+Ids = npt.NDArray[np.int32]
+LOAD_MODES = {"auto": "AUTO", "mmap": "MMAP", "direct": "DIRECT_IO", "none": "NONE"}
+
+
+class Peer:
+    """A model and a context of llama.cpp; close() frees both."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        model = llama_cpp.llama_model_default_params()
+        model.n_gpu_layers = 0
+        model.load_mode = getattr(llama_cpp, f"LLAMA_LOAD_MODE_{LOAD_MODES[args.load]}")
+        model.use_extra_bufts = args.repack == "on"
+        self._model = llama_cpp.llama_model_load_from_file(args.model.encode(), model)
+        if not self._model:
+            raise RuntimeError(f"llama.cpp does not load {args.model}")
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx = args.ctx or args.sequences * (args.prompt + args.new + 1)
+        params.n_batch, params.n_ubatch = args.batch, min(args.batch, args.ubatch)
+        params.n_seq_max = args.sequences
+        params.n_threads = params.n_threads_batch = args.threads
+        params.kv_unified = True                    # sequences share the n_ctx positions, as they come
+        self._context = llama_cpp.llama_init_from_model(self._model, params)
+        if not self._context:
+            raise RuntimeError(f"llama.cpp makes no context of {params.n_ctx} positions for {args.model}")
+        self._batch = llama_cpp.llama_batch_init(args.batch, 0, 1)
+        self.vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
+        self.batch_size = int(llama_cpp.llama_n_batch(self._context))      # no more than n_ctx; it aborts beyond
+
+    def decode(self, rows: list[tuple[int, int, int, bool]]) -> list[int]:
+        """One call of llama_decode over rows of (token, position, sequence, wants logits); the likeliest next token of each
+        row that wants it, in order."""
+        b = self._batch
+        b.n_tokens = len(rows)
+        for i, (token, position, sequence, wanted) in enumerate(rows):
+            b.token[i], b.pos[i], b.n_seq_id[i], b.seq_id[i][0], b.logits[i] = token, position, 1, sequence, wanted
+        status = llama_cpp.llama_decode(self._context, b)
+        if status:
+            raise RuntimeError(f"llama_decode returned {status} for {len(rows)} tokens")
+        # Waits for the pass, where it was only queued.
+        return [int(np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(self._context, i), (self.vocab,)).argmax())
+                for i, row in enumerate(rows) if row[3]]
+
+    def clear(self) -> None:
+        """Forgets every sequence."""
+        llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), True)
+
+    def close(self) -> None:
+        llama_cpp.llama_batch_free(self._batch)
+        llama_cpp.llama_free(self._context)
+        llama_cpp.llama_model_free(self._model)
+
+
+def prefill(peer: Peer, prompts: Ids) -> list[int]:
+    """Reads the prompts, int32 [sequences, n], in batches that mix sequences; each one's next token."""
+    last = prompts.shape[1] - 1
+    rows = [(int(t), i, s, i == last) for s, prompt in enumerate(prompts) for i, t in enumerate(prompt)]
+    out: list[int] = []
+    for at in range(0, len(rows), peer.batch_size):
+        out += peer.decode(rows[at:at + peer.batch_size])
+    return out
+
+
+def timed(peer: Peer, prompts: Ids, new: int) -> dict[str, Any]:
+    """Seconds of the prompt and of every pass after it, and the tokens chosen."""
+    start = time.perf_counter()
+    tokens = [prefill(peer, prompts)]
+    prompt_s = time.perf_counter() - start
+    passes = []
+    for position in range(prompts.shape[1], prompts.shape[1] + new - 1):
+        start = time.perf_counter()
+        tokens.append(peer.decode([(t, position, s, True) for s, t in enumerate(tokens[-1])]))
+        passes.append(time.perf_counter() - start)
+    sequences = len(prompts)
+    median = statistics.median(passes) if passes else None
+    return {"prefill_s": prompt_s, "prefill_tok_s": prompts.size / prompt_s, "pass_s": passes, "pass_s_median": median,
+            "decode_tok_s": sequences / median if median else None,
+            "ids": [[step[s] for step in tokens] for s in range(sequences)]}
+
+
+def measure(peer: Peer, args: argparse.Namespace) -> dict[str, Any]:
+    """What `timed` says of the prompts asked for, after the passes that warm up."""
+    if args.ids:
+        prompts = np.array([args.ids] * args.sequences, np.int32)
+    else:
+        prompts = np.random.default_rng(args.seed).integers(3, peer.vocab, (args.sequences, args.prompt), np.int32)
+    for position in range(args.warm):
+        peer.decode([(3, position, 0, True)])
+    peer.clear()
+    return timed(peer, prompts, args.new)
+
+
+def arguments() -> argparse.Namespace:
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("model")
+    ap.add_argument("--threads", type=int, default=2)
+    ap.add_argument("--prompt", type=int, default=16, metavar="N", help="tokens of each prompt, drawn from --seed")
+    ap.add_argument("--new", type=int, default=16, metavar="N", help="tokens to choose after it")
+    ap.add_argument("--sequences", type=int, default=1, metavar="N")
+    ap.add_argument("--load", choices=LOAD_MODES, default="mmap")
+    ap.add_argument("--repack", choices=("on", "off"), default="on")
+    ap.add_argument("--ctx", type=int, default=0, metavar="N", help="positions of all sequences together; 0: just enough")
+    ap.add_argument("--batch", type=int, default=2048, metavar="N", help="tokens given to one llama_decode")
+    ap.add_argument("--ubatch", type=int, default=512, metavar="N", help="tokens computed together, each reading all weights")
+    ap.add_argument("--ids", metavar="ID,…", type=lambda text: [int(t) for t in text.split(",")],
+                    help="this prompt, the same for every sequence")
+    ap.add_argument("--warm", type=int, default=0, metavar="N", help="passes of one token before the timing")
+    ap.add_argument("--seed", type=int, default=1)
+    args = ap.parse_args()
+    args.prompt = len(args.ids) if args.ids else args.prompt
+    return args
+
+
+def main() -> int:
+    args = arguments()
+    quiet = llama_cpp.llama_log_callback(lambda level, text, user_data: None)
+    llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
+    start = time.perf_counter()
+    peer = Peer(args)
+    load_s = time.perf_counter() - start
+    try:
+        result = measure(peer, args)
+    except RuntimeError as error:
+        print(f"peer: {error}", file=sys.stderr)
+        return 1
+    finally:
+        peer.close()
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    repack = args.repack == "on" and b"REPACK = 1" in llama_cpp.llama_print_system_info()
+    print(json.dumps({"peer": f"llama-cpp-python {llama_cpp.__version__}", "load": args.load, "repack": repack,
+                      "threads": args.threads, "sequences": args.sequences, "prompt_tokens": args.prompt,
+                      "load_s": load_s, **result, "rss_peak": used.ru_maxrss * 1024, "major_faults": used.ru_majflt}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

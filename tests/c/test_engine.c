@@ -1,0 +1,384 @@
+/* The engine through its C interface: bits, sequences, threads, cancellation, budgets, faults. Golden logits are Python's to check. */
+#include "base/alloc.h"
+#include "check.h"
+#include "engine/engine.h"
+#include "platform/clock.h"
+#include "platform/threads.h"
+
+enum { VOCAB = 512, PROMPT = 90 }; /* more than one block of 64 positions */
+
+static const char *const model_path = AIR_TEST_MODELS "/llama-gqa.gguf";
+static int32_t prompt[PROMPT];
+
+typedef struct opened {
+    air_gguf_set *set;
+    air_engine *engine;
+    int64_t n_vocab;
+} opened;
+
+static air_engine_config config_of(const air_gguf_set *set)
+{
+    return (air_engine_config){.set = set, .max_ram = 64 << 20, .io = AIR_IO_DIRECT, .threads = 2, .cpu_tier = AIR_TIER_COUNT,
+                               .state_type = AIR_STATE_F16, .max_pins = UINT64_MAX};
+}
+
+static opened open_with(const air_engine_config *changes)
+{
+    opened o = {0};
+    air_error err = {0};
+    if (air_gguf_open(&o.set, model_path, &err)) printf("  %s\n", err.text);
+    if (!o.set) return o;
+    air_engine_config c = changes ? *changes : config_of(o.set);
+    c.set = o.set;
+    if (air_engine_open(&o.engine, &c, &err)) printf("  %s\n", err.text);
+    if (o.engine) o.n_vocab = air_model_program(air_engine_model(o.engine))->n_vocab;
+    return o;
+}
+
+static void close_all(opened *o)
+{
+    air_engine_close(o->engine);
+    air_gguf_close(o->set);
+}
+
+static air_status finish(air_batch *b, air_error *err)
+{
+    air_status st = AIR_OK;
+    for (int done = 0; !done;) st = air_batch_wait(b, 50000000, &done, NULL, err);
+    return st;
+}
+
+/* Appends n tokens to s and copies the last token's logits. */
+static air_status step(opened *o, air_sequence *s, const int32_t *tokens, int64_t n, float *logits, air_error *err)
+{
+    air_batch_item item = {.sequence = s, .tokens = tokens, .n_tokens = n, .want = 1};
+    air_batch *b;
+    air_status st = air_batch_submit(&b, o->engine, &(air_batch_request){.items = &item, .n_items = 1}, err);
+    if (st) return st;
+    st = finish(b, err);
+    if (!st && logits) memcpy(logits, air_batch_logits(b), (size_t)o->n_vocab * sizeof *logits);
+    air_batch_free(b);
+    return st;
+}
+
+static float want[VOCAB], want_next[VOCAB]; /* after the prompt, and after one token more */
+static size_t logit_bytes;
+
+static void make_reference(void)
+{
+    opened o = open_with(NULL);
+    air_sequence *s;
+    air_error err = {0};
+    logit_bytes = (size_t)o.n_vocab * sizeof(float);
+    for (int i = 0; i < PROMPT; i++) prompt[i] = (int32_t)((i * 37 + 5) % o.n_vocab);
+    if (air_sequence_new(&s, o.engine, &err) || step(&o, s, prompt, PROMPT, want, &err) || step(&o, s, prompt, 1, want_next, &err)) {
+        printf("no reference: %s\n", err.text);
+        exit(1);
+    }
+    air_sequence_free(s);
+    close_all(&o);
+}
+
+TEST(bits_do_not_depend_on_memory_threads_or_chunks)
+{
+    static const struct { uint64_t ram, pins, tile; air_io_mode io; int threads; int64_t rows; } cases[] = {
+        {64 << 20, 0, 0, AIR_IO_DIRECT, 1, 0},       {64 << 20, 0, 4096, AIR_IO_DIRECT, 2, 7},
+        {64 << 20, UINT64_MAX, 0, AIR_IO_MMAP, 2, 0}, {2 << 20, UINT64_MAX, 8192, AIR_IO_DIRECT, 3, 33},
+        {64 << 20, 60000, 4096, AIR_IO_DIRECT, 2, 1}, {64 << 20, UINT64_MAX, 0, AIR_IO_AUTO, 4, 64},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        air_engine_config c = config_of(NULL);
+        c.max_ram = cases[i].ram;
+        c.max_pins = cases[i].pins;
+        c.tile_bytes = cases[i].tile;
+        c.io = cases[i].io;
+        c.threads = cases[i].threads;
+        c.max_rows = cases[i].rows;
+        opened o = open_with(&c);
+        REQUIRE(o.engine);
+        air_sequence *s;
+        air_error err = {0};
+        float got[VOCAB];
+        REQUIRE(!air_sequence_new(&s, o.engine, &err));
+        for (int pass = 0; pass < 3; pass++) { /* cold, then with what the first one left in ring and pins */
+            CHECK_EQ(air_sequence_truncate(s, 0, &err), AIR_OK);
+            CHECK_EQ(step(&o, s, prompt, PROMPT, got, &err), AIR_OK);
+            CHECK(memcmp(got, want, logit_bytes) == 0);
+            CHECK_EQ(step(&o, s, prompt, 1, got, &err), AIR_OK);
+            CHECK(memcmp(got, want_next, logit_bytes) == 0);
+        }
+        air_sequence_free(s);
+        close_all(&o);
+    }
+}
+
+TEST(a_row_does_not_depend_on_its_neighbours)
+{
+    opened o = open_with(NULL);
+    air_sequence *s[3];
+    air_error err = {0};
+    air_batch_item items[3];
+    for (int i = 0; i < 3; i++) {
+        REQUIRE(!air_sequence_new(&s[i], o.engine, &err));
+        items[i] = (air_batch_item){.sequence = s[i], .tokens = prompt + i, .n_tokens = PROMPT - 2 * i, .want = 1 + i};
+    }
+    air_batch *b;
+    REQUIRE(!air_batch_submit(&b, o.engine, &(air_batch_request){.items = items, .n_items = 3}, &err));
+    CHECK_EQ(finish(b, &err), AIR_OK);
+    CHECK_EQ(air_batch_rows_kept(b), 6);
+    CHECK(memcmp(air_batch_logits(b), want, logit_bytes) == 0);
+    air_batch_free(b);
+    for (int i = 0; i < 3; i++) air_sequence_free(s[i]);
+    close_all(&o);
+}
+
+TEST(a_fork_goes_its_own_way)
+{
+    opened o = open_with(NULL);
+    air_sequence *s, *fork;
+    air_error err = {0};
+    float got[VOCAB];
+    REQUIRE(!air_sequence_new(&s, o.engine, &err));
+    CHECK_EQ(step(&o, s, prompt, PROMPT, got, &err), AIR_OK);
+    REQUIRE(!air_sequence_fork(&fork, s, &err));
+    CHECK_EQ(air_sequence_length(fork), PROMPT);
+    CHECK_EQ(step(&o, fork, prompt + 5, 38, NULL, &err), AIR_OK); /* writes over the shared tail, and beyond it */
+    CHECK_EQ(step(&o, s, prompt, 1, got, &err), AIR_OK);
+    CHECK(memcmp(got, want_next, logit_bytes) == 0);
+    CHECK_EQ(air_sequence_truncate(fork, PROMPT, &err), AIR_OK);
+    CHECK_EQ(step(&o, fork, prompt, 1, got, &err), AIR_OK);
+    CHECK(memcmp(got, want_next, logit_bytes) == 0);
+    CHECK_EQ(air_sequence_tokens(fork)[PROMPT], prompt[0]);
+    air_sequence_free(s);
+    air_sequence_free(fork);
+    CHECK_EQ(air_engine_stats_get(o.engine).held_by[AIR_HOLD_STATE], 0);
+    close_all(&o);
+}
+
+typedef struct caller {
+    opened *o;
+    int failures;
+} caller;
+
+static void call_often(void *context)
+{
+    caller *c = context;
+    air_error err = {0};
+    air_sequence *s;
+    float got[VOCAB];
+    if (air_sequence_new(&s, c->o->engine, &err)) {
+        c->failures++;
+        return;
+    }
+    for (int i = 0; i < 8; i++) {
+        c->failures += air_sequence_truncate(s, 0, &err) != AIR_OK;
+        c->failures += step(c->o, s, prompt, PROMPT, got, &err) != AIR_OK || memcmp(got, want, logit_bytes) != 0;
+        c->failures += step(c->o, s, prompt, 1, got, &err) != AIR_OK || memcmp(got, want_next, logit_bytes) != 0;
+        (void)air_engine_stats_get(c->o->engine);
+    }
+    air_sequence_free(s);
+}
+
+TEST(callers_in_threads_get_what_each_alone_would_get)
+{
+    opened o = open_with(NULL);
+    caller callers[4];
+    air_thread *threads[4];
+    for (int i = 0; i < 4; i++) {
+        callers[i] = (caller){.o = &o};
+        REQUIRE(!air_thread_start(&threads[i], "caller", call_often, &callers[i], NULL));
+    }
+    for (int i = 0; i < 4; i++) {
+        air_thread_join(threads[i]);
+        CHECK_EQ(callers[i].failures, 0);
+    }
+    close_all(&o);
+}
+
+TEST(a_sequence_has_one_user_at_a_time)
+{
+    opened o = open_with(NULL);
+    air_sequence *s;
+    air_error err = {0};
+    REQUIRE(!air_sequence_new(&s, o.engine, &err));
+    air_batch_item twice[2] = {{.sequence = s, .tokens = prompt, .n_tokens = 3, .want = 1},
+                               {.sequence = s, .tokens = prompt, .n_tokens = 3, .want = 1}};
+    air_batch *b;
+    CHECK_EQ(air_batch_submit(&b, o.engine, &(air_batch_request){.items = twice, .n_items = 2}, &err), AIR_E_CLOSED);
+    CHECK_EQ(step(&o, s, prompt, 3, NULL, &err), AIR_OK); /* the refused call let go of it */
+    air_sequence_free(s);
+    close_all(&o);
+}
+
+TEST(bad_requests_are_refused_before_anything_happens)
+{
+    opened o = open_with(NULL);
+    air_sequence *s;
+    air_error err = {0};
+    REQUIRE(!air_sequence_new(&s, o.engine, &err));
+    int32_t outside = (int32_t)o.n_vocab, negative = -1, many[2000] = {0};
+    air_batch_item bad[] = {
+        {.sequence = s, .tokens = &outside, .n_tokens = 1}, {.sequence = s, .tokens = &negative, .n_tokens = 1},
+        {.sequence = s, .tokens = prompt, .n_tokens = 0},   {.sequence = s, .tokens = prompt, .n_tokens = 2, .want = 3},
+        {.sequence = s, .tokens = prompt, .n_tokens = 2, .n_prompt = 5},
+    };
+    air_batch *b;
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        CHECK_EQ(air_batch_submit(&b, o.engine, &(air_batch_request){.items = &bad[i], .n_items = 1}, &err), AIR_E_ARGUMENT);
+    air_batch_item longer = {.sequence = s, .tokens = many, .n_tokens = 2000};
+    CHECK_EQ(air_batch_submit(&b, o.engine, &(air_batch_request){.items = &longer, .n_items = 1}, &err), AIR_E_CONTEXT);
+    CHECK(strstr(err.text, "2000") != NULL);
+    CHECK_EQ(air_sequence_length(s), 0);
+    CHECK_EQ(air_sequence_truncate(s, 1, &err), AIR_E_ARGUMENT);
+    air_sequence_free(s);
+    close_all(&o);
+}
+
+TEST(cancelling_a_slow_read_is_quick_and_leaves_the_model_usable)
+{
+    air_engine_config c = config_of(NULL);
+    c.source_spec = "rate=20000";
+    c.max_pins = 0;
+    opened o = open_with(&c);
+    REQUIRE(o.engine);
+    air_sequence *s;
+    air_error err = {0};
+    REQUIRE(!air_sequence_new(&s, o.engine, &err));
+    air_batch_item item = {.sequence = s, .tokens = prompt, .n_tokens = 20, .want = 1};
+    air_batch *b;
+    for (int i = 0; i < 2; i++) { /* the second one finds the engine in order */
+        REQUIRE(!air_batch_submit(&b, o.engine, &(air_batch_request){.items = &item, .n_items = 1}, &err));
+        int done = 0;
+        CHECK_EQ(air_batch_wait(b, 300000000, &done, NULL, &err), AIR_OK);
+        CHECK(!done);
+        uint64_t started = air_clock_ns();
+        air_batch_cancel(b);
+        CHECK_EQ(finish(b, &err), AIR_E_CANCELLED);
+        CHECK(air_clock_ns() - started < 250000000);
+        air_batch_free(b);
+        CHECK_EQ(air_sequence_length(s), 0);
+    }
+    air_sequence_free(s);
+    close_all(&o);
+}
+
+TEST(a_failed_read_fails_one_call)
+{
+    for (int n = 3; n < 40; n += 4) {
+        char spec[32];
+        (void)snprintf(spec, sizeof spec, n % 8 == 3 ? "fail_at=%d" : "short_at=%d", n);
+        air_engine_config c = config_of(NULL);
+        c.source_spec = spec;
+        c.max_pins = 100000;
+        opened o = {0};
+        air_error err = {0};
+        REQUIRE(!air_gguf_open(&o.set, model_path, &err));
+        c.set = o.set;
+        if (!air_engine_open(&o.engine, &c, &err)) { /* else it failed while the small weights were read: typed too */
+            o.n_vocab = VOCAB;
+            air_sequence *s;
+            float got[VOCAB];
+            REQUIRE(!air_sequence_new(&s, o.engine, &err));
+            o.n_vocab = air_model_program(air_engine_model(o.engine))->n_vocab;
+            air_status st = step(&o, s, prompt, PROMPT, got, &err);
+            for (int more = 0; !st && more < 3; more++) { /* read on until the fault comes */
+                CHECK_EQ(air_sequence_truncate(s, 0, &err), AIR_OK);
+                st = step(&o, s, prompt, PROMPT, got, &err);
+            }
+            CHECK(st == AIR_E_IO || st == AIR_E_CHANGED);
+            CHECK_EQ(air_sequence_truncate(s, 0, &err), AIR_OK);
+            CHECK_EQ(step(&o, s, prompt, PROMPT, got, &err), AIR_OK);
+            CHECK(memcmp(got, want, logit_bytes) == 0);
+            air_sequence_free(s);
+        } else {
+            CHECK(err.status == AIR_E_IO || err.status == AIR_E_CHANGED);
+        }
+        close_all(&o);
+    }
+}
+
+/* Opens, runs and closes; AIR_OK or how it failed. */
+static air_status whole_life(void)
+{
+    air_error err = {0};
+    opened o = {0};
+    air_sequence *s = NULL, *fork = NULL;
+    air_status st = air_gguf_open(&o.set, model_path, &err);
+    air_engine_config c = config_of(o.set);
+    c.tile_bytes = 16384;
+    if (!st) st = air_engine_open(&o.engine, &c, &err);
+    if (!st) o.n_vocab = air_model_program(air_engine_model(o.engine))->n_vocab;
+    if (!st) st = air_sequence_new(&s, o.engine, &err);
+    if (!st) st = step(&o, s, prompt, PROMPT, NULL, &err);
+    if (!st) st = air_sequence_fork(&fork, s, &err);
+    if (!st) st = step(&o, fork, prompt, 1, NULL, &err);
+    air_sequence_free(fork);
+    air_sequence_free(s);
+    close_all(&o);
+    return st;
+}
+
+TEST(every_allocation_may_fail_and_nothing_is_left)
+{
+    int64_t live = air_alloc_live();
+    uint64_t n = 1;
+    for (;; n++) {
+        air_alloc_fail_at(n);
+        air_status st = whole_life();
+        int failed = air_alloc_failed();
+        air_alloc_fail_at(0);
+        CHECK_EQ(air_alloc_live(), live);
+        if (!failed) {
+            CHECK_EQ(st, AIR_OK);
+            break;
+        }
+        /* A read ahead that finds no memory may be made good later; what is not, is typed. */
+        CHECK(st == AIR_E_NOMEM || st == AIR_E_THREAD || st == AIR_OK);
+    }
+    CHECK(n > 50);
+}
+
+TEST(memory_is_refused_with_numbers_and_given_back)
+{
+    air_engine_config c = config_of(NULL);
+    c.max_ram = 1 << 20;
+    opened o = open_with(&c);
+    REQUIRE(o.engine);
+    air_sequence *s[64] = {0};
+    air_error err = {0};
+    air_status st = AIR_OK;
+    int n = 0;
+    for (; n < 64 && !st; n++) { /* sequences until the budget is full: pins give way first */
+        REQUIRE(!air_sequence_new(&s[n], o.engine, &err));
+        st = step(&o, s[n], prompt, PROMPT, NULL, &err);
+        air_engine_stats stats = air_engine_stats_get(o.engine);
+        CHECK(stats.held <= stats.budget);
+    }
+    CHECK_EQ(st, AIR_E_BUDGET);
+    CHECK(n > 2);
+    CHECK(strstr(err.text, "max_ram 1 MiB is too small by") != NULL);
+    float got[VOCAB];
+    air_sequence_free(s[0]);
+    s[0] = NULL;
+    CHECK_EQ(step(&o, s[n - 1], prompt, PROMPT, got, &err), AIR_OK);
+    CHECK(memcmp(got, want, logit_bytes) == 0);
+    for (int i = 0; i < n; i++) air_sequence_free(s[i]);
+    close_all(&o);
+}
+
+int main(int argc, char **argv)
+{
+    check_begin(argc, argv);
+    make_reference();
+    RUN(bits_do_not_depend_on_memory_threads_or_chunks);
+    RUN(a_row_does_not_depend_on_its_neighbours);
+    RUN(a_fork_goes_its_own_way);
+    RUN(callers_in_threads_get_what_each_alone_would_get);
+    RUN(a_sequence_has_one_user_at_a_time);
+    RUN(bad_requests_are_refused_before_anything_happens);
+    RUN(cancelling_a_slow_read_is_quick_and_leaves_the_model_usable);
+    RUN(a_failed_read_fails_one_call);
+    RUN(every_allocation_may_fail_and_nothing_is_left);
+    RUN(memory_is_refused_with_numbers_and_given_back);
+    return check_end();
+}

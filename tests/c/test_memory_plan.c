@@ -1,0 +1,257 @@
+/* Plan, budget and tiles: pure arithmetic, checked against what the contracts say. */
+#include "memory_fixture.h"
+
+static air_error err;
+
+static uint64_t memory_of(const air_plan *p, int32_t i) { return air_tile_memory(&p->tiles[i], AIR_PLAN_GRANULE); }
+
+TEST(tiles_cover_every_product_once_in_order_and_stay_within_their_size)
+{
+    for (int round = 0; round < 100; round++) {
+        fixture f;
+        fixture_make(&f, 1 + (int)pick(20), 600);
+        air_plan_request r = fixture_request(&f, 1u << 30);
+        r.tile_bytes = 1 + pick(200000);
+        air_plan *p;
+        REQUIRE(air_plan_make(&p, &r, &err) == AIR_OK);
+        int32_t t = 0;
+        for (int32_t op = 0; op < f.program.n_ops; op++) {
+            const air_weight *w = &f.weights[f.ops[op].weight];
+            for (int64_t row = 0; row < w->rows; t++) {
+                REQUIRE(t < p->n_tiles);
+                const air_tile *tile = &p->tiles[t];
+                CHECK(tile->weight == f.ops[op].weight && tile->op == op && tile->first_row == row && tile->part == w->part);
+                CHECK_EQ(tile->offset, w->offset + (uint64_t)row * w->row_bytes);
+                CHECK_EQ(tile->bytes, (uint64_t)tile->rows * w->row_bytes);
+                CHECK(tile->bytes <= r.tile_bytes || tile->rows == 1);
+                row += tile->rows;
+                if (row < w->rows && r.tile_bytes >= 16 * w->row_bytes) CHECK_EQ(tile->rows % 16, 0);
+                CHECK(row <= w->rows);
+            }
+        }
+        CHECK_EQ(t, p->n_tiles);
+        CHECK_EQ(p->weight_bytes, f.matrix_bytes);
+        CHECK(p->ring_bytes >= AIR_RING_TILES * memory_of(p, 0));
+        air_plan_free(p);
+        fixture_free(&f);
+    }
+}
+
+TEST(every_prefix_of_the_pin_order_is_spread_evenly)
+{
+    fixture f;
+    fixture_make(&f, 20, 600);
+    air_plan_request r = fixture_request(&f, 1u << 30);
+    r.tile_bytes = 5000;
+    air_plan *p;
+    REQUIRE(air_plan_make(&p, &r, &err) == AIR_OK);
+    char *seen = calloc((size_t)p->n_tiles, 1);
+    for (int32_t n = 0; n < p->n_tiles; n++) {
+        REQUIRE(p->priority[n] >= 0 && p->priority[n] < p->n_tiles);
+        CHECK(!seen[p->priority[n]]);
+        seen[p->priority[n]] = 1;
+        if ((n & (n + 1)) != 0) continue; /* after 2^k tiles: gaps are at most two strides */
+        int32_t gap = 0, most = 0;
+        for (int32_t i = 0; i < p->n_tiles; i++) {
+            gap = seen[i] ? 0 : gap + 1;
+            if (gap > most) most = gap;
+        }
+        CHECK(most <= 2 * (p->n_tiles / (n + 1)) + 1);
+    }
+    free(seen);
+    air_plan_free(p);
+    fixture_free(&f);
+}
+
+TEST(whatever_the_budget_the_parts_of_a_plan_fit_it)
+{
+    fixture f;
+    fixture_make(&f, 20, 600);
+    int made = 0;
+    uint64_t last = 0;
+    for (uint64_t budget = 100000; budget < 3 * f.matrix_bytes; budget += budget / 20) {
+        air_plan_request r = fixture_request(&f, budget);
+        r.fixed = 50000;
+        air_plan *p;
+        air_status st = air_plan_make(&p, &r, &err);
+        CHECK(st == AIR_OK || st == AIR_E_BUDGET);
+        if (st) {
+            CHECK(p == NULL && !made);
+            continue;
+        }
+        made++;
+        CHECK(p->n_ctx % 64 == 0 && p->n_ctx >= 64 && p->n_ctx <= 256);
+        CHECK_EQ(p->state_bytes_full, (uint64_t)p->n_ctx / 64 * r.state_per_block);
+        uint64_t common = p->fixed + p->gather_bytes + p->logit_bytes, all = 0;
+        for (int32_t i = 0; i < p->n_tiles; i++) all += memory_of(p, i);
+        uint64_t ring = p->pin_bytes == all ? 0 : p->ring_bytes, ring_full = p->pin_bytes_full == all ? 0 : p->ring_bytes;
+        CHECK(common + ring + r.state_per_block + p->activation_bytes + p->pin_bytes <= budget);
+        CHECK(common + ring_full + p->state_bytes_full + p->activation_bytes + p->pin_bytes_full <= budget);
+        CHECK(common + p->ring_bytes + p->state_bytes_full + p->activation_bytes_full <= budget);
+        CHECK(p->pin_bytes_full <= p->pin_bytes && p->pin_bytes <= all);
+        CHECK(p->max_rows >= 1 && p->max_rows <= p->n_ctx);
+        CHECK(p->pin_bytes + p->ring_bytes >= last / 2);
+        last = p->pin_bytes;
+        air_plan_free(p);
+    }
+    CHECK(made > 20);
+    CHECK(last >= f.matrix_bytes);
+    fixture_free(&f);
+}
+
+TEST(a_context_that_does_not_fit_is_refused_with_the_one_that_would)
+{
+    fixture f;
+    fixture_make(&f, 10, 300);
+    air_plan_request r = fixture_request(&f, 8u << 20);
+    r.state_per_block = 1 << 20;
+    r.n_ctx_trained = 4096;
+    r.n_ctx = 4096;
+    air_plan *p;
+    CHECK_EQ(air_plan_make(&p, &r, &err), AIR_E_BUDGET);
+    CHECK(strstr(err.text, "max_ram 8.0 MiB is too small by") && strstr(err.text, "KV cache 64.0 MiB (n_ctx 4096)"));
+    const char *advice = strstr(err.text, "lower n_ctx to ");
+    REQUIRE(advice != NULL);
+    r.n_ctx = strtol(advice + 15, NULL, 10);
+    CHECK_EQ(air_plan_make(&p, &r, &err), AIR_OK);
+    air_plan_free(p);
+    r.n_ctx += 64;
+    CHECK_EQ(air_plan_make(&p, &r, &err), AIR_E_BUDGET);
+    int64_t fits = r.n_ctx - 64;
+    r.n_ctx = 0; /* by itself it takes what fits */
+    REQUIRE(air_plan_make(&p, &r, &err) == AIR_OK);
+    CHECK_EQ(p->n_ctx, fits);
+    air_plan_free(p);
+    r.budget = 1 << 20;
+    CHECK_EQ(air_plan_make(&p, &r, &err), AIR_E_BUDGET);
+    CHECK(strstr(err.text, "raise max_ram to ") != NULL);
+    r.budget = 8 << 20;
+    r.n_ctx = 4097;
+    CHECK_EQ(air_plan_make(&p, &r, &err), AIR_E_ARGUMENT);
+    r.n_ctx = 0;
+    r.tile_bytes = 100000;
+    r.ring_bytes = 200000;
+    CHECK_EQ(air_plan_make(&p, &r, &err), AIR_E_ARGUMENT);
+    fixture_free(&f);
+}
+
+TEST(a_file_is_mapped_by_itself_only_where_all_fits)
+{
+    fixture f;
+    fixture_make(&f, 10, 300);
+    air_plan_request r = fixture_request(&f, 0);
+    r.io = AIR_IO_AUTO;
+    int direct = 0, mapped = 0;
+    for (r.budget = r.file_bytes / 2; r.budget < 2 * r.file_bytes + (8 << 20); r.budget += r.file_bytes / 8) {
+        air_plan *p;
+        if (air_plan_make(&p, &r, &err)) continue;
+        if (p->io == AIR_IO_MMAP) {
+            CHECK(p->fixed + r.file_bytes + p->state_bytes_full + p->activation_bytes_full + p->logit_bytes <= r.budget);
+            CHECK(p->ring_bytes == 0 && p->pin_bytes == 0 && p->disk_s == 0);
+            mapped++;
+        } else {
+            CHECK(!mapped);
+            direct++;
+        }
+        air_plan_free(p);
+    }
+    CHECK(direct > 0 && mapped > 0);
+    r.available = r.file_bytes - 1; /* the machine has less than the budget says */
+    air_plan *p;
+    REQUIRE(air_plan_make(&p, &r, &err) == AIR_OK);
+    CHECK_EQ(p->io, AIR_IO_DIRECT);
+    air_plan_free(p);
+    fixture_free(&f);
+}
+
+TEST(the_time_of_a_pass_is_the_slower_of_disk_and_compute)
+{
+    fixture f;
+    fixture_make(&f, 10, 300);
+    air_plan_request r = fixture_request(&f, 64u << 20);
+    air_plan *p;
+    REQUIRE(air_plan_make(&p, &r, &err) == AIR_OK);
+    double w = (double)p->weight_bytes, disk = w / 1e9, memory = w / 1e10;
+    CHECK(air_plan_predict(&r, p, 0, 1) > 0.999 * disk && air_plan_predict(&r, p, 0, 1) < 1.001 * disk);
+    CHECK(air_plan_predict(&r, p, UINT64_MAX, 1) > 0.999 * memory && air_plan_predict(&r, p, UINT64_MAX, 1) < 1.001 * memory);
+    CHECK(air_plan_predict(&r, p, f.matrix_bytes / 2, 1) < 0.6 * disk);
+    CHECK(!p->disk_bound && p->pass_s == p->compute_s); /* all pinned */
+    for (int t = 0; t < AIR_TYPE_COUNT; t++) r.bandwidths.product_columns[t] = 2e10;
+    double rows = w * 100 / 2e10;
+    CHECK(air_plan_predict(&r, p, UINT64_MAX, 100) > 0.999 * rows && air_plan_predict(&r, p, UINT64_MAX, 100) < 1.001 * rows);
+    CHECK(air_plan_predict(&r, p, UINT64_MAX, 1) < 1.001 * memory);
+    r.bandwidths = (air_bandwidths){0};
+    CHECK(air_plan_predict(&r, p, 0, 100) == 0); /* nothing known bounds nothing */
+    air_plan_free(p);
+    fixture_free(&f);
+}
+
+TEST(every_allocation_of_a_plan_may_fail)
+{
+    fixture f;
+    fixture_make(&f, 10, 300);
+    air_plan_request r = fixture_request(&f, 64u << 20);
+    int64_t live = air_alloc_live();
+    for (uint64_t n = 1; n < 100; n++) {
+        air_plan *p;
+        air_alloc_fail_at(n);
+        air_status st = air_plan_make(&p, &r, &err);
+        int failed = air_alloc_failed();
+        air_alloc_fail_at(0);
+        CHECK_EQ(st, failed ? AIR_E_NOMEM : AIR_OK);
+        air_plan_free(p);
+        CHECK_EQ(air_alloc_live(), live);
+        if (!failed) break;
+    }
+    fixture_free(&f);
+}
+
+TEST(the_accountant_refuses_what_is_over_and_says_who_holds_what)
+{
+    air_budget b;
+    air_budget_init(&b, 100 << 20);
+    CHECK_EQ(air_budget_reserve(&b, AIR_HOLD_PINS, 60 << 20, &err), AIR_OK);
+    CHECK_EQ(air_budget_reserve(&b, AIR_HOLD_RING, 30 << 20, &err), AIR_OK);
+    CHECK_EQ(air_budget_left(&b), 10 << 20);
+    CHECK_EQ(air_budget_reserve(&b, AIR_HOLD_STATE, 15 << 20, &err), AIR_E_BUDGET);
+    CHECK_STR_EQ(err.text, "KV cache needs 15.0 MiB, 5.0 MiB more than max_ram (100.0 MiB) has left; "
+                           "held in MiB: pinned weights 60.0, ring 30.0");
+    CHECK_EQ(air_budget_reserve(&b, AIR_HOLD_STATE, UINT64_MAX, &err), AIR_E_BUDGET);
+    CHECK_EQ(air_budget_reserve(&b, AIR_HOLD_STATE, 10 << 20, &err), AIR_OK);
+    CHECK_EQ(air_budget_left(&b), 0);
+    air_budget_release(&b, AIR_HOLD_PINS, 60 << 20);
+    CHECK_EQ(air_budget_left(&b), 60 << 20);
+    CHECK_EQ(b.peak, 100 << 20);
+}
+
+static void reserve_and_release(void *context)
+{
+    for (int i = 0; i < 20000; i++)
+        if (!air_budget_reserve(context, AIR_HOLD_STATE, 3, NULL)) air_budget_release(context, AIR_HOLD_STATE, 3);
+}
+
+TEST(threads_share_the_accountant)
+{
+    air_budget b;
+    air_thread *threads[4];
+    air_budget_init(&b, 7);
+    for (int i = 0; i < 4; i++) REQUIRE(air_thread_start(&threads[i], "budget", reserve_and_release, &b, &err) == AIR_OK);
+    for (int i = 0; i < 4; i++) air_thread_join(threads[i]);
+    CHECK_EQ(b.total, 0);
+    CHECK(b.peak <= 7 && b.peak >= 3);
+}
+
+int main(int argc, char **argv)
+{
+    check_begin(argc, argv);
+    RUN(tiles_cover_every_product_once_in_order_and_stay_within_their_size);
+    RUN(every_prefix_of_the_pin_order_is_spread_evenly);
+    RUN(whatever_the_budget_the_parts_of_a_plan_fit_it);
+    RUN(a_context_that_does_not_fit_is_refused_with_the_one_that_would);
+    RUN(a_file_is_mapped_by_itself_only_where_all_fits);
+    RUN(the_time_of_a_pass_is_the_slower_of_disk_and_compute);
+    RUN(every_allocation_of_a_plan_may_fail);
+    RUN(the_accountant_refuses_what_is_over_and_says_who_holds_what);
+    RUN(threads_share_the_accountant);
+    return check_end();
+}

@@ -1,0 +1,206 @@
+/* Sampling against plain restatements of what transformers and OpenAI's API define. */
+#include <math.h>
+
+#include "base/alloc.h"
+#include "check.h"
+#include "engine/sample.h"
+
+enum { N = 50 };
+
+static int32_t sample(const air_sampling *s, const float *logits, const int32_t *history, int64_t n, int64_t n_prompt, float *logprob)
+{
+    void *scratch = air_malloc(air_sample_scratch(N));
+    air_sample_args args = {.sampling = s, .ops = air_ops_best(AIR_TIER_COUNT), .logits = logits, .n_vocab = N, .history = history,
+                            .n = n, .n_prompt = n_prompt, .scratch = scratch};
+    int32_t token = -1;
+    float ignored;
+    air_error err = {0};
+    if (air_sample(&args, &token, logprob ? logprob : &ignored, &err)) token = -(int32_t)err.status;
+    air_free(scratch);
+    return token;
+}
+
+static void random_logits(float *x)
+{
+    for (int i = 0; i < N; i++) x[i] = (float)((double)(check_random() >> 40) / (1 << 24) * 8 - 4);
+}
+
+/* Probabilities at a temperature, in double. */
+static void softmax(const float *x, double t, double *p)
+{
+    double sum = 0, max = -1e30;
+    for (int i = 0; i < N; i++) max = x[i] / t > max ? x[i] / t : max;
+    for (int i = 0; i < N; i++) sum += p[i] = exp(x[i] / t - max);
+    for (int i = 0; i < N; i++) p[i] /= sum;
+}
+
+/* Frequencies over many draws: the draw number is the history's length. */
+static void count_draws(const air_sampling *s, const float *logits, int draws, int *counts)
+{
+    static int32_t history[40000];
+    memset(counts, 0, N * sizeof *counts);
+    for (int i = 0; i < draws; i++) {
+        int32_t t = sample(s, logits, history, i, i, NULL);
+        if (t >= 0) counts[t]++;
+    }
+}
+
+/* Pearson's chi-square over tokens expected at least 5 times stays below its mean plus six standard deviations. */
+static int fits(const int *counts, const double *p, int draws)
+{
+    double chi = 0;
+    int cells = 0;
+    for (int i = 0; i < N; i++) {
+        double expected = p[i] * draws;
+        if (p[i] == 0 && counts[i]) return 0;
+        if (expected < 5) continue;
+        chi += (counts[i] - expected) * (counts[i] - expected) / expected;
+        cells++;
+    }
+    return chi < cells + 6 * sqrt(2.0 * cells);
+}
+
+TEST(greedy_takes_the_first_of_the_largest)
+{
+    float x[N] = {0};
+    x[7] = x[9] = 3;
+    air_sampling s = air_sampling_greedy();
+    float logprob;
+    CHECK_EQ(sample(&s, x, NULL, 0, 0, &logprob), 7);
+    CHECK(fabs(logprob - (3 - log(48 + 2 * exp(3)))) < 1e-5);
+}
+
+TEST(draws_follow_the_softmax_at_the_temperature)
+{
+    float x[N];
+    double p[N];
+    int counts[N], draws = 20000;
+    random_logits(x);
+    air_sampling s = air_sampling_greedy();
+    s.temperature = 1.7f;
+    s.seed = 5;
+    softmax(x, 1.7, p);
+    count_draws(&s, x, draws, counts);
+    CHECK(fits(counts, p, draws));
+    p[0] += 0.05; /* the check can fail */
+    CHECK(!fits(counts, p, draws));
+}
+
+/* Zeroes what top-k, top-p and min-p cut, in transformers' order, and renormalises. */
+static void truncate_reference(double *p, int top_k, double top_p, double min_p)
+{
+    int order[N];
+    for (int i = 0; i < N; i++) order[i] = i;
+    for (int i = 0; i < N; i++)
+        for (int j = i + 1; j < N; j++)
+            if (p[order[j]] > p[order[i]]) {
+                int t = order[i];
+                order[i] = order[j];
+                order[j] = t;
+            }
+    double mass = 0, before = 0, kept = 0, best = p[order[0]];
+    int k = top_k ? top_k : N;
+    for (int i = 0; i < k; i++) mass += p[order[i]];
+    for (int i = 0; i < N; i++) {
+        double q = p[order[i]];
+        if (i >= k || (i && before / mass >= top_p) || q < min_p * best) p[order[i]] = 0;
+        before += q;
+        kept += p[order[i]];
+    }
+    for (int i = 0; i < N; i++) p[i] /= kept;
+}
+
+TEST(truncations_keep_what_transformers_keeps)
+{
+    static const struct { int k; float p, m; } cases[] = {{5, 1, 0}, {0, 0.7f, 0}, {0, 1, 0.2f}, {10, 0.8f, 0}, {20, 0.9f, 0.15f},
+                                                          {1, 1, 0}, {0, 1e-6f, 0}, {N + 7, 1, 0}};
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+        float x[N];
+        double p[N];
+        int counts[N], draws = 6000;
+        random_logits(x);
+        air_sampling s = {.temperature = 1, .top_k = cases[c].k, .top_p = cases[c].p, .min_p = cases[c].m, .repetition_penalty = 1,
+                          .seed = c};
+        softmax(x, 1, p);
+        truncate_reference(p, cases[c].k > N ? N : cases[c].k, cases[c].p, cases[c].m);
+        count_draws(&s, x, draws, counts);
+        CHECK(fits(counts, p, draws));
+    }
+}
+
+TEST(penalties_follow_their_definitions)
+{
+    float x[N] = {0};
+    int32_t history[6] = {3, 3, 4, 5, 5, 5}; /* 3, 3 are the prompt */
+    x[3] = 2.0f;
+    x[4] = 1.9f;
+    x[5] = 1.95f;
+    x[6] = 0.5f;
+    air_sampling s = air_sampling_greedy();
+    CHECK_EQ(sample(&s, x, history, 6, 2, NULL), 3);
+    s.repetition_penalty = 5; /* 3, 4, 5 fall to 0.4, 0.38, 0.39, once however often they occur */
+    CHECK_EQ(sample(&s, x, history, 6, 2, NULL), 6);
+    s.repetition_penalty = 1;
+    s.presence_penalty = 0.5f; /* generated tokens only: 3 stays */
+    CHECK_EQ(sample(&s, x, history, 6, 2, NULL), 3);
+    CHECK_EQ(sample(&s, x, history, 6, 0, NULL), 3); /* 1.5, 1.4, 1.45 */
+    s.presence_penalty = 0;
+    s.frequency_penalty = 0.1f; /* from the start: 3: 1.8, 4: 1.8, 5: 1.65 */
+    x[4] = 1.95f;
+    CHECK_EQ(sample(&s, x, history, 6, 0, NULL), 4);
+    for (int i = 0; i < N; i++) x[i] = -5;
+    x[3] = -2;
+    x[8] = -3;
+    s = air_sampling_greedy();
+    s.repetition_penalty = 2; /* a negative logit is multiplied */
+    CHECK_EQ(sample(&s, x, history, 6, 2, NULL), 8);
+}
+
+TEST(the_same_seed_and_position_draw_the_same_token)
+{
+    float x[N];
+    int32_t history[64] = {0};
+    random_logits(x);
+    air_sampling s = {.temperature = 3, .top_k = 40, .top_p = 0.99f, .repetition_penalty = 1, .seed = 11}, other = s;
+    other.seed = 12;
+    int differs = 0;
+    for (int i = 0; i < 64; i++) {
+        int32_t t = sample(&s, x, history, i, i, NULL);
+        CHECK_EQ(sample(&s, x, history, i, 0, NULL), t);
+        differs += sample(&other, x, history, i, i, NULL) != t;
+    }
+    CHECK(differs > 20);
+}
+
+TEST(bad_logits_and_parameters_are_refused)
+{
+    float x[N] = {0};
+    air_sampling s = air_sampling_greedy();
+    x[3] = NAN;
+    CHECK_EQ(sample(&s, x, NULL, 0, 0, NULL), -(int32_t)AIR_E_NUMERIC);
+    x[3] = INFINITY;
+    CHECK_EQ(sample(&s, x, NULL, 0, 0, NULL), -(int32_t)AIR_E_NUMERIC);
+    air_sampling good = air_sampling_greedy(), bad[] = {good, good, good, good, good, good, good, good};
+    bad[0].temperature = -1;
+    bad[1].temperature = NAN;
+    bad[2].top_k = -1;
+    bad[3].top_p = 0;
+    bad[4].top_p = 1.5f;
+    bad[5].min_p = -0.1f;
+    bad[6].repetition_penalty = 0;
+    bad[7].frequency_penalty = INFINITY;
+    CHECK_EQ(air_sampling_check(&good, NULL), AIR_OK);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) CHECK_EQ(air_sampling_check(&bad[i], NULL), AIR_E_ARGUMENT);
+}
+
+int main(int argc, char **argv)
+{
+    check_begin(argc, argv);
+    RUN(greedy_takes_the_first_of_the_largest);
+    RUN(draws_follow_the_softmax_at_the_temperature);
+    RUN(truncations_keep_what_transformers_keeps);
+    RUN(penalties_follow_their_definitions);
+    RUN(the_same_seed_and_position_draw_the_same_token);
+    RUN(bad_logits_and_parameters_are_refused);
+    return check_end();
+}

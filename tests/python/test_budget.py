@@ -1,0 +1,129 @@
+"""The second invariant: max_ram bounds what airpy adds, measured from outside of its own accounts."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import limited
+import pytest
+from models import DEMO, RATES, load, run_python
+
+from airpy import errors
+
+MIB = 1 << 20
+
+# Peak of anonymous memory above its value at open, sampled by a thread of its own while the model works.
+WORK = """
+import json, sys, threading, time
+import numpy as np
+from airpy import AutoModel, _core
+path, options = sys.argv[1], json.loads(sys.argv[2])
+now = lambda: _core.memory_info()["process_anonymous"]
+base, peak, stop = now(), [0], threading.Event()
+def watch():
+    while not stop.is_set():
+        peak[0] = max(peak[0], now() - base)
+        time.sleep(0.005)
+thread = threading.Thread(target=watch); thread.start()
+with AutoModel.from_pretrained(path, progress=False, **options) as model:
+    rng = np.random.default_rng(0)
+    n = min(model.n_ctx, 512) - 20
+    for rows in (1, 3):
+        ids = rng.integers(0, 4096, (rows, n // rows))
+        model.generate(ids, max_new_tokens=12, eos_token_id=[])
+    model(ids[:1], logits_to_keep=4)
+    stats = model.stats()
+stop.set(); thread.join()
+print(json.dumps({"peak": peak[0], "stats": stats, "after": now() - base}))
+"""
+
+
+def slack(budget: int) -> int:
+    return max(budget // 50, 16 * MIB)
+
+
+def work(path, **options):
+    done = run_python(WORK, str(path), json.dumps(options))
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """About 150 MiB of Q8_0: slack is small beside it."""
+    make_gguf = pytest.importorskip("test_make_gguf").make_gguf
+    path = tmp_path_factory.mktemp("large") / "m.gguf"
+    make_gguf.write(path, shape="tiny", type="Q8_0", layers=12, embd=1024, ff=2816, heads=16, kv_heads=4, vocab=4096, ctx=2048)
+    assert path.stat().st_size > 120 * MIB
+    return path
+
+
+@pytest.mark.parametrize("budget", [7 * MIB, 24 * MIB])
+def test_the_demo_model_stays_inside_its_budget(budget):
+    seen = work(DEMO, max_ram=budget, io="direct")
+    assert seen["peak"] <= budget + slack(budget)
+    assert seen["stats"]["held"] <= budget and seen["stats"]["peak_ram"] <= budget + slack(budget)
+
+
+@pytest.mark.parametrize("share", [0.4, 0.7])
+def test_a_larger_model_stays_inside_its_budget_and_uses_it(large, share):
+    budget = int(large.stat().st_size * share)
+    seen = work(large, max_ram=budget, io="direct")
+    assert budget * 0.7 < seen["peak"] <= budget + slack(budget)
+    assert seen["stats"]["pinned_bytes"] > budget * 0.4
+    assert seen["stats"]["peak_ram"] >= seen["peak"] * 0.8  # what it says of itself is not far from what is seen
+    assert seen["after"] < slack(budget)  # closed: given back
+
+
+def test_mapped_bytes_are_told_apart():
+    seen = work(DEMO, max_ram="5MiB", io="mmap")
+    assert seen["stats"]["mapped_bytes"] == DEMO.stat().st_size
+    assert seen["peak"] <= 5 * MIB + slack(5 * MIB)
+
+
+def test_auto_maps_only_what_fits():
+    for budget, io in (("64MiB", "mmap"), ("8MiB", "direct")):
+        with load(max_ram=budget) as model:
+            assert model.plan["io"] == io
+
+
+@pytest.mark.skipif(bool(limited.why_not()), reason=limited.why_not() or "may make groups")
+def test_a_model_runs_in_a_memory_cgroup_smaller_than_its_weights(large):
+    size = large.stat().st_size
+    # The interpreter, its libraries and their page cache are in the group as well: about 60 MiB.
+    budget, limit = int(size * 0.4), int(size * 0.4) + 80 * MIB
+    assert limit < size * 1.05
+    limited.evict(large)
+    command = [sys.executable, "-c", WORK, str(large), json.dumps({"max_ram": budget, "io": "direct", "bandwidths": RATES})]
+    import os
+    from pathlib import Path
+
+    import airpy
+
+    env = {**os.environ, "PYTHONPATH": str(Path(airpy.__file__).parents[1])}
+    seen = limited.run(limit, command, env=env)
+    assert seen.returncode == 0 and seen.oom_kills == 0, seen.stderr
+    assert seen.peak <= limit
+    assert json.loads(seen.stdout)["peak"] <= budget + slack(budget)
+
+
+@pytest.mark.skipif(bool(limited.why_not()), reason=limited.why_not() or "may make groups")
+def test_the_default_budget_respects_the_group():
+    code = "from airpy import _core; print(_core.memory_info()['default_budget'])"
+    import os
+    from pathlib import Path
+
+    import airpy
+
+    env = {**os.environ, "PYTHONPATH": str(Path(airpy.__file__).parents[1])}
+    seen = limited.run(256 * MIB, [sys.executable, "-c", code], env=env)
+    assert seen.returncode == 0, seen.stderr
+    assert 64 * MIB < int(seen.stdout) < 256 * MIB
+
+
+def test_a_batch_too_large_for_the_budget_is_refused_and_a_smaller_one_runs():
+    with load(io="direct", max_ram="6MiB") as model:
+        with pytest.raises(errors.BudgetError, match="KV cache"):
+            model.generate([[1] * 300] * 64, max_new_tokens=2)
+        assert model.generate([[1] * 300], max_new_tokens=2, eos_token_id=[]).shape == (1, 302)

@@ -1,0 +1,263 @@
+"""The command line: what it prints, its JSON, its exit codes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from models import DEMO, RATES, golden, load
+
+from airpy import _core
+from airpy.cli import main
+
+STATS = {"pass_ms", "tok_s", "bytes_disk_per_token", "bytes_ram_per_token", "peak_ram", "budget", "predicted_tok_s",
+         "achieved_over_predicted", "stall_ms"}  # fmt: skip
+TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+
+
+@pytest.fixture(autouse=True)
+def given_bandwidths(monkeypatch, tmp_path):
+    monkeypatch.setenv("AIRPY_BANDWIDTHS", json.dumps(RATES))
+    monkeypatch.setenv("AIRPY_CACHE_DIR", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def airpy(capsys):
+    """Runs the command; exit code, stdout, stderr."""
+
+    def run(*arguments):
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as exit:
+            code = exit.code
+        seen = capsys.readouterr()
+        return code, seen.out, seen.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def chat_model(tmp_path_factory):
+    """The demo model with a chat template."""
+    gguf = pytest.importorskip("gguf")
+    reader = gguf.GGUFReader(DEMO)
+    path = tmp_path_factory.mktemp("chat") / "chat.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    for field in reader.fields.values():
+        if not field.name.startswith("GGUF.") and field.name != "general.architecture":
+            kind = field.types[0]
+            writer.add_key_value(field.name, field.contents(), kind, field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None)
+    writer.add_chat_template(TEMPLATE)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+# ---- generate, demo --------------------------------------------------------------------------------------------------------------
+
+
+def test_generate_prints_one_object(airpy):
+    code, out, err = airpy("generate", DEMO, "-p", "The LORD", "-n", "8", "--temp", "0", "--json")
+    answer = json.loads(out)
+    assert code == 0 and err == "" and out.count("\n") == 1
+    assert set(answer) == {"text", "ids", "prompt_tokens", "new_tokens", "stats"} and set(answer["stats"]) >= STATS
+    with load() as model:
+        ids = model.tokenizer.encode("The LORD")
+        want = model.generate([ids], max_new_tokens=8)[0, len(ids) :].tolist()
+        assert answer["ids"] == want and answer["text"] == model.tokenizer.decode(want)
+    assert answer["prompt_tokens"] == len(ids) and answer["new_tokens"] == 8
+
+
+def test_generate_prints_text_and_figures_where_asked(airpy):
+    code, out, err = airpy("generate", DEMO, "-p", "The LORD", "-n", "8", "--stats", "--max-ram", "8MiB")
+    assert code == 0 and out.endswith("\n") and len(out) > 10
+    assert err.count("\n") == 1 and "tokens/s" in err and "of 8.0 MiB" in err
+
+
+def test_options_reach_the_model(airpy):
+    how = ("--temp", "1.2", "--top-k", "30", "--top-p", "0.9", "--min-p", "0.01", "--repetition-penalty", "1.1", "--seed", "5")
+    first = airpy("generate", DEMO, "-p", "The LORD", "-n", "12", *how, "--threads", "1", "--io", "mmap", "--json")
+    again = airpy("generate", DEMO, "-p", "The LORD", "-n", "12", *how, "--io", "direct", "--max-ram", "6.5MB", "--json")
+    first, again = json.loads(first[1]), json.loads(again[1])
+    assert first["ids"] == again["ids"]
+    assert again["stats"]["budget"] == 6_500_000 and again["stats"]["bytes_disk_per_token"] > 0
+    stopped = json.loads(airpy("generate", DEMO, "-p", "The LORD", "-n", "12", *how, "--stop", first["text"][5:9], "--json")[1])
+    assert stopped["text"] == first["text"][: first["text"].index(first["text"][5:9])]
+
+
+def test_the_prompt_may_come_from_a_file_or_a_pipe(airpy, tmp_path, monkeypatch):
+    want = json.loads(airpy("generate", DEMO, "-p", "The LORD", "-n", "4", "--json")[1])["ids"]
+    (tmp_path / "prompt.txt").write_text("The LORD")
+    assert json.loads(airpy("generate", DEMO, "-f", tmp_path / "prompt.txt", "-n", "4", "--json")[1])["ids"] == want
+    monkeypatch.setattr(sys, "stdin", io.StringIO("The LORD"))
+    assert json.loads(airpy("generate", DEMO, "-n", "4", "--json")[1])["ids"] == want
+
+
+def test_the_demo_streams_under_a_budget_smaller_than_its_weights(airpy):
+    code, out, err = airpy("demo", "-n", "12")
+    assert code == 0 and err == ""
+    for word in ("stays", "streams", "bound by", "It is a truth universally acknowledged", "tokens/s", "from disk", "peak memory",
+                 "% of the predicted"):  # fmt: skip
+        assert word in out, word
+    answer = json.loads(airpy("demo", "-n", "12", "--json")[1])
+    assert set(answer) == {"text", "ids", "prompt_tokens", "new_tokens", "stats", "plan"}
+    assert answer["plan"]["plan"]["budget"] < answer["plan"]["plan"]["weight_bytes"] or sys.version_info >= (3, 12)
+    assert answer["stats"]["bytes_disk_per_token"] > 0
+
+
+# ---- plan, inspect, tokenize, bench ----------------------------------------------------------------------------------------------
+
+
+def test_plan_prints_saves_and_is_taken_back(airpy, tmp_path):
+    code, out, _ = airpy("plan", DEMO, "--max-ram", "8MiB", "--io", "direct", "--save", tmp_path / "plan.json")
+    assert code == 0 and "what streams now" in out
+    data = json.loads(airpy("plan", DEMO, "--max-ram", "8MiB", "--io", "direct", "--json")[1])
+    assert data["format"] == "airpy plan 1" and data["plan"]["budget"] == 8 << 20 and data["predicted_tok_s"] > 0
+    code, out, _ = airpy("generate", DEMO, "--plan", tmp_path / "plan.json", "-p", "x", "-n", "2", "--json")
+    assert code == 0 and json.loads(out)["stats"]["budget"] == 8 << 20
+    code, _, err = airpy("generate", golden("llama"), "--plan", tmp_path / "plan.json", "-p", "x")
+    assert code == 1 and err.count("\n") == 1 and "other tensors" in err
+
+
+def test_inspect_reads_any_header(airpy):
+    code, out, _ = airpy("inspect", DEMO, "--tensors")
+    assert code == 0 and "supported" in out and "tokenizer.ggml.tokens" in out and "4096 values" in out and "blk.5.ffn_down.weight" in out
+    facts = json.loads(airpy("inspect", DEMO, "--json")[1])
+    assert facts["architecture"] == "llama" and facts["supported"] and len(facts["tensors"]) == 56
+    assert facts["bytes"] == DEMO.stat().st_size and facts["metadata"]["llama.block_count"] == 6
+
+
+def test_tokenize_prints_ids_and_pieces(airpy, monkeypatch):
+    with load() as model:
+        ids = model.tokenizer.encode("Hello wörld")
+    answer = json.loads(airpy("tokenize", DEMO, "-p", "Hello wörld", "--json")[1])
+    assert answer["ids"] == ids and len(answer["pieces"]) == len(ids)
+    assert json.loads(airpy("tokenize", DEMO, "--no-special", "-p", "Hello wörld", "--json")[1])["ids"] == ids
+    code, out, _ = airpy("tokenize", DEMO, "-p", "Hello")
+    assert code == 0 and "'ell'" in out
+
+
+def test_bench_prints_rows(airpy, monkeypatch):
+    code, out, _ = airpy("bench", DEMO, "--json", "--tokens", "4", "--prompt-tokens", "32", "--max-ram", "9MiB", "--io", "direct")
+    rows = json.loads(out)
+    assert code == 0 and [row["test"] for row in rows] == ["prefill", "decode", "batch"]
+    for row in rows:
+        assert {"test", "tokens", "tok_s", "gb_s", "probe_gb_s", "predicted_tok_s"} <= set(row)
+        assert row["tok_s"] > 0 and row["gb_s"] > 0 and row["probe_gb_s"] > 0
+    assert [row["tokens"] for row in rows] == [32, 3, 24]
+    code, out, _ = airpy("bench", DEMO, "--tokens", "3", "--prompt-tokens", "8")
+    assert code == 0 and "prefill" in out and "io mmap" in out
+
+
+def test_bench_probes_in_its_own_run(airpy, monkeypatch):
+    monkeypatch.delenv("AIRPY_BANDWIDTHS")
+    probed = []
+    real = _core.probe_disk
+    monkeypatch.setattr("airpy.calibration.probe_disk", lambda path: probed.append(path) or real(path, 0.05))
+    for _ in range(2):
+        assert airpy("bench", DEMO, "--json", "--tokens", "2", "--prompt-tokens", "4")[0] == 0
+    assert len(probed) == 2
+
+
+# ---- chat ------------------------------------------------------------------------------------------------------------------------
+
+
+def talk(airpy, monkeypatch, path, lines, *options):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+    return airpy("chat", path, "-n", "10", "--temp", "0", *options)
+
+
+def test_chat_answers_lines_and_never_reads_its_history_again(airpy, monkeypatch, chat_model):
+    code, out, err = talk(airpy, monkeypatch, chat_model, ["Who art thou?", "", "And he?"], "--json", "--system", "Be brief.")
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert code == 0 and err == "" and len(answers) == 2
+    assert all(answer["role"] == "assistant" and answer["content"] for answer in answers)
+    first, second = answers
+    assert second["stats"]["reused_tokens"] == first["prompt_tokens"] + first["new_tokens"] - 1
+    assert second["prompt_tokens"] > first["prompt_tokens"] + first["new_tokens"]
+
+
+def test_chat_forgets_on_reset_and_ends_on_exit(airpy, monkeypatch, chat_model):
+    _, out, _ = talk(airpy, monkeypatch, chat_model, ["Who?", "/reset", "Who?", "/exit", "Never"], "--json")
+    answers = [json.loads(line)["content"] for line in out.splitlines()]
+    assert len(answers) == 2 and answers[0] == answers[1]
+    code, out, _ = talk(airpy, monkeypatch, chat_model, ["Who?"])
+    assert code == 0 and out == answers[0] + "\n"
+
+
+def test_a_conversation_that_grows_too_long_says_so(airpy, monkeypatch, chat_model):
+    code, out, err = talk(airpy, monkeypatch, chat_model, ["word " * 60, "/reset", "Who?"], "--n-ctx", "64", "--json")
+    assert code == 1 and "/reset starts over" in err and len(out.splitlines()) == 1
+
+
+def test_chat_without_a_template_says_what_to_do(airpy, monkeypatch):
+    code, _, err = talk(airpy, monkeypatch, DEMO, ["Hello"])
+    assert code == 1 and "template" in err and err.count("\n") == 1
+    assert talk(airpy, monkeypatch, DEMO, ["Hello"], "--template", TEMPLATE)[0] == 0
+
+
+# ---- exit codes ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["demo", "generate", "chat", "plan", "inspect", "tokenize", "bench"])
+def test_help_teaches_with_examples(airpy, command):
+    code, out, _ = airpy(command, "--help")
+    assert code == 0 and f"  airpy {command}" in out and "--json" in out
+    assert f"airpy {command}" in airpy("--help")[1] or command in airpy("--help")[1]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [(), ("dance",), ("generate",), ("generate", DEMO, "--max-ram", "lots"), ("generate", DEMO, "--threads", "0"), ("plan", DEMO, "--io", "x"),
+     ("generate", DEMO, "-p", "x", "--seed", "-1"), ("generate", DEMO, "-p", "x", "-n", "few"), ("generate", DEMO, "-p", "a", "-f", "b")],
+)  # fmt: skip
+def test_usage_errors_are_2(airpy, arguments):
+    code, out, err = airpy(*arguments)
+    assert code == 2 and out == "" and "usage: airpy" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("generate", "nowhere.gguf", "-p", "x"), "nowhere.gguf"),
+        (("generate", DEMO, "-p", "x", "--max-ram", "300KiB"), "raise max_ram"),
+        (("generate", DEMO, "-p", "x", "-n", "600"), "512"),
+        (("generate", DEMO, "-p", ""), "no tokens"),
+        (("generate", DEMO, "-f", "nowhere.txt"), "nowhere.txt"),
+        (("generate", DEMO, "-p", "x", "--temp", "-1"), "temperature"),
+        (("tokenize", __file__, "-p", "x"), "GGUF"),
+        (("plan", DEMO, "--n-ctx", "100000"), "n_ctx"),
+    ],
+)
+def test_errors_are_1_with_one_line(airpy, arguments, message):
+    code, _, err = airpy(*arguments)
+    assert code == 1 and err.startswith("airpy: ") and err.count("\n") == 1 and message in err
+
+
+def test_a_reader_that_has_had_enough_is_no_error():
+    command = [sys.executable, "-m", "airpy", "generate", str(DEMO), "-p", "And it came to pass", "-n", "300"]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(os.environ))
+    assert child.stdout is not None and child.stderr is not None
+    child.stdout.read(1)
+    child.stdout.close()
+    err = child.stderr.read()
+    assert child.wait(60) == 0 and err == b""
+
+
+def test_the_version(airpy):
+    assert airpy("--version")[1] == f"airpy {_core.VERSION}\n"
+
+
+def test_text_that_the_terminal_does_not_know_does_no_harm():
+    command = [sys.executable, "-m", "airpy", "tokenize", str(DEMO), "-p", "日本€"]
+    done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}, timeout=60)
+    assert done.returncode == 0 and done.stdout and np.frombuffer(done.stdout, np.uint8).max() < 128

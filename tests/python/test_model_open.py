@@ -1,0 +1,180 @@
+"""AutoModel.from_pretrained: what it opens, what it refuses, what a model says of itself."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+
+import pytest
+from models import DEMO, RATES, golden, load
+
+import airpy
+from airpy import AutoModel, errors
+
+
+def test_every_public_name_is_there():
+    for name in airpy.__all__:
+        assert getattr(airpy, name) is not None
+    assert set(airpy.__all__) <= set(dir(airpy))
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = airpy.nothing
+
+
+def test_a_model_says_what_it_is_under_hugging_faces_names():
+    with load() as model:
+        config = model.config
+        assert (config.model_type, config.hidden_size, config.num_hidden_layers) == ("llama", 256, 6)
+        assert (config.num_attention_heads, config.num_key_value_heads, config.head_dim) == (4, 2, 64)
+        assert (config.vocab_size, config.max_position_embeddings, config.intermediate_size) == (4096, 512, 768)
+        assert config.tie_word_embeddings and config.eos_token_id == 0 and config.rope_theta == 10000
+        assert config.to_dict()["vocab_size"] == 4096
+        assert model.device == "cpu" and model.n_ctx == 512 and "airpy demo" in repr(model)
+        assert model.generation_config.eos_token_id == [0]
+
+
+def test_a_directory_with_one_model_is_that_model(tmp_path):
+    shutil.copy(golden("llama"), tmp_path / "only.gguf")
+    (tmp_path / "README.md").write_text("a model")
+    with load(tmp_path) as model:
+        assert model.config.num_hidden_layers == 2
+
+
+def test_a_split_model_counts_as_one(tmp_path):
+    make_gguf = pytest.importorskip("test_make_gguf").make_gguf
+    make_gguf.write(tmp_path / "m.gguf", shape="tiny", type="Q8_0", parts=3)
+    assert len(list(tmp_path.iterdir())) == 3
+    with load(tmp_path) as model:
+        assert model.generate([[1, 2, 3]], max_new_tokens=2, eos_token_id=[]).shape == (1, 5)
+
+
+def test_a_directory_with_several_models_lists_them(tmp_path):
+    for name in ("a.gguf", "b.gguf"):
+        shutil.copy(golden("llama"), tmp_path / name)
+    with pytest.raises(errors.ArgumentError, match=r"2 models.*a\.gguf, b\.gguf"):
+        load(tmp_path)
+
+
+def test_a_directory_without_a_model_says_so(tmp_path):
+    with pytest.raises(errors.ArgumentError, match=r"no \.gguf file"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("path", ["nowhere.gguf", "somebody/some-model"])
+def test_a_missing_file_is_an_os_error(path):
+    with pytest.raises(OSError, match=path):
+        load(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"GGUF", b"not a model at all", b"GGUF\x03\0\0\0" + b"\xff" * 40])
+def test_a_file_that_is_no_model_is_a_format_error(tmp_path, content):
+    (tmp_path / "m.gguf").write_bytes(content)
+    with pytest.raises(errors.FormatError):
+        load(tmp_path / "m.gguf")
+
+
+def test_a_vocabulary_alone_is_no_model(tmp_path):
+    gguf = pytest.importorskip("gguf")
+    writer = gguf.GGUFWriter(tmp_path / "v.gguf", "llama")
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(["a", "b", "ab"])
+    writer.add_token_types([1, 1, 1])
+    writer.add_token_merges(["a b"])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    assert airpy.Tokenizer.from_gguf(tmp_path / "v.gguf").encode("ab") == [2]
+    with pytest.raises(errors.AirpyError):
+        load(tmp_path / "v.gguf")
+
+
+@pytest.mark.parametrize("size", [64 << 20, "64MiB", "67108864", "0.0625 GiB"])
+def test_max_ram_is_bytes_or_a_text(size):
+    with load(max_ram=size) as model:
+        assert model.stats()["budget"] == 64 << 20
+
+
+@pytest.mark.parametrize("size", [0, -1, "lots", "4 parsec", "", 1.5, None.__class__, "9e99GiB", str(1 << 70)])
+def test_a_size_that_is_none_is_refused(size):
+    with pytest.raises(errors.ArgumentError, match="max_ram"):
+        load(max_ram=size)
+
+
+def test_a_budget_that_cannot_do_says_what_is_missing():
+    with pytest.raises(errors.BudgetError, match="raise max_ram"):
+        load(max_ram="300KiB")
+
+
+def test_unknown_arguments_are_type_errors_and_foreign_ones_say_what_to_do():
+    with pytest.raises(TypeError, match="max_rum"):
+        load(max_rum=3)
+    with pytest.raises(errors.UnsupportedError, match="CPU"):
+        load(device_map="cuda:0")
+    load(device_map="auto", torch_dtype="auto", low_cpu_mem_usage=True).close()
+
+
+@pytest.mark.parametrize("options", [{"io": "fast"}, {"kv_dtype": "q4"}, {"n_ctx": 1 << 20}, {"threads": -1}, {"progress": 3}])
+def test_options_out_of_range_are_argument_errors(options):
+    with pytest.raises(errors.ArgumentError, match=next(iter(options))):
+        load(**options)
+
+
+@pytest.mark.parametrize("tier", ["ref", "avx2", "avx512"])
+def test_airpy_cpu_caps_the_kernels(monkeypatch, tier):
+    from airpy import _core
+
+    monkeypatch.setenv("AIRPY_CPU", tier)
+    with load() as model:
+        assert model.stats()["kernels"] == (tier if tier in _core.TIERS else _core.TIERS[-1])
+
+
+def test_airpy_cpu_must_name_a_tier(monkeypatch):
+    monkeypatch.setenv("AIRPY_CPU", "sse9")
+    with pytest.raises(errors.ArgumentError, match="sse9"):
+        load()
+
+
+def test_closing_twice_is_fine_and_a_closed_model_says_so():
+    model = load()
+    with model:
+        pass
+    model.close()
+    assert "closed" in repr(model)
+    for call in (lambda: model.generate([[1]]), lambda: model([[1]]), lambda: model.stream([1]), model.stats):
+        with pytest.raises(errors.StateError):
+            call()
+
+
+def test_close_in_another_thread_ends_a_generation():
+    model = load(**{"io": "direct", "max_ram": "8MiB"})
+    started, seen = threading.Event(), []
+
+    def body():
+        try:
+            for _ in model.stream([1, 2], max_new_tokens=500, eos_token_id=[]):
+                started.set()
+        except errors.AirpyError as error:
+            seen.append(type(error))
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    assert started.wait(20)
+    model.close()
+    thread.join(20)
+    assert seen and seen[0] in (errors.StateError, errors.CancelledError)
+
+
+def test_progress_may_be_a_callable_or_a_bar(capsys):
+    from airpy.progress import PassBar, progress_for_call
+
+    seen = []
+    with AutoModel.from_pretrained(DEMO, bandwidths=RATES, progress=lambda *at: seen.append(at)) as model:
+        with progress_for_call(model._progress) as report:
+            report(1, 6, 0, 2)
+    assert seen == [(1, 6, 0, 2)]
+    with PassBar() as bar:
+        bar(1, 6, 0, 1)
+        assert capsys.readouterr().err == ""  # not before a second has passed
+        bar._started -= 2
+        bar(3, 6, 0, 1)
+    assert "3/6" in capsys.readouterr().err

@@ -1,0 +1,244 @@
+"""The plan as an object, a text and a file, and the calibration it is made from."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+
+import pytest
+from models import DEMO, RATES, golden, load
+
+from airpy import Plan, calibration, errors
+from airpy.auto_model import machine_for, open_model
+from airpy.sizes import format_rate, format_size, format_time, parse_size
+
+
+@pytest.fixture(scope="module")
+def plan():
+    with load(io="direct", max_ram="8MiB", n_ctx=256) as model:
+        yield model.plan
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("AIRPY_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.delenv("AIRPY_BANDWIDTHS", raising=False)
+    return tmp_path / "cache"
+
+
+# ---- the plan --------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_text_says_what_stays_what_streams_and_what_bounds(plan):
+    text = str(plan)
+    for word in ("stays", "streams", "attention", "feed-forward", "output", "KV cache", "ring", "bound by the disk", "tokens/s",
+                 "full context", "a prompt", "more RAM", "1.00 GB/s", "8.0 MiB"):  # fmt: skip
+        assert word in text, word
+    assert max(map(len, text.splitlines())) < 140
+
+
+def test_the_figures_agree_with_each_other(plan):
+    assert plan.bound == "disk" and plan["io"] == "direct"
+    assert 0 < plan.streamed_bytes == plan["weight_bytes"] - plan["pin_bytes"]
+    assert math.isclose(plan.predicted_tok_s, 1 / plan["pass_s"])
+    assert plan.streamed_bytes / RATES["disk"] <= plan["pass_s"] * 1.01
+    rows = plan["weights"]
+    assert sum(size for _, _, size, tiles, _ in rows if tiles) == plan["weight_bytes"]
+    steps = plan.to_dict()["more_ram"]
+    assert [step["share"] for step in steps] == [0.5, 1.0] and steps[1]["pass_s"] < steps[0]["pass_s"] < plan["pass_s"]
+    assert steps[1]["bound"] == "compute"  # nothing streams any more
+
+
+def test_a_model_that_fits_says_that_more_ram_does_not_help():
+    with load() as model:
+        assert model.plan["io"] == "mmap" and model.plan.streamed_bytes == 0
+        assert "would not help" in str(model.plan) and "mapped" in str(model.plan)
+
+
+def test_a_plan_is_kept_and_taken_back(plan, tmp_path):
+    plan.save(tmp_path / "plan.json")
+    loaded = Plan.load(tmp_path / "plan.json")
+    assert loaded == plan and hash(loaded) == hash(plan) and str(loaded) == str(plan)
+    for form in (loaded, loaded.to_dict(), tmp_path / "plan.json", str(tmp_path / "plan.json")):
+        with load(plan=form, bandwidths=None) as model:
+            again = model.plan
+            assert (again["n_ctx"], again["budget"], again["io"]) == (256, 8 << 20, "direct")
+            assert (again["ring_bytes"], again["tile_bytes"], again["max_rows"]) == (
+                plan["ring_bytes"], plan["tile_bytes"], plan["max_rows"],
+            )  # fmt: skip
+            assert again.bandwidths == plan.bandwidths
+            assert model.generate([[1, 2]], max_new_tokens=2).shape == (1, 4)
+    with open_model(DEMO, {}, plan=plan, bandwidths=None) as model:
+        assert "airpy demo" in repr(model.plan)
+
+
+def test_a_plan_of_another_model_is_refused(plan):
+    with pytest.raises(errors.ArgumentError, match="airpy demo"):
+        load(golden("llama"), plan=plan, bandwidths=None)
+
+
+def test_a_plan_and_arguments_must_not_contradict_each_other(plan):
+    with pytest.raises(errors.ArgumentError, match="max_ram"):
+        load(plan=plan, max_ram="9MiB", bandwidths=None)
+    with pytest.raises(errors.ArgumentError, match="exclude"):
+        load(plan=plan)
+    load(plan=plan, max_ram="8MiB", bandwidths=None).close()
+
+
+def _set(data, path, value):
+    *parents, last = path
+    for key in parents:
+        data = data[key]
+    if value is KeyError:
+        del data[last]
+    else:
+        data[last] = value
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (["format"], "airpy plan 99"), (["plan"], None), (["plan", "budget"], -1), (["plan", "budget"], "8"), (["plan", "n_ctx"], KeyError),
+        (["plan", "pass_s"], math.nan), (["plan", "io"], "tape"), (["plan", "bound"], None), (["plan", "weights"], 3),
+        (["plan", "weights", 0], ["x"]), (["model", "name"], 3), (["options", "max_ram"], None), (["options", "tier"], 7),
+        (["bandwidths"], {"disk": -1}), (["bandwidths"], {"tape": 1}), (["more_ram"], [3]), (["options"], []),
+    ],
+)  # fmt: skip
+def test_an_edited_plan_that_makes_no_sense_is_refused(plan, path, value):
+    data = copy.deepcopy(plan.to_dict())
+    _set(data, path, value)
+    with pytest.raises(errors.ArgumentError):
+        Plan(data)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b"[" * 100000, b'{"format": "airpy plan 1"}'])
+def test_a_file_that_is_no_plan_is_refused(tmp_path, content):
+    (tmp_path / "plan.json").write_bytes(content)
+    with pytest.raises(errors.ArgumentError):
+        Plan.load(tmp_path / "plan.json")
+
+
+# ---- calibration -----------------------------------------------------------------------------------------------------------------
+
+
+def machine():
+    from airpy import _core
+
+    return machine_for(_core.GGUF(str(DEMO)), 0, "", 64 << 20)
+
+
+def test_bandwidths_are_probed_once_and_kept(cache, monkeypatch):
+    first = calibration.calibrate(machine())
+    assert first["disk"] > 0 and first["memory"] > 0 and first["product"]["Q8_0"] > 0 and first["block_bytes"] and first["depth"]
+    assert len(list(cache.iterdir())) == 2
+    for name in ("probe_disk", "probe_compute"):
+        monkeypatch.setattr(calibration, name, lambda *_: pytest.fail("probed again"))
+    assert calibration.calibrate(machine()) == first
+
+
+def test_fresh_ones_replace_kept_ones(cache, monkeypatch):
+    calibration.calibrate(machine())
+    monkeypatch.setattr(calibration, "probe_disk", lambda *_: {"disk": 123.0, "block_bytes": 4096, "depth": 1})
+    assert calibration.calibrate(machine())["disk"] != 123.0
+    assert calibration.calibrate(machine(), fresh=True)["disk"] == 123.0
+    assert calibration.calibrate(machine())["disk"] == 123.0
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b'{"key": 3, "rates": {"disk": 1}}', b"[" * 100000])
+def test_a_damaged_cache_costs_a_probe(cache, content):
+    calibration.calibrate(machine())
+    for file in cache.iterdir():
+        file.write_bytes(content)
+    assert calibration.calibrate(machine())["disk"] > 0
+    key = machine().disk_key
+    assert json.loads(calibration._file(key).read_text())["key"] == key
+
+
+def test_a_cache_with_senseless_rates_costs_a_probe(cache):
+    calibration._store(machine().disk_key, {"disk": -5})
+    assert calibration.calibrate(machine())["disk"] > 0
+
+
+def test_a_cache_that_cannot_be_written_does_no_harm(cache, tmp_path):
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    assert calibration.calibrate(machine())["disk"] > 0
+
+
+def test_what_is_given_stands_above_all(cache, monkeypatch, tmp_path):
+    for name in ("probe_disk", "probe_compute"):
+        monkeypatch.setattr(calibration, name, lambda *_: pytest.fail("probed although given"))
+    assert calibration.calibrate(machine(), RATES) == RATES
+    monkeypatch.setenv("AIRPY_BANDWIDTHS", json.dumps(RATES))
+    assert calibration.calibrate(machine(), {"disk": 7.0}) == {**RATES, "disk": 7.0}
+    (tmp_path / "rates.json").write_text(json.dumps(RATES))
+    monkeypatch.setenv("AIRPY_BANDWIDTHS", str(tmp_path / "rates.json"))
+    assert calibration.calibrate(machine()) == RATES
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "nowhere.json", "[]", '{"disk": -1}', '{"disk": "fast"}', '{"product": 3}', '{"tape": 3}', '{"disk": NaN}']
+)
+def test_given_ones_that_make_no_sense_are_refused(cache, monkeypatch, tmp_path, text):
+    (tmp_path / "list.json").write_text("[]")
+    monkeypatch.setenv("AIRPY_BANDWIDTHS", str(tmp_path / "list.json") if text == "[]" else text)
+    with pytest.raises(errors.ArgumentError, match=r"(?i)bandwidths"):
+        calibration.calibrate(machine())
+
+
+def test_runs_correct_the_disk_they_were_bound_by(cache):
+    calibration._store(machine().disk_key, {"disk": 1e9, "block_bytes": 1 << 20, "depth": 4})
+    assert not calibration.learn_disk(machine(), 1 << 20, 10.0)  # too little
+    assert not calibration.learn_disk(machine(), 1 << 30, 0.1)  # too short
+    assert calibration.calibrate(machine())["disk"] == 1e9
+    assert calibration.learn_disk(machine(), 500_000_000, 1.0)
+    rates = calibration.calibrate(machine())
+    assert math.isclose(rates["disk"], 0.7e9 + 0.3 * 5e8) and rates["depth"] == 4
+
+
+def test_a_streamed_run_corrects_the_calibration(cache, monkeypatch):
+    monkeypatch.setattr(calibration, "_LEARN_BYTES", 1 << 20)
+    monkeypatch.setattr(calibration, "_LEARN_SECONDS", 0.0)
+    calibration._store(machine().disk_key, {"disk": 1e15, "block_bytes": 1 << 20, "depth": 4})
+    with load(io="direct", max_ram="8MiB", bandwidths=None) as model:
+        for _ in range(20):
+            model.generate([[1, 2, 3]], max_new_tokens=8, eos_token_id=[])
+            model.forget()
+        if not model._learned.passes and calibration._load(model._machine.disk_key)["disk"] == 1e15:
+            pytest.skip("this disk is too fast to wait for")
+        assert calibration._load(model._machine.disk_key)["disk"] < 1e15
+
+
+def test_probes_stay_inside_the_budget():
+    from airpy import _core
+
+    gguf = _core.GGUF(str(DEMO))
+    assert machine_for(gguf, 0, "", 2 << 20).max_bytes == 2 << 20
+    assert machine_for(gguf, 0, "", 1 << 40).max_bytes == gguf.bytes  # a small file is read from the cache, so it is probed there
+
+
+def test_disks_have_names():
+    name = calibration._device(str(DEMO))
+    assert name != "unknown" and f"{os.major(os.stat(DEMO).st_dev)}:" in name
+    assert calibration._device("/nowhere/at/all") == "unknown"
+
+
+# ---- sizes -----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("4096", 4096), ("4GiB", 4 << 30), ("1.5 GiB", 3 << 29), ("500MB", 500_000_000), ("2g", 2 << 30), ("1k", 1024), (7, 7), ("8 b", 8)],
+)
+def test_sizes_are_read(text, size):
+    assert parse_size(text) == size
+
+
+def test_sizes_and_times_are_written():
+    assert [format_size(n) for n in (0, 999, 1536, 5 << 20, 123 << 20, 3 << 40)] == [
+        "0 B", "999 B", "1.5 KiB", "5.0 MiB", "123 MiB", "3.0 TiB",
+    ]  # fmt: skip
+    assert [format_time(s) for s in (3e-6, 0.00231, 1.5, 600, 9000)] == ["3 µs", "2.31 ms", "1.5 s", "10 min", "2 h 30 min"]
+    assert format_rate(2.154e9) == "2.15 GB/s" and format_rate(5e6) == "5.0 MB/s"

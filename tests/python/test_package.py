@@ -1,0 +1,212 @@
+"""The package as a whole: its stub, its symbols, its layers, its headers, what importing it costs and what a wheel of it holds."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from airpy import _core
+
+ROOT = Path(__file__).resolve().parents[2]
+CSRC = ROOT / "csrc"
+LAYERS = ["base", "platform", "quant", "gguf", "kernels", "backend", "memory", "model", "engine", "python"]
+HEADERS = sorted(path for path in CSRC.rglob("*.h") if "python" not in path.parts and "x86" not in path.parts)
+STANDARD = set(  # C11, 7.1.2
+    "assert complex ctype errno fenv float inttypes iso646 limits locale math setjmp signal stdalign stdarg stdatomic stdbool stddef "  # noqa: SIM905, E501
+    "stdint stdio stdlib stdnoreturn string tgmath threads time uchar wchar wctype".split()
+)
+SOURCES = sorted(path for path in CSRC.rglob("*") if path.suffix in (".c", ".h", ".def"))
+
+
+def need(program: str) -> str:
+    found = shutil.which(program)
+    if not found:
+        pytest.skip(f"{program} is not there")
+    return found
+
+
+# ---- the stub --------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_stub_says_what_the_extension_has(tmp_path):
+    if not find_spec("mypy"):
+        pytest.skip("mypy is not there")
+    allow = tmp_path / "allow"
+    # 3.12 is the first to show the buffer slot as a method.
+    allow.write_text("" if sys.version_info >= (3, 12) else "airpy._core.Array.__buffer__\n")
+    command = [sys.executable, "-m", "mypy.stubtest", "airpy._core", "--allowlist", str(allow)]
+    paths = os.pathsep.join([str(Path(_core.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": paths})
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_stub_and_the_marker_lie_beside_the_extension():
+    folder = Path(_core.__file__).parent
+    assert (folder / "_core.pyi").is_file() and (folder / "py.typed").is_file()
+
+
+def test_there_is_one_version():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == _core.VERSION
+    command = ["git", "grep", "-lF", f'"{project["version"]}"', "--", "*.py", "*.c", "*.h", "*.txt", "*.json"]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True)
+    assert found.returncode in (1, 128), f"the version stands elsewhere too: {found.stdout.decode()}"
+
+
+# ---- symbols ---------------------------------------------------------------------------------------------------------------------
+
+
+def symbols(*options: str) -> set[str]:
+    out = subprocess.run([need("nm"), "-D", *options, _core.__file__], capture_output=True, text=True, check=True).stdout
+    return {line.split()[-1].split("@")[0] for line in out.splitlines()}
+
+
+def is_sanitized() -> bool:
+    return any(name.startswith(("__asan", "__ubsan", "__tsan")) for name in symbols("--undefined-only"))
+
+
+def test_the_extension_exports_its_init_function_alone():
+    assert symbols("--defined-only") == {"PyInit__core"}
+
+
+def test_the_extension_is_named_for_the_stable_abi():
+    assert Path(_core.__file__).name == "_core.abi3.so"
+
+
+def test_the_library_never_prints_aborts_or_exits():
+    output = set(
+        "printf fprintf vprintf vfprintf dprintf puts fputs putchar putc fputc fwrite perror write psignal error warn warnx "  # noqa: SIM905
+        "__printf_chk __fprintf_chk __vfprintf_chk stdout stderr".split()
+    )
+    endings = set("abort exit _exit _Exit quick_exit __assert_fail longjmp Py_Exit Py_FatalError err errx".split())  # noqa: SIM905
+    unwanted = symbols("--undefined-only") & (output | endings)
+    if is_sanitized():
+        unwanted -= {"abort", "stderr"}
+    assert not unwanted
+
+
+def test_nothing_of_the_library_is_missing():
+    assert not {name for name in symbols("--undefined-only") if name.startswith("air_")}
+
+
+def test_the_extension_needs_the_c_library_alone():
+    out = subprocess.run([need("readelf"), "-d", _core.__file__], capture_output=True, text=True, check=True).stdout
+    libraries = set(re.findall(r"NEEDED.*\[(.*)\]", out))
+    if is_sanitized():
+        pytest.skip("a sanitized build links its run-time library")
+    assert libraries <= {"libc.so.6", "libm.so.6", "libpthread.so.0", "ld-linux-x86-64.so.2"}
+
+
+# ---- sources ---------------------------------------------------------------------------------------------------------------------
+
+
+def includes(path: Path) -> list[str]:
+    return re.findall(r'^\s*#\s*include\s+"([^"]+)"', path.read_text(), re.M)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(CSRC)))
+def test_a_file_includes_only_layers_above_its_own(path):
+    own = path.relative_to(CSRC).parts[0]
+    assert own in LAYERS
+    for name in includes(path):
+        beside = path.parent / name
+        target = beside if "/" not in name and beside.is_file() else CSRC / name
+        assert target.is_file(), f'"{name}" is not found from csrc'
+        layer = target.relative_to(CSRC).parts[0]
+        assert LAYERS.index(layer) <= LAYERS.index(own), f"{own} includes {layer}"
+
+
+def test_the_sources_were_found():
+    assert len(SOURCES) > 60 and sum(len(includes(path)) for path in SOURCES) > 100
+    assert {path.relative_to(CSRC).parts[0] for path in SOURCES} == set(LAYERS)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(CSRC)))
+def test_the_system_is_named_in_platform_alone(path):
+    """Outside platform/ only ISO C11, and the compiler's extensions through base/compiler.h."""
+    if "platform" in path.parts or "x86" in path.parts:
+        return
+    text = path.read_text()
+    for header in re.findall(r"^\s*#\s*include\s+<([^>]+)>", text, re.M):
+        name = header.removesuffix(".h")
+        assert name in STANDARD or header == "Python.h" or (header == "atomic" and path.name == "compiler.h"), f"<{header}>"
+    if path.name != "compiler.h":
+        assert "__attribute__" not in text and "__builtin_" not in text
+    assert not re.search(r"\b(__linux__|_WIN32|__APPLE__|_GNU_SOURCE|_POSIX_C_SOURCE)\b", text)
+
+
+@pytest.mark.parametrize("language", ["c11", "c++17"])
+def test_every_header_compiles_alone(language, tmp_path):
+    c = language == "c11"
+    compiler = need(os.environ.get("CC", "cc") if c else os.environ.get("CXX", "c++"))
+    failed = {}
+    for header in HEADERS:
+        source = tmp_path / ("one.c" if c else "one.cpp")
+        source.write_text(f'#include "{header.relative_to(CSRC)}"\n#include "{header.relative_to(CSRC)}"\nint air_one;\n')
+        warnings = ["-Wall", "-Werror", "-Wno-unused-function", *(["-Wextra"] if c else [])]
+        done = subprocess.run(
+            [compiler, f"-std={language}", *warnings, f"-I{CSRC}", "-fsyntax-only", source], capture_output=True, text=True
+        )
+        if done.returncode:
+            failed[str(header.relative_to(CSRC))] = done.stderr
+    assert not failed, "\n".join(failed.values())
+    assert len(HEADERS) > 25
+
+
+def test_files_and_functions_keep_their_size():
+    long_files = {str(path): n for path in SOURCES if (n := len(path.read_text().splitlines())) > 800 and "tables" not in path.name}
+    assert not long_files
+    long_functions = []
+    for path in SOURCES:
+        start = None
+        for number, line in enumerate(path.read_text().splitlines()):
+            if line == "{":
+                start = number
+            elif line == "}" and start is not None:
+                if number - start > 61:
+                    long_functions.append(f"{path.name}:{start}")
+                start = None
+    assert not long_functions
+
+
+# ---- importing -------------------------------------------------------------------------------------------------------------------
+
+
+def import_seconds(statement: str) -> float:
+    code = f"import time; t = time.perf_counter(); {statement}; print(time.perf_counter() - t)"
+    runs = [
+        float(subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True).stdout) for _ in range(5)
+    ]
+    return min(runs)
+
+
+def test_importing_airpy_is_quick_and_brings_no_framework():
+    if is_sanitized():
+        pytest.skip("a sanitized build is slow")
+    assert import_seconds("import numpy; import airpy") - import_seconds("import numpy") < 0.080
+    code = "import sys, airpy; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    loaded = set(subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True).stdout.split())
+    assert not loaded & {"torch", "transformers", "matplotlib", "huggingface_hub", "pandas", "scipy", "gguf"}
+
+
+# ---- the wheel -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not os.environ.get("AIRPY_WHEEL"), reason="AIRPY_WHEEL names no wheel (CI's does)")
+def test_the_wheel_holds_the_package_alone():
+    wheel = Path(os.environ["AIRPY_WHEEL"])
+    assert re.fullmatch(r"airpy-[\d.]+-cp311-abi3-\w*linux\w*_x86_64(\.\w+)*\.whl", wheel.name)
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names} <= {"airpy", f"airpy-{_core.VERSION}.dist-info"}
+    assert {"airpy/_core.abi3.so", "airpy/_core.pyi", "airpy/py.typed", "airpy/assets/demo-q8_0.gguf"} <= set(names)
+    assert not [name for name in names if name.endswith((".c", ".h", ".pyc", ".a", ".txt")) and "dist-info" not in name]
+    assert sum(info.file_size for info in zipfile.ZipFile(wheel).infolist() if info.filename.startswith("airpy/assets/")) <= 9 << 20
