@@ -146,7 +146,7 @@ def test_closing_twice_is_fine_and_a_closed_model_says_so():
 
 
 def test_close_in_another_thread_ends_a_generation():
-    model = load(**{"io": "direct", "max_ram": "8MiB"})
+    model = load(**{"io": "direct", "max_ram": "6MiB"})
     started, seen = threading.Event(), []
 
     def body():

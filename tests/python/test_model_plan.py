@@ -17,7 +17,7 @@ from airpy.sizes import format_rate, format_size, format_time, parse_size
 
 @pytest.fixture(scope="module")
 def plan():
-    with load(io="direct", max_ram="8MiB", n_ctx=256) as model:
+    with load(io="direct", max_ram="6MiB", n_ctx=256) as model:
         yield model.plan
 
 
@@ -34,7 +34,7 @@ def cache(tmp_path, monkeypatch):
 def test_the_text_says_what_stays_what_streams_and_what_bounds(plan):
     text = str(plan)
     for word in ("stays", "streams", "attention", "feed-forward", "output", "KV cache", "ring", "bound by the disk", "tokens/s",
-                 "full context", "a prompt", "more RAM", "1.00 GB/s", "8.0 MiB"):  # fmt: skip
+                 "full context", "a prompt", "more RAM", "1.00 GB/s", "6.0 MiB"):  # fmt: skip
         assert word in text, word
     assert max(map(len, text.splitlines())) < 140
 
@@ -64,7 +64,7 @@ def test_a_plan_is_kept_and_taken_back(plan, tmp_path):
     for form in (loaded, loaded.to_dict(), tmp_path / "plan.json", str(tmp_path / "plan.json")):
         with load(plan=form, bandwidths=None) as model:
             again = model.plan
-            assert (again["n_ctx"], again["budget"], again["io"]) == (256, 8 << 20, "direct")
+            assert (again["n_ctx"], again["budget"], again["io"]) == (256, 6 << 20, "direct")
             assert (again["ring_bytes"], again["tile_bytes"], again["max_rows"]) == (
                 plan["ring_bytes"], plan["tile_bytes"], plan["max_rows"],
             )  # fmt: skip
@@ -84,7 +84,7 @@ def test_a_plan_and_arguments_must_not_contradict_each_other(plan):
         load(plan=plan, max_ram="9MiB", bandwidths=None)
     with pytest.raises(errors.ArgumentError, match="exclude"):
         load(plan=plan)
-    load(plan=plan, max_ram="8MiB", bandwidths=None).close()
+    load(plan=plan, max_ram="6MiB", bandwidths=None).close()
 
 
 def _set(data, path, value):
@@ -202,7 +202,7 @@ def test_a_streamed_run_corrects_the_calibration(cache, monkeypatch):
     monkeypatch.setattr(calibration, "_LEARN_BYTES", 1 << 20)
     monkeypatch.setattr(calibration, "_LEARN_SECONDS", 0.0)
     calibration._store(machine().disk_key, {"disk": 1e15, "block_bytes": 1 << 20, "depth": 4})
-    with load(io="direct", max_ram="8MiB", bandwidths=None) as model:
+    with load(io="direct", max_ram="6MiB", bandwidths=None) as model:
         for _ in range(20):
             model.generate([[1, 2, 3]], max_new_tokens=8, eos_token_id=[])
             model.forget()
