@@ -40,5 +40,6 @@ def golden(name: str) -> Path:
 def run_python(code: str, *arguments: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
     """A child with this Python, the tests' folder in its path, and bandwidths given."""
     env = {**os.environ, "AIRPY_BANDWIDTHS": json.dumps(RATES), **kwargs.pop("env", {})}
-    env["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), str(Path(airpy.__file__).parents[1]), env.get("PYTHONPATH", "")])
+    folders = [str(Path(__file__).parent), str(Path(airpy.__file__).parents[1]), env.get("PYTHONPATH", "")]
+    env["PYTHONPATH"] = os.pathsep.join(folders)
     return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120, env=env, **kwargs)

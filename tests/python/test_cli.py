@@ -130,7 +130,13 @@ def test_plan_prints_saves_and_is_taken_back(airpy, tmp_path):
 
 def test_inspect_reads_any_header(airpy):
     code, out, _ = airpy("inspect", DEMO, "--tensors")
-    assert code == 0 and "supported" in out and "tokenizer.ggml.tokens" in out and "4096 values" in out and "blk.5.ffn_down.weight" in out
+    assert (
+        code == 0
+        and "supported" in out
+        and "tokenizer.ggml.tokens" in out
+        and "4096 values" in out
+        and "blk.5.ffn_down.weight" in out
+    )
     facts = json.loads(airpy("inspect", DEMO, "--json")[1])
     assert facts["architecture"] == "llama" and facts["supported"] and len(facts["tensors"]) == 56
     assert facts["bytes"] == DEMO.stat().st_size and facts["metadata"]["llama.block_count"] == 6
@@ -205,6 +211,37 @@ def test_chat_without_a_template_says_what_to_do(airpy, monkeypatch):
     assert talk(airpy, monkeypatch, DEMO, ["Hello"], "--template", TEMPLATE)[0] == 0
 
 
+def test_chat_in_a_terminal_stops_an_answer_on_ctrl_c(chat_model):
+    import pty
+    import select
+    import time
+
+    command = [sys.executable, "-m", "airpy", "chat", str(chat_model), "-n", "400", "--max-ram", "6MiB", "--io", "direct"]
+    command += ["--temp", "1.5", "--top-k", "0", "--seed", "3"]  # so wild that it hardly ends by itself
+    pid, fd = pty.fork()
+    if pid == 0:
+        os.execv(sys.executable, command)
+    seen, sent, deadline = b"", 0, time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if not select.select([fd], [], [], 0.2)[0]:
+            continue
+        try:
+            seen += os.read(fd, 4096)
+        except OSError:  # the other end is closed
+            break
+        if sent == 0 and seen.endswith(b"> "):
+            os.write(fd, b"Who art thou?\n")
+            sent = 1
+        elif sent == 1 and len(seen.split(b"thou?", 1)[-1]) > 20:
+            os.write(fd, b"\x03")
+            sent = 2
+        elif sent == 2 and b"(stopped)" in seen and seen.rstrip(b" ").endswith(b">"):
+            os.write(fd, b"/exit\n")
+            sent = 3
+    _, status = os.waitpid(pid, 0)
+    assert sent == 3 and os.waitstatus_to_exitcode(status) == 0, seen
+
+
 # ---- exit codes ------------------------------------------------------------------------------------------------------------------
 
 
@@ -217,9 +254,18 @@ def test_help_teaches_with_examples(airpy, command):
 
 @pytest.mark.parametrize(
     "arguments",
-    [(), ("dance",), ("generate",), ("generate", DEMO, "--max-ram", "lots"), ("generate", DEMO, "--threads", "0"), ("plan", DEMO, "--io", "x"),
-     ("generate", DEMO, "-p", "x", "--seed", "-1"), ("generate", DEMO, "-p", "x", "-n", "few"), ("generate", DEMO, "-p", "a", "-f", "b")],
-)  # fmt: skip
+    [
+        (),
+        ("dance",),
+        ("generate",),
+        ("generate", DEMO, "--max-ram", "lots"),
+        ("generate", DEMO, "--threads", "0"),
+        ("plan", DEMO, "--io", "x"),
+        ("generate", DEMO, "-p", "x", "--seed", "-1"),
+        ("generate", DEMO, "-p", "x", "-n", "few"),
+        ("generate", DEMO, "-p", "a", "-f", "b"),
+    ],
+)
 def test_usage_errors_are_2(airpy, arguments):
     code, out, err = airpy(*arguments)
     assert code == 2 and out == "" and "usage: airpy" in err

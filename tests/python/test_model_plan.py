@@ -100,7 +100,8 @@ def _set(data, path, value):
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        (["format"], "airpy plan 99"), (["plan"], None), (["plan", "budget"], -1), (["plan", "budget"], "8"), (["plan", "n_ctx"], KeyError),
+        (["format"], "airpy plan 99"), (["plan"], None), (["plan", "budget"], -1), (["plan", "budget"], "8"),
+        (["plan", "n_ctx"], KeyError),
         (["plan", "pass_s"], math.nan), (["plan", "io"], "tape"), (["plan", "bound"], None), (["plan", "weights"], 3),
         (["plan", "weights", 0], ["x"]), (["model", "name"], 3), (["options", "max_ram"], None), (["options", "tier"], 7),
         (["bandwidths"], {"disk": -1}), (["bandwidths"], {"tape": 1}), (["more_ram"], [3]), (["options"], []),
@@ -230,7 +231,16 @@ def test_disks_have_names():
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("4096", 4096), ("4GiB", 4 << 30), ("1.5 GiB", 3 << 29), ("500MB", 500_000_000), ("2g", 2 << 30), ("1k", 1024), (7, 7), ("8 b", 8)],
+    [
+        ("4096", 4096),
+        ("4GiB", 4 << 30),
+        ("1.5 GiB", 3 << 29),
+        ("500MB", 500_000_000),
+        ("2g", 2 << 30),
+        ("1k", 1024),
+        (7, 7),
+        ("8 b", 8),
+    ],
 )
 def test_sizes_are_read(text, size):
     assert parse_size(text) == size
