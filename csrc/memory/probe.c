@@ -25,9 +25,10 @@ typedef struct disk_probe {
     air_io_request requests[DEPTH_MOST];
     air_mutex lock;
     air_cond changed;
-    uint64_t reads;                 /* number of the next, for its place */
+    uint64_t trials;
     /* of the trial, under lock */
     choice *now;
+    uint64_t place;                 /* the next block's number, modulo those of the file */
     uint64_t stop_ns;
     int active;
     air_error error;
@@ -39,11 +40,12 @@ static air_status probe_read(void *self, uint64_t offset, void *buffer, size_t b
     return source->read(source, offset, buffer, bytes, cancel, err);
 }
 
-/* Spread over the file at random, so that neither the disk's read-ahead nor a cache in front of it helps more than it would a walk. */
+/* A trial starts at a random place and goes on from there, block after block, as the pager walks: disks and what lies between them
+ * and us treat that unlike reads at random. Different places, so that no trial lives on what another one left in a cache. */
 static void submit(disk_probe *p, air_io_request *request)
 {
     uint64_t places = air_max_u64(p->source->bytes / p->now->block, 1);
-    request->offset = air_random_u64(17, p->reads++) % places * p->now->block;
+    request->offset = p->place++ % places * p->now->block;
     request->bytes = (size_t)p->now->block;
     air_async_io_submit(p->io, request);
 }
@@ -66,6 +68,7 @@ static air_status run_trial(disk_probe *p, choice *c, uint64_t ns, air_error *er
     uint64_t begin = air_clock_ns();
     air_mutex_lock(&p->lock);
     p->now = c;
+    p->place = air_random_u64(17, p->trials++) >> 1;
     p->stop_ns = begin + ns;
     p->error.status = AIR_OK;
     for (p->active = 0; p->active < c->depth; p->active++) submit(p, &p->requests[p->active]);
@@ -129,7 +132,7 @@ static air_status open_probe(disk_probe *p, air_error *err)
     p->buffers = air_pages_alloc((size_t)(DEPTH_MOST * p->buffer_bytes + p->granule));
     if (!p->buffers)
         return air_fail(err, AIR_E_NOMEM, "probe: %llu bytes", (unsigned long long)(DEPTH_MOST * p->buffer_bytes));
-    air_pages_huge(p->buffers, (size_t)(DEPTH_MOST * p->buffer_bytes + p->granule)); /* as the ring: small pages can halve the rate */
+    air_pages_huge(p->buffers, (size_t)(DEPTH_MOST * p->buffer_bytes + p->granule)); /* as the ring is */
     uint64_t address = (uint64_t)(uintptr_t)p->buffers;
     uint8_t *aligned = p->buffers + (air_round_up(address, p->granule) - address);
     for (int i = 0; i < DEPTH_MOST; i++)

@@ -1,0 +1,206 @@
+"""What the benchmarks share: the machine they ran on, what else ran there, taking turns, medians, files of results.
+
+A benchmark runs its contenders in turns, each in a process of its own, and keeps the rounds in which other programs used the cores
+least. Everything that a figure depends on is written beside it: tests/bench/results/NAME.json.
+"""
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = Path(__file__).with_name("results")
+QUIET_CORES = 0.1                   # used by others on average; below it a round counts as undisturbed
+TICK = os.sysconf("SC_CLK_TCK")
+Json = dict[str, Any]
+
+
+# ---- machine and version ---------------------------------------------------------------------------------------------------------
+
+
+def first_line(path: str, key: str) -> str:
+    for line in Path(path).read_text().splitlines():
+        if line.startswith(key):
+            return line.split(":", 1)[1].strip()
+    return ""
+
+
+def block_device(path: Path) -> Path | None:
+    """The /sys folder of the disk that holds path."""
+    number = path.stat().st_dev
+    here = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}").resolve()
+    for folder in (here, here.parent):                # a partition has no queue of its own
+        if (folder / "queue").is_dir():
+            return folder
+    return None
+
+
+def read_ahead_file(path: Path) -> Path | None:
+    device = block_device(path)
+    return device / "queue" / "read_ahead_kb" if device else None
+
+
+def machine(path: Path) -> Json:
+    from airpy import _core
+
+    cpu, ahead = _core.cpu_info(), read_ahead_file(path)
+    return {
+        "cpu": first_line("/proc/cpuinfo", "model name"), "threads": cpu["threads"], "tier": cpu["tier"],
+        "memory_bytes": _core.memory_info()["total"], "kernel": platform.release(), "python": platform.python_version(),
+        "disk": ahead.parent.parent.name if ahead else "", "read_ahead_kb": int(ahead.read_text()) if ahead else None,
+    }  # fmt: skip
+
+
+def commit() -> str:
+    """The commit measured, with a + if the tree differs from it."""
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!README.md", f":!{RESULTS.relative_to(ROOT)}")
+    return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
+
+
+# ---- what else uses the cores ----------------------------------------------------------------------------------------------------
+
+
+def busy_seconds() -> float:
+    """CPU time of everything on the machine. Waiting and idling (fields 4 and 5) are not work, guests (9, 10) are counted in user."""
+    fields = [int(n) for n in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
+    return (sum(fields[:8]) - fields[3] - fields[4]) / TICK
+
+
+def own_seconds() -> float:
+    return sum(u.ru_utime + u.ru_stime for u in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+
+
+class Load:
+    """Cores used by others while the block ran, children of ours that ended within it left out."""
+
+    def __enter__(self) -> Load:
+        self.began, self.busy, self.own = time.monotonic(), busy_seconds(), own_seconds()
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self.seconds = time.monotonic() - self.began
+        others = (busy_seconds() - self.busy) - (own_seconds() - self.own)
+        self.other_cores = max(0.0, others / self.seconds) if self.seconds else 0.0
+
+
+# ---- turns -----------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Round:
+    results: dict[str, Json] = field(default_factory=dict)
+    other_cores: float = 0.0        # of the contender that was disturbed most
+
+
+def take_turns(contenders: dict[str, Callable[[], Json]], rounds: int, seconds: float) -> list[Round]:
+    """Runs all contenders in every round. Disturbed rounds are repeated while `seconds` last; the `rounds` quietest are returned."""
+    done: list[Round] = []
+    began = time.monotonic()
+    while len(done) < rounds or sum(r.other_cores < QUIET_CORES for r in done) < rounds:
+        now = time.monotonic() - began
+        if len(done) >= rounds and now + now / len(done) > seconds:
+            break
+        this = Round()
+        for name, run in contenders.items():
+            with Load() as load:
+                this.results[name] = run()
+            this.other_cores = max(this.other_cores, load.other_cores)
+            print(f"round {len(done) + 1}: {name} took {load.seconds:.1f} s, others used {load.other_cores:.2f} cores", file=sys.stderr)
+        done.append(this)
+    return sorted(done, key=lambda r: r.other_cores)[:rounds]
+
+
+def summary(values: Sequence[float]) -> Json:
+    """Median, and how far the others lie from it: (largest - smallest) / median."""
+    median = statistics.median(values)
+    return {"median": median, "spread": (max(values) - min(values)) / median if median else 0.0, "values": list(values)}
+
+
+def ratios(above: Sequence[float], below: Sequence[float]) -> Json:
+    """Summary of the ratio within each round, which what changes slowly over time leaves alone."""
+    return summary([a / b for a, b in zip(above, below, strict=True)])
+
+
+# ---- programs run ----------------------------------------------------------------------------------------------------------------
+
+
+def run_json(command: Sequence[str], group: Any = None) -> Json:
+    """Runs the command, in the control group if there is one; what it prints is one JSON object."""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, preexec_fn=group.enter if group else None)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr.strip()[-2000:]}")
+    return json.loads(done.stdout)
+
+
+def worker(task: str, model: Path, group: Any = None, **options: Any) -> Json:
+    """One run of airpy (tests/bench/worker.py) in a process of its own."""
+    return run_json([sys.executable, "-m", "tests.bench.worker", task, str(model), json.dumps(options)], group)
+
+
+def peer(python: str, model: Path, group: Any = None, **options: Any) -> Json:
+    """One run of llama.cpp (peer_llama_cpp.py) with the Python that has it."""
+    words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    return run_json([python, str(Path(__file__).with_name("peer_llama_cpp.py")), str(model), *words], group)
+
+
+def model_file(given: Path | None, shape: str, format: str) -> Path:
+    """The file given, or a synthetic one of that shape, made on first use and kept in the cache folder."""
+    if given:
+        return given
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "airpy" / "bench"
+    path = cache / f"{shape}-{format.lower()}.gguf"
+    if not path.exists():
+        from tools import make_gguf
+
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as folder:        # an interrupted run leaves no half of a model
+            unfinished = Path(folder) / path.name
+            make_gguf.write(unfinished, shape=shape, type=format)
+            shutil.move(unfinished, path)
+    return path
+
+
+# ---- results ---------------------------------------------------------------------------------------------------------------------
+
+
+def row(what: str, text: str, goal: str = "", met: bool | None = None) -> Json:
+    """A line of the table: what was measured, the figure with its unit, what was asked for and whether that is reached."""
+    return {"what": what, "text": text, "goal": goal, "met": met}
+
+
+def percent(x: float) -> str:
+    return f"{100 * x:.0f} %"
+
+
+def write(name: str, model: Path, rounds: Sequence[Round], settings: Json, figures: Json, rows: Sequence[Json]) -> None:
+    """Prints the rows and writes results/NAME.json."""
+    load = summary([r.other_cores for r in rounds])
+    found = {
+        "name": name, "command": f"python -m tests.bench.{name}", "taken": datetime.datetime.now(datetime.UTC).isoformat("T", "seconds"),
+        "commit": commit(), "machine": machine(model), "model": {"name": model.name, "bytes": model.stat().st_size},
+        "settings": settings, "other_cores": load, "undisturbed": max(load["values"]) < QUIET_CORES,
+        "rows": list(rows), "figures": figures, "rounds": [r.results for r in rounds],
+    }  # fmt: skip
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
+    for r in rows:
+        state = {None: "", True: "reached", False: "MISSED"}[r["met"]]
+        print(f"{r['what']:<58} {r['text']:<34} {r['goal']:<14} {state}")
+    print(f"others used {load['median']:.2f} cores (at most {max(load['values']):.2f}) in the {len(rounds)} rounds kept")

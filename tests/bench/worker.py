@@ -1,0 +1,127 @@
+"""One run of airpy for a benchmark, in a process of its own: python -m tests.bench.worker TASK MODEL OPTIONS → one JSON object.
+
+Works on the extension itself, so that a figure holds no more than the engine. Bandwidths are probed in this process right before
+the model opens and right after the last pass; the plan gets those of before."""
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from airpy import _core
+
+Json = dict[str, Any]
+GREEDY = {"temperature": 0}
+SETTLED = 3                         # passes at most until what is pinned stays as it is
+
+
+def prompt(n: int, seed: int, vocab: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(3, vocab, n, np.int32)
+
+
+def matrix_types(gguf: _core.GGUF) -> list[str]:
+    return sorted({type for _, type, shape, *_ in gguf.tensors if len(shape) > 1})
+
+
+def probe(gguf: _core.GGUF, options: Json) -> Json:
+    """Bandwidths as Engine takes them. disk is left out where nothing is to stream."""
+    seconds = options.get("probe_seconds", 1.0)
+    found = _core.probe_compute(matrix_types(gguf), options["threads"], max_bytes=256 << 20, seconds=seconds)
+    if options["io"] == "direct":
+        found |= _core.probe_disk(gguf.paths[0], seconds)
+    return found
+
+
+class Run:
+    """An engine and what its passes took."""
+
+    def __init__(self, model: str, options: Json) -> None:
+        self.gguf = _core.GGUF(model)
+        self.options = options
+        self.before = probe(self.gguf, options)
+        self.usage_at_open = _core.memory_info()["cgroup_usage"]
+        keys = ("max_ram", "io", "threads", "n_ctx")
+        self.engine = _core.Engine(self.gguf, bandwidths=self.before, **{k: options[k] for k in keys if k in options})
+        self.vocab = self.engine.hparams["n_vocab"]
+
+    def feed(self, sequences: Sequence[_core.Sequence], tokens: Sequence[np.ndarray]) -> tuple[list[int], Json]:
+        """One call: the tokens chosen, and the call's time, bytes and prediction."""
+        before = self.engine.stats()
+        began = time.perf_counter()
+        ids = self.engine.run([(s, t, 1, GREEDY, s.length) for s, t in zip(sequences, tokens, strict=True)]).sampled
+        took = time.perf_counter() - began
+        after = self.engine.stats()
+        return ids, {
+            "seconds": took, "passes": after["passes"] - before["passes"],
+            "disk_bytes": after["pager_disk_bytes"] - before["pager_disk_bytes"],
+            "stall_s": (after["pager_stall_ns"] - before["pager_stall_ns"]) * 1e-9,
+            "predicted_s": after["last_predicted_s"], "pinned_bytes": after["pager_pinned_bytes"],
+        }  # fmt: skip
+
+    def decode(self, sequences: Sequence[_core.Sequence], ids: list[int], n: int) -> Json:
+        """n passes of one token for each sequence, after those that fill what may stay in memory."""
+        for _ in range(SETTLED):
+            held = self.engine.stats()["pager_pinned_bytes"]
+            ids, _ = self.feed(sequences, [np.array([i], np.int32) for i in ids])
+            if self.engine.stats()["pager_pinned_bytes"] == held:
+                break
+        passes = []
+        for _ in range(n):
+            ids, one = self.feed(sequences, [np.array([i], np.int32) for i in ids])
+            passes.append(one)
+        columns = {key: [p[key] for p in passes] for key in passes[0]}
+        return {**columns, "median_s": float(np.median(columns["seconds"]))}
+
+    def texts(self, n: int, length: int) -> tuple[list[_core.Sequence], list[int]]:
+        """n sequences, each with a prompt of its own, and their next tokens."""
+        sequences = [self.engine.sequence() for _ in range(n)]
+        ids, _ = self.feed(sequences, [prompt(length, seed, self.vocab) for seed in range(n)])
+        return sequences, ids
+
+    def report(self, **results: Any) -> Json:
+        plan, stats = self.engine.plan, self.engine.stats()
+        self.engine.close()
+        return {
+            "probe_before": self.before, "probe_after": probe(self.gguf, self.options), "usage_at_open": self.usage_at_open,
+            "plan": {k: v for k, v in plan.items() if k != "weights"}, "held_by": stats["held_by"], "kernels": stats["kernels"],
+            "threads": stats["threads"], **results,
+        }  # fmt: skip
+
+
+def stream(model: str, options: Json) -> Json:
+    """Decoding one text; where asked, also several together and a long prompt, whose bytes are counted."""
+    run = Run(model, options)
+    sequences, ids = run.texts(1, options["prompt"])
+    results: Json = {"one": run.decode(sequences, ids, options["new"])}
+    sequences[0].close()
+    if options.get("batch"):
+        sequences, ids = run.texts(options["batch"], options["prompt"])
+        results["batch"] = run.decode(sequences, ids, options["new"])
+        for sequence in sequences:
+            sequence.close()
+    if options.get("long_prompt"):
+        sequence = run.engine.sequence()
+        _, results["long_prompt"] = run.feed([sequence], [prompt(options["long_prompt"], 99, run.vocab)])
+        sequence.close()
+    return run.report(**results)
+
+
+def resident(model: str, options: Json) -> Json:
+    """Decoding one text with all weights in memory."""
+    run = Run(model, options)
+    sequences, ids = run.texts(1, options["prompt"])
+    return run.report(one=run.decode(sequences, ids, options["new"]))
+
+
+def main() -> int:
+    task, model, options = sys.argv[1:]
+    print(json.dumps({"stream": stream, "resident": resident}[task](model, json.loads(options))))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
