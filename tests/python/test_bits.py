@@ -28,7 +28,7 @@ PLACES = [
         "max_pins": 0,
         "tile_bytes": 17 * KIB,
         "ring_bytes": 256 * KIB,
-        "bandwidths": {"block_bytes": 4096, "depth": 1},
+        "bandwidths": {"block_bytes": 32768, "depth": 1},
     },
 ]
 WAYS = [
