@@ -1,6 +1,8 @@
 /* Probes of the disk; those of memory and kernels are in probe_compute.c. */
 #include "memory/probe.h"
 
+#include <stdatomic.h>
+
 #include "base/alloc.h"
 #include "base/checked.h"
 #include "base/random.h"
@@ -22,6 +24,9 @@ typedef struct choice {
 typedef struct disk_probe {
     air_source *source;
     air_async_io *io;
+    air_probe_watch watch;
+    uint64_t asked_ns;              /* when watch was asked last */
+    AIR_ATOMIC(int) cancel;         /* it said stop */
     uint8_t *buffers;
     uint64_t buffer_bytes, granule; /* of one of DEPTH_MOST */
     air_io_request requests[DEPTH_MOST];
@@ -36,10 +41,19 @@ typedef struct disk_probe {
     air_error error;
 } disk_probe;
 
-static air_status probe_read(void *self, uint64_t offset, void *buffer, size_t bytes, const AIR_ATOMIC(int) *cancel, air_error *err)
+static air_status probe_read(void *self, uint64_t offset, void *buffer, size_t bytes, const AIR_ATOMIC(int) *closing, air_error *err)
 {
-    air_source *source = self;
-    return source->read(source, offset, buffer, bytes, cancel, err);
+    disk_probe *p = self;
+    (void)closing; /* trials wait for their reads before the pool closes */
+    return p->source->read(p->source, offset, buffer, bytes, &p->cancel, err);
+}
+
+static void ask_watch(disk_probe *p)
+{
+    uint64_t now = air_clock_ns();
+    if (!p->watch.stop || now - p->asked_ns < AIR_PROBE_SLICE_NS || atomic_load(&p->cancel)) return;
+    p->asked_ns = now;
+    if (p->watch.stop(p->watch.context)) atomic_store(&p->cancel, 1);
 }
 
 /* A trial starts at a random place and goes on from there, block after block, as the pager walks: disks and what lies between them
@@ -58,7 +72,7 @@ static void probe_done(air_io_request *request)
     air_mutex_lock(&p->lock);
     if (request->error.status) (void)air_error_copy(&p->error, &request->error);
     else p->now->bytes += request->bytes;
-    if (!p->error.status && air_clock_ns() < p->stop_ns) submit(p, request);
+    if (!p->error.status && !atomic_load(&p->cancel) && air_clock_ns() < p->stop_ns) submit(p, request);
     else p->active--;
     air_cond_signal(&p->changed);
     air_mutex_unlock(&p->lock);
@@ -68,15 +82,20 @@ static void probe_done(air_io_request *request)
 static air_status run_trial(disk_probe *p, choice *c, uint64_t ns, air_error *err)
 {
     uint64_t begin = air_clock_ns();
+    ask_watch(p);
     air_mutex_lock(&p->lock);
     p->now = c;
     p->place = air_random_u64(17, p->trials++) >> 1;
     p->stop_ns = begin + ns;
     p->error.status = AIR_OK;
     for (p->active = 0; p->active < c->depth; p->active++) submit(p, &p->requests[p->active]);
-    while (p->active) air_cond_wait(&p->changed, &p->lock);
+    while (p->active) {
+        (void)air_cond_wait_for(&p->changed, &p->lock, AIR_PROBE_SLICE_NS);
+        ask_watch(p);
+    }
     air_mutex_unlock(&p->lock);
     c->ns += air_clock_ns() - begin;
+    if (atomic_load(&p->cancel)) return air_fail(err, AIR_E_CANCELLED, "probe cancelled");
     return air_error_copy(err, p->error.status ? &p->error : NULL);
 }
 
@@ -143,15 +162,17 @@ static air_status open_probe(disk_probe *p, air_error *err)
     uint8_t *aligned = p->buffers + (air_round_up(address, p->granule) - address);
     for (int i = 0; i < DEPTH_MOST; i++)
         p->requests[i] = (air_io_request){
-            .read = probe_read, .source = p->source, .buffer = aligned + (uint64_t)i * p->buffer_bytes, .done = probe_done, .context = p};
+            .read = probe_read, .source = p, .buffer = aligned + (uint64_t)i * p->buffer_bytes, .done = probe_done, .context = p};
     return air_async_io_open(&p->io, DEPTH_MOST, err);
 }
 
-air_status air_probe_disk(air_source *source, double seconds, air_bandwidths *out, air_error *err)
+air_status air_probe_disk(air_source *source, double seconds, air_probe_watch watch, air_bandwidths *out, air_error *err)
 {
     disk_probe *p = air_calloc(1, sizeof *p);
     if (!p) return air_fail(err, AIR_E_NOMEM, "probe: %zu bytes", sizeof *p);
     p->source = source;
+    p->watch = watch;
+    p->asked_ns = air_clock_ns();
     air_mutex_init(&p->lock);
     air_cond_init(&p->changed);
     air_status st = open_probe(p, err);

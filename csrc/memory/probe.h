@@ -8,14 +8,23 @@
 
 AIR_BEGIN_C
 
+enum { AIR_PROBE_SLICE_NS = 50 * 1000 * 1000 };
+
+/* Asked on the calling thread about every AIR_PROBE_SLICE_NS; an answer other than 0 ends the probe with AIR_E_CANCELLED. stop NULL:
+ * never. */
+typedef struct air_probe_watch {
+    int (*stop)(void *context);
+    void *context;
+} air_probe_watch;
+
 /* Direct reads at spread offsets, for some block sizes and depths; writes disk, block_bytes, depth, and of small reads one after the
  * other latency_s. seconds bounds the time. */
-air_status air_probe_disk(air_source *source, double seconds, air_bandwidths *out, air_error *err);
+air_status air_probe_disk(air_source *source, double seconds, air_probe_watch watch, air_bandwidths *out, air_error *err);
 
 /* Read bandwidth of threads threads over a buffer larger than the last cache, and one-column and many-column products of the
  * types whose bit is set in types (bit = GGML type id; all ids are below 64). Takes up to bytes of memory while it runs. */
-air_status air_probe_compute(int threads, int cpu_tier, uint64_t types, uint64_t bytes, double seconds, air_bandwidths *out,
-                             air_error *err);
+air_status air_probe_compute(int threads, int cpu_tier, uint64_t types, uint64_t bytes, double seconds, air_probe_watch watch,
+                             air_bandwidths *out, air_error *err);
 
 AIR_END_C
 #endif

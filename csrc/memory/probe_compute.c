@@ -39,6 +39,9 @@ typedef struct compute_probe {
     int64_t columns, rows, rows_at_once;
     air_pool_job job;
     AIR_ATOMIC(uint64_t) sink; /* so that what was read is used */
+    air_probe_watch watch;
+    uint64_t asked_ns;     /* when watch was asked last */
+    int stop;              /* what it said */
 } compute_probe;
 
 static air_columns columns_of(const compute_probe *p, int64_t n)
@@ -95,6 +98,16 @@ static double turn_seconds(compute_probe *p)
     return (double)(air_clock_ns() - begin + 1) * 1e-9;
 }
 
+static int stopped(compute_probe *p)
+{
+    uint64_t now = air_clock_ns();
+    if (!p->stop && p->watch.stop && now - p->asked_ns >= AIR_PROBE_SLICE_NS) {
+        p->asked_ns = now;
+        p->stop = p->watch.stop(p->watch.context) != 0;
+    }
+    return p->stop;
+}
+
 /* Bytes per second of the best of several turns, over all weights where the time allows two turns of that: what is slow enough
  * not to allow it is bound by the CPU, and a part of the weights will do. */
 static double best_rate(compute_probe *p, const air_format *format, int64_t columns, double seconds)
@@ -108,7 +121,7 @@ static double best_rate(compute_probe *p, const air_format *format, int64_t colu
     p->rows = least < all ? least : all;
     double fitting = (double)p->rows * seconds / 3 / turn_seconds(p);
     if (fitting > (double)p->rows) p->rows = fitting < (double)all ? (int64_t)fitting : all;
-    for (int turn = 0; turn < 2 || air_clock_ns() < until; turn++) {
+    for (int turn = 0; (turn < 2 || air_clock_ns() < until) && !stopped(p); turn++) {
         double now = (double)p->rows * (double)row_bytes_of(format) / turn_seconds(p);
         if (now > best) best = now;
     }
@@ -123,7 +136,7 @@ static void measure(compute_probe *p, uint64_t types, double seconds, air_bandwi
     out->memory = best_rate(p, NULL, 1, each);
     for (uint32_t id = 0; id < AIR_TYPE_COUNT; id++) {
         const air_format *format = air_format_by_id(id);
-        if (!(types >> id & 1) || !format) continue;
+        if (!(types >> id & 1) || !format || stopped(p)) continue;
         out->product[id] = best_rate(p, format, 1, each);
         out->product_columns[id] = best_rate(p, format, MANY, each) * MANY;
     }
@@ -176,14 +189,17 @@ static air_status open_compute(compute_probe *p, int cpu_tier, uint64_t bytes, a
     return AIR_OK;
 }
 
-air_status air_probe_compute(int threads, int cpu_tier, uint64_t types, uint64_t bytes, double seconds, air_bandwidths *out,
-                             air_error *err)
+air_status air_probe_compute(int threads, int cpu_tier, uint64_t types, uint64_t bytes, double seconds, air_probe_watch watch,
+                             air_bandwidths *out, air_error *err)
 {
     compute_probe *p = air_calloc(1, sizeof *p);
     if (!p) return air_fail(err, AIR_E_NOMEM, "probe: %zu bytes", sizeof *p);
     p->threads = threads;
+    p->watch = watch;
+    p->asked_ns = air_clock_ns();
     air_status st = open_compute(p, cpu_tier, bytes, err);
     if (!st) measure(p, types, seconds, out);
+    if (!st && p->stop) st = air_fail(err, AIR_E_CANCELLED, "probe cancelled");
     close_compute(p);
     return st;
 }

@@ -11,7 +11,17 @@ static int check_seconds(const core_state *state, double seconds)
     return -1;
 }
 
-/* probe_disk(path, seconds=0.5, source="") -> {disk, block_bytes, depth, latency_s}. Blocks for about seconds, without the GIL. */
+/* Signals, on the thread that probes: the GIL is taken for as long as that needs. The exception stays set. */
+static int interrupted(void *context)
+{
+    PyThreadState **thread = context;
+    PyEval_RestoreThread(*thread);
+    int stop = PyErr_CheckSignals() < 0;
+    *thread = PyEval_SaveThread();
+    return stop;
+}
+
+/* probe_disk(path, seconds=0.5, source="") -> {disk, block_bytes, depth, latency_s}. Blocks for about seconds, without the GIL; Ctrl-C ends it. */
 PyObject *air__py_probe_disk(PyObject *module, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"path", "seconds", "source", NULL};
@@ -29,13 +39,14 @@ PyObject *air__py_probe_disk(PyObject *module, PyObject *args, PyObject *kwargs)
     air_error err;
     air_status st;
     const char *text = PyBytes_AsString(path);
-    Py_BEGIN_ALLOW_THREADS
+    PyThreadState *thread = PyEval_SaveThread();
     st = air_source_file(&source, text, &err);
     if (!st && *spec) st = air_source_tampered(&source, source, spec, &err);
-    if (!st) st = air_probe_disk(source, seconds, &found, &err);
+    if (!st) st = air_probe_disk(source, seconds, (air_probe_watch){interrupted, &thread}, &found, &err);
     air_source_close(source);
-    Py_END_ALLOW_THREADS
+    PyEval_RestoreThread(thread);
     Py_DECREF(path);
+    if (PyErr_Occurred()) return NULL;
     if (st) return air__py_raise(state, &err);
     return Py_BuildValue("{sdsKsisd}", "disk", found.disk, "block_bytes", (unsigned long long)found.block_bytes, "depth", (int)found.depth,
                          "latency_s", found.latency_s);
@@ -69,7 +80,7 @@ static int type_set(const core_state *state, PyObject *types, uint64_t *set)
 }
 
 /* probe_compute(types, threads=0, tier="", max_bytes=0, seconds=0.5) -> {memory, product, product_columns}, bytes per second.
- * Blocks for about seconds, without the GIL. */
+ * Blocks for about seconds, without the GIL; Ctrl-C ends it. */
 PyObject *air__py_probe_compute(PyObject *module, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"types", "threads", "tier", "max_bytes", "seconds", NULL};
@@ -90,9 +101,11 @@ PyObject *air__py_probe_compute(PyObject *module, PyObject *args, PyObject *kwar
     air_bandwidths found = {0};
     air_error err;
     air_status st;
-    Py_BEGIN_ALLOW_THREADS
-    st = air_probe_compute((int)threads, tier, set, bytes ? bytes : UINT64_C(256) << 20, seconds, &found, &err);
-    Py_END_ALLOW_THREADS
+    PyThreadState *thread = PyEval_SaveThread();
+    st = air_probe_compute((int)threads, tier, set, bytes ? bytes : UINT64_C(256) << 20, seconds, (air_probe_watch){interrupted, &thread},
+                           &found, &err);
+    PyEval_RestoreThread(thread);
+    if (PyErr_Occurred()) return NULL;
     if (st) return air__py_raise(state, &err);
     return Py_BuildValue("{sdsNsN}", "memory", found.memory, "product", rates_dict(found.product, set), "product_columns",
                          rates_dict(found.product_columns, set));

@@ -9,9 +9,9 @@ import threading
 import time
 
 import pytest
-from models import load, load_from, run_python
+from models import DEMO, load, load_from, run_python
 
-from airpy import errors
+from airpy import _core, errors
 
 LIMIT = 0.25
 SLOW = "rate=4000000"  # bytes per second: a pass that streams half of the demo model takes about a second
@@ -164,3 +164,22 @@ def test_the_command_line_ends_with_130(tmp_path):
     _, err = child.communicate(timeout=20)
     assert child.returncode == 130 and "Traceback" not in err
     assert time.monotonic() - start < 2  # with the end of the interpreter
+
+
+@pytest.mark.parametrize("probe", ["disk", "slow disk", "compute"])
+def test_ctrl_c_ends_a_probe(probe):
+    def interrupt():
+        time.sleep(0.4)
+        sent.append(time.monotonic())
+        signal.raise_signal(signal.SIGINT)
+
+    sent: list[float] = []
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        if probe == "compute":
+            _core.probe_compute(["Q8_0", "IQ1_S"], seconds=20.0, max_bytes=64 << 20)
+        else:
+            _core.probe_disk(str(DEMO), 20.0, SLOW if probe == "slow disk" else "")
+    assert time.monotonic() - sent[0] < LIMIT
+    thread.join()
