@@ -21,7 +21,7 @@ CSRC = ROOT / "csrc"
 LAYERS = ["base", "platform", "quant", "gguf", "kernels", "backend", "memory", "model", "engine", "python"]
 HEADERS = sorted(path for path in CSRC.rglob("*.h") if "python" not in path.parts and "x86" not in path.parts)
 STANDARD = set(  # C11, 7.1.2
-    "assert complex ctype errno fenv float inttypes iso646 limits locale math setjmp signal stdalign stdarg stdatomic stdbool stddef "  # noqa: SIM905, E501
+    "assert complex ctype errno fenv float inttypes iso646 limits locale math setjmp signal stdalign stdarg stdatomic stdbool stddef "  # noqa: SIM905
     "stdint stdio stdlib stdnoreturn string tgmath threads time uchar wchar wctype".split()
 )
 SOURCES = sorted(path for path in CSRC.rglob("*") if path.suffix in (".c", ".h", ".def"))
