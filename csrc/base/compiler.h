@@ -13,8 +13,6 @@
 #define AIR_INLINE static inline __attribute__((always_inline))
 #define AIR_NOINLINE __attribute__((noinline))
 #define AIR_MAYBE_UNUSED __attribute__((unused))
-#define AIR_PREFETCH(p) __builtin_prefetch(p)
-#define AIR_PREFETCH_L2(p) __builtin_prefetch((p), 0, 2)
 #else
 #define AIR_PRINTF(format_index, first_arg)
 #define AIR_NODISCARD
@@ -23,8 +21,6 @@
 #define AIR_INLINE static inline
 #define AIR_NOINLINE
 #define AIR_MAYBE_UNUSED
-#define AIR_PREFETCH(p) ((void)(p))
-#define AIR_PREFETCH_L2(p) ((void)(p))
 #endif
 
 #define AIR_CACHE_LINE 64

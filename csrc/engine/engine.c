@@ -102,6 +102,7 @@ static air_status open_memory(air_engine *e, const air_engine_config *c, air_err
     st = air_plan_make(&e->plan, &e->request, err);
     if (st) return st;
     e->max_pins = c->max_pins;
+    for (int32_t i = 0; i < e->plan->n_tiles; i++) e->all_pins += air_tile_memory(&e->plan->tiles[i], AIR_PLAN_GRANULE);
     air_budget_init(&e->budget, e->plan->budget);
     st = air_budget_reserve(&e->budget, AIR_HOLD_FIXED, c->fixed_bytes, err);
     if (!st) st = open_sources(e, c->source_spec, err);
@@ -178,7 +179,6 @@ air_status air_engine_open(air_engine **out, const air_engine_config *config, ai
     e->set = config->set;
     e->api = &air_backend_host;
     e->process = air_process_id();
-    e->pin_target = UINT64_MAX; /* none set yet */
     uint64_t anonymous = air_memory_query().process_anonymous;
     e->stats.open_anonymous = anonymous > config->fixed_bytes ? anonymous - config->fixed_bytes : 0;
     air_status st = open_memory(e, config, err);

@@ -66,7 +66,10 @@ static air_status make_room(air_engine *e, const room *r, air_error *err)
     uint64_t others = atomic_load(&e->budget.total) - pinned - e->activation_bytes;
     uint64_t need = r->state + r->logits + r->activations;
     if (others + need > e->budget.limit) return refuse(e, r, others, need, err);
-    return set_pins(e, e->budget.limit - others - need, err);
+    uint64_t spare = e->budget.limit - others - need;
+    /* With every weight pinned the ring's memory is free too. */
+    if (spare + atomic_load(&e->budget.held[AIR_HOLD_RING]) >= e->all_pins) spare = UINT64_MAX;
+    return set_pins(e, spare, err);
 }
 
 static air_status reserve_activations(air_engine *e, const room *r, air_error *err)

@@ -303,7 +303,7 @@ TEST(softmax_sees_infinities_and_nans)
 }
 
 /* The exponential itself, over its whole range: x[0] = 0 is the maximum and all others are so small that the sum stays near 1. */
-TEST(softmax_has_an_exponential_of_two_units_in_the_last_place)
+TEST(softmax_has_an_exponential_right_to_one_and_a_half_units)
 {
     FOR_EACH_TIER (ops, softmax) {
         double worst = 0;
@@ -313,8 +313,8 @@ TEST(softmax_has_an_exponential_of_two_units_in_the_last_place)
             double exact = exp((double)in), ulp = ldexp(1, (int)fmax(floor(log2(exact)), -126) - 23);
             worst = fmax(worst, fabs((double)x[1] - exact) / ulp);
         }
-        CHECK(worst <= 2);
-        if (worst > 2) printf("  %s: %.2f units\n", ops->name, worst);
+        CHECK(worst <= 1.5);
+        if (worst > 1.5) printf("  %s: %.2f units\n", ops->name, worst);
     }
 }
 
@@ -460,7 +460,7 @@ int main(int argc, char **argv)
     RUN(f32_to_f16_rounds_as_the_portable_conversion);
     RUN(softmax_of_every_length_and_size);
     RUN(softmax_sees_infinities_and_nans);
-    RUN(softmax_has_an_exponential_of_two_units_in_the_last_place);
+    RUN(softmax_has_an_exponential_right_to_one_and_a_half_units);
     RUN(attention_of_every_shape);
     if (argc < 2) RUN(every_function_of_every_table_was_run);
     return check_end();

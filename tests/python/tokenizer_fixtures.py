@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 _PRINTABLE = [b for b in range(256) if 0x21 <= b <= 0x7E or 0xA1 <= b <= 0xFF and b != 0xAD]
 _OTHERS = [b for b in range(256) if b not in _PRINTABLE]
 _LETTERS = {b: chr(b) for b in _PRINTABLE} | {b: chr(256 + n) for n, b in enumerate(_OTHERS)}
@@ -32,7 +34,7 @@ def write_gguf(path: Path, metadata: dict[str, Any]) -> None:
         elif isinstance(value, str):
             writer.add_string(key, value)
         else:
-            writer.add_array(key, list(value))
+            writer.add_array(key, value if isinstance(value, list) else np.asarray(value).tolist())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()

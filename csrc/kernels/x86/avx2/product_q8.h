@@ -142,11 +142,9 @@ AIR_INLINE void few_columns(const uint8_t *w, size_t row_bytes, const air_column
         for (int r = 0; r < R; r++) acc[j][r] = _mm256_setzero_ps();
     for (int64_t at = 0; at < x->k; at += TILE) {
         tile t[ROWS];
+        air__prefetch_next_rows(w, row_bytes, (size_t)(at / TILE) * s->bytes, s->bytes, R);
         AIR__UNROLL
-        for (int r = 0; r < R; r++) {
-            AIR_PREFETCH(w + (size_t)r * row_bytes + (size_t)(at / TILE) * s->bytes + 1024);
-            row_tile(&t[r], w + (size_t)r * row_bytes, at, x->k - at, s, decode);
-        }
+        for (int r = 0; r < R; r++) row_tile(&t[r], w + (size_t)r * row_bytes, at, x->k - at, s, decode);
         for (int64_t j = 0; j < n; j++) {
             column_pad pad;
             column col;

@@ -23,7 +23,10 @@ AIR_INLINE vf v_load_bf16(const uint16_t *p)
 }
 
 /* The first n < V_N elements, in memory; the others are fill, or 0. 16-bit elements go through a copy: there is no such mask. */
-AIR_INLINE vf v_load_n(const float *p, int64_t n, vf fill) { return _mm256_blendv_ps(fill, _mm256_maskload_ps(p, v_first(n)), _mm256_castsi256_ps(v_first(n))); }
+AIR_INLINE vf v_load_n(const float *p, int64_t n, vf fill)
+{
+    return _mm256_blendv_ps(fill, _mm256_maskload_ps(p, v_first(n)), _mm256_castsi256_ps(v_first(n)));
+}
 AIR_INLINE vf v_load_f16_n(const uint16_t *p, int64_t n)
 {
     uint16_t copy[V_N] = {0};

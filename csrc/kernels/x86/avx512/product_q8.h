@@ -138,18 +138,6 @@ AIR_INLINE void row_tile(tile *out, const uint8_t *row, int64_t at, int64_t left
     decode(w, out);
 }
 
-/* R rows side by side lie in one run of memory. With each tile of them, asks for an equal share of the run that begins AHEAD bytes
- * later, line after line, into L2: L1's few outstanding misses do not cover the latency (measured on Zen 4 from memory, one thread, Q4_K:
- * 8.5 GB/s without, 12.7 into L1, 18.8 into L2, which is what this kernel does on data in L2). */
-enum { AHEAD = 8192 };
-
-AIR_INLINE void prefetch_ahead(const uint8_t *w, int64_t at, int R, const tile_shape *s)
-{
-    const uint8_t *share = w + AHEAD + (size_t)(at / TILE) * s->bytes * (size_t)R;
-    AIR__UNROLL
-    for (size_t line = 0; line < s->bytes * (size_t)R; line += AIR_CACHE_LINE) AIR_PREFETCH_L2(share + line);
-}
-
 /* R rows, one column. */
 AIR_INLINE void one_column(const uint8_t *w, size_t row_bytes, const air_columns *x, int64_t c, float *y, int R, const tile_shape *s,
                            tile_decode decode)
@@ -160,7 +148,7 @@ AIR_INLINE void one_column(const uint8_t *w, size_t row_bytes, const air_columns
     for (int64_t at = 0; at < x->k; at += TILE) {
         column col;
         column_tile(&col, x, c, at, s);
-        prefetch_ahead(w, at, R, s);
+        air__prefetch_next_rows(w, row_bytes, (size_t)(at / TILE) * s->bytes, s->bytes, R);
         AIR__UNROLL
         for (int r = 0; r < R; r++) {
             tile t;
@@ -212,8 +200,7 @@ AIR_INLINE void few_columns(const uint8_t *w, size_t row_bytes, const air_column
         for (int64_t p = 0; p < n; p++) acc[r][p] = _mm512_setzero_ps();
     for (int64_t at = 0; at < x->k; at += TILE) {
         tile t[ROWS];
-        if (c == 0) prefetch_ahead(w, at, R, s);
-        prefetch_ahead(w, at, R, s);
+        air__prefetch_next_rows(w, row_bytes, (size_t)(at / TILE) * s->bytes, s->bytes, R);
         AIR__UNROLL
         for (int r = 0; r < R; r++) {
             row_tile(&t[r], w + (size_t)r * row_bytes, at, x->k - at, s, decode);
