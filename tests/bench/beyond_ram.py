@@ -79,7 +79,8 @@ def memory(runs: list[Json]) -> Json:
     """Peak of the group above its use when the engine opened, against the promise."""
     budget = runs[0]["plan"]["budget"]
     above = max(r["peak"] - r["usage_at_open"] for r in runs)
-    return {"peak": above, "budget": budget, "promise": budget + max(SLACK_LEAST, int(SLACK * budget)), "kills": sum(r["kills"] for r in runs)}
+    promise = budget + max(SLACK_LEAST, int(SLACK * budget))
+    return {"peak": above, "budget": budget, "promise": promise, "kills": sum(r["kills"] for r in runs)}
 
 
 def extras(run: Json) -> Json:
@@ -116,7 +117,8 @@ def table(figures: Json, options: argparse.Namespace) -> list[Json]:
     ]  # fmt: skip
     for ahead, v in figures["peers"].items():
         with_ahead = "" if ahead == "llama.cpp" else ahead.removeprefix("llama.cpp")
-        rows.append(row(f"llama.cpp in the same group{with_ahead}, tokens/s", f"{v['tok_s']['median']:.2f}; airpy {v['ratio']['median']:.2f} × "
+        rows.append(row(f"llama.cpp in the same group{with_ahead}, tokens/s",
+                        f"{v['tok_s']['median']:.2f}; airpy {v['ratio']['median']:.2f} × "
                         f"(spread {percent(v['ratio']['spread'])})", "> 1", v["ratio"]["median"] > 1))
     return rows
 
@@ -125,10 +127,12 @@ def table(figures: Json, options: argparse.Namespace) -> list[Json]:
 
 
 def contenders(model: Path, limit: int, options: argparse.Namespace) -> dict[str, Callable[[], Json]]:
-    settings = {"io": "direct", "threads": options.threads, "max_ram": limit - BESIDE, "n_ctx": 1024, "prompt": options.prompt, "new": options.new}
+    settings = {"io": "direct", "threads": options.threads, "max_ram": limit - BESIDE, "n_ctx": 1024,
+                "prompt": options.prompt, "new": options.new}  # fmt: skip
     turns = {"airpy": partial(ours, model, limit, settings)}
     if options.peer_python:
-        peer: dict[str, Any] = {"threads": options.threads, "prompt": options.prompt, "new": options.peer_new, "load": "mmap", "repack": "off"}
+        peer: dict[str, Any] = {"threads": options.threads, "prompt": options.prompt, "new": options.peer_new,
+                                "load": "mmap", "repack": "off"}  # fmt: skip
         for ahead in options.read_ahead or [None]:
             name = "llama.cpp" + (f", read-ahead {ahead} KiB" if ahead else "")
             turns[name] = partial(theirs, options.peer_python, model, limit, ahead, peer)

@@ -63,7 +63,8 @@ def contenders(models: list[Path], options: argparse.Namespace) -> dict[str, Cal
 
 def arguments() -> argparse.Namespace:
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--model", type=Path, nargs="+", help="GGUF files; without any, a synthetic one of 1b shape in Q4_K, kept in the cache folder")
+    ap.add_argument("--model", type=Path, nargs="+",
+                    help="GGUF files; without any, a synthetic one of 1b shape in Q4_K, kept in the cache folder")
     ap.add_argument("--threads", type=int, default=common.THREADS)
     ap.add_argument("--new", type=int, default=60, metavar="N", help="passes timed in a round")
     ap.add_argument("--peer-python", help="a Python that has llama-cpp-python, best built for this machine")
