@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/checked.h"
 #include "engine/internal.h"
 #include "platform/clock.h"
 
@@ -133,11 +134,19 @@ air_status air_batch_submit(air_batch **out, air_engine *e, const air_batch_requ
         return st;
     }
     air_mutex_lock(&e->lock);
-    if (e->last) e->last->next = b;
-    else e->first = b;
-    e->last = b;
-    air_cond_signal(&e->wake);
+    int closing = e->closing; /* since the check above: the thread that would run it may be gone */
+    if (!closing) {
+        if (e->last) e->last->next = b;
+        else e->first = b;
+        e->last = b;
+        air_cond_signal(&e->wake);
+    }
     air_mutex_unlock(&e->lock);
+    if (closing) {
+        for (int32_t i = 0; i < r->n_items; i++) air__sequence_release(r->items[i].sequence);
+        batch_delete(b);
+        return air__engine_usable(e, err);
+    }
     *out = b;
     return AIR_OK;
 }
@@ -153,7 +162,8 @@ void air__batch_end(air_engine *e, air_batch *b, air_status status)
 air_status air_batch_wait(air_batch *b, uint64_t timeout_ns, int *done, air_progress *progress, air_error *err)
 {
     air_engine *e = b->engine;
-    uint64_t deadline = air_clock_ns() + timeout_ns;
+    uint64_t deadline;
+    if (!air_add_u64(air_clock_ns(), timeout_ns, &deadline)) deadline = UINT64_MAX;
     air_mutex_lock(&e->lock);
     for (uint64_t now; b->phase != AIR_BATCH_ENDED && (now = air_clock_ns()) < deadline;)
         (void)air_cond_wait_for(&e->ended, &e->lock, deadline - now);
