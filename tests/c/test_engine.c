@@ -155,6 +155,29 @@ TEST(a_fork_goes_its_own_way)
     close_all(&o);
 }
 
+TEST(what_fits_is_read_once_and_the_rest_every_pass)
+{
+    static const uint64_t pins[] = {UINT64_MAX, 0, 100000};
+    for (int i = 0; i < 3; i++) {
+        air_engine_config c = config_of(NULL);
+        c.max_pins = pins[i];
+        c.tile_bytes = 8192;
+        opened o = open_with(&c);
+        REQUIRE(o.engine);
+        air_sequence *s;
+        air_error err = {0};
+        REQUIRE(!air_sequence_new(&s, o.engine, &err));
+        for (int pass = 0; pass < 4; pass++) CHECK_EQ(step(&o, s, prompt + pass, 1, NULL, &err), AIR_OK);
+        air_engine_stats stats = air_engine_stats_get(o.engine);
+        uint64_t weights = air_engine_plan(o.engine)->weight_bytes, gathered = 2 * 4096;
+        if (i == 0) CHECK(stats.last_disk_bytes <= gathered && stats.last_ram_bytes == weights);
+        if (i == 1) CHECK(stats.last_disk_bytes >= weights && stats.last_ram_bytes == 0);
+        if (i == 2) CHECK(stats.last_disk_bytes > gathered && stats.last_ram_bytes > 0 && stats.last_ram_bytes <= pins[i]);
+        air_sequence_free(s);
+        close_all(&o);
+    }
+}
+
 typedef struct caller {
     opened *o;
     int failures;
@@ -373,6 +396,7 @@ int main(int argc, char **argv)
     RUN(bits_do_not_depend_on_memory_threads_or_chunks);
     RUN(a_row_does_not_depend_on_its_neighbours);
     RUN(a_fork_goes_its_own_way);
+    RUN(what_fits_is_read_once_and_the_rest_every_pass);
     RUN(callers_in_threads_get_what_each_alone_would_get);
     RUN(a_sequence_has_one_user_at_a_time);
     RUN(bad_requests_are_refused_before_anything_happens);
