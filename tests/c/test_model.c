@@ -1,12 +1,12 @@
-/* Models and their programs: every weight bound once, buffers that live together apart, and a backend that tells what it left undone.
- * What the programs compute is Python's to check, against transformers. */
+/* Models and their programs: every weight bound once, buffers that live together apart, logits that are those of transformers, and a
+ * backend that tells what it left undone. */
 #include <stdatomic.h>
 
 #include "check.h"
 #include "engine/internal.h"
+#include "golden_logits.h"
 
-static const char *const files[] = {"llama", "llama-bias", "llama-gqa", "llama-head-dim", "llama-llama3", "mistral", "qwen2", "qwen2-tied", "qwen3"};
-enum { FILES = sizeof files / sizeof *files };
+enum { FILES = sizeof golden_logits / sizeof *golden_logits };
 
 static air_status open_set(air_gguf_set **set, const char *name, air_error *err)
 {
@@ -85,7 +85,7 @@ TEST(programs_bind_every_weight_once_and_keep_live_buffers_apart)
         air_error err = {0};
         air_gguf_set *set;
         air_model *m;
-        REQUIRE(!open_set(&set, files[f], &err));
+        REQUIRE(!open_set(&set, golden_logits[f].name, &err));
         REQUIRE(!air_model_open(&m, set, &err));
         const air_program *p = air_model_program(m);
         CHECK_EQ((uint64_t)p->n_weights, air_gguf_tensor_count(set->gguf) + (uint64_t)air_model_hparams(m)->tied_output);
@@ -114,6 +114,47 @@ TEST(memory_of_a_pass_is_shared_between_layers)
     CHECK(hp->n_layers > 1);
     air_model_close(m);
     air_gguf_close(set);
+}
+
+/* --- what a whole model computes --- */
+
+static air_status run_prompt(const air_gguf_set *set, air_cpu_tier tier, const int32_t *prompt, float *logits, air_error *err)
+{
+    air_engine *e = NULL;
+    air_sequence *s = NULL;
+    air_batch *b = NULL;
+    air_status st = air_engine_open(&e, &(air_engine_config){.set = set, .max_ram = 64 << 20, .io = AIR_IO_DIRECT, .threads = 2,
+                                        .cpu_tier = tier, .state_type = AIR_STATE_F32, .max_pins = UINT64_MAX}, err);
+    if (!st) st = air_sequence_new(&s, e, err);
+    air_batch_item item = {.sequence = s, .tokens = prompt, .n_tokens = GOLDEN_PROMPT, .want = 1};
+    if (!st) st = air_batch_submit(&b, e, &(air_batch_request){.items = &item, .n_items = 1}, err);
+    for (int done = st != AIR_OK; !done;) st = air_batch_wait(b, UINT64_MAX, &done, NULL, err);
+    if (!st) memcpy(logits, air_batch_logits(b), GOLDEN_KEPT * sizeof *logits);
+    air_batch_free(b);
+    air_sequence_free(s);
+    air_engine_close(e);
+    return st;
+}
+
+TEST(logits_are_those_of_transformers_at_every_tier)
+{
+    for (int f = 0; f < FILES; f++) {
+        air_error err = {0};
+        air_gguf_set *set;
+        REQUIRE(!open_set(&set, golden_logits[f].name, &err));
+        for (int tier = AIR_TIER_REF; tier < AIR_TIER_COUNT; tier++) {
+            float got[GOLDEN_KEPT];
+            double error = 0, size = 0;
+            CHECK_EQ(run_prompt(set, (air_cpu_tier)tier, golden_logits[f].prompt, got, &err), AIR_OK);
+            for (int i = 0; i < GOLDEN_KEPT; i++) {
+                double want = golden_logits[f].logits[i];
+                error += (got[i] - want) * (got[i] - want);
+                size += want * want;
+            }
+            CHECK(error <= 1e-6 * size); /* the gate of the whole model's error */
+        }
+        air_gguf_close(set);
+    }
 }
 
 /* --- the backend --- */
@@ -182,6 +223,7 @@ int main(int argc, char **argv)
     check_begin(argc, argv);
     RUN(programs_bind_every_weight_once_and_keep_live_buffers_apart);
     RUN(memory_of_a_pass_is_shared_between_layers);
+    RUN(logits_are_those_of_transformers_at_every_tier);
     RUN(a_cancel_that_comes_during_the_last_op_is_no_success);
     return check_end();
 }
