@@ -137,6 +137,7 @@ def engine_options(
         options["tier"] = cpu_tier()
     else:
         options = Plan.of(plan).engine_options(gguf)
+        options["tier"] = cpu_tier() or options["tier"]
         for name, value in given.items():
             if value is not None and value != options[name]:
                 raise ArgumentError(f"{name} is {value!r}, but the plan was made for {options[name]!r}; leave one of them out")

@@ -61,16 +61,17 @@ static air_status set_pins(air_engine *e, uint64_t target, air_error *err)
     return st;
 }
 
+/* What the rest leaves goes to weights: all of them pinned, and then no ring; else the ring, and pins. */
 static air_status make_room(air_engine *e, const room *r, air_error *err)
 {
+    air_pager_stats weights = air_pager_stats_get(e->pager);
     uint64_t pinned = atomic_load(&e->budget.held[AIR_HOLD_PINS]);
-    uint64_t others = atomic_load(&e->budget.total) - pinned - e->activation_bytes;
-    uint64_t need = r->state + r->activations;
-    if (!air_add_u64(need, r->logits, &need) || need > e->budget.limit || others > e->budget.limit - need) return refuse(e, r, others, need, err);
-    uint64_t spare = e->budget.limit - others - need;
-    /* With every weight pinned the ring's memory is free too. */
-    if (spare + atomic_load(&e->budget.held[AIR_HOLD_RING]) >= e->all_pins) spare = UINT64_MAX;
-    return set_pins(e, spare, err);
+    uint64_t others = atomic_load(&e->budget.total) - pinned - weights.ring_held - e->activation_bytes;
+    uint64_t least = air_min_u64(weights.ring_bytes, e->all_pins), need;
+    if (!air_add_u64(r->state + r->activations, r->logits, &need) || need > e->budget.limit || others + least > e->budget.limit - need)
+        return refuse(e, r, others + least, need, err);
+    uint64_t left = e->budget.limit - others - need;
+    return set_pins(e, left >= e->all_pins ? UINT64_MAX : left - weights.ring_bytes, err);
 }
 
 static air_status reserve_activations(air_engine *e, const room *r, air_error *err)

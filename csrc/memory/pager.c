@@ -293,6 +293,8 @@ air_pager_stats air_pager_stats_get(const air_pager *pager)
     air_mutex_lock(&p->lock);
     air_pager_stats stats = p->stats;
     stats.pin_target = p->pin_target;
+    stats.ring_bytes = p->ring_bytes;
+    stats.ring_held = p->ring_region ? p->ring_bytes : 0;
     air_mutex_unlock(&p->lock);
     return stats;
 }

@@ -28,6 +28,7 @@ typedef struct air_pager_stats { /* since open; bytes as read, alignment include
     uint64_t stall_ns;    /* the walker waited for reads */
     uint64_t read_ns;     /* summed over reads in flight */
     uint64_t pinned_bytes, pin_target; /* memory of pins: filled so far, and wanted */
+    uint64_t ring_bytes, ring_held;    /* memory of the ring: when there is one, and now */
 } air_pager_stats;
 
 typedef struct air_pager_config {

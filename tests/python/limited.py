@@ -77,7 +77,7 @@ def run(limit: int, command: Sequence[str], **kwargs: Any) -> Outcome:
             with open(enter, "w") as procs:
                 procs.write(str(os.getpid()))
 
-        done = subprocess.run(command, preexec_fn=join, capture_output=True, text=True, timeout=240, **kwargs)  # noqa: PLW1509
+        done = subprocess.run(command, preexec_fn=join, capture_output=True, text=True, timeout=240, **kwargs)
         events = (group.path / group.events_file).read_text().splitlines()
         kills = [int(line.split()[1]) for line in events if line.startswith("oom_kill ")]
         peak = int((group.path / group.peak_file).read_text())

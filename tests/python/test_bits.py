@@ -23,9 +23,21 @@ PLACES = [
     {"io": "direct", "max_pins": 0},  # nothing stays
     {"io": "direct", "max_pins": 0, "ring_bytes": 6 * MIB, "tile_bytes": MIB},
     {"io": "direct", "max_pins": 3 * MIB, "tile_bytes": 40 * KIB, "ring_bytes": 512 * KIB},
-    {"io": "direct", "max_pins": 0, "tile_bytes": 17 * KIB, "ring_bytes": 256 * KIB, "bandwidths": {"block_bytes": 4096, "depth": 1}},
+    {
+        "io": "direct",
+        "max_pins": 0,
+        "tile_bytes": 17 * KIB,
+        "ring_bytes": 256 * KIB,
+        "bandwidths": {"block_bytes": 32768, "depth": 1},
+    },
 ]
-WAYS = [{"threads": 1}, {"threads": 2}, {"threads": 3, "max_rows": 16}, {"threads": 2, "max_rows": 7}, {"threads": 1, "max_rows": 1}]
+WAYS = [
+    {"threads": 1},
+    {"threads": 2},
+    {"threads": 3, "max_rows": 16},
+    {"threads": 2, "max_rows": 7},
+    {"threads": 1, "max_rows": 1},
+]
 CROWDS = [False, True]
 COMBINATIONS = list(itertools.product(PLACES, WAYS, CROWDS))
 
@@ -72,7 +84,10 @@ def test_bits_are_the_same_for_other_families_and_tiers(name, tier):
     gguf = _core.GGUF(str(golden(name)))
     prompt, decoded = PROMPT % 272, DECODED % 272
     first = bits(gguf, {"io": "mmap", "tier": tier}, {"threads": 1}, False, prompt, decoded)
-    for place in ({"io": "direct", "max_pins": 0}, {"io": "direct", "max_pins": 64 * KIB, "tile_bytes": 4 * KIB, "ring_bytes": 96 * KIB}):
+    for place in (
+        {"io": "direct", "max_pins": 0},
+        {"io": "direct", "max_pins": 64 * KIB, "tile_bytes": 4 * KIB, "ring_bytes": 96 * KIB},
+    ):
         got = bits(gguf, {**place, "tier": tier}, {"threads": 3, "max_rows": 5}, False, prompt, decoded)
         np.testing.assert_array_equal(got, first)
 

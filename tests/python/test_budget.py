@@ -83,7 +83,7 @@ def test_mapped_bytes_are_told_apart():
 
 
 def test_auto_maps_only_what_fits():
-    for budget, io in (("64MiB", "mmap"), ("8MiB", "direct")):
+    for budget, io in (("64MiB", "mmap"), ("5.5MiB", "direct")):
         with load(max_ram=budget) as model:
             assert model.plan["io"] == io
 

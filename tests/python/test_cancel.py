@@ -151,7 +151,7 @@ def test_the_command_line_ends_with_130(tmp_path):
 
     code = (
         "import sys, airpy.cli.common as c, airpy.auto_model as a; from airpy.cli import main\n"
-        "slow = lambda args, **_: a.open_model(args.model, {'io': 'direct', 'max_ram': 8 << 20}, source='rate=2000000',"
+        "slow = lambda args, **_: a.open_model(args.model, {'io': 'direct', 'max_ram': 6 << 20}, source='rate=2000000',"
         f" bandwidths={RATES!r})\n"
         "c.open_from = slow\n"
         "sys.exit(main(['generate', sys.argv[1], '-p', 'And it came', '-n', '50']))"

