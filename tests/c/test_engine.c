@@ -147,6 +147,17 @@ TEST(a_fork_goes_its_own_way)
     CHECK_EQ(step(&o, fork, prompt + 5, 38, NULL, &err), AIR_OK); /* writes over the shared tail, and beyond it */
     CHECK_EQ(step(&o, s, prompt, 1, got, &err), AIR_OK);
     CHECK(memcmp(got, want_next, logit_bytes) == 0);
+
+    air_sequence *alone; /* what the fork reads is what it wrote, not what the other wrote at the same positions since */
+    float after[VOCAB];
+    REQUIRE(!air_sequence_new(&alone, o.engine, &err));
+    CHECK_EQ(step(&o, alone, prompt, PROMPT, NULL, &err), AIR_OK);
+    CHECK_EQ(step(&o, alone, prompt + 5, 38, NULL, &err), AIR_OK);
+    CHECK_EQ(step(&o, alone, prompt + 1, 1, after, &err), AIR_OK);
+    CHECK_EQ(step(&o, fork, prompt + 1, 1, got, &err), AIR_OK);
+    CHECK(memcmp(got, after, logit_bytes) == 0);
+    air_sequence_free(alone);
+
     CHECK_EQ(air_sequence_truncate(fork, PROMPT, &err), AIR_OK);
     CHECK_EQ(step(&o, fork, prompt, 1, got, &err), AIR_OK);
     CHECK(memcmp(got, want_next, logit_bytes) == 0);

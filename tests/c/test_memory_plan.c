@@ -244,10 +244,12 @@ TEST(the_accountant_refuses_what_is_over_and_says_who_holds_what)
     CHECK_STR_EQ(err.text, "KV cache needs 15.0 MiB, 5.0 MiB more than max_ram (100.0 MiB) has left; "
                            "held in MiB: pinned weights 60.0, ring 30.0");
     CHECK_EQ(air_budget_reserve(&b, AIR_HOLD_STATE, UINT64_MAX, &err), AIR_E_BUDGET);
+    CHECK_EQ(air_budget_reserve(&b, AIR_HOLD_STATE, (10 << 20) + 1, &err), AIR_E_BUDGET);
     CHECK_EQ(air_budget_reserve(&b, AIR_HOLD_STATE, 10 << 20, &err), AIR_OK);
     CHECK_EQ(air_budget_left(&b), 0);
     air_budget_release(&b, AIR_HOLD_PINS, 60 << 20);
     CHECK_EQ(air_budget_left(&b), 60 << 20);
+    CHECK_EQ(air_budget_reserve(&b, AIR_HOLD_LOGITS, 1 << 20, &err), AIR_OK);
     CHECK_EQ(b.peak, 100 << 20);
 }
 

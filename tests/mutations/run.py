@@ -47,6 +47,7 @@ def configure(source: Path, build: Path) -> None:
     generator = ["-G", "Ninja"] if shutil.which(tool("ninja")) else []
     options = ["-DAIRPY_PYTHON=OFF", "-DAIRPY_TESTS=ON", "-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_C_FLAGS=-O1 -g0"]
     subprocess.run([tool("cmake"), "-S", source, "-B", build, *generator, *options], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, ROOT / "tests" / "golden" / "make_malformed.py", build / "malformed"], check=True, stdout=subprocess.DEVNULL)
 
 
 def compile_targets(build: Path, *targets: str) -> subprocess.CompletedProcess[str]:
@@ -56,8 +57,9 @@ def compile_targets(build: Path, *targets: str) -> subprocess.CompletedProcess[s
 
 def run_test(build: Path, m: Mutation) -> tuple[bool, str]:
     """Whether it passed, and its output."""
+    command, env = [build / "tests" / m.killer, m.test], {**os.environ, "AIRPY_MALFORMED": str(build / "malformed")}
     try:
-        done = subprocess.run([build / "tests" / m.killer, m.test], capture_output=True, text=True, errors="replace", timeout=TEST_SECONDS)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=TEST_SECONDS, env=env)
     except subprocess.TimeoutExpired:
         return False, "timed out"
     return done.returncode == 0, done.stdout

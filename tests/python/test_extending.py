@@ -161,11 +161,11 @@ def text(string: str) -> bytes:
 
 def write_gguf(path: Path, keys: dict[str, str | int | float], tensors: dict[str, tuple[tuple[int, ...], int, bytes]]) -> None:
     """Version 3; tensors: shape with the contiguous axis last, type id, data."""
-    head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(keys))
+    head = bytearray(b"GGUF") + struct.pack("<IQQ", 3, len(tensors), len(keys))
     for key, value in keys.items():
         kind, packed = {str: (8, text), int: (4, struct.Struct("<I").pack), float: (6, struct.Struct("<f").pack)}[type(value)]
         head += text(key) + struct.pack("<I", kind) + packed(value)
-    data = b""
+    data = bytearray()
     for name, (shape, type_id, raw) in tensors.items():
         head += text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *reversed(shape), type_id, len(data))
         data += raw + bytes(-len(raw) % 32)
