@@ -1,5 +1,5 @@
-/* golden_logits.h: made by tests/golden/make_c_header.py from the .npz files there: of each golden model the prompt, and the first logits
- * after its last token as Hugging Face transformers computes them in float32. */
+/* golden_logits.h: made by tests/golden/make_c_header.py from the .npz files there: of each golden model the
+ * prompt, and the first logits after its last token as Hugging Face transformers computes them in float32. */
 #ifndef AIR_TESTS_GOLDEN_LOGITS_H
 #define AIR_TESTS_GOLDEN_LOGITS_H
 

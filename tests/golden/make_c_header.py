@@ -1,6 +1,6 @@
 """Writes tests/c/golden_logits.h from the golden .npz files, so that the C tests know what transformers computes.
 
-    python tests/golden/make_c_header.py > tests/c/golden_logits.h
+python tests/golden/make_c_header.py > tests/c/golden_logits.h
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import numpy as np
 
 FOLDER, KEPT = Path(__file__).parent, 8
 
-START = """/* golden_logits.h: made by tests/golden/make_c_header.py from the .npz files there: of each golden model the prompt, and the first logits
- * after its last token as Hugging Face transformers computes them in float32. */
+START = """/* golden_logits.h: made by tests/golden/make_c_header.py from the .npz files there: of each golden model the
+ * prompt, and the first logits after its last token as Hugging Face transformers computes them in float32. */
 #ifndef AIR_TESTS_GOLDEN_LOGITS_H
 #define AIR_TESTS_GOLDEN_LOGITS_H
 

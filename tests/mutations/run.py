@@ -1,8 +1,9 @@
-"""Plants each mistake of table.py in a copy of the sources, builds, and runs the C test that must fail. A survivor is an untested line.
+"""Plants each mistake of table.py in a copy of the sources, builds, and runs the C test that must fail.
 
     python tests/mutations/run.py [--slice N/M] [--only TEXT] [--build FOLDER]
 
-Prints a line per mutation; exit status 1 if one survives, does not apply or does not compile. --slice 1/3 runs every third from the first.
+A survivor is an untested line. Prints a line per mutation; exit status 1 if one survives, does not apply or does not compile.
+--slice 1/3 runs every third from the first.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def tool(name: str) -> str:
 
 
 def copy_changed(a: str, b: str) -> None:
-    """A file that is the same stays as it is, with its time: a second run builds little, and never trusts an object of a mistake."""
+    """A file that is the same keeps its time: a second run builds little, and never trusts an object of a mistake."""
     if not Path(b).exists() or Path(a).read_bytes() != Path(b).read_bytes():
         shutil.copy(a, b)
 
@@ -47,7 +48,11 @@ def configure(source: Path, build: Path) -> None:
     generator = ["-G", "Ninja"] if shutil.which(tool("ninja")) else []
     options = ["-DAIRPY_PYTHON=OFF", "-DAIRPY_TESTS=ON", "-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_C_FLAGS=-O1 -g0"]
     subprocess.run([tool("cmake"), "-S", source, "-B", build, *generator, *options], check=True, stdout=subprocess.DEVNULL)
-    subprocess.run([sys.executable, ROOT / "tests" / "golden" / "make_malformed.py", build / "malformed"], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, ROOT / "tests" / "golden" / "make_malformed.py", build / "malformed"],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
 
 
 def compile_targets(build: Path, *targets: str) -> subprocess.CompletedProcess[str]:

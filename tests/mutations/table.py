@@ -1,8 +1,10 @@
 """Mistakes that a test must catch: one row each.
 
-A row is a file under csrc/, its exact text (found once) and what replaces it, and the C test executable that must then fail, with the
-test within it that should, so that a mistake is caught by the test that is about it.
+A row is a file under csrc/, its exact text (found once) and what replaces it, and the C test executable that must then fail, with
+the test within it that should, so that a mistake is caught by the test that is about it.
 """
+
+# ruff: noqa: E501
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adding is one file and one row: a format and an architecture that nobody knows run through the engine, and nothing else names one."""
+"""Adding is one file and one row: a format and an architecture nobody knows run in the engine, and nothing else names one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from airpy import _core
 ROOT = Path(__file__).resolve().parents[2]
 CSRC = ROOT / "csrc"
 
-# ---- a format of 16 weights: a float32 step, and a signed byte for each ------------------------------------------------------------
+# ---- a format of 16 weights: a float32 step, and a signed byte for each ------------------------------------
 
 FORMAT = {
     "quant/formats.def": ("FORMAT( MXFP4,", "FORMAT( DUMMY,   38,  16,   20,  air_decode_dummy,   MATRIX  )\nFORMAT( MXFP4,"),
@@ -40,7 +40,7 @@ void air_decode_dummy(const void *src, float *dst, int64_t n_blocks)
 """,
 }
 
-# ---- an architecture: Llama with rope over halves and norms on the heads -----------------------------------------------------------
+# ---- an architecture: Llama with rope over halves and norms on the heads -----------------------------------
 
 ARCHITECTURE = {
     "model/archs.def": ("ARCH( llama )", "ARCH( dummy )\nARCH( llama )"),
@@ -176,7 +176,8 @@ def write_model(path: Path, arch: str, type_id: int) -> Path:
     """A random model with its matrices in the dummy format (38), or the same numbers as float32 (0)."""
     rng = np.random.default_rng(3)
     numbers = {"block_count": LAYERS, "context_length": 64, "embedding_length": EMBED, "feed_forward_length": FF,
-               "attention.head_count": HEADS, "attention.head_count_kv": HEADS // 2, "attention.layer_norm_rms_epsilon": 1e-5}  # fmt: skip
+               "attention.head_count": HEADS, "attention.head_count_kv": HEADS // 2,
+               "attention.layer_norm_rms_epsilon": 1e-5}  # fmt: skip
     shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (VOCAB, EMBED), "output_norm.weight": (EMBED,)}
     for i in range(LAYERS):
         shapes |= {f"blk.{i}.{name}.weight": shape for name, shape in MATRICES.items()}
@@ -210,20 +211,26 @@ def test_the_new_names_are_unknown_without_their_files(tmp_path):
         _core.GGUF(write_model(tmp_path / "m.gguf", "qwen3", 38))
 
 
-# ---- no other place names one ---------------------------------------------------------------------------------------------------------
+# ---- no other place names one ------------------------------------------------------------------------------
 
 # Where names belong: the tables, the blocks of a format and their decoders, the kernels, an architecture's own file.
 MAY_NAME_FORMATS = ("quant/", "kernels/")
 MAY_NAME_ARCHITECTURES = ("model/arch/", "model/archs.def")
 # F32 is what activations are, not a weight's format among others: everything decodes to it.
 FORMAT_NAME = re.compile(r"\bAIR_TYPE_(?!COUNT\b|F32\b)\w+|\"(?:" + "|".join(n for n, *_ in _core.FORMATS) + r")\"")
-ARCHITECTURE_NAME = re.compile(r"\"(?:" + "|".join(_core.ARCHITECTURES) + r")[\".]|\bair_arch_(?:" + "|".join(_core.ARCHITECTURES) + r")\b")
+ARCHITECTURE_NAME = re.compile(
+    r"\"(?:" + "|".join(_core.ARCHITECTURES) + r")[\".]|\bair_arch_(?:" + "|".join(_core.ARCHITECTURES) + r")\b"
+)
 COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
 
 
 def naming(pattern: re.Pattern[str], allowed: tuple[str, ...]) -> list[str]:
     """FILE: NAME for each place outside of allowed and of comments."""
-    files = [p for p in sorted(CSRC.rglob("*")) if p.suffix in {".c", ".h", ".def"} and not p.relative_to(CSRC).as_posix().startswith(allowed)]
+    files = [
+        p
+        for p in sorted(CSRC.rglob("*"))
+        if p.suffix in {".c", ".h", ".def"} and not p.relative_to(CSRC).as_posix().startswith(allowed)
+    ]
     assert len(files) > 40
     return [f"{p.relative_to(CSRC)}: {found}" for p in files for found in pattern.findall(COMMENT.sub("", p.read_text()))]
 
