@@ -108,6 +108,11 @@ def main() -> int:
     if sound.returncode:
         print(sound.stdout[-4000:], sound.stderr)
         return 1
+    killers = {(m.killer, m.test): m for m in mutations}
+    unsound = [f"{m.killer} {m.test}" for m in killers.values() if not run_test(build, m)[0]]
+    if unsound:
+        print("these fail without any mistake:", *unsound, sep="\n  ")
+        return 1
     survivors = 0
     for m in mutations:
         fate = plant(source, build, m)

@@ -237,6 +237,30 @@ def test_a_child_forked_during_a_pass_ends_cleanly():
     assert child.returncode == 0 and out == "fine\n" and "CancelledError" in err, out + err
 
 
+@pytest.mark.parametrize(("child_does", "code"), [("sys.exit(7)", 7), ("pass", 8)], ids=["exit", "go on"])
+def test_a_child_forked_inside_of_a_call_leaves_it(child_does, code):
+    """A progress callback or a signal handler that forks: the child's copy of the call ends, whatever it does next."""
+    child = start(f"""
+        def progress(*at):
+            global pid
+            if pid is None:
+                pid = os.fork()
+                if pid == 0:
+                    {child_does}
+        engine, pid = slow(), None
+        sequence = engine.sequence()
+        try:
+            engine.run([(sequence, PROMPT[:2], 1, None, 0)], progress=progress)
+        except errors.StateError as error:
+            assert "fork" in str(error) and pid == 0
+            sys.exit(8)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == {code}
+        print("fine")
+    """)
+    out, err = child.communicate(timeout=60)
+    assert child.returncode == 0 and out == "fine\n", out + err
+
+
 def test_a_process_killed_during_a_pass_leaves_nothing(tmp_path):
     before = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
     child = start("""
