@@ -7,6 +7,7 @@ starts a process of its own.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import importlib.util
 import json
 import os
@@ -124,10 +125,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
-            try:
+            with contextlib.suppress(OSError):  # an unwritten rest for a process that is gone
                 pipe.close()
-            except OSError:  # an unwritten rest for a process that is gone
-                pass
 
 
 def _ending(process: subprocess.Popen[bytes]) -> str:

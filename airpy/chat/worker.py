@@ -43,7 +43,7 @@ class TooLong(Exception):
 class Generation(jinja2.ext.Extension):
     """{% generation %} marks the assistant's words for training masks; here it only scopes them, as transformers' does."""
 
-    tags = {"generation"}
+    tags = frozenset({"generation"})  # type: ignore[assignment]  # jinja2 only looks names up
 
     def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno

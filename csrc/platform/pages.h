@@ -12,7 +12,8 @@
 AIR_BEGIN_C
 
 size_t air_page_bytes(void); /* the system's page size, a power of two */
-/* Address space of bytes (rounded up to pages), page-aligned, zero on first touch; NULL when refused. */
+/* Address space of bytes (rounded up to pages), page-aligned, zero on first touch; NULL when refused. From 2 MiB on regions begin at
+ * a multiple of that, so that no huge page lies in two of them. */
 void *air_pages_alloc(size_t bytes) AIR_NODISCARD;
 void air_pages_free(void *p, size_t bytes); /* the bytes given at alloc; NULL is legal */
 /* Gives the whole pages inside [p, p+bytes) back to the system; they read as zero when touched again. */

@@ -24,6 +24,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path(__file__).with_name("results")
 QUIET_CORES = 0.1                   # used by others on average; below it a round counts as undisturbed
+THREADS = len(os.sched_getaffinity(0))
 TICK = os.sysconf("SC_CLK_TCK")
 Json = dict[str, Any]
 
@@ -177,6 +178,12 @@ def model_file(given: Path | None, shape: str, format: str) -> Path:
     return path
 
 
+def evict(path: Path) -> None:
+    """Takes the file out of the page cache."""
+    with path.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 # ---- results ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -189,12 +196,12 @@ def percent(x: float) -> str:
     return f"{100 * x:.0f} %"
 
 
-def write(name: str, model: Path, rounds: Sequence[Round], settings: Json, figures: Json, rows: Sequence[Json]) -> None:
+def write(name: str, models: Sequence[Path], rounds: Sequence[Round], settings: Json, figures: Json, rows: Sequence[Json]) -> None:
     """Prints the rows and writes results/NAME.json."""
     load = summary([r.other_cores for r in rounds])
     found = {
         "name": name, "command": f"python -m tests.bench.{name}", "taken": datetime.datetime.now(datetime.UTC).isoformat("T", "seconds"),
-        "commit": commit(), "machine": machine(model), "model": {"name": model.name, "bytes": model.stat().st_size},
+        "commit": commit(), "machine": machine(models[0]), "models": {m.name: m.stat().st_size for m in models},
         "settings": settings, "other_cores": load, "undisturbed": max(load["values"]) < QUIET_CORES,
         "rows": list(rows), "figures": figures, "rounds": [r.results for r in rounds],
     }  # fmt: skip

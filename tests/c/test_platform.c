@@ -678,6 +678,20 @@ TEST(pages_cost_memory_only_while_they_are_in_use)
     air_pages_free(p, bytes);
 }
 
+TEST(large_regions_share_no_huge_page)
+{
+    enum { REGIONS = 5 };
+    const size_t bytes = (size_t)(3 * MIB) + 4096;
+    unsigned char *p[REGIONS];
+    for (int i = 0; i < REGIONS; i++) {
+        p[i] = air_pages_alloc(bytes + (size_t)i);
+        REQUIRE(p[i] != NULL);
+        CHECK_EQ((uintptr_t)p[i] % (uintptr_t)(2 * MIB), 0);
+        memset(p[i], 1, bytes + (size_t)i); /* all of it is there */
+    }
+    for (int i = 0; i < REGIONS; i++) air_pages_free(p[i], bytes + (size_t)i);
+}
+
 TEST(pages_that_cannot_be_had_are_null)
 {
     air_alloc_fail_at(1);
@@ -720,6 +734,7 @@ int main(int argc, char **argv)
     RUN(the_513th_mapping_is_refused_and_the_rest_work);
     RUN(pages_start_as_zeros_and_go_back_to_zeros);
     RUN(pages_cost_memory_only_while_they_are_in_use);
+    RUN(large_regions_share_no_huge_page);
     RUN(pages_that_cannot_be_had_are_null);
     (void)unlink(path);
     (void)unlink(other_path);

@@ -68,7 +68,8 @@ REFUSED = {  # keys, tensors, exception, what its message says
     "zero layers": ({"llama.block_count": 0}, {}, "FormatError", r"llama.block_count.* 0"),
     "too many layers": ({"llama.block_count": 100000}, {}, "FormatError", r"llama.block_count.*100000"),
     "no heads": ({"llama.attention.head_count": None}, {}, "FormatError", r"no llama.attention.head_count"),
-    "heads that do not divide": ({"llama.attention.head_count_kv": 3}, {}, "FormatError", r"head_count \d+ is not a multiple of head_count_kv 3"),
+    "heads that do not divide": (
+        {"llama.attention.head_count_kv": 3}, {}, "FormatError", r"head_count \d+ is not a multiple of head_count_kv 3"),
     "heads that differ by layer": (
         {"llama.attention.head_count_kv": [2, 4]}, {}, "UnsupportedError", r"llama.attention.head_count_kv differs between layers"),
     "odd rope": ({"llama.rope.dimension_count": 7}, {}, "FormatError", r"rope.dimension_count 7"),
@@ -79,9 +80,11 @@ REFUSED = {  # keys, tensors, exception, what its message says
     "key of another type": ({"llama.embedding_length": "wide"}, {}, "FormatError", r"llama.embedding_length"),
     "missing tensor": ({}, {Q: None}, "ModelError", rf"no tensor {Q}, which llama needs"),
     "missing embedding": ({}, {"token_embd.weight": None}, "ModelError", r"token_embd.weight"),
-    "mis-shaped tensor": ({}, {Q: np.zeros((3, 5), np.float32)}, "ModelError", rf"{Q} is \[5, 3, 1, 1\], but needs \[\d+, \d+\] \(head_count x head size"),
+    "mis-shaped tensor": (
+        {}, {Q: np.zeros((3, 5), np.float32)}, "ModelError", rf"{Q} is \[5, 3, 1, 1\], but needs \[\d+, \d+\] \(head_count x head size"),
     "norm of another length": ({}, {"output_norm.weight": np.zeros(7, np.float32)}, "ModelError", r"output_norm.weight is \[7, 1, 1, 1\]"),
-    "integers as a matrix": ({}, {"token_embd.weight": np.zeros(EMBEDDING, np.int32)}, "UnsupportedError", r"of type I32, which cannot be a matrix"),
+    "integers as a matrix": (
+        {}, {"token_embd.weight": np.zeros(EMBEDDING, np.int32)}, "UnsupportedError", r"of type I32, which cannot be a matrix"),
 }
 
 

@@ -6,6 +6,8 @@ AIRPY_C_TESTS names a folder with executables built already (the sanitizers' run
 from __future__ import annotations
 
 import os
+import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -43,6 +45,29 @@ def executables() -> Path:
 def test_c(executables, name):
     done = subprocess.run([executables / name], capture_output=True, text=True, errors="replace")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.timeout(900)
+def test_only_kernel_files_need_more_than_any_x86_64_has(executables):
+    """VEX and EVEX (names with v) and the newer bit instructions stand in files that dispatch chooses at run time."""
+    objdump = tool("objdump")
+    if platform.machine() != "x86_64" or not objdump:
+        pytest.skip("needs x86-64 and objdump")
+    objects = executables.parent / "csrc" / "CMakeFiles" / "air.dir"
+    newer = r"\t(v(?!er[rw])[a-z]\w*|(?:pdep|pext|sarx|shlx|shrx|rorx|andn|mulx|popcnt)\b)"
+    wide = {}
+    for path in objects.rglob("*.o"):
+        listing = subprocess.run([objdump, "-d", "--no-show-raw-insn", path], capture_output=True, text=True, check=True).stdout
+        wide[str(path.relative_to(objects))] = set(re.findall(newer, listing))
+    assert len(wide) > 40
+    assert any("x86/avx512" in name and found for name, found in wide.items())
+    assert not {name: found for name, found in wide.items() if found and "kernels/x86/" not in name}
+
+
+def test_the_golden_logits_of_the_c_tests_are_those_of_the_files():
+    script = ROOT / "tests" / "golden" / "make_c_header.py"
+    made = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout
+    assert made == (ROOT / "tests" / "c" / "golden_logits.h").read_text()
 
 
 def test_there_are_c_tests_to_run():

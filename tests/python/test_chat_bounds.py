@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -171,7 +172,7 @@ def test_a_forked_child_has_its_own_worker(renderer):
 
 def test_the_worker_can_write_no_file_and_start_no_process(renderer):
     renderer.render("", {})
-    limits = open(f"/proc/{renderer._process.pid}/limits").read()
+    limits = Path(f"/proc/{renderer._process.pid}/limits").read_text()
     assert [
         line.split()[-3] for line in limits.splitlines() if line.startswith(("Max file size", "Max processes"))
     ] == ["0", "0"]

@@ -74,7 +74,7 @@ def plain(source: str, **variables: object) -> str:
     """transformers.utils.chat_template_utils.render_jinja_template, without its training masks."""
 
     class Ignore(jinja2.ext.Extension):
-        tags = {"generation"}
+        tags = frozenset({"generation"})
 
         def parse(self, parser):
             line = next(parser.stream).lineno

@@ -52,7 +52,7 @@ def test_tensors_are_rectangles(tokenizer):
     assert tokenizer("ab", return_tensors="np").input_ids.shape == (1, 2)
     assert tokenizer(["", ""], return_tensors="np", add_special_tokens=False).input_ids.shape == (2, 0)
     assert tokenizer([], return_tensors="np").input_ids.shape == (0, 0)
-    with pytest.raises(ValueError, match="2 to 3 tokens.*padding"):
+    with pytest.raises(ValueError, match=r"2 to 3 tokens.*padding"):
         tokenizer(["ab", "ab c"], return_tensors="np")
 
 

@@ -120,7 +120,7 @@ def test_none_written_as_all_ones_is_none():
 
 
 def test_tokens_that_are_not_utf8_keep_their_ids():
-    tokens = SPM["tokenizer.ggml.tokens"][:-1] + [b"\xc3".decode("utf-8", "surrogateescape")]
+    tokens = [*SPM["tokenizer.ggml.tokens"][:-1], b"\xc3".decode("utf-8", "surrogateescape")]
     tokenizer = Tokenizer.from_metadata(spm(tokens=tokens))
     assert tokenizer.encode("ab c", add_special_tokens=False) == Tokenizer.from_metadata(SPM).encode(
         "ab c", add_special_tokens=False

@@ -31,7 +31,7 @@ LEFT_OUT = (
     dict.fromkeys(("tekken", "gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2", "granite-embed-multi-97m"), CASED)
     | dict.fromkeys(("youtu", "kimi-k2"), CASED | UPPER)
     | dict.fromkeys(("tiny_aya", "cohere2moe"), CASED | UPPER | DIGITS)
-    | dict.fromkeys(("deepseek-coder", "deepseek-llm"), {"\u3000"})
+    | {"deepseek-coder": {"\u3000"}, "deepseek-llm": {"\u3000"}}
     | dict.fromkeys(("afmoe",), DIGITS)
 )  # fmt: skip
 DIGIT_TEXTS = ["1", "12", "123", "1234", "12345", "1234567 ", "a1234", "ab12345678", "1" * 100]
@@ -86,7 +86,7 @@ def byte_level_metadata() -> dict[str, Any]:
     tokens += [word for word in (spell(w.encode()) for w in WORDS) if word not in have]
     return {
         "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.tokens": tokens + ["<|stop|>", "<sep>"],
+        "tokenizer.ggml.tokens": [*tokens, "<|stop|>", "<sep>"],
         "tokenizer.ggml.merges": [f"{x} {y}" for x, y in pairs],
         "tokenizer.ggml.token_type": [1] * len(tokens) + [3, 4],
         "tokenizer.ggml.bos_token_id": 256,
@@ -103,9 +103,9 @@ def raw_metadata() -> dict[str, Any]:
     types = [6] * 256 + [1] * (len(tokens) - 256)
     return {
         "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.tokens": tokens + ["<|stop|>", "<sep>"],
+        "tokenizer.ggml.tokens": [*tokens, "<|stop|>", "<sep>"],
         "tokenizer.ggml.merges": [f"{x} {y}" for x, y in pairs] + ["\n \n"],
-        "tokenizer.ggml.token_type": types + [3, 4],
+        "tokenizer.ggml.token_type": [*types, 3, 4],
         "tokenizer.ggml.bos_token_id": 256,
         "tokenizer.ggml.eos_token_id": 257,
     }
@@ -121,8 +121,8 @@ def spm_metadata(**more: Any) -> dict[str, Any]:
     scores = [0.0] * 259 + rng.sample([-float(n) for n in range(1, 20000)], len(letters) + len(words))
     return {
         "tokenizer.ggml.model": "llama",
-        "tokenizer.ggml.tokens": tokens + ["<|stop|>", "<sep>", "  "],
-        "tokenizer.ggml.scores": scores + [0.0, -1000.0, -1000.0],
+        "tokenizer.ggml.tokens": [*tokens, "<|stop|>", "<sep>", "  "],
+        "tokenizer.ggml.scores": [*scores, 0.0, -1000.0, -1000.0],
         "tokenizer.ggml.token_type": [2, 3, 3] + [6] * 256 + [1] * (len(letters) + len(words)) + [3, 4, 4],
         "tokenizer.ggml.bos_token_id": 1,
         "tokenizer.ggml.eos_token_id": 2,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-_PRINTABLE = [b for b in range(256) if 0x21 <= b <= 0x7E or 0xA1 <= b <= 0xFF and b != 0xAD]
+_PRINTABLE = [b for b in range(256) if 0x21 <= b <= 0x7E or (0xA1 <= b <= 0xFF and b != 0xAD)]
 _OTHERS = [b for b in range(256) if b not in _PRINTABLE]
 _LETTERS = {b: chr(b) for b in _PRINTABLE} | {b: chr(256 + n) for n, b in enumerate(_OTHERS)}
 

@@ -8,6 +8,8 @@
 #include "base/alloc.h"
 #include "base/checked.h"
 
+enum { HUGE_PAGE = 2 << 20 }; /* of x86 and of 4 KiB AArch64; elsewhere the alignment is of no use and does no harm */
+
 size_t air_page_bytes(void) { return (size_t)sysconf(_SC_PAGESIZE); }
 
 /* 0 bytes take a page too, so that NULL always means refusal; 0 is returned on overflow. */
@@ -18,13 +20,25 @@ static size_t region_bytes(size_t bytes)
     return (size_t)rounded;
 }
 
+/* A huge page that two regions share stays whole in memory when one of them goes, so a large region begins at a boundary of
+ * huge pages; the last of its small pages end before the next one's. Address space for that is mapped, and cut off again. */
+static void *map_aligned(size_t region)
+{
+    size_t spare = region >= HUGE_PAGE && region <= SIZE_MAX - HUGE_PAGE ? HUGE_PAGE : 0;
+    char *p = mmap(NULL, region + spare, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) return NULL;
+    size_t head = spare ? (HUGE_PAGE - (uintptr_t)p % HUGE_PAGE) % HUGE_PAGE : 0;
+    if (head) (void)munmap(p, head);
+    if (spare > head) (void)munmap(p + head + region, spare - head);
+    return p + head;
+}
+
 void *air_pages_alloc(size_t bytes)
 {
     size_t region = region_bytes(bytes);
     if (!region || air_alloc_should_fail()) return NULL;
-    void *p = mmap(NULL, region, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (p == MAP_FAILED) return NULL;
-    air__alloc_count(1);
+    void *p = map_aligned(region);
+    if (p) air__alloc_count(1);
     return p;
 }
 
