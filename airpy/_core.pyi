@@ -72,7 +72,7 @@ class GGUF:
     # name, type, shape (contiguous axis first), part, offset, bytes
 
 def probe_disk(path: str | os.PathLike[str], seconds: float = 0.5, source: str = "") -> dict[str, Any]: ...
-# disk (bytes/s), block_bytes, depth, latency_s (a small read by itself)
+# disk (bytes/s), block_bytes, depth, latency_s (of a small read by itself, beside its bytes)
 def probe_compute(
     types: Iterable[str | int], threads: int = 0, tier: str = "", max_bytes: int = 0, seconds: float = 0.5
 ) -> dict[str, Any]: ...

@@ -43,7 +43,7 @@ typedef struct air_bandwidths { /* bytes per second, probed or given */
     double product_columns[AIR_TYPE_COUNT]; /* packed bytes × columns per second with many columns; 0: not measured */
     uint64_t block_bytes;                   /* read size and number in flight (at most AIR_DEPTH_MOST) that gave disk */
     int32_t depth;
-    double latency_s;                       /* one small read by itself, from submit to done; 0: not measured */
+    double latency_s;                       /* one read of 64 KiB by itself takes beside its bytes; 0: not measured */
 } air_bandwidths;
 
 typedef struct air_plan_request {

@@ -13,7 +13,8 @@
 
 enum { MIB = 1 << 20, DEPTH_MOST = 8, CHOICES = 12, FINALISTS = 3, BUFFERS_MOST = 64 * MIB };
 
-#define LATENCY_SHARE 0.05 /* of the time: some hundred reads on an SSD */
+enum { SMALL_READ = 64 * 1024 }; /* what plans of tiny budgets read at once; a page is faster than its share of that */
+#define LATENCY_SHARE 0.05       /* of the time: a hundred reads and more on an SSD */
 
 typedef struct choice {
     uint64_t block;
@@ -28,6 +29,7 @@ typedef struct disk_probe {
     uint64_t asked_ns;              /* when watch was asked last */
     AIR_ATOMIC(int) cancel;         /* it said stop */
     uint8_t *buffers;
+    uint8_t *small;                 /* on small pages, as rings of tiny budgets are: that costs a direct read as much again */
     uint64_t buffer_bytes, granule; /* of one of DEPTH_MOST */
     air_io_request requests[DEPTH_MOST];
     air_mutex lock;
@@ -127,9 +129,7 @@ static air_status choose(disk_probe *p, double seconds, air_bandwidths *out, air
     choice choices[CHOICES];
     int n = make_choices(p, choices), finalists = n < FINALISTS ? n : FINALISTS;
     air_status st = AIR_OK;
-    choice single = {.block = p->granule, .depth = 1};
-    if (!st) st = run_trial(p, &single, (uint64_t)(seconds * LATENCY_SHARE * 1e9), err);
-    for (int i = 0; i < n && !st; i++) st = run_trial(p, &choices[i], (uint64_t)(seconds * (0.4 - LATENCY_SHARE) * 1e9 / n), err);
+    for (int i = 0; i < n && !st; i++) st = run_trial(p, &choices[i], (uint64_t)(seconds * 0.4e9 / n), err);
     sort_by_rate(choices, n);
     for (int i = 0; i < finalists; i++) choices[i].bytes = choices[i].ns = 0;
     for (int turn = 0; turn < 2; turn++)
@@ -143,6 +143,16 @@ static air_status choose(disk_probe *p, double seconds, air_bandwidths *out, air
     out->disk = rate(best);
     out->block_bytes = best->block;
     out->depth = best->depth;
+    return AIR_OK;
+}
+
+static air_status find_latency(disk_probe *p, double seconds, air_bandwidths *out, air_error *err)
+{
+    choice single = {.block = air_min_u64(SMALL_READ, p->buffer_bytes), .depth = 1};
+    uint64_t address = (uint64_t)(uintptr_t)p->small;
+    p->requests[0].buffer = p->small + (air_round_up(address, p->granule) - address);
+    air_status st = run_trial(p, &single, (uint64_t)(seconds * 1e9), err);
+    if (st) return st;
     double alone = (double)single.ns / 1e9 * (double)single.block / (double)single.bytes, transfer = (double)single.block / out->disk;
     out->latency_s = alone > transfer ? alone - transfer : 0;
     return AIR_OK;
@@ -155,7 +165,8 @@ static air_status open_probe(disk_probe *p, air_error *err)
     p->buffer_bytes = p->granule;
     while (p->buffer_bytes * 2 <= share) p->buffer_bytes *= 2;
     p->buffers = air_pages_alloc((size_t)(DEPTH_MOST * p->buffer_bytes + p->granule));
-    if (!p->buffers)
+    p->small = air_pages_alloc((size_t)(SMALL_READ + p->granule));
+    if (!p->buffers || !p->small)
         return air_fail(err, AIR_E_NOMEM, "probe: %llu bytes", (unsigned long long)(DEPTH_MOST * p->buffer_bytes));
     air_pages_huge(p->buffers, (size_t)(DEPTH_MOST * p->buffer_bytes + p->granule)); /* as the ring is */
     uint64_t address = (uint64_t)(uintptr_t)p->buffers;
@@ -176,8 +187,10 @@ air_status air_probe_disk(air_source *source, double seconds, air_probe_watch wa
     air_mutex_init(&p->lock);
     air_cond_init(&p->changed);
     air_status st = open_probe(p, err);
-    if (!st) st = choose(p, seconds, out, err);
+    if (!st) st = choose(p, (1 - LATENCY_SHARE) * seconds, out, err);
+    if (!st) st = find_latency(p, LATENCY_SHARE * seconds, out, err);
     air_async_io_close(p->io);
+    air_pages_free(p->small, (size_t)(SMALL_READ + p->granule));
     air_pages_free(p->buffers, (size_t)(DEPTH_MOST * p->buffer_bytes + p->granule));
     air_cond_deinit(&p->changed);
     air_mutex_deinit(&p->lock);
