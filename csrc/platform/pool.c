@@ -144,8 +144,6 @@ void air_pool_close(air_pool *pool)
     air_free(pool);
 }
 
-int air_pool_threads(const air_pool *pool) { return pool->threads; }
-
 void air_pool_job_reset(air_pool_job *job, int64_t chunks)
 {
     atomic_store_explicit(&job->next, 0, memory_order_relaxed);

@@ -17,7 +17,6 @@ typedef struct air_pool air_pool;
 /* threads: 1 to 256. Errors: AIR_E_NOMEM, AIR_E_THREAD (with the number that could be started), AIR_E_ARGUMENT. */
 air_status air_pool_open(air_pool **out, int threads, air_error *err);
 void air_pool_close(air_pool *pool); /* NULL is legal; not from inside a region */
-int air_pool_threads(const air_pool *pool);
 
 /* Calls body(context, index) once on each thread, index 0 on the caller, and returns when all have returned. */
 void air_pool_run(air_pool *pool, void (*body)(void *context, int index), void *context);

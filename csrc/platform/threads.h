@@ -35,7 +35,6 @@ void air_word_wait(AIR_ATOMIC(uint32_t) *word, uint32_t expected);
 void air_word_wake_all(AIR_ATOMIC(uint32_t) *word);
 
 void air_cpu_relax(void); /* inside spin loops */
-void air_thread_yield(void);
 void air_sleep_ns(uint64_t ns);
 
 /* CPUs this process may use: its affinity mask, cut to the cgroup's CPU quota rounded up; at least 1. */

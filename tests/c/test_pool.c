@@ -167,7 +167,6 @@ TEST(a_region_calls_its_body_once_on_each_thread)
     for (int threads = 1; threads <= MOST; threads++) {
         region r = {.threads = threads};
         REQUIRE(air_pool_open(&r.pool, threads, NULL) == AIR_OK);
-        CHECK_EQ(air_pool_threads(r.pool), threads);
         for (int i = 0; i < 300; i++) air_pool_run(r.pool, count_call, &r);
         for (int i = 0; i < MOST; i++) CHECK_EQ(r.calls[i], i < threads ? 300 : 0);
         air_pool_close(r.pool);
@@ -397,7 +396,7 @@ TEST(reads_complete_with_their_data_error_and_time)
         submit_all(io, 32, 1);
         air_sleep_ns(5 * MS);
         atomic_store(&holding, 0);
-        while (atomic_load(&reads_done) < 32) air_thread_yield();
+        while (atomic_load(&reads_done) < 32) air_sleep_ns(10000);
         uint64_t took = air_clock_ns() - begin;
         for (int i = 0; i < 32; i++) {
             CHECK_EQ(jobs[i].request.error.status, i == 13 ? AIR_E_IO : AIR_OK);
@@ -417,7 +416,7 @@ TEST(closing_cancels_what_waits_and_what_runs)
     air_async_io *io;
     REQUIRE(air_async_io_open(&io, 2, NULL) == AIR_OK);
     submit_all(io, 32, 1);
-    while (atomic_load(&reads_begun) < 2) air_thread_yield();
+    while (atomic_load(&reads_begun) < 2) air_sleep_ns(10000);
     air_async_io_close(io); /* returns though nobody lets the reads go */
     CHECK_EQ(reads_begun, 2);
     CHECK_EQ(reads_done, 32);

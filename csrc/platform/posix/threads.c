@@ -154,7 +154,6 @@ void air_cpu_relax(void)
 #endif
 }
 
-void air_thread_yield(void) { (void)sched_yield(); }
 
 void air_sleep_ns(uint64_t ns)
 {
