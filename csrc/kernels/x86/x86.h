@@ -47,16 +47,15 @@ AIR_INLINE float air__half(const uint8_t *p)
     return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(h)));
 }
 
-/* The 8 scales (low half) and 8 mins (high half) of Q4_K and Q5_K as bytes; blocks.h draws the 12 bytes. */
-AIR_INLINE __m128i air__scales_mins(const uint8_t packed[12])
+/* The 8 scales and 8 mins of Q4_K and Q5_K as bytes; blocks.h draws the 12 bytes. */
+AIR_INLINE void air__scales_mins(const uint8_t packed[12], uint64_t *scales, uint64_t *mins)
 {
     uint32_t a, b, c;
     memcpy(&a, packed, 4);
     memcpy(&b, packed + 4, 4);
     memcpy(&c, packed + 8, 4);
-    uint64_t scales = (a & 0x3f3f3f3fu) | (uint64_t)((c & 0x0f0f0f0fu) | (a >> 2 & 0x30303030u)) << 32;
-    uint64_t mins = (b & 0x3f3f3f3fu) | (uint64_t)((c >> 4 & 0x0f0f0f0fu) | (b >> 2 & 0x30303030u)) << 32;
-    return _mm_set_epi64x((int64_t)mins, (int64_t)scales);
+    *scales = (a & 0x3f3f3f3fu) | (uint64_t)((c & 0x0f0f0f0fu) | (a >> 2 & 0x30303030u)) << 32;
+    *mins = (b & 0x3f3f3f3fu) | (uint64_t)((c >> 4 & 0x0f0f0f0fu) | (b >> 2 & 0x30303030u)) << 32;
 }
 
 #endif
