@@ -17,10 +17,10 @@
 #define AIR__UNROLL
 #endif
 
-/* With R rows from w on read side by side, `bytes` of each at a time and now at offset: asks for what follows the R rows, in the order
- * of addresses and in step. Short rows side by side make streams that no hardware prefetcher follows. Into L2, whose misses may be
- * more than L1's: on Zen 4 one thread read Q8_0 at 20.6 GB/s so, 12.7 with prefetches into L1, 8.5 without any, where a plain sum
- * took 26. A page further than the R rows: rows of 1152 bytes alone are too near, Q4_K of k 2048 came at 17.5 GB/s instead of 26. */
+/* With R rows from w on read side by side, `bytes` of each at a time and now at offset: asks for what follows the R rows, in the
+ * order of addresses and in step. Short rows side by side make streams that no hardware prefetcher follows. Into L2, whose misses
+ * may be more than L1's: on Zen 4 one thread read Q8_0 at 20.6 GB/s so, 12.7 with prefetches into L1, 8.5 without any, where a
+ * plain sum took 26. A page further than the R rows: of 1152 bytes they are too near, Q4_K came at 17.5 GB/s instead of 26. */
 AIR_INLINE void air__prefetch_next_rows(const uint8_t *w, size_t row_bytes, size_t offset, size_t bytes, int R)
 {
     const uint8_t *next = w + (size_t)R * (row_bytes + offset) + 4096;
@@ -38,7 +38,8 @@ AIR_INLINE __m128i air__halves(const uint8_t *p, size_t stride)
         memcpy(&h, p + (size_t)i * stride, sizeof h);
         v[i] = h;
     }
-    return _mm_set_epi64x((int64_t)(v[4] | v[5] << 16 | v[6] << 32 | v[7] << 48), (int64_t)(v[0] | v[1] << 16 | v[2] << 32 | v[3] << 48));
+    return _mm_set_epi64x((int64_t)(v[4] | v[5] << 16 | v[6] << 32 | v[7] << 48),
+                          (int64_t)(v[0] | v[1] << 16 | v[2] << 32 | v[3] << 48));
 }
 
 AIR_INLINE float air__half(const uint8_t *p)

@@ -1,6 +1,6 @@
 /* The shape of the AVX-512 VNNI products of formats with minima and 6-bit scales, Q4_K and Q5_K, with 8-bit activations.
  *
- * A tile is a block: 256 weights, 8 groups of 32. decode() makes 4 vectors of unsigned bytes of them; a 16-byte lane is half a group:
+ * A tile is a block: 256 weights, 8 groups of 32. decode() makes 4 vectors of unsigned bytes; a 16-byte lane is half a group:
  *     w[0], w[1]: first and second halves of groups 0 2 4 6;    w[2], w[3]: of groups 1 3 5 7, times 2^odd_shift
  * The activations are brought into that order once for ROWS rows. Each group ends in two sums of 16 products, so that lane j of the
  * 16 sums is of groups 2j 2j 2j+1 2j+1:
@@ -116,8 +116,8 @@ AIR_INLINE float add_elements(const accumulator *acc)
 }
 
 /* R rows, one column. */
-AIR_INLINE void one_column(const uint8_t *w, size_t row_bytes, const air_columns *x, int64_t c, float *y, int R, const tile_shape *s,
-                           tile_decode decode)
+AIR_INLINE void one_column(const uint8_t *w, size_t row_bytes, const air_columns *x, int64_t c, float *y, int R,
+                           const tile_shape *s, tile_decode decode)
 {
     accumulator acc[ROWS];
     AIR__UNROLL
@@ -195,8 +195,8 @@ AIR_INLINE void tile_columns(const tile *t, const air_columns *x, int64_t c, int
 }
 
 /* R rows, columns [c, c + n), 2 <= n <= COLUMNS: a tile of weights is decoded once for all of them. */
-AIR_INLINE void few_columns(const uint8_t *w, size_t row_bytes, const air_columns *x, int64_t c, int64_t n, float *y, size_t y_stride,
-                            int R, const tile_shape *s, tile_decode decode)
+AIR_INLINE void few_columns(const uint8_t *w, size_t row_bytes, const air_columns *x, int64_t c, int64_t n, float *y,
+                            size_t y_stride, int R, const tile_shape *s, tile_decode decode)
 {
     accumulator acc[ROWS][COLUMNS];
     for (int r = 0; r < R; r++)

@@ -139,8 +139,8 @@ AIR_INLINE void row_tile(tile *out, const uint8_t *row, int64_t at, int64_t left
 }
 
 /* R rows, one column. */
-AIR_INLINE void one_column(const uint8_t *w, size_t row_bytes, const air_columns *x, int64_t c, float *y, int R, const tile_shape *s,
-                           tile_decode decode)
+AIR_INLINE void one_column(const uint8_t *w, size_t row_bytes, const air_columns *x, int64_t c, float *y, int R,
+                           const tile_shape *s, tile_decode decode)
 {
     __m512 acc[ROWS];
     AIR__UNROLL
@@ -167,8 +167,8 @@ AIR_INLINE void one_column(const uint8_t *w, size_t row_bytes, const air_columns
 }
 
 /* One tile of R rows on P columns from c on, whose sums so far are in acc[.][first] on. */
-AIR_INLINE void tile_columns(const tile *t, const air_columns *x, int64_t c, int64_t at, __m512 (*acc)[COLUMNS], int64_t first, int R, int P,
-                             const tile_shape *s)
+AIR_INLINE void tile_columns(const tile *t, const air_columns *x, int64_t c, int64_t at, __m512 (*acc)[COLUMNS], int64_t first,
+                             int R, int P, const tile_shape *s)
 {
     column col[2];
     AIR__UNROLL
@@ -192,8 +192,8 @@ AIR_INLINE void tile_columns(const tile *t, const air_columns *x, int64_t c, int
 }
 
 /* R rows, columns [c, c + n), 2 <= n <= COLUMNS: a tile of weights is decoded once for all of them. */
-AIR_INLINE void few_columns(const uint8_t *w, size_t row_bytes, const air_columns *x, int64_t c, int64_t n, float *y, size_t y_stride, int R,
-                            const tile_shape *s, tile_decode decode)
+AIR_INLINE void few_columns(const uint8_t *w, size_t row_bytes, const air_columns *x, int64_t c, int64_t n, float *y,
+                            size_t y_stride, int R, const tile_shape *s, tile_decode decode)
 {
     __m512 acc[ROWS][COLUMNS];
     for (int r = 0; r < R; r++)
