@@ -1,4 +1,5 @@
-/* The shape of the AVX-512 VNNI products of Q8_0, Q4_0 and Q6_K with 8-bit activations; product_min.h has the others. A format brings decode() and constants.
+/* The shape of the AVX-512 VNNI products of Q8_0, Q4_0 and Q6_K with 8-bit activations; product_min.h has the others.
+ * A format brings decode() and constants.
  *
  * A tile is 256 weights of a row: 4 vectors of unsigned bytes. A 16-byte lane is half a group of 32, so there are 16 halves, and a
  * vector of 16 ints holds their sums: lane L of vector i goes to element 4L + i. Which half lies where is the format's order.
