@@ -1,4 +1,5 @@
-/* The shape of every AVX-512 VNNI product of quantised weights with 8-bit activations. A format brings decode() and constants.
+/* The shape of the AVX-512 VNNI products of Q8_0, Q4_0 and Q6_K with 8-bit activations; product_min.h has the others.
+ * A format brings decode() and constants.
  *
  * A tile is 256 weights of a row: 4 vectors of unsigned bytes. A 16-byte lane is half a group of 32, so there are 16 halves, and a
  * vector of 16 ints holds their sums: lane L of vector i goes to element 4L + i. Which half lies where is the format's order.
@@ -9,7 +10,6 @@
  *
  * Both give the same 16 exact integers and continue with the same float operations, so the bits do not depend on n or rows:
  *     acc += float(sums) * scale_w * scale_x                      weights with a constant offset, taken off as integers
- *     acc += (float(sums) * scale_w - sums_x * min_w) * scale_x   weights with minima
  * and at the end the 16 elements of acc are added. A last tile of k % 256 weights is padded with zeros. */
 #ifndef AIR_KERNELS_AVX512_PRODUCT_Q8_H
 #define AIR_KERNELS_AVX512_PRODUCT_Q8_H
@@ -22,25 +22,23 @@ enum { TILE = 256, GROUPS = 8, HALVES = 16, ROWS = 4, COLUMNS = 16, MAX_TILE_BYT
 /* Which halves the lanes of vectors 2m and 2m + 1 hold, less 8m. */
 typedef enum tile_order {
     ORDER_NATURAL, /* 0 1 2 3, 4 5 6 7 */
-    ORDER_PAIRS,   /* 0 1 4 5, 2 3 6 7 */
     ORDER_SPLIT,   /* 0 2 4 6, 1 3 5 7 */
 } tile_order;
 
 typedef struct tile_shape {
     tile_order order;
     int        offset_shift; /* weights are stored plus 2^offset_shift; 0: as they are */
-    int        has_min;
     size_t     bytes;        /* of 256 weights */
 } tile_shape;
 
 typedef struct tile {
     __m512i w[4];
-    __m512  scale, min;
+    __m512  scale;
 } tile;
 
 typedef struct column {
     __m512i x[4], start; /* start: what the sums begin from, minus the offset's share */
-    __m512  scale, sums;
+    __m512  scale;
 } column;
 
 typedef void (*tile_decode)(const uint8_t *w, tile *t);
@@ -48,7 +46,6 @@ typedef void (*tile_decode)(const uint8_t *w, tile *t);
 AIR_INLINE __m512i half_of_element(tile_order order)
 {
     switch (order) {
-    case ORDER_PAIRS: return _mm512_setr_epi32(0, 2, 8, 10, 1, 3, 9, 11, 4, 6, 12, 14, 5, 7, 13, 15);
     case ORDER_SPLIT: return _mm512_setr_epi32(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15);
     default: return _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     }
@@ -85,23 +82,20 @@ AIR_INLINE void load_column(column *x, const int8_t *q, const float *scale, cons
     for (int i = 0; i < 4; i += 2) {
         if (s->order == ORDER_NATURAL) continue;
         __m512i a = x->x[i], b = x->x[i + 1];
-        x->x[i]     = s->order == ORDER_PAIRS ? _mm512_shuffle_i64x2(a, b, 0x44) : _mm512_shuffle_i64x2(a, b, 0x88);
-        x->x[i + 1] = s->order == ORDER_PAIRS ? _mm512_shuffle_i64x2(a, b, 0xee) : _mm512_shuffle_i64x2(a, b, 0xdd);
+        x->x[i]     = _mm512_shuffle_i64x2(a, b, 0x88);
+        x->x[i + 1] = _mm512_shuffle_i64x2(a, b, 0xdd);
     }
     x->scale = spread_groups(_mm256_loadu_ps(scale), s->order);
     __m512i by_half = _mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)sums));
     __m512i ordered = _mm512_permutexvar_epi32(half_of_element(s->order), by_half);
     x->start = s->offset_shift ? _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32(ordered, (unsigned)s->offset_shift))
                                : _mm512_setzero_si512();
-    x->sums = s->has_min ? _mm512_cvtepi32_ps(ordered) : _mm512_setzero_ps();
 }
 
 /* The float half of a tile, common to every path: it alone decides the bits. */
-AIR_INLINE __m512 accumulate(__m512 acc, __m512i sums, const tile *t, const column *x, const tile_shape *s)
+AIR_INLINE __m512 accumulate(__m512 acc, __m512i sums, const tile *t, const column *x)
 {
-    __m512 f = _mm512_cvtepi32_ps(sums);
-    if (!s->has_min) return _mm512_fmadd_ps(f, _mm512_mul_ps(t->scale, x->scale), acc);
-    return _mm512_fmadd_ps(_mm512_fnmadd_ps(t->min, x->sums, _mm512_mul_ps(f, t->scale)), x->scale, acc);
+    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums), _mm512_mul_ps(t->scale, x->scale), acc);
 }
 
 /* A column's tile, or a padded copy of its last, shorter one in pad. */
@@ -159,7 +153,7 @@ AIR_INLINE void one_column(const uint8_t *w, size_t row_bytes, const air_columns
             for (int i = 0; i < 4; i++) dot[i] = _mm512_dpbusd_epi32(_mm512_setzero_si512(), t.w[i], col.x[i]);
             __m512i sums = add_lanes(dot);
             if (s->offset_shift) sums = _mm512_add_epi32(sums, col.start);
-            acc[r] = accumulate(acc[r], sums, &t, &col, s);
+            acc[r] = accumulate(acc[r], sums, &t, &col);
         }
     }
     AIR__UNROLL
@@ -187,7 +181,7 @@ AIR_INLINE void tile_columns(const tile *t, const air_columns *x, int64_t c, int
             for (int p = 0; p < P; p++) sums[p] = _mm512_dpbusd_epi32(sums[p], t[r].w[i], col[p].x[i]);
         }
         AIR__UNROLL
-        for (int p = 0; p < P; p++) acc[r][first + p] = accumulate(acc[r][first + p], sums[p], &t[r], &col[p], s);
+        for (int p = 0; p < P; p++) acc[r][first + p] = accumulate(acc[r][first + p], sums[p], &t[r], &col[p]);
     }
 }
 
