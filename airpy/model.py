@@ -181,10 +181,11 @@ class Model:
         """Logits after each token, or after the last logits_to_keep (0 and None: all): .logits, float32 [batch, kept, vocab]; 0 for
         padding. They count against max_ram while they live; BudgetError if they do not fit."""
         refuse("model()", arguments)
+        self._check_open()
         prompts = read_prompts(input_ids, attention_mask, self.generation_config.pad_token_id or 0)
         width = prompts.ids.shape[1]
-        if logits_to_keep is not None and logits_to_keep < 0:
-            raise ArgumentError(f"logits_to_keep is {logits_to_keep}; expected 0 (all) or more")
+        if not isinstance(logits_to_keep, (int, np.integer, type(None))) or (logits_to_keep or 0) < 0:
+            raise ArgumentError(f"logits_to_keep is {logits_to_keep!r}; expected 0 (all) or more")
         kept = min(logits_to_keep or width, width)
         wanted = [min(kept, row.size) for row in prompts.rows]
         sequences: list[_core.Sequence] = []

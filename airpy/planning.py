@@ -12,7 +12,7 @@ from typing import Any
 
 from airpy import _core
 from airpy.errors import AirpyError, ArgumentError
-from airpy.sizes import format_rate, format_size, format_time
+from airpy.sizes import format_rate, format_size, format_speed, format_time
 
 FORMAT = "airpy plan 1"
 # Options of the engine that a plan fixes, and where they stand in it; the others it chooses again.
@@ -74,6 +74,8 @@ class Plan:
         """A plan from whatever form `plan=` takes: itself, its dict or its file."""
         if isinstance(plan, Plan):
             return plan
+        if not isinstance(plan, (Mapping, str, os.PathLike)):
+            raise ArgumentError(f"plan is {type(plan).__name__}; expected a Plan, its dict or the path of its file")
         return cls(plan) if isinstance(plan, Mapping) else cls.load(plan)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -209,7 +211,7 @@ class Plan:
         if self.predicted_tok_s is None:
             return lines
         lines.append(
-            f"a token       {format_time(self['pass_s'])}, {self.predicted_tok_s:.3g} tokens/s, bound by the "
+            f"a token       {format_time(self['pass_s'])}, {format_speed(self.predicted_tok_s)}, bound by the "
             f"{'disk' if self.bound == 'disk' else 'compute'} (disk {format_time(self['disk_s'])}, "
             f"compute {format_time(self['compute_s'])})"
         )
@@ -227,7 +229,7 @@ class Plan:
         disk, full = self.bandwidths.get("disk", 0), self["compute_s"]
         if disk and self["io"] == "direct":
             full = max(full, (self["weight_bytes"] - self["pin_bytes_full"]) / disk)
-        return f"full context  {format_time(full)}, {1 / full:.3g} tokens/s, before attention" if full else "full context  unknown"
+        return f"full context  {format_time(full)}, {format_speed(1 / full)}, before attention" if full else "full context  unknown"
 
     def _text_more(self) -> str:
         if not self.streamed_bytes:
@@ -236,7 +238,7 @@ class Plan:
             return f"{format_size(self.streamed_bytes)} more would keep every weight"
         steps = []
         for step in self._data["more_ram"]:
-            speed = f"{1 / step['pass_s']:.3g} tokens/s" if step["pass_s"] > 0 else "speed unknown"
+            speed = format_speed(1 / step["pass_s"]) if step["pass_s"] > 0 else "speed unknown"
             what = "all" if step["share"] == 1 else "half"
             steps.append(f"{format_size(step['max_ram'])} keeps {what} of what streams now: {speed}")
         return "; ".join(steps)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from airpy.errors import ArgumentError
-
-if TYPE_CHECKING:
-    from tqdm import tqdm  # type: ignore[import-untyped]
 
 ProgressCallback = Callable[[int, int, int, int], None]  # layers done, layers, passes done, passes
 Progress = bool | Literal["auto"] | ProgressCallback
 
 _PATIENCE = 1.0  # seconds that a pass may take in silence
+_EVERY = 0.1  # seconds between two drawings
+# A terminal's cursor may stand behind text that is being streamed, so the bar takes the line below and leaves the cursor alone:
+# make sure that there is such a line, remember the cursor, go there, draw, come back.
+_BELOW, _BACK = "\x1bD\x1b[A\x1b7\r\n", "\x1b[K\x1b8"
 
 
 class PassBar:
@@ -23,25 +26,34 @@ class PassBar:
 
     def __init__(self) -> None:
         self._started = time.monotonic()
-        self._bar: tqdm[Any] | None = None
+        self._drawn = 0.0
 
     def __call__(self, layers_done: int, n_layers: int, passes_done: int, n_passes: int) -> None:
-        if time.monotonic() - self._started < _PATIENCE or not n_passes:
+        now = time.monotonic()
+        if now - self._started < _PATIENCE or now - self._drawn < _EVERY or not n_passes:
             return
+        from tqdm import tqdm  # type: ignore[import-untyped]  # only now: most calls never need it
+
         total = n_layers * n_passes
         done = min(passes_done * n_layers + layers_done, total)
-        if self._bar is None:
-            from tqdm import tqdm  # only now: most calls never need it
+        columns = shutil.get_terminal_size().columns - 1
+        self._drawn = now
+        self._draw(tqdm.format_meter(done, total, now - self._started, ncols=columns, unit="layer"))
 
-            self._bar = tqdm(total=total, unit="layer", file=sys.stderr, leave=False, dynamic_ncols=True, mininterval=0)
-        self._bar.update(done - self._bar.n)
+    def _draw(self, bar: str) -> None:
+        """ "" takes the bar away, or ends its line where there is nothing to take back."""
+        if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+            sys.stderr.write(f"{_BELOW}{bar}{_BACK}")
+        else:
+            sys.stderr.write(f"\r{bar}" if bar else "\n")
+        sys.stderr.flush()
 
     def __enter__(self) -> PassBar:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        if self._drawn:
+            self._draw("")
 
 
 class CallbackProgress:
@@ -63,7 +75,7 @@ class CallbackProgress:
 
 def check_progress(progress: Any) -> Progress:
     """Raises ArgumentError unless it is True, False, "auto" or callable."""
-    if progress in (True, False, "auto") or callable(progress):
+    if isinstance(progress, bool) or callable(progress) or (isinstance(progress, str) and progress == "auto"):
         checked: Progress = progress
         return checked
     raise ArgumentError(f"progress is {progress!r}; expected True, False, 'auto' or a callable")

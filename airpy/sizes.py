@@ -1,4 +1,4 @@
-"""Sizes and times as people write and read them."""
+"""Sizes, speeds and times as people write and read them."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ def parse_size(size: int | str, name: str = "size") -> int:
         value = int(match[1]) * unit if match[1].isdigit() else int(float(match[1]) * unit)
     else:
         try:
+            if isinstance(size, bool):
+                raise TypeError
             value = operator.index(size)
         except TypeError:
             raise ArgumentError(f"{name} is {type(size).__name__}; expected bytes as int or a text such as '4GiB'") from None
@@ -51,6 +53,16 @@ def format_rate(bytes_per_second: float) -> str:
     if bytes_per_second >= 1e9:
         return f"{bytes_per_second / 1e9:.2f} GB/s"
     return f"{bytes_per_second / 1e6:.1f} MB/s"
+
+
+def format_speed(tokens_per_second: float) -> str:
+    """Three digits, never an exponent: 4583.2 as "4583 tokens/s", 0.91234 as "0.912 tokens/s"."""
+    return f"{format_number(tokens_per_second)} tokens/s"
+
+
+def format_number(value: float) -> str:
+    """At least three digits, and no exponent from 0.0001 on."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def format_time(seconds: float) -> str:

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from airpy.cli import common
-from airpy.sizes import format_rate
+from airpy.sizes import format_number, format_rate
 
 if TYPE_CHECKING:
     from airpy.measure import Phase
@@ -43,9 +43,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     print(f"{'test':<9}{'tokens':>7}{'tokens/s':>11}{'predicted':>11}{'moved':>13}{'probed':>13}")
     for row in rows:
-        predicted = f"{row['predicted_tok_s']:.4g}" if row["predicted_tok_s"] else "-"
+        predicted = format_number(row["predicted_tok_s"]) if row["predicted_tok_s"] else "-"
         moved, probed = (format_rate(1e9 * row[name]) if row[name] else "-" for name in ("gb_s", "probe_gb_s"))
-        print(f"{row['test']:<9}{row['tokens']:>7}{row['tok_s']:>11.4g}{predicted:>11}{moved:>13}{probed:>13}")
+        print(f"{row['test']:<9}{row['tokens']:>7}{format_number(row['tok_s']):>11}{predicted:>11}{moved:>13}{probed:>13}")
     print(f"io {stats['io']}, {stats['threads']} threads, {stats['kernels']} kernels")
     return 0
 

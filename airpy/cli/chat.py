@@ -26,8 +26,8 @@ def add(commands: common.Commands) -> None:
         "Answers line by line, from the terminal or from stdin. What was said is not read again.", _EXAMPLES,
     )  # fmt: skip
     common.add_model(parser)
-    parser.add_argument("--system", metavar="TEXT", help="what the model is told first")
-    parser.add_argument("--template", metavar="NAME", help="which of the file's templates, or a Jinja template itself")
+    parser.add_argument("--system", type=common.text, metavar="TEXT", help="what the model is told first")
+    parser.add_argument("--template", type=common.text, metavar="NAME", help="one of the file's templates, or a Jinja template")
     common.add_sampling(parser, temperature=0.7)
     common.add_engine(parser)
     common.add_json(parser)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
 from airpy.errors import ArgumentError
-from airpy.sizes import format_size, parse_size
+from airpy.sizes import format_size, format_speed, parse_size
 
 if TYPE_CHECKING:
     from airpy.model import Model
@@ -42,6 +43,11 @@ def size(text: str) -> int:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def text(value: str) -> str:
+    """argparse's type for texts: UTF-8 whatever the locale says, bytes that are none as U+FFFD."""
+    return os.fsencode(value).decode("utf-8", "replace")
+
+
 def count(text: str) -> int:
     """argparse's type for whole numbers from 1."""
     try:
@@ -72,10 +78,10 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
 
 
-def add_engine(parser: argparse.ArgumentParser) -> None:
-    """Options of from_pretrained()."""
+def add_engine(parser: argparse.ArgumentParser, *, max_ram: str = "what is free") -> None:
+    """Options of from_pretrained(). max_ram: the default, as help says it."""
     group = parser.add_argument_group("memory and machine")
-    group.add_argument("--max-ram", type=size, metavar="SIZE", help="what airpy may use, such as 4GiB; default: what is free")
+    group.add_argument("--max-ram", type=size, metavar="SIZE", help=f"what airpy may use, such as 4GiB; default: {max_ram}")
     group.add_argument("--io", choices=("auto", "direct", "mmap"), help="how weights are read; default: auto")
     group.add_argument("--threads", type=count, metavar="N", help="default: all that this process may use")
     group.add_argument("--n-ctx", type=count, metavar="N", help="tokens of prompt and answer together; default: up to 4096")
@@ -83,16 +89,20 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--plan", metavar="FILE", help="a plan that 'airpy plan --save' wrote, instead of the options above")
 
 
-def add_sampling(parser: argparse.ArgumentParser, *, temperature: float) -> None:
+def add_sampling(
+    parser: argparse.ArgumentParser, *, temperature: float, tokens: int | None = None, seed_default: int | None = None
+) -> None:
+    """Options of generate(), with a command's own defaults."""
     group = parser.add_argument_group("generation")
-    group.add_argument("-n", "--max-new-tokens", type=count, metavar="N", help="default: 256, or what the context has room for")
+    length, seeds = tokens or "256, or what the context has room for", seed_default or "a new one each time"
+    group.add_argument("-n", "--max-new-tokens", type=count, default=tokens, metavar="N", help=f"default: {length}")
     group.add_argument("--temp", type=float, default=temperature, metavar="T", help="0: the likeliest token; default: %(default)s")
     group.add_argument("--top-k", type=int, metavar="K", help="0: off; default: 50")
     group.add_argument("--top-p", type=float, metavar="P", help="default: 1, off")
     group.add_argument("--min-p", type=float, metavar="P", help="default: 0, off")
     group.add_argument("--repetition-penalty", type=float, metavar="R", help="default: 1, off")
-    group.add_argument("--stop", action="append", metavar="TEXT", help="end before this text; may be given several times")
-    group.add_argument("--seed", type=seed, metavar="N", help="the same seed gives the same text")
+    group.add_argument("--stop", action="append", type=text, metavar="TEXT", help="end before this text; may be repeated")
+    group.add_argument("--seed", type=seed, default=seed_default, metavar="N", help=f"same seed, same text; default: {seeds}")
 
 
 def open_from(args: argparse.Namespace, *, fresh: bool = False) -> Model:
@@ -109,6 +119,9 @@ def generation_arguments(args: argparse.Namespace) -> dict[str, Any]:
         "max_new_tokens": args.max_new_tokens, "repetition_penalty": args.repetition_penalty, "stop_strings": args.stop,
         "seed": args.seed, "do_sample": args.temp != 0,
     }  # fmt: skip
+    shaping = {"--top-k": args.top_k, "--top-p": args.top_p, "--min-p": args.min_p}
+    if args.temp == 0 and (idle := [name for name, value in shaping.items() if value is not None]):
+        raise ArgumentError(f"{', '.join(idle)} does nothing at --temp 0, which takes the likeliest token; give a --temp above 0")
     if args.temp != 0:
         given |= {"temperature": args.temp, "top_k": args.top_k, "top_p": args.top_p, "min_p": args.min_p}
     return given
@@ -128,12 +141,15 @@ def read_prompt(args: argparse.Namespace) -> str:
 
 def add_prompt(parser: argparse.ArgumentParser) -> None:
     group = parser.add_mutually_exclusive_group()
-    group.add_argument("-p", "--prompt", metavar="TEXT")
+    group.add_argument("-p", "--prompt", type=text, metavar="TEXT")
     group.add_argument("-f", "--file", metavar="FILE", help="a file that holds the prompt; without -p and -f, stdin is read")
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace").decode(), flush=True)
+    plain = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace(
+        "-", ""
+    ) != "utf8"  # "\u00e9" where "é" would become "?"
+    print(json.dumps(value, ensure_ascii=plain).encode("utf-8", "replace").decode(), flush=True)
 
 
 def pick_stats(stats: dict[str, Any]) -> dict[str, Any]:
@@ -144,11 +160,11 @@ def figures_line(stats: dict[str, Any]) -> str:
     """The one honest line at the end of a run."""
     parts = [f"{stats['new_tokens']} tokens"]
     if stats["tok_s"]:
-        parts.append(f"{stats['tok_s']:.3g} tokens/s")
+        parts.append(format_speed(stats["tok_s"]))
     if stats["bytes_disk_per_token"] is not None:
         disk, ram = (format_size(stats[f"bytes_{where}_per_token"]) for where in ("disk", "ram"))
         parts.append(f"{disk} from disk and {ram} from RAM per token")
     parts.append(f"peak memory {format_size(stats['peak_ram'])} of {format_size(stats['budget'])}")
     if stats["achieved_over_predicted"] is not None:
-        parts.append(f"{100 * stats['achieved_over_predicted']:.0f} % of the predicted {stats['predicted_tok_s']:.3g} tokens/s")
+        parts.append(f"{100 * stats['achieved_over_predicted']:.0f} % of the predicted {format_speed(stats['predicted_tok_s'])}")
     return ", ".join(parts)

@@ -30,11 +30,11 @@ def add(commands: common.Commands) -> None:
         "Runs the bundled model in less memory than its weights take: some stay, the rest is read from disk for every token.",
         _EXAMPLES,
     )  # fmt: skip
-    parser.add_argument("-p", "--prompt", default=_PROMPT, metavar="TEXT")
-    common.add_sampling(parser, temperature=0.7)
-    common.add_engine(parser)
+    parser.add_argument("-p", "--prompt", type=common.text, default=_PROMPT, metavar="TEXT", help="default: %(default)s")
+    common.add_sampling(parser, temperature=0.7, tokens=120, seed_default=1813)
+    common.add_engine(parser, max_ram="less than its weights take")
     common.add_json(parser)
-    parser.set_defaults(run=run, max_new_tokens=120, seed=1813)
+    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

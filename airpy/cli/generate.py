@@ -15,7 +15,7 @@ _EXAMPLES = """\
   airpy generate model.gguf -p "The meaning of" -n 32
   airpy generate model.gguf -p "Once upon a time" --temp 0.8 --seed 7
   airpy generate 70b.gguf --max-ram 8GiB -p "Dear" -n 16 --stats
-  airpy generate model.gguf -f prompt.txt --stop "\\n\\n" --json"""
+  airpy generate model.gguf -f prompt.txt --stop $'\\n\\n' --json"""
 
 
 def add(commands: common.Commands) -> None:

@@ -45,10 +45,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # text of a model must not fail on a terminal that knows less
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # prompts are UTF-8 whatever the locale says
     args = build_parser().parse_args(argv)
     try:
         code: int = args.run(args)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it is where a shell closed it: >&-
+            sys.stdout.flush()
         return code
     except KeyboardInterrupt:
         return 130
@@ -57,5 +60,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (AirpyError, OSError) as error:
-        print(f"airpy: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"airpy: {_one_line(error)}", file=sys.stderr)
         return 1
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and not isinstance(error, AirpyError) and error.strerror:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}" if isinstance(error.filename, (str, bytes)) else error.strerror
+    return " ".join(str(error).split())

@@ -92,8 +92,13 @@ def _pad_rows(rows: list[Ids], pad: int) -> Prompts:
     return Prompts(ids, [_not_empty(row, i) for i, row in enumerate(rows)])
 
 
+def _is_float(value: Any) -> bool:
+    """np.ones() and its kin, which make a mask as well."""
+    return getattr(getattr(value, "dtype", None), "kind", "") == "f"
+
+
 def _lengths(attention_mask: Any, shape: tuple[int, ...]) -> npt.NDArray[np.intp]:
-    mask = _whole("attention_mask", attention_mask)
+    mask = np.asarray(attention_mask, dtype=bool) if _is_float(attention_mask) else _whole("attention_mask", attention_mask)
     if mask.ndim == 1:
         mask = mask[None, :]
     if mask.shape != shape:

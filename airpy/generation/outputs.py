@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -10,24 +10,34 @@ import numpy as np
 import numpy.typing as npt
 
 
-class _Fields:
-    """Access by name and by position, as transformers' outputs have it."""
+class _Fields(Mapping[str, Any]):
+    """Access by attribute, by key and by position, as transformers' outputs have it."""
 
     def __getitem__(self, key: str | int) -> Any:
-        return getattr(self, key) if isinstance(key, str) else tuple(self)[key]
+        if not isinstance(key, str):
+            return self.to_tuple()[key]
+        if key not in tuple(self):
+            raise KeyError(key)
+        return getattr(self, key)
 
-    def __iter__(self) -> Iterator[Any]:
-        return (getattr(self, field.name) for field in fields(self))  # type: ignore[arg-type]
+    def __iter__(self) -> Iterator[str]:
+        return (field.name for field in fields(self))  # type: ignore[arg-type]
+
+    def __len__(self) -> int:
+        return len(fields(self))  # type: ignore[arg-type]
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, name) for name in self)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GenerateOutput(_Fields):
     """generate(return_dict_in_generate=True): sequences int64 [batch, longest], prompt and new ids."""
 
     sequences: npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CausalLMOutput(_Fields):
     """model(ids): logits float32 [batch, kept, vocab]; read-only, counted against max_ram until it is gone."""
 

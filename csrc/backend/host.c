@@ -182,6 +182,8 @@ static air_status host_run(air_backend *h, const air_pass *pass, const air_feed 
     if (pass->layer_ns)
         atomic_fetch_add(&pass->layer_ns[h->program->n_layers], air_clock_ns() - h->layer_started_ns);
     if (h->status) return air_error_copy(err, &h->error);
+    /* Threads leave work undone once this is set, and no op comes after the last one to notice. */
+    if (atomic_load(pass->cancel)) return air_fail(err, AIR_E_CANCELLED, "cancelled in the last op");
     if (pass->hidden)
         memcpy(pass->hidden, air__host_buffer(h, h->program->hidden),
                (size_t)(pass->n_wanted * h->program->n_embd) * sizeof(float));

@@ -3,8 +3,10 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/checked.h"
 #include "engine/internal.h"
 #include "platform/clock.h"
+#include "platform/threads.h"
 
 static void batch_delete(air_batch *b)
 {
@@ -133,11 +135,19 @@ air_status air_batch_submit(air_batch **out, air_engine *e, const air_batch_requ
         return st;
     }
     air_mutex_lock(&e->lock);
-    if (e->last) e->last->next = b;
-    else e->first = b;
-    e->last = b;
-    air_cond_signal(&e->wake);
+    int closing = e->closing; /* since the check above: the thread that would run it may be gone */
+    if (!closing) {
+        if (e->last) e->last->next = b;
+        else e->first = b;
+        e->last = b;
+        air_cond_signal(&e->wake);
+    }
     air_mutex_unlock(&e->lock);
+    if (closing) {
+        for (int32_t i = 0; i < r->n_items; i++) air__sequence_release(r->items[i].sequence);
+        batch_delete(b);
+        return air__engine_usable(e, err);
+    }
     *out = b;
     return AIR_OK;
 }
@@ -150,10 +160,18 @@ void air__batch_end(air_engine *e, air_batch *b, air_status status)
     air_cond_broadcast(&e->ended);
 }
 
+/* The thread that would end the batch is not there, and locks may be held for ever. */
+static int in_forked_child(const air_batch *b) { return b->engine && b->engine->process != air_process_id(); }
+
 air_status air_batch_wait(air_batch *b, uint64_t timeout_ns, int *done, air_progress *progress, air_error *err)
 {
     air_engine *e = b->engine;
-    uint64_t deadline = air_clock_ns() + timeout_ns;
+    uint64_t deadline;
+    if (in_forked_child(b)) {
+        *done = 1;
+        return air__engine_usable(e, err);
+    }
+    if (!air_add_u64(air_clock_ns(), timeout_ns, &deadline)) deadline = UINT64_MAX;
     air_mutex_lock(&e->lock);
     for (uint64_t now; b->phase != AIR_BATCH_ENDED && (now = air_clock_ns()) < deadline;)
         (void)air_cond_wait_for(&e->ended, &e->lock, deadline - now);
@@ -182,6 +200,7 @@ static void unqueue(air_engine *e, air_batch *b)
 void air_batch_cancel(air_batch *b)
 {
     air_engine *e = b->engine;
+    if (in_forked_child(b)) return;
     air_mutex_lock(&e->lock);
     atomic_store(&b->cancel, 1);
     if (b->phase == AIR_BATCH_QUEUED) unqueue(e, b);
@@ -202,7 +221,7 @@ int64_t air_batch_rows_kept(const air_batch *b) { return b->n_wanted; }
 
 void air_batch_free(air_batch *b)
 {
-    if (!b) return;
+    if (!b || in_forked_child(b)) return; /* a child leaves alone what the parent's thread was writing */
     air_engine *e = b->engine;
     if (e) {
         air_batch_cancel(b);

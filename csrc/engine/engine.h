@@ -99,7 +99,7 @@ typedef struct air_progress {
 } air_progress;
 
 /* Waits at most timeout_ns. *done says whether the batch has ended; then the status is the batch's. Sequences have advanced on success
- * and are as before on failure. */
+ * and are as before on failure. In a forked child it has ended, with AIR_E_CLOSED. */
 air_status air_batch_wait(air_batch *batch, uint64_t timeout_ns, int *done, air_progress *progress, air_error *err);
 void air_batch_cancel(air_batch *batch); /* soon ends it with AIR_E_CANCELLED; any thread */
 /* Of an ended batch; borrowed from it. logits [sum of want][n_vocab] or NULL, hidden [sum of want][n_embd] or NULL, sampled [n_items]

@@ -35,7 +35,8 @@ static room room_for(const air_engine *e, const air_batch *b)
         int64_t wanted = wanted_in(b, first, r.rows);
         if (wanted > r.wanted) r.wanted = wanted;
     }
-    r.logits = (uint64_t)b->n_wanted * (uint64_t)(p->n_vocab + (b->keep_hidden ? p->n_embd : 0)) * sizeof(float);
+    if (!air_mul_u64((uint64_t)b->n_wanted, (uint64_t)(p->n_vocab + (b->keep_hidden ? p->n_embd : 0)) * sizeof(float), &r.logits))
+        r.logits = UINT64_MAX;
     r.activations = e->api->pass_bytes(p, r.rows, r.wanted, e->request.threads);
     return r;
 }
@@ -45,7 +46,7 @@ static air_status refuse(const air_engine *e, const room *r, uint64_t held, uint
     double mib = 1.0 / (1 << 20);
     return air_fail(err, AIR_E_BUDGET, "max_ram %.0f MiB is too small by %.1f MiB: in use %.1f, this call needs KV cache %.1f, logits %.1f, "
                     "activations %.1f; ask for fewer logits (logits_to_keep), close sequences, or raise max_ram",
-                    (double)e->budget.limit * mib, (double)(held + need - e->budget.limit) * mib, (double)held * mib,
+                    (double)e->budget.limit * mib, ((double)held + (double)need - (double)e->budget.limit) * mib, (double)held * mib,
                     (double)r->state * mib, (double)r->logits * mib, (double)r->activations * mib);
 }
 
@@ -66,9 +67,9 @@ static air_status make_room(air_engine *e, const room *r, air_error *err)
     air_pager_stats weights = air_pager_stats_get(e->pager);
     uint64_t pinned = atomic_load(&e->budget.held[AIR_HOLD_PINS]);
     uint64_t others = atomic_load(&e->budget.total) - pinned - weights.ring_held - e->activation_bytes;
-    uint64_t need = r->state + r->logits + r->activations;
-    uint64_t least = air_min_u64(weights.ring_bytes, e->all_pins);
-    if (others + need + least > e->budget.limit) return refuse(e, r, others + least, need, err);
+    uint64_t least = air_min_u64(weights.ring_bytes, e->all_pins), need;
+    if (!air_add_u64(r->state + r->activations, r->logits, &need) || need > e->budget.limit || others + least > e->budget.limit - need)
+        return refuse(e, r, others + least, need, err);
     uint64_t left = e->budget.limit - others - need;
     return set_pins(e, left >= e->all_pins ? UINT64_MAX : left - weights.ring_bytes, err);
 }
@@ -78,11 +79,12 @@ static air_status reserve_activations(air_engine *e, const room *r, air_error *e
     if (r->rows == e->rows_cap && r->wanted == e->wanted_cap) return AIR_OK;
     air_budget_release(&e->budget, AIR_HOLD_ACTIVATIONS, e->activation_bytes);
     e->activation_bytes = 0;
+    e->rows_cap = e->wanted_cap = -1; /* after a failure below the old memory is there but not booked: the next batch books anew */
     air_status st = air_budget_reserve(&e->budget, AIR_HOLD_ACTIVATIONS, r->activations, err);
     if (st) return st;
     e->activation_bytes = r->activations;
     st = e->api->reserve(e->backend, r->rows, r->wanted, err);
-    if (st) return st; /* the old memory stays, smaller or larger than booked by one pass: the next batch books anew */
+    if (st) return st;
     e->rows_cap = r->rows;
     e->wanted_cap = r->wanted;
     return AIR_OK;

@@ -129,12 +129,12 @@ static int32_t draw_unordered(const air_sample_args *a, const float *p)
     return id;
 }
 
-static int32_t draw(const air_sample_args *a, work w)
+static int32_t draw(const air_sample_args *a, work w, float best)
 {
     const air_sampling *s = a->sampling;
-    float inverse = 1 / s->temperature;
     for (int64_t i = 0; i < a->n_vocab; i++) {
-        w.p[i] *= inverse;
+        /* Below the best one, so that no temperature, however small, makes an infinity of it; e^-1e4 is 0. */
+        w.p[i] = fmaxf((w.p[i] - best) / s->temperature, -1e4f);
         w.ids[i] = (int32_t)i;
     }
     (void)a->ops->softmax(w.p, a->n_vocab);
@@ -164,7 +164,7 @@ air_status air_sample(const air_sample_args *a, int32_t *token, float *logprob, 
         best = argmax(w.p, a->n_vocab);
         if (best < 0) return air_fail(err, AIR_E_NUMERIC, "penalties made a logit infinite");
     }
-    *token = s->temperature > 0 ? draw(a, w) : (int32_t)best;
+    *token = s->temperature > 0 ? draw(a, w, w.p[best]) : (int32_t)best;
     *logprob = a->logits[*token] - log_sum;
     return AIR_OK;
 }

@@ -14,6 +14,7 @@ enum {
     TILE_MOST = 32 * MIB,
     TILE_LEAST = 32 * 1024,
     RING_GRANULE = 64 * 1024,
+    BLOCK_MOST = 64 * MIB,
     BLOCK_LEAST = 64 * 1024, /* smaller reads cost more in calls than they win in overlap */
 };
 
@@ -68,7 +69,7 @@ static void choose_reads(air_plan *p, const air_plan_request *r)
     p->depth = r->bandwidths.depth > 0 ? r->bandwidths.depth : DEFAULT_DEPTH;
     if (p->depth > AIR_DEPTH_MOST) p->depth = AIR_DEPTH_MOST;
     p->block_bytes = r->bandwidths.block_bytes ? r->bandwidths.block_bytes : DEFAULT_BLOCK;
-    p->block_bytes = air_round_up(p->block_bytes, AIR_PLAN_GRANULE);
+    p->block_bytes = air_round_up(air_min_u64(p->block_bytes, BLOCK_MOST), AIR_PLAN_GRANULE);
 }
 
 /* A ring of an eighth of what is there, 64 MiB or twice the reads in flight at most; tiles of a quarter of the ring. */
@@ -97,7 +98,7 @@ static air_status choose_ring(air_plan *p, const air_plan_request *r, air_error 
 
 static uint64_t needed(const air_plan_request *r, const air_plan *p, int64_t n_ctx)
 {
-    uint64_t fixed = plus(plus(r->fixed, p->ring_bytes + p->gather_bytes), plus(p->logit_bytes, p->activation_bytes));
+    uint64_t fixed = plus(plus(r->fixed, plus(p->ring_bytes, p->gather_bytes)), plus(p->logit_bytes, p->activation_bytes));
     uint64_t mapped = p->io == AIR_IO_MMAP && r->io == AIR_IO_AUTO ? r->file_bytes : 0; /* asked for by name, it is extra */
     return plus(plus(fixed, mapped), state_bytes(r, n_ctx));
 }
@@ -260,7 +261,8 @@ static air_status check_request(const air_plan_request *r, air_error *err)
     if (r->n_ctx < 0 || (r->n_ctx_trained > 0 && r->n_ctx > r->n_ctx_trained))
         return air_fail(err, AIR_E_ARGUMENT, "n_ctx %lld is not within 1 to %lld, the length the model was trained for",
                         (long long)r->n_ctx, (long long)r->n_ctx_trained);
-    if (r->max_rows < 0) return air_fail(err, AIR_E_ARGUMENT, "max_rows %lld is negative", (long long)r->max_rows);
+    if (r->max_rows < 0 || r->max_rows > INT32_MAX)
+        return air_fail(err, AIR_E_ARGUMENT, "max_rows %lld is not within 1 to %d", (long long)r->max_rows, INT32_MAX);
     return AIR_OK;
 }
 

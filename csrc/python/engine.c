@@ -13,7 +13,7 @@ int air__py_engine_usable(EngineObject *self)
 {
     const char *why = NULL;
     if (air__py_engine_in_child(self)) why = "the engine was opened before fork(); a forked process must open its own";
-    else if (self->closing) why = "the engine is closed";
+    else if (self->closing) why = "the model is closed";
     if (why) air__py_raise_text(air__py_state((PyObject *)self), AIR_E_CLOSED, "%s", why);
     return why ? -1 : 0;
 }

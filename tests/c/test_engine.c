@@ -1,4 +1,6 @@
 /* The engine through its C interface: bits, sequences, threads, cancellation, budgets, faults. Golden logits are Python's to check. */
+#include <math.h>
+
 #include "base/alloc.h"
 #include "check.h"
 #include "engine/engine.h"
@@ -142,9 +144,20 @@ TEST(a_fork_goes_its_own_way)
     CHECK_EQ(step(&o, s, prompt, PROMPT, got, &err), AIR_OK);
     REQUIRE(!air_sequence_fork(&fork, s, &err));
     CHECK_EQ(air_sequence_length(fork), PROMPT);
-    CHECK_EQ(step(&o, fork, prompt + 5, 38, NULL, &err), AIR_OK); /* writes over the shared tail, and beyond it */
+    CHECK_EQ(step(&o, fork, prompt + 5, 30, NULL, &err), AIR_OK); /* writes over the shared tail, and beyond it */
     CHECK_EQ(step(&o, s, prompt, 1, got, &err), AIR_OK);
     CHECK(memcmp(got, want_next, logit_bytes) == 0);
+
+    air_sequence *alone; /* what the fork reads is what it wrote, not what the other wrote at the same positions since */
+    float after[VOCAB];
+    REQUIRE(!air_sequence_new(&alone, o.engine, &err));
+    CHECK_EQ(step(&o, alone, prompt, PROMPT, NULL, &err), AIR_OK);
+    CHECK_EQ(step(&o, alone, prompt + 5, 30, NULL, &err), AIR_OK);
+    CHECK_EQ(step(&o, alone, prompt + 1, 1, after, &err), AIR_OK);
+    CHECK_EQ(step(&o, fork, prompt + 1, 1, got, &err), AIR_OK);
+    CHECK(memcmp(got, after, logit_bytes) == 0);
+    air_sequence_free(alone);
+
     CHECK_EQ(air_sequence_truncate(fork, PROMPT, &err), AIR_OK);
     CHECK_EQ(step(&o, fork, prompt, 1, got, &err), AIR_OK);
     CHECK(memcmp(got, want_next, logit_bytes) == 0);
@@ -255,6 +268,138 @@ TEST(bad_requests_are_refused_before_anything_happens)
     CHECK_EQ(air_sequence_truncate(s, 1, &err), AIR_E_ARGUMENT);
     air_sequence_free(s);
     close_all(&o);
+}
+
+TEST(a_context_is_full_at_its_last_position_and_not_before)
+{
+    air_engine_config c = config_of(NULL);
+    c.n_ctx = PROMPT + 3;
+    opened o = open_with(&c);
+    REQUIRE(o.engine);
+    air_sequence *s;
+    air_error err = {0};
+    REQUIRE(!air_sequence_new(&s, o.engine, &err));
+    CHECK_EQ(step(&o, s, prompt, PROMPT, NULL, &err), AIR_OK);
+    CHECK_EQ(step(&o, s, prompt, 4, NULL, &err), AIR_E_CONTEXT);
+    CHECK_EQ(step(&o, s, prompt, 3, NULL, &err), AIR_OK);
+    CHECK_EQ(step(&o, s, prompt, 1, NULL, &err), AIR_E_CONTEXT);
+    CHECK_EQ(air_sequence_length(s), PROMPT + 3);
+    air_sequence_free(s);
+    close_all(&o);
+}
+
+TEST(a_context_of_one_position_runs)
+{
+    air_engine_config c = config_of(NULL);
+    c.n_ctx = 1;
+    opened o = open_with(&c), usual = open_with(NULL);
+    REQUIRE(o.engine && usual.engine);
+    air_sequence *s, *other;
+    air_error err = {0};
+    float got[VOCAB], same[VOCAB];
+    REQUIRE(!air_sequence_new(&s, o.engine, &err) && !air_sequence_new(&other, usual.engine, &err));
+    CHECK_EQ(step(&o, s, prompt, 1, got, &err), AIR_OK);
+    CHECK_EQ(step(&usual, other, prompt, 1, same, &err), AIR_OK);
+    CHECK(memcmp(got, same, logit_bytes) == 0);
+    CHECK_EQ(step(&o, s, prompt, 1, NULL, &err), AIR_E_CONTEXT);
+    air_sequence_free(s);
+    air_sequence_free(other);
+    close_all(&o);
+    close_all(&usual);
+}
+
+/* Logits after each token of the prompt, from passes of at most max_rows rows. */
+static float *logits_of_all(int64_t max_rows, air_error *err)
+{
+    air_engine_config c = config_of(NULL);
+    c.max_rows = max_rows;
+    opened o = open_with(&c);
+    air_sequence *s = NULL;
+    air_batch *b = NULL;
+    float *copy = malloc(PROMPT * logit_bytes);
+    air_status st = o.engine ? air_sequence_new(&s, o.engine, err) : AIR_E_NOMEM;
+    air_batch_item items[2] = {{.sequence = s, .tokens = prompt, .n_tokens = 50, .want = 20},
+                               {.sequence = s, .tokens = prompt + 50, .n_tokens = PROMPT - 50, .want = PROMPT - 50}};
+    for (int i = 0; i < 2 && !st; i++) {
+        st = air_batch_submit(&b, o.engine, &(air_batch_request){.items = &items[i], .n_items = 1}, err);
+        if (!st) st = finish(b, err);
+        if (!st) memcpy(copy + (i ? 20 * o.n_vocab : 0), air_batch_logits(b), (size_t)items[i].want * logit_bytes);
+        air_batch_free(b);
+        b = NULL;
+    }
+    CHECK_EQ(st, AIR_OK);
+    air_sequence_free(s);
+    close_all(&o);
+    return copy;
+}
+
+TEST(wants_in_several_passes_land_where_those_of_one_do)
+{
+    air_error err = {0};
+    float *one = logits_of_all(0, &err);
+    for (int64_t rows = 7; rows < 40; rows += 16) {
+        float *several = logits_of_all(rows, &err);
+        CHECK(memcmp(one, several, (20 + PROMPT - 50) * logit_bytes) == 0);
+        free(several);
+    }
+    CHECK(memcmp(one + (20 + PROMPT - 51) * (int64_t)(logit_bytes / sizeof *one), want, logit_bytes) == 0);
+    free(one);
+}
+
+TEST(activations_that_could_not_be_had_are_booked_anew)
+{
+    opened o = open_with(NULL);
+    air_sequence *s;
+    air_error err = {0};
+    REQUIRE(!air_sequence_new(&s, o.engine, &err));
+    CHECK_EQ(step(&o, s, prompt, PROMPT, NULL, &err), AIR_OK);
+    uint64_t booked = air_engine_stats_get(o.engine).held_by[AIR_HOLD_ACTIVATIONS];
+    int failures = 0;
+    for (uint64_t n = 1; n < 64; n++) {
+        CHECK_EQ(air_sequence_truncate(s, 0, &err), AIR_OK);
+        air_alloc_fail_at(n);
+        failures += step(&o, s, prompt, 5, NULL, &err) != AIR_OK;
+        air_alloc_fail_at(0);
+        CHECK_EQ(air_sequence_truncate(s, 0, &err), AIR_OK);
+        CHECK_EQ(step(&o, s, prompt, PROMPT, NULL, &err), AIR_OK);
+        CHECK_EQ(air_engine_stats_get(o.engine).held_by[AIR_HOLD_ACTIVATIONS], booked);
+    }
+    CHECK(failures > 3);
+    air_sequence_free(s);
+    close_all(&o);
+}
+
+/* Bits per token of "The king said to his son that he would go to the city in the morning, and the young man looked at his father for a
+ * long time." under the demo model: English reads at 4.4, noise over its vocabulary at 12. */
+TEST(eight_bit_products_predict_english)
+{
+    static const int32_t text[] = {374, 589, 438, 283, 341, 550, 310, 291, 523, 435, 283, 260, 1077, 290, 260, 1216, 12, 272, 260, 886, 432, 1378, 391, 341, 677, 317, 259, 803, 652, 14};
+    enum { TEXT = sizeof text / sizeof *text };
+    for (int tier = AIR_TIER_REF; tier < AIR_TIER_COUNT; tier++) {
+        opened o = {0};
+        air_error err = {0};
+        air_sequence *s;
+        air_batch *b;
+        REQUIRE(!air_gguf_open(&o.set, AIR_TEST_MODELS "/../../../airpy/assets/demo-q8_0.gguf", &err));
+        air_engine_config c = config_of(o.set);
+        c.cpu_tier = tier;
+        REQUIRE(!air_engine_open(&o.engine, &c, &err) && !air_sequence_new(&s, o.engine, &err));
+        int64_t n_vocab = air_model_program(air_engine_model(o.engine))->n_vocab;
+        air_batch_item item = {.sequence = s, .tokens = text, .n_tokens = TEXT, .want = TEXT};
+        REQUIRE(!air_batch_submit(&b, o.engine, &(air_batch_request){.items = &item, .n_items = 1}, &err));
+        CHECK_EQ(finish(b, &err), AIR_OK);
+        double bits = 0;
+        for (int i = 0; i + 1 < TEXT; i++) {
+            const float *x = air_batch_logits(b) + i * n_vocab;
+            double sum = 0;
+            for (int64_t v = 0; v < n_vocab; v++) sum += exp((double)x[v] - (double)x[text[i + 1]]);
+            bits += log2(sum) / (TEXT - 1);
+        }
+        CHECK(bits < 4.9);
+        air_batch_free(b);
+        air_sequence_free(s);
+        close_all(&o);
+    }
 }
 
 TEST(cancelling_a_slow_read_is_quick_and_leaves_the_model_usable)
@@ -400,6 +545,11 @@ int main(int argc, char **argv)
     RUN(callers_in_threads_get_what_each_alone_would_get);
     RUN(a_sequence_has_one_user_at_a_time);
     RUN(bad_requests_are_refused_before_anything_happens);
+    RUN(a_context_is_full_at_its_last_position_and_not_before);
+    RUN(a_context_of_one_position_runs);
+    RUN(wants_in_several_passes_land_where_those_of_one_do);
+    RUN(activations_that_could_not_be_had_are_booked_anew);
+    RUN(eight_bit_products_predict_english);
     RUN(cancelling_a_slow_read_is_quick_and_leaves_the_model_usable);
     RUN(a_failed_read_fails_one_call);
     RUN(every_allocation_may_fail_and_nothing_is_left);

@@ -186,6 +186,33 @@ TEST(the_time_of_a_pass_is_the_slower_of_disk_and_compute)
     fixture_free(&f);
 }
 
+TEST(absurd_numbers_are_refused_or_cut_and_never_wrap)
+{
+    fixture f;
+    fixture_make(&f, 6, 600);
+    air_plan *p;
+    air_plan_request r = fixture_request(&f, 1u << 30);
+    r.bandwidths.block_bytes = UINT64_MAX;
+    r.bandwidths.depth = INT32_MAX;
+    REQUIRE(air_plan_make(&p, &r, &err) == AIR_OK);
+    CHECK(p->block_bytes >= AIR_PLAN_GRANULE && p->block_bytes <= p->ring_bytes);
+    CHECK(p->depth <= AIR_DEPTH_MOST);
+    air_plan_free(p);
+    r = fixture_request(&f, 1u << 30);
+    r.ring_bytes = UINT64_MAX;
+    CHECK_EQ(air_plan_make(&p, &r, &err), AIR_E_BUDGET);
+    r = fixture_request(&f, 1u << 30);
+    r.max_rows = INT64_MAX;
+    CHECK_EQ(air_plan_make(&p, &r, &err), AIR_E_ARGUMENT);
+    r.max_rows = 0;
+    r.fixed = UINT64_MAX;
+    CHECK_EQ(air_plan_make(&p, &r, &err), AIR_E_BUDGET);
+    r.fixed = 0;
+    r.state_per_block = UINT64_MAX / 2;
+    CHECK_EQ(air_plan_make(&p, &r, &err), AIR_E_BUDGET);
+    fixture_free(&f);
+}
+
 TEST(every_allocation_of_a_plan_may_fail)
 {
     fixture f;
@@ -217,10 +244,12 @@ TEST(the_accountant_refuses_what_is_over_and_says_who_holds_what)
     CHECK_STR_EQ(err.text, "KV cache needs 15.0 MiB, 5.0 MiB more than max_ram (100.0 MiB) has left; "
                            "held in MiB: pinned weights 60.0, ring 30.0");
     CHECK_EQ(air_budget_reserve(&b, AIR_HOLD_STATE, UINT64_MAX, &err), AIR_E_BUDGET);
+    CHECK_EQ(air_budget_reserve(&b, AIR_HOLD_STATE, (10 << 20) + 1, &err), AIR_E_BUDGET);
     CHECK_EQ(air_budget_reserve(&b, AIR_HOLD_STATE, 10 << 20, &err), AIR_OK);
     CHECK_EQ(air_budget_left(&b), 0);
     air_budget_release(&b, AIR_HOLD_PINS, 60 << 20);
     CHECK_EQ(air_budget_left(&b), 60 << 20);
+    CHECK_EQ(air_budget_reserve(&b, AIR_HOLD_LOGITS, 1 << 20, &err), AIR_OK);
     CHECK_EQ(b.peak, 100 << 20);
 }
 
@@ -250,6 +279,7 @@ int main(int argc, char **argv)
     RUN(a_context_that_does_not_fit_is_refused_with_the_one_that_would);
     RUN(a_file_is_mapped_by_itself_only_where_all_fits);
     RUN(the_time_of_a_pass_is_the_slower_of_disk_and_compute);
+    RUN(absurd_numbers_are_refused_or_cut_and_never_wrap);
     RUN(every_allocation_of_a_plan_may_fail);
     RUN(the_accountant_refuses_what_is_over_and_says_who_holds_what);
     RUN(threads_share_the_accountant);

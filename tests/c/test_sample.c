@@ -172,6 +172,22 @@ TEST(the_same_seed_and_position_draw_the_same_token)
     CHECK(differs > 20);
 }
 
+TEST(the_smallest_temperatures_are_greedy)
+{
+    static const float temperatures[] = {1e-45f, 1e-38f, 1e-30f, 1e-6f};
+    float x[N];
+    for (int round = 0; round < 20; round++) {
+        random_logits(x);
+        int32_t best = (int32_t)(check_random() % N);
+        x[best] = round & 1 ? 5e3f : 4.1f;
+        for (size_t t = 0; t < sizeof temperatures / sizeof *temperatures; t++)
+            for (int top_k = 0; top_k < 20; top_k += 10) {
+                air_sampling s = {.temperature = temperatures[t], .top_k = top_k, .top_p = 1, .repetition_penalty = 1};
+                CHECK_EQ(sample(&s, x, NULL, 0, 0, NULL), best);
+            }
+    }
+}
+
 TEST(bad_logits_and_parameters_are_refused)
 {
     float x[N] = {0};
@@ -201,6 +217,7 @@ int main(int argc, char **argv)
     RUN(truncations_keep_what_transformers_keeps);
     RUN(penalties_follow_their_definitions);
     RUN(the_same_seed_and_position_draw_the_same_token);
+    RUN(the_smallest_temperatures_are_greedy);
     RUN(bad_logits_and_parameters_are_refused);
     return check_end();
 }

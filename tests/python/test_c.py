@@ -64,5 +64,11 @@ def test_only_kernel_files_need_more_than_any_x86_64_has(executables):
     assert not {name: found for name, found in wide.items() if found and "kernels/x86/" not in name}
 
 
+def test_the_golden_logits_of_the_c_tests_are_those_of_the_files():
+    script = ROOT / "tests" / "golden" / "make_c_header.py"
+    made = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout
+    assert made == (ROOT / "tests" / "c" / "golden_logits.h").read_text()
+
+
 def test_there_are_c_tests_to_run():
     assert len(SOURCES) >= 5

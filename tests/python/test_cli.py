@@ -282,6 +282,8 @@ def test_usage_errors_are_2(airpy, arguments):
         (("generate", DEMO, "-p", "x", "--temp", "-1"), "temperature"),
         (("tokenize", __file__, "-p", "x"), "GGUF"),
         (("plan", DEMO, "--n-ctx", "100000"), "n_ctx"),
+        (("plan", DEMO, "--plan", "nowhere.json"), "airpy: nowhere.json: No such file or directory"),
+        (("generate", DEMO, "-p", "x", "--top-p", "0.5", "--min-p", "0.1"), "--top-p, --min-p does nothing at --temp 0"),
     ],
 )
 def test_errors_are_1_with_one_line(airpy, arguments, message):
@@ -297,6 +299,35 @@ def test_a_reader_that_has_had_enough_is_no_error():
     child.stdout.close()
     err = child.stderr.read()
     assert child.wait(60) == 0 and err == b""
+
+
+def test_a_closed_stdout_is_no_error():
+    command = f"'{sys.executable}' -m airpy generate '{DEMO}' -p hi -n 2 >&-"
+    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("locale", [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONUTF8": "1"}])
+@pytest.mark.parametrize("piped", [False, True])
+def test_prompts_are_utf8_whatever_the_locale_and_what_is_not_does_no_harm(locale, piped):
+    prompt = "é🦙".encode() + b"\xff"
+    command = [sys.executable, "-m", "airpy", "tokenize", str(DEMO), "--json", *([] if piped else ["-p", prompt])]
+    done = subprocess.run(command, input=prompt, capture_output=True, env={**os.environ, **locale}, timeout=60)
+    assert done.returncode == 0, done.stderr
+    ids = json.loads(done.stdout)["ids"]
+    assert ids == load(DEMO).tokenizer.encode("é🦙\ufffd")
+
+
+def test_numbers_have_no_exponents():
+    from airpy.sizes import format_speed
+
+    seen = [format_speed(value) for value in (4583.4, 21710, 88.84, 2.25, 0.9142, 0.00123)]
+    assert seen == [f"{number} tokens/s" for number in ("4583", "21710", "88.8", "2.25", "0.914", "0.00123")]
+
+
+def test_help_says_the_demos_own_defaults(airpy):
+    _, out, _ = airpy("demo", "--help")
+    assert "default: 120" in out and "1813" in out and "what is free" not in " ".join(out.split())
 
 
 def test_the_version(airpy):

@@ -95,6 +95,18 @@ def test_rows_that_end_early_are_padded_on_the_right(model):
 def test_return_dict_has_sequences(model):
     out = model.generate([[1, 2]], max_new_tokens=2, return_dict_in_generate=True)
     assert out.sequences.shape == (1, 4) and out["sequences"] is out[0]
+    assert list(out) == list(out.keys()) == ["sequences"] and "sequences" in out and "scores" not in out
+    assert out.to_tuple()[0] is out.sequences
+    with pytest.raises(KeyError):
+        out["scores"]
+
+
+def test_a_mask_of_floats_is_a_mask(model):
+    padded = np.array([[7, 7, 1, 2], [3, 4, 5, 6]])
+    mask = np.array([[0.0, 0, 1, 1], [1, 1, 1, 1]])
+    np.testing.assert_array_equal(
+        model.generate(padded, mask, max_new_tokens=3), model.generate(padded, mask.astype(int), max_new_tokens=3)
+    )
 
 
 # ---- when it stops ---------------------------------------------------------------------------------------------------------------

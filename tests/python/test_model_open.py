@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import threading
 
 import pytest
@@ -178,3 +179,17 @@ def test_progress_may_be_a_callable_or_a_bar(capsys):
         bar._started -= 2
         bar(3, 6, 0, 1)
     assert "3/6" in capsys.readouterr().err
+
+
+def test_the_bar_leaves_text_that_is_being_streamed_alone(monkeypatch, capsys):
+    from airpy.progress import PassBar
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    with PassBar() as bar:
+        bar._started -= 4
+        bar(3, 6, 0, 1)
+    drawn = capsys.readouterr().err
+    save, back = "\x1b7\r\n", "\x1b[K\x1b8"
+    assert drawn.count(save) == drawn.count(back) == 2 and drawn.endswith(save + back)  # drawn below, and taken away
+    assert "\r" not in drawn.replace(save, "") and "3/6" in drawn and "1.33s/layer" in drawn and "00:04<00:04" in drawn

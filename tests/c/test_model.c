@@ -1,0 +1,229 @@
+/* Models and their programs: every weight bound once, buffers that live together apart, logits that are those of transformers, and a
+ * backend that tells what it left undone. */
+#include <stdatomic.h>
+
+#include "check.h"
+#include "engine/internal.h"
+#include "golden_logits.h"
+
+enum { FILES = sizeof golden_logits / sizeof *golden_logits };
+
+static air_status open_set(air_gguf_set **set, const char *name, air_error *err)
+{
+    char path[4096];
+    (void)snprintf(path, sizeof path, "%s/%s.gguf", AIR_TEST_MODELS, name);
+    return air_gguf_open(set, path, err);
+}
+
+/* --- programs --- */
+
+static int reads(const air_op *op, int32_t buffer)
+{
+    int adds = op->kind == AIR_OP_PRODUCT && op->epilogue != AIR_EPILOGUE_SET;
+    return op->in == buffer || op->in2 == buffer || (adds && op->out == buffer);
+}
+
+/* From the op that writes it first to the one that uses it last, found from the ops alone. */
+static void life_of(const air_program *p, int32_t buffer, int32_t *first, int32_t *last)
+{
+    *first = *last = -1;
+    for (int32_t i = 0; i < p->n_ops; i++) {
+        if (p->ops[i].out != buffer && !reads(&p->ops[i], buffer)) continue;
+        if (*first < 0) *first = i;
+        *last = i;
+    }
+}
+
+static void check_buffers(const air_program *p)
+{
+    for (int32_t a = 0; a < p->n_buffers; a++) {
+        const air_buffer_desc *x = &p->buffers[a];
+        int32_t first, last;
+        life_of(p, a, &first, &last);
+        CHECK(first >= 0);
+        CHECK(!reads(&p->ops[first], a)); /* nothing is read before it is written */
+        if (a == p->logits) continue;
+        CHECK_EQ(x->offset % 16, 0); /* rows start on a cache line where widths allow */
+        CHECK(x->offset + x->width <= (x->rows == AIR_ROWS_ALL ? p->row_floats : p->wanted_floats));
+        for (int32_t b = 0; b < a; b++) {
+            const air_buffer_desc *y = &p->buffers[b];
+            int32_t from, to;
+            life_of(p, b, &from, &to);
+            if (b == p->logits || y->rows != x->rows || to < first || last < from) continue;
+            CHECK(x->offset + x->width <= y->offset || y->offset + y->width <= x->offset);
+        }
+    }
+}
+
+static void check_widths(const air_program *p)
+{
+    for (int32_t i = 0; i < p->n_ops; i++) {
+        const air_op *op = &p->ops[i];
+        if (op->kind == AIR_OP_PRODUCT) {
+            CHECK_EQ(p->buffers[op->in].width, p->weights[op->weight].cols);
+            CHECK_EQ(p->buffers[op->out].width, p->weights[op->weight].rows);
+            CHECK_EQ(p->buffers[op->in].rows, p->buffers[op->out].rows);
+            CHECK(p->weights[op->weight].cols <= p->max_cols);
+            if (op->bias != AIR_NONE) CHECK_EQ(p->weights[op->bias].cols, p->weights[op->weight].rows);
+        }
+        if (op->kind == AIR_OP_RMS_NORM)
+            CHECK_EQ(p->weights[op->weight].cols, op->head_dim ? op->head_dim : p->buffers[op->in].width);
+        if (op->kind == AIR_OP_ROPE) CHECK_EQ(p->buffers[op->in].width, (int64_t)op->heads * op->head_dim);
+    }
+}
+
+static int32_t uses_of(const air_program *p, int32_t weight)
+{
+    int32_t n = p->rope.factors == weight;
+    for (int32_t i = 0; i < p->n_ops; i++) n += (p->ops[i].weight == weight) + (p->ops[i].bias == weight);
+    return n;
+}
+
+TEST(programs_bind_every_weight_once_and_keep_live_buffers_apart)
+{
+    for (int f = 0; f < FILES; f++) {
+        air_error err = {0};
+        air_gguf_set *set;
+        air_model *m;
+        REQUIRE(!open_set(&set, golden_logits[f].name, &err));
+        REQUIRE(!air_model_open(&m, set, &err));
+        const air_program *p = air_model_program(m);
+        CHECK_EQ((uint64_t)p->n_weights, air_gguf_tensor_count(set->gguf) + (uint64_t)air_model_hparams(m)->tied_output);
+        for (int32_t w = 0; w < p->n_weights; w++) CHECK_EQ(uses_of(p, w), 1);
+        check_buffers(p);
+        check_widths(p);
+        CHECK(p->logits >= 0 && p->buffers[p->logits].width == p->n_vocab);
+        CHECK(p->hidden >= 0 && p->buffers[p->hidden].width == p->n_embd);
+        air_model_close(m);
+        air_gguf_close(set);
+    }
+}
+
+TEST(memory_of_a_pass_is_shared_between_layers)
+{
+    air_error err = {0};
+    air_gguf_set *set;
+    air_model *m;
+    REQUIRE(!open_set(&set, "llama-gqa", &err));
+    REQUIRE(!air_model_open(&m, set, &err));
+    const air_hparams *hp = air_model_hparams(m);
+    const air_program *p = air_model_program(m);
+    int64_t attention = (int64_t)hp->heads * (hp->key_dim + hp->value_dim) + (int64_t)hp->kv_heads * (hp->key_dim + hp->value_dim);
+    int64_t one_layer = 2 * hp->n_embd + (attention > hp->n_ff ? attention : hp->n_ff) + 16 * 8; /* x, norm, the larger half */
+    CHECK(p->row_floats <= one_layer);
+    CHECK(hp->n_layers > 1);
+    air_model_close(m);
+    air_gguf_close(set);
+}
+
+/* --- what a whole model computes --- */
+
+static air_status run_prompt(const air_gguf_set *set, air_cpu_tier tier, const int32_t *prompt, float *logits, air_error *err)
+{
+    air_engine *e = NULL;
+    air_sequence *s = NULL;
+    air_batch *b = NULL;
+    air_status st = air_engine_open(&e, &(air_engine_config){.set = set, .max_ram = 64 << 20, .io = AIR_IO_DIRECT, .threads = 2,
+                                        .cpu_tier = tier, .state_type = AIR_STATE_F32, .max_pins = UINT64_MAX}, err);
+    if (!st) st = air_sequence_new(&s, e, err);
+    air_batch_item item = {.sequence = s, .tokens = prompt, .n_tokens = GOLDEN_PROMPT, .want = 1};
+    if (!st) st = air_batch_submit(&b, e, &(air_batch_request){.items = &item, .n_items = 1}, err);
+    for (int done = st != AIR_OK; !done;) st = air_batch_wait(b, UINT64_MAX, &done, NULL, err);
+    if (!st) memcpy(logits, air_batch_logits(b), GOLDEN_KEPT * sizeof *logits);
+    air_batch_free(b);
+    air_sequence_free(s);
+    air_engine_close(e);
+    return st;
+}
+
+TEST(logits_are_those_of_transformers_at_every_tier)
+{
+    for (int f = 0; f < FILES; f++) {
+        air_error err = {0};
+        air_gguf_set *set;
+        REQUIRE(!open_set(&set, golden_logits[f].name, &err));
+        for (int tier = AIR_TIER_REF; tier < AIR_TIER_COUNT; tier++) {
+            float got[GOLDEN_KEPT];
+            double error = 0, size = 0;
+            CHECK_EQ(run_prompt(set, (air_cpu_tier)tier, golden_logits[f].prompt, got, &err), AIR_OK);
+            for (int i = 0; i < GOLDEN_KEPT; i++) {
+                double want = golden_logits[f].logits[i];
+                error += (got[i] - want) * (got[i] - want);
+                size += want * want;
+            }
+            CHECK(error <= 1e-6 * size); /* the gate of the whole model's error */
+        }
+        air_gguf_close(set);
+    }
+}
+
+/* --- the backend --- */
+
+/* A feed that cancels the pass while its last matrix is being handed out. */
+typedef struct late {
+    const air_feed *inner;
+    int32_t last;
+    AIR_ATOMIC(int) cancel;
+} late;
+
+static air_status late_next(void *self, air_span *span, air_error *err)
+{
+    late *l = self;
+    air_status st = l->inner->next(l->inner->self, span, err);
+    if (!st && span->weight == l->last) atomic_store(&l->cancel, 1);
+    return st;
+}
+
+static void late_release(void *self, const air_span *span)
+{
+    late *l = self;
+    l->inner->release(l->inner->self, span);
+}
+
+static air_status late_gather(void *self, int32_t weight, const int32_t *rows, int64_t n, float *out, air_error *err)
+{
+    late *l = self;
+    return l->inner->gather(l->inner->self, weight, rows, n, out, err);
+}
+
+TEST(a_cancel_that_comes_during_the_last_op_is_no_success)
+{
+    air_error err = {0};
+    air_gguf_set *set;
+    air_engine *e;
+    air_sequence *s;
+    REQUIRE(!open_set(&set, "llama-gqa", &err));
+    REQUIRE(!air_engine_open(&e, &(air_engine_config){.set = set, .max_ram = 64 << 20, .io = AIR_IO_DIRECT, .threads = 2,
+                                 .cpu_tier = AIR_TIER_COUNT, .max_pins = UINT64_MAX, .tile_bytes = UINT64_MAX}, &err));
+    REQUIRE(!air_sequence_new(&s, e, &err));
+    REQUIRE(!air__sequence_extend(s, 1, &err));
+    const air_program *p = air_model_program(e->model);
+    static float logits[4096];
+    int32_t zero = 0;
+    AIR_ATOMIC(int32_t) layers = 0;
+    late l = {.inner = air_pager_feed(e->pager), .last = p->ops[p->n_ops - 1].weight};
+    air_feed feed = {.self = &l, .next = late_next, .release = late_release, .gather = late_gather, .vectors = l.inner->vectors};
+    air_pass pass = {.rows = 1, .tokens = &zero, .positions = &zero, .sequences = &zero, .state_type = AIR_STATE_F16,
+                     .states = &(air_state_view){.k = s->k, .v = s->v, .stride = s->block_capacity}, .wanted = &zero,
+                     .n_wanted = 1, .logits = logits, .cancel = &l.cancel, .layers_done = &layers};
+    REQUIRE(p->n_vocab <= 4096);
+    REQUIRE(!e->api->reserve(e->backend, 1, 1, &err));
+    CHECK_EQ(e->api->run(e->backend, &pass, &feed, &err), AIR_E_CANCELLED);
+    air_pager_rewind(e->pager);
+    l.last = AIR_NONE;
+    atomic_store(&l.cancel, 0);
+    CHECK_EQ(e->api->run(e->backend, &pass, &feed, &err), AIR_OK);
+    air_sequence_free(s);
+    air_engine_close(e);
+    air_gguf_close(set);
+}
+
+int main(int argc, char **argv)
+{
+    check_begin(argc, argv);
+    RUN(programs_bind_every_weight_once_and_keep_live_buffers_apart);
+    RUN(memory_of_a_pass_is_shared_between_layers);
+    RUN(logits_are_those_of_transformers_at_every_tier);
+    RUN(a_cancel_that_comes_during_the_last_op_is_no_success);
+    return check_end();
+}

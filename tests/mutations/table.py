@@ -1,0 +1,106 @@
+"""Mistakes that a test must catch: one row each.
+
+A row is a file under csrc/, its exact text (found once) and what replaces it, and the C test executable that must then fail, with
+the test within it that should, so that a mistake is caught by the test that is about it.
+"""
+
+# ruff: noqa: E501
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Mutation(NamedTuple):
+    name: str
+    file: str
+    old: str
+    new: str
+    killer: str
+    test: str = ""  # part of a test's name; "": all of the executable
+
+
+MUTATIONS = [
+    # base, platform
+    Mutation("sums wrap", "base/checked.h", "if (a > UINT64_MAX - b) return 0;", "", "test_base", "checked"),
+    Mutation("calloc forgets overflow", "base/alloc.c", "if (bytes && count > SIZE_MAX / bytes) return NULL;", "", "test_base", "calloc"),
+    Mutation("the last chunk of a job is dealt twice", "platform/pool.c", "return n < job->chunks ? n : -1;",
+             "return n < job->chunks ? n : n == job->chunks ? n - 1 : -1;", "test_pool", "a_job_deals"),
+    # gguf
+    Mutation("a string may be longer than the limit", "gguf/parse.c", "if (bytes > max)\n", "if (bytes > max && max == 0)\n", "test_gguf", "limits_are"),
+    Mutation("a bool may be anything", "gguf/parse.c", "return value <= 1 ?", "return value <= 255 ?", "test_gguf_open", "malformed"),
+    Mutation("arrays nest without end", "gguf/parse.c", "if (depth > r->limits->depth)", "if (depth > r->limits->depth + 100000)", "test_gguf"),
+    # quant
+    Mutation("the high bits of scales 4 to 7 are lost", "quant/blocks.h", "(packed[i + 4] & 15) | (packed[i - 4] >> 6) << 4",
+             "(packed[i + 4] & 15) | (packed[i - 4] >> 7) << 4", "test_kernels"),
+    Mutation("halves round up on ties", "quant/half.h", "magnitude + 0xfffu + (magnitude >> 13 & 1u)", "magnitude + 0x1000u", "test_quant", "narrow"),
+    # kernels of the portable tier, as the model's logits see them
+    Mutation("rope turns the other way", "kernels/ref/vector.c", "*a = a0 * cos[i] - b0 * sin[i];", "*a = a0 * cos[i] + b0 * sin[i];",
+             "test_model", "logits_are"),
+    Mutation("the norm forgets epsilon", "kernels/ref/vector.c", "sum / (double)n + (double)eps", "sum / (double)n", "test_functions"),
+    Mutation("silu without its gate", "kernels/ref/vector.c", "y[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];",
+             "y[i] = up[i] / (1.0f + expf(-gate[i]));", "test_model", "logits_are"),
+    # model
+    Mutation("attention is not scaled by the head", "model/blocks/attention.c", "1.0 / sqrt((double)hp->key_dim)", "1.0 / sqrt((double)hp->n_embd)",
+             "test_model", "logits_are"),
+    Mutation("rope's base is forgotten", "model/rope.c", "pow(s->base, ", "pow(10000.0, ", "test_model", "logits_are"),
+    Mutation("yarn interpolates the fast waves", "model/rope.c", "f / s->factor * (1 - keep) + f * keep", "f / s->factor * keep + f * (1 - keep)",
+             "test_model", "logits_are"),
+    Mutation("the residual is overwritten", "model/blocks/ffn.c", "AIR_EPILOGUE_ADD", "AIR_EPILOGUE_SET", "test_model"),
+    Mutation("live buffers share memory", "model/builder.c", "b->lives[j].last < b->lives[i].first ||", "b->lives[j].last <= b->lives[i].first ||",
+             "test_model", "programs_bind"),
+    Mutation("buffers never share memory", "model/builder.c", "if (apart || other->rows", "if (other->rows", "test_model", "memory_of"),
+    # backend
+    Mutation("a cancel in the last op is a success", "backend/host.c", "if (atomic_load(pass->cancel)) return", "if (0) return", "test_model", "a_cancel"),
+    Mutation("the 8-bit form of an old input is used again", "backend/host_ops.c", "if (h->quantized == op->in) return;",
+             "if (h->quantized != AIR_NONE) return;", "test_engine", "eight_bit"),
+    Mutation("the query sees the next position", "backend/host_ops.c", "end = h->pass->positions[row] + 1;",
+             "end = h->pass->positions[row] + 1 + (row + 1 < h->pass->rows);", "test_engine"),
+    Mutation("columns beyond the first 64 are those of the first", "backend/host_ops.c", "air_columns x = columns_of(h, op, c, columns);",
+             "air_columns x = columns_of(h, op, 0, columns);", "test_engine"),
+    Mutation("every span is computed from its first chunk", "backend/host_ops.c", "(uint64_t)(row - h->span.first_row) * w->row_bytes", "0 * w->row_bytes",
+             "test_model", "logits_are"),
+    # memory
+    Mutation("the prefix that fits is one too long", "memory/tiles.c", "        if (takes > bytes - *memory) break;\n        *memory += takes;",
+             "        *memory += takes;\n        if (*memory > bytes) break;", "test_memory_plan"),
+    Mutation("pins are the first weights", "memory/tiles.c", "reversed |= ((i >> b) & 1) << (bits - 1 - b)", "reversed |= ((i >> b) & 1) << b",
+             "test_memory_plan", "every_prefix"),
+    Mutation("the budget takes what is one over", "memory/budget.c", "bytes > budget->limit - total", "bytes > budget->limit - total + 1",
+             "test_memory_plan", "accountant"),
+    Mutation("the peak is the last", "memory/budget.c", "while (peak < total + bytes &&", "while (peak != total + bytes &&", "test_memory_plan", "accountant"),
+    Mutation("absurd blocks wrap", "memory/plan.c", "air_min_u64(p->block_bytes, BLOCK_MOST)", "p->block_bytes", "test_memory_plan", "absurd"),
+    Mutation("a file is mapped though it does not fit", "memory/plan.c", "return full <= r->budget && r->file_bytes <= r->available", "return r->file_bytes <= r->available",
+             "test_memory_plan", "mapped"),
+    Mutation("a place in the ring is given twice", "memory/pager_window.c", "if (begin + memory - p->tail > p->ring_bytes) return 0;",
+             "if (begin + memory - p->tail > p->ring_bytes + memory) return 0;", "test_memory_pager"),
+    Mutation("released places are not given back", "memory/pager_window.c", "if (in_ring(slot)) p->tail = slot->ring_end;", "", "test_memory_pager"),
+    Mutation("a pin's budget is not released", "memory/pager_window.c", "    air_budget_release(p->budget, AIR_HOLD_PINS, memory);\n    slot->pin",
+             "    slot->pin", "test_memory_pager"),
+    Mutation("a tile is ready before its last block", "memory/pager_window.c", "if (--slot->reads_left == 0 &&", "if (--slot->reads_left <= 1 &&", "test_memory_pager"),
+    Mutation("waiting for the disk ignores cancellation", "memory/pager.c", "while (slot->state == AIR__SLOT_PLACED && !air__pager_cancelled(p))",
+             "while (slot->state == AIR__SLOT_PLACED)", "test_memory_pager", "cancelling"),
+    # engine
+    Mutation("a shared block is written without a copy", "engine/state.c", "if (!st && shared >= 0) st = unshare(s, shared, err);", "(void)shared; (void)unshare;",
+             "test_engine", "a_fork"),
+    Mutation("state is not given back", "engine/state.c", "    air_free(b);\n    air_budget_release(pool->budget, AIR_HOLD_STATE, pool->block_bytes);\n}",
+             "    air_free(b);\n}", "test_engine", "a_fork"),
+    Mutation("a sequence may be used twice at once", "engine/state.c", "atomic_compare_exchange_strong(&s->busy, &idle, 1)",
+             "(atomic_store(&s->busy, 1), !idle)", "test_engine", "a_sequence_has"),
+    Mutation("the context may overflow by one", "engine/batch.c", "if (held + item->n_tokens > e->plan->n_ctx)", "if (held + item->n_tokens > e->plan->n_ctx + 1)",
+             "test_engine", "context_is_full"),
+    Mutation("a token id may equal the vocabulary", "engine/batch.c", "item->tokens[t] >= n_vocab", "item->tokens[t] > n_vocab", "test_engine", "bad_requests"),
+    Mutation("a failed pass leaves its tokens", "engine/pass.c", "    if (st)\n        for (int32_t i = 0; i < b->n_items; i++) air__sequence_cut(",
+             "    if (0)\n        for (int32_t i = 0; i < b->n_items; i++) air__sequence_cut(", "test_engine"),
+    Mutation("logits of the second pass land on the first's", "engine/pass.c", "wanted += wanted_in(b, first, rows);\n        atomic", "atomic",
+             "test_engine", "wants_in_several"),
+    Mutation("activations that could not be had stay booked wrongly", "engine/pass.c", "    e->rows_cap = e->wanted_cap = -1;", "    ", "test_engine", "booked"),
+    # sampling
+    Mutation("the token that crosses top_p goes", "engine/sample.c", "sum += p[heap[n - 1 - nucleus++]];", "{ if (nucleus && sum + p[heap[n - 1 - nucleus]] > s->top_p * total) break; sum += p[heap[n - 1 - nucleus++]]; }",
+             "test_sample", "truncations"),
+    Mutation("the last of equals is the greedy one", "engine/sample.c", "if (x[i] > x[best]) best = i;", "if (x[i] >= x[best]) best = i;", "test_sample", "greedy"),
+    Mutation("a negative logit is rewarded for repetition", "engine/sample.c", "w.p[t] > 0 ? w.p[t] / s->repetition_penalty : w.p[t] * s->repetition_penalty",
+             "w.p[t] / s->repetition_penalty", "test_sample", "penalties"),
+    Mutation("the draw forgets its number", "engine/sample.c", "double left = air_random_unit(s->seed, (uint64_t)a->n) * mass;",
+             "double left = air_random_unit(s->seed, 0) * mass;", "test_sample"),
+    Mutation("small temperatures make infinities", "engine/sample.c", "fmaxf((w.p[i] - best) / s->temperature, -1e4f)", "w.p[i] * (1 / s->temperature)", "test_sample", "smallest"),
+]  # fmt: skip
