@@ -72,7 +72,7 @@ class GGUF:
     # name, type, shape (contiguous axis first), part, offset, bytes
 
 def probe_disk(path: str | os.PathLike[str], seconds: float = 0.5, source: str = "") -> dict[str, Any]: ...
-# disk (bytes/s), block_bytes, depth
+# disk (bytes/s), block_bytes, depth, latency_s (a small read by itself)
 def probe_compute(
     types: Iterable[str | int], threads: int = 0, tier: str = "", max_bytes: int = 0, seconds: float = 0.5
 ) -> dict[str, Any]: ...
@@ -98,7 +98,7 @@ class Engine:
         tile_bytes: int = 0,
         max_rows: int = 0,
         max_pins: int = -1,
-        bandwidths: Mapping[str, Any] | None = None,  # disk, block_bytes, depth, memory, product, product_columns
+        bandwidths: Mapping[str, Any] | None = None,  # disk, block_bytes, depth, latency_s, memory, product, product_columns
         source: str = "",  # tests: memory/source.h's tampered source
     ) -> Engine: ...
     @property

@@ -21,11 +21,11 @@ from typing import Any
 from airpy import _core
 from airpy.errors import AirpyError, ArgumentError
 
-Rates = dict[str, Any]  # disk, block_bytes, depth, memory, product {type: B/s}, product_columns {type: B·columns/s}
+Rates = dict[str, Any]  # disk, block_bytes, depth, latency_s, memory, product {type: B/s}, product_columns {type: B·columns/s}
 
 PROBE_BYTES = 256 << 20  # more than the last cache of most machines
 DISK_SECONDS, COMPUTE_SECONDS = 0.3, 0.4
-_KEYS = ("disk", "block_bytes", "depth", "memory", "product", "product_columns")
+_KEYS = ("disk", "block_bytes", "depth", "latency_s", "memory", "product", "product_columns")
 _LEARN = 0.3  # weight of what a run has just achieved
 _LEARN_BYTES, _LEARN_SECONDS = 64 << 20, 0.25  # shorter passes say little about a disk
 
@@ -139,7 +139,7 @@ def _given(bandwidths: Mapping[str, Any] | None) -> Rates:
 
 
 def probe_disk(path: str, seconds: float = DISK_SECONDS) -> Rates:
-    """{disk, block_bytes, depth} of the file's disk, or {} where it cannot be read that way."""
+    """{disk, block_bytes, depth, latency_s} of the file's disk, or {} where it cannot be read that way."""
     try:
         return dict(_core.probe_disk(path, seconds))
     except AirpyError:

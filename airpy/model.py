@@ -299,7 +299,9 @@ class Model:
         if phase is not None:
             phase.add(before, after, tokens)
         passed, stalled = after["pass_ns"] - before["pass_ns"], after["pager_stall_ns"] - before["pager_stall_ns"]
-        if self._machine is not None and stalled > 0.3 * passed:  # the disk was what it waited for
+        # Where the disk was what it waited for, with reads like those of the probe: smaller ones teach nothing about them.
+        probed = self._solved["block_bytes"] >= (self._options["bandwidths"] or {}).get("block_bytes", 0)
+        if self._machine is not None and probed and stalled > 0.3 * passed:
             with self._lock:
                 self._learned.add(before, after, tokens)
 

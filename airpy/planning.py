@@ -23,7 +23,7 @@ _CLASSES = {"attn": "attention", "ffn": "feed-forward"}
 _NUMBERS = (
     "budget", "fixed", "n_ctx", "max_rows", "tile_bytes", "ring_bytes", "block_bytes", "depth", "weight_bytes", "pin_bytes",
     "pin_bytes_full", "state_bytes_full", "activation_bytes", "activation_bytes_full", "logit_bytes", "disk_s", "compute_s",
-    "pass_s", "prompt_s",
+    "pass_s", "full_s", "prompt_s",
 )  # fmt: skip
 
 
@@ -226,9 +226,7 @@ class Plan:
 
     def _text_full(self) -> str:
         """A token when the context is full, so that less room is left for weights."""
-        disk, full = self.bandwidths.get("disk", 0), self["compute_s"]
-        if disk and self["io"] == "direct":
-            full = max(full, (self["weight_bytes"] - self["pin_bytes_full"]) / disk)
+        full = self["full_s"]
         return f"full context  {format_time(full)}, {format_speed(1 / full)}, before attention" if full else "full context  unknown"
 
     def _text_more(self) -> str:

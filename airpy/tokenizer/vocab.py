@@ -74,7 +74,8 @@ class Vocabulary:
     def from_metadata(cls, metadata: Mapping[str, object]) -> Vocabulary:
         model, pre = _model_and_pre(metadata)
         spm = model in SPM_MODELS
-        tokens = _strings(metadata, "tokens")
+        # An empty spelling holds the place of an id that no text gives; llama.cpp names it the same.
+        tokens = [token or f"[EMPTY_{i}]" for i, token in enumerate(_strings(metadata, "tokens"))]
         if not tokens:
             raise FormatError(f"{PREFIX}tokens is absent or empty: the file holds no vocabulary")
         index = _index(tokens)
@@ -144,12 +145,10 @@ def _strings(metadata: Mapping[str, object], key: str) -> list[str]:
 
 def _index(tokens: list[str]) -> dict[str, int]:
     index = dict(zip(tokens, range(len(tokens)), strict=True))
-    if len(index) == len(tokens) and "" not in index:
+    if len(index) == len(tokens):
         return index
     seen: dict[str, int] = {}
     for i, token in enumerate(tokens):
-        if not token:
-            raise FormatError(f"{PREFIX}tokens[{i}] is empty")
         if token in seen:
             raise FormatError(f"{PREFIX}tokens[{i}] {token[:40]!r} repeats tokens[{seen[token]}]")
         seen[token] = i

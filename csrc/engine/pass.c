@@ -67,7 +67,7 @@ static air_status make_room(air_engine *e, const room *r, air_error *err)
     air_pager_stats weights = air_pager_stats_get(e->pager);
     uint64_t pinned = atomic_load(&e->budget.held[AIR_HOLD_PINS]);
     uint64_t others = atomic_load(&e->budget.total) - pinned - weights.ring_held - e->activation_bytes;
-    uint64_t least = air_min_u64(weights.ring_bytes, e->all_pins), need;
+    uint64_t least = air_min_u64(weights.ring_bytes, e->all_pins), need = UINT64_MAX;
     if (!air_add_u64(r->state + r->activations, r->logits, &need) || need > e->budget.limit || others + least > e->budget.limit - need)
         return refuse(e, r, others + least, need, err);
     uint64_t left = e->budget.limit - others - need;

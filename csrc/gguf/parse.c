@@ -180,7 +180,7 @@ static air_status read_strings(reader *r, air_gguf_value *v)
     air_status st = want(r, v->count, MIN_STRING_BYTES, "array of strings");
     if (st) return st;
     uint64_t start = r->pos;
-    air_string s;
+    air_string s = {0};
     for (r->item = 0; r->item < v->count; r->item++) {
         st = read_string(r, r->limits->string_bytes, "string", &s);
         if (st) return st;
@@ -241,7 +241,7 @@ static air_status read_array(reader *r, uint64_t depth, air_gguf_value *v)
 static air_status read_value(reader *r, air_gguf_value *v)
 {
     uint32_t type;
-    air_string s;
+    air_string s = {0};
     air_status st = read_u32(r, &type, "value type");
     if (st) return st;
     if (!air__gguf_type_name(type)) return fail(r, AIR_E_FORMAT, "the value's type is %" PRIu32 ", which is none", type);
@@ -259,7 +259,7 @@ static air_status read_value(reader *r, air_gguf_value *v)
 static air_status read_name(reader *r, uint64_t max, air_string *out)
 {
     r->name = (air_string){0};
-    air_string s;
+    air_string s = {0};
     air_status st = read_string(r, max, "name", &s);
     if (st) return st;
     if (!s.bytes) return fail(r, AIR_E_FORMAT, "its name is empty");

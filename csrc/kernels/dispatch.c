@@ -26,6 +26,7 @@ static const layer layers[] = {
     {&air__avx2_attention, AIR_TIER_AVX2, AIR_CPU_AVX2},
     {&air__avx512_float, AIR_TIER_AVX512, AIR_CPU_AVX512},
     {&air__avx512_vnni, AIR_TIER_AVX512, AIR_CPU_AVX512_VNNI},
+    {&air__avx512_vnni_min, AIR_TIER_AVX512, AIR_CPU_AVX512_VNNI},
     {&air__avx512_vector, AIR_TIER_AVX512, AIR_CPU_AVX512},
     {&air__avx512_attention, AIR_TIER_AVX512, AIR_CPU_AVX512},
 #endif

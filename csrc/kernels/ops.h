@@ -3,8 +3,8 @@
  * Kernels allocate nothing, read no file, know no tier of memory; they assume no alignment of weights and alignment to 64 bytes of
  * everything else they are given (activations, outputs, scratch) at its start, not at each row. All are reentrant and thread-safe.
  *
- * Bits (docs/design.md, invariant 1). On one tier the value y[r][c] of a product depends on weight row r, activation column c and k,
- * and on nothing else: not on how many rows or columns are asked for at once, nor on alignment. Each product sums exact integers
+ * Bits (docs/design.md, invariant 1). On one tier the value y[r][c] of a product depends on weight row r, activation column c and
+ * k, and on nothing else: not on how many rows or columns are asked for at once, nor on alignment. Each product sums exact integers
  * inside a scale group of 32, then adds floats in one order fixed by the tier. The same holds for every other function: the result
  * for one row does not depend on other rows. */
 #ifndef AIR_KERNELS_OPS_H
@@ -46,7 +46,10 @@ typedef struct air_product {
     air_input input;
 } air_product;
 
-typedef enum air_rope_pairs { AIR_ROPE_NORMAL /* (0,1), (2,3) … */, AIR_ROPE_NEOX /* (0, n/2), (1, n/2 + 1) … */ } air_rope_pairs;
+typedef enum air_rope_pairs {
+    AIR_ROPE_NORMAL, /* (0,1), (2,3) … */
+    AIR_ROPE_NEOX,   /* (0, n/2), (1, n/2 + 1) … */
+} air_rope_pairs;
 
 typedef enum air_state_type { AIR_STATE_F16, AIR_STATE_F32 } air_state_type;
 

@@ -15,7 +15,7 @@ enum {
     TILE_LEAST = 32 * 1024,
     RING_GRANULE = 64 * 1024,
     BLOCK_MOST = 64 * MIB,
-    BLOCK_LEAST = 64 * 1024, /* smaller reads cost more in calls than they win in overlap */
+    BLOCK_LEAST = 128 * 1024, /* smaller reads cost more in calls than they win in overlap */
 };
 
 const char *air_io_name(air_io_mode mode)
@@ -201,13 +201,31 @@ static double compute_seconds(const air_plan_request *r, int64_t rows)
     return seconds;
 }
 
+/* Tiles from priority kept on, read in whole granules. B_disk has in it what reads cost beside their bytes, for reads of the probed
+ * size; of smaller ones, each beyond as many as those would be costs its latency, shared by those in flight: the ring less a
+ * tile that is computed with and one whose place is just being given to the next. */
+static double read_seconds(const air_plan_request *r, const air_plan *p, int32_t kept)
+{
+    const air_bandwidths *b = &r->bandwidths;
+    uint64_t reads = 0, bytes = 0, largest = 1;
+    for (int32_t i = kept; i < p->n_tiles; i++) {
+        uint64_t memory = air_tile_memory(&p->tiles[p->priority[i]], AIR_PLAN_GRANULE);
+        reads += air_ceil_div(memory, p->block_bytes);
+        bytes += memory;
+        largest = air_max_u64(largest, memory);
+    }
+    double more = b->block_bytes ? (double)reads - (double)bytes / (double)b->block_bytes : 0;
+    uint64_t in_flight = less(p->ring_bytes, 2 * largest) / air_min_u64(largest, p->block_bytes);
+    double each = b->latency_s / (double)air_max_u64(1, air_min_u64(in_flight, (uint64_t)p->depth));
+    return (double)bytes / b->disk + (more > 0 ? more * each : 0);
+}
+
 static double disk_seconds(const air_plan_request *r, const air_plan *p, uint64_t pinned)
 {
     uint64_t memory, weights;
     if (r->bandwidths.disk <= 0) return 0;
-    if (p->io == AIR_IO_MMAP) weights = r->file_bytes <= r->available ? p->weight_bytes : 0;
-    else air__plan_prefix(p, pinned, &memory, &weights);
-    return (double)(p->weight_bytes - weights) / r->bandwidths.disk;
+    if (p->io == AIR_IO_MMAP) return r->file_bytes <= r->available ? 0 : (double)p->weight_bytes / r->bandwidths.disk;
+    return read_seconds(r, p, air__plan_prefix(p, pinned, &memory, &weights));
 }
 
 static double larger(double a, double b) { return a > b ? a : b; }
@@ -222,6 +240,7 @@ static void predict(air_plan *p, const air_plan_request *r)
     p->disk_s = disk_seconds(r, p, p->pin_bytes);
     p->compute_s = compute_seconds(r, 1);
     p->pass_s = larger(p->disk_s, p->compute_s);
+    p->full_s = air_plan_predict(r, p, p->pin_bytes_full, 1);
     p->disk_bound = p->disk_s > p->compute_s;
     uint64_t cached = p->io == AIR_IO_MMAP ? air_min_u64(r->cached_bytes, p->weight_bytes) : 0;
     double load = r->bandwidths.disk > 0 ? (double)(p->weight_bytes - cached) / r->bandwidths.disk : 0;

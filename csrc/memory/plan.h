@@ -43,6 +43,7 @@ typedef struct air_bandwidths { /* bytes per second, probed or given */
     double product_columns[AIR_TYPE_COUNT]; /* packed bytes × columns per second with many columns; 0: not measured */
     uint64_t block_bytes;                   /* read size and number in flight (at most AIR_DEPTH_MOST) that gave disk */
     int32_t depth;
+    double latency_s;                       /* one small read by itself, from submit to done; 0: not measured */
 } air_bandwidths;
 
 typedef struct air_plan_request {
@@ -78,6 +79,7 @@ typedef struct air_plan {
     uint64_t activation_bytes, activation_bytes_full; /* one row; max_rows rows */
     uint64_t logit_bytes;
     double disk_s, compute_s, pass_s; /* predicted, one token */
+    double full_s;                     /* predicted, one token with the context full, attention not counted */
     int disk_bound;
     double prompt_s;              /* predicted, a pass of max_rows rows */
     double first_pass_s;          /* predicted, the first pass, which loads what is to stay */
@@ -93,6 +95,7 @@ air_status air_plan_make(air_plan **out, const air_plan_request *request, air_er
 void air_plan_free(air_plan *plan);
 
 /* Seconds of a pass of rows rows when pinned bytes of memory hold tiles: max((W - C) / B_disk, compute), C the weights in them.
+ * Reads smaller than those that gave B_disk cost their share of a read's latency besides, which is what bounds tiny rings.
  * A bandwidth that is not known bounds nothing. In mmap mode C is W where the files fit the memory available, else 0: a scan in
  * a circle finds nothing left of itself in a page cache that is too small. */
 double air_plan_predict(const air_plan_request *request, const air_plan *plan, uint64_t pinned, int64_t rows);

@@ -8,7 +8,8 @@
 
 AIR_BEGIN_C
 
-/* Direct reads at spread offsets, for some block sizes and depths; writes disk, block_bytes, depth. seconds bounds the time. */
+/* Direct reads at spread offsets, for some block sizes and depths; writes disk, block_bytes, depth, and of small reads one after the
+ * other latency_s. seconds bounds the time. */
 air_status air_probe_disk(air_source *source, double seconds, air_bandwidths *out, air_error *err);
 
 /* Read bandwidth of threads threads over a buffer larger than the last cache, and one-column and many-column products of the

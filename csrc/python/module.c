@@ -40,7 +40,7 @@ static PyMethodDef core_functions[] = {
     {"file_identity", air__py_file_identity, METH_O,
      "file_identity(path, /)\n--\n\nA hash that changes when the path names another or a changed file."},
     {"probe_disk", KEYWORDS(air__py_probe_disk), METH_VARARGS | METH_KEYWORDS,
-     "probe_disk(path, seconds=0.5, source='')\n--\n\nMeasures direct reads of a file: disk (bytes/s), block_bytes, depth."},
+     "probe_disk(path, seconds=0.5, source='')\n--\n\nMeasures direct reads of a file: disk (bytes/s), block_bytes, depth, latency_s."},
     {"probe_compute", KEYWORDS(air__py_probe_compute), METH_VARARGS | METH_KEYWORDS,
      "probe_compute(types, threads=0, tier='', max_bytes=0, seconds=0.5)\n--\n\n"
      "Measures memory (bytes/s), product {type: bytes/s} and product_columns {type: bytes*columns/s}."},

@@ -11,7 +11,7 @@ static int check_seconds(const core_state *state, double seconds)
     return -1;
 }
 
-/* probe_disk(path, seconds=0.5, source="") -> {disk, block_bytes, depth}. Blocks for about seconds, without the GIL. */
+/* probe_disk(path, seconds=0.5, source="") -> {disk, block_bytes, depth, latency_s}. Blocks for about seconds, without the GIL. */
 PyObject *air__py_probe_disk(PyObject *module, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"path", "seconds", "source", NULL};
@@ -37,7 +37,8 @@ PyObject *air__py_probe_disk(PyObject *module, PyObject *args, PyObject *kwargs)
     Py_END_ALLOW_THREADS
     Py_DECREF(path);
     if (st) return air__py_raise(state, &err);
-    return Py_BuildValue("{sdsKsi}", "disk", found.disk, "block_bytes", (unsigned long long)found.block_bytes, "depth", (int)found.depth);
+    return Py_BuildValue("{sdsKsisd}", "disk", found.disk, "block_bytes", (unsigned long long)found.block_bytes, "depth", (int)found.depth,
+                         "latency_s", found.latency_s);
 }
 
 /* {type name: per_type[id]} of the types in set, a bit per id. */

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 from tests.bench import cgroup, common
 from tests.bench.common import Json, Round, percent, row
@@ -60,7 +59,8 @@ def predicted(run: Json, passes: Json) -> float:
     """Seconds of a pass by the plan, with the disk's bandwidth taken as the mean of the two probes. The plan had the first."""
     before, after = run["probe_before"]["disk"], run["probe_after"]["disk"]
     disk_bound = run["plan"]["bound"] == "disk"
-    return mean(passes["predicted_s"]) * (before / mean((before, after)) if disk_bound else 1.0)
+    seconds: float = mean(passes["predicted_s"])
+    return seconds * (before / mean((before, after)) if disk_bound else 1.0)
 
 
 def speed(runs: list[Json]) -> Json:
@@ -103,36 +103,37 @@ def versus(name: str, rounds: list[Round]) -> Json:
 
 def table(figures: Json, options: argparse.Namespace) -> list[Json]:
     s, m, e = figures["speed"], figures["memory"], figures["extras"]
-    tok = s["tok_s"]
+    tok, of_predicted, read = s["tok_s"], s["of_predicted"]["median"], s["bytes_per_token"]["median"] / 1e9
+    rate, probed = s["disk_rate"]["median"] / 1e9, s["probed_disk"]["median"] / 1e9
     rows = [
         row("decode, tokens/s", f"{tok['median']:.2f} (spread {percent(tok['spread'])})"),
-        row("share of the plan's predicted speed", percent(s["of_predicted"]["median"]), "≥ 85 %", s["of_predicted"]["median"] >= 0.85),
-        row("read per token; disk rate (probed)", f"{s['bytes_per_token']['median'] / 1e9:.2f} GB; {s['disk_rate']['median'] / 1e9:.2f} "
-            f"({s['probed_disk']['median'] / 1e9:.2f}) GB/s"),
+        row("share of the plan's predicted speed", percent(of_predicted), "≥ 85 %", of_predicted >= 0.85),
+        row("read per token; disk rate (probed)", f"{read:.2f} GB; {rate:.2f} ({probed:.2f}) GB/s"),
         row("peak of the group over its start", f"{m['peak'] / MIB:.0f} MiB", f"≤ {m['promise'] / MIB:.0f} MiB",
             m["peak"] <= m["promise"] and not m["kills"]),
         row(f"bytes read by a {options.long_prompt}-token prompt / streamed share", f"{e['prompt_over_streamed']:.3f}", "≤ 1.05",
             e["prompt_over_streamed"] <= 1.05),
         row(f"a pass of {options.batch} texts / of one", f"{e['batch_over_one']:.2f}", "≤ 1.3", e["batch_over_one"] <= 1.3),
     ]  # fmt: skip
-    for ahead, v in figures["peers"].items():
-        with_ahead = "" if ahead == "llama.cpp" else ahead.removeprefix("llama.cpp")
-        rows.append(row(f"llama.cpp in the same group{with_ahead}, tokens/s",
-                        f"{v['tok_s']['median']:.2f}; airpy {v['ratio']['median']:.2f} × "
-                        f"(spread {percent(v['ratio']['spread'])})", "> 1", v["ratio"]["median"] > 1))
+    for name, v in figures["peers"].items():
+        ratio, spread = v["ratio"]["median"], percent(v["ratio"]["spread"])
+        text = f"{v['tok_s']['median']:.2f}; airpy {ratio:.2f} times that (spread {spread})"
+        rows.append(row(f"{name} in the same group, tokens/s", text, "airpy faster", ratio > 1))
     return rows
 
 
 # ---- the run ---------------------------------------------------------------------------------------------------------------------
 
 
+def our_settings(limit: int, options: argparse.Namespace) -> Json:
+    same = {"threads": options.threads, "prompt": options.prompt}
+    return {**same, "io": "direct", "max_ram": limit - BESIDE, "n_ctx": 1024, "new": options.new}
+
+
 def contenders(model: Path, limit: int, options: argparse.Namespace) -> dict[str, Callable[[], Json]]:
-    settings = {"io": "direct", "threads": options.threads, "max_ram": limit - BESIDE, "n_ctx": 1024,
-                "prompt": options.prompt, "new": options.new}  # fmt: skip
-    turns = {"airpy": partial(ours, model, limit, settings)}
+    turns: dict[str, Callable[[], Json]] = {"airpy": partial(ours, model, limit, our_settings(limit, options))}
     if options.peer_python:
-        peer: dict[str, Any] = {"threads": options.threads, "prompt": options.prompt, "new": options.peer_new,
-                                "load": "mmap", "repack": "off"}  # fmt: skip
+        peer = {"threads": options.threads, "prompt": options.prompt, "new": options.peer_new, "load": "mmap", "repack": "off"}
         for ahead in options.read_ahead or [None]:
             name = "llama.cpp" + (f", read-ahead {ahead} KiB" if ahead else "")
             turns[name] = partial(theirs, options.peer_python, model, limit, ahead, peer)
@@ -141,7 +142,7 @@ def contenders(model: Path, limit: int, options: argparse.Namespace) -> dict[str
 
 def arguments() -> argparse.Namespace:
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--model", type=Path, help="a GGUF file; without it, a synthetic one of 7b shape in Q4_K, kept in the cache folder")
+    ap.add_argument("--model", type=Path, help="a GGUF file; without it, a synthetic 7b in Q4_K, kept in the cache folder")
     ap.add_argument("--share", type=float, default=2 / 3, help="of the file's size: the group's limit")
     ap.add_argument("--threads", type=int, default=common.THREADS)
     ap.add_argument("--prompt", type=int, default=16, metavar="N", help="tokens before those decoded")
@@ -165,14 +166,14 @@ def main() -> int:
     limit = int(model.stat().st_size * options.share)
     turns = contenders(model, limit, options)
     rounds = common.take_turns(turns, options.rounds, options.seconds)
-    more = {**turns["airpy"].args[2], "batch": options.batch, "long_prompt": options.long_prompt}
+    more = {**our_settings(limit, options), "batch": options.batch, "long_prompt": options.long_prompt}
     rounds += common.take_turns({"airpy, more": partial(ours, model, limit, more)}, 1, 0)
     once = rounds.pop().results["airpy, more"]
     runs = [r.results["airpy"] for r in rounds]
     figures = {"speed": speed(runs), "memory": memory([*runs, once]), "extras": extras(once),
                "peers": {name: versus(name, rounds) for name in turns if name != "airpy"}, "once": once}
-    settings = {"group_bytes": limit, "share": options.share, "threads": options.threads, "prompt": options.prompt, "new": options.new,
-                "read_ahead_kib": options.read_ahead or "as set"}
+    settings = {"group_bytes": limit, "share": options.share, "threads": options.threads, "prompt": options.prompt,
+                "new": options.new, "read_ahead_kib": options.read_ahead or "as set"}
     common.write("beyond_ram", [model], rounds, settings, figures, table(figures, options))
     return 0
 

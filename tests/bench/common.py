@@ -78,7 +78,7 @@ def commit() -> str:
 
 
 def busy_seconds() -> float:
-    """CPU time of everything on the machine. Waiting and idling (fields 4 and 5) are not work, guests (9, 10) are counted in user."""
+    """CPU time of everything on the machine: not idling and waiting (fields 4, 5); guests (9, 10) are counted in user."""
     fields = [int(n) for n in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
     return (sum(fields[:8]) - fields[3] - fields[4]) / TICK
 
@@ -110,7 +110,7 @@ class Round:
 
 
 def take_turns(contenders: dict[str, Callable[[], Json]], rounds: int, seconds: float) -> list[Round]:
-    """Runs all contenders in every round. Disturbed rounds are repeated while `seconds` last; the `rounds` quietest are returned."""
+    """Runs all contenders in every round. Disturbed rounds are repeated while `seconds` last; returns the `rounds` quietest."""
     done: list[Round] = []
     began = time.monotonic()
     while len(done) < rounds or sum(r.other_cores < QUIET_CORES for r in done) < rounds:
@@ -122,7 +122,8 @@ def take_turns(contenders: dict[str, Callable[[], Json]], rounds: int, seconds: 
             with Load() as load:
                 this.results[name] = run()
             this.other_cores = max(this.other_cores, load.other_cores)
-            print(f"round {len(done) + 1}: {name} took {load.seconds:.1f} s, others used {load.other_cores:.2f} cores", file=sys.stderr)
+            said = f"{name} took {load.seconds:.1f} s, others used {load.other_cores:.2f} cores"
+            print(f"round {len(done) + 1}: {said}", file=sys.stderr)
         done.append(this)
     return sorted(done, key=lambda r: r.other_cores)[:rounds]
 
@@ -147,7 +148,8 @@ def run_json(command: Sequence[str], group: Any = None) -> Json:
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, preexec_fn=group.enter if group else None)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr.strip()[-2000:]}")
-    return json.loads(done.stdout)
+    found: Json = json.loads(done.stdout)
+    return found
 
 
 def worker(task: str, model: Path, group: Any = None, **options: Any) -> Json:
@@ -200,8 +202,9 @@ def write(name: str, models: Sequence[Path], rounds: Sequence[Round], settings: 
     """Prints the rows and writes results/NAME.json."""
     load = summary([r.other_cores for r in rounds])
     found = {
-        "name": name, "command": f"python -m tests.bench.{name}", "taken": datetime.datetime.now(datetime.UTC).isoformat("T", "seconds"),
-        "commit": commit(), "machine": machine(models[0]), "models": {m.name: m.stat().st_size for m in models},
+        "name": name, "command": f"python -m tests.bench.{name}",
+        "taken": datetime.datetime.now(datetime.UTC).isoformat("T", "seconds"), "commit": commit(),
+        "machine": machine(models[0]), "models": {m.name: m.stat().st_size for m in models},
         "settings": settings, "other_cores": load, "undisturbed": max(load["values"]) < QUIET_CORES,
         "rows": list(rows), "figures": figures, "rounds": [r.results for r in rounds],
     }  # fmt: skip

@@ -45,15 +45,17 @@ def table(name: str, f: Json) -> list[Json]:
         row(f"{name}: share of the plan's predicted speed", percent(f["of_predicted"]["median"])),
     ]  # fmt: skip
     if "peer" in f:
-        rows.append(row(f"{name}: llama.cpp, tokens/s", f"{f['peer_tok_s']['median']:.1f}; airpy {f['ratio']['median']:.2f} × "
-                        f"(spread {percent(f['ratio']['spread'])})"))
+        ratio, spread = f["ratio"]["median"], percent(f["ratio"]["spread"])
+        text = f"{f['peer_tok_s']['median']:.1f}; airpy {ratio:.2f} times that (spread {spread})"
+        rows.append(row(f"{name}: llama.cpp, tokens/s", text))
     return rows
 
 
 def contenders(models: list[Path], options: argparse.Namespace) -> dict[str, Callable[[], Json]]:
     turns: dict[str, Callable[[], Json]] = {}
     ours = {"io": "mmap", "threads": options.threads, "n_ctx": 512, "prompt": 16, "new": options.new, "probe_seconds": 0.5}
-    theirs = {"threads": options.threads, "prompt": 16, "new": options.new + 1, "warm": 2, "load": "mmap", "repack": options.peer_repack}
+    theirs = {"threads": options.threads, "prompt": 16, "new": options.new + 1, "warm": 2, "load": "mmap",
+              "repack": options.peer_repack}
     for model in models:
         turns[model.stem] = partial(common.worker, "resident", model, **ours)
         if options.peer_python:
@@ -63,8 +65,7 @@ def contenders(models: list[Path], options: argparse.Namespace) -> dict[str, Cal
 
 def arguments() -> argparse.Namespace:
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--model", type=Path, nargs="+",
-                    help="GGUF files; without any, a synthetic one of 1b shape in Q4_K, kept in the cache folder")
+    ap.add_argument("--model", type=Path, nargs="+", help="GGUF files; without, a synthetic 1b in Q4_K, kept in the cache folder")
     ap.add_argument("--threads", type=int, default=common.THREADS)
     ap.add_argument("--new", type=int, default=60, metavar="N", help="passes timed in a round")
     ap.add_argument("--peer-python", help="a Python that has llama-cpp-python, best built for this machine")

@@ -23,7 +23,8 @@ def heading(r: Json) -> list[str]:
     """Where and of what the figures below are."""
     m, load = r["machine"], r["other_cores"]
     files = ", ".join(f"{name} ({size / 1e9:.2f} GB)" for name, size in r["models"].items())
-    where = f"{m['cpu']}, {m['threads']} threads ({m['tier']}), {m['memory_bytes'] / 2**30:.0f} GiB, read-ahead {m['read_ahead_kb']} KiB"
+    memory, ahead = m["memory_bytes"] / 2**30, m["read_ahead_kb"]
+    where = f"{m['cpu']}, {m['threads']} threads ({m['tier']}), {memory:.0f} GiB, read-ahead {ahead} KiB"
     group = r["settings"].get("group_bytes")
     limit = f" in a memory control group of {group / 1e9:.2f} GB" if group else ""
     return [f"`{r['command']}`: {files}{limit}; {where}; commit {r['commit']}, {r['taken'][:10]}; {len(r['rounds'])} rounds, "

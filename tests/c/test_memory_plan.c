@@ -5,6 +5,13 @@ static air_error err;
 
 static uint64_t memory_of(const air_plan *p, int32_t i) { return air_tile_memory(&p->tiles[i], AIR_PLAN_GRANULE); }
 
+static double memory_of_all(const air_plan *p)
+{
+    double all = 0;
+    for (int32_t i = 0; i < p->n_tiles; i++) all += (double)memory_of(p, i);
+    return all;
+}
+
 TEST(tiles_cover_every_product_once_in_order_and_stay_within_their_size)
 {
     for (int round = 0; round < 100; round++) {
@@ -171,7 +178,8 @@ TEST(the_time_of_a_pass_is_the_slower_of_disk_and_compute)
     air_plan_request r = fixture_request(&f, 64u << 20);
     air_plan *p;
     REQUIRE(air_plan_make(&p, &r, &err) == AIR_OK);
-    double w = (double)p->weight_bytes, disk = w / 1e9, memory = w / 1e10;
+    double w = (double)p->weight_bytes, disk = memory_of_all(p) / 1e9, memory = w / 1e10;
+    CHECK(memory_of_all(p) >= w && memory_of_all(p) < w + 2.0 * AIR_PLAN_GRANULE * p->n_tiles);
     CHECK(air_plan_predict(&r, p, 0, 1) > 0.999 * disk && air_plan_predict(&r, p, 0, 1) < 1.001 * disk);
     CHECK(air_plan_predict(&r, p, UINT64_MAX, 1) > 0.999 * memory && air_plan_predict(&r, p, UINT64_MAX, 1) < 1.001 * memory);
     CHECK(air_plan_predict(&r, p, f.matrix_bytes / 2, 1) < 0.6 * disk);
@@ -210,6 +218,31 @@ TEST(absurd_numbers_are_refused_or_cut_and_never_wrap)
     r.fixed = 0;
     r.state_per_block = UINT64_MAX / 2;
     CHECK_EQ(air_plan_make(&p, &r, &err), AIR_E_BUDGET);
+    fixture_free(&f);
+}
+
+TEST(reads_smaller_than_the_probed_ones_cost_their_latency)
+{
+    fixture f;
+    fixture_make(&f, 10, 300);
+    air_plan_request r = fixture_request(&f, 1u << 20); /* a small budget makes a small ring of small tiles */
+    r.tile_bytes = 20000;
+    r.bandwidths.depth = 2;
+    r.bandwidths.block_bytes = 1 << 20;
+    air_plan *p;
+    REQUIRE(air_plan_make(&p, &r, &err) == AIR_OK);
+    double without = air_plan_predict(&r, p, 0, 1), reads = 0, memory = memory_of_all(p);
+    for (int32_t i = 0; i < p->n_tiles; i++) reads += (double)air_ceil_div(memory_of(p, i), p->block_bytes);
+    CHECK(without > 0.999 * memory / 1e9 && without < 1.001 * memory / 1e9);
+    r.bandwidths.latency_s = 1e-3;
+    double more = air_plan_predict(&r, p, 0, 1) - without, each = 1e-3 * (reads - memory / (1 << 20));
+    CHECK(more > 0.499 * each && more < 0.501 * each); /* two in flight share it */
+    CHECK(air_plan_predict(&r, p, UINT64_MAX, 1) < without);
+    CHECK(p->full_s >= p->pass_s);
+    r.bandwidths.block_bytes = p->block_bytes; /* the probe's own reads have it in their rate */
+    for (int32_t i = 0; i < p->n_tiles; i++) r.bandwidths.block_bytes = air_min_u64(r.bandwidths.block_bytes, memory_of(p, i));
+    CHECK(air_plan_predict(&r, p, 0, 1) < without * 1.001);
+    air_plan_free(p);
     fixture_free(&f);
 }
 
@@ -280,6 +313,7 @@ int main(int argc, char **argv)
     RUN(a_file_is_mapped_by_itself_only_where_all_fits);
     RUN(the_time_of_a_pass_is_the_slower_of_disk_and_compute);
     RUN(absurd_numbers_are_refused_or_cut_and_never_wrap);
+    RUN(reads_smaller_than_the_probed_ones_cost_their_latency);
     RUN(every_allocation_of_a_plan_may_fail);
     RUN(the_accountant_refuses_what_is_over_and_says_who_holds_what);
     RUN(threads_share_the_accountant);

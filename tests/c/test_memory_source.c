@@ -183,6 +183,10 @@ TEST(the_probe_finds_the_rate_of_a_throttled_disk)
     CHECK(b.disk > 0.9e8 && b.disk < 1.1e8);
     CHECK(b.block_bytes >= 4096 && b.depth >= 2 && b.depth <= 8);
     air_source_close(s);
+    REQUIRE(air_source_tampered(&s, &m.base, "latency_us=2000", &err) == AIR_OK);
+    REQUIRE(air_probe_disk(s, 0.4, &b, &err) == AIR_OK);
+    CHECK(b.latency_s > 1.9e-3 && b.latency_s < 20e-3); /* at most ten times, on a machine that is busy */
+    air_source_close(s);
     REQUIRE(air_source_tampered(&s, &m.base, "fail_at=5", &err) == AIR_OK);
     CHECK_EQ(air_probe_disk(s, 0.1, &b, &err), AIR_E_IO);
     air_source_close(s);

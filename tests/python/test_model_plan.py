@@ -133,6 +133,7 @@ def machine():
 def test_bandwidths_are_probed_once_and_kept(cache, monkeypatch):
     first = calibration.calibrate(machine())
     assert first["disk"] > 0 and first["memory"] > 0 and first["product"]["Q8_0"] > 0 and first["block_bytes"] and first["depth"]
+    assert 0 < first["latency_s"] < 1
     assert len(list(cache.iterdir())) == 2
     for name in ("probe_disk", "probe_compute"):
         monkeypatch.setattr(calibration, name, lambda *_: pytest.fail("probed again"))
@@ -203,6 +204,10 @@ def test_a_streamed_run_corrects_the_calibration(cache, monkeypatch):
     monkeypatch.setattr(calibration, "_LEARN_BYTES", 1 << 20)
     monkeypatch.setattr(calibration, "_LEARN_SECONDS", 0.0)
     calibration._store(machine().disk_key, {"disk": 1e15, "block_bytes": 1 << 20, "depth": 4})
+    with load(io="direct", max_ram="6MiB", bandwidths=None) as model:
+        model.generate([[1, 2, 3]], max_new_tokens=8, eos_token_id=[])
+    assert calibration._load(machine().disk_key)["disk"] == 1e15  # small reads teach nothing about those that were probed
+    calibration._store(machine().disk_key, {"disk": 1e15, "block_bytes": 4096, "depth": 4})
     with load(io="direct", max_ram="6MiB", bandwidths=None) as model:
         for _ in range(20):
             model.generate([[1, 2, 3]], max_new_tokens=8, eos_token_id=[])

@@ -49,7 +49,6 @@ def spm(**changes: object) -> dict[str, object]:
         ({"tokens": "abc"}, ["tokens", "expected an array"]),
         ({"tokens": [1, 2, 3]}, ["tokens", "int"]),
         ({"tokens": ["a", "b", "a"], "scores": [0.0] * 3, "token_type": [1] * 3}, ["tokens[2]", "'a'", "tokens[0]"]),
-        ({"tokens": ["a", ""], "scores": [0.0] * 2, "token_type": [1] * 2}, ["tokens[1]", "empty"]),
         ({"scores": [0.0] * (N + 1)}, ["scores", str(N + 1), str(N)]),
         ({"scores": [0.0] * (N - 1)}, ["scores", str(N - 1), str(N)]),
         ({"scores": [0.0] * (N - 1) + [float("nan")]}, [f"scores[{N - 1}]"]),
@@ -196,3 +195,11 @@ def test_many_special_tokens_load():
     )
     assert tokenizer.encode("<7><49999>", add_special_tokens=False) == [7, 49999]
     assert time.perf_counter() - start < 10
+
+
+def test_empty_spellings_hold_the_place_of_their_ids():
+    tokens = list(SPM["tokenizer.ggml.tokens"])
+    tokens[N - 1] = tokens[N - 3] = ""
+    tokenizer = Tokenizer.from_metadata(spm(tokens=tokens))
+    assert tokenizer.convert_ids_to_tokens([N - 3, N - 1]) == [f"[EMPTY_{N - 3}]", f"[EMPTY_{N - 1}]"]
+    refused(spm(tokens=[*tokens[:-1], f"[EMPTY_{N - 3}]"]), f"tokens[{N - 1}]", "repeats")

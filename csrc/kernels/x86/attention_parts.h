@@ -1,4 +1,4 @@
-/* The parts of attention that kernels/attention.h asks for, for any vec.h included before. The includer names its float products. */
+/* The parts of attention that kernels/attention.h asks for, for any vec.h included before. The includer names float products. */
 #ifndef AIR_KERNELS_X86_ATTENTION_PARTS_H
 #define AIR_KERNELS_X86_ATTENTION_PARTS_H
 

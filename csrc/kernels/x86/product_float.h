@@ -1,7 +1,7 @@
 /* The shape of the products of F32, F16 and BF16 weights with float activations, for any vec.h included before.
  *
  * R rows by C columns of accumulators, each a vector; weights are converted once for the C columns. Sums of CHUNK vectors are added
- * to totals, which keeps the rounding errors of long rows apart from k. A (row, column) sees the same operations whatever R and C. */
+ * to totals, which keeps the rounding errors of long rows apart from k. A (row, column) sees the same operations for any R and C. */
 #ifndef AIR_KERNELS_X86_PRODUCT_FLOAT_H
 #define AIR_KERNELS_X86_PRODUCT_FLOAT_H
 
@@ -12,16 +12,22 @@ enum { CHUNK = 64 }; /* vectors */
 AIR_INLINE vf load_f32(const uint8_t *p, int64_t i) { return v_load((const float *)(const void *)p + i); }
 AIR_INLINE vf load_f16(const uint8_t *p, int64_t i) { return v_load_f16((const uint16_t *)(const void *)p + i); }
 AIR_INLINE vf load_bf16(const uint8_t *p, int64_t i) { return v_load_bf16((const uint16_t *)(const void *)p + i); }
-AIR_INLINE vf load_f32_n(const uint8_t *p, int64_t i, int64_t n) { return v_load_n((const float *)(const void *)p + i, n, v_zero()); }
+AIR_INLINE vf load_f32_n(const uint8_t *p, int64_t i, int64_t n)
+{
+    return v_load_n((const float *)(const void *)p + i, n, v_zero());
+}
 AIR_INLINE vf load_f16_n(const uint8_t *p, int64_t i, int64_t n) { return v_load_f16_n((const uint16_t *)(const void *)p + i, n); }
-AIR_INLINE vf load_bf16_n(const uint8_t *p, int64_t i, int64_t n) { return v_load_bf16_n((const uint16_t *)(const void *)p + i, n); }
+AIR_INLINE vf load_bf16_n(const uint8_t *p, int64_t i, int64_t n)
+{
+    return v_load_bf16_n((const uint16_t *)(const void *)p + i, n);
+}
 
 typedef vf (*load_fn)(const uint8_t *row, int64_t i);
 typedef vf (*load_n_fn)(const uint8_t *row, int64_t i, int64_t n);
 
 /* acc += weights [i, i + n) times activations, for n <= V_N. */
-AIR_INLINE void step(vf acc[V_ROWS][V_COLUMNS], const uint8_t *w, size_t row_bytes, const float *x, size_t stride, int64_t i, int64_t n, int R,
-                     int C, load_fn load, load_n_fn load_n)
+AIR_INLINE void step(vf acc[V_ROWS][V_COLUMNS], const uint8_t *w, size_t row_bytes, const float *x, size_t stride, int64_t i,
+                     int64_t n, int R, int C, load_fn load, load_n_fn load_n)
 {
     vf a[V_COLUMNS];
     AIR__UNROLL
@@ -36,8 +42,8 @@ AIR_INLINE void step(vf acc[V_ROWS][V_COLUMNS], const uint8_t *w, size_t row_byt
     }
 }
 
-AIR_INLINE void rectangle(const uint8_t *w, size_t row_bytes, const float *x, size_t stride, int64_t k, float *y, size_t y_stride, int R, int C,
-                          load_fn load, load_n_fn load_n)
+AIR_INLINE void rectangle(const uint8_t *w, size_t row_bytes, const float *x, size_t stride, int64_t k, float *y, size_t y_stride,
+                          int R, int C, load_fn load, load_n_fn load_n)
 {
     vf total[V_ROWS][V_COLUMNS];
     for (int r = 0; r < R; r++)
@@ -68,17 +74,19 @@ AIR_INLINE void some_rows(const uint8_t *w, size_t row_bytes, const air_columns 
 {
     int64_t c = 0;
     for (; c + V_COLUMNS <= x->n; c += V_COLUMNS)
-        rectangle(w, row_bytes, x->f32 + (size_t)c * x->f32_stride, x->f32_stride, x->k, y + (size_t)c * y_stride, y_stride, R, V_COLUMNS, load,
-                  load_n);
+        rectangle(w, row_bytes, x->f32 + (size_t)c * x->f32_stride, x->f32_stride, x->k, y + (size_t)c * y_stride, y_stride, R,
+                  V_COLUMNS, load, load_n);
     for (; c < x->n; c++)
-        rectangle(w, row_bytes, x->f32 + (size_t)c * x->f32_stride, x->f32_stride, x->k, y + (size_t)c * y_stride, y_stride, R, 1, load, load_n);
+        rectangle(w, row_bytes, x->f32 + (size_t)c * x->f32_stride, x->f32_stride, x->k, y + (size_t)c * y_stride, y_stride, R, 1,
+                  load, load_n);
 }
 
-AIR_INLINE void product(const uint8_t *w, size_t row_bytes, int64_t rows, const air_columns *x, float *y, size_t y_stride, load_fn load,
-                        load_n_fn load_n)
+AIR_INLINE void product(const uint8_t *w, size_t row_bytes, int64_t rows, const air_columns *x, float *y, size_t y_stride,
+                        load_fn load, load_n_fn load_n)
 {
     int64_t r = 0;
-    for (; r + V_ROWS <= rows; r += V_ROWS) some_rows(w + (size_t)r * row_bytes, row_bytes, x, y + r, y_stride, V_ROWS, load, load_n);
+    for (; r + V_ROWS <= rows; r += V_ROWS)
+        some_rows(w + (size_t)r * row_bytes, row_bytes, x, y + r, y_stride, V_ROWS, load, load_n);
     for (; r < rows; r++) some_rows(w + (size_t)r * row_bytes, row_bytes, x, y + r, y_stride, 1, load, load_n);
 }
 

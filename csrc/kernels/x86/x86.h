@@ -17,12 +17,13 @@
 #define AIR__UNROLL
 #endif
 
-/* With R rows from w on read side by side, `bytes` of each at a time and now at offset: asks for the R rows that follow, in the order of
- * addresses and in step. Short rows side by side make streams that no hardware prefetcher follows. Into L2, whose misses may be more
- * than L1's: on Zen 4 one thread read Q8_0 at 20.6 GB/s so, 12.7 with prefetches into L1, 8.5 without any, where a plain sum took 26. */
+/* With R rows from w on read side by side, `bytes` of each at a time and now at offset: asks for what follows the R rows, in the
+ * order of addresses and in step. Short rows side by side make streams that no hardware prefetcher follows. Into L2, whose misses
+ * may be more than L1's: on Zen 4 one thread read Q8_0 at 20.6 GB/s so, 12.7 with prefetches into L1, 8.5 without any, where a
+ * plain sum took 26. A page further than the R rows: of 1152 bytes they are too near, Q4_K came at 17.5 GB/s instead of 26. */
 AIR_INLINE void air__prefetch_next_rows(const uint8_t *w, size_t row_bytes, size_t offset, size_t bytes, int R)
 {
-    const uint8_t *next = w + (size_t)R * (row_bytes + offset);
+    const uint8_t *next = w + (size_t)R * (row_bytes + offset) + 4096;
     AIR__UNROLL
     for (size_t line = 0; line < (size_t)R * bytes; line += AIR_CACHE_LINE) _mm_prefetch((const char *)(next + line), _MM_HINT_T1);
 }
@@ -37,7 +38,8 @@ AIR_INLINE __m128i air__halves(const uint8_t *p, size_t stride)
         memcpy(&h, p + (size_t)i * stride, sizeof h);
         v[i] = h;
     }
-    return _mm_set_epi64x((int64_t)(v[4] | v[5] << 16 | v[6] << 32 | v[7] << 48), (int64_t)(v[0] | v[1] << 16 | v[2] << 32 | v[3] << 48));
+    return _mm_set_epi64x((int64_t)(v[4] | v[5] << 16 | v[6] << 32 | v[7] << 48),
+                          (int64_t)(v[0] | v[1] << 16 | v[2] << 32 | v[3] << 48));
 }
 
 AIR_INLINE float air__half(const uint8_t *p)
@@ -47,16 +49,15 @@ AIR_INLINE float air__half(const uint8_t *p)
     return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(h)));
 }
 
-/* The 8 scales (low half) and 8 mins (high half) of Q4_K and Q5_K as bytes; blocks.h draws the 12 bytes. */
-AIR_INLINE __m128i air__scales_mins(const uint8_t packed[12])
+/* The 8 scales and 8 mins of Q4_K and Q5_K as bytes; blocks.h draws the 12 bytes. */
+AIR_INLINE void air__scales_mins(const uint8_t packed[12], uint64_t *scales, uint64_t *mins)
 {
     uint32_t a, b, c;
     memcpy(&a, packed, 4);
     memcpy(&b, packed + 4, 4);
     memcpy(&c, packed + 8, 4);
-    uint64_t scales = (a & 0x3f3f3f3fu) | (uint64_t)((c & 0x0f0f0f0fu) | (a >> 2 & 0x30303030u)) << 32;
-    uint64_t mins = (b & 0x3f3f3f3fu) | (uint64_t)((c >> 4 & 0x0f0f0f0fu) | (b >> 2 & 0x30303030u)) << 32;
-    return _mm_set_epi64x((int64_t)mins, (int64_t)scales);
+    *scales = (a & 0x3f3f3f3fu) | (uint64_t)((c & 0x0f0f0f0fu) | (a >> 2 & 0x30303030u)) << 32;
+    *mins = (b & 0x3f3f3f3fu) | (uint64_t)((c >> 4 & 0x0f0f0f0fu) | (b >> 2 & 0x30303030u)) << 32;
 }
 
 #endif

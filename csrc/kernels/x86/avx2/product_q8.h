@@ -65,7 +65,8 @@ AIR_INLINE __m256i add_lanes(const __m256i v[4])
 
 AIR_INLINE __m256i dot(__m256i w, __m256i x, const tile_shape *s)
 {
-    __m256i pairs = s->is_signed ? _mm256_maddubs_epi16(_mm256_sign_epi8(w, w), _mm256_sign_epi8(x, w)) : _mm256_maddubs_epi16(w, x);
+    __m256i pairs = s->is_signed ? _mm256_maddubs_epi16(_mm256_sign_epi8(w, w), _mm256_sign_epi8(x, w))
+                                 : _mm256_maddubs_epi16(w, x);
     return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
 }
 
@@ -120,8 +121,8 @@ AIR_INLINE __m256 accumulate(__m256 acc, const tile *t, const column *x, const t
         __m256i sums = add_lanes(dots);
         if (s->offset_shift) sums = _mm256_add_epi32(sums, x->start[p]);
         __m256 f = _mm256_cvtepi32_ps(sums);
-        if (s->has_min) acc = _mm256_fmadd_ps(_mm256_fnmadd_ps(t->min[p], x->sums[p], _mm256_mul_ps(f, t->scale[p])), x->scale[p], acc);
-        else acc = _mm256_fmadd_ps(f, _mm256_mul_ps(t->scale[p], x->scale[p]), acc);
+        if (!s->has_min) acc = _mm256_fmadd_ps(f, _mm256_mul_ps(t->scale[p], x->scale[p]), acc);
+        else acc = _mm256_fmadd_ps(_mm256_fnmadd_ps(t->min[p], x->sums[p], _mm256_mul_ps(f, t->scale[p])), x->scale[p], acc);
     }
     return acc;
 }
@@ -134,8 +135,8 @@ AIR_INLINE float add_elements(__m256 v)
 }
 
 /* R rows, columns [c, c + n), n <= COLUMNS: a tile of weights is decoded once for all of them. */
-AIR_INLINE void few_columns(const uint8_t *w, size_t row_bytes, const air_columns *x, int64_t c, int64_t n, float *y, size_t y_stride, int R,
-                            const tile_shape *s, tile_decode decode)
+AIR_INLINE void few_columns(const uint8_t *w, size_t row_bytes, const air_columns *x, int64_t c, int64_t n, float *y,
+                            size_t y_stride, int R, const tile_shape *s, tile_decode decode)
 {
     __m256 acc[COLUMNS][ROWS];
     for (int64_t j = 0; j < n; j++)
@@ -157,8 +158,8 @@ AIR_INLINE void few_columns(const uint8_t *w, size_t row_bytes, const air_column
         for (int r = 0; r < R; r++) y[(size_t)j * y_stride + (size_t)r] = add_elements(acc[j][r]);
 }
 
-AIR_INLINE void some_rows(const uint8_t *w, size_t row_bytes, const air_columns *x, float *y, size_t y_stride, int R, const tile_shape *s,
-                          tile_decode decode)
+AIR_INLINE void some_rows(const uint8_t *w, size_t row_bytes, const air_columns *x, float *y, size_t y_stride, int R,
+                          const tile_shape *s, tile_decode decode)
 {
     for (int64_t c = 0; c < x->n; c += COLUMNS) {
         int64_t n = x->n - c < COLUMNS ? x->n - c : COLUMNS;

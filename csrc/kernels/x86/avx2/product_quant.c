@@ -38,7 +38,9 @@ AIR_INLINE void decode_q4_0(const uint8_t *w, tile *t)
 /* d * scale and dmin * min of Q4_K and Q5_K. */
 AIR_INLINE void scales_mins(tile *t, const uint8_t d[2], const uint8_t dmin[2], const uint8_t packed[12])
 {
-    __m128i bytes = air__scales_mins(packed);
+    uint64_t scales, mins;
+    air__scales_mins(packed, &scales, &mins);
+    __m128i bytes = _mm_set_epi64x((int64_t)mins, (int64_t)scales);
     __m256 scale = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)), _mm256_set1_ps(air__half(d)));
     __m256 min = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8))), _mm256_set1_ps(air__half(dmin)));
     t->scale[0] = spread_groups(_mm256_castps256_ps128(scale));

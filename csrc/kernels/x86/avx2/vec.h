@@ -42,7 +42,10 @@ AIR_INLINE vf v_load_bf16_n(const uint16_t *p, int64_t n)
 AIR_INLINE void v_store(float *p, vf v) { _mm256_storeu_ps(p, v); }
 AIR_INLINE void v_store_n(float *p, vf v, int64_t n) { _mm256_maskstore_ps(p, v_first(n), v); }
 
-AIR_INLINE void v_store_f16(uint16_t *p, vf v) { _mm_storeu_si128((__m128i *)(void *)p, _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT)); }
+AIR_INLINE void v_store_f16(uint16_t *p, vf v)
+{
+    _mm_storeu_si128((__m128i *)(void *)p, _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+}
 AIR_INLINE void v_store_f16_n(uint16_t *p, vf v, int64_t n)
 {
     uint16_t copy[V_N];
@@ -98,7 +101,10 @@ AIR_INLINE vd vd_widen(vf v)
     return (vd){_mm256_cvtps_pd(_mm256_castps256_ps128(v)), _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1))};
 }
 AIR_INLINE vd vd_add(vd a, vd b) { return (vd){_mm256_add_pd(a.low, b.low), _mm256_add_pd(a.high, b.high)}; }
-AIR_INLINE vd vd_fma(vd a, vd b, vd c) { return (vd){_mm256_fmadd_pd(a.low, b.low, c.low), _mm256_fmadd_pd(a.high, b.high, c.high)}; }
+AIR_INLINE vd vd_fma(vd a, vd b, vd c)
+{
+    return (vd){_mm256_fmadd_pd(a.low, b.low, c.low), _mm256_fmadd_pd(a.high, b.high, c.high)};
+}
 AIR_INLINE double vd_sum(vd a)
 {
     __m256d s = _mm256_add_pd(a.low, a.high);

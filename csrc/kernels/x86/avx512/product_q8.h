@@ -139,8 +139,8 @@ AIR_INLINE void row_tile(tile *out, const uint8_t *row, int64_t at, int64_t left
 }
 
 /* R rows, one column. */
-AIR_INLINE void one_column(const uint8_t *w, size_t row_bytes, const air_columns *x, int64_t c, float *y, int R, const tile_shape *s,
-                           tile_decode decode)
+AIR_INLINE void one_column(const uint8_t *w, size_t row_bytes, const air_columns *x, int64_t c, float *y, int R,
+                           const tile_shape *s, tile_decode decode)
 {
     __m512 acc[ROWS];
     AIR__UNROLL
@@ -167,8 +167,8 @@ AIR_INLINE void one_column(const uint8_t *w, size_t row_bytes, const air_columns
 }
 
 /* One tile of R rows on P columns from c on, whose sums so far are in acc[.][first] on. */
-AIR_INLINE void tile_columns(const tile *t, const air_columns *x, int64_t c, int64_t at, __m512 (*acc)[COLUMNS], int64_t first, int R, int P,
-                             const tile_shape *s)
+AIR_INLINE void tile_columns(const tile *t, const air_columns *x, int64_t c, int64_t at, __m512 (*acc)[COLUMNS], int64_t first,
+                             int R, int P, const tile_shape *s)
 {
     column col[2];
     AIR__UNROLL
@@ -192,8 +192,8 @@ AIR_INLINE void tile_columns(const tile *t, const air_columns *x, int64_t c, int
 }
 
 /* R rows, columns [c, c + n), 2 <= n <= COLUMNS: a tile of weights is decoded once for all of them. */
-AIR_INLINE void few_columns(const uint8_t *w, size_t row_bytes, const air_columns *x, int64_t c, int64_t n, float *y, size_t y_stride, int R,
-                            const tile_shape *s, tile_decode decode)
+AIR_INLINE void few_columns(const uint8_t *w, size_t row_bytes, const air_columns *x, int64_t c, int64_t n, float *y,
+                            size_t y_stride, int R, const tile_shape *s, tile_decode decode)
 {
     __m512 acc[ROWS][COLUMNS];
     for (int r = 0; r < R; r++)
@@ -214,31 +214,6 @@ AIR_INLINE void few_columns(const uint8_t *w, size_t row_bytes, const air_column
         for (int64_t p = 0; p < n; p++) y[(size_t)p * y_stride + (size_t)r] = _mm512_reduce_add_ps(acc[r][p]);
 }
 
-AIR_INLINE void some_rows(const uint8_t *w, size_t row_bytes, const air_columns *x, float *y, size_t y_stride, int R, const tile_shape *s,
-                          tile_decode decode)
-{
-    for (int64_t c = 0; c < x->n; c += COLUMNS) {
-        int64_t n = x->n - c < COLUMNS ? x->n - c : COLUMNS;
-        float *out = y + (size_t)c * y_stride;
-        if (n == 1) one_column(w, row_bytes, x, c, out, R, s, decode);
-        else few_columns(w, row_bytes, x, c, n, out, y_stride, R, s, decode);
-    }
-}
-
-AIR_INLINE void product(const void *weights, size_t row_bytes, int64_t rows, const air_columns *x, float *y, size_t y_stride,
-                        const tile_shape *s, tile_decode decode)
-{
-    const uint8_t *w = weights;
-    int64_t r = 0;
-    for (; r + ROWS <= rows; r += ROWS) some_rows(w + (size_t)r * row_bytes, row_bytes, x, y + r, y_stride, ROWS, s, decode);
-    for (; r < rows; r++) some_rows(w + (size_t)r * row_bytes, row_bytes, x, y + r, y_stride, 1, s, decode);
-}
-
-#define PRODUCT(type, ...)                                                                                                         \
-    static void product_##type(const void *w, size_t row_bytes, int64_t rows, const air_columns *x, float *y, size_t y_stride)    \
-    {                                                                                                                              \
-        static const tile_shape shape = {__VA_ARGS__};                                                                             \
-        product(w, row_bytes, rows, x, y, y_stride, &shape, decode_##type);                                                        \
-    }
+#include "product_rows.h"
 
 #endif

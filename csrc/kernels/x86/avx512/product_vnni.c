@@ -38,44 +38,6 @@ AIR_INLINE void decode_q4_0(const uint8_t *w, tile *t)
     t->scale = spread_groups(_mm256_cvtph_ps(air__halves(w, sizeof *b)), ORDER_SPLIT);
 }
 
-/* d * scale and dmin * min of Q4_K and Q5_K; group g of the ORDER_PAIRS elements picks byte g, a min byte 8 + g. */
-AIR_INLINE void scales_mins(tile *t, const uint8_t d[2], const uint8_t dmin[2], const uint8_t packed[12])
-{
-    __m128i group = _mm_setr_epi8(0, 1, 4, 5, 0, 1, 4, 5, 2, 3, 6, 7, 2, 3, 6, 7);
-    __m128i bytes = air__scales_mins(packed);
-    __m512 scale = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_shuffle_epi8(bytes, group)));
-    __m512 min = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_shuffle_epi8(bytes, _mm_add_epi8(group, _mm_set1_epi8(8)))));
-    t->scale = _mm512_mul_ps(scale, _mm512_set1_ps(air__half(d)));
-    t->min = _mm512_mul_ps(min, _mm512_set1_ps(air__half(dmin)));
-}
-
-AIR_INLINE void decode_q4_k(const uint8_t *w, tile *t)
-{
-    const air_block_q4_k *b = (const air_block_q4_k *)w;
-    AIR__UNROLL
-    for (int m = 0; m < 2; m++) {
-        __m512i v = _mm512_loadu_si512(b->qs + 64 * m);
-        t->w[2 * m] = nibbles(v, 0);
-        t->w[2 * m + 1] = nibbles(v, 1);
-    }
-    scales_mins(t, b->d, b->dmin, b->scales);
-}
-
-/* Bit g of qh[l] is bit 4 of weight l of group g. Vector 2m + high holds groups 4m + high and two more. */
-AIR_INLINE void decode_q5_k(const uint8_t *w, tile *t)
-{
-    const air_block_q5_k *b = (const air_block_q5_k *)w;
-    __m512i qh = load_pair(b->qh, b->qh);
-    AIR__UNROLL
-    for (int i = 0; i < 4; i++) {
-        __m512i low = nibbles(_mm512_loadu_si512(b->qs + i / 2 * 64), i % 2);
-        int g = i / 2 * 4 + i % 2;
-        __m512i bit = _mm512_inserti64x4(_mm512_set1_epi8((char)(1 << g)), _mm256_set1_epi8((char)(1 << (g + 2))), 1);
-        t->w[i] = _mm512_mask_add_epi8(low, _mm512_test_epi8_mask(qh, bit), low, _mm512_set1_epi8(16));
-    }
-    scales_mins(t, b->d, b->dmin, b->scales);
-}
-
 /* Vector 2m + high: 64 weights, runs 2 high and 2 high + 1 of half m of the block; run r has bits 2r, 2r + 1 of qh[l] on top. */
 AIR_INLINE void decode_q6_k(const uint8_t *w, tile *t)
 {
@@ -97,16 +59,12 @@ AIR_INLINE void decode_q6_k(const uint8_t *w, tile *t)
 
 PRODUCT(q8_0, .order = ORDER_NATURAL, .offset_shift = 7, .bytes = 8 * sizeof(air_block_q8_0))
 PRODUCT(q4_0, .order = ORDER_SPLIT, .offset_shift = 3, .bytes = 8 * sizeof(air_block_q4_0))
-PRODUCT(q4_k, .order = ORDER_PAIRS, .has_min = 1, .bytes = sizeof(air_block_q4_k))
-PRODUCT(q5_k, .order = ORDER_PAIRS, .has_min = 1, .bytes = sizeof(air_block_q5_k))
 PRODUCT(q6_k, .order = ORDER_NATURAL, .offset_shift = 5, .bytes = sizeof(air_block_q6_k))
 
 const air_ops air__avx512_vnni = {
     .product = {
         [AIR_TYPE_Q8_0] = {product_q8_0, AIR_INPUT_Q8},
         [AIR_TYPE_Q4_0] = {product_q4_0, AIR_INPUT_Q8},
-        [AIR_TYPE_Q4_K] = {product_q4_k, AIR_INPUT_Q8},
-        [AIR_TYPE_Q5_K] = {product_q5_k, AIR_INPUT_Q8},
         [AIR_TYPE_Q6_K] = {product_q6_k, AIR_INPUT_Q8},
     },
 };

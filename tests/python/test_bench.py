@@ -1,0 +1,94 @@
+"""What the benchmarks stand on: turns, summaries, memory groups, the table."""
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+from tests.bench import cgroup, common, table  # noqa: E402
+
+MIB = 1 << 20
+
+
+class Disturbance:
+    """In place of common.Load: the n-th block saw this much of others."""
+
+    seen = iter(())
+
+    def __enter__(self) -> Disturbance:
+        self.other_cores, self.seconds = next(Disturbance.seen), 1.0
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        pass
+
+
+def test_disturbed_rounds_are_repeated_and_the_quietest_kept(monkeypatch):
+    monkeypatch.setattr(common, "Load", Disturbance)
+    Disturbance.seen = iter([0.0, 0.9, 0.01, 0.02, 0.5, 0.0, 0.03, 0.0])      # two contenders in each round
+    calls = iter(range(8))
+    rounds = common.take_turns({name: lambda: {"n": next(calls)} for name in "ab"}, rounds=2, seconds=60)
+    assert [r.other_cores for r in rounds] == [0.02, 0.03]
+    assert rounds[0].results == {"a": {"n": 2}, "b": {"n": 3}}
+
+
+def test_repeating_ends_when_the_time_is_up(monkeypatch):
+    monkeypatch.setattr(common, "Load", Disturbance)
+    Disturbance.seen = iter([0.9, 0.8, 0.7])
+    assert len(common.take_turns({"a": dict}, rounds=3, seconds=0)) == 3
+
+
+def test_others_are_seen_and_own_work_is_not():
+    with common.Load() as own:
+        code = "import time\nwhile time.process_time() < 0.5: pass"
+        subprocess.run([sys.executable, "-c", code], check=True)
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])       # ends after the block: not a child of it yet
+    try:
+        with common.Load() as others:
+            subprocess.run(["sleep", "0.5"], check=True)
+    finally:
+        busy.kill()
+        busy.wait()
+    assert own.seconds > 0.4 and others.other_cores > 0.2
+
+
+def test_a_summary_is_the_median_and_the_spread():
+    assert common.summary([3.0, 1.0, 2.0]) == {"median": 2.0, "spread": 1.0, "values": [3.0, 1.0, 2.0]}
+    assert common.ratios([4.0, 9.0], [2.0, 3.0])["values"] == [2.0, 3.0]
+
+
+def test_a_memory_group_holds_its_processes_to_the_limit():
+    if not cgroup.available():
+        pytest.skip("this process may not make memory control groups")
+    code = "import sys; b = bytearray(int(sys.argv[1])); b[::4096] = b'x' * len(b[::4096])"
+    with cgroup.MemoryGroup(128 * MIB) as group:
+        assert subprocess.run([sys.executable, "-c", code, str(64 * MIB)], preexec_fn=group.enter).returncode == 0
+        assert 64 * MIB <= group.peak <= 128 * MIB and group.kills == 0
+        assert subprocess.run([sys.executable, "-c", code, str(256 * MIB)], preexec_fn=group.enter).returncode != 0
+        assert group.kills == 1
+
+
+def test_the_table_stands_between_its_markers(tmp_path, monkeypatch):
+    result = {
+        "command": "python -m tests.bench.x", "taken": "2026-01-01T00:00:00", "commit": "abc", "models": {"m.gguf": 2 * 10**9},
+        "machine": {"cpu": "C", "threads": 2, "tier": "avx2", "memory_bytes": 8 << 30, "read_ahead_kb": 128}, "rounds": [{}],
+        "settings": {"group_bytes": 10**9}, "other_cores": common.summary([0.05]),
+        "rows": [common.row("speed", "1 | 2", "≥ 1", True), common.row("share", "3", "≥ 4", False)],
+    }  # fmt: skip
+    (tmp_path / "x.json").write_text(json.dumps(result))
+    monkeypatch.setattr(table, "RESULTS", tmp_path)
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")
+    monkeypatch.setattr(sys, "argv", ["table", "--write", str(page)])
+    assert table.main() == 0
+    text = page.read_text()
+    assert text.startswith(f"before\n{table.BEGIN}\n") and text.endswith(f"{table.END}\nafter\n") and "old" not in text
+    assert "| speed | 1 \\| 2 | ≥ 1 ✓ |\n| share | 3 | ≥ 4 (missed) |" in text
+    page.write_text("no markers")
+    assert table.main() == 1 and page.read_text() == "no markers"
