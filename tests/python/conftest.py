@@ -1,8 +1,10 @@
-"""What is tested is the installed package: the tree's airpy/ hides it only where the extension was built into it (the release preset)."""
+"""What every test stands on: the installed package. The tree's airpy/ hides it only where the extension was built into it (the
+release preset)."""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -12,3 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 os.environ["PYTHONSAFEPATH"] = "1"
 if not (ROOT / "airpy" / "_core.abi3.so").exists():
     sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != ROOT]
+
+# Started in the background of a script, it would be deaf to Ctrl-C, and so would its children.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
