@@ -207,7 +207,7 @@ def test_a_conversation_that_grows_too_long_says_so(airpy, monkeypatch, chat_mod
 
 def test_chat_without_a_template_says_what_to_do(airpy, monkeypatch):
     code, _, err = talk(airpy, monkeypatch, DEMO, ["Hello"])
-    assert code == 1 and "template" in err and err.count("\n") == 1
+    assert code == 1 and "--template" in err and err.count("\n") == 1
     assert talk(airpy, monkeypatch, DEMO, ["Hello"], "--template", TEMPLATE)[0] == 0
 
 
@@ -236,10 +236,13 @@ def test_chat_in_a_terminal_stops_an_answer_on_ctrl_c(chat_model):
             os.write(fd, b"\x03")
             sent = 2
         elif sent == 2 and b"(stopped)" in seen and seen.rstrip(b" ").endswith(b">"):
-            os.write(fd, b"/exit\n")
+            os.write(fd, b"\x03")  # at the prompt: the conversation goes on
             sent = 3
+        elif sent == 3 and seen.count(b"/reset forgets") == 2 and seen.endswith(b"> "):
+            os.write(fd, b"/exit\n")
+            sent = 4
     _, status = os.waitpid(pid, 0)
-    assert sent == 3 and os.waitstatus_to_exitcode(status) == 0, seen
+    assert sent == 4 and os.waitstatus_to_exitcode(status) == 0, seen
 
 
 # ---- exit codes ------------------------------------------------------------------------------------------------------------------
