@@ -162,7 +162,7 @@ def open_model(
 ) -> Model:
     """from_pretrained() with checked arguments. fresh: probe bandwidths anew. source: a slow or faulty disk, for tests."""
     memory = MemoryWatch(base := anonymous_bytes())
-    file = find_model(path)
+    file = os.path.abspath(find_model(path))  # it is looked at again later, wherever this process may be by then
     # The metadata, large by its vocabulary, is in this first reading only: it goes with it.
     tokenizer, metadata = _read_metadata(file)
     gguf = _core.GGUF(file)

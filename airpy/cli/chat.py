@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from airpy.cli import common
-from airpy.errors import ContextOverflowError
+from airpy.errors import ContextOverflowError, TemplateError
 
 if TYPE_CHECKING:
     from airpy.model import Model
@@ -18,6 +18,7 @@ _EXAMPLES = """\
   printf 'Hello\\nAnd you?\\n' | airpy chat model.gguf --json
 
 In the conversation: /reset forgets it, /exit (or Ctrl-D) ends it, Ctrl-C stops an answer."""
+_HINT = "/reset forgets the conversation, /exit or Ctrl-D ends it, Ctrl-C stops an answer."
 
 
 def add(commands: common.Commands) -> None:
@@ -37,12 +38,19 @@ def add(commands: common.Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     with common.open_from(args) as model:
         talk = Conversation(model, args.system, args.template, common.generation_arguments(args))
-        talk.render(["check"])  # a missing or broken template is found before anybody types
+        try:
+            talk.render(["check"])  # a missing or broken template is found before anybody types
+        except TemplateError as error:
+            raise TemplateError(str(error).replace("chat_template=", "--template")) from None
         interactive = sys.stdin.isatty() and not args.json
         failed = False
+        if interactive:
+            print(_HINT)
         while (line := _read_line(interactive)) is not None and line != "/exit":
             if line == "/reset":
                 talk.reset()
+            elif line == "/help":
+                print(_HINT)
             elif line:
                 failed |= not _answer(talk, line, args.json, interactive)
         return 1 if failed and not interactive else 0
@@ -59,6 +67,9 @@ def _read_line(interactive: bool) -> str | None:
     except EOFError:
         print()
         return None
+    except KeyboardInterrupt:  # pressed a moment after the answer ended: no reason to lose the conversation
+        print(f"\n{_HINT}")
+        return ""
 
 
 def _answer(talk: Conversation, line: str, as_json: bool, interactive: bool) -> bool:

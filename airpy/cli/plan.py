@@ -10,7 +10,8 @@ _EXAMPLES = """\
   airpy plan model.gguf --max-ram 8GiB
   airpy plan model.gguf --max-ram 8GiB --save plan.json
   airpy generate model.gguf --plan plan.json -p "The meaning of"
-  airpy plan model.gguf --n-ctx 512 --json"""
+  airpy plan model.gguf --n-ctx 512 --json
+  airpy plan model.gguf --probe"""
 
 
 def add(commands: common.Commands) -> None:
@@ -20,13 +21,14 @@ def add(commands: common.Commands) -> None:
     )  # fmt: skip
     common.add_model(parser)
     common.add_engine(parser)
+    parser.add_argument("--probe", action="store_true", help="measure anew, such as after other programs slowed the last probe")
     parser.add_argument("--save", metavar="FILE", help="write the plan as JSON, for --plan of other commands")
     common.add_json(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    with common.open_from(args) as model:  # which reads little more than a plan needs, and says what it would say
+    with common.open_from(args, fresh=args.probe) as model:  # which reads little more than a plan needs
         plan = model.plan
     if args.save:
         plan.save(args.save)

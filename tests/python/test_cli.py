@@ -174,6 +174,16 @@ def test_bench_probes_in_its_own_run(airpy, monkeypatch):
     assert len(probed) == 2
 
 
+def test_plan_probes_once_and_when_told_to(airpy, monkeypatch):
+    monkeypatch.delenv("AIRPY_BANDWIDTHS")
+    probed = []
+    real = _core.probe_disk
+    monkeypatch.setattr("airpy.calibration.probe_disk", lambda path: probed.append(path) or real(path, 0.05))
+    for options, so_far in (((), 1), ((), 1), (("--probe",), 2), ((), 2)):
+        assert airpy("plan", DEMO, *options)[0] == 0
+        assert len(probed) == so_far
+
+
 # ---- chat ------------------------------------------------------------------------------------------------------------------------
 
 
@@ -207,7 +217,7 @@ def test_a_conversation_that_grows_too_long_says_so(airpy, monkeypatch, chat_mod
 
 def test_chat_without_a_template_says_what_to_do(airpy, monkeypatch):
     code, _, err = talk(airpy, monkeypatch, DEMO, ["Hello"])
-    assert code == 1 and "template" in err and err.count("\n") == 1
+    assert code == 1 and "--template" in err and err.count("\n") == 1
     assert talk(airpy, monkeypatch, DEMO, ["Hello"], "--template", TEMPLATE)[0] == 0
 
 

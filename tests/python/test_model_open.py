@@ -120,6 +120,15 @@ def test_options_out_of_range_are_argument_errors(options):
         load(**options)
 
 
+@pytest.mark.parametrize("io", ["direct", "mmap"])
+def test_a_relative_path_stays_the_file_wherever_the_process_goes(tmp_path, monkeypatch, io):
+    shutil.copy(DEMO, tmp_path / "model.gguf")
+    monkeypatch.chdir(tmp_path)
+    with load("model.gguf", io=io, max_ram="32MiB") as model:
+        monkeypatch.chdir("/")
+        assert model.generate([[1, 2]], max_new_tokens=2).shape == (1, 4)
+
+
 @pytest.mark.parametrize("tier", ["ref", "avx2", "avx512"])
 def test_airpy_cpu_caps_the_kernels(monkeypatch, tier):
     from airpy import _core
