@@ -221,17 +221,17 @@ def test_chat_without_a_template_says_what_to_do(airpy, monkeypatch):
     assert talk(airpy, monkeypatch, DEMO, ["Hello"], "--template", TEMPLATE)[0] == 0
 
 
-def test_chat_in_a_terminal_stops_an_answer_on_ctrl_c(chat_model):
+def _terminal_chat(command):
+    """One conversation in a pseudo-terminal: how far it came, its exit status and what was seen. Never longer than 40 s."""
     import pty
     import select
+    import signal
     import time
 
-    command = [sys.executable, "-m", "airpy", "chat", str(chat_model), "-n", "400", "--max-ram", "6MiB", "--io", "direct"]
-    command += ["--temp", "1.5", "--top-k", "0", "--seed", "3"]  # so wild that it hardly ends by itself
     pid, fd = pty.fork()
     if pid == 0:
         os.execv(sys.executable, command)
-    seen, sent, deadline = b"", 0, time.monotonic() + 60
+    seen, sent, deadline = b"", 0, time.monotonic() + 40
     while time.monotonic() < deadline:
         if not select.select([fd], [], [], 0.2)[0]:
             continue
@@ -248,8 +248,22 @@ def test_chat_in_a_terminal_stops_an_answer_on_ctrl_c(chat_model):
         elif sent == 2 and b"(stopped)" in seen and seen.rstrip(b" ").endswith(b">"):
             os.write(fd, b"/exit\n")
             sent = 3
-    _, status = os.waitpid(pid, 0)
-    assert sent == 3 and os.waitstatus_to_exitcode(status) == 0, seen
+    else:
+        os.kill(pid, signal.SIGKILL)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    os.close(fd)
+    return sent, status, seen
+
+
+def test_chat_in_a_terminal_stops_an_answer_on_ctrl_c(chat_model):
+    """The best of three: on a loaded machine the key may reach the terminal while nobody reads it."""
+    command = [sys.executable, "-m", "airpy", "chat", str(chat_model), "-n", "400", "--max-ram", "6MiB", "--io", "direct"]
+    command += ["--temp", "1.5", "--top-k", "0", "--seed", "3"]  # so wild that it hardly ends by itself
+    for _ in range(3):
+        sent, status, seen = _terminal_chat(command)
+        if sent == 3 and status == 0:
+            return
+    raise AssertionError((sent, status, seen))
 
 
 # ---- exit codes ------------------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import pytest
 from tokenizer_fixtures import gpt2_spelling, write_gguf
 from vocab_files import tiny_metadata
 
+import airpy
 from airpy.tokenizer import Tokenizer
 
 TINY = tiny_metadata()
@@ -65,7 +66,8 @@ def test_torch_tensors_where_torch_is(tokenizer):
 
 def test_torch_is_not_imported_before_it_is_wanted():
     code = "import sys, airpy.tokenizer; assert not {'torch', 'transformers', 'jinja2'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+    package = os.path.dirname(os.path.dirname(airpy.__file__))  # the one under test, not a tree that happens to be the working folder
+    subprocess.run([sys.executable, "-P", "-c", code], check=True, env=os.environ | {"PYTHONPATH": package})
 
 
 def test_what_is_not_supported_is_refused(tokenizer):
