@@ -21,7 +21,7 @@ typedef struct air__name_index {
 struct air_gguf {
     air_arena arena;
     uint32_t version;
-    uint64_t alignment, data_offset;
+    uint64_t alignment;
     uint64_t n_entries, n_tensors;
     air_gguf_entry *entries;
     air_tensor *tensors;

@@ -371,16 +371,17 @@ static air_status read_tensors(reader *r)
 static air_status place_tensors(reader *r)
 {
     air_gguf *g = r->gguf;
-    if (!air_align_u64(r->pos, g->alignment, &g->data_offset)) g->data_offset = UINT64_MAX; /* pos is below header_bytes in fact */
+    uint64_t data;
+    if (!air_align_u64(r->pos, g->alignment, &data)) data = UINT64_MAX; /* pos is below header_bytes in fact */
     for (r->number = 0; r->number < g->n_tensors; r->number++) {
         air_tensor *t = &g->tensors[r->number];
         r->name = t->name;
         if (t->offset & (g->alignment - 1))
             return fail(r, AIR_E_FORMAT, "its offset %" PRIu64 " is not a multiple of the alignment %" PRIu64, t->offset, g->alignment);
         uint64_t start, end;
-        if (!air_add_u64(g->data_offset, t->offset, &start) || !air_add_u64(start, t->bytes, &end) || end > r->file_bytes)
+        if (!air_add_u64(data, t->offset, &start) || !air_add_u64(start, t->bytes, &end) || end > r->file_bytes)
             return fail(r, AIR_E_FORMAT, "its %" PRIu64 " bytes at %" PRIu64 " + %" PRIu64 " go beyond the end of the file at %" PRIu64,
-                        t->bytes, g->data_offset, t->offset, r->file_bytes);
+                        t->bytes, data, t->offset, r->file_bytes);
         t->offset = start;
     }
     return AIR_OK;

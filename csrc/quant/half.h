@@ -59,13 +59,6 @@ static inline float air_bf16_to_f32(uint16_t h)
     return air_f32_from_bits((uint32_t)h << 16);
 }
 
-static inline uint16_t air_f32_to_bf16(float f)
-{
-    uint32_t bits = air_f32_bits(f);
-    if ((bits & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(bits >> 16 | 0x40u);      /* quiet, and not rounded into infinity */
-    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
-}
-
 /* E8M0 scale of MXFP4, halved because its values are stored doubled: 2^(e - 128). As in ggml, 255 is a number and not NaN. */
 static inline float air_e8m0_half_to_f32(uint8_t e)
 {

@@ -123,8 +123,9 @@ static inline void put_every_type(bytes *b)
 
 enum { MANY_TENSORS = 5000 };
 
-/* MANY_TENSORS tensors of 32 bytes in a shuffled order; victim >= 0: that one is two slots long and so reaches into its neighbour. */
-static inline void put_shuffled(bytes *b, int victim, uint32_t *slots)
+/* MANY_TENSORS tensors of 32 bytes in a shuffled order; victim >= 0: that one is two slots long and so reaches into its neighbour.
+ * Returns where the data starts. */
+static inline uint64_t put_shuffled(bytes *b, int victim, uint32_t *slots)
 {
     for (uint32_t i = 0; i < MANY_TENSORS; i++) slots[i] = i;
     for (uint32_t i = MANY_TENSORS - 1; i > 0; i--) {
@@ -139,7 +140,9 @@ static inline void put_shuffled(bytes *b, int victim, uint32_t *slots)
         put_tensor(b, name, 8, i == victim ? 2 : 1, AIR_TYPE_F32, (uint64_t)slots[i] * 32);
     }
     pad(b, 32);
+    uint64_t data = b->count;
     put(b, NULL, (MANY_TENSORS + 1) * 32);
+    return data;
 }
 
 enum { VOCABULARY = 150000, MERGES = 280000 };

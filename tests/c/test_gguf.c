@@ -236,7 +236,6 @@ TEST(tensors_of_every_format_are_sized_and_placed)
             air_gguf *g = parse_whole(&b);
             REQUIRE(g);
             CHECK_EQ(air_gguf_alignment(g), alignment);
-            CHECK_EQ(air_gguf_data_offset(g), data);
             const air_tensor *t = air_gguf_tensor(g, "first"), *u = air_gguf_tensor_at(g, 1);
             REQUIRE(t && u && t == air_gguf_tensor_at(g, 0) && !air_gguf_tensor_at(g, 2));
             CHECK(t->type == f->id && t->n_dims == 2 && t->part == 0);
@@ -259,7 +258,7 @@ TEST(many_tensors_in_any_order_are_found)
 {
     bytes b = {0};
     uint32_t slots[MANY_TENSORS];
-    put_shuffled(&b, -1, slots);
+    uint64_t data = put_shuffled(&b, -1, slots);
     air_gguf *g = parse_whole(&b);
     REQUIRE(g);
     for (uint32_t i = 0; i < MANY_TENSORS; i++) {
@@ -267,7 +266,7 @@ TEST(many_tensors_in_any_order_are_found)
         (void)snprintf(name, sizeof name, "blk.%" PRIu32 ".weight", i);
         const air_tensor *t = air_gguf_tensor(g, name);
         REQUIRE(t && t == air_gguf_tensor_at(g, i));
-        CHECK_EQ(t->offset, air_gguf_data_offset(g) + slots[i] * 32);
+        CHECK_EQ(t->offset, data + slots[i] * 32);
     }
     CHECK(!air_gguf_tensor(g, "blk.5000.weight") && !air_gguf_tensor(g, "blk.") && !air_gguf_tensor(g, ""));
     CHECK(!air_gguf_find(g, "blk.0.weight"));

@@ -52,7 +52,7 @@ static void fill_numbers(uint8_t *w, uint32_t type, int64_t n, weights_kind kind
 {
     for (int64_t i = 0; i < n; i++) {
         float f = number(kind, random);
-        uint16_t half = type == AIR_TYPE_F16 ? air_f32_to_f16(f) : air_f32_to_bf16(f);
+        uint16_t half = type == AIR_TYPE_F16 ? air_f32_to_f16(f) : (uint16_t)(air_f32_bits(f) >> 16);
         if (type == AIR_TYPE_F32) memcpy(w + 4 * i, &f, sizeof f);
         else memcpy(w + 2 * i, &half, sizeof half);
     }
