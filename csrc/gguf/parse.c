@@ -443,6 +443,7 @@ static air_status read_start(reader *r)
     unsigned char magic[4];
     uint32_t version;
     air_gguf *g = r->gguf;
+    if (!r->file_bytes) return fail(r, AIR_E_FORMAT, "not a GGUF file: it is empty");
     air_status st = read_bytes(r, magic, sizeof magic, "magic");
     if (st) return st;
     if (memcmp(magic, "GGUF", 4) != 0)

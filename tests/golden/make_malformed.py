@@ -161,7 +161,7 @@ BEYOND = "beyond the end of the file at [0-9]+"
 # fmt: off
 
 # ---- the start -------------------------------------------------------------------------------------------------------------------
-spoilt("empty_file", FORMAT, "empty_file.gguf: magic: 4 bytes at offset 0 go " + BEYOND, keep=0)
+spoilt("empty_file", FORMAT, "empty_file.gguf: not a GGUF file: it is empty", keep=0)
 spoilt("other_magic", FORMAT, "not a GGUF file: it begins with 67 67 6a 74", magic=b"ggjt")
 spoilt("cut_in_version", FORMAT, "version: 4 bytes at offset 4 go beyond the end of the file at 7", keep=7)
 spoilt("cut_in_counts", FORMAT, "key count: 8 bytes at offset 16 go beyond the end of the file at 20", keep=20)

@@ -315,6 +315,13 @@ def test_errors_are_1_with_one_line(airpy, arguments, message):
     assert code == 1 and err.startswith("airpy: ") and err.count("\n") == 1 and message in err
 
 
+@pytest.mark.parametrize("command", ["generate", "plan", "inspect", "tokenize", "chat", "bench"])
+def test_an_empty_file_is_named_as_such(airpy, tmp_path, command):
+    (tmp_path / "m.gguf").touch()
+    code, out, err = airpy(command, tmp_path / "m.gguf", *(["-p", "x"] if command in ("generate", "tokenize") else []))
+    assert (code, out, err) == (1, "", "airpy: m.gguf: not a GGUF file: it is empty\n")
+
+
 def test_a_reader_that_has_had_enough_is_no_error():
     command = [sys.executable, "-m", "airpy", "generate", str(DEMO), "-p", "And it came to pass", "-n", "300"]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(os.environ))

@@ -64,7 +64,7 @@ def test_no_two_malformed_files_are_the_same():
     assert len(set(contents)) == len(contents) > 70
 
 
-@pytest.mark.parametrize("keep", [0, 3, 23, 24, 100, 1000])
+@pytest.mark.parametrize("keep", [3, 23, 24, 100, 1000])
 def test_a_truncated_file_is_refused(keep, tmp_path):
     path = tmp_path / "cut.gguf"
     path.write_bytes(make_malformed.valid().to_bytes()[:keep])
