@@ -27,6 +27,11 @@ from airpy.tokenizer import Tokenizer
 
 Ids = npt.NDArray[np.int64]
 
+# What helps where a call does not fit into max_ram.
+_PROMPT_HELP = "raise max_ram, or give fewer or shorter prompts"
+_DECODE_HELP = "raise max_ram, lower max_new_tokens, or give fewer or shorter prompts"
+_LOGITS_HELP = "raise max_ram, ask for fewer logits (logits_to_keep), give fewer or shorter prompts, or drop the logits of earlier calls"
+
 
 class Model:
     """Made by AutoModel.from_pretrained(). Any number of threads may use one; their passes queue. Close it, or use it in `with`."""
@@ -195,7 +200,7 @@ class Model:
             for row, want in zip(prompts.rows, wanted, strict=True):
                 sequences.append(self._pool.take(row, want))
                 items.append((sequences[-1], row[sequences[-1].length :].data, want, None, 0))
-            result = self._run(items, epoch, logits=True)
+            result = self._run(items, epoch, _LOGITS_HELP, logits=True)
         finally:
             self._give(sequences)
         logits = np.asarray(result.logits)
@@ -269,8 +274,11 @@ class Model:
         if self._engine.closed:
             raise StateError("the model is closed")
 
-    def _run(self, items: list[Item], epoch: int, *, logits: bool = False, phase: Phase | None = None) -> _core.Result:
-        """One call of the engine, cancellable at any moment, idle sequences giving way where the budget asks."""
+    def _run(
+        self, items: list[Item], epoch: int, budget_help: str, *, logits: bool = False, phase: Phase | None = None
+    ) -> _core.Result:
+        """One call of the engine, cancellable at any moment, idle sequences giving way where the budget asks. budget_help: what the
+        caller can do where that is not enough."""
         with progress_for_call(self._progress) as report:
 
             def look(layers_done: int, n_layers: int, passes_done: int, n_passes: int) -> None:
@@ -281,14 +289,20 @@ class Model:
             self._check_epoch(epoch)
             before = self._engine.stats()
             try:
-                result = self._engine.run(items, logits=logits, progress=look)
-            except BudgetError:
-                if not self._pool.drop():
-                    raise
-                result = self._engine.run(items, logits=logits, progress=look)
+                result = self._run_in_budget(items, logits, look)
+            except BudgetError as error:
+                raise BudgetError(f"{error}; {budget_help}") from None
         self._note(before, self._engine.stats(), phase, len(items))
         self._memory.sample()
         return result
+
+    def _run_in_budget(self, items: list[Item], logits: bool, look: Callable[[int, int, int, int], None]) -> _core.Result:
+        try:
+            return self._engine.run(items, logits=logits, progress=look)
+        except BudgetError:
+            if not self._pool.drop():
+                raise
+            return self._engine.run(items, logits=logits, progress=look)
 
     def _check_epoch(self, epoch: int) -> None:
         if epoch != self._epoch:
@@ -334,8 +348,9 @@ class _Running:
 
     def _run(self, items: list[Item]) -> _core.Result:
         meter = self._meter
-        phase = meter.decode if meter.prompt.passes else meter.prompt
-        return self._model._run(items, self._epoch, phase=phase)
+        if not meter.prompt.passes:
+            return self._model._run(items, self._epoch, _PROMPT_HELP, phase=meter.prompt)
+        return self._model._run(items, self._epoch, _DECODE_HELP, phase=meter.decode)
 
     def __exit__(self, *exc: object) -> None:
         model, meter, generation = self._model, self._meter, self._generation

@@ -124,6 +124,15 @@ def test_the_default_budget_respects_the_group():
 
 def test_a_batch_too_large_for_the_budget_is_refused_and_a_smaller_one_runs():
     with load(io="direct", max_ram="6MiB") as model:
-        with pytest.raises(errors.BudgetError, match="KV cache"):
+        with pytest.raises(errors.BudgetError, match=r"KV cache.*; raise max_ram, or give fewer or shorter prompts$"):
             model.generate([[1] * 300] * 64, max_new_tokens=2)
         assert model.generate([[1] * 300], max_new_tokens=2, eos_token_id=[]).shape == (1, 302)
+
+
+def test_a_batch_that_grows_too_large_is_refused_with_advice_that_helps():
+    prompts = [[1] * 10] * 8
+    with load(io="direct", max_ram="6MiB") as model:
+        with pytest.raises(errors.BudgetError, match=r"too small by.*; raise max_ram, lower max_new_tokens, or give fewer or shorter"):
+            model.generate(prompts, max_new_tokens=400, eos_token_id=[])
+        model.generate(prompts, max_new_tokens=40, eos_token_id=[])
+        model.generate(prompts[:1], max_new_tokens=400, eos_token_id=[])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from models import DEMO, RATES, golden, load
 
-from airpy import _core
+from airpy import Model, _core, errors
 from airpy.cli import main
 
 STATS = {"pass_ms", "tok_s", "bytes_disk_per_token", "bytes_ram_per_token", "peak_ram", "budget", "predicted_tok_s",
@@ -320,6 +320,17 @@ def test_an_empty_file_is_named_as_such(airpy, tmp_path, command):
     (tmp_path / "m.gguf").touch()
     code, out, err = airpy(command, tmp_path / "m.gguf", *(["-p", "x"] if command in ("generate", "tokenize") else []))
     assert (code, out, err) == (1, "", "airpy: m.gguf: not a GGUF file: it is empty\n")
+
+
+@pytest.mark.parametrize("command", ["generate", "demo"])
+def test_a_call_over_budget_is_one_line_with_advice_for_a_person(airpy, monkeypatch, command):
+    def full(*_):
+        raise errors.BudgetError("max_ram 6 MiB is too small by 0.1 MiB")  # one prompt fits in fact wherever a model opens
+
+    monkeypatch.setattr(Model, "_run_in_budget", full)
+    code, _, err = airpy(command, *([DEMO] if command == "generate" else []), "-p", "x", "--json")
+    assert code == 1
+    assert err == "airpy: max_ram 6 MiB is too small by 0.1 MiB; raise max_ram, or give fewer or shorter prompts\n"
 
 
 def test_a_reader_that_has_had_enough_is_no_error():
