@@ -43,17 +43,28 @@ def run(args: argparse.Namespace) -> int:
         except TemplateError as error:
             raise TemplateError(str(error).replace("chat_template=", "--template")) from None
         interactive = sys.stdin.isatty() and not args.json
-        failed = False
         if interactive:
             print(_HINT)
-        while (line := _read_line(interactive)) is not None and line != "/exit":
-            if line == "/reset":
-                talk.reset()
-            elif line == "/help":
-                print(_HINT)
-            elif line:
-                failed |= not _answer(talk, line, args.json, interactive)
-        return 1 if failed and not interactive else 0
+        while True:
+            try:
+                return _converse(talk, args.json, interactive)
+            except KeyboardInterrupt:  # at the prompt, or a moment before or after an answer: no reason to lose the conversation
+                if not interactive:
+                    raise
+                print(f"\n{_HINT}")
+
+
+def _converse(talk: Conversation, as_json: bool, interactive: bool) -> int:
+    """Answers line after line until there are no more; the exit code."""
+    failed = False
+    while (line := _read_line(interactive)) is not None and line != "/exit":
+        if line == "/reset":
+            talk.reset()
+        elif line == "/help":
+            print(_HINT)
+        elif line:
+            failed |= not _answer(talk, line, as_json, interactive)
+    return 1 if failed and not interactive else 0
 
 
 def _read_line(interactive: bool) -> str | None:
@@ -67,9 +78,6 @@ def _read_line(interactive: bool) -> str | None:
     except EOFError:
         print()
         return None
-    except KeyboardInterrupt:  # pressed a moment after the answer ended: no reason to lose the conversation
-        print(f"\n{_HINT}")
-        return ""
 
 
 def _answer(talk: Conversation, line: str, as_json: bool, interactive: bool) -> bool:
@@ -131,9 +139,10 @@ class Conversation:
                     print(piece, end="", flush=True)
         finally:
             stream.close()
+            answer = "".join(pieces)
             if new:
-                answer = "".join(pieces)
-                self._messages += [{"role": "user", "content": line}, {"role": "assistant", "content": answer}]
-                self._seen_ids = ids + new
-                self._seen_text = text + tokenizer.decode(new)
+                said = [{"role": "user", "content": line}, {"role": "assistant", "content": answer}]
+                seen = text + tokenizer.decode(new)
+                # At once, with no call in between during which Ctrl-C could leave them apart.
+                self._messages, self._seen_ids, self._seen_text = self._messages + said, ids + new, seen
         return answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -13,7 +14,7 @@ import pytest
 from models import DEMO, RATES, golden, load
 
 from airpy import Model, _core, errors
-from airpy.cli import main
+from airpy.cli import chat, main
 
 STATS = {"pass_ms", "tok_s", "bytes_disk_per_token", "bytes_ram_per_token", "peak_ram", "budget", "predicted_tok_s",
          "achieved_over_predicted", "stall_ms"}  # fmt: skip
@@ -260,6 +261,62 @@ def test_chat_in_a_terminal_stops_an_answer_on_ctrl_c(chat_model):
     command += ["--temp", "1.5", "--top-k", "0", "--seed", "3"]  # so wild that it hardly ends by itself
     sent, status, seen = _terminal_chat(command)
     assert (sent, status) == (3, 0), seen
+
+
+def _interrupted_chat(airpy, monkeypatch, model, at):
+    """Two questions at a terminal, with Ctrl-C at the at-th step of chat.py between their prompts. Whether there was such a step, the
+    exit code, and what was rendered beside the ids that the model got."""
+    lines, rendered, given, steps = iter(["Who?", "And he?", "/exit"]), [], [], 0
+    render, stream = chat.Conversation.render, Model.stream
+
+    def trace(frame, event, _):
+        nonlocal steps
+        if frame.f_code.co_filename != chat.__file__:
+            return None
+        steps += event in ("line", "return")
+        if steps == at:
+            raise KeyboardInterrupt  # which ends the tracing too
+        return trace
+
+    def read(_):
+        line = next(lines)
+        sys.settrace(trace if line == "Who?" else None)
+        frame = sys._getframe(1)
+        while line == "Who?" and frame.f_code.co_filename == chat.__file__:
+            frame.f_trace, frame = trace, frame.f_back
+        return line
+
+    def seen_render(talk, said):
+        rendered.append(render(talk, said))
+        return rendered[-1]
+
+    def seen_stream(model, ids, **options):
+        given.append(ids)
+        return stream(model, ids, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.input", read)
+        patch.setattr(sys, "stdin", io.StringIO())
+        patch.setattr(sys.stdin, "isatty", lambda: True)
+        patch.setattr(chat.Conversation, "render", seen_render)
+        patch.setattr(Model, "stream", seen_stream)
+        patch.setattr("airpy.cli.common.open_from", lambda _: contextlib.nullcontext(model))
+        try:
+            code, _, _ = airpy("chat", DEMO, "-n", "2", "--temp", "0", "--template", TEMPLATE)
+        finally:
+            sys.settrace(None)
+    return steps >= at, code, rendered, given
+
+
+def test_ctrl_c_at_any_moment_of_a_conversation_leaves_it_whole(airpy, monkeypatch):
+    with load() as model:
+        for at in range(1, 1000):
+            hit, code, rendered, given = _interrupted_chat(airpy, monkeypatch, model, at)
+            assert code == 0, f"step {at}"
+            assert model.tokenizer.decode(given[-1]).strip() == rendered[-1].strip(), f"step {at}"
+            if not hit:
+                break
+    assert at > 30 and len(given) == 2
 
 
 # ---- exit codes ------------------------------------------------------------------------------------------------------------------
