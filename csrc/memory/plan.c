@@ -10,7 +10,6 @@ enum {
     DEFAULT_CONTEXT = 4096,
     DEFAULT_BLOCK = 2 * MIB, /* near the best of most SSDs when nobody measured */
     DEFAULT_DEPTH = 4,
-    DEFAULT_RING = 64 * MIB,
     TILE_MOST = 32 * MIB,
     TILE_LEAST = 32 * 1024,
     RING_GRANULE = 64 * 1024,
@@ -72,14 +71,13 @@ static void choose_reads(air_plan *p, const air_plan_request *r)
     p->block_bytes = air_round_up(air_min_u64(p->block_bytes, BLOCK_MOST), AIR_PLAN_GRANULE);
 }
 
-/* A ring of an eighth of what is there, 64 MiB or twice the reads in flight at most; tiles of a quarter of the ring. */
+/* A ring of an eighth of what is there, 8 MiB or twice the reads in flight at most; tiles of a quarter of the ring. */
 static air_status choose_ring(air_plan *p, const air_plan_request *r, air_error *err)
 {
     uint64_t ring = r->ring_bytes;
     if (!ring) {
         uint64_t there = left_for_pins(r, p, state_bytes(r, 1), p->activation_bytes);
-        ring = air_max_u64(DEFAULT_RING, 2 * (uint64_t)p->depth * p->block_bytes);
-        ring = air_min_u64(ring, air_min_u64(there / 8, matrix_bytes(r->program) / 4));
+        ring = air_min_u64(air_ring_wanted(p->block_bytes, p->depth), air_min_u64(there / 8, matrix_bytes(r->program) / 4));
     }
     uint64_t share_of_ring = less(ring / AIR_RING_TILES, 2 * AIR_PLAN_GRANULE);
     p->tile_bytes = r->tile_bytes ? r->tile_bytes : air_max_u64(air_min_u64(TILE_MOST, share_of_ring), r->ring_bytes ? 1 : TILE_LEAST);

@@ -4,7 +4,8 @@
  * the program's order. Which tiles stay is the prefix of one fixed priority order (bit-reversed tile numbers), so that pinned and
  * streamed tiles interleave evenly for any amount of pins, and a smaller amount is a subset of a larger one.
  *
- * The ring holds four of the largest tiles at least, so that two may be held while the next finds room in one piece. */
+ * The ring holds four of the largest tiles at least, so that two may be held while the next finds room in one piece. It is as small as
+ * keeps the disk busy: then what is read is still in the last cache when it is computed with, and more memory is left for pins. */
 #ifndef AIR_MEMORY_PLAN_H
 #define AIR_MEMORY_PLAN_H
 
@@ -27,7 +28,14 @@ typedef struct air_tile {
     uint64_t offset, bytes; /* in the part's file */
 } air_tile;
 
-enum { AIR_PLAN_GRANULE = 4096, AIR_RING_TILES = 4, AIR_DEPTH_MOST = 32 };
+enum { AIR_PLAN_GRANULE = 4096, AIR_RING_TILES = 4, AIR_DEPTH_MOST = 32, AIR_RING_LEAST = 8 << 20 };
+
+/* Bytes of the ring that a plan takes by itself where it has the memory, and a probe of the disk reads into: its figure then holds
+ * what memory of that size costs, in the last cache or beyond it. */
+static inline uint64_t air_ring_wanted(uint64_t block_bytes, int depth)
+{
+    return air_max_u64(AIR_RING_LEAST, 2 * (uint64_t)depth * block_bytes);
+}
 
 /* Memory that holds a tile: from its file offset rounded down to its end rounded up. The plan counts in AIR_PLAN_GRANULE; a pager
  * whose pages or direct reads are coarser takes that. All figures of pins are in this measure, a little above the weights' bytes. */

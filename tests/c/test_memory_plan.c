@@ -44,6 +44,29 @@ TEST(tiles_cover_every_product_once_in_order_and_stay_within_their_size)
     }
 }
 
+TEST(the_ring_is_twice_the_reads_in_flight_and_no_more)
+{
+    fixture f;
+    fixture_make(&f, 10, 600);
+    for (int i = 0; i < 10; i++) { /* large, as a plan sees it: nobody reads it here */
+        air_weight *w = &f.weights[f.ops[i].weight];
+        w->rows = 20000;
+        w->bytes = (uint64_t)w->rows * w->row_bytes;
+    }
+    for (int depth = 1; depth <= 8; depth *= 2) {
+        air_plan_request r = fixture_request(&f, 1u << 30);
+        r.bandwidths.block_bytes = 2 << 20;
+        r.bandwidths.depth = depth;
+        air_plan *p;
+        REQUIRE(air_plan_make(&p, &r, &err) == AIR_OK);
+        CHECK_EQ(p->ring_bytes, depth < 2 ? 8u << 20 : (uint64_t)depth * 4 << 20);
+        CHECK(p->tile_bytes * AIR_RING_TILES <= p->ring_bytes && p->tile_bytes > p->ring_bytes / 5);
+        CHECK_EQ(p->block_bytes, 2 << 20); /* the reads that were probed */
+        air_plan_free(p);
+    }
+    fixture_free(&f);
+}
+
 TEST(every_prefix_of_the_pin_order_is_spread_evenly)
 {
     fixture f;
@@ -307,6 +330,7 @@ int main(int argc, char **argv)
 {
     check_begin(argc, argv);
     RUN(tiles_cover_every_product_once_in_order_and_stay_within_their_size);
+    RUN(the_ring_is_twice_the_reads_in_flight_and_no_more);
     RUN(every_prefix_of_the_pin_order_is_spread_evenly);
     RUN(whatever_the_budget_the_parts_of_a_plan_fit_it);
     RUN(a_context_that_does_not_fit_is_refused_with_the_one_that_would);
