@@ -6,6 +6,8 @@
 #include "memory/pager_internal.h"
 #include "platform/pages.h"
 
+enum { HUGE_PAGE = 2 << 20 }; /* where regions begin */
+
 air_status air__pins_open(air_pager *p, air_error *err)
 {
     uint64_t all = 0;
@@ -52,7 +54,10 @@ void air__pins_cut(air_pager *p)
         slot->state = AIR__SLOT_EMPTY;
     }
     if (!freed) return;
-    air_pages_decommit(p->pins + kept, (size_t)(p->pins_end - kept));
+    /* From a boundary of huge pages: of one that is cut in two the system keeps all until it runs short of memory. What stays of
+     * the last one, less than 2 MiB, serves when pins grow again. */
+    uint64_t from = kept ? air_round_up(kept, HUGE_PAGE) : 0;
+    if (from < p->pins_end) air_pages_decommit(p->pins + from, (size_t)(p->pins_end - from));
     air_budget_release(p->budget, AIR_HOLD_PINS, freed);
     p->pins_end = kept;
 }
