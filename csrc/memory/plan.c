@@ -8,6 +8,7 @@
 enum {
     MIB = 1 << 20,
     DEFAULT_CONTEXT = 4096,
+    PROMPT_ROWS = 512, /* of a pass, as many as a context we choose leaves room for: compute bounds more of them */
     DEFAULT_BLOCK = 2 * MIB, /* near the best of most SSDs when nobody measured */
     DEFAULT_DEPTH = 4,
     TILE_MOST = 32 * MIB,
@@ -116,10 +117,10 @@ static air_status too_small(const air_plan_request *r, const air_plan *p, int64_
                     mib(p->logit_bytes), mib(p->ring_bytes + p->gather_bytes), mib(r->fixed), advice);
 }
 
-/* The largest multiple of 64 positions, at most most, that fits; 0 if none does. */
-static int64_t context_that_fits(const air_plan_request *r, const air_plan *p, int64_t most)
+/* The largest multiple of 64 positions, at most most, that fits beside reserve; 0 if none does. */
+static int64_t context_that_fits(const air_plan_request *r, const air_plan *p, int64_t most, uint64_t reserve)
 {
-    uint64_t base = needed(r, p, 0);
+    uint64_t base = plus(needed(r, p, 0), reserve);
     if (base > r->budget) return 0;
     uint64_t blocks = (uint64_t)most / AIR_BLOCK_POSITIONS;
     if (r->state_per_block) blocks = air_min_u64(blocks, (r->budget - base) / r->state_per_block);
@@ -131,15 +132,23 @@ static int64_t default_context(const air_plan_request *r)
     return r->n_ctx_trained > 0 && r->n_ctx_trained < DEFAULT_CONTEXT ? r->n_ctx_trained : DEFAULT_CONTEXT;
 }
 
+/* What a context we choose leaves for the rows of prompts, of which choose_rows takes a quarter. */
+static uint64_t reserve_for_rows(const air_plan_request *r, const air_plan *p)
+{
+    int64_t rows = default_context(r) < PROMPT_ROWS ? default_context(r) : PROMPT_ROWS;
+    return air_min_u64(times(4, activation_bytes(r, rows)), less(r->budget, needed(r, p, 0)) / 4);
+}
+
 static air_status choose_context(air_plan *p, const air_plan_request *r, air_error *err)
 {
+    uint64_t reserve = r->n_ctx ? 0 : reserve_for_rows(r, p);
     p->n_ctx = r->n_ctx ? r->n_ctx : default_context(r);
-    if (needed(r, p, p->n_ctx) > r->budget) {
-        int64_t fits = context_that_fits(r, p, p->n_ctx);
+    if (plus(needed(r, p, p->n_ctx), reserve) > r->budget) {
+        int64_t fits = context_that_fits(r, p, p->n_ctx, reserve);
         if (r->n_ctx) return too_small(r, p, p->n_ctx, fits, err);
         int64_t least = p->n_ctx < AIR_BLOCK_POSITIONS ? p->n_ctx : AIR_BLOCK_POSITIONS;
-        if (fits < least) return too_small(r, p, least, 0, err);
-        p->n_ctx = fits;
+        if (needed(r, p, least) > r->budget) return too_small(r, p, least, 0, err);
+        p->n_ctx = fits > least ? fits : least;
     }
     p->state_bytes_full = state_bytes(r, p->n_ctx);
     return AIR_OK;

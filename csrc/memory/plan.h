@@ -59,7 +59,7 @@ typedef struct air_plan_request {
     uint64_t budget;               /* max_ram */
     uint64_t fixed;                /* FIXED + VECTORS */
     uint64_t state_per_block;      /* bytes of one 64-position block over all layers, K and V */
-    int64_t n_ctx;                 /* wanted; 0: min(trained, 4096), lowered to what fits */
+    int64_t n_ctx;                 /* wanted; 0: min(trained, 4096), lowered to what fits beside rows of prompts */
     int64_t n_ctx_trained;
     uint64_t (*pass_bytes)(const air_program *program, int64_t rows, int64_t n_wanted, int threads);
     int threads;
