@@ -23,7 +23,7 @@ from airpy.errors import AirpyError, ArgumentError
 
 Rates = dict[str, Any]  # disk, block_bytes, depth, latency_s, memory, product {type: B/s}, product_columns {type: B·columns/s}
 
-PROBE_BYTES = 256 << 20  # more than the last cache of most machines
+PROBE_BYTES = 512 << 20  # several times the last cache of most machines
 DISK_SECONDS, COMPUTE_SECONDS = 0.3, 0.4
 _KEYS = ("disk", "block_bytes", "depth", "latency_s", "memory", "product", "product_columns")
 _LEARN = 0.3  # weight of what a run has just achieved

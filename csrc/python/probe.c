@@ -102,7 +102,7 @@ PyObject *air__py_probe_compute(PyObject *module, PyObject *args, PyObject *kwar
     air_error err;
     air_status st;
     PyThreadState *thread = PyEval_SaveThread();
-    st = air_probe_compute((int)threads, tier, set, bytes ? bytes : UINT64_C(256) << 20, seconds, (air_probe_watch){interrupted, &thread},
+    st = air_probe_compute((int)threads, tier, set, bytes ? bytes : UINT64_C(512) << 20, seconds, (air_probe_watch){interrupted, &thread},
                            &found, &err);
     PyEval_RestoreThread(thread);
     if (PyErr_Occurred()) return NULL;
