@@ -200,11 +200,19 @@ static double op_seconds(const air_plan_request *r, const air_op *op, int64_t ro
     return many > seconds ? many : seconds;
 }
 
-static double compute_seconds(const air_plan_request *r, int64_t rows)
+/* Rows of a table come by small reads, depth of them at a time, which the first layer waits for. */
+static double gather_seconds(const air_plan_request *r, const air_plan *p, int64_t rows)
 {
-    double seconds = 0;
-    for (int32_t i = 0; i < r->program->n_ops; i++)
+    return p->io == AIR_IO_DIRECT ? r->bandwidths.latency_s * (double)air_ceil_div((uint64_t)rows, (uint64_t)p->depth) : 0;
+}
+
+static double compute_seconds(const air_plan_request *r, const air_plan *p, int64_t rows)
+{
+    double seconds = r->bandwidths.op_s * r->program->n_ops;
+    for (int32_t i = 0; i < r->program->n_ops; i++) {
         if (r->program->ops[i].kind == AIR_OP_PRODUCT) seconds += op_seconds(r, &r->program->ops[i], rows);
+        if (r->program->ops[i].kind == AIR_OP_EMBED) seconds += gather_seconds(r, p, rows);
+    }
     return seconds;
 }
 
@@ -239,13 +247,13 @@ static double larger(double a, double b) { return a > b ? a : b; }
 
 double air_plan_predict(const air_plan_request *request, const air_plan *plan, uint64_t pinned, int64_t rows)
 {
-    return larger(disk_seconds(request, plan, pinned), compute_seconds(request, rows));
+    return larger(disk_seconds(request, plan, pinned), compute_seconds(request, plan, rows));
 }
 
 static void predict(air_plan *p, const air_plan_request *r)
 {
     p->disk_s = disk_seconds(r, p, p->pin_bytes);
-    p->compute_s = compute_seconds(r, 1);
+    p->compute_s = compute_seconds(r, p, 1);
     p->pass_s = larger(p->disk_s, p->compute_s);
     p->full_s = air_plan_predict(r, p, p->pin_bytes_full, 1);
     p->disk_bound = p->disk_s > p->compute_s;

@@ -51,7 +51,8 @@ typedef struct air_bandwidths { /* bytes per second, probed or given */
     double product_columns[AIR_TYPE_COUNT]; /* packed bytes × columns per second with many columns; 0: not measured */
     uint64_t block_bytes;                   /* read size and number in flight (at most AIR_DEPTH_MOST) that gave disk */
     int32_t depth;
-    double latency_s;                       /* one read of 64 KiB by itself takes beside its bytes; 0: not measured */
+    double latency_s;                       /* one read of 64 KiB, waited for, takes beside its bytes; 0: not measured */
+    double op_s;                            /* one op of a program takes beside its bytes; 0: not measured */
 } air_bandwidths;
 
 typedef struct air_plan_request {
@@ -103,7 +104,8 @@ air_status air_plan_make(air_plan **out, const air_plan_request *request, air_er
 void air_plan_free(air_plan *plan);
 
 /* Seconds of a pass of rows rows when pinned bytes of memory hold tiles: max((W - C) / B_disk, compute), C the weights in them.
- * Reads smaller than those that gave B_disk cost their share of a read's latency besides, which is what bounds tiny rings.
+ * Reads smaller than those that gave B_disk cost their share of a read's latency besides, which is what bounds tiny rings. Compute is
+ * the products' bytes, op_s for each op and, in direct mode, the latency of the rows that are read of tables: small models' passes.
  * A bandwidth that is not known bounds nothing. In mmap mode C is W where the files fit the memory available, else 0: a scan in
  * a circle finds nothing left of itself in a page cache that is too small. */
 double air_plan_predict(const air_plan_request *request, const air_plan *plan, uint64_t pinned, int64_t rows);

@@ -151,9 +151,11 @@ static air_status choose(disk_probe *p, double seconds, air_bandwidths *out, air
     if (st) return st;
     sort_by_rate(choices, finalists);
     const choice *best = &choices[0];
-    for (int i = 1; i < finalists; i++)
-        if (rate(&choices[i]) > 0.95 * rate(&choices[0]) && choices[i].block * (uint64_t)choices[i].depth < best->block * (uint64_t)best->depth)
-            best = &choices[i];
+    for (int i = 1; i < finalists; i++) {
+        const choice *other = &choices[i];
+        int smaller = other->block * (uint64_t)other->depth < best->block * (uint64_t)best->depth;
+        if (smaller && rate(other) > 0.95 * rate(&choices[0])) best = other;
+    }
     out->disk = rate(best);
     out->block_bytes = best->block;
     out->depth = best->depth;
@@ -168,12 +170,16 @@ static uint8_t *aligned(const disk_probe *p, uint8_t *memory)
 
 static size_t small_bytes(const disk_probe *p) { return (size_t)(air_max_u64(p->granule, SMALL_READ) + p->granule); }
 
+/* One read after the other, each asked for and waited for by this thread, as the walker does: waking up is a part of it. */
 static air_status find_latency(disk_probe *p, double seconds, air_bandwidths *out, air_error *err)
 {
     choice single = {.block = air_max_u64(p->granule, SMALL_READ), .depth = 1};
     p->target = aligned(p, p->small);
     p->blocks = 1;
-    air_status st = run_trial(p, &single, (uint64_t)(seconds * 1e9), err);
+    uint64_t until = air_clock_ns() + (uint64_t)(seconds * 1e9);
+    air_status st;
+    do st = run_trial(p, &single, 0, err);
+    while (!st && air_clock_ns() < until);
     if (st) return st;
     double alone = (double)single.ns / 1e9 * (double)single.block / (double)single.bytes, transfer = (double)single.block / out->disk;
     out->latency_s = alone > transfer ? alone - transfer : 0;

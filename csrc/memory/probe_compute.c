@@ -6,6 +6,7 @@
 #include "base/checked.h"
 #include "kernels/ops.h"
 #include "memory/probe.h"
+#include "memory/probe_internal.h"
 #include "platform/clock.h"
 #include "platform/pages.h"
 #include "platform/pool.h"
@@ -25,6 +26,8 @@ enum {
      * no denormals, no NaN, in any format. Kernels take the same time for all such values. */
     FILL = 0x2c,
 };
+
+#define OPS_SHARE 0.05 /* of the time: tens of passes */
 
 typedef struct compute_probe {
     air_pool *pool;
@@ -122,15 +125,15 @@ static int64_t chunks_for(compute_probe *p, double seconds)
     return chunks;
 }
 
-static double upper_quartile(double *rates, int n)
+double air__quantile(double *values, int n, double share)
 {
     for (int i = 1; i < n; i++)
-        for (int j = i; j > 0 && rates[j] < rates[j - 1]; j--) {
-            double t = rates[j];
-            rates[j] = rates[j - 1];
-            rates[j - 1] = t;
+        for (int j = i; j > 0 && values[j] < values[j - 1]; j--) {
+            double t = values[j];
+            values[j] = values[j - 1];
+            values[j - 1] = t;
         }
-    return rates[3 * n / 4];
+    return values[(int)(share * n)];
 }
 
 /* Bytes per second that one turn in four exceeds: others use the machine as well, and now and then a turn has luck with a clock or a
@@ -150,7 +153,7 @@ static double typical_rate(compute_probe *p, const air_format *format, int64_t c
     int64_t chunks = chunks_for(p, seconds / TURNS_IN_TIME);
     double bytes = (double)(chunks * p->rows_at_once) * (double)row_bytes_of(format);
     while (turns < TURNS && (turns < 2 || air_clock_ns() < until) && !stopped(p)) rates[turns++] = bytes / turn_seconds(p, chunks);
-    return turns ? upper_quartile(rates, turns) : 0;
+    return turns ? air__quantile(rates, turns, 0.75) : 0;
 }
 
 static void measure(compute_probe *p, uint64_t types, double seconds, air_bandwidths *out)
@@ -223,8 +226,9 @@ air_status air_probe_compute(int threads, int cpu_tier, uint64_t types, uint64_t
     p->watch = watch;
     p->asked_ns = air_clock_ns();
     air_status st = open_compute(p, cpu_tier, bytes, err);
-    if (!st) measure(p, types, seconds, out);
+    if (!st) measure(p, types, (1 - OPS_SHARE) * seconds, out);
     if (!st && p->stop) st = air_fail(err, AIR_E_CANCELLED, "probe cancelled");
     close_compute(p);
+    if (!st) st = air__probe_ops(threads, cpu_tier, OPS_SHARE * seconds, out, err); /* with threads of its own */
     return st;
 }

@@ -238,6 +238,16 @@ TEST(the_time_of_a_pass_is_the_slower_of_disk_and_compute)
     double rows = w * 100 / 2e10;
     CHECK(air_plan_predict(&r, p, UINT64_MAX, 100) > 0.999 * rows && air_plan_predict(&r, p, UINT64_MAX, 100) < 1.001 * rows);
     CHECK(air_plan_predict(&r, p, UINT64_MAX, 1) < 1.001 * memory);
+    r.bandwidths.op_s = 1e-3; /* of every op, whatever the rows; the disk does not wait for it */
+    double ops = memory + 1e-3 * f.program.n_ops;
+    CHECK(air_plan_predict(&r, p, UINT64_MAX, 1) > 0.999 * ops && air_plan_predict(&r, p, UINT64_MAX, 1) < 1.001 * ops);
+    f.ops[0].kind = AIR_OP_EMBED; /* rows of a table, depth of them at a time */
+    double before = air_plan_predict(&r, p, UINT64_MAX, 1);
+    r.bandwidths.latency_s = 1e-2;
+    CHECK(air_plan_predict(&r, p, UINT64_MAX, 1) > before + 0.99e-2 && air_plan_predict(&r, p, UINT64_MAX, 1) < before + 1.01e-2);
+    double many = air_plan_predict(&r, p, UINT64_MAX, 10 * p->depth) - air_plan_predict(&r, p, UINT64_MAX, 9 * p->depth);
+    CHECK(many > 0.99e-2);
+    f.ops[0].kind = AIR_OP_PRODUCT;
     r.bandwidths = (air_bandwidths){0};
     CHECK(air_plan_predict(&r, p, 0, 100) == 0); /* nothing known bounds nothing */
     air_plan_free(p);
