@@ -11,8 +11,8 @@
 #include "quant/format.h"
 
 enum {
-    WIDTH = 64, /* of every buffer */
-    HEADS = 2,
+    WIDTH = 128, /* of every buffer: enough for threads to share the work of an op, as they do in earnest */
+    HEADS = 4,
     HEAD_DIM = WIDTH / HEADS,
     PAIRS = HEAD_DIM / 2,
     LAYERS = 8,
@@ -32,7 +32,7 @@ typedef struct tiny_model {
     air_weight weights[WEIGHTS];
     air_attention_shape attention[LAYERS];
     double frequency[PAIRS];
-    uint8_t matrix[WIDTH * WIDTH * 2]; /* zeros in any format up to 16 bits */
+    uint8_t matrix[WIDTH * WIDTH * sizeof(float)]; /* zeros, whatever its format */
     float ones[WIDTH], logits[WIDTH];
     const float *vectors[WEIGHTS];
     air_backend *backend;
@@ -90,17 +90,26 @@ static void emit_program(tiny_model *m)
     emit_product(m, AIR_NONE, HIDDEN, LOGITS, AIR_EPILOGUE_SET);
 }
 
-static void fill_model(tiny_model *m)
+/* One whose products take 8-bit inputs, as those of most files do, for that makes an op of its own in each of them. */
+static const air_format *matrix_format(const air_ops *ops)
 {
-    const air_format *format = air_format_by_id(AIR_TYPE_Q8_0);
-    uint64_t row_bytes = WIDTH / format->block * (uint64_t)format->bytes;
+    for (uint32_t id = 0; id < AIR_TYPE_COUNT; id++) {
+        const air_format *format = air_format_by_id(id);
+        if (format && ops->product[id].fn && ops->product[id].input == AIR_INPUT_Q8 && WIDTH % format->block == 0) return format;
+    }
+    return air_format_by_id(AIR_TYPE_F32);
+}
+
+static void fill_model(tiny_model *m, const air_format *format)
+{
+    uint64_t row_bytes = WIDTH / (uint64_t)format->block * (uint64_t)format->bytes;
     for (int32_t i = 0; i < BUFFERS; i++) {
         int64_t at = i < LAST ? i : i - LAST;
         m->buffers[i] = (air_buffer_desc){
             .name = "probe", .width = WIDTH, .rows = i < LAST ? AIR_ROWS_ALL : AIR_ROWS_WANTED, .offset = at * WIDTH};
     }
     for (int32_t i = 0; i < WEIGHTS; i++)
-        m->weights[i] = (air_weight){.name = "probe", .type = AIR_TYPE_Q8_0, .rows = WIDTH, .cols = WIDTH,
+        m->weights[i] = (air_weight){.name = "probe", .type = format->id, .rows = WIDTH, .cols = WIDTH,
                                      .bytes = WIDTH * row_bytes, .row_bytes = row_bytes};
     m->weights[TABLE].use = AIR_WEIGHT_TABLE;
     m->weights[VECTOR].use = AIR_WEIGHT_VECTOR;
@@ -142,7 +151,7 @@ static air_status tiny_gather(void *self, int32_t weight, const int32_t *rows, i
 
 static air_status open_model(tiny_model *m, int threads, int cpu_tier, air_error *err)
 {
-    fill_model(m);
+    fill_model(m, matrix_format(air_ops_best((air_cpu_tier)cpu_tier)));
     air_backend_config config = {.program = &m->program, .threads = threads, .cpu_tier = cpu_tier};
     air_status st = air_backend_host.open(&m->backend, &config, err);
     if (!st) st = air_backend_host.reserve(m->backend, 1, 1, err);
