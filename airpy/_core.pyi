@@ -76,7 +76,8 @@ def probe_disk(path: str | os.PathLike[str], seconds: float = 0.5, source: str =
 def probe_compute(
     types: Iterable[str | int], threads: int = 0, tier: str = "", max_bytes: int = 0, seconds: float = 0.5
 ) -> dict[str, Any]: ...
-# memory, product: {type: bytes/s}, product_columns: {type: bytes*columns/s}; max_bytes 0: 256 MiB
+# memory, op_s (of an op beside its bytes), product: {type: bytes/s}, product_columns: {type: bytes*columns/s}
+# max_bytes 0: 512 MiB
 
 def solve_plan(gguf: GGUF, /, **options: Any) -> dict[str, Any]: ...  # the options of Engine; opens nothing
 

@@ -21,11 +21,12 @@ from typing import Any
 from airpy import _core
 from airpy.errors import AirpyError, ArgumentError
 
-Rates = dict[str, Any]  # disk, block_bytes, depth, latency_s, memory, product {type: B/s}, product_columns {type: B·columns/s}
+# disk, block_bytes, depth, latency_s, memory, op_s, product {type: B/s}, product_columns {type: B·columns/s}
+Rates = dict[str, Any]
 
-PROBE_BYTES = 256 << 20  # more than the last cache of most machines
+PROBE_BYTES = 512 << 20  # several times the last cache of most machines
 DISK_SECONDS, COMPUTE_SECONDS = 0.3, 0.4
-_KEYS = ("disk", "block_bytes", "depth", "latency_s", "memory", "product", "product_columns")
+_KEYS = ("disk", "block_bytes", "depth", "latency_s", "memory", "op_s", "product", "product_columns")
 _LEARN = 0.3  # weight of what a run has just achieved
 _LEARN_BYTES, _LEARN_SECONDS = 64 << 20, 0.25  # shorter passes say little about a disk
 
@@ -147,7 +148,7 @@ def probe_disk(path: str, seconds: float = DISK_SECONDS) -> Rates:
 
 
 def probe_compute(machine: Machine, seconds: float = COMPUTE_SECONDS) -> Rates:
-    """{memory, product, product_columns} of the machine's threads, in at most machine.max_bytes of memory."""
+    """{memory, op_s, product, product_columns} of the machine's threads, in at most machine.max_bytes of memory."""
     try:
         return dict(_core.probe_compute(list(machine.types), machine.threads, machine.tier, machine.max_bytes, seconds))
     except AirpyError:
@@ -170,7 +171,7 @@ def calibrate(machine: Machine, bandwidths: Mapping[str, Any] | None = None, *, 
     compute: Rates = {}
     if _lacks_types(given, machine.types):
         compute = {} if fresh else _load(machine.compute_key)
-        if _lacks_types(compute, machine.types) and (probed := probe_compute(machine)):
+        if (_lacks_types(compute, machine.types) or "op_s" not in compute) and (probed := probe_compute(machine)):
             for name in ("product", "product_columns"):  # types of other models stay known
                 probed[name] = {**compute.get(name, {}), **probed.get(name, {})}
             compute = probed

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _PROMPT = "It is a truth universally acknowledged, that"
 _SHARES = (0.9, 1.2, 1.6, 2.4)  # of the weights: the first that holds this Python's tokenizer as well
+_CONTEXT = 512  # of the model; left to the plan, it would be less, and the answer too, where the tokenizer takes more
 _EXAMPLES = """\
   airpy demo
   airpy demo -p "In the beginning" --temp 0
@@ -48,6 +49,7 @@ def open_demo(args: argparse.Namespace) -> Model:
     """Under --max-ram or --plan, else under the smallest of our shares that is enough."""
     if args.max_ram is not None or args.plan is not None:
         return common.open_from(args)
+    args.n_ctx = args.n_ctx or _CONTEXT
     if args.io is None:
         args.io = "direct"  # the point of the demo; "auto" may find the file small enough to map
     for share in _SHARES:

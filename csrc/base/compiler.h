@@ -13,6 +13,7 @@
 #define AIR_INLINE static inline __attribute__((always_inline))
 #define AIR_NOINLINE __attribute__((noinline))
 #define AIR_MAYBE_UNUSED __attribute__((unused))
+#define AIR_PREFETCH(address) __builtin_prefetch(address)
 #else
 #define AIR_PRINTF(format_index, first_arg)
 #define AIR_NODISCARD
@@ -21,6 +22,7 @@
 #define AIR_INLINE static inline
 #define AIR_NOINLINE
 #define AIR_MAYBE_UNUSED
+#define AIR_PREFETCH(address) ((void)(address))
 #endif
 
 #define AIR_CACHE_LINE 64

@@ -120,6 +120,7 @@ static air_status open_direct(air_pager *p, air_error *err)
     for (int i = 0; i < p->n_reads; i++) p->reads[i].pager = p;
     air_status st = air_async_io_open(&p->io, depth, err);
     if (!st) st = air__small_open(p, err);
+    if (!st) st = air__pins_open(p, err);
     if (!st) st = air__ring_open(p, err);
     return st;
 }
@@ -172,7 +173,7 @@ static void close_direct(air_pager *p)
     air__small_drain(p);
     air_mutex_unlock(&p->lock);
     air_async_io_close(p->io);
-    for (uint64_t i = 0; p->slots && i < p->n_tiles; i++) air__pin_free(p, &p->slots[i], &p->tiles[i]);
+    air__pins_close(p);
     air__ring_close(p);
     air_free(p->slots);
 }
@@ -212,8 +213,7 @@ static uint64_t keep_prefix(air_pager *p, uint64_t bytes)
         const air__slot *slot = &p->slots[step % p->n_tiles];
         if (slot->pin && !slot->keep) air__window_cut(p, step);
     }
-    for (uint64_t i = 0; i < p->n_tiles; i++)
-        if (!p->slots[i].keep) air__pin_free(p, &p->slots[i], &p->tiles[i]);
+    air__pins_cut(p);
     return count;
 }
 
@@ -224,16 +224,6 @@ static air_status ring_for_rest(air_pager *p, uint64_t bytes, air_error *err)
     if (st != AIR_E_BUDGET) return st;
     (void)keep_prefix(p, bytes > p->ring_bytes ? bytes - p->ring_bytes : 0);
     return air__ring_open(p, err);
-}
-
-/* All of a prefix at once, before reads are under way: mapping memory while others fault it in waits for them. Where budget or system
- * refuse, what is pinned so far has to do. */
-static void grow_pins(air_pager *p)
-{
-    for (uint64_t i = 0; i < p->n_tiles; i++) {
-        int32_t t = p->plan->priority[i];
-        if (!p->slots[t].keep || !air__pin_alloc(p, &p->slots[t], &p->tiles[t])) return;
-    }
 }
 
 air_status air_pager_set_pins(air_pager *p, uint64_t bytes, air_error *err)
@@ -249,7 +239,7 @@ air_status air_pager_set_pins(air_pager *p, uint64_t bytes, air_error *err)
         air__window_cut(p, p->walk); /* what is in the ring is read again, into its pin */
         air__ring_close(p);
     }
-    if (!st) grow_pins(p);
+    if (!st) air__pins_grow(p);
     air_mutex_unlock(&p->lock);
     return st;
 }

@@ -42,7 +42,7 @@ typedef struct air__slot { /* one per tile */
     int keep;                     /* is to be pinned; only set_pins looks at it */
     int fresh;                    /* read since it was handed out last */
     uint8_t *memory;              /* of the tile, granule included; in the ring or the pin */
-    uint8_t *pin;                 /* its own pages, or NULL */
+    uint8_t *pin;                 /* its place among the pins, or NULL */
     uint64_t ring_begin, ring_end;/* positions; equal where it lies in its pin */
     uint32_t reads_left;
     air__read *failed;
@@ -81,6 +81,8 @@ struct air_pager {
     uint8_t *ring, *ring_region;   /* NULL while all tiles are pinned */
     uint64_t ring_bytes;           /* the plan's, more where the granule makes tiles larger */
     uint64_t head, tail;           /* positions, modulo ring_bytes in the ring */
+    uint8_t *pins, *pins_region;   /* tiles in the order of priority, one after the other; address space for all that may stay */
+    uint64_t pins_bytes, pins_end; /* of that; up to where it holds pins */
     uint64_t pin_target;
 
     air__small *small;             /* [n_small] */
@@ -109,8 +111,10 @@ void air__ring_close(air_pager *p);                        /* the window must be
 uint8_t *air__region_alloc(const air_pager *p, uint64_t bytes); /* pages of which bytes can be aligned to the granule */
 void air__region_free(const air_pager *p, uint8_t *region, uint64_t bytes);
 uint8_t *air__region_data(const air_pager *p, uint8_t *region); /* its first aligned byte */
-int air__pin_alloc(air_pager *p, air__slot *slot, const air_tile *tile); /* 0: budget or system refuse */
-void air__pin_free(air_pager *p, air__slot *slot, const air_tile *tile);
+air_status air__pins_open(air_pager *p, air_error *err);
+void air__pins_close(air_pager *p);
+void air__pins_grow(air_pager *p);                         /* places for slots to keep, as far as the budget goes */
+void air__pins_cut(air_pager *p);                          /* frees those of slots not to keep */
 
 /* --- pager_small.c --- */
 air_status air__small_open(air_pager *p, air_error *err);

@@ -163,29 +163,8 @@ static int place_in_pin(const air_pager *p, air__slot *slot)
 {
     if (!slot->pin) return 0;
     slot->ring_begin = slot->ring_end = p->head;
-    slot->memory = air__region_data(p, slot->pin);
+    slot->memory = slot->pin;
     return 1;
-}
-
-int air__pin_alloc(air_pager *p, air__slot *slot, const air_tile *tile)
-{
-    uint64_t memory = memory_of(p, tile);
-    if (slot->pin) return 1;
-    if (air_budget_reserve(p->budget, AIR_HOLD_PINS, memory, NULL)) return 0;
-    slot->pin = air__region_alloc(p, memory);
-    if (!slot->pin) air_budget_release(p->budget, AIR_HOLD_PINS, memory);
-    return slot->pin != NULL;
-}
-
-void air__pin_free(air_pager *p, air__slot *slot, const air_tile *tile)
-{
-    if (!slot->pin) return;
-    uint64_t memory = memory_of(p, tile);
-    if (slot->state == AIR__SLOT_READY) p->stats.pinned_bytes -= memory;
-    air__region_free(p, slot->pin, memory);
-    air_budget_release(p->budget, AIR_HOLD_PINS, memory);
-    slot->pin = slot->memory = NULL;
-    slot->state = AIR__SLOT_EMPTY;
 }
 
 void air__window_fill(air_pager *p)

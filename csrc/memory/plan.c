@@ -8,9 +8,9 @@
 enum {
     MIB = 1 << 20,
     DEFAULT_CONTEXT = 4096,
+    PROMPT_ROWS = 512, /* of a pass, as many as a context we choose leaves room for: compute bounds more of them */
     DEFAULT_BLOCK = 2 * MIB, /* near the best of most SSDs when nobody measured */
     DEFAULT_DEPTH = 4,
-    DEFAULT_RING = 64 * MIB,
     TILE_MOST = 32 * MIB,
     TILE_LEAST = 32 * 1024,
     RING_GRANULE = 64 * 1024,
@@ -72,14 +72,13 @@ static void choose_reads(air_plan *p, const air_plan_request *r)
     p->block_bytes = air_round_up(air_min_u64(p->block_bytes, BLOCK_MOST), AIR_PLAN_GRANULE);
 }
 
-/* A ring of an eighth of what is there, 64 MiB or twice the reads in flight at most; tiles of a quarter of the ring. */
+/* A ring of an eighth of what is there, 8 MiB or twice the reads in flight at most; tiles of a quarter of the ring. */
 static air_status choose_ring(air_plan *p, const air_plan_request *r, air_error *err)
 {
     uint64_t ring = r->ring_bytes;
     if (!ring) {
         uint64_t there = left_for_pins(r, p, state_bytes(r, 1), p->activation_bytes);
-        ring = air_max_u64(DEFAULT_RING, 2 * (uint64_t)p->depth * p->block_bytes);
-        ring = air_min_u64(ring, air_min_u64(there / 8, matrix_bytes(r->program) / 4));
+        ring = air_min_u64(air_ring_wanted(p->block_bytes, p->depth), air_min_u64(there / 8, matrix_bytes(r->program) / 4));
     }
     uint64_t share_of_ring = less(ring / AIR_RING_TILES, 2 * AIR_PLAN_GRANULE);
     p->tile_bytes = r->tile_bytes ? r->tile_bytes : air_max_u64(air_min_u64(TILE_MOST, share_of_ring), r->ring_bytes ? 1 : TILE_LEAST);
@@ -118,10 +117,10 @@ static air_status too_small(const air_plan_request *r, const air_plan *p, int64_
                     mib(p->logit_bytes), mib(p->ring_bytes + p->gather_bytes), mib(r->fixed), advice);
 }
 
-/* The largest multiple of 64 positions, at most most, that fits; 0 if none does. */
-static int64_t context_that_fits(const air_plan_request *r, const air_plan *p, int64_t most)
+/* The largest multiple of 64 positions, at most most, that fits beside reserve; 0 if none does. */
+static int64_t context_that_fits(const air_plan_request *r, const air_plan *p, int64_t most, uint64_t reserve)
 {
-    uint64_t base = needed(r, p, 0);
+    uint64_t base = plus(needed(r, p, 0), reserve);
     if (base > r->budget) return 0;
     uint64_t blocks = (uint64_t)most / AIR_BLOCK_POSITIONS;
     if (r->state_per_block) blocks = air_min_u64(blocks, (r->budget - base) / r->state_per_block);
@@ -133,15 +132,23 @@ static int64_t default_context(const air_plan_request *r)
     return r->n_ctx_trained > 0 && r->n_ctx_trained < DEFAULT_CONTEXT ? r->n_ctx_trained : DEFAULT_CONTEXT;
 }
 
+/* What a context we choose leaves for the rows of prompts, of which choose_rows takes a quarter. */
+static uint64_t reserve_for_rows(const air_plan_request *r, const air_plan *p)
+{
+    int64_t rows = default_context(r) < PROMPT_ROWS ? default_context(r) : PROMPT_ROWS;
+    return air_min_u64(times(4, activation_bytes(r, rows)), less(r->budget, needed(r, p, 0)) / 4);
+}
+
 static air_status choose_context(air_plan *p, const air_plan_request *r, air_error *err)
 {
+    uint64_t reserve = r->n_ctx ? 0 : reserve_for_rows(r, p);
     p->n_ctx = r->n_ctx ? r->n_ctx : default_context(r);
-    if (needed(r, p, p->n_ctx) > r->budget) {
-        int64_t fits = context_that_fits(r, p, p->n_ctx);
+    if (plus(needed(r, p, p->n_ctx), reserve) > r->budget) {
+        int64_t fits = context_that_fits(r, p, p->n_ctx, reserve);
         if (r->n_ctx) return too_small(r, p, p->n_ctx, fits, err);
         int64_t least = p->n_ctx < AIR_BLOCK_POSITIONS ? p->n_ctx : AIR_BLOCK_POSITIONS;
-        if (fits < least) return too_small(r, p, least, 0, err);
-        p->n_ctx = fits;
+        if (needed(r, p, least) > r->budget) return too_small(r, p, least, 0, err);
+        p->n_ctx = fits > least ? fits : least;
     }
     p->state_bytes_full = state_bytes(r, p->n_ctx);
     return AIR_OK;
@@ -193,11 +200,19 @@ static double op_seconds(const air_plan_request *r, const air_op *op, int64_t ro
     return many > seconds ? many : seconds;
 }
 
-static double compute_seconds(const air_plan_request *r, int64_t rows)
+/* Rows of a table come by small reads, depth of them at a time, which the first layer waits for. */
+static double gather_seconds(const air_plan_request *r, const air_plan *p, int64_t rows)
 {
-    double seconds = 0;
-    for (int32_t i = 0; i < r->program->n_ops; i++)
+    return p->io == AIR_IO_DIRECT ? r->bandwidths.latency_s * (double)air_ceil_div((uint64_t)rows, (uint64_t)p->depth) : 0;
+}
+
+static double compute_seconds(const air_plan_request *r, const air_plan *p, int64_t rows)
+{
+    double seconds = r->bandwidths.op_s * r->program->n_ops;
+    for (int32_t i = 0; i < r->program->n_ops; i++) {
         if (r->program->ops[i].kind == AIR_OP_PRODUCT) seconds += op_seconds(r, &r->program->ops[i], rows);
+        if (r->program->ops[i].kind == AIR_OP_EMBED) seconds += gather_seconds(r, p, rows);
+    }
     return seconds;
 }
 
@@ -232,13 +247,13 @@ static double larger(double a, double b) { return a > b ? a : b; }
 
 double air_plan_predict(const air_plan_request *request, const air_plan *plan, uint64_t pinned, int64_t rows)
 {
-    return larger(disk_seconds(request, plan, pinned), compute_seconds(request, rows));
+    return larger(disk_seconds(request, plan, pinned), compute_seconds(request, plan, rows));
 }
 
 static void predict(air_plan *p, const air_plan_request *r)
 {
     p->disk_s = disk_seconds(r, p, p->pin_bytes);
-    p->compute_s = compute_seconds(r, 1);
+    p->compute_s = compute_seconds(r, p, 1);
     p->pass_s = larger(p->disk_s, p->compute_s);
     p->full_s = air_plan_predict(r, p, p->pin_bytes_full, 1);
     p->disk_bound = p->disk_s > p->compute_s;

@@ -4,7 +4,8 @@
  * the program's order. Which tiles stay is the prefix of one fixed priority order (bit-reversed tile numbers), so that pinned and
  * streamed tiles interleave evenly for any amount of pins, and a smaller amount is a subset of a larger one.
  *
- * The ring holds four of the largest tiles at least, so that two may be held while the next finds room in one piece. */
+ * The ring holds four of the largest tiles at least, so that two may be held while the next finds room in one piece. It is as small as
+ * keeps the disk busy: then what is read is still in the last cache when it is computed with, and more memory is left for pins. */
 #ifndef AIR_MEMORY_PLAN_H
 #define AIR_MEMORY_PLAN_H
 
@@ -27,7 +28,14 @@ typedef struct air_tile {
     uint64_t offset, bytes; /* in the part's file */
 } air_tile;
 
-enum { AIR_PLAN_GRANULE = 4096, AIR_RING_TILES = 4, AIR_DEPTH_MOST = 32 };
+enum { AIR_PLAN_GRANULE = 4096, AIR_RING_TILES = 4, AIR_DEPTH_MOST = 32, AIR_RING_LEAST = 8 << 20 };
+
+/* Bytes of the ring that a plan takes by itself where it has the memory, and a probe of the disk reads into: its figure then holds
+ * what memory of that size costs, in the last cache or beyond it. */
+static inline uint64_t air_ring_wanted(uint64_t block_bytes, int depth)
+{
+    return air_max_u64(AIR_RING_LEAST, 2 * (uint64_t)depth * block_bytes);
+}
 
 /* Memory that holds a tile: from its file offset rounded down to its end rounded up. The plan counts in AIR_PLAN_GRANULE; a pager
  * whose pages or direct reads are coarser takes that. All figures of pins are in this measure, a little above the weights' bytes. */
@@ -43,7 +51,8 @@ typedef struct air_bandwidths { /* bytes per second, probed or given */
     double product_columns[AIR_TYPE_COUNT]; /* packed bytes × columns per second with many columns; 0: not measured */
     uint64_t block_bytes;                   /* read size and number in flight (at most AIR_DEPTH_MOST) that gave disk */
     int32_t depth;
-    double latency_s;                       /* one read of 64 KiB by itself takes beside its bytes; 0: not measured */
+    double latency_s;                       /* one read of 64 KiB, waited for, takes beside its bytes; 0: not measured */
+    double op_s;                            /* one op of a program takes beside its bytes; 0: not measured */
 } air_bandwidths;
 
 typedef struct air_plan_request {
@@ -51,7 +60,7 @@ typedef struct air_plan_request {
     uint64_t budget;               /* max_ram */
     uint64_t fixed;                /* FIXED + VECTORS */
     uint64_t state_per_block;      /* bytes of one 64-position block over all layers, K and V */
-    int64_t n_ctx;                 /* wanted; 0: min(trained, 4096), lowered to what fits */
+    int64_t n_ctx;                 /* wanted; 0: min(trained, 4096), lowered to what fits beside rows of prompts */
     int64_t n_ctx_trained;
     uint64_t (*pass_bytes)(const air_program *program, int64_t rows, int64_t n_wanted, int threads);
     int threads;
@@ -95,7 +104,8 @@ air_status air_plan_make(air_plan **out, const air_plan_request *request, air_er
 void air_plan_free(air_plan *plan);
 
 /* Seconds of a pass of rows rows when pinned bytes of memory hold tiles: max((W - C) / B_disk, compute), C the weights in them.
- * Reads smaller than those that gave B_disk cost their share of a read's latency besides, which is what bounds tiny rings.
+ * Reads smaller than those that gave B_disk cost their share of a read's latency besides, which is what bounds tiny rings. Compute is
+ * the products' bytes, op_s for each op and, in direct mode, the latency of the rows that are read of tables: small models' passes.
  * A bandwidth that is not known bounds nothing. In mmap mode C is W where the files fit the memory available, else 0: a scan in
  * a circle finds nothing left of itself in a page cache that is too small. */
 double air_plan_predict(const air_plan_request *request, const air_plan *plan, uint64_t pinned, int64_t rows);

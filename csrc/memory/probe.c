@@ -11,7 +11,7 @@
 #include "platform/pages.h"
 #include "platform/threads.h"
 
-enum { MIB = 1 << 20, DEPTH_MOST = 8, CHOICES = 12, FINALISTS = 3, BUFFERS_MOST = 64 * MIB };
+enum { MIB = 1 << 20, DEPTH_MOST = 8, CHOICES = 12, FINALISTS = 3, RING_MOST = 32 * MIB };
 
 enum { SMALL_READ = 64 * 1024 }; /* what plans of tiny budgets read at once; a page is faster than its share of that */
 #define LATENCY_SHARE 0.05       /* of the time: a hundred reads and more on an SSD */
@@ -28,15 +28,17 @@ typedef struct disk_probe {
     air_probe_watch watch;
     uint64_t asked_ns;              /* when watch was asked last */
     AIR_ATOMIC(int) cancel;         /* it said stop */
-    uint8_t *buffers;
+    uint8_t *region, *ring;         /* what reads fill in turns: as much of it as a plan would take for the trial's choice */
     uint8_t *small;                 /* on small pages, as rings of tiny budgets are: that costs a direct read as much again */
-    uint64_t buffer_bytes, granule; /* of one of DEPTH_MOST */
+    uint64_t ring_bytes, granule;
     air_io_request requests[DEPTH_MOST];
     air_mutex lock;
     air_cond changed;
     uint64_t trials;
     /* of the trial, under lock */
     choice *now;
+    uint8_t *target;                /* where reads go, round and round over so many blocks */
+    uint64_t blocks;
     uint64_t place;                 /* the next block's number, modulo those of the file */
     uint64_t stop_ns;
     int active;
@@ -58,11 +60,13 @@ static void ask_watch(disk_probe *p)
     if (p->watch.stop(p->watch.context)) atomic_store(&p->cancel, 1);
 }
 
-/* A trial starts at a random place and goes on from there, block after block, as the pager walks: disks and what lies between them
- * and us treat that unlike reads at random. Different places, so that no trial lives on what another one left in a cache. */
+/* A trial starts at a random place and goes on from there, block after block into a ring, as the pager walks: disks and what lies
+ * between them and us treat that unlike reads at random, and reads into few bytes of memory stay in the last cache, which those into
+ * many do not. Different places, so that no trial lives on what another one left in a cache. */
 static void submit(disk_probe *p, air_io_request *request)
 {
     uint64_t places = air_max_u64(p->source->bytes / p->now->block, 1);
+    request->buffer = p->target + p->place % p->blocks * p->now->block;
     request->offset = p->place++ % places * p->now->block;
     request->bytes = (size_t)p->now->block;
     air_async_io_submit(p->io, request);
@@ -80,7 +84,7 @@ static void probe_done(air_io_request *request)
     air_mutex_unlock(&p->lock);
 }
 
-/* Keeps depth reads in flight for ns. All reads that began are waited for and counted, so the rate has no open end. */
+/* Keeps depth reads into target in flight for ns. All reads that began are waited for and counted, so the rate has no open end. */
 static air_status run_trial(disk_probe *p, choice *c, uint64_t ns, air_error *err)
 {
     uint64_t begin = air_clock_ns();
@@ -103,12 +107,22 @@ static air_status run_trial(disk_probe *p, choice *c, uint64_t ns, air_error *er
 
 static double rate(const choice *c) { return c->ns ? (double)c->bytes * 1e9 / (double)c->ns : 0; }
 
-/* Blocks of 1 to 8 MiB and depths of 2, 4, 8, as far as buffers and the file's size go; the smallest always. */
+static air_status run_in_ring(disk_probe *p, choice *c, double seconds, air_error *err)
+{
+    p->target = p->ring;
+    p->blocks = air_min_u64(air_ring_wanted(c->block, c->depth), p->ring_bytes) / c->block;
+    return run_trial(p, c, (uint64_t)(seconds * 1e9), err);
+}
+
+/* Blocks of 1 to 8 MiB and depths of 2, 4, 8, as far as the largest ring and the file's size go; the smallest always. */
 static int make_choices(const disk_probe *p, choice *choices)
 {
     int n = 0;
-    for (uint64_t block = p->buffer_bytes < MIB ? p->buffer_bytes : MIB; block <= p->buffer_bytes && block <= 8 * MIB; block *= 2)
-        for (int depth = 2; depth <= DEPTH_MOST; depth *= 2) choices[n++] = (choice){.block = block, .depth = depth};
+    uint64_t least = p->granule;
+    while (least < MIB && 2 * least * 2 * DEPTH_MOST <= p->ring_bytes) least *= 2;
+    for (uint64_t block = least; block <= 8 * MIB; block *= 2)
+        for (int depth = 2; depth <= DEPTH_MOST; depth *= 2)
+            if (block == least || 2 * (uint64_t)depth * block <= p->ring_bytes) choices[n++] = (choice){.block = block, .depth = depth};
     return n;
 }
 
@@ -123,35 +137,49 @@ static void sort_by_rate(choice *choices, int n)
 }
 
 /* A short look at all, then the rest of the time for the best, from fresh counts: the first look's luck must not stay in the figure.
- * Within 2 % the smaller reads win: they take less of the ring. */
+ * Within 5 % the smaller reads win: their ring leaves more for pins. */
 static air_status choose(disk_probe *p, double seconds, air_bandwidths *out, air_error *err)
 {
     choice choices[CHOICES];
     int n = make_choices(p, choices), finalists = n < FINALISTS ? n : FINALISTS;
     air_status st = AIR_OK;
-    for (int i = 0; i < n && !st; i++) st = run_trial(p, &choices[i], (uint64_t)(seconds * 0.4e9 / n), err);
+    for (int i = 0; i < n && !st; i++) st = run_in_ring(p, &choices[i], seconds * 0.4 / n, err);
     sort_by_rate(choices, n);
     for (int i = 0; i < finalists; i++) choices[i].bytes = choices[i].ns = 0;
     for (int turn = 0; turn < 2; turn++)
-        for (int i = 0; i < finalists && !st; i++) st = run_trial(p, &choices[i], (uint64_t)(seconds * 0.6e9 / finalists / 2), err);
+        for (int i = 0; i < finalists && !st; i++) st = run_in_ring(p, &choices[i], seconds * 0.6 / finalists / 2, err);
     if (st) return st;
     sort_by_rate(choices, finalists);
     const choice *best = &choices[0];
-    for (int i = 1; i < finalists; i++)
-        if (rate(&choices[i]) > 0.98 * rate(&choices[0]) && choices[i].block * (uint64_t)choices[i].depth < best->block * (uint64_t)best->depth)
-            best = &choices[i];
+    for (int i = 1; i < finalists; i++) {
+        const choice *other = &choices[i];
+        int smaller = other->block * (uint64_t)other->depth < best->block * (uint64_t)best->depth;
+        if (smaller && rate(other) > 0.95 * rate(&choices[0])) best = other;
+    }
     out->disk = rate(best);
     out->block_bytes = best->block;
     out->depth = best->depth;
     return AIR_OK;
 }
 
+static uint8_t *aligned(const disk_probe *p, uint8_t *memory)
+{
+    uint64_t address = (uint64_t)(uintptr_t)memory;
+    return memory + (air_round_up(address, p->granule) - address);
+}
+
+static size_t small_bytes(const disk_probe *p) { return (size_t)(air_max_u64(p->granule, SMALL_READ) + p->granule); }
+
+/* One read after the other, each asked for and waited for by this thread, as the walker does: waking up is a part of it. */
 static air_status find_latency(disk_probe *p, double seconds, air_bandwidths *out, air_error *err)
 {
-    choice single = {.block = air_min_u64(SMALL_READ, p->buffer_bytes), .depth = 1};
-    uint64_t address = (uint64_t)(uintptr_t)p->small;
-    p->requests[0].buffer = p->small + (air_round_up(address, p->granule) - address);
-    air_status st = run_trial(p, &single, (uint64_t)(seconds * 1e9), err);
+    choice single = {.block = air_max_u64(p->granule, SMALL_READ), .depth = 1};
+    p->target = aligned(p, p->small);
+    p->blocks = 1;
+    uint64_t until = air_clock_ns() + (uint64_t)(seconds * 1e9);
+    air_status st;
+    do st = run_trial(p, &single, 0, err);
+    while (!st && air_clock_ns() < until);
     if (st) return st;
     double alone = (double)single.ns / 1e9 * (double)single.block / (double)single.bytes, transfer = (double)single.block / out->disk;
     out->latency_s = alone > transfer ? alone - transfer : 0;
@@ -160,20 +188,15 @@ static air_status find_latency(disk_probe *p, double seconds, air_bandwidths *ou
 
 static air_status open_probe(disk_probe *p, air_error *err)
 {
-    uint64_t share = air_min_u64(BUFFERS_MOST, p->source->bytes) / DEPTH_MOST;
     p->granule = air_max_u64(4096, p->source->alignment);
-    p->buffer_bytes = p->granule;
-    while (p->buffer_bytes * 2 <= share) p->buffer_bytes *= 2;
-    p->buffers = air_pages_alloc((size_t)(DEPTH_MOST * p->buffer_bytes + p->granule));
-    p->small = air_pages_alloc((size_t)(SMALL_READ + p->granule));
-    if (!p->buffers || !p->small)
-        return air_fail(err, AIR_E_NOMEM, "probe: %llu bytes", (unsigned long long)(DEPTH_MOST * p->buffer_bytes));
-    air_pages_huge(p->buffers, (size_t)(DEPTH_MOST * p->buffer_bytes + p->granule)); /* as the ring is */
-    uint64_t address = (uint64_t)(uintptr_t)p->buffers;
-    uint8_t *aligned = p->buffers + (air_round_up(address, p->granule) - address);
+    p->ring_bytes = air_max_u64(air_min_u64(RING_MOST, p->source->bytes), 2 * DEPTH_MOST * p->granule);
+    p->region = air_pages_alloc((size_t)(p->ring_bytes + p->granule));
+    p->small = air_pages_alloc(small_bytes(p));
+    if (!p->region || !p->small) return air_fail(err, AIR_E_NOMEM, "probe: %llu bytes", (unsigned long long)p->ring_bytes);
+    air_pages_huge(p->region, (size_t)(p->ring_bytes + p->granule)); /* as the pager's ring is */
+    p->ring = aligned(p, p->region);
     for (int i = 0; i < DEPTH_MOST; i++)
-        p->requests[i] = (air_io_request){
-            .read = probe_read, .source = p, .buffer = aligned + (uint64_t)i * p->buffer_bytes, .done = probe_done, .context = p};
+        p->requests[i] = (air_io_request){.read = probe_read, .source = p, .done = probe_done, .context = p};
     return air_async_io_open(&p->io, DEPTH_MOST, err);
 }
 
@@ -190,8 +213,8 @@ air_status air_probe_disk(air_source *source, double seconds, air_probe_watch wa
     if (!st) st = choose(p, (1 - LATENCY_SHARE) * seconds, out, err);
     if (!st) st = find_latency(p, LATENCY_SHARE * seconds, out, err);
     air_async_io_close(p->io);
-    air_pages_free(p->small, (size_t)(SMALL_READ + p->granule));
-    air_pages_free(p->buffers, (size_t)(DEPTH_MOST * p->buffer_bytes + p->granule));
+    air_pages_free(p->small, small_bytes(p));
+    air_pages_free(p->region, (size_t)(p->ring_bytes + p->granule));
     air_cond_deinit(&p->changed);
     air_mutex_deinit(&p->lock);
     air_free(p);

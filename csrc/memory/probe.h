@@ -22,7 +22,8 @@ typedef struct air_probe_watch {
 air_status air_probe_disk(air_source *source, double seconds, air_probe_watch watch, air_bandwidths *out, air_error *err);
 
 /* Read bandwidth of threads threads over a buffer larger than the last cache, and one-column and many-column products of the
- * types whose bit is set in types (bit = GGML type id; all ids are below 64). Takes up to bytes of memory while it runs. */
+ * types whose bit is set in types (bit = GGML type id; all ids are below 64); and what an op takes beside its bytes, from passes of a
+ * tiny program. Takes up to bytes of memory while it runs. */
 air_status air_probe_compute(int threads, int cpu_tier, uint64_t types, uint64_t bytes, double seconds, air_probe_watch watch,
                              air_bandwidths *out, air_error *err);
 

@@ -6,8 +6,8 @@
 #include "base/checked.h"
 #include "kernels/ops.h"
 #include "memory/probe.h"
+#include "memory/probe_internal.h"
 #include "platform/clock.h"
-#include "platform/cpuid.h"
 #include "platform/pages.h"
 #include "platform/pool.h"
 #include "quant/format.h"
@@ -17,11 +17,17 @@ enum {
     MANY = 64,           /* columns of activations that count as many */
     ROWS_AT_ONCE = 64,   /* what a thread takes from the deal */
     ROWS_MANY = 16,
+    AHEAD = 2048,        /* bytes that plain reading prefetches: hardware alone stops at every page */
+    TURNS = 64,          /* that are looked at, at most */
+    TURNS_IN_TIME = 16,
+    BYTES_MOST = 512 * 1024 * 1024, /* several times the last cache of any host, of which a guest may see a part */
     MIB = 1 << 20,
     /* Every byte of the weights. As a half it is 0.066, as a float 2.4e-12, and any power of two or quant is a moderate number:
      * no denormals, no NaN, in any format. Kernels take the same time for all such values. */
     FILL = 0x2c,
 };
+
+#define OPS_SHARE 0.05 /* of the time: tens of passes */
 
 typedef struct compute_probe {
     air_pool *pool;
@@ -36,7 +42,8 @@ typedef struct compute_probe {
     int16_t *sums;
     /* the trial */
     const air_format *format; /* NULL: plain reading */
-    int64_t columns, rows, rows_at_once;
+    int64_t columns, rows_at_once;
+    int64_t places, place; /* chunks of rows_at_once in the weights; the next turn's first */
     air_pool_job job;
     AIR_ATOMIC(uint64_t) sink; /* so that what was read is used */
     air_probe_watch watch;
@@ -52,8 +59,10 @@ static air_columns columns_of(const compute_probe *p, int64_t n)
 static uint64_t sum_words(const uint64_t *words, int64_t n)
 {
     uint64_t sums[8] = {0};
-    for (int64_t i = 0; i + 8 <= n; i += 8)
+    for (int64_t i = 0; i + 8 <= n; i += 8) {
+        AIR_PREFETCH((const char *)(words + i) + AHEAD);
         for (int j = 0; j < 8; j++) sums[j] += words[i + j];
+    }
     return sums[0] + sums[1] + sums[2] + sums[3] + sums[4] + sums[5] + sums[6] + sums[7];
 }
 
@@ -81,21 +90,21 @@ static void trial_body(void *context, int index)
     size_t row_bytes = row_bytes_of(p->format);
     uint64_t sum = 0;
     for (int64_t chunk; (chunk = air_pool_job_take(&p->job)) >= 0;) {
-        int64_t first = chunk * p->rows_at_once;
-        int64_t rows = p->rows - first < p->rows_at_once ? p->rows - first : p->rows_at_once;
-        const uint8_t *w = p->weights + (size_t)first * row_bytes;
-        if (p->format) multiply(p, index, w, row_bytes, rows);
-        else sum += sum_words((const uint64_t *)(const void *)w, rows * (int64_t)(row_bytes / sizeof(uint64_t)));
+        const uint8_t *w = p->weights + (size_t)((p->place + chunk) % p->places * p->rows_at_once) * row_bytes;
+        if (p->format) multiply(p, index, w, row_bytes, p->rows_at_once);
+        else sum += sum_words((const uint64_t *)(const void *)w, p->rows_at_once * (int64_t)(row_bytes / sizeof(uint64_t)));
     }
     atomic_fetch_add(&p->sink, sum);
 }
 
-static double turn_seconds(compute_probe *p)
+static double turn_seconds(compute_probe *p, int64_t chunks)
 {
-    air_pool_job_reset(&p->job, (p->rows + p->rows_at_once - 1) / p->rows_at_once);
+    air_pool_job_reset(&p->job, chunks);
     uint64_t begin = air_clock_ns();
     air_pool_run(p->pool, trial_body, p);
-    return (double)(air_clock_ns() - begin + 1) * 1e-9;
+    double seconds = (double)(air_clock_ns() - begin + 1) * 1e-9;
+    p->place = (p->place + chunks) % p->places;
+    return seconds;
 }
 
 static int stopped(compute_probe *p)
@@ -108,24 +117,43 @@ static int stopped(compute_probe *p)
     return p->stop;
 }
 
-/* Bytes per second of the best of several turns, over all weights where the time allows two turns of that: what is slow enough
- * not to allow it is bound by the CPU, and a part of the weights will do. */
-static double best_rate(compute_probe *p, const air_format *format, int64_t columns, double seconds)
+/* Chunks whose turn takes about seconds; one for each thread where that takes longer. */
+static int64_t chunks_for(compute_probe *p, double seconds)
 {
-    double best = 0;
+    int64_t chunks = p->threads;
+    while (turn_seconds(p, chunks) < seconds / 2 && !stopped(p)) chunks *= 2;
+    return chunks;
+}
+
+double air__quantile(double *values, int n, double share)
+{
+    for (int i = 1; i < n; i++)
+        for (int j = i; j > 0 && values[j] < values[j - 1]; j--) {
+            double t = values[j];
+            values[j] = values[j - 1];
+            values[j - 1] = t;
+        }
+    return values[(int)(share * n)];
+}
+
+/* Bytes per second that share of the turns do not reach: memory's is a bound, which one turn in four may exceed, a product's what is to
+ * be expected. Others use the machine as well, and now and then a turn has luck with a clock or a cache. A turn begins where the last one ended, so that it finds in a cache only what a buffer of this size leaves there. */
+static double typical_rate(compute_probe *p, const air_format *format, int64_t columns, double share, double seconds)
+{
+    double rates[TURNS];
+    int turns = 0;
     uint64_t until = air_clock_ns() + (uint64_t)(seconds * 1e9);
+    int64_t all = (int64_t)(p->bytes / row_bytes_of(format));
     p->format = format;
     p->columns = columns;
     p->rows_at_once = columns > 1 ? ROWS_MANY : ROWS_AT_ONCE;
-    int64_t all = (int64_t)(p->bytes / row_bytes_of(format)), least = p->threads * p->rows_at_once;
-    p->rows = least < all ? least : all;
-    double fitting = (double)p->rows * seconds / 3 / turn_seconds(p);
-    if (fitting > (double)p->rows) p->rows = fitting < (double)all ? (int64_t)fitting : all;
-    for (int turn = 0; (turn < 2 || air_clock_ns() < until) && !stopped(p); turn++) {
-        double now = (double)p->rows * (double)row_bytes_of(format) / turn_seconds(p);
-        if (now > best) best = now;
-    }
-    return best;
+    if (p->rows_at_once > all) p->rows_at_once = all;
+    p->places = all / p->rows_at_once;
+    p->place = 0;
+    int64_t chunks = chunks_for(p, seconds / TURNS_IN_TIME);
+    double bytes = (double)(chunks * p->rows_at_once) * (double)row_bytes_of(format);
+    while (turns < TURNS && (turns < 2 || air_clock_ns() < until) && !stopped(p)) rates[turns++] = bytes / turn_seconds(p, chunks);
+    return turns ? air__quantile(rates, turns, share) : 0;
 }
 
 static void measure(compute_probe *p, uint64_t types, double seconds, air_bandwidths *out)
@@ -133,12 +161,12 @@ static void measure(compute_probe *p, uint64_t types, double seconds, air_bandwi
     int trials = 1;
     for (uint32_t id = 0; id < AIR_TYPE_COUNT; id++) trials += (types >> id & 1) && air_format_by_id(id) ? 2 : 0;
     double each = seconds / trials;
-    out->memory = best_rate(p, NULL, 1, each);
+    out->memory = typical_rate(p, NULL, 1, 0.75, each);
     for (uint32_t id = 0; id < AIR_TYPE_COUNT; id++) {
         const air_format *format = air_format_by_id(id);
         if (!(types >> id & 1) || !format || stopped(p)) continue;
-        out->product[id] = best_rate(p, format, 1, each);
-        out->product_columns[id] = best_rate(p, format, MANY, each) * MANY;
+        out->product[id] = typical_rate(p, format, 1, 0.5, each);
+        out->product_columns[id] = typical_rate(p, format, MANY, 0.5, each) * MANY;
     }
 }
 
@@ -176,8 +204,8 @@ static air_status open_compute(compute_probe *p, int cpu_tier, uint64_t bytes, a
     p->q = air_malloc(MANY * K);
     p->scale = air_malloc(MANY * K / AIR_Q8_GROUP * sizeof *p->scale);
     p->sums = air_malloc(MANY * K / AIR_Q8_SUM_GROUP * sizeof *p->sums);
-    /* Four times the last cache, so that hardly anything of a turn is left in it for the next, but no more than allowed. */
-    p->bytes = air_max_u64(air_min_u64(bytes, air_max_u64(4 * air_cpu_cache_bytes(3), 128 * MIB)), MIB);
+    /* Hardly anything is left in the last cache when its turn comes again, where so much is allowed. */
+    p->bytes = air_max_u64(air_min_u64(bytes, BYTES_MOST), MIB);
     p->weights = air_pages_alloc((size_t)p->bytes);
     if (!p->x || !p->y || !p->row || !p->q || !p->scale || !p->sums || !p->weights)
         return air_fail(err, AIR_E_NOMEM, "probe: %llu bytes", (unsigned long long)p->bytes);
@@ -198,8 +226,9 @@ air_status air_probe_compute(int threads, int cpu_tier, uint64_t types, uint64_t
     p->watch = watch;
     p->asked_ns = air_clock_ns();
     air_status st = open_compute(p, cpu_tier, bytes, err);
-    if (!st) measure(p, types, seconds, out);
+    if (!st) measure(p, types, (1 - OPS_SHARE) * seconds, out);
     if (!st && p->stop) st = air_fail(err, AIR_E_CANCELLED, "probe cancelled");
     close_compute(p);
+    if (!st) st = air__probe_ops(threads, cpu_tier, OPS_SHARE * seconds, out, err); /* with threads of its own */
     return st;
 }

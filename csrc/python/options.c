@@ -78,6 +78,7 @@ static int to_bandwidths(const core_state *state, PyObject *o, air_bandwidths *o
         else if (!strcmp(name, "product")) st = to_rates(state, "product", value, out->product);
         else if (!strcmp(name, "product_columns")) st = to_rates(state, "product_columns", value, out->product_columns);
         else if (!strcmp(name, "latency_s")) st = to_rate(state, "latency_s", value, &out->latency_s);
+        else if (!strcmp(name, "op_s")) st = to_rate(state, "op_s", value, &out->op_s);
         else if (!strcmp(name, "block_bytes")) st = air__py_to_u64(state, "block_bytes", value, &out->block_bytes);
         else if (!strcmp(name, "depth")) {
             st = air__py_to_i64(state, "depth", value, 0, 1024, &depth);

@@ -79,7 +79,7 @@ static int type_set(const core_state *state, PyObject *types, uint64_t *set)
     return PyErr_Occurred() ? -1 : 0;
 }
 
-/* probe_compute(types, threads=0, tier="", max_bytes=0, seconds=0.5) -> {memory, product, product_columns}, bytes per second.
+/* probe_compute(types, threads=0, tier="", max_bytes=0, seconds=0.5) -> {memory, product, product_columns, op_s}, bytes per second and seconds.
  * Blocks for about seconds, without the GIL; Ctrl-C ends it. */
 PyObject *air__py_probe_compute(PyObject *module, PyObject *args, PyObject *kwargs)
 {
@@ -102,11 +102,11 @@ PyObject *air__py_probe_compute(PyObject *module, PyObject *args, PyObject *kwar
     air_error err;
     air_status st;
     PyThreadState *thread = PyEval_SaveThread();
-    st = air_probe_compute((int)threads, tier, set, bytes ? bytes : UINT64_C(256) << 20, seconds, (air_probe_watch){interrupted, &thread},
+    st = air_probe_compute((int)threads, tier, set, bytes ? bytes : UINT64_C(512) << 20, seconds, (air_probe_watch){interrupted, &thread},
                            &found, &err);
     PyEval_RestoreThread(thread);
     if (PyErr_Occurred()) return NULL;
     if (st) return air__py_raise(state, &err);
-    return Py_BuildValue("{sdsNsN}", "memory", found.memory, "product", rates_dict(found.product, set), "product_columns",
+    return Py_BuildValue("{sdsdsNsN}", "memory", found.memory, "op_s", found.op_s, "product", rates_dict(found.product, set), "product_columns",
                          rates_dict(found.product_columns, set));
 }

@@ -30,7 +30,7 @@ def matrix_types(gguf: _core.GGUF) -> list[str]:
 def probe(gguf: _core.GGUF, options: Json) -> Json:
     """Bandwidths as Engine takes them. disk is left out where nothing is to stream."""
     seconds = options.get("probe_seconds", 1.0)
-    found = _core.probe_compute(matrix_types(gguf), options["threads"], max_bytes=256 << 20, seconds=seconds)
+    found = _core.probe_compute(matrix_types(gguf), options["threads"], max_bytes=512 << 20, seconds=seconds)
     if options["io"] == "direct":
         found |= _core.probe_disk(gguf.paths[0], seconds)
     return found

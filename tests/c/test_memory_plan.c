@@ -44,6 +44,29 @@ TEST(tiles_cover_every_product_once_in_order_and_stay_within_their_size)
     }
 }
 
+TEST(the_ring_is_twice_the_reads_in_flight_and_no_more)
+{
+    fixture f;
+    fixture_make(&f, 10, 600);
+    for (int i = 0; i < 10; i++) { /* large, as a plan sees it: nobody reads it here */
+        air_weight *w = &f.weights[f.ops[i].weight];
+        w->rows = 20000;
+        w->bytes = (uint64_t)w->rows * w->row_bytes;
+    }
+    for (int depth = 1; depth <= 8; depth *= 2) {
+        air_plan_request r = fixture_request(&f, 1u << 30);
+        r.bandwidths.block_bytes = 2 << 20;
+        r.bandwidths.depth = depth;
+        air_plan *p;
+        REQUIRE(air_plan_make(&p, &r, &err) == AIR_OK);
+        CHECK_EQ(p->ring_bytes, depth < 2 ? 8u << 20 : (uint64_t)depth * 4 << 20);
+        CHECK(p->tile_bytes * AIR_RING_TILES <= p->ring_bytes && p->tile_bytes > p->ring_bytes / 5);
+        CHECK_EQ(p->block_bytes, 2 << 20); /* the reads that were probed */
+        air_plan_free(p);
+    }
+    fixture_free(&f);
+}
+
 TEST(every_prefix_of_the_pin_order_is_spread_evenly)
 {
     fixture f;
@@ -125,9 +148,9 @@ TEST(a_context_that_does_not_fit_is_refused_with_the_one_that_would)
     r.n_ctx += 64;
     CHECK_EQ(air_plan_make(&p, &r, &err), AIR_E_BUDGET);
     int64_t fits = r.n_ctx - 64;
-    r.n_ctx = 0; /* by itself it takes what fits */
+    r.n_ctx = 0; /* by itself it takes what fits beside the rows of prompts */
     REQUIRE(air_plan_make(&p, &r, &err) == AIR_OK);
-    CHECK_EQ(p->n_ctx, fits);
+    CHECK(p->n_ctx <= fits && p->n_ctx > fits / 2);
     air_plan_free(p);
     r.budget = 1 << 20;
     CHECK_EQ(air_plan_make(&p, &r, &err), AIR_E_BUDGET);
@@ -139,6 +162,33 @@ TEST(a_context_that_does_not_fit_is_refused_with_the_one_that_would)
     r.tile_bytes = 100000;
     r.ring_bytes = 200000;
     CHECK_EQ(air_plan_make(&p, &r, &err), AIR_E_ARGUMENT);
+    fixture_free(&f);
+}
+
+TEST(a_context_we_choose_leaves_room_for_the_rows_of_prompts)
+{
+    fixture f;
+    fixture_make(&f, 10, 300);
+    air_plan_request r = fixture_request(&f, 8u << 20);
+    r.n_ctx_trained = 4096;
+    r.state_per_block = 1 << 20;
+    for (r.budget = 8u << 20; r.budget <= 128u << 20; r.budget *= 2) {
+        air_plan *p;
+        f.program.row_floats = 16; /* 64 bytes a row: 512 of them are little */
+        r.n_ctx = 0;
+        REQUIRE(air_plan_make(&p, &r, &err) == AIR_OK);
+        CHECK(p->max_rows == p->n_ctx || p->max_rows >= 512);
+        air_plan_free(p);
+        f.program.row_floats = 4096; /* a quarter of what is left, where they are much */
+        REQUIRE(air_plan_make(&p, &r, &err) == AIR_OK);
+        uint64_t rest = r.budget - p->gather_bytes - p->ring_bytes - p->logit_bytes - p->state_bytes_full;
+        CHECK(p->max_rows == p->n_ctx || p->activation_bytes_full >= (rest < 32u << 20 ? r.budget / 4 : 32u << 20) / 4 * 7 / 10);
+        r.n_ctx = p->n_ctx + (p->n_ctx < 4096 ? 64 : 0); /* named, it may take that room */
+        air_plan_free(p);
+        REQUIRE(air_plan_make(&p, &r, &err) == AIR_OK);
+        CHECK_EQ(p->n_ctx, r.n_ctx);
+        air_plan_free(p);
+    }
     fixture_free(&f);
 }
 
@@ -188,6 +238,16 @@ TEST(the_time_of_a_pass_is_the_slower_of_disk_and_compute)
     double rows = w * 100 / 2e10;
     CHECK(air_plan_predict(&r, p, UINT64_MAX, 100) > 0.999 * rows && air_plan_predict(&r, p, UINT64_MAX, 100) < 1.001 * rows);
     CHECK(air_plan_predict(&r, p, UINT64_MAX, 1) < 1.001 * memory);
+    r.bandwidths.op_s = 1e-3; /* of every op, whatever the rows; the disk does not wait for it */
+    double ops = memory + 1e-3 * f.program.n_ops;
+    CHECK(air_plan_predict(&r, p, UINT64_MAX, 1) > 0.999 * ops && air_plan_predict(&r, p, UINT64_MAX, 1) < 1.001 * ops);
+    f.ops[0].kind = AIR_OP_EMBED; /* rows of a table, depth of them at a time */
+    double before = air_plan_predict(&r, p, UINT64_MAX, 1);
+    r.bandwidths.latency_s = 1e-2;
+    CHECK(air_plan_predict(&r, p, UINT64_MAX, 1) > before + 0.99e-2 && air_plan_predict(&r, p, UINT64_MAX, 1) < before + 1.01e-2);
+    double many = air_plan_predict(&r, p, UINT64_MAX, 10 * p->depth) - air_plan_predict(&r, p, UINT64_MAX, 9 * p->depth);
+    CHECK(many > 0.99e-2);
+    f.ops[0].kind = AIR_OP_PRODUCT;
     r.bandwidths = (air_bandwidths){0};
     CHECK(air_plan_predict(&r, p, 0, 100) == 0); /* nothing known bounds nothing */
     air_plan_free(p);
@@ -307,9 +367,11 @@ int main(int argc, char **argv)
 {
     check_begin(argc, argv);
     RUN(tiles_cover_every_product_once_in_order_and_stay_within_their_size);
+    RUN(the_ring_is_twice_the_reads_in_flight_and_no_more);
     RUN(every_prefix_of_the_pin_order_is_spread_evenly);
     RUN(whatever_the_budget_the_parts_of_a_plan_fit_it);
     RUN(a_context_that_does_not_fit_is_refused_with_the_one_that_would);
+    RUN(a_context_we_choose_leaves_room_for_the_rows_of_prompts);
     RUN(a_file_is_mapped_by_itself_only_where_all_fits);
     RUN(the_time_of_a_pass_is_the_slower_of_disk_and_compute);
     RUN(absurd_numbers_are_refused_or_cut_and_never_wrap);

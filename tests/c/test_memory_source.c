@@ -194,6 +194,39 @@ TEST(the_probe_finds_the_rate_of_a_throttled_disk)
     fixture_free(&f);
 }
 
+/* Notes where large reads go. */
+typedef struct noting_source {
+    air_source base;
+    atomic_ullong low, high;
+} noting_source;
+
+static air_status noting_read(air_source *s, uint64_t offset, void *buffer, size_t bytes, const AIR_ATOMIC(int) *cancel, air_error *e)
+{
+    noting_source *n = (noting_source *)s;
+    (void)offset, (void)cancel, (void)e;
+    air_sleep_ns(50000);
+    if (bytes <= 64 * 1024) return AIR_OK; /* of the latency */
+    unsigned long long begin = (uintptr_t)buffer, end = begin + bytes, low = atomic_load(&n->low), high = atomic_load(&n->high);
+    while (begin < low && !atomic_compare_exchange_weak(&n->low, &low, begin)) {}
+    while (end > high && !atomic_compare_exchange_weak(&n->high, &high, end)) {}
+    return AIR_OK;
+}
+
+TEST(the_probe_reads_into_as_much_memory_as_a_plan_would)
+{
+    noting_source n = {.base = {.read = noting_read, .check = memory_check, .close = memory_close, .bytes = UINT64_C(1) << 30, .alignment = 4096},
+                       .low = UINT64_MAX};
+    air_bandwidths b = {0};
+    REQUIRE(air_probe_disk(&n.base, 0.4, (air_probe_watch){0}, &b, &err) == AIR_OK);
+    CHECK(air_ring_wanted(b.block_bytes, b.depth) <= 32u << 20);
+    CHECK(n.high - n.low > 24u << 20 && n.high - n.low <= 32u << 20); /* the largest ring of all that were tried */
+    n.low = UINT64_MAX;
+    n.high = 0;
+    n.base.bytes = 3 << 20; /* a file smaller than its ring */
+    REQUIRE(air_probe_disk(&n.base, 0.1, (air_probe_watch){0}, &b, &err) == AIR_OK);
+    CHECK(n.high - n.low > 1u << 20 && n.high - n.low <= 3u << 20);
+}
+
 int main(int argc, char **argv)
 {
     check_begin(argc, argv);
@@ -202,5 +235,6 @@ int main(int argc, char **argv)
     RUN(a_slow_disk_is_busy_all_the_time_also_across_the_end_of_a_pass);
     RUN(tampering_fails_the_read_it_names_once_and_refuses_what_it_does_not_know);
     RUN(the_probe_finds_the_rate_of_a_throttled_disk);
+    RUN(the_probe_reads_into_as_much_memory_as_a_plan_would);
     return check_end();
 }

@@ -113,6 +113,7 @@ def test_the_demo_streams_under_a_budget_smaller_than_its_weights(airpy):
     assert set(answer) == {"text", "ids", "prompt_tokens", "new_tokens", "stats", "plan"}
     assert answer["plan"]["plan"]["budget"] < answer["plan"]["plan"]["weight_bytes"] or sys.version_info >= (3, 12)
     assert answer["stats"]["bytes_disk_per_token"] > 0
+    assert answer["plan"]["plan"]["n_ctx"] == 512  # whatever the tokenizer takes
 
 
 # ---- plan, inspect, tokenize, bench ----------------------------------------------------------------------------------------------

@@ -303,6 +303,9 @@ def test_probe_compute_measures_what_it_is_asked():
     assert all(rate > 1e6 for rate in found["product"].values())
     plan = _core.solve_plan(_core.GGUF(DEMO), bandwidths=found)
     assert plan["compute_s"] > 0
+    assert 1e-8 < found["op_s"] < 1e-3
+    bare = _core.solve_plan(_core.GGUF(DEMO), bandwidths={**found, "op_s": 0})
+    assert 50 * found["op_s"] < plan["compute_s"] - bare["compute_s"] < 200 * found["op_s"]  # six layers of 13 and some
 
 
 @pytest.mark.parametrize(
