@@ -17,6 +17,14 @@
 #define AIR__UNROLL
 #endif
 
+/* What was stored to the variable is read back from memory: a broadcast from there takes a load, which is to be had, where compilers
+ * that remember the vector make shuffles of it, which are not. */
+#if defined(__GNUC__)
+#define AIR__IN_MEMORY(variable) __asm__("" : "+m"(variable))
+#else
+#define AIR__IN_MEMORY(variable) ((void)0)
+#endif
+
 /* With R rows from w on read side by side, `bytes` of each at a time and now at offset: asks for what follows the R rows, in the
  * order of addresses and in step. Short rows side by side make streams that no hardware prefetcher follows. Into L2, whose misses
  * may be more than L1's: on Zen 4 one thread read Q8_0 at 20.6 GB/s so, 12.7 with prefetches into L1, 8.5 without any, where a

@@ -1,74 +1,57 @@
-/* The shape of every AVX2 product of quantised weights with 8-bit activations. A format brings decode() and constants.
+/* The shape of every AVX2 product of quantised weights with 8-bit activations. A format brings group() and scales().
  *
- * A tile is 256 weights of a row: 8 vectors of bytes, one for each group of 32. A 16-byte lane is half a group. Four vectors make a
- * part; a vector of 8 ints holds the part's sums of halves: lane L of vector i goes to element 4L + i.
+ * A tile is 256 weights of a row: 8 vectors of bytes, one for each group of 32. A 16-byte lane is half a group.
  *
- *     per vector: maddubs (16 sums of 2 products), madd with ones (8 of 4); per part a tree of 6 shuffles and 3 adds
+ *     per group: maddubs (16 sums of 2 products), madd with the integer scales or ones (8 sums of 4), to float,
+ *                acc += sums * (scale_w * scale_x of the group, broadcast from memory)
+ *     per tile:  acc += float(bias · sums of x, one int for each group) * (bias_scale_w * scale_x)
+ *
+ * The eight elements of acc are partial sums that are added at the end of the row: nothing is added across a vector before, as
+ * shuffles are what this core has fewest of. Integer scales of halves multiply where ones would have been: they cost nothing.
+ * What a format adds to its weights (an offset, a minimum) is the bias.
  *
  * maddubs adds two products into 16 bits with saturation, which never happens: unsigned weights up to 63 give 2 * 63 * 127 = 16002;
- * signed ones up to 128 in magnitude go in as |w| and x with the sign of w, 2 * 128 * 127 = 32512 < 32768.
+ * signed ones up to 128 in magnitude go in as |w| and x with the sign of w, 2 * 128 * 127 = 32512 < 32768. The sums of 4 products
+ * times scales up to 128 stay below 2^24, so they become floats exactly.
  *
- * The float operations that follow are the same for any n and rows, and so are the bits:
- *     acc += float(sums) * scale_w * scale_x                      constant offsets of weights are taken off as integers
- *     acc += (float(sums) * scale_w - sums_x * min_w) * scale_x   weights with minima
- * and at the end the elements of acc are added. A last tile of k % 256 weights is padded with zeros. */
+ * The float operations are the same for any n and rows, and so are the bits. A last tile of k % 256 weights is padded with zeros. */
 #ifndef AIR_KERNELS_AVX2_PRODUCT_Q8_H
 #define AIR_KERNELS_AVX2_PRODUCT_Q8_H
 
 #include "kernels/tables.h"
 #include "kernels/x86/x86.h"
 
-enum { TILE = 256, GROUPS = 8, HALVES = 16, PARTS = 2, ROWS = 4, COLUMNS = 16, MAX_TILE_BYTES = 272 };
+enum { TILE = 256, GROUPS = 8, HALVES = 16, ROWS = 4, COLUMNS = 16, MAX_TILE_BYTES = 272 };
 
 typedef struct tile_shape {
-    int    is_signed;    /* weights are signed bytes */
-    int    offset_shift; /* unsigned weights are stored plus 2^offset_shift; 0: as they are */
-    int    has_min;
-    size_t bytes;        /* of 256 weights */
+    int    is_signed; /* weights are signed bytes */
+    int    has_sub;   /* halves have integer scales beside the group's */
+    int    has_bias;
+    size_t bytes;     /* of 256 weights */
 } tile_shape;
 
-typedef struct tile {
-    __m256i w[8];
-    __m256  scale[PARTS], min[PARTS];
-} tile;
+/* Vectors of scales have one element for each group, those of integers one for each half. */
+typedef struct tile_scales {
+    __m256  scale;
+    __m256i sub;
+    __m256  bias_scale;
+    __m256i bias;
+} tile_scales;
 
-/* 256 activations; q stays in memory. */
-typedef struct column {
-    const int8_t *q;
-    __m256i       start[PARTS]; /* the offset's share of the sums, negative */
-    __m256        scale[PARTS], sums[PARTS];
-} column;
-
-typedef void (*tile_decode)(const uint8_t *w, tile *t);
-
-/* Element 4L + i of part p belongs to half 8p + 2i + L and so to group 4p + i: both 16-byte lanes want the part's 4 floats. */
-AIR_INLINE __m256 spread_groups(const __m128 v)
-{
-    return _mm256_insertf128_ps(_mm256_castps128_ps256(v), v, 1);
-}
-
-/* 8 int16 of halves 0 … 7 of a part, in the order of its elements: 0 2 4 6, 1 3 5 7. */
-AIR_INLINE __m256i order_halves(__m128i v)
-{
-    __m128i order = _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
-    return _mm256_cvtepi16_epi32(_mm_shuffle_epi8(v, order));
-}
+typedef struct tile_format {
+    __m256i (*group)(const uint8_t *w, int g);
+    void (*scales)(const uint8_t *w, tile_scales *t);
+    tile_shape shape;
+} tile_format;
 
 AIR_INLINE __m256i load_q(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
 
-AIR_INLINE __m256i add_lanes(const __m256i v[4])
-{
-    __m256i a = _mm256_add_epi32(_mm256_unpacklo_epi32(v[0], v[1]), _mm256_unpackhi_epi32(v[0], v[1]));
-    __m256i b = _mm256_add_epi32(_mm256_unpacklo_epi32(v[2], v[3]), _mm256_unpackhi_epi32(v[2], v[3]));
-    return _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
-}
-
-AIR_INLINE __m256i dot(__m256i w, __m256i x, const tile_shape *s)
-{
-    __m256i pairs = s->is_signed ? _mm256_maddubs_epi16(_mm256_sign_epi8(w, w), _mm256_sign_epi8(x, w))
-                                 : _mm256_maddubs_epi16(w, x);
-    return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-}
+/* 256 activations of a column; q stays in memory. */
+typedef struct column {
+    const int8_t *q;
+    __m256        scale;
+    __m256i       sums;
+} column;
 
 /* A padded copy of a column's last, shorter tile. */
 typedef struct column_pad {
@@ -77,7 +60,7 @@ typedef struct column_pad {
     int16_t sums[HALVES];
 } column_pad;
 
-AIR_INLINE void column_tile(column *out, column_pad *pad, const air_columns *x, int64_t c, int64_t at, const tile_shape *s)
+AIR_INLINE column column_tile(column_pad *pad, const air_columns *x, int64_t c, int64_t at)
 {
     const int8_t *q = x->q + c * x->k + at;
     const float *scale = x->scale + c * (x->k / AIR_Q8_GROUP) + at / AIR_Q8_GROUP;
@@ -89,42 +72,43 @@ AIR_INLINE void column_tile(column *out, column_pad *pad, const air_columns *x, 
         scale = memcpy(pad->scale, scale, (size_t)(left / AIR_Q8_GROUP) * sizeof *scale);
         sums = memcpy(pad->sums, sums, (size_t)(left / AIR_Q8_SUM_GROUP) * sizeof *sums);
     }
-    out->q = q;
-    AIR__UNROLL
-    for (int p = 0; p < PARTS; p++) {
-        __m256i halves = order_halves(_mm_loadu_si128((const __m128i *)(const void *)(sums + 8 * p)));
-        out->scale[p] = spread_groups(_mm_loadu_ps(scale + 4 * p));
-        out->start[p] = _mm256_sub_epi32(_mm256_setzero_si256(), _mm256_slli_epi32(halves, s->offset_shift));
-        out->sums[p] = _mm256_cvtepi32_ps(halves);
-    }
+    return (column){q, _mm256_loadu_ps(scale), load_q(sums)};
 }
 
-AIR_INLINE void row_tile(tile *out, const uint8_t *row, int64_t at, int64_t left, const tile_shape *s, tile_decode decode)
+/* Where the tile of a row at `at` lies; the last, shorter one in pad. */
+AIR_INLINE const uint8_t *row_tile(uint8_t pad[MAX_TILE_BYTES], const uint8_t *row, int64_t at, int64_t left, size_t bytes)
 {
-    const uint8_t *w = row + (size_t)(at / TILE) * s->bytes;
-    uint8_t pad[MAX_TILE_BYTES];
-    if (AIR_UNLIKELY(left < TILE)) {
-        memset(pad, 0, sizeof pad);
-        w = memcpy(pad, w, (size_t)(left / AIR_Q8_GROUP) * (s->bytes / GROUPS));
-    }
-    decode(w, out);
+    const uint8_t *w = row + (size_t)(at / TILE) * bytes;
+    if (AIR_LIKELY(left >= TILE)) return w;
+    memset(pad, 0, MAX_TILE_BYTES);
+    return memcpy(pad, w, (size_t)(left / AIR_Q8_GROUP) * (bytes / GROUPS));
 }
 
-/* acc += a tile of one row times that of one column. */
-AIR_INLINE __m256 accumulate(__m256 acc, const tile *t, const column *x, const tile_shape *s)
+/* Int16 of halves, so that those of even halves are below and those of odd ones above. */
+AIR_INLINE __m256i split_halves(__m256i v)
 {
-    AIR__UNROLL
-    for (int p = 0; p < PARTS; p++) {
-        __m256i dots[4];
-        AIR__UNROLL
-        for (int i = 0; i < 4; i++) dots[i] = dot(t->w[4 * p + i], load_q(x->q + 32 * (4 * p + i)), s);
-        __m256i sums = add_lanes(dots);
-        if (s->offset_shift) sums = _mm256_add_epi32(sums, x->start[p]);
-        __m256 f = _mm256_cvtepi32_ps(sums);
-        if (!s->has_min) acc = _mm256_fmadd_ps(f, _mm256_mul_ps(t->scale[p], x->scale[p]), acc);
-        else acc = _mm256_fmadd_ps(_mm256_fnmadd_ps(t->min[p], x->sums[p], _mm256_mul_ps(f, t->scale[p])), x->scale[p], acc);
-    }
-    return acc;
+    __m256i order = _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15, 0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11,
+                                     14, 15);
+    return _mm256_permute4x64_epi64(_mm256_shuffle_epi8(v, order), 0xd8);
+}
+
+/* What the sums of group g are multiplied by: sub is split. */
+AIR_INLINE __m256i sub_of(__m256i sub, int g, int has_sub)
+{
+    return has_sub ? _mm256_shuffle_epi8(sub, _mm256_set1_epi16((short)(2 * g | (2 * g + 1) << 8))) : _mm256_set1_epi16(1);
+}
+
+AIR_INLINE __m256i dot(__m256i w, __m256i x, __m256i sub, const tile_shape *s)
+{
+    __m256i pairs = s->is_signed ? _mm256_maddubs_epi16(_mm256_sign_epi8(w, w), _mm256_sign_epi8(x, w))
+                                 : _mm256_maddubs_epi16(w, x);
+    return _mm256_madd_epi16(pairs, sub);
+}
+
+AIR_INLINE __m256 add_bias(__m256 acc, const tile_scales *t, const column *x)
+{
+    __m256 bias = _mm256_cvtepi32_ps(_mm256_madd_epi16(t->bias, x->sums));
+    return _mm256_fmadd_ps(bias, _mm256_mul_ps(t->bias_scale, x->scale), acc);
 }
 
 AIR_INLINE float add_elements(__m256 v)
@@ -134,24 +118,93 @@ AIR_INLINE float add_elements(__m256 v)
     return _mm_cvtss_f32(_mm_add_ss(a, _mm_movehdup_ps(a)));
 }
 
-/* R rows, columns [c, c + n), n <= COLUMNS: a tile of weights is decoded once for all of them. */
+/* R rows of one column: a group of weights goes from its block into the sum without touching memory. */
+AIR_INLINE void one_column(const uint8_t *w, size_t row_bytes, const air_columns *x, int64_t c, float *y, int R,
+                           const tile_format *f)
+{
+    const tile_shape *s = &f->shape;
+    __m256 acc[ROWS];
+    for (int r = 0; r < R; r++) acc[r] = _mm256_setzero_ps();
+    for (int64_t at = 0; at < x->k; at += TILE) {
+        column_pad pad;
+        uint8_t row_pad[ROWS][MAX_TILE_BYTES];
+        const uint8_t *tile[ROWS];
+        __m256i sub[ROWS];
+        float scale[ROWS][GROUPS];
+        column col = column_tile(&pad, x, c, at);
+        air__prefetch_next_rows(w, row_bytes, (size_t)(at / TILE) * s->bytes, s->bytes, R);
+        AIR__UNROLL
+        for (int r = 0; r < R; r++) {
+            tile_scales t;
+            tile[r] = row_tile(row_pad[r], w + (size_t)r * row_bytes, at, x->k - at, s->bytes);
+            f->scales(tile[r], &t);
+            if (s->has_sub) sub[r] = split_halves(t.sub);
+            _mm256_storeu_ps(scale[r], _mm256_mul_ps(t.scale, col.scale));
+            if (s->has_bias) acc[r] = add_bias(acc[r], &t, &col);
+        }
+        AIR__IN_MEMORY(scale);
+        AIR__UNROLL
+        for (int g = 0; g < GROUPS; g++) {
+            __m256i q = load_q(col.q + 32 * g);
+            AIR__UNROLL
+            for (int r = 0; r < R; r++) {
+                __m256i sums = dot(f->group(tile[r], g), q, sub_of(sub[r], g, s->has_sub), s);
+                acc[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums), _mm256_set1_ps(scale[r][g]), acc[r]);
+            }
+        }
+    }
+    for (int r = 0; r < R; r++) y[r] = add_elements(acc[r]);
+}
+
+/* A tile of R rows, taken out of its blocks once for all columns. */
+typedef struct unpacked {
+    __m256i     w[ROWS][GROUPS], sub[ROWS];
+    tile_scales scales[ROWS];
+} unpacked;
+
+AIR_INLINE void unpack(unpacked *u, const uint8_t *w, size_t row_bytes, int64_t at, int64_t left, int R, const tile_format *f)
+{
+    AIR__UNROLL
+    for (int r = 0; r < R; r++) {
+        uint8_t pad[MAX_TILE_BYTES];
+        const uint8_t *tile = row_tile(pad, w + (size_t)r * row_bytes, at, left, f->shape.bytes);
+        AIR__UNROLL
+        for (int g = 0; g < GROUPS; g++) u->w[r][g] = f->group(tile, g);
+        f->scales(tile, &u->scales[r]);
+        if (f->shape.has_sub) u->sub[r] = split_halves(u->scales[r].sub);
+    }
+}
+
+AIR_INLINE __m256 accumulate(__m256 acc, const unpacked *u, int r, const column *x, const tile_shape *s)
+{
+    float scale[GROUPS];
+    _mm256_storeu_ps(scale, _mm256_mul_ps(u->scales[r].scale, x->scale));
+    AIR__IN_MEMORY(scale);
+    if (s->has_bias) acc = add_bias(acc, &u->scales[r], x);
+    AIR__UNROLL
+    for (int g = 0; g < GROUPS; g++) {
+        __m256i sums = dot(u->w[r][g], load_q(x->q + 32 * g), sub_of(u->sub[r], g, s->has_sub), s);
+        acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums), _mm256_set1_ps(scale[g]), acc);
+    }
+    return acc;
+}
+
+/* R rows, columns [c, c + n), n <= COLUMNS. */
 AIR_INLINE void few_columns(const uint8_t *w, size_t row_bytes, const air_columns *x, int64_t c, int64_t n, float *y,
-                            size_t y_stride, int R, const tile_shape *s, tile_decode decode)
+                            size_t y_stride, int R, const tile_format *f)
 {
     __m256 acc[COLUMNS][ROWS];
     for (int64_t j = 0; j < n; j++)
         for (int r = 0; r < R; r++) acc[j][r] = _mm256_setzero_ps();
     for (int64_t at = 0; at < x->k; at += TILE) {
-        tile t[ROWS];
-        air__prefetch_next_rows(w, row_bytes, (size_t)(at / TILE) * s->bytes, s->bytes, R);
-        AIR__UNROLL
-        for (int r = 0; r < R; r++) row_tile(&t[r], w + (size_t)r * row_bytes, at, x->k - at, s, decode);
+        unpacked u;
+        air__prefetch_next_rows(w, row_bytes, (size_t)(at / TILE) * f->shape.bytes, f->shape.bytes, R);
+        unpack(&u, w, row_bytes, at, x->k - at, R, f);
         for (int64_t j = 0; j < n; j++) {
             column_pad pad;
-            column col;
-            column_tile(&col, &pad, x, c + j, at, s);
+            column col = column_tile(&pad, x, c + j, at);
             AIR__UNROLL
-            for (int r = 0; r < R; r++) acc[j][r] = accumulate(acc[j][r], &t[r], &col, s);
+            for (int r = 0; r < R; r++) acc[j][r] = accumulate(acc[j][r], &u, r, &col, &f->shape);
         }
     }
     for (int64_t j = 0; j < n; j++)
@@ -159,28 +212,32 @@ AIR_INLINE void few_columns(const uint8_t *w, size_t row_bytes, const air_column
 }
 
 AIR_INLINE void some_rows(const uint8_t *w, size_t row_bytes, const air_columns *x, float *y, size_t y_stride, int R,
-                          const tile_shape *s, tile_decode decode)
+                          const tile_format *f)
 {
+    if (x->n == 1) {
+        one_column(w, row_bytes, x, 0, y, R, f);
+        return;
+    }
     for (int64_t c = 0; c < x->n; c += COLUMNS) {
         int64_t n = x->n - c < COLUMNS ? x->n - c : COLUMNS;
-        few_columns(w, row_bytes, x, c, n, y + (size_t)c * y_stride, y_stride, R, s, decode);
+        few_columns(w, row_bytes, x, c, n, y + (size_t)c * y_stride, y_stride, R, f);
     }
 }
 
 AIR_INLINE void product(const void *weights, size_t row_bytes, int64_t rows, const air_columns *x, float *y, size_t y_stride,
-                        const tile_shape *s, tile_decode decode)
+                        const tile_format *f)
 {
     const uint8_t *w = weights;
     int64_t r = 0;
-    for (; r + ROWS <= rows; r += ROWS) some_rows(w + (size_t)r * row_bytes, row_bytes, x, y + r, y_stride, ROWS, s, decode);
-    for (; r < rows; r++) some_rows(w + (size_t)r * row_bytes, row_bytes, x, y + r, y_stride, 1, s, decode);
+    for (; r + ROWS <= rows; r += ROWS) some_rows(w + (size_t)r * row_bytes, row_bytes, x, y + r, y_stride, ROWS, f);
+    for (; r < rows; r++) some_rows(w + (size_t)r * row_bytes, row_bytes, x, y + r, y_stride, 1, f);
 }
 
 #define PRODUCT(type, ...)                                                                                                         \
     static void product_##type(const void *w, size_t row_bytes, int64_t rows, const air_columns *x, float *y, size_t y_stride)    \
     {                                                                                                                              \
-        static const tile_shape shape = {__VA_ARGS__};                                                                             \
-        product(w, row_bytes, rows, x, y, y_stride, &shape, decode_##type);                                                        \
+        static const tile_format format = {group_##type, scales_##type, {__VA_ARGS__}};                                            \
+        product(w, row_bytes, rows, x, y, y_stride, &format);                                                                      \
     }
 
 #endif
