@@ -21,7 +21,7 @@
 #include "kernels/tables.h"
 #include "kernels/x86/x86.h"
 
-enum { TILE = 256, GROUPS = 8, HALVES = 16, ROWS = 4, COLUMNS = 16, MAX_TILE_BYTES = 272 };
+enum { TILE = 256, GROUPS = 8, HALVES = 16, ROWS = 4, COLUMNS = 16, PAIR = 2, MAX_TILE_BYTES = 272 };
 
 typedef struct tile_shape {
     int    is_signed; /* weights are signed bytes */
@@ -175,18 +175,39 @@ AIR_INLINE void unpack(unpacked *u, const uint8_t *w, size_t row_bytes, int64_t 
     }
 }
 
-AIR_INLINE __m256 accumulate(__m256 acc, const unpacked *u, int r, const column *x, const tile_shape *s)
+/* Adds to the sums of one row and C columns: a vector of weights is loaded once for all of them. */
+AIR_INLINE void accumulate(__m256 (*acc)[ROWS], const unpacked *u, int r, const column *x, int C, const tile_shape *s)
 {
-    float scale[GROUPS];
-    _mm256_storeu_ps(scale, _mm256_mul_ps(u->scales[r].scale, x->scale));
+    float scale[PAIR][GROUPS];
+    __m256 sum[PAIR];
+    AIR__UNROLL
+    for (int j = 0; j < C; j++) {
+        _mm256_storeu_ps(scale[j], _mm256_mul_ps(u->scales[r].scale, x[j].scale));
+        sum[j] = s->has_bias ? add_bias(acc[j][r], &u->scales[r], &x[j]) : acc[j][r];
+    }
     AIR__IN_MEMORY(scale);
-    if (s->has_bias) acc = add_bias(acc, &u->scales[r], x);
     AIR__UNROLL
     for (int g = 0; g < GROUPS; g++) {
-        __m256i sums = dot(u->w[r][g], load_q(x->q + 32 * g), sub_of(u->sub[r], g, s->has_sub), s);
-        acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums), _mm256_set1_ps(scale[g]), acc);
+        __m256i w = u->w[r][g], sub = sub_of(u->sub[r], g, s->has_sub);
+        AIR__UNROLL
+        for (int j = 0; j < C; j++) {
+            __m256i sums = dot(w, load_q(x[j].q + 32 * g), sub, s);
+            sum[j] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums), _mm256_set1_ps(scale[j][g]), sum[j]);
+        }
     }
-    return acc;
+    AIR__UNROLL
+    for (int j = 0; j < C; j++) acc[j][r] = sum[j];
+}
+
+AIR_INLINE void columns_tile(__m256 (*acc)[ROWS], const unpacked *u, const air_columns *x, int64_t c, int64_t at, int C, int R,
+                             const tile_shape *s)
+{
+    column_pad pad[PAIR];
+    column col[PAIR];
+    AIR__UNROLL
+    for (int j = 0; j < C; j++) col[j] = column_tile(&pad[j], x, c + j, at);
+    AIR__UNROLL
+    for (int r = 0; r < R; r++) accumulate(acc, u, r, col, C, s);
 }
 
 /* R rows, columns [c, c + n), n <= COLUMNS. */
@@ -200,12 +221,9 @@ AIR_INLINE void few_columns(const uint8_t *w, size_t row_bytes, const air_column
         unpacked u;
         air__prefetch_next_rows(w, row_bytes, (size_t)(at / TILE) * f->shape.bytes, f->shape.bytes, R);
         unpack(&u, w, row_bytes, at, x->k - at, R, f);
-        for (int64_t j = 0; j < n; j++) {
-            column_pad pad;
-            column col = column_tile(&pad, x, c + j, at);
-            AIR__UNROLL
-            for (int r = 0; r < R; r++) acc[j][r] = accumulate(acc[j][r], &u, r, &col, &f->shape);
-        }
+        int64_t j = 0;
+        for (; j + PAIR <= n; j += PAIR) columns_tile(acc + j, &u, x, c + j, at, PAIR, R, &f->shape);
+        for (; j < n; j++) columns_tile(acc + j, &u, x, c + j, at, 1, R, &f->shape);
     }
     for (int64_t j = 0; j < n; j++)
         for (int r = 0; r < R; r++) y[(size_t)j * y_stride + (size_t)r] = add_elements(acc[j][r]);
