@@ -119,8 +119,7 @@ AIR_INLINE float add_elements(__m256 v)
 }
 
 /* R rows of one column: a group of weights goes from its block into the sum without touching memory. */
-AIR_INLINE void one_column(const uint8_t *w, size_t row_bytes, const air_columns *x, int64_t c, float *y, int R,
-                           const tile_format *f)
+AIR_INLINE void one_column(const uint8_t *w, size_t row_bytes, const air_columns *x, float *y, int R, const tile_format *f)
 {
     const tile_shape *s = &f->shape;
     __m256 acc[ROWS];
@@ -131,7 +130,7 @@ AIR_INLINE void one_column(const uint8_t *w, size_t row_bytes, const air_columns
         const uint8_t *tile[ROWS];
         __m256i sub[ROWS];
         float scale[ROWS][GROUPS];
-        column col = column_tile(&pad, x, c, at);
+        column col = column_tile(&pad, x, 0, at);
         air__prefetch_next_rows(w, row_bytes, (size_t)(at / TILE) * s->bytes, s->bytes, R);
         AIR__UNROLL
         for (int r = 0; r < R; r++) {
@@ -233,7 +232,7 @@ AIR_INLINE void some_rows(const uint8_t *w, size_t row_bytes, const air_columns 
                           const tile_format *f)
 {
     if (x->n == 1) {
-        one_column(w, row_bytes, x, 0, y, R, f);
+        one_column(w, row_bytes, x, y, R, f);
         return;
     }
     for (int64_t c = 0; c < x->n; c += COLUMNS) {
