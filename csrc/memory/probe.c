@@ -38,7 +38,7 @@ typedef struct disk_probe {
     /* of the trial, under lock */
     choice *now;
     uint8_t *target;                /* where reads go, round and round over so many blocks */
-    uint64_t blocks;
+    uint64_t blocks, turns[DEPTH_MOST];
     uint64_t place;                 /* the next block's number, modulo those of the file */
     uint64_t stop_ns;
     int active;
@@ -62,11 +62,13 @@ static void ask_watch(disk_probe *p)
 
 /* A trial starts at a random place and goes on from there, block after block into a ring, as the pager walks: disks and what lies
  * between them and us treat that unlike reads at random, and reads into few bytes of memory stay in the last cache, which those into
- * many do not. Different places, so that no trial lives on what another one left in a cache. */
+ * many do not. Different places, so that no trial lives on what another one left in a cache. Each request has blocks of its own, every
+ * depth-th: however late one is, no other reads into the same. */
 static void submit(disk_probe *p, air_io_request *request)
 {
-    uint64_t places = air_max_u64(p->source->bytes / p->now->block, 1);
-    request->buffer = p->target + p->place % p->blocks * p->now->block;
+    uint64_t places = air_max_u64(p->source->bytes / p->now->block, 1), i = (uint64_t)(request - p->requests), depth = (uint64_t)p->now->depth;
+    uint64_t own = (p->blocks - i + depth - 1) / depth;
+    request->buffer = p->target + (i + p->turns[i]++ % own * depth) * p->now->block;
     request->offset = p->place++ % places * p->now->block;
     request->bytes = (size_t)p->now->block;
     air_async_io_submit(p->io, request);

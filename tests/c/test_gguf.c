@@ -487,7 +487,7 @@ TEST(memory_is_in_proportion_to_the_input)
     }
 }
 
-TEST(a_large_vocabulary_is_parsed_in_30_ms_and_few_allocations)
+TEST(a_large_vocabulary_is_parsed_quickly_in_few_allocations)
 {
     bytes b = {0};
     put_vocabulary(&b, 0);
@@ -528,6 +528,6 @@ int main(int argc, char **argv)
     RUN(what_is_just_within_the_limits_is_accepted);
     RUN(no_count_is_believed_before_its_bytes_are_there);
     RUN(memory_is_in_proportion_to_the_input);
-    RUN(a_large_vocabulary_is_parsed_in_30_ms_and_few_allocations);
+    RUN(a_large_vocabulary_is_parsed_quickly_in_few_allocations);
     return check_end();
 }

@@ -194,19 +194,25 @@ TEST(the_probe_finds_the_rate_of_a_throttled_disk)
     fixture_free(&f);
 }
 
-/* Notes where large reads go. */
+/* Notes where large reads go, and whether two at once go to the same place. */
 typedef struct noting_source {
     air_source base;
-    atomic_ullong low, high;
+    atomic_ullong low, high, active[8]; /* the last: where each one in flight begins, or 0 */
+    atomic_int reads, clashes;
 } noting_source;
 
 static air_status noting_read(air_source *s, uint64_t offset, void *buffer, size_t bytes, const AIR_ATOMIC(int) *cancel, air_error *e)
 {
     noting_source *n = (noting_source *)s;
     (void)offset, (void)cancel, (void)e;
-    air_sleep_ns(50000);
+    unsigned long long begin = (uintptr_t)buffer, end = begin + bytes, low = atomic_load(&n->low), high = atomic_load(&n->high), none = 0;
+    size_t mine = 0;
+    for (size_t i = 0; i < AIR_COUNT(n->active); i++)
+        if (atomic_load(&n->active[i]) == begin) atomic_fetch_add(&n->clashes, 1);
+    while (mine < AIR_COUNT(n->active) - 1 && !atomic_compare_exchange_strong(&n->active[mine], &none, begin)) mine++, none = 0;
+    air_sleep_ns(atomic_fetch_add(&n->reads, 1) % 61 ? 50000 : 5000000); /* now and then one is late by a hundred others */
+    atomic_store(&n->active[mine], 0);
     if (bytes <= 64 * 1024) return AIR_OK; /* of the latency */
-    unsigned long long begin = (uintptr_t)buffer, end = begin + bytes, low = atomic_load(&n->low), high = atomic_load(&n->high);
     while (begin < low && !atomic_compare_exchange_weak(&n->low, &low, begin)) {}
     while (end > high && !atomic_compare_exchange_weak(&n->high, &high, end)) {}
     return AIR_OK;
@@ -225,6 +231,7 @@ TEST(the_probe_reads_into_as_much_memory_as_a_plan_would)
     n.base.bytes = 3 << 20; /* a file smaller than its ring */
     REQUIRE(air_probe_disk(&n.base, 0.1, (air_probe_watch){0}, &b, &err) == AIR_OK);
     CHECK(n.high - n.low > 1u << 20 && n.high - n.low <= 3u << 20);
+    CHECK_EQ(n.clashes, 0);
 }
 
 int main(int argc, char **argv)
