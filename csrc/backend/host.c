@@ -14,7 +14,7 @@
 /* --- memory: one region, cut the same way for its size and for its pointers --- */
 
 typedef struct layout {
-    size_t rows, wanted, q, scale, sums, cos, sin, scratch, total; /* byte offsets */
+    size_t rows, wanted, q8, cos, sin, scratch, total; /* byte offsets */
 } layout;
 
 static size_t cut(size_t *at, uint64_t bytes)
@@ -32,9 +32,7 @@ static layout lay_out(const air_program *p, int64_t rows, int64_t n_wanted, int 
     uint64_t columns = n > w ? n : w;
     l.rows = cut(&at, n * (uint64_t)p->row_floats * sizeof(float));
     l.wanted = cut(&at, w * (uint64_t)p->wanted_floats * sizeof(float));
-    l.q = cut(&at, columns * k);
-    l.scale = cut(&at, columns * (k / AIR_Q8_GROUP) * sizeof(float));
-    l.sums = cut(&at, columns * (k / AIR_Q8_SUM_GROUP) * sizeof(int16_t));
+    l.q8 = cut(&at, air_q8_bytes((int64_t)k, (int64_t)columns));
     l.cos = cut(&at, n * (uint64_t)p->rope.pairs * sizeof(float));
     l.sin = cut(&at, n * (uint64_t)p->rope.pairs * sizeof(float));
     l.scratch = cut(&at, (uint64_t)threads * air__host_scratch_floats(p) * sizeof(float));
@@ -60,9 +58,7 @@ static air_status host_reserve(air_backend *h, int64_t rows, int64_t n_wanted, a
     h->wanted_cap = n_wanted;
     h->rows = (float *)(memory + l.rows);
     h->wanted = (float *)(memory + l.wanted);
-    h->q = (int8_t *)(memory + l.q);
-    h->scale = (float *)(memory + l.scale);
-    h->sums = (int16_t *)(memory + l.sums);
+    h->q8 = memory + l.q8;
     h->cos = (float *)(memory + l.cos);
     h->sin = (float *)(memory + l.sin);
     h->scratch = (float *)(memory + l.scratch);

@@ -24,16 +24,14 @@ struct air_backend {
     void *memory;                 /* one region: activations, 8-bit form, rope tables, per-thread scratch */
     size_t memory_bytes;
     float *rows, *wanted;         /* activations; buffers lie in them as the program's layout says */
-    int8_t *q;                    /* 8-bit form of the input of the next products */
-    float *scale;
-    int16_t *sums;
+    void *q8;                     /* 8-bit form of the input of the next products: an air_q8 of all its columns */
     float *cos, *sin;             /* [rows][pairs] */
     float *scratch;               /* [threads][scratch_floats] */
     size_t scratch_floats;
 
     const air_pass *pass;
     const air_feed *feed;
-    int32_t quantized; /* buffer whose 8-bit form q holds, AIR_NONE */
+    int32_t quantized; /* buffer whose 8-bit form q8 holds, AIR_NONE */
     AIR_ATOMIC(int32_t) stop_at; /* the walk ends before this op */
     int span_failed;   /* no span came: the op ends */
     air_status status;

@@ -133,6 +133,11 @@ static void op_attention(air_backend *h, const air_op *op, int index)
 
 static air_product product_of(const air_backend *h, const air_weight *w) { return h->ops->product[w->type]; }
 
+static air_q8 q8_of(const air_backend *h, const air_op *op)
+{
+    return air_q8_place(h->q8, h->program->buffers[op->in].width, air__host_rows(h, op->in));
+}
+
 /* The 8-bit form of op's input, made once for all products that read it. */
 static void quantize_input(air_backend *h, const air_op *op, int index)
 {
@@ -141,7 +146,7 @@ static void quantize_input(air_backend *h, const air_op *op, int index)
     if (h->quantized == op->in) return; /* the same on every thread: written before the walk's last barrier */
     deal(h, index, n);
     for (int64_t r; (r = air_pool_job_take(&h->job)) >= 0;)
-        h->ops->quantize(x + r * k, k, h->q + r * k, h->scale + r * (k / AIR_Q8_GROUP), h->sums + r * (k / AIR_Q8_SUM_GROUP));
+        h->ops->quantize(x + r * k, k, air_q8_at(q8_of(h, op), k, r, 0));
     air_pool_barrier(h->pool);
     if (index == 0) h->quantized = op->in;
 }
@@ -151,7 +156,7 @@ static air_columns columns_of(const air_backend *h, const air_op *op, int64_t fi
     int64_t k = h->program->buffers[op->in].width;
     return (air_columns){
         .k = k, .n = n, .f32 = air__host_buffer(h, op->in) + first * k, .f32_stride = (size_t)k,
-        .q = h->q + first * k, .scale = h->scale + first * (k / AIR_Q8_GROUP), .sums = h->sums + first * (k / AIR_Q8_SUM_GROUP),
+        .q8 = air_q8_at(q8_of(h, op), k, first, 0),
     };
 }
 

@@ -18,22 +18,51 @@
 
 AIR_BEGIN_C
 
+enum { AIR_Q8_GROUP = 32, AIR_Q8_SUM_GROUP = 16, AIR_Q8_TILE = 256 };
+
+/* The 8-bit form of activations. Per column: q in [-127, 127], x ~= step * multiple * q, with one step for each tile of 256 (the last
+ * one may be shorter) and a multiple in [0, 127] for each group of 32. Products with integer scales multiply those by multiples and sum
+ * a whole tile as integers; the others take scale, which is step * multiple. A group's own multiple is worth nearly as much as a
+ * scale of its own: a step of q is at most 1/127 of the tile's greatest / 127 above that. */
+typedef struct air_q8 {
+    int8_t  *q;        /* [k] */
+    int16_t *sums;     /* [k/16]: of q; what formats with minima or offsets need */
+    int8_t  *multiple; /* [k/32] */
+    float   *scale;    /* [k/32] */
+    float   *step;     /* [tiles of k] */
+} air_q8;
+
+static inline int64_t air_q8_tiles(int64_t k) { return (k + AIR_Q8_TILE - 1) / AIR_Q8_TILE; }
+
+/* Bytes of n columns, and their arrays one after the other in so much memory, aligned to 64 bytes. */
+static inline size_t air_q8_bytes(int64_t k, int64_t n)
+{
+    int64_t each = k + k / AIR_Q8_SUM_GROUP * 2 + k / AIR_Q8_GROUP * 5 + air_q8_tiles(k) * 4;
+    return (size_t)(n * each) + 5 * 64;
+}
+air_q8 air_q8_place(void *memory, int64_t k, int64_t n);
+
+/* From element at, a multiple of 32, of column c on. */
+static inline air_q8 air_q8_at(air_q8 x, int64_t k, int64_t c, int64_t at)
+{
+    int64_t i = c * k + at;
+    return (air_q8){
+        x.q + i, x.sums + i / AIR_Q8_SUM_GROUP, x.multiple + i / AIR_Q8_GROUP, x.scale + i / AIR_Q8_GROUP,
+        x.step + c * air_q8_tiles(k) + at / AIR_Q8_TILE,
+    };
+}
+
 /* n activation vectors of k elements, n >= 1, as products read them. f32 always there; the 8-bit form only when asked for by
  * air_ops.product[type].input (k is then a multiple of 32).
  *
- * 8-bit form, per column: q[k] in [-127, 127], scale[k/32] with x ~= scale * q over each 32, sums[k/16] = sum of q over each 16
- * (what formats with minima or offsets need). Columns follow each other at the strides below. */
+ * Columns follow each other at the strides below. */
 typedef struct air_columns {
     int64_t k;
     int64_t n;
     const float *f32;
     size_t f32_stride; /* elements from one column to the next */
-    const int8_t *q;   /* [n][k] */
-    const float *scale;   /* [n][k/32] */
-    const int16_t *sums;  /* [n][k/16] */
+    air_q8 q8;         /* of the first column; only read */
 } air_columns;
-
-enum { AIR_Q8_GROUP = 32, AIR_Q8_SUM_GROUP = 16 };
 
 typedef enum air_input { AIR_INPUT_F32, AIR_INPUT_Q8 } air_input;
 
@@ -80,9 +109,9 @@ typedef struct air_ops {
     const char *name; /* "ref", "avx2", "avx512" … */
     air_product product[AIR_TYPE_COUNT]; /* by GGML type id */
 
-    /* q, scale, sums of one column of k elements (a multiple of 32). A group of zeros has scale 0. Non-finite input gives a
-     * non-finite scale, so that it shows in the result. */
-    void (*quantize)(const float *x, int64_t k, int8_t *q, float *scale, int16_t *sums);
+    /* k elements of one column (a multiple of 32) from the start of a tile on. A group of zeros has multiple 0. Non-finite input
+     * gives its tile a non-finite step and scales, so that it shows in the result. The same bits on every tier. */
+    void (*quantize)(const float *x, int64_t k, air_q8 out);
 
     /* y[i] = x[i] / sqrt(mean(x^2) + eps) * weight[i]; weight NULL: 1. x == y allowed. */
     void (*rms_norm)(const float *x, const float *weight, float *y, int64_t n, float eps);

@@ -37,9 +37,7 @@ typedef struct compute_probe {
     uint64_t bytes;
     /* activations of MANY columns */
     float *x, *y, *row; /* y [threads][MANY * ROWS_AT_ONCE], row [threads][K] */
-    int8_t *q;
-    float *scale;
-    int16_t *sums;
+    void *q8;
     /* the trial */
     const air_format *format; /* NULL: plain reading */
     int64_t columns, rows_at_once;
@@ -53,7 +51,7 @@ typedef struct compute_probe {
 
 static air_columns columns_of(const compute_probe *p, int64_t n)
 {
-    return (air_columns){.k = K, .n = n, .f32 = p->x, .f32_stride = K, .q = p->q, .scale = p->scale, .sums = p->sums};
+    return (air_columns){.k = K, .n = n, .f32 = p->x, .f32_stride = K, .q8 = air_q8_place(p->q8, K, MANY)};
 }
 
 static uint64_t sum_words(const uint64_t *words, int64_t n)
@@ -179,9 +177,7 @@ static void close_compute(compute_probe *p)
     air_free(p->x);
     air_free(p->y);
     air_free(p->row);
-    air_free(p->q);
-    air_free(p->scale);
-    air_free(p->sums);
+    air_free(p->q8);
     air_free(p);
 }
 
@@ -201,19 +197,16 @@ static air_status open_compute(compute_probe *p, int cpu_tier, uint64_t bytes, a
     p->x = air_malloc(MANY * K * sizeof *p->x);
     p->y = air_malloc(threads * MANY * ROWS_AT_ONCE * sizeof *p->y);
     p->row = air_malloc(threads * K * sizeof *p->row);
-    p->q = air_malloc(MANY * K);
-    p->scale = air_malloc(MANY * K / AIR_Q8_GROUP * sizeof *p->scale);
-    p->sums = air_malloc(MANY * K / AIR_Q8_SUM_GROUP * sizeof *p->sums);
+    p->q8 = air_malloc(air_q8_bytes(K, MANY));
     /* Hardly anything is left in the last cache when its turn comes again, where so much is allowed. */
     p->bytes = air_max_u64(air_min_u64(bytes, BYTES_MOST), MIB);
     p->weights = air_pages_alloc((size_t)p->bytes);
-    if (!p->x || !p->y || !p->row || !p->q || !p->scale || !p->sums || !p->weights)
+    if (!p->x || !p->y || !p->row || !p->q8 || !p->weights)
         return air_fail(err, AIR_E_NOMEM, "probe: %llu bytes", (unsigned long long)p->bytes);
     air_pages_huge(p->weights, (size_t)p->bytes);
     air_pool_run(p->pool, fill_weights, p);
     for (int i = 0; i < MANY * K; i++) p->x[i] = (float)(i % 17) - 8.0f;
-    for (int c = 0; c < MANY; c++)
-        p->ops->quantize(p->x + c * K, K, p->q + c * K, p->scale + c * (K / AIR_Q8_GROUP), p->sums + c * (K / AIR_Q8_SUM_GROUP));
+    for (int c = 0; c < MANY; c++) p->ops->quantize(p->x + c * K, K, air_q8_at(air_q8_place(p->q8, K, MANY), K, c, 0));
     return AIR_OK;
 }
 

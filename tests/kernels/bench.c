@@ -83,15 +83,14 @@ static void bench_product(const air_ops *ops, const air_format *f, const uint8_t
 int bench(const char *filter)
 {
     uint8_t *w = air_pages_alloc(cold_bytes); /* as the pager holds weights: on huge pages where there are any */
-    float *x = malloc(COLUMNS * K * sizeof *x), *scale = malloc(COLUMNS * K / AIR_Q8_GROUP * sizeof *scale);
-    int8_t *q = malloc(COLUMNS * K);
-    int16_t *sums = malloc(COLUMNS * K / AIR_Q8_SUM_GROUP * sizeof *sums);
+    float *x = malloc(COLUMNS * K * sizeof *x);
+    void *memory = malloc(air_q8_bytes(K, COLUMNS));
     float *y = malloc(COLUMNS * cold_bytes / K * 2 * sizeof *y);
-    if (!w || !x || !scale || !q || !sums || !y) return EXIT_FAILURE;
+    if (!w || !x || !memory || !y) return EXIT_FAILURE;
     air_pages_huge(w, cold_bytes);
     for (int i = 0; i < COLUMNS * K; i++) x[i] = (float)air_random_unit(2, (uint64_t)i) - 0.5f;
-    air_columns columns = {.k = K, .n = 1, .f32 = x, .f32_stride = K, .q = q, .scale = scale, .sums = sums};
-    air_ops_tier(AIR_TIER_REF)->quantize(x, COLUMNS * K, q, scale, sums);
+    air_columns columns = {.k = K, .n = 1, .f32 = x, .f32_stride = K, .q8 = air_q8_place(memory, K, COLUMNS)};
+    air_ops_tier(AIR_TIER_REF)->quantize(x, COLUMNS * K, columns.q8);
     memset(w, 0, cold_bytes);
     printf("one thread, k %d; a plain sum over %zu MiB reads %.1f GB/s\n", K, cold_bytes >> 20,
            read_speed((const uint64_t *)(void *)w, cold_bytes / 8));
@@ -113,6 +112,6 @@ int bench(const char *filter)
             bench_product(ops, f, w, columns, y);
         }
     air_pages_free(w, cold_bytes);
-    free(x), free(scale), free(q), free(sums), free(y);
+    free(x), free(memory), free(y);
     return EXIT_SUCCESS;
 }

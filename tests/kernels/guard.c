@@ -50,6 +50,17 @@ void *guard_new(size_t bytes, size_t alignment)
     return g->data;
 }
 
+air_q8 guard_q8(int64_t k, int64_t n)
+{
+    return (air_q8){
+        guard_new((size_t)(n * k), 64),
+        guard_new((size_t)(n * k / AIR_Q8_SUM_GROUP) * sizeof(int16_t), 64),
+        guard_new((size_t)(n * k / AIR_Q8_GROUP), 64),
+        guard_new((size_t)(n * k / AIR_Q8_GROUP) * sizeof(float), 64),
+        guard_new((size_t)(n * air_q8_tiles(k)) * sizeof(float), 64),
+    };
+}
+
 int guard_intact(void)
 {
     int intact = 1;

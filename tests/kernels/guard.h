@@ -9,7 +9,10 @@
 
 #include <stddef.h>
 
+#include "kernels/ops.h"
+
 void *guard_new(size_t bytes, size_t alignment); /* zeroed; exits on failure */
+air_q8 guard_q8(int64_t k, int64_t n);           /* the 8-bit form of n columns, each array on its own */
 int   guard_intact(void);                        /* of all that is taken: 1 if no canary changed */
 void  guard_free_all(void);
 

@@ -75,37 +75,37 @@ static double want[MAX_N];
 
 static void quantize_case(const air_ops *ops, int64_t k, float scale_of_input)
 {
-    const air_ops *ref = air_ops_tier(AIR_TIER_REF);
-    float *x = new_floats(k, scale_of_input), *scale[3];
-    int8_t *q[3];
-    int16_t *sums[3];
+    float *x = new_floats(k, scale_of_input);
+    air_q8 q[3] = {guard_q8(k, 1), guard_q8(k, 1), guard_q8(k, 1)};
     if (k > 32) memset(x + k - 32, 0, 32 * sizeof *x);
-    for (int i = 0; i < 3; i++) {
-        q[i] = guard_new((size_t)k, 64);
-        scale[i] = guard_new((size_t)(k / AIR_Q8_GROUP) * sizeof(float), 64);
-        sums[i] = guard_new((size_t)(k / AIR_Q8_SUM_GROUP) * sizeof(int16_t), 64);
-    }
-    ops->quantize(x, k, q[0], scale[0], sums[0]);
-    ref->quantize(x, k, q[1], scale[1], sums[1]);
-    CHECK(memcmp(q[0], q[1], (size_t)k) == 0);
-    CHECK(memcmp(scale[0], scale[1], (size_t)(k / AIR_Q8_GROUP) * sizeof(float)) == 0);
-    CHECK(memcmp(sums[0], sums[1], (size_t)(k / AIR_Q8_SUM_GROUP) * sizeof(int16_t)) == 0);
+    if (k > 96) x[70] *= 1e4f;
+    ops->quantize(x, k, q[0]);
+    air_ops_tier(AIR_TIER_REF)->quantize(x, k, q[1]);
+    CHECK(memcmp(q[0].q, q[1].q, (size_t)k) == 0);
+    CHECK(memcmp(q[0].sums, q[1].sums, (size_t)(k / AIR_Q8_SUM_GROUP) * sizeof(int16_t)) == 0);
+    CHECK(memcmp(q[0].multiple, q[1].multiple, (size_t)(k / AIR_Q8_GROUP)) == 0);
+    CHECK(memcmp(q[0].scale, q[1].scale, (size_t)(k / AIR_Q8_GROUP) * sizeof(float)) == 0);
+    CHECK(memcmp(q[0].step, q[1].step, (size_t)air_q8_tiles(k) * sizeof(float)) == 0);
 
-    double error = 0, norm = 0;
+    double greatest = 0;
     for (int64_t i = 0; i < k; i++) {
-        double s = (double)scale[0][i / AIR_Q8_GROUP], d = (double)x[i] - s * q[0][i];
-        CHECK(q[0][i] >= -127 && fabs(d) <= s * 0.50001);
-        error += d * d, norm += (double)x[i] * (double)x[i];
+        air_q8 at = air_q8_at(q[0], k, 0, i / AIR_Q8_GROUP * AIR_Q8_GROUP);
+        double s = (double)*at.step * *at.multiple, of_group = 0;
+        CHECK(fabs((double)*at.scale - s) <= 1e-7 * s);
+        CHECK(q[0].q[i] >= -127 && *at.multiple >= 0 && fabs((double)x[i] - s * q[0].q[i]) <= s * 0.5001);
+        for (int64_t j = i / AIR_Q8_GROUP * AIR_Q8_GROUP, end = j + AIR_Q8_GROUP; j < end; j++) of_group = fmax(of_group, fabs((double)x[j]));
+        greatest = i % AIR_Q8_TILE ? fmax(greatest, of_group) : of_group;
+        if (i % AIR_Q8_TILE == AIR_Q8_TILE - 1) CHECK(fabs((double)*at.step * 127 * 127 - greatest) <= 1e-6 * greatest);
+        CHECK(s <= (of_group / 127 + (double)*at.step) * 1.0001); /* no coarser than a scale of the group's own by more than a step */
     }
-    CHECK(error <= 1e-4 * norm);
     for (int64_t i = 0; i < k; i += AIR_Q8_SUM_GROUP) {
         int sum = 0;
-        for (int64_t j = i; j < i + AIR_Q8_SUM_GROUP; j++) sum += q[0][j];
-        CHECK_EQ(sum, sums[0][i / AIR_Q8_SUM_GROUP]);
+        for (int64_t j = i; j < i + AIR_Q8_SUM_GROUP; j++) sum += q[0].q[j];
+        CHECK_EQ(sum, q[0].sums[i / AIR_Q8_SUM_GROUP]);
     }
     for (int64_t i = 0; i < k; i++) x[i] = -x[i];
-    ops->quantize(x, k, q[2], scale[2], sums[2]);
-    for (int64_t i = 0; i < k; i++) CHECK_EQ(q[2][i], -q[0][i]);
+    ops->quantize(x, k, q[2]);
+    for (int64_t i = 0; i < k; i++) CHECK_EQ(q[2].q[i], -q[0].q[i]);
     CHECK(guard_intact());
     guard_free_all();
 }
@@ -121,25 +121,29 @@ TEST(quantizing_is_exact_to_half_a_step_and_the_same_everywhere)
 
 TEST(quantizing_zeros_ties_and_the_unquantizable)
 {
+    enum { K = 4 * AIR_Q8_TILE + AIR_Q8_GROUP };
     FOR_EACH_TIER (ops, quantize) {
-        float *x = guard_new(6 * 32 * sizeof *x, 64), scale[6];
-        int8_t q[6 * 32];
-        int16_t sums[12];
+        float *x = guard_new(K * sizeof *x, 64), *ties = x + 3 * AIR_Q8_TILE;
+        air_q8 q = guard_q8(K, 1);
+        memset(x, 0, K * sizeof *x);
         x[32] = 1e-40f;                                 /* too small for 127 / x */
-        x[64 + 5] = INFINITY;
-        x[96 + 31] = NAN;
-        x[128] = 127, x[129] = 0.5f, x[130] = 1.5f, x[131] = -2.5f, x[132] = 3.5f;
-        x[160] = -127;
-        ops->quantize(x, 6 * 32, q, scale, sums);
-        CHECK(scale[0] == 0 && scale[1] == 0 && scale[2] == INFINITY && isnan(scale[3]) && scale[4] == 1 && scale[5] == 1);
-        for (int i = 0; i < 128; i++) CHECK_EQ(q[i], 0);
-        CHECK_EQ(q[128], 127);
-        CHECK_EQ(q[129], 0);
-        CHECK_EQ(q[130], 2);
-        CHECK_EQ(q[131], -2);
-        CHECK_EQ(q[132], 4);
-        CHECK_EQ(q[160], -127);
-        CHECK_EQ(sums[8], 131);
+        x[AIR_Q8_TILE + 5] = INFINITY;
+        x[2 * AIR_Q8_TILE + 31] = NAN;
+        ties[0] = 127 * 127, ties[1] = 63.5f, ties[2] = 190.5f, ties[3] = -317.5f, ties[4] = 444.5f;
+        ties[32] = 1, ties[33] = 0.5f;                  /* the smallest multiple */
+        x[4 * AIR_Q8_TILE] = -127;
+        ops->quantize(x, K, q);
+        CHECK(q.step[0] == 0 && q.step[1] == INFINITY && isnan(q.step[2]) && q.step[3] == 1);
+        for (int i = 0; i < 8; i++) CHECK(q.scale[i] == 0 && q.scale[8 + i] == INFINITY && isnan(q.scale[16 + i]) && q.multiple[i] == 0);
+        for (int i = 0; i < 3 * AIR_Q8_TILE; i++) CHECK_EQ(q.q[i], 0);
+        const int8_t rounded[] = {127, 0, 2, -2, 4}; /* to even */
+        CHECK(memcmp(q.q + 3 * AIR_Q8_TILE, rounded, sizeof rounded) == 0);
+        CHECK_EQ(q.multiple[24], 127);
+        CHECK_EQ(q.multiple[25], 1);
+        CHECK_EQ(q.q[3 * AIR_Q8_TILE + 32], 1);
+        CHECK_EQ(q.multiple[26], 0);
+        CHECK_EQ(q.q[4 * AIR_Q8_TILE], -127);
+        CHECK_EQ(q.sums[48], 131);
         guard_free_all();
     }
 }

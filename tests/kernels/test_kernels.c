@@ -73,21 +73,17 @@ static problem make_problem(const air_format *format, int64_t rows, int64_t n, i
         for (int64_t i = 0; i < k; i++) f32[(size_t)c * stride + (size_t)i] = input_value(input);
     p.x = (air_columns){.k = k, .n = n, .f32 = f32, .f32_stride = stride};
     if (air_ops_tier(AIR_TIER_REF)->product[format->id].input == AIR_INPUT_Q8) {
-        int8_t *q = guard_new((size_t)(n * k), 64);
-        float *scale = guard_new((size_t)(n * k / AIR_Q8_GROUP) * sizeof *scale, 64);
-        int16_t *sums = guard_new((size_t)(n * k / AIR_Q8_SUM_GROUP) * sizeof *sums, 64);
+        p.x.q8 = guard_q8(k, n);
         for (int64_t c = 0; c < n; c++)
-            air_ops_tier(AIR_TIER_REF)->quantize(f32 + (size_t)c * stride, k, q + c * k, scale + c * k / AIR_Q8_GROUP,
-                                                 sums + c * k / AIR_Q8_SUM_GROUP);
-        p.x.q = q, p.x.scale = scale, p.x.sums = sums;
+            air_ops_tier(AIR_TIER_REF)->quantize(f32 + (size_t)c * stride, k, air_q8_at(p.x.q8, k, c, 0));
     }
     return p;
 }
 
 static double activation(const problem *p, int64_t c, int64_t i)
 {
-    if (!p->x.q) return (double)p->x.f32[(size_t)c * p->x.f32_stride + (size_t)i];
-    return (double)p->x.q[c * p->x.k + i] * (double)p->x.scale[(c * p->x.k + i) / AIR_Q8_GROUP];
+    if (!p->x.q8.q) return (double)p->x.f32[(size_t)c * p->x.f32_stride + (size_t)i];
+    return (double)p->x.q8.q[c * p->x.k + i] * (double)p->x.q8.scale[(c * p->x.k + i) / AIR_Q8_GROUP];
 }
 
 /* want[c][r], through the format's decoder. Returns what errors are measured against: the sum of want^2, where a (row, column) counts at
@@ -148,7 +144,7 @@ static void check_bits(const air_ops *ops, const problem *p, const float *y, siz
         air_columns x = p->x;
         x.n = n;
         x.f32 += (size_t)c0 * x.f32_stride;
-        if (x.q) x.q += c0 * x.k, x.scale += c0 * x.k / AIR_Q8_GROUP, x.sums += c0 * x.k / AIR_Q8_SUM_GROUP;
+        if (x.q8.q) x.q8 = air_q8_at(x.q8, x.k, c0, 0);
         float part[32 * 32];
         fn(p->w + (size_t)r0 * p->row_bytes, p->row_bytes, rows, &x, part, 32);
         for (int64_t c = 0; c < n; c++)
@@ -178,7 +174,7 @@ static void product_case(const air_format *format, int64_t rows, int64_t n, int6
         if (t != AIR_TIER_REF) continue;
         for (int64_t c = 0; c < n; c++) /* from here on ref is what the others are held against */
             for (int64_t r = 0; r < rows; r++) want[c * rows + r] = (double)y[(size_t)c * stride + (size_t)r];
-        gate = p.x.q ? 1e-10 : 1e-12;
+        gate = p.x.q8.q ? 1e-10 : 1e-12;
     }
     guard_free_all();
 }
@@ -238,8 +234,8 @@ static void not_a_number(const air_format *format)
         const air_ops *ops = tier_of(t);
         if (!ops || !ops->product[format->id].fn) continue;
         problem p = make_problem(format, 5, 3, 2 * 256, WEIGHTS_PLAIN, INPUT_GAUSSIAN);
-        float *bad = p.x.q ? (float *)(void *)(uintptr_t)p.x.scale + p.x.k / AIR_Q8_GROUP + 3 : (float *)(void *)(uintptr_t)p.x.f32 + p.x.f32_stride + 5;
-        *bad = NAN;
+        ((float *)(uintptr_t)p.x.f32)[p.x.f32_stride + 5] = NAN;
+        if (p.x.q8.q) ops->quantize(p.x.f32 + p.x.f32_stride, p.x.k, air_q8_at(p.x.q8, p.x.k, 1, 0));
         size_t stride;
         float *y = run_product(ops, &p, &stride);
         for (int64_t r = 0; r < p.rows; r++) {

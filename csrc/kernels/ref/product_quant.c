@@ -81,12 +81,11 @@ static int32_t dot_half(const int16_t *w, const int8_t *x)
 
 static double contribution(const group *g, const air_columns *x, int64_t column, int64_t i)
 {
-    const int8_t *q = x->q + column * x->k + i * AIR_Q8_GROUP;
-    const int16_t *sums = x->sums + (column * x->k + i * AIR_Q8_GROUP) / HALF;
-    double scale = (double)x->scale[(column * x->k) / AIR_Q8_GROUP + i], sum = 0;
+    air_q8 q8 = air_q8_at(x->q8, x->k, column, i * AIR_Q8_GROUP);
+    double sum = 0;
     for (int h = 0; h < 2; h++)
-        sum += (double)g->scale[h] * dot_half(g->q + HALF * h, q + HALF * h) - (double)g->min[h] * sums[h];
-    return scale * sum;
+        sum += (double)g->scale[h] * dot_half(g->q + HALF * h, q8.q + HALF * h) - (double)g->min[h] * q8.sums[h];
+    return (double)*q8.scale * sum;
 }
 
 AIR_INLINE void product(const void *w, size_t row_bytes, int64_t rows, const air_columns *x, float *y, size_t y_stride,

@@ -4,30 +4,45 @@
 #include "kernels/tables.h"
 #include "quant/half.h"
 
-/* The greatest magnitude as bits: integers order floats, infinities and NaNs above all. */
-static float greatest_magnitude(const float *x)
+/* The greatest magnitude of n elements as bits: integers order floats, infinities and NaNs above all. */
+static float greatest_magnitude(const float *x, int64_t n)
 {
     uint32_t greatest = 0;
-    for (int j = 0; j < AIR_Q8_GROUP; j++) {
+    for (int64_t j = 0; j < n; j++) {
         uint32_t magnitude = air_f32_bits(x[j]) & 0x7fffffffu;
         if (magnitude > greatest) greatest = magnitude;
     }
     return air_f32_from_bits(greatest);
 }
 
-static void quantize(const float *x, int64_t k, int8_t *q, float *scale, int16_t *sums)
+static void quantize_group(const float *x, air_q8 out)
 {
-    for (int64_t i = 0; i < k; i += AIR_Q8_GROUP) {
-        float greatest = greatest_magnitude(x + i);
-        int zeros = greatest < AIR__QUANTIZE_TINY || !isfinite(greatest);
-        float inverse = zeros ? 0 : 127.0f / greatest;
-        scale[i / AIR_Q8_GROUP] = greatest < AIR__QUANTIZE_TINY ? 0 : greatest / 127.0f;
-        sums[i / AIR_Q8_SUM_GROUP] = sums[i / AIR_Q8_SUM_GROUP + 1] = 0;
-        for (int64_t j = i; j < i + AIR_Q8_GROUP; j++) {
-            q[j] = zeros ? 0 : (int8_t)lrintf(x[j] * inverse);
-            sums[j / AIR_Q8_SUM_GROUP] = (int16_t)(sums[j / AIR_Q8_SUM_GROUP] + q[j]);
-        }
+    float inverse = *out.multiple ? 1.0f / *out.scale : 0;
+    out.sums[0] = out.sums[1] = 0;
+    for (int j = 0; j < AIR_Q8_GROUP; j++) {
+        out.q[j] = isfinite(*out.scale) ? (int8_t)lrintf(x[j] * inverse) : 0;
+        out.sums[j / AIR_Q8_SUM_GROUP] = (int16_t)(out.sums[j / AIR_Q8_SUM_GROUP] + out.q[j]);
     }
+}
+
+static void quantize_tile(const float *x, int64_t n, air_q8 out)
+{
+    float greatest = greatest_magnitude(x, n);
+    int tiny = greatest < AIR__QUANTIZE_TINY, finite = isfinite(greatest);
+    *out.step = tiny ? 0 : finite ? greatest / (127.0f * 127.0f) : greatest;
+    for (int64_t at = 0; at < n; at += AIR_Q8_GROUP) {
+        air_q8 group = air_q8_at(out, n, 0, at);
+        float multiple = ceilf(greatest_magnitude(x + at, AIR_Q8_GROUP) * (127.0f / greatest));
+        *group.multiple = (int8_t)(tiny ? 0 : finite ? fminf(multiple, 127) : 1);
+        *group.scale = *out.step * *group.multiple;
+        quantize_group(x + at, group);
+    }
+}
+
+static void quantize(const float *x, int64_t k, air_q8 out)
+{
+    for (int64_t at = 0; at < k; at += AIR_Q8_TILE)
+        quantize_tile(x + at, k - at < AIR_Q8_TILE ? k - at : AIR_Q8_TILE, air_q8_at(out, k, 0, at));
 }
 
 static void rms_norm(const float *x, const float *weight, float *y, int64_t n, float eps)

@@ -6,6 +6,7 @@
 
 #include "kernels/tables.h"
 #include "kernels/x86/exp.h"
+#include "kernels/x86/q8.h"
 
 AIR_INLINE vf load_up_to(const float *p, int64_t n, vf fill) { return n >= V_N ? v_load(p) : v_load_n(p, n, fill); }
 
@@ -106,7 +107,7 @@ static void f32_to_f16(const float *x, uint16_t *y, int64_t n)
 
 #define VECTOR_FUNCTIONS                                                                                              \
     {                                                                                                                 \
-        .quantize = quantize, .rms_norm = rms_norm, .rope = rope, .swiglu = swiglu, .add = add, .softmax = softmax,   \
+        .quantize = air__quantize, .rms_norm = rms_norm, .rope = rope, .swiglu = swiglu, .add = add, .softmax = softmax,   \
         .f32_to_f16 = f32_to_f16,                                                                                     \
     }
 

@@ -2,40 +2,49 @@
  *
  * A tile is 256 weights of a row: 8 vectors of bytes, one for each group of 32. A 16-byte lane is half a group.
  *
- *     per group: maddubs (16 sums of 2 products), madd with the integer scales or ones (8 sums of 4), to float,
- *                acc += sums * (scale_w * scale_x of the group, broadcast from memory)
- *     per tile:  acc += float(bias · sums of x, one int for each group) * (bias_scale_w * scale_x)
+ *     per group: maddubs (16 sums of 2 products), then
+ *       where groups have floats for scales: madd with ones (8 sums of 4), to float,
+ *           acc += sums * (scale_w * scale_x of the group)
+ *       where groups, or halves, have integers beside one float d: madd with sub * multiple_x (8 sums of 4, scaled),
+ *           sum += that, as integers; at the end of the tile (or `run` groups) acc += float(sum) * (d * step_x)
+ *     per tile:  acc -= bias_w * (scale_x * sum of x), a float for each group: a minimum, an offset; of halves, as integers
  *
- * The eight elements of acc are partial sums that are added at the end of the row: nothing is added across a vector before, as
- * shuffles are what this core has fewest of. Integer scales of halves multiply where ones would have been: they cost nothing.
- * What a format adds to its weights (an offset, a minimum) is the bias.
+ * The eight elements of acc are partial sums that are added at the end of the row. Loads are what there is least of: on Zen 3, two
+ * in a cycle that does four operations, and one from what was just stored costs two. So scales are shuffled out of a register, and
+ * two rows meet two columns at a time: 5 loads for 4 groups' products.
  *
- * maddubs adds two products into 16 bits with saturation, which never happens: unsigned weights up to 63 give 2 * 63 * 127 = 16002;
- * signed ones up to 128 in magnitude go in as |w| and x with the sign of w, 2 * 128 * 127 = 32512 < 32768. The sums of 4 products
- * times scales up to 128 stay below 2^24, so they become floats exactly.
+ * Nothing overflows. maddubs adds two products into 16 bits with saturation: unsigned weights up to 63 give at most 2 * 63 * 127;
+ * signed ones up to 128 in magnitude go in as |w| and x with the sign of w, 2 * 128 * 127 = 32512 < 32768. Scaled sums of a run are
+ * below 2^31: 8 groups of Q5_K at most 8 * 4 * 31 * 127 * 63 * 127, 4 of Q6_K 4 * 4 * 63 * 127 * 128 * 127.
  *
  * The float operations are the same for any n and rows, and so are the bits. A last tile of k % 256 weights is padded with zeros. */
 #ifndef AIR_KERNELS_AVX2_PRODUCT_Q8_H
 #define AIR_KERNELS_AVX2_PRODUCT_Q8_H
 
-#include "kernels/tables.h"
-#include "kernels/x86/x86.h"
+#include "kernels/x86/q8.h"
 
-enum { TILE = 256, GROUPS = 8, HALVES = 16, ROWS = 4, COLUMNS = 16, PAIR = 2, MAX_TILE_BYTES = 272 };
+enum { TILE = AIR_Q8_TILE, GROUPS = 8, ROWS = 4, COLUMNS = 16, PAIR = 2, MAX_TILE_BYTES = 272 };
+
+typedef enum tile_scaling {
+    SCALE_FLOAT, /* a float for each group */
+    SCALE_GROUP, /* an integer for each group, times d */
+    SCALE_HALF,  /* an integer for each half, times d */
+} tile_scaling;
 
 typedef struct tile_shape {
+    tile_scaling scaling;
     int    is_signed; /* weights are signed bytes */
-    int    has_sub;   /* halves have integer scales beside the group's */
     int    has_bias;
+    int    run;       /* groups whose scaled sums fit 32 bits together */
     size_t bytes;     /* of 256 weights */
 } tile_shape;
 
-/* Vectors of scales have one element for each group, those of integers one for each half. */
+/* What a tile's row or column is multiplied by. Integers are of 16 bits. */
 typedef struct tile_scales {
-    __m256  scale;
-    __m256i sub;
-    __m256  bias_scale;
-    __m256i bias;
+    __m256  scale; /* of each group; of integers, the one float beside them, in every element */
+    __m256i sub;   /* integers of groups, in both lanes; of halves: the even ones below, the odd ones above */
+    __m256  bias;  /* of each group: to take off a row's, times a column's; of halves: the one float beside bias_sub */
+    __m256i bias_sub;
 } tile_scales;
 
 typedef struct tile_format {
@@ -49,66 +58,43 @@ AIR_INLINE __m256i load_q(const void *p) { return _mm256_loadu_si256((const __m2
 /* 256 activations of a column; q stays in memory. */
 typedef struct column {
     const int8_t *q;
-    __m256        scale;
-    __m256i       sums;
+    tile_scales   t;
+    __m256i       sums; /* of halves */
 } column;
 
-/* A padded copy of a column's last, shorter tile. */
-typedef struct column_pad {
-    int8_t  q[TILE];
-    float   scale[GROUPS];
-    int16_t sums[HALVES];
-} column_pad;
-
-AIR_INLINE column column_tile(column_pad *pad, const air_columns *x, int64_t c, int64_t at)
+/* Bytes 0 to 7 of a lane to 8 words, the same in both lanes; to 16 words across the lanes, each twice; to 8 ints across them. */
+AIR_INLINE __m256i groups_to_words(void)
 {
-    const int8_t *q = x->q + c * x->k + at;
-    const float *scale = x->scale + c * (x->k / AIR_Q8_GROUP) + at / AIR_Q8_GROUP;
-    const int16_t *sums = x->sums + c * (x->k / AIR_Q8_SUM_GROUP) + at / AIR_Q8_SUM_GROUP;
-    int64_t left = x->k - at;
-    if (AIR_UNLIKELY(left < TILE)) {
-        memset(pad, 0, sizeof *pad);
-        q = memcpy(pad->q, q, (size_t)left);
-        scale = memcpy(pad->scale, scale, (size_t)(left / AIR_Q8_GROUP) * sizeof *scale);
-        sums = memcpy(pad->sums, sums, (size_t)(left / AIR_Q8_SUM_GROUP) * sizeof *sums);
+    return _mm256_setr_epi8(0, -1, 1, -1, 2, -1, 3, -1, 4, -1, 5, -1, 6, -1, 7, -1, 0, -1, 1, -1, 2, -1, 3, -1, 4, -1, 5, -1, 6, -1, 7, -1);
+}
+
+AIR_INLINE __m256i halves_to_words(void)
+{
+    return _mm256_setr_epi8(0, -1, 0, -1, 1, -1, 1, -1, 2, -1, 2, -1, 3, -1, 3, -1, 4, -1, 4, -1, 5, -1, 5, -1, 6, -1, 6, -1, 7, -1, 7, -1);
+}
+
+AIR_INLINE column column_tile(air__q8_pad *pad, const air_columns *x, int64_t c, int64_t at, const tile_shape *s)
+{
+    air_q8 q8 = air__q8_tile(pad, x, c, at);
+    column col = {.q = q8.q, .sums = load_q(q8.sums)};
+    __m256 scale = _mm256_loadu_ps(q8.scale);
+    col.t.scale = s->scaling == SCALE_FLOAT ? scale : _mm256_set1_ps(*q8.step);
+    if (s->scaling != SCALE_FLOAT) {
+        int64_t multiples;
+        memcpy(&multiples, q8.multiple, sizeof multiples);
+        col.t.sub = _mm256_shuffle_epi8(_mm256_set1_epi64x(multiples), groups_to_words());
+        if (s->scaling == SCALE_HALF) col.t.bias_sub = _mm256_shuffle_epi8(_mm256_set1_epi64x(multiples), halves_to_words());
     }
-    return (column){q, _mm256_loadu_ps(scale), load_q(sums)};
+    if (s->scaling != SCALE_HALF)
+        col.t.bias = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_madd_epi16(col.sums, _mm256_set1_epi16(1))), scale);
+    return col;
 }
 
-/* Where the tile of a row at `at` lies; the last, shorter one in pad. */
-AIR_INLINE const uint8_t *row_tile(uint8_t pad[MAX_TILE_BYTES], const uint8_t *row, int64_t at, int64_t left, size_t bytes)
+/* A copy of a row's last, shorter tile, filled up with zeros. */
+AIR_INLINE const uint8_t *pad_tile(uint8_t pad[MAX_TILE_BYTES], const uint8_t *tile, int64_t left, size_t bytes)
 {
-    const uint8_t *w = row + (size_t)(at / TILE) * bytes;
-    if (AIR_LIKELY(left >= TILE)) return w;
     memset(pad, 0, MAX_TILE_BYTES);
-    return memcpy(pad, w, (size_t)(left / AIR_Q8_GROUP) * (bytes / GROUPS));
-}
-
-/* Int16 of halves, so that those of even halves are below and those of odd ones above. */
-AIR_INLINE __m256i split_halves(__m256i v)
-{
-    __m256i order = _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15, 0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11,
-                                     14, 15);
-    return _mm256_permute4x64_epi64(_mm256_shuffle_epi8(v, order), 0xd8);
-}
-
-/* What the sums of group g are multiplied by: sub is split. */
-AIR_INLINE __m256i sub_of(__m256i sub, int g, int has_sub)
-{
-    return has_sub ? _mm256_shuffle_epi8(sub, _mm256_set1_epi16((short)(2 * g | (2 * g + 1) << 8))) : _mm256_set1_epi16(1);
-}
-
-AIR_INLINE __m256i dot(__m256i w, __m256i x, __m256i sub, const tile_shape *s)
-{
-    __m256i pairs = s->is_signed ? _mm256_maddubs_epi16(_mm256_sign_epi8(w, w), _mm256_sign_epi8(x, w))
-                                 : _mm256_maddubs_epi16(w, x);
-    return _mm256_madd_epi16(pairs, sub);
-}
-
-AIR_INLINE __m256 add_bias(__m256 acc, const tile_scales *t, const column *x)
-{
-    __m256 bias = _mm256_cvtepi32_ps(_mm256_madd_epi16(t->bias, x->sums));
-    return _mm256_fmadd_ps(bias, _mm256_mul_ps(t->bias_scale, x->scale), acc);
+    return memcpy(pad, tile, (size_t)(left / AIR_Q8_GROUP) * (bytes / GROUPS));
 }
 
 AIR_INLINE float add_elements(__m256 v)
@@ -118,38 +104,117 @@ AIR_INLINE float add_elements(__m256 v)
     return _mm_cvtss_f32(_mm_add_ss(a, _mm_movehdup_ps(a)));
 }
 
+/* Where the sums of one row's tile and one column stand, and what those of groups are multiplied by. */
+typedef struct dot {
+    __m256  acc;
+    __m256i sum, sub;
+    __m256  scale, low, high; /* low, high: scales of groups 0 to 3, and 4 to 7, in both lanes */
+} dot;
+
+AIR_INLINE void begin(dot *d, __m256 acc, const tile_scales *t, const column *x, const tile_shape *s)
+{
+    d->acc = acc;
+    d->scale = _mm256_mul_ps(t->scale, x->t.scale);
+    if (s->scaling == SCALE_FLOAT) {
+        d->low = _mm256_permute2f128_ps(d->scale, d->scale, 0x00);
+        d->high = _mm256_permute2f128_ps(d->scale, d->scale, 0x11);
+    } else {
+        d->sub = _mm256_mullo_epi16(t->sub, x->t.sub);
+    }
+}
+
+AIR_INLINE __m256 add_floats(__m256 acc, __m256i pairs, __m256 four, int g)
+{
+    __m256 sums = _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    switch (g % 4) {
+    case 0: return _mm256_fmadd_ps(sums, _mm256_permute_ps(four, 0x00), acc);
+    case 1: return _mm256_fmadd_ps(sums, _mm256_permute_ps(four, 0x55), acc);
+    case 2: return _mm256_fmadd_ps(sums, _mm256_permute_ps(four, 0xaa), acc);
+    default: return _mm256_fmadd_ps(sums, _mm256_permute_ps(four, 0xff), acc);
+    }
+}
+
+AIR_INLINE void add_group(dot *d, int g, __m256i w, __m256i x, const tile_shape *s)
+{
+    __m256i pairs = s->is_signed ? _mm256_maddubs_epi16(_mm256_sign_epi8(w, w), _mm256_sign_epi8(x, w)) : _mm256_maddubs_epi16(w, x);
+    if (s->scaling == SCALE_FLOAT) {
+        d->acc = add_floats(d->acc, pairs, g < 4 ? d->low : d->high, g);
+        return;
+    }
+    __m256i pick = _mm256_set1_epi16((short)(2 * g | (2 * g + 1) << 8));
+    __m256i sums = _mm256_madd_epi16(pairs, _mm256_shuffle_epi8(d->sub, pick));
+    d->sum = g % s->run ? _mm256_add_epi32(d->sum, sums) : sums;
+    AIR__IN_REGISTER(d->sum);
+    if (g % s->run == s->run - 1) d->acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(d->sum), d->scale, d->acc);
+}
+
+AIR_INLINE __m256 take_bias(__m256 acc, const tile_scales *t, const column *x, const tile_shape *s)
+{
+    if (!s->has_bias) return acc;
+    if (s->scaling != SCALE_HALF) return _mm256_fnmadd_ps(t->bias, x->t.bias, acc);
+    __m256i sums = _mm256_madd_epi16(_mm256_mullo_epi16(t->bias_sub, x->t.bias_sub), x->sums);
+    return _mm256_fnmadd_ps(_mm256_cvtepi32_ps(sums), _mm256_mul_ps(t->bias, x->t.scale), acc);
+}
+
+/* Adds a tile of R rows to the sums of C columns, both at most PAIR; groups come from blocks or unpacked, stride bytes from row to
+ * row. Loops around this one stay loops: unrolled, compilers keep the activations of many iterations in registers that are not there. */
+AIR_INLINE void add_tiles(__m256 (*acc)[ROWS], const uint8_t *tile, size_t stride, const tile_scales *t, const column *x, int R, int C,
+                          __m256i (*group)(const uint8_t *w, int g), const tile_shape *s)
+{
+    dot d[PAIR][PAIR];
+    AIR__FORGET();
+    AIR__UNROLL
+    for (int r = 0; r < R; r++) {
+        AIR__UNROLL
+        for (int j = 0; j < C; j++) begin(&d[r][j], acc[j][r], &t[r], &x[j], s);
+    }
+    AIR__UNROLL
+    for (int g = 0; g < GROUPS; g++) {
+        __m256i q[PAIR];
+        AIR__UNROLL
+        for (int j = 0; j < C; j++) {
+            q[j] = load_q(x[j].q + 32 * g);
+            if (R > 1) AIR__IN_REGISTER(q[j]);
+        }
+        AIR__UNROLL
+        for (int r = 0; r < R; r++) {
+            __m256i w = group(tile + (size_t)r * stride, g);
+            AIR__IN_REGISTER(w);
+            AIR__UNROLL
+            for (int j = 0; j < C; j++) add_group(&d[r][j], g, w, q[j], s);
+        }
+    }
+    AIR__UNROLL
+    for (int r = 0; r < R; r++) {
+        AIR__UNROLL
+        for (int j = 0; j < C; j++) acc[j][r] = take_bias(d[r][j].acc, &t[r], &x[j], s);
+    }
+}
+
 /* R rows of one column: a group of weights goes from its block into the sum without touching memory. */
 AIR_INLINE void one_column(const uint8_t *w, size_t row_bytes, const air_columns *x, float *y, int R, const tile_format *f)
 {
     const tile_shape *s = &f->shape;
+    int P = R < PAIR ? R : PAIR;
     __m256 acc[ROWS];
     for (int r = 0; r < R; r++) acc[r] = _mm256_setzero_ps();
     for (int64_t at = 0; at < x->k; at += TILE) {
-        column_pad pad;
-        uint8_t row_pad[ROWS][MAX_TILE_BYTES];
-        const uint8_t *tile[ROWS];
-        __m256i sub[ROWS];
-        float scale[ROWS][GROUPS];
-        column col = column_tile(&pad, x, 0, at);
+        air__q8_pad pad;
+        column col = column_tile(&pad, x, 0, at, s);
         air__prefetch_next_rows(w, row_bytes, (size_t)(at / TILE) * s->bytes, s->bytes, R);
-        AIR__UNROLL
-        for (int r = 0; r < R; r++) {
-            tile_scales t;
-            tile[r] = row_tile(row_pad[r], w + (size_t)r * row_bytes, at, x->k - at, s->bytes);
-            f->scales(tile[r], &t);
-            if (s->has_sub) sub[r] = split_halves(t.sub);
-            _mm256_storeu_ps(scale[r], _mm256_mul_ps(t.scale, col.scale));
-            if (s->has_bias) acc[r] = add_bias(acc[r], &t, &col);
-        }
-        AIR__IN_MEMORY(scale);
-        AIR__UNROLL
-        for (int g = 0; g < GROUPS; g++) {
-            __m256i q = load_q(col.q + 32 * g);
-            AIR__UNROLL
-            for (int r = 0; r < R; r++) {
-                __m256i sums = dot(f->group(tile[r], g), q, sub_of(sub[r], g, s->has_sub), s);
-                acc[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums), _mm256_set1_ps(scale[r][g]), acc[r]);
+        AIR__ROLLED
+        for (int r = 0; r < R; r += P) {
+            uint8_t row_pad[PAIR][MAX_TILE_BYTES];
+            tile_scales t[PAIR];
+            const uint8_t *tile = w + (size_t)r * row_bytes + (size_t)(at / TILE) * s->bytes;
+            size_t stride = row_bytes;
+            if (AIR_UNLIKELY(x->k - at < TILE)) {
+                for (int p = 0; p < P; p++) pad_tile(row_pad[p], tile + (size_t)p * row_bytes, x->k - at, s->bytes);
+                tile = row_pad[0], stride = MAX_TILE_BYTES;
             }
+            AIR__UNROLL
+            for (int p = 0; p < P; p++) f->scales(tile + (size_t)p * stride, &t[p]);
+            add_tiles((__m256(*)[ROWS])&acc[r], tile, stride, t, &col, P, 1, f->group, s);
         }
     }
     for (int r = 0; r < R; r++) y[r] = add_elements(acc[r]);
@@ -157,56 +222,36 @@ AIR_INLINE void one_column(const uint8_t *w, size_t row_bytes, const air_columns
 
 /* A tile of R rows, taken out of its blocks once for all columns. */
 typedef struct unpacked {
-    __m256i     w[ROWS][GROUPS], sub[ROWS];
+    __m256i     w[ROWS][GROUPS];
     tile_scales scales[ROWS];
 } unpacked;
 
+AIR_INLINE __m256i unpacked_group(const uint8_t *w, int g) { return load_q(w + 32 * g); }
+
 AIR_INLINE void unpack(unpacked *u, const uint8_t *w, size_t row_bytes, int64_t at, int64_t left, int R, const tile_format *f)
 {
-    AIR__UNROLL
+    AIR__ROLLED
     for (int r = 0; r < R; r++) {
         uint8_t pad[MAX_TILE_BYTES];
-        const uint8_t *tile = row_tile(pad, w + (size_t)r * row_bytes, at, left, f->shape.bytes);
+        const uint8_t *tile = w + (size_t)r * row_bytes + (size_t)(at / TILE) * f->shape.bytes;
+        if (AIR_UNLIKELY(left < TILE)) tile = pad_tile(pad, tile, left, f->shape.bytes);
         AIR__UNROLL
         for (int g = 0; g < GROUPS; g++) u->w[r][g] = f->group(tile, g);
         f->scales(tile, &u->scales[r]);
-        if (f->shape.has_sub) u->sub[r] = split_halves(u->scales[r].sub);
     }
-}
-
-/* Adds to the sums of one row and C columns: a vector of weights is loaded once for all of them. */
-AIR_INLINE void accumulate(__m256 (*acc)[ROWS], const unpacked *u, int r, const column *x, int C, const tile_shape *s)
-{
-    float scale[PAIR][GROUPS];
-    __m256 sum[PAIR];
-    AIR__UNROLL
-    for (int j = 0; j < C; j++) {
-        _mm256_storeu_ps(scale[j], _mm256_mul_ps(u->scales[r].scale, x[j].scale));
-        sum[j] = s->has_bias ? add_bias(acc[j][r], &u->scales[r], &x[j]) : acc[j][r];
-    }
-    AIR__IN_MEMORY(scale);
-    AIR__UNROLL
-    for (int g = 0; g < GROUPS; g++) {
-        __m256i w = u->w[r][g], sub = sub_of(u->sub[r], g, s->has_sub);
-        AIR__UNROLL
-        for (int j = 0; j < C; j++) {
-            __m256i sums = dot(w, load_q(x[j].q + 32 * g), sub, s);
-            sum[j] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums), _mm256_set1_ps(scale[j][g]), sum[j]);
-        }
-    }
-    AIR__UNROLL
-    for (int j = 0; j < C; j++) acc[j][r] = sum[j];
 }
 
 AIR_INLINE void columns_tile(__m256 (*acc)[ROWS], const unpacked *u, const air_columns *x, int64_t c, int64_t at, int C, int R,
                              const tile_shape *s)
 {
-    column_pad pad[PAIR];
+    int P = R < PAIR ? R : PAIR;
+    air__q8_pad pad[PAIR];
     column col[PAIR];
     AIR__UNROLL
-    for (int j = 0; j < C; j++) col[j] = column_tile(&pad[j], x, c + j, at);
-    AIR__UNROLL
-    for (int r = 0; r < R; r++) accumulate(acc, u, r, col, C, s);
+    for (int j = 0; j < C; j++) col[j] = column_tile(&pad[j], x, c + j, at, s);
+    AIR__ROLLED
+    for (int r = 0; r < R; r += P)
+        add_tiles((__m256(*)[ROWS])&acc[0][r], (const uint8_t *)u->w[r], sizeof u->w[r], &u->scales[r], col, P, C, unpacked_group, s);
 }
 
 /* R rows, columns [c, c + n), n <= COLUMNS. */
@@ -218,9 +263,9 @@ AIR_INLINE void few_columns(const uint8_t *w, size_t row_bytes, const air_column
         for (int r = 0; r < R; r++) acc[j][r] = _mm256_setzero_ps();
     for (int64_t at = 0; at < x->k; at += TILE) {
         unpacked u;
+        int64_t j = 0;
         air__prefetch_next_rows(w, row_bytes, (size_t)(at / TILE) * f->shape.bytes, f->shape.bytes, R);
         unpack(&u, w, row_bytes, at, x->k - at, R, f);
-        int64_t j = 0;
         for (; j + PAIR <= n; j += PAIR) columns_tile(acc + j, &u, x, c + j, at, PAIR, R, &f->shape);
         for (; j < n; j++) columns_tile(acc + j, &u, x, c + j, at, 1, R, &f->shape);
     }

@@ -61,12 +61,11 @@ AIR_INLINE void transpose(__m512i v[4])
 
 AIR_INLINE void load_column(column *out, const air_columns *x, int64_t c, int64_t at)
 {
-    const int8_t *q = x->q + c * x->k + at;
-    const int16_t *halves = x->sums + (c * x->k + at) / AIR_Q8_SUM_GROUP;
-    __m256 scale = _mm256_loadu_ps(x->scale + (c * x->k + at) / AIR_Q8_GROUP);
+    air_q8 q8 = air_q8_at(x->q8, x->k, c, at);
+    __m256 scale = _mm256_loadu_ps(q8.scale);
     __m512i v[4], a[4];
     AIR__UNROLL
-    for (int i = 0; i < 4; i++) v[i] = _mm512_loadu_si512(q + 64 * i);
+    for (int i = 0; i < 4; i++) v[i] = _mm512_loadu_si512(q8.q + 64 * i);
     AIR__UNROLL
     for (int i = 0; i < 2; i++) {
         a[i] = _mm512_shuffle_i64x2(v[2 * i], v[2 * i + 1], 0x44);
@@ -77,7 +76,7 @@ AIR_INLINE void load_column(column *out, const air_columns *x, int64_t c, int64_
         out->x[i] = _mm512_shuffle_i64x2(a[i], a[i + 1], 0x88);
         out->x[i + 1] = _mm512_shuffle_i64x2(a[i], a[i + 1], 0xdd);
     }
-    __m256i sums = _mm256_madd_epi16(_mm256_loadu_si256((const __m256i *)(const void *)halves), _mm256_set1_epi16(1));
+    __m256i sums = _mm256_madd_epi16(_mm256_loadu_si256((const __m256i *)(const void *)q8.sums), _mm256_set1_epi16(1));
     out->scale = spread_groups(scale);
     out->sums = _mm256_mul_ps(_mm256_cvtepi32_ps(sums), scale);
 }

@@ -14,10 +14,9 @@
 #ifndef AIR_KERNELS_AVX512_PRODUCT_Q8_H
 #define AIR_KERNELS_AVX512_PRODUCT_Q8_H
 
-#include "kernels/tables.h"
-#include "kernels/x86/x86.h"
+#include "kernels/x86/q8.h"
 
-enum { TILE = 256, GROUPS = 8, HALVES = 16, ROWS = 4, COLUMNS = 16, MAX_TILE_BYTES = 272 };
+enum { TILE = 256, GROUPS = 8, ROWS = 4, COLUMNS = 16, MAX_TILE_BYTES = 272 };
 
 /* Which halves the lanes of vectors 2m and 2m + 1 hold, less 8m. */
 typedef enum tile_order {
@@ -74,10 +73,10 @@ AIR_INLINE __m512i add_lanes(const __m512i v[4])
     return _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
 }
 
-AIR_INLINE void load_column(column *x, const int8_t *q, const float *scale, const int16_t *sums, const tile_shape *s)
+AIR_INLINE void load_column(column *x, const air_q8 *q8, const tile_shape *s)
 {
     AIR__UNROLL
-    for (int i = 0; i < 4; i++) x->x[i] = _mm512_loadu_si512(q + 64 * i);
+    for (int i = 0; i < 4; i++) x->x[i] = _mm512_loadu_si512(q8->q + 64 * i);
     AIR__UNROLL
     for (int i = 0; i < 4; i += 2) {
         if (s->order == ORDER_NATURAL) continue;
@@ -85,8 +84,8 @@ AIR_INLINE void load_column(column *x, const int8_t *q, const float *scale, cons
         x->x[i]     = _mm512_shuffle_i64x2(a, b, 0x88);
         x->x[i + 1] = _mm512_shuffle_i64x2(a, b, 0xdd);
     }
-    x->scale = spread_groups(_mm256_loadu_ps(scale), s->order);
-    __m512i by_half = _mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)sums));
+    x->scale = spread_groups(_mm256_loadu_ps(q8->scale), s->order);
+    __m512i by_half = _mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)q8->sums));
     __m512i ordered = _mm512_permutexvar_epi32(half_of_element(s->order), by_half);
     x->start = s->offset_shift ? _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32(ordered, (unsigned)s->offset_shift))
                                : _mm512_setzero_si512();
@@ -98,27 +97,11 @@ AIR_INLINE __m512 accumulate(__m512 acc, __m512i sums, const tile *t, const colu
     return _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums), _mm512_mul_ps(t->scale, x->scale), acc);
 }
 
-/* A column's tile, or a padded copy of its last, shorter one in pad. */
-typedef struct column_pad {
-    int8_t  q[TILE];
-    float   scale[GROUPS];
-    int16_t sums[HALVES];
-} column_pad;
-
 AIR_INLINE void column_tile(column *out, const air_columns *x, int64_t c, int64_t at, const tile_shape *s)
 {
-    const int8_t *q = x->q + c * x->k + at;
-    const float *scale = x->scale + c * (x->k / AIR_Q8_GROUP) + at / AIR_Q8_GROUP;
-    const int16_t *sums = x->sums + c * (x->k / AIR_Q8_SUM_GROUP) + at / AIR_Q8_SUM_GROUP;
-    int64_t left = x->k - at;
-    column_pad pad;
-    if (AIR_UNLIKELY(left < TILE)) {
-        memset(&pad, 0, sizeof pad);
-        q = memcpy(pad.q, q, (size_t)left);
-        scale = memcpy(pad.scale, scale, (size_t)(left / AIR_Q8_GROUP) * sizeof *scale);
-        sums = memcpy(pad.sums, sums, (size_t)(left / AIR_Q8_SUM_GROUP) * sizeof *sums);
-    }
-    load_column(out, q, scale, sums, s);
+    air__q8_pad pad;
+    air_q8 q8 = air__q8_tile(&pad, x, c, at);
+    load_column(out, &q8, s);
 }
 
 AIR_INLINE void row_tile(tile *out, const uint8_t *row, int64_t at, int64_t left, const tile_shape *s, tile_decode decode)
