@@ -5,8 +5,8 @@
  *
  * Bits (docs/design.md, invariant 1). On one tier the value y[r][c] of a product depends on weight row r, activation column c and
  * k, and on nothing else: not on how many rows or columns are asked for at once, nor on alignment. Each product sums exact integers
- * inside a scale group of 32, then adds floats in one order fixed by the tier. The same holds for every other function: the result
- * for one row does not depend on other rows. */
+ * inside a scale group of 32, or a tile of 256 whose scales are integers, then adds floats in one order fixed by the tier. The same
+ * holds for every other function: the result for one row does not depend on other rows. */
 #ifndef AIR_KERNELS_OPS_H
 #define AIR_KERNELS_OPS_H
 

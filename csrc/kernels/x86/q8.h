@@ -34,8 +34,10 @@ AIR_INLINE __m256i air__greatest_bits(const float *x)
 {
     __m256i bits = _mm256_setzero_si256();
     AIR__UNROLL
-    for (int i = 0; i < AIR_Q8_GROUP; i += 8)
-        bits = _mm256_max_epi32(bits, _mm256_and_si256(_mm256_loadu_si256((const __m256i *)(const void *)(x + i)), _mm256_set1_epi32(0x7fffffff)));
+    for (int i = 0; i < AIR_Q8_GROUP; i += 8) {
+        __m256i v = _mm256_castps_si256(_mm256_loadu_ps(x + i));
+        bits = _mm256_max_epi32(bits, _mm256_and_si256(v, _mm256_set1_epi32(0x7fffffff)));
+    }
     return bits;
 }
 

@@ -39,8 +39,8 @@ AIR_INLINE void scales_mins(const uint8_t *w, tile_scales *t)
     __m256i high = _mm256_srli_epi32(_mm256_shuffle_epi8(head, second), 2);
     __m256i bytes = _mm256_or_si256(_mm256_and_si256(low, keep), _mm256_and_si256(high, _mm256_set1_epi8(0x30)));
     t->sub = _mm256_shuffle_epi8(bytes, groups_to_words());
-    __m256i mins = _mm256_setr_epi8(8, -1, -1, -1, 9, -1, -1, -1, 10, -1, -1, -1, 11, -1, -1, -1, 12, -1, -1, -1, 13, -1, -1, -1, 14, -1, -1,
-                                    -1, 15, -1, -1, -1);
+    __m256i mins = _mm256_setr_epi8(8, -1, -1, -1, 9, -1, -1, -1, 10, -1, -1, -1, 11, -1, -1, -1, 12, -1, -1, -1, 13, -1, -1, -1,
+                                    14, -1, -1, -1, 15, -1, -1, -1);
     __m128 d = _mm_cvtph_ps(_mm256_castsi256_si128(head));
     t->scale = _mm256_broadcastss_ps(d);
     t->bias = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_shuffle_epi8(bytes, mins)), _mm256_broadcastss_ps(_mm_movehdup_ps(d)));
