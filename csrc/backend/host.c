@@ -165,18 +165,16 @@ static void advance(void *context)
 {
     air_backend *h = context;
     while ((h->stage = next_stage(h)) != NULL) {
-        int64_t jobs = 0;
         switch (h->stage->kind) {
-        case AIR__STAGE_ALONE: air__alone(h); continue;
-        case AIR__STAGE_PRODUCTS: air__belt_begin(h); return;
-        case AIR__STAGE_ROWS: jobs = air__rows_jobs(h); break;
-        case AIR__STAGE_ATTENTION:
-            jobs = h->pass->rows * h->program->attention[h->stage->layer].kv_heads;
+        case AIR__STAGE_ALONE: air__alone(h); break;
+        case AIR__STAGE_ROWS:
+            air__rows_begin(h);
+            if (h->job.chunks > 1) return;
+            air__rows_run(h);
             break;
+        case AIR__STAGE_ATTENTION: air__attention_begin(h); return;
+        case AIR__STAGE_PRODUCTS: air__products_begin(h); return;
         }
-        air_pool_job_reset(&h->job, jobs);
-        if (h->stage->kind == AIR__STAGE_ATTENTION || jobs > 1) return;
-        air__rows_run(h);
     }
 }
 
@@ -186,9 +184,12 @@ static void walk(void *context, int index)
     for (;;) {
         air_pool_barrier_then(h->pool, advance, h);
         if (!h->stage) return;
-        if (h->stage->kind == AIR__STAGE_ROWS) air__rows_run(h);
-        if (h->stage->kind == AIR__STAGE_ATTENTION) air__attention_run(h, index);
-        if (h->stage->kind == AIR__STAGE_PRODUCTS) air__products_run(h, index);
+        switch (h->stage->kind) {
+        case AIR__STAGE_ALONE: break; /* has been run */
+        case AIR__STAGE_ROWS: air__rows_run(h); break;
+        case AIR__STAGE_ATTENTION: air__attention_run(h, index); break;
+        case AIR__STAGE_PRODUCTS: air__products_run(h, index); break;
+        }
     }
 }
 

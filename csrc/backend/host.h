@@ -93,10 +93,11 @@ int air__host_cancelled(const air_backend *h);
 /* The stages of the program, to stages and n_stages. Errors: AIR_E_NOMEM. */
 air_status air__stages_make(air_backend *h, air_error *err);
 
-/* --- one thread, between two stages --- */
-void air__alone(air_backend *h);               /* runs a stage of its own; may set status */
-int64_t air__rows_jobs(const air_backend *h);
-void air__belt_begin(air_backend *h);          /* a stage of products; takes its first span, may set status */
+/* --- one thread, at the barrier before the stage --- */
+void air__alone(air_backend *h);          /* runs the op; may set status */
+void air__rows_begin(air_backend *h);     /* these make the stage's jobs */
+void air__attention_begin(air_backend *h);
+void air__products_begin(air_backend *h); /* takes the first span too; may set status */
 
 /* --- all threads --- */
 void air__rows_run(air_backend *h);

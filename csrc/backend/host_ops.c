@@ -88,10 +88,10 @@ static void quantize(const air_backend *h, int32_t buffer, int64_t row)
                      h->sums + row * (k / AIR_Q8_SUM_GROUP));
 }
 
-int64_t air__rows_jobs(const air_backend *h)
+void air__rows_begin(air_backend *h)
 {
     const air__stage *s = h->stage;
-    return air__host_rows(h, s->n_ops ? h->program->ops[s->first].in : s->quantize);
+    air_pool_job_reset(&h->job, air__host_rows(h, s->n_ops ? h->program->ops[s->first].in : s->quantize));
 }
 
 void air__rows_run(air_backend *h)
@@ -128,6 +128,11 @@ static void attend(air_backend *h, const air_op *op, int64_t row, int64_t kv_hea
         .v_stride = (int64_t)a->kv_heads * a->value_dim, .v_offset = kv_head * a->value_dim,
         .scale = op->scale, .softcap = a->softcap,
     });
+}
+
+void air__attention_begin(air_backend *h)
+{
+    air_pool_job_reset(&h->job, h->pass->rows * h->program->attention[h->stage->layer].kv_heads);
 }
 
 void air__attention_run(air_backend *h, int index)

@@ -7,7 +7,6 @@
 #include "quant/format.h"
 
 static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 
 /* --- the belt --- */
 
@@ -27,7 +26,7 @@ static int ended(const air_backend *h)
 static int64_t chunk_rows(const air_backend *h, int64_t rows)
 {
     int64_t even = rows / (h->threads * 8) & ~(int64_t)15;
-    return max64(16, min64(even, AIR__CHUNK_ROWS));
+    return even < 16 ? 16 : min64(even, AIR__CHUNK_ROWS);
 }
 
 /* The thread whose turn it is (asked counts span n): takes it from the feed. A failure ends the pass. */
@@ -60,7 +59,7 @@ static void take_span(air_backend *h, uint32_t n)
     air_gate_count(&b->moved);
 }
 
-void air__belt_begin(air_backend *h)
+void air__products_begin(air_backend *h)
 {
     air__belt *b = &h->belt;
     uint32_t n = atomic_load_explicit(&b->asked, memory_order_relaxed);

@@ -52,8 +52,8 @@ MUTATIONS = [
     Mutation("buffers never share memory", "model/builder.c", "if (apart || other->rows", "if (other->rows", "test_model", "memory_of"),
     # backend
     Mutation("a cancel in the last op is a success", "backend/host.c", "if (atomic_load(pass->cancel)) return", "if (0) return", "test_model", "a_cancel"),
-    Mutation("the 8-bit form of an old input is used again", "backend/host_stages.c", "    before->quantize = in;\n",
-             "    before->quantize = before->quantize == AIR_NONE && products->first > 8 ? AIR_NONE : in;\n", "test_engine", "eight_bit"),
+    Mutation("the 8-bit form of an old input is used again", "backend/host_stages.c", "air__product_reads_q8(h, op)) quantize_before(",
+             "air__product_reads_q8(h, op) && i < 8) quantize_before(", "test_engine", "eight_bit"),
     Mutation("buffers that share memory are thought apart", "backend/host_stages.c", "if (a == b || a == AIR_NONE ||", "if (1 || a == AIR_NONE ||",
              "test_stages", "random_programs"),
     Mutation("a product reads what its own stage writes", "backend/host_stages.c", "a->in == b->in && b->out != b->in &&", "b->out != b->in &&",
