@@ -146,9 +146,9 @@ typedef struct decoder {
     int32_t op;
     int64_t row, most;   /* of the next span; rows of a span at most */
     int64_t fail_at, cancel_at; /* the n-th span; -1: none */
-    AIR_ATOMIC(int) cancel, asking, releasing;
+    AIR_ATOMIC(int) cancel, asking, releasing, wrong;
     AIR_ATOMIC(int64_t) given, released;
-    int failed, wrong;
+    int failed;
 } decoder;
 
 static int32_t add_weight(decoder *d, uint32_t type, int64_t rows, int64_t cols)
@@ -224,7 +224,7 @@ static air_status next(void *self, air_span *span, air_error *err)
 {
     decoder *d = self;
     int64_t n = atomic_load(&d->given);
-    d->wrong += atomic_fetch_add(&d->asking, 1) != 0 || n - atomic_load(&d->released) > 2;
+    if (atomic_fetch_add(&d->asking, 1) || n - atomic_load(&d->released) > 2) atomic_fetch_add(&d->wrong, 1);
     nap(d, 1);
     if (n == d->cancel_at) atomic_store(&d->cancel, 1);
     air_status st = n == d->fail_at ? air_fail(err, AIR_E_IO, "the disk is gone") : AIR_OK;
@@ -248,7 +248,7 @@ static air_status next(void *self, air_span *span, air_error *err)
 static void release(void *self, const air_span *span)
 {
     decoder *d = self;
-    d->wrong += atomic_fetch_add(&d->releasing, 1) != 0 || span->slot != (uint64_t)atomic_load(&d->released);
+    if (atomic_fetch_add(&d->releasing, 1) || span->slot != (uint64_t)atomic_load(&d->released)) atomic_fetch_add(&d->wrong, 1);
     nap(d, 2);
     memset((void *)(uintptr_t)span->data, 0xff, (size_t)span->rows * d->weights[span->weight].row_bytes); /* NaN */
     free((void *)(uintptr_t)span->data);
@@ -318,7 +318,7 @@ static void on_each(with_backend *body)
         }
         air_backend_host.close(h);
     }
-    CHECK_EQ(d.wrong, 0);
+    CHECK_EQ(atomic_load(&d.wrong), 0);
     for (int i = 0; i < d.n_weights; i++) free(d.data[i]);
 }
 
