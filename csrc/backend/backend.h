@@ -23,8 +23,9 @@ typedef struct air_span {
     uint64_t slot; /* the feed's own */
 } air_span;
 
-/* Where weights come from during a pass. next waits for the next span in program order and is called from one thread; release, in
- * the same order, may come later and from that thread too. gather decodes rows of a table to float32 [n][cols]. */
+/* Where weights come from during a pass. next waits for the next span in program order; release, in the same order, may come later,
+ * when up to two more have been asked for. gather decodes rows of a table to float32 [n][cols]. Any thread of the backend calls them,
+ * one at a time each; release may come while next waits. */
 typedef struct air_feed {
     void *self;
     air_status (*next)(void *self, air_span *span, air_error *err);

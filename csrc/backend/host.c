@@ -78,6 +78,11 @@ int64_t air__host_rows(const air_backend *h, int32_t buffer)
     return h->program->buffers[buffer].rows == AIR_ROWS_ALL ? h->pass->rows : h->pass->n_wanted;
 }
 
+air_q8 air__host_q8(const air_backend *h, int32_t buffer)
+{
+    return air_q8_place(h->q8, h->program->buffers[buffer].width, air__host_rows(h, buffer));
+}
+
 /* --- life --- */
 
 static void host_close(air_backend *h)
@@ -85,6 +90,7 @@ static void host_close(air_backend *h)
     if (!h) return;
     air_pool_close(h->pool);
     air_pages_free(h->memory, h->memory_bytes);
+    air_free(h->stages);
     air_free(h);
 }
 
@@ -96,7 +102,8 @@ static air_status host_open(air_backend **out, const air_backend_config *config,
     h->program = config->program;
     h->ops = air_ops_best((air_cpu_tier)config->cpu_tier);
     h->threads = config->threads;
-    air_status st = air_pool_open(&h->pool, config->threads, err);
+    air_status st = air__stages_make(h, err);
+    if (!st) st = air_pool_open(&h->pool, config->threads, err);
     if (st) {
         host_close(h);
         return st;
@@ -133,32 +140,57 @@ static void fill_rope(air_backend *h)
         }
 }
 
-/* The leader, before each op: does the walk go on? Also keeps the clock of layers. */
-static void step(air_backend *h, int32_t i)
+/* The next stage; NULL when the walk ends. Also keeps the clock of layers. */
+static const air__stage *next_stage(air_backend *h)
 {
     const air_pass *pass = h->pass;
-    const air_op *op = &h->program->ops[i], *before = i ? op - 1 : NULL;
-    if (!h->status && atomic_load_explicit(pass->cancel, memory_order_relaxed))
-        h->status = air_fail(&h->error, AIR_E_CANCELLED, "cancelled in layer %d", (int)op->layer);
-    if (h->status) atomic_store_explicit(&h->stop_at, i, memory_order_relaxed);
-    if (before && before->layer != op->layer) {
+    const air__stage *before = h->stage, *stage = before ? before + 1 : h->stages;
+    if (h->status || stage == h->stages + h->n_stages) return NULL;
+    if (air__host_cancelled(h)) {
+        h->status = air_fail(&h->error, AIR_E_CANCELLED, "cancelled in layer %d", (int)stage->layer);
+        return NULL;
+    }
+    if (before && before->layer != stage->layer) {
         uint64_t now = air_clock_ns();
         int32_t layer = before->layer == AIR_NONE ? h->program->n_layers : before->layer;
         if (pass->layer_ns) atomic_fetch_add(&pass->layer_ns[layer], now - h->layer_started_ns);
         h->layer_started_ns = now;
         if (before->layer != AIR_NONE) atomic_store(pass->layers_done, before->layer + 1);
     }
+    return stage;
+}
+
+/* The last thread at a barrier, alone: goes on to the next stage that is worth all threads. A single row is not: it takes less time than
+ * one more barrier. */
+static void advance(void *context)
+{
+    air_backend *h = context;
+    while ((h->stage = next_stage(h)) != NULL) {
+        switch (h->stage->kind) {
+        case AIR__STAGE_ALONE: air__alone(h); break;
+        case AIR__STAGE_ROWS:
+            air__rows_begin(h);
+            if (h->job.chunks > 1) return;
+            air__rows_run(h);
+            break;
+        case AIR__STAGE_ATTENTION: air__attention_begin(h); return;
+        case AIR__STAGE_PRODUCTS: air__products_begin(h); return;
+        }
+    }
 }
 
 static void walk(void *context, int index)
 {
     air_backend *h = context;
-    const air_program *p = h->program;
-    for (int32_t i = 0; i < p->n_ops; i++) {
-        if (index == 0) step(h, i);
-        air_pool_barrier(h->pool);
-        if (atomic_load_explicit(&h->stop_at, memory_order_relaxed) <= i) return;
-        air__host_op(h, &p->ops[i], index);
+    for (;;) {
+        air_pool_barrier_then(h->pool, advance, h);
+        if (!h->stage) return;
+        switch (h->stage->kind) {
+        case AIR__STAGE_ALONE: break; /* has been run */
+        case AIR__STAGE_ROWS: air__rows_run(h); break;
+        case AIR__STAGE_ATTENTION: air__attention_run(h, index); break;
+        case AIR__STAGE_PRODUCTS: air__products_run(h, index); break;
+        }
     }
 }
 
@@ -169,16 +201,16 @@ static air_status host_run(air_backend *h, const air_pass *pass, const air_feed 
                         (long long)h->rows_cap);
     h->pass = pass;
     h->feed = feed;
-    h->quantized = AIR_NONE;
+    h->stage = NULL;
     h->status = AIR_OK;
-    atomic_store(&h->stop_at, INT32_MAX);
     h->layer_started_ns = air_clock_ns();
     fill_rope(h);
     air_pool_run(h->pool, walk, h);
+    air__belt_clear(h);
     if (pass->layer_ns)
         atomic_fetch_add(&pass->layer_ns[h->program->n_layers], air_clock_ns() - h->layer_started_ns);
     if (h->status) return air_error_copy(err, &h->error);
-    /* Threads leave work undone once this is set, and no op comes after the last one to notice. */
+    /* Threads leave work undone once this is set, and no stage comes after the last one to notice. */
     if (atomic_load(pass->cancel)) return air_fail(err, AIR_E_CANCELLED, "cancelled in the last op");
     if (pass->hidden)
         memcpy(pass->hidden, air__host_buffer(h, h->program->hidden),

@@ -1,4 +1,9 @@
-/* backend/host.h: inside the CPU backend: what host.c (memory, the walk) and host_ops.c (the ops) share. */
+/* backend/host.h: inside the CPU backend: what its files share. host.c: memory and the walk; host_stages.c: the list of stages;
+ * host_ops.c: ops by rows and attention; host_products.c: products and the belt of spans they read.
+ *
+ * A pass walks stages: runs of ops whose jobs do not depend on each other, made once from the program. All threads take jobs of one
+ * stage until none is left; one barrier leads to the next, and the last thread to arrive there prepares it alone (or runs it, when one
+ * thread does it as fast). */
 #ifndef AIR_BACKEND_HOST_H
 #define AIR_BACKEND_HOST_H
 
@@ -8,17 +13,55 @@
 AIR_BEGIN_C
 
 enum {
-    AIR__CHUNK_ROWS = 256,   /* weight rows of one job item at most */
+    AIR__CHUNK_ROWS = 256,   /* weight rows of one job at most */
     AIR__CHUNK_COLUMNS = 64, /* columns of one kernel call at most: with the rows, what a thread's scratch holds */
+    AIR__BELT_SPANS = 3,     /* held at once: two are, when a feed is asked for the next (backend.h) */
 };
 
-/* What changes below is written by the leader between two barriers and read by all threads after the second, but for stop_at: a slow
- * thread may still ask about op i when the leader already decides about op i + 1, so the answer names the op. */
+typedef enum air__stage_kind {
+    AIR__STAGE_ALONE,     /* one op of one thread: embed, select */
+    AIR__STAGE_ROWS,      /* all ops on a row, one after the other; jobs are rows */
+    AIR__STAGE_ATTENTION, /* one op; jobs are (row, kv head) */
+    AIR__STAGE_PRODUCTS,  /* products that read the same input; jobs are chunks of weight rows */
+} air__stage_kind;
+
+typedef struct air__stage {
+    air__stage_kind kind;
+    int32_t first, n_ops; /* of the program */
+    int32_t layer;
+    int32_t quantize;     /* ROWS: the buffer whose 8-bit form the next products read, made after the ops; AIR_NONE */
+} air__stage;
+
+/* A span that products are being computed from. Written by the thread that takes it from the feed, before ready counts it. */
+typedef struct air__belt_span {
+    air_pool_job job;         /* chunks of chunk_rows of its rows */
+    AIR_ATOMIC(int) left;     /* threads that have found nothing more to do in it; the last of them gives it back */
+    air_span span;
+    const air_op *op;
+    uint32_t op_first;        /* number of the op's first span */
+    int64_t chunk_rows;
+    int last;                 /* of its stage */
+} air__belt_span;
+
+/* The spans of a pass, numbered as they come: every thread goes through all of them in order, at its own pace.
+ * released <= ready <= asked <= released + AIR__BELT_SPANS. */
+typedef struct air__belt {
+    air__belt_span spans[AIR__BELT_SPANS]; /* span n in [n % AIR__BELT_SPANS] */
+    AIR_ATOMIC(uint32_t) asked, ready, released;
+    AIR_ATOMIC(int) stopped; /* no more will come, or somebody has left before the end: the pass fails */
+    air_gate moved;          /* counts changes of ready, released and stopped */
+    int32_t op, end;         /* op of the next span, and where the stage ends; the asking thread's */
+    uint32_t op_first, stage_first;
+} air__belt;
+
+/* What is not atomic here is written by one thread alone at a barrier (walk, host.c), but for the belt and a feed's failure. */
 struct air_backend {
     const air_program *program;
     const air_ops *ops;
     air_pool *pool;
     int threads;
+    air__stage *stages;
+    int32_t n_stages;
 
     int64_t rows_cap, wanted_cap; /* what the memory below is made for */
     void *memory;                 /* one region: activations, 8-bit form, rope tables, per-thread scratch */
@@ -31,23 +74,40 @@ struct air_backend {
 
     const air_pass *pass;
     const air_feed *feed;
-    int32_t quantized; /* buffer whose 8-bit form q8 holds, AIR_NONE */
-    AIR_ATOMIC(int32_t) stop_at; /* the walk ends before this op */
-    int span_failed;   /* no span came: the op ends */
+    const air__stage *stage; /* the walk's; NULL before the first and after the last */
     air_status status;
     air_error error;
-    air_span span;
-    air_pool_job job;
+    air_pool_job job;        /* of a stage of rows or attention */
+    air__belt belt;
     uint64_t layer_started_ns;
 };
 
 float *air__host_buffer(const air_backend *h, int32_t buffer);
 int64_t air__host_rows(const air_backend *h, int32_t buffer); /* rows of this pass that the buffer has */
+air_q8 air__host_q8(const air_backend *h, int32_t buffer);    /* where its 8-bit form is, while products read it */
+float *air__host_scratch(const air_backend *h, int index);
+size_t air__host_scratch_floats(const air_program *program); /* that any op needs, per thread */
+int air__host_cancelled(const air_backend *h);
 
-/* Runs one op on every thread; begins and ends with all threads at the same point. Only the leader touches the feed. */
-void air__host_op(air_backend *h, const air_op *op, int index);
-/* Floats of scratch that any op needs per thread. */
-size_t air__host_scratch_floats(const air_program *program);
+/* The stages of the program, to stages and n_stages. Errors: AIR_E_NOMEM. */
+air_status air__stages_make(air_backend *h, air_error *err);
+
+/* --- one thread, at the barrier before the stage --- */
+void air__alone(air_backend *h);          /* runs the op; may set status */
+void air__rows_begin(air_backend *h);     /* these make the stage's jobs */
+void air__attention_begin(air_backend *h);
+void air__products_begin(air_backend *h); /* takes the first span too; may set status */
+
+/* --- all threads --- */
+void air__rows_run(air_backend *h);
+void air__attention_run(air_backend *h, int index);
+void air__products_run(air_backend *h, int index);
+
+/* Gives back what a pass that failed has left on the belt. */
+void air__belt_clear(air_backend *h);
+
+/* host_products.c: whether a product reads its input's 8-bit form. */
+int air__product_reads_q8(const air_backend *h, const air_op *op);
 
 AIR_END_C
 #endif

@@ -1,8 +1,8 @@
 /* memory/pager.h: keeps the weights that come next in memory, reading ahead of the compute.
  *
  * Owns pins, ring and reads in flight; borrows plan, program and sources, which must outlive it. It is the air_feed of a pass.
- * One thread at a time walks it, in the program's order, wrapping after the last tile; reads complete on its I/O pool. Knows tiles
- * and bytes, nothing of models or kernels.
+ * A pass walks it, in the program's order, wrapping after the last tile: one thread at a time asks for spans, another may release them
+ * meanwhile; reads complete on its I/O pool. Knows tiles and bytes, nothing of models or kernels.
  *
  *        released ──┐                    ┌── reads in flight ──┐
  *   ring: [ free    | span held by pass  | ready               | free ]          positions only grow, modulo the ring

@@ -1,4 +1,4 @@
-/* Probe of what ops take beside their bytes: barriers, the walk, the feed's calls. It is measured by running: a program of some layers as
+/* Probe of what ops take beside their bytes: their share of barriers, the walk, the feed's calls. It is measured by running: a program of some layers as
  * recipes write them, so small that nothing else takes time, whatever the backend makes of its ops. */
 #include <stdatomic.h>
 #include <string.h>
@@ -90,7 +90,7 @@ static void emit_program(tiny_model *m)
     emit_product(m, AIR_NONE, HIDDEN, LOGITS, AIR_EPILOGUE_SET);
 }
 
-/* One whose products take 8-bit inputs, as those of most files do, for that makes an op of its own in each of them. */
+/* One whose products take 8-bit inputs, as those of most files do: making those is part of what ops take. */
 static const air_format *matrix_format(const air_ops *ops)
 {
     for (uint32_t id = 0; id < AIR_TYPE_COUNT; id++) {

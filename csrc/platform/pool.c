@@ -13,12 +13,6 @@ enum {
     CALIBRATION = 2000,   /* turns; some tens of microseconds */
 };
 
-/* A word to wait on: it only counts up. Who changes it makes a system call only if somebody sleeps. */
-typedef struct gate {
-    AIR_ALIGNAS(AIR_CACHE_LINE) AIR_ATOMIC(uint32_t) word;
-    AIR_ATOMIC(uint32_t) sleepers;
-} gate;
-
 typedef struct worker {
     air_pool *pool;
     air_thread *thread;
@@ -26,8 +20,8 @@ typedef struct worker {
 } worker;
 
 struct air_pool {
-    gate region; /* counts regions begun */
-    gate barrier; /* counts barriers passed */
+    air_gate region; /* counts regions begun */
+    air_gate barrier; /* counts barriers passed */
     AIR_ALIGNAS(AIR_CACHE_LINE) AIR_ATOMIC(int) arrived; /* at the barrier now being waited for */
     AIR_ALIGNAS(AIR_CACHE_LINE) void (*body)(void *context, int index); /* NULL: the workers end. Written before region counts up */
     void *context;
@@ -36,42 +30,47 @@ struct air_pool {
     worker *workers; /* threads - 1 of them */
 };
 
-/* Sleeper and opener each write their own word before they read the other's (all sequentially consistent), so at least one of
+uint32_t air_gate_read(const air_gate *gate) { return atomic_load_explicit(&gate->word, memory_order_acquire); }
+
+/* Who sleeps and who counts each write their own word before they read the other's (all sequentially consistent), so at least one of
  * them sees the other: no wake-up is lost. The system call itself compares the word once more. */
-static void gate_wait(gate *g, uint32_t old, uint32_t spins)
+void air_gate_wait(air_gate *gate, uint32_t read, const air_pool *pool)
 {
-    for (uint32_t i = 0; i < spins; i++) {
-        if (atomic_load_explicit(&g->word, memory_order_acquire) != old) return;
+    for (uint32_t i = 0; i < pool->spins; i++) {
+        if (air_gate_read(gate) != read) return;
         air_cpu_relax();
     }
-    atomic_fetch_add(&g->sleepers, 1);
-    while (atomic_load(&g->word) == old) air_word_wait(&g->word, old);
-    atomic_fetch_sub(&g->sleepers, 1);
+    atomic_fetch_add(&gate->sleepers, 1);
+    while (atomic_load(&gate->word) == read) air_word_wait(&gate->word, read);
+    atomic_fetch_sub(&gate->sleepers, 1);
 }
 
-static void gate_open(gate *g)
+void air_gate_count(air_gate *gate)
 {
-    atomic_fetch_add(&g->word, 1);
-    if (atomic_load(&g->sleepers)) air_word_wake_all(&g->word);
+    atomic_fetch_add(&gate->word, 1);
+    if (atomic_load(&gate->sleepers)) air_word_wake_all(&gate->word);
 }
 
-void air_pool_barrier(air_pool *pool)
+void air_pool_barrier_then(air_pool *pool, void (*last)(void *context), void *context)
 {
-    uint32_t old = atomic_load_explicit(&pool->barrier.word, memory_order_relaxed); /* cannot move on before we arrive */
+    uint32_t old = air_gate_read(&pool->barrier); /* cannot move on before we arrive */
     if (atomic_fetch_add_explicit(&pool->arrived, 1, memory_order_acq_rel) < pool->threads - 1) {
-        gate_wait(&pool->barrier, old, pool->spins);
+        air_gate_wait(&pool->barrier, old, pool);
         return;
     }
-    atomic_store_explicit(&pool->arrived, 0, memory_order_relaxed); /* gate_open publishes it to the next barrier */
-    gate_open(&pool->barrier);
+    if (last) last(context);
+    atomic_store_explicit(&pool->arrived, 0, memory_order_relaxed); /* the count publishes it to the next barrier */
+    air_gate_count(&pool->barrier);
 }
+
+void air_pool_barrier(air_pool *pool) { air_pool_barrier_then(pool, NULL, NULL); }
 
 static void worker_main(void *context)
 {
     worker *w = context;
     air_pool *pool = w->pool;
     for (uint32_t seen = 0;; seen++) { /* no region begins before all have left the last, so we never miss one */
-        gate_wait(&pool->region, seen, pool->spins);
+        air_gate_wait(&pool->region, seen, pool);
         if (!pool->body) return;
         pool->body(pool->context, w->index);
         air_pool_barrier(pool);
@@ -82,7 +81,7 @@ void air_pool_run(air_pool *pool, void (*body)(void *context, int index), void *
 {
     pool->body = body;
     pool->context = context;
-    gate_open(&pool->region);
+    air_gate_count(&pool->region);
     body(context, 0);
     air_pool_barrier(pool);
 }
@@ -90,10 +89,10 @@ void air_pool_run(air_pool *pool, void (*body)(void *context, int index), void *
 /* How many turns of the spin loop take ns. */
 static uint32_t spins_for(uint64_t ns)
 {
-    gate g = {0};
+    air_gate g = {0};
     uint64_t begin = air_clock_ns();
     for (uint32_t i = 0; i < CALIBRATION; i++) {
-        if (atomic_load_explicit(&g.word, memory_order_acquire)) break;
+        if (air_gate_read(&g)) break;
         air_cpu_relax();
     }
     uint64_t took = air_clock_ns() - begin;
@@ -138,7 +137,7 @@ void air_pool_close(air_pool *pool)
 {
     if (!pool) return;
     pool->body = NULL;
-    gate_open(&pool->region);
+    air_gate_count(&pool->region);
     for (int i = 0; i < pool->threads - 1; i++) air_thread_join(pool->workers[i].thread);
     air_free(pool->workers);
     air_free(pool);

@@ -21,8 +21,20 @@ void air_pool_close(air_pool *pool); /* NULL is legal; not from inside a region 
 /* Calls body(context, index) once on each thread, index 0 on the caller, and returns when all have returned. */
 void air_pool_run(air_pool *pool, void (*body)(void *context, int index), void *context);
 
-/* Inside a region: returns on every thread when all have arrived. What was written before it is visible after it. */
-void air_pool_barrier(air_pool *pool);
+/* Inside a region: returns on every thread when all have arrived. What was written before it is visible after it. The last to
+ * arrive calls last(context) before any of them goes on: for what only one of them is to do, and what is too short to be shared. */
+void air_pool_barrier_then(air_pool *pool, void (*last)(void *context), void *context);
+void air_pool_barrier(air_pool *pool); /* nothing to be done */
+
+/* A count of events that threads wait for: read it, look whether what is awaited has come, else wait until it is no longer what was
+ * read. Who brings an event writes it first, then counts; that costs a system call only if somebody sleeps. All zero to begin with. */
+typedef struct air_gate {
+    AIR_ALIGNAS(AIR_CACHE_LINE) AIR_ATOMIC(uint32_t) word;
+    AIR_ATOMIC(uint32_t) sleepers;
+} air_gate;
+uint32_t air_gate_read(const air_gate *gate);
+void air_gate_count(air_gate *gate);
+void air_gate_wait(air_gate *gate, uint32_t read, const air_pool *pool); /* spins as long as the pool's threads do, then sleeps */
 
 /* Inside a region: deals the numbers [0, chunks) to the threads, each number once. All threads call it in the same order with the
  * same job (reset by one of them before a barrier that precedes the first call); returns a number, or -1 when none is left. */

@@ -224,6 +224,81 @@ TEST(barriers_hold_when_threads_fall_asleep_at_random)
     stress(MOST, 20, longer(10), 10);
 }
 
+typedef struct relay {
+    air_pool *pool;
+    int64_t plain, calls; /* no thread writes them but the last to arrive */
+    int64_t arrived[MOST * 16];
+    int threads;
+    AIR_ATOMIC(int) wrong;
+} relay;
+
+static void add_up(void *context)
+{
+    relay *r = context;
+    r->plain = 0;
+    for (int i = 0; i < r->threads; i++) r->plain += r->arrived[i * 16];
+    r->calls++;
+}
+
+static void arrive_often(void *context, int index)
+{
+    relay *r = context;
+    for (int round = 1; round <= 300; round++) {
+        r->arrived[index * 16]++;
+        if (index == round % r->threads && round % 16 == 0) air_sleep_ns(60000); /* the others sleep when the work is done */
+        air_pool_barrier_then(r->pool, add_up, r);
+        if (r->plain != (int64_t)round * r->threads || r->calls != round) atomic_fetch_add(&r->wrong, 1);
+        air_pool_barrier(r->pool);
+    }
+}
+
+TEST(the_last_to_arrive_works_alone_and_all_see_it)
+{
+    for (int threads = 1; threads <= MOST; threads += 2) {
+        relay r = {.threads = threads};
+        REQUIRE(air_pool_open(&r.pool, threads, NULL) == AIR_OK);
+        air_pool_run(r.pool, arrive_often, &r);
+        CHECK_EQ(r.calls, 300);
+        CHECK_EQ(r.wrong, 0);
+        air_pool_close(r.pool);
+    }
+}
+
+typedef struct baton {
+    air_pool *pool;
+    air_gate moved;
+    AIR_ATOMIC(int) turn;
+    int threads;
+    int64_t held; /* by whose turn it is */
+} baton;
+
+static void hand_on(void *context, int index)
+{
+    baton *b = context;
+    for (int round = 0; round < 200; round++) {
+        for (;;) {
+            uint32_t read = air_gate_read(&b->moved);
+            if (atomic_load(&b->turn) == index) break;
+            air_gate_wait(&b->moved, read, b->pool);
+        }
+        b->held++;
+        if (round % 32 == index % 32) air_sleep_ns(60000); /* longer than anyone spins */
+        atomic_store(&b->turn, (index + 1) % b->threads);
+        air_gate_count(&b->moved);
+    }
+}
+
+TEST(who_waits_at_a_gate_misses_no_event)
+{
+    for (int threads = 1; threads <= MOST; threads += 2) {
+        baton b = {.threads = threads};
+        REQUIRE(air_pool_open(&b.pool, threads, NULL) == AIR_OK);
+        air_pool_run(b.pool, hand_on, &b);
+        CHECK_EQ(b.held, (int64_t)threads * 200);
+        air_pool_close(b.pool);
+    }
+}
+
 TEST(regions_follow_each_other_without_losing_one)
 {
     stress(2, longer(4000), 1, 0);
@@ -492,6 +567,8 @@ int main(int argc, char **argv)
     RUN(a_region_calls_its_body_once_on_each_thread);
     RUN(nobody_passes_a_barrier_before_all_have_arrived);
     RUN(barriers_hold_when_threads_fall_asleep_at_random);
+    RUN(the_last_to_arrive_works_alone_and_all_see_it);
+    RUN(who_waits_at_a_gate_misses_no_event);
     RUN(regions_follow_each_other_without_losing_one);
     RUN(a_job_deals_every_chunk_exactly_once);
     RUN(waiting_costs_no_processor_time);
