@@ -218,6 +218,7 @@ const float *air_batch_hidden(const air_batch *b) { return b->hidden; }
 const int32_t *air_batch_sampled(const air_batch *b) { return b->sampled; }
 const float *air_batch_logprobs(const air_batch *b) { return b->logprobs; }
 int64_t air_batch_rows_kept(const air_batch *b) { return b->n_wanted; }
+air_batch_cost air_batch_cost_get(const air_batch *b) { return b->cost; }
 
 void air_batch_free(air_batch *b)
 {

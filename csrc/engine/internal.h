@@ -30,6 +30,7 @@ struct air_batch {
     uint64_t logit_bytes;        /* reserved for both */
     int32_t *sampled;            /* [n_items] */
     float *logprobs;
+    air_batch_cost cost;         /* written by the engine's thread */
 };
 
 struct air_engine {
