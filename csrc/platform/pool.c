@@ -9,6 +9,7 @@
 enum {
     THREADS_MOST = 256,
     SPIN_NS = 30000,      /* longer than the gaps between ops, shorter than a disk read */
+    REGION_SPINS = 5,     /* times that between regions: a caller in Python needs 50 to 100 µs for a token */
     SPIN_BUSY_NS = 500,   /* more threads than CPUs: whom we wait for needs the CPU we spin on */
     CALIBRATION = 2000,   /* turns; some tens of microseconds */
 };
@@ -71,7 +72,7 @@ static void worker_main(void *context)
     worker *w = context;
     air_pool *pool = w->pool;
     for (uint32_t seen = 0;; seen++) { /* no region begins before all have left the last, so we never miss one */
-        gate_wait(&pool->region, seen, pool->spins);
+        gate_wait(&pool->region, seen, pool->spins * REGION_SPINS);
         if (!pool->body) return;
         pool->body(pool->context, w->index);
         air_pool_barrier(pool);
