@@ -75,6 +75,7 @@ class CallMeter:
 
     def __init__(self) -> None:
         self.prompt, self.decode = Phase(), Phase()
+        self.decode_wall_s = 0.0  # from the end of the prompt's passes to that of the last decode pass
         self.prompt_tokens = self.reused_tokens = self.new_tokens = 0
 
     def figures(self) -> dict[str, Any]:
@@ -82,6 +83,7 @@ class CallMeter:
         main = self.decode if self.decode.passes else self.prompt
         return {
             **main.figures(),
+            "between_ms": 1e3 * (self.decode_wall_s - self.decode.seconds) / self.decode.passes if self.decode.passes else None,
             "prompt_tokens": self.prompt_tokens,
             "reused_tokens": self.reused_tokens,
             "new_tokens": self.new_tokens,

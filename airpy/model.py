@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
@@ -232,9 +233,10 @@ class Model:
 
     def stats(self) -> dict[str, Any]:
         """Bytes, milliseconds and rates. Of the last generate(): pass_ms, tok_s, bytes_disk_per_token, bytes_ram_per_token,
-        predicted_tok_s, achieved_over_predicted, stall_ms (per pass), prompt_ms, prompt_tokens, reused_tokens, new_tokens. Since
-        open: budget, peak_ram (anonymous memory above the value at open, or what the engine held where that is more), held,
-        held_by, passes, disk_bytes, ram_bytes, total_reused_tokens. Of the last pass: layer_busy_ms, layer_stall_ms."""
+        predicted_tok_s, achieved_over_predicted (rates and their share are of passes alone), stall_ms (per pass), between_ms (what
+        sampling, Python and whoever takes the text need from one pass to the next), prompt_ms, prompt_tokens, reused_tokens,
+        new_tokens. Since open: budget, peak_ram (anonymous memory above the value at open, or what the engine held where that is
+        more), held, held_by, passes, disk_bytes, ram_bytes, total_reused_tokens. Of the last pass: layer_busy_ms, layer_stall_ms."""
         stats = self._engine.stats()
         busy, stall = self._engine.layer_times()
         self._memory.sample(now=True)
@@ -344,6 +346,7 @@ class _Running:
         self._model, self._prompts, self._how = model, prompts, how
         self._watch = _Watch(model)
         self._meter = CallMeter()
+        self._prompt_end = 0.0
 
     def __enter__(self) -> Generation:
         model = self._model
@@ -356,8 +359,12 @@ class _Running:
     def _run(self, items: list[Item]) -> _core.Result:
         meter = self._meter
         if not meter.prompt.passes:
-            return self._model._run(items, self._watch, _PROMPT_HELP, phase=meter.prompt)
-        return self._model._run(items, self._watch, _DECODE_HELP, phase=meter.decode)
+            result = self._model._run(items, self._watch, _PROMPT_HELP, phase=meter.prompt)
+            self._prompt_end = time.monotonic()
+        else:
+            result = self._model._run(items, self._watch, _DECODE_HELP, phase=meter.decode)
+            meter.decode_wall_s = time.monotonic() - self._prompt_end
+        return result
 
     def __exit__(self, *exc: object) -> None:
         model, meter, generation = self._model, self._meter, self._generation
