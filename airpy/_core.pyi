@@ -138,6 +138,9 @@ class Result:
     def sampled(self) -> list[int]: ...  # one per item, -1 where not asked for
     @property
     def logprobs(self) -> list[float]: ...
+    @property
+    def cost(self) -> tuple[int, int, int, int, int, float]: ...
+    # passes, pass_ns, disk_bytes, ram_bytes, stall_ns, predicted_s: sums over this call's passes
 
 @final
 class Sequence:

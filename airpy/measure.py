@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from airpy import _core
+
+Cost = tuple[int, int, int, int, int, float]  # as _core.Result has it
 
 _SAMPLE_SECONDS = 0.1  # asking the system takes about a millisecond
 
@@ -34,7 +35,7 @@ def anonymous_bytes() -> int:
 
 @dataclass
 class Phase:
-    """Sums over some passes. Calls of other threads at the same time count in."""
+    """Sums over some passes."""
 
     passes: int = 0
     tokens: int = 0
@@ -44,15 +45,15 @@ class Phase:
     stall_s: float = 0.0
     predicted_s: float = 0.0
 
-    def add(self, before: Mapping[str, Any], after: Mapping[str, Any], tokens: int) -> None:
-        passes = after["passes"] - before["passes"]
+    def add(self, cost: Cost, tokens: int) -> None:
+        passes, pass_ns, disk_bytes, ram_bytes, stall_ns, predicted_s = cost
         self.passes += passes
         self.tokens += tokens
-        self.seconds += (after["pass_ns"] - before["pass_ns"]) / 1e9
-        self.disk_bytes += after["pager_disk_bytes"] - before["pager_disk_bytes"]
-        self.ram_bytes += after["pager_ram_bytes"] - before["pager_ram_bytes"]
-        self.stall_s += (after["pager_stall_ns"] - before["pager_stall_ns"]) / 1e9
-        self.predicted_s += after["last_predicted_s"] * passes
+        self.seconds += pass_ns / 1e9
+        self.disk_bytes += disk_bytes
+        self.ram_bytes += ram_bytes
+        self.stall_s += stall_ns / 1e9
+        self.predicted_s += predicted_s
 
     def figures(self) -> dict[str, Any]:
         """Per token and per pass; None where nothing ran or nothing was predicted."""
@@ -74,6 +75,7 @@ class CallMeter:
 
     def __init__(self) -> None:
         self.prompt, self.decode = Phase(), Phase()
+        self.decode_wall_s = 0.0  # from the end of the prompt's passes to that of the last decode pass
         self.prompt_tokens = self.reused_tokens = self.new_tokens = 0
 
     def figures(self) -> dict[str, Any]:
@@ -81,6 +83,7 @@ class CallMeter:
         main = self.decode if self.decode.passes else self.prompt
         return {
             **main.figures(),
+            "between_ms": 1e3 * (self.decode_wall_s - self.decode.seconds) / self.decode.passes if self.decode.passes else None,
             "prompt_tokens": self.prompt_tokens,
             "reused_tokens": self.reused_tokens,
             "new_tokens": self.new_tokens,

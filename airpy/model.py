@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from airpy.generation.config import Resolved, merge, refuse, resolve
 from airpy.generation.inputs import Prompts, read_prompts
 from airpy.generation.loop import Generation, Item
 from airpy.generation.stopping import TextCutter
-from airpy.measure import CallMeter, MemoryWatch, Phase
+from airpy.measure import CallMeter, Cost, MemoryWatch, Phase
 from airpy.planning import Plan
 from airpy.progress import Progress, progress_for_call
 from airpy.sequences import SequencePool
@@ -60,6 +61,8 @@ class Model:
         self._solved, self._budget, self._n_ctx = solved, solved["budget"], solved["n_ctx"]
         self._pool = SequencePool(engine, self._budget)
         self._plan: Plan | None = None
+        # Passes teach about the disk where their reads are like those of the probe; smaller ones say nothing about it.
+        self._teaches = machine is not None and solved["block_bytes"] >= (options["bandwidths"] or {}).get("block_bytes", 0)
         self._epoch = 0  # goes up with cancel(): calls that began under a lower one end
         self._lock = threading.Lock()
         self._last = CallMeter()
@@ -194,13 +197,13 @@ class Model:
         kept = min(logits_to_keep or width, width)
         wanted = [min(kept, row.size) for row in prompts.rows]
         sequences: list[_core.Sequence] = []
-        epoch = self._epoch
+        watch = _Watch(self)
         try:
             items: list[Item] = []
             for row, want in zip(prompts.rows, wanted, strict=True):
                 sequences.append(self._pool.take(row, want))
                 items.append((sequences[-1], row[sequences[-1].length :].data, want, None, 0))
-            result = self._run(items, epoch, _LOGITS_HELP, logits=True)
+            result = self._run(items, watch, _LOGITS_HELP, logits=True)
         finally:
             self._give(sequences)
         logits = np.asarray(result.logits)
@@ -230,9 +233,10 @@ class Model:
 
     def stats(self) -> dict[str, Any]:
         """Bytes, milliseconds and rates. Of the last generate(): pass_ms, tok_s, bytes_disk_per_token, bytes_ram_per_token,
-        predicted_tok_s, achieved_over_predicted, stall_ms (per pass), prompt_ms, prompt_tokens, reused_tokens, new_tokens. Since
-        open: budget, peak_ram (anonymous memory above the value at open, or what the engine held where that is more), held,
-        held_by, passes, disk_bytes, ram_bytes, total_reused_tokens. Of the last pass: layer_busy_ms, layer_stall_ms."""
+        predicted_tok_s, achieved_over_predicted (rates and their share are of passes alone), stall_ms (per pass), between_ms (what
+        sampling, Python and whoever takes the text need from one pass to the next), prompt_ms, prompt_tokens, reused_tokens,
+        new_tokens. Since open: budget, peak_ram (anonymous memory above the value at open, or what the engine held where that is
+        more), held, held_by, passes, disk_bytes, ram_bytes, total_reused_tokens. Of the last pass: layer_busy_ms, layer_stall_ms."""
         stats = self._engine.stats()
         busy, stall = self._engine.layer_times()
         self._memory.sample(now=True)
@@ -275,49 +279,35 @@ class Model:
             raise StateError("the model is closed")
 
     def _run(
-        self, items: list[Item], epoch: int, budget_help: str, *, logits: bool = False, phase: Phase | None = None
+        self, items: list[Item], watch: _Watch, budget_help: str, *, logits: bool = False, phase: Phase | None = None
     ) -> _core.Result:
         """One call of the engine, cancellable at any moment, idle sequences giving way where the budget asks. budget_help: what the
         caller can do where that is not enough."""
-        with progress_for_call(self._progress) as report:
-
-            def look(layers_done: int, n_layers: int, passes_done: int, n_passes: int) -> None:
-                self._check_epoch(epoch)
-                self._memory.sample()
-                report(layers_done, n_layers, passes_done, n_passes)
-
-            self._check_epoch(epoch)
-            before = self._engine.stats()
+        watch.check()
+        with watch.report:
             try:
-                result = self._run_in_budget(items, logits, look)
+                result = self._run_in_budget(items, logits, watch)
             except BudgetError as error:
                 raise BudgetError(f"{error}; {budget_help}") from None
-        self._note(before, self._engine.stats(), phase, len(items))
+        self._note(result.cost, phase, len(items))
         self._memory.sample()
         return result
 
-    def _run_in_budget(self, items: list[Item], logits: bool, look: Callable[[int, int, int, int], None]) -> _core.Result:
+    def _run_in_budget(self, items: list[Item], logits: bool, watch: _Watch) -> _core.Result:
         try:
-            return self._engine.run(items, logits=logits, progress=look)
+            return self._engine.run(items, logits=logits, progress=watch)
         except BudgetError:
             if not self._pool.drop():
                 raise
-            return self._engine.run(items, logits=logits, progress=look)
+            return self._engine.run(items, logits=logits, progress=watch)
 
-    def _check_epoch(self, epoch: int) -> None:
-        if epoch != self._epoch:
-            self._check_open()
-            raise CancelledError("cancelled")
-
-    def _note(self, before: Mapping[str, Any], after: Mapping[str, Any], phase: Phase | None, tokens: int) -> None:
+    def _note(self, cost: Cost, phase: Phase | None, tokens: int) -> None:
         if phase is not None:
-            phase.add(before, after, tokens)
-        passed, stalled = after["pass_ns"] - before["pass_ns"], after["pager_stall_ns"] - before["pager_stall_ns"]
-        # Where the disk was what it waited for, with reads like those of the probe: smaller ones teach nothing about them.
-        probed = self._solved["block_bytes"] >= (self._options["bandwidths"] or {}).get("block_bytes", 0)
-        if self._machine is not None and probed and stalled > 0.3 * passed:
+            phase.add(cost, tokens)
+        _, pass_ns, _, _, stall_ns, _ = cost
+        if self._teaches and stall_ns > 0.3 * pass_ns:  # the disk was what it waited for
             with self._lock:
-                self._learned.add(before, after, tokens)
+                self._learned.add(cost, tokens)
 
     def _learn(self) -> None:
         """Corrects the kept calibration by what the last disk-bound passes achieved."""
@@ -330,13 +320,33 @@ class Model:
             self._pool.give(sequences)
 
 
+class _Watch:
+    """Looks after one call, over its passes: was it cancelled, how much memory is used, how far is it."""
+
+    def __init__(self, model: Model) -> None:
+        self._model, self._epoch = model, model._epoch
+        self.report = progress_for_call(model._progress)
+
+    def check(self) -> None:
+        """Raises CancelledError after cancel(), StateError after close()."""
+        if self._epoch != self._model._epoch:
+            self._model._check_open()
+            raise CancelledError("cancelled")
+
+    def __call__(self, layers_done: int, n_layers: int, passes_done: int, n_passes: int) -> None:
+        self.check()
+        self._model._memory.sample()
+        self.report(layers_done, n_layers, passes_done, n_passes)
+
+
 class _Running:
     """A generation as a context: counts what it costs and gives its sequences back, however it ends."""
 
     def __init__(self, model: Model, prompts: Prompts, how: Resolved) -> None:
         self._model, self._prompts, self._how = model, prompts, how
-        self._epoch = model._epoch
+        self._watch = _Watch(model)
         self._meter = CallMeter()
+        self._prompt_end = 0.0
 
     def __enter__(self) -> Generation:
         model = self._model
@@ -349,8 +359,12 @@ class _Running:
     def _run(self, items: list[Item]) -> _core.Result:
         meter = self._meter
         if not meter.prompt.passes:
-            return self._model._run(items, self._epoch, _PROMPT_HELP, phase=meter.prompt)
-        return self._model._run(items, self._epoch, _DECODE_HELP, phase=meter.decode)
+            result = self._model._run(items, self._watch, _PROMPT_HELP, phase=meter.prompt)
+            self._prompt_end = time.monotonic()
+        else:
+            result = self._model._run(items, self._watch, _DECODE_HELP, phase=meter.decode)
+            meter.decode_wall_s = time.monotonic() - self._prompt_end
+        return result
 
     def __exit__(self, *exc: object) -> None:
         model, meter, generation = self._model, self._meter, self._generation

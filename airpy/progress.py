@@ -22,11 +22,11 @@ _BELOW, _BACK = "\x1bD\x1b[A\x1b7\r\n", "\x1b[K\x1b8"
 
 
 class PassBar:
-    """A bar over the layers of one call's passes, on stderr, shown once the call has taken a second. Use as a context."""
+    """A bar over the layers of one call's passes, on stderr, shown once the call has taken a second. Use as a context, for one call
+    after the other."""
 
     def __init__(self) -> None:
-        self._started = time.monotonic()
-        self._drawn = 0.0
+        self._started = self._drawn = 0.0
 
     def __call__(self, layers_done: int, n_layers: int, passes_done: int, n_passes: int) -> None:
         now = time.monotonic()
@@ -49,6 +49,7 @@ class PassBar:
         sys.stderr.flush()
 
     def __enter__(self) -> PassBar:
+        self._started, self._drawn = time.monotonic(), 0.0
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -82,7 +83,7 @@ def check_progress(progress: Any) -> Progress:
 
 
 def progress_for_call(progress: Progress) -> PassBar | CallbackProgress:
-    """What reports on one call of the engine. "auto": a bar where stderr is a terminal."""
+    """What reports on calls of the engine, one at a time. "auto": a bar where stderr is a terminal."""
     if callable(progress):
         return CallbackProgress(progress)
     if progress == "auto":

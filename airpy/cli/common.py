@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from airpy.errors import ArgumentError
-from airpy.sizes import format_size, format_speed, parse_size
+from airpy.sizes import format_size, format_speed, format_time, parse_size
 
 if TYPE_CHECKING:
     from airpy.model import Model
@@ -19,7 +19,7 @@ Commands = Any  # argparse does not name the type that add_subparsers() returns
 # Keys of Model.stats() that a JSON answer carries.
 STATS = (
     "pass_ms", "tok_s", "bytes_disk_per_token", "bytes_ram_per_token", "peak_ram", "budget", "predicted_tok_s",
-    "achieved_over_predicted", "stall_ms", "prompt_ms", "reused_tokens",
+    "achieved_over_predicted", "stall_ms", "between_ms", "prompt_ms", "reused_tokens",
 )  # fmt: skip
 
 
@@ -157,14 +157,17 @@ def pick_stats(stats: dict[str, Any]) -> dict[str, Any]:
 
 
 def figures_line(stats: dict[str, Any]) -> str:
-    """The one honest line at the end of a run."""
+    """The one honest line at the end of a run. What is predicted is passes, so they are what is compared; what comes between them is
+    told apart."""
     parts = [f"{stats['new_tokens']} tokens"]
     if stats["tok_s"]:
-        parts.append(format_speed(stats["tok_s"]))
+        between = f" and {format_time(stats['between_ms'] / 1e3)} between them" if stats["between_ms"] is not None else ""
+        parts.append(f"passes of {format_time(stats['pass_ms'] / 1e3)} ({format_speed(stats['tok_s'])}){between}")
     if stats["bytes_disk_per_token"] is not None:
         disk, ram = (format_size(stats[f"bytes_{where}_per_token"]) for where in ("disk", "ram"))
         parts.append(f"{disk} from disk and {ram} from RAM per token")
     parts.append(f"peak memory {format_size(stats['peak_ram'])} of {format_size(stats['budget'])}")
     if stats["achieved_over_predicted"] is not None:
-        parts.append(f"{100 * stats['achieved_over_predicted']:.0f} % of the predicted {format_speed(stats['predicted_tok_s'])}")
+        share, predicted = 100 * stats["achieved_over_predicted"], format_speed(stats["predicted_tok_s"])
+        parts.append(f"passes at {share:.0f} % of the predicted {predicted}")
     return ", ".join(parts)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import secrets
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from airpy import _core
 from airpy.errors import ArgumentError, ContextOverflowError
@@ -19,11 +18,11 @@ if TYPE_CHECKING:
     from airpy.sequences import SequencePool
     from airpy.tokenizer import Tokenizer
 
-Item = tuple[_core.Sequence, memoryview, int, "dict[str, Any] | None", int]  # as the engine takes them
+Item = tuple[_core.Sequence, "array[int] | memoryview", int, "dict[str, Any] | None", int]  # as the engine takes them
 Runner = Callable[[list[Item]], _core.Result]
 
 
-@dataclass
+@dataclass(slots=True)
 class Row:
     """One prompt on its way."""
 
@@ -37,9 +36,8 @@ class Row:
 
     def item(self) -> Item:
         """What the next pass appends: what is not known of the prompt, or the last token."""
-        known = self.sequence.length
-        tokens = np.array(self.new[-1:], dtype=np.int32) if self.new else self.prompt[known:]
-        return self.sequence, tokens.data, 1, self.sampling, self.prompt.size
+        tokens = array("i", self.new[-1:]) if self.new else self.prompt[self.sequence.length :].data
+        return self.sequence, tokens, 1, self.sampling, self.prompt.size
 
     def add(self, token: int, eos: frozenset[int]) -> None:
         self.new.append(token)
@@ -72,13 +70,13 @@ class Generation:
 
     def __iter__(self) -> Iterator[list[int | None]]:
         """Each step's tokens, one per row; None for rows that were done before."""
+        eos = self._how.eos
         while active := [row for row in self.rows if not row.done]:
-            result = self._run([row.item() for row in active])
-            sampled = iter(result.sampled)
-            step = [None if row.done else next(sampled) for row in self.rows]
-            for row, token in zip(self.rows, step, strict=True):
-                if token is not None:
-                    row.add(token, self._how.eos)
+            sampled = self._run([row.item() for row in active]).sampled
+            tokens = iter(sampled)
+            step = [None if row.done else next(tokens) for row in self.rows]
+            for row, token in zip(active, sampled, strict=True):
+                row.add(token, eos)
             yield step
 
     def close(self) -> None:

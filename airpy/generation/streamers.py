@@ -49,7 +49,8 @@ class TextStreamer:
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         """Gets each piece of text; stream_end is set with the last, which may be empty."""
-        print(text, end="\n" if stream_end else "", file=self._file or sys.stdout, flush=True)
+        if text or stream_end:
+            print(text, end="\n" if stream_end else "", file=self._file or sys.stdout, flush=True)
 
 
 class TextIteratorStreamer(TextStreamer):

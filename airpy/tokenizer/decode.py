@@ -92,7 +92,8 @@ class StreamDecoder:
 
     def push(self, ids: int | Iterable[int]) -> str:
         """The text these ids complete, perhaps "". Raises ValueError for an id out of range."""
-        data, self._fresh = self._decoder.walk(ids if isinstance(ids, Iterable) else [ids], self._skip, self._fresh)
+        row = ids if isinstance(ids, (list, Iterable)) else [ids]  # list first: asking Iterable takes longer than decoding
+        data, self._fresh = self._decoder.walk(row, self._skip, self._fresh)
         return self._characters.decode(data)
 
     def flush(self) -> str:

@@ -140,7 +140,6 @@ air_status air_batch_submit(air_batch **out, air_engine *e, const air_batch_requ
         if (e->last) e->last->next = b;
         else e->first = b;
         e->last = b;
-        air_cond_signal(&e->wake);
     }
     air_mutex_unlock(&e->lock);
     if (closing) {
@@ -148,16 +147,16 @@ air_status air_batch_submit(air_batch **out, air_engine *e, const air_batch_requ
         batch_delete(b);
         return air__engine_usable(e, err);
     }
+    air_cond_signal(&e->wake); /* not under the lock, which the engine's thread takes first of all */
     *out = b;
     return AIR_OK;
 }
 
-void air__batch_end(air_engine *e, air_batch *b, air_status status)
+void air__batch_end(air_batch *b, air_status status)
 {
     for (int32_t i = 0; i < b->n_items; i++) air__sequence_release(b->items[i].sequence);
     b->status = status;
     b->phase = AIR_BATCH_ENDED;
-    air_cond_broadcast(&e->ended);
 }
 
 /* The thread that would end the batch is not there, and locks may be held for ever. */
@@ -194,7 +193,7 @@ static void unqueue(air_engine *e, air_batch *b)
     if (before) before->next = b->next;
     else e->first = b->next;
     if (e->last == b) e->last = before;
-    air__batch_end(e, b, air_fail(&b->error, AIR_E_CANCELLED, "cancelled before it began"));
+    air__batch_end(b, air_fail(&b->error, AIR_E_CANCELLED, "cancelled before it began"));
 }
 
 void air_batch_cancel(air_batch *b)
@@ -205,6 +204,7 @@ void air_batch_cancel(air_batch *b)
     atomic_store(&b->cancel, 1);
     if (b->phase == AIR_BATCH_QUEUED) unqueue(e, b);
     air_mutex_unlock(&e->lock);
+    air_cond_broadcast(&e->ended);
 }
 
 void air_batch_detach(air_batch *b)
@@ -218,6 +218,7 @@ const float *air_batch_hidden(const air_batch *b) { return b->hidden; }
 const int32_t *air_batch_sampled(const air_batch *b) { return b->sampled; }
 const float *air_batch_logprobs(const air_batch *b) { return b->logprobs; }
 int64_t air_batch_rows_kept(const air_batch *b) { return b->n_wanted; }
+air_batch_cost air_batch_cost_get(const air_batch *b) { return b->cost; }
 
 void air_batch_free(air_batch *b)
 {

@@ -146,8 +146,9 @@ static void serve(air_engine *e, air_batch *b)
     air_pager_set_cancel(e->pager, NULL);
     air_mutex_lock(&e->lock);
     e->running = NULL;
-    air__batch_end(e, b, st);
+    air__batch_end(b, st);
     air_mutex_unlock(&e->lock);
+    air_cond_broadcast(&e->ended);
 }
 
 static void engine_main(void *context)

@@ -109,6 +109,11 @@ const float *air_batch_hidden(const air_batch *batch);
 const int32_t *air_batch_sampled(const air_batch *batch);
 const float *air_batch_logprobs(const air_batch *batch);
 int64_t air_batch_rows_kept(const air_batch *batch);
+typedef struct air_batch_cost { /* sums over its passes */
+    uint64_t passes, pass_ns, disk_bytes, ram_bytes, stall_ns;
+    double predicted_s;
+} air_batch_cost;
+air_batch_cost air_batch_cost_get(const air_batch *batch);
 /* Of an ended batch: cuts it from its engine, which may then close; results stay until free. They no longer count in the budget. */
 void air_batch_detach(air_batch *batch);
 void air_batch_free(air_batch *batch); /* cancels and waits if it has not ended; NULL is legal */

@@ -30,6 +30,7 @@ struct air_batch {
     uint64_t logit_bytes;        /* reserved for both */
     int32_t *sampled;            /* [n_items] */
     float *logprobs;
+    air_batch_cost cost;         /* written by the engine's thread */
 };
 
 struct air_engine {
@@ -66,7 +67,8 @@ struct air_engine {
 air_status air__engine_usable(air_engine *engine, air_error *err);
 /* The engine's thread: runs a batch from room-making to sampling; sequences advance on success only. */
 air_status air__batch_run(air_engine *engine, air_batch *batch, air_error *err);
-void air__batch_end(air_engine *engine, air_batch *batch, air_status status); /* under the lock */
+/* Under the lock. Who calls it wakes those that wait for engine->ended afterwards, so that they do not wake up to wait for the lock. */
+void air__batch_end(air_batch *batch, air_status status);
 
 AIR_END_C
 #endif

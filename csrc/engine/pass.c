@@ -117,7 +117,7 @@ static air_status extend_sequences(air_batch *b, air_error *err)
 
 /* --- passes --- */
 
-static void note_pass(air_engine *e, const air_pager_stats *before, uint64_t started, int64_t rows)
+static void note_pass(air_engine *e, air_batch *b, const air_pager_stats *before, uint64_t started, int64_t rows)
 {
     uint64_t ns = air_clock_ns() - started, pinned = before->pinned_bytes;
     air_pager_stats now = air_pager_stats_get(e->pager);
@@ -139,6 +139,12 @@ static void note_pass(air_engine *e, const air_pager_stats *before, uint64_t sta
         uint64_t layer = atomic_load(&e->layer_ns[i]);
         e->last_busy[i] = layer > e->last_stall[i] ? layer - e->last_stall[i] : 0;
     }
+    b->cost.passes++;
+    b->cost.pass_ns += ns;
+    b->cost.disk_bytes += s->last_disk_bytes;
+    b->cost.ram_bytes += s->last_ram_bytes;
+    b->cost.stall_ns += s->last_stall_ns;
+    b->cost.predicted_s += s->last_predicted_s;
     air_mutex_unlock(&e->lock);
 }
 
@@ -164,7 +170,7 @@ static air_status run_pass(air_engine *e, air_batch *b, int64_t first, int64_t r
     air_status st = e->api->run(e->backend, &pass, air_pager_feed(e->pager), err);
     if (!st) st = air_pager_check(e->pager, err);
     if (st) air_pager_rewind(e->pager);
-    else note_pass(e, &before, started, rows);
+    else note_pass(e, b, &before, started, rows);
     for (int64_t i = 0; i < n_wanted; i++) wanted[i] += (int32_t)first;
     return st;
 }

@@ -84,11 +84,43 @@ static void sift(const float *p, int32_t *heap, int64_t n, int64_t i)
     }
 }
 
-/* Orders the kept candidates at the end of heap, the best last; returns how many and their mass. Truncations in transformers' order:
+/* The other way round: the worst on top. */
+static void sift_worst(const float *p, int32_t *heap, int64_t n, int64_t i)
+{
+    for (int64_t child; (child = 2 * i + 1) < n; i = child) {
+        if (child + 1 < n && before(p, heap[child], heap[child + 1])) child++;
+        if (!before(p, heap[i], heap[child])) return;
+        int32_t t = heap[i];
+        heap[i] = heap[child];
+        heap[child] = t;
+    }
+}
+
+/* Few of many: the k best of n ids, into a heap of those found so far, in one walk. */
+static void select_best(const float *p, int32_t *heap, int64_t k, int64_t n)
+{
+    for (int64_t i = 0; i < k; i++) heap[i] = (int32_t)i;
+    for (int64_t i = k / 2; i-- > 0;) sift_worst(p, heap, k, i);
+    for (int64_t i = k; i < n; i++) {
+        if (p[i] <= p[heap[0]]) continue; /* of equals the lower id is better */
+        heap[0] = (int32_t)i;
+        sift_worst(p, heap, k, 0);
+    }
+}
+
+/* Orders the kept candidates at the end of heap [n], the best last; returns how many and their mass. Truncations in transformers' order:
  * top-k, then top-p of what is left (the token that crosses the threshold stays), then min-p. */
 static int64_t keep(const air_sampling *s, const float *p, int32_t *heap, int64_t n, double *mass)
 {
     int64_t limit = s->top_k && s->top_k < n ? s->top_k : n, kept = 0;
+    int all = limit == n;
+    if (limit <= n / 2) {
+        heap += n - limit;
+        select_best(p, heap, limit, n);
+        n = limit;
+    } else {
+        for (int64_t i = 0; i < n; i++) heap[i] = (int32_t)i;
+    }
     for (int64_t i = n / 2; i-- > 0;) sift(p, heap, n, i);
     while (kept < limit) { /* heap sort, cut short where nothing further can be kept */
         int64_t left = n - kept - 1;
@@ -99,10 +131,10 @@ static int64_t keep(const air_sampling *s, const float *p, int32_t *heap, int64_
         sift(p, heap, left, 0);
         *mass += p[top];
         kept++;
-        if (limit == n && *mass >= s->top_p) break; /* all probabilities sum to 1, so the threshold is known already */
+        if (all && *mass >= s->top_p) break; /* all probabilities sum to 1, so the threshold is known already */
     }
     double total = *mass, sum = 0;
-    if (limit == n) total = 1;
+    if (all) total = 1;
     int64_t nucleus = 0;
     while (nucleus < kept && (nucleus == 0 || sum < s->top_p * total)) sum += p[heap[n - 1 - nucleus++]];
     double best = p[heap[n - 1]];
@@ -134,8 +166,8 @@ static int32_t draw(const air_sample_args *a, work w, float best)
     const air_sampling *s = a->sampling;
     for (int64_t i = 0; i < a->n_vocab; i++) {
         /* Below the best one, so that no temperature, however small, makes an infinity of it; e^-1e4 is 0. */
-        w.p[i] = fmaxf((w.p[i] - best) / s->temperature, -1e4f);
-        w.ids[i] = (int32_t)i;
+        float x = (w.p[i] - best) / s->temperature;
+        w.p[i] = x > -1e4f ? x : -1e4f;
     }
     (void)a->ops->softmax(w.p, a->n_vocab);
     if (s->top_k == 0 && s->top_p >= 1) return draw_unordered(a, w.p);

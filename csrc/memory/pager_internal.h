@@ -83,6 +83,7 @@ struct air_pager {
     uint64_t head, tail;           /* positions, modulo ring_bytes in the ring */
     uint8_t *pins, *pins_region;   /* tiles in the order of priority, one after the other; address space for all that may stay */
     uint64_t pins_bytes, pins_end; /* of that; up to where it holds pins */
+    uint64_t pins_page;            /* multiples of which it gives back */
     uint64_t pin_target;
 
     air__small *small;             /* [n_small] */
@@ -109,6 +110,7 @@ void air__window_skip(air_pager *p, uint64_t step);        /* forgets the steps 
 air_status air__ring_open(air_pager *p, air_error *err);
 void air__ring_close(air_pager *p);                        /* the window must be empty */
 uint8_t *air__region_alloc(const air_pager *p, uint64_t bytes); /* pages of which bytes can be aligned to the granule */
+void air__region_huge(const air_pager *p, uint8_t *region, uint64_t bytes); /* asks for huge pages; region may be NULL */
 void air__region_free(const air_pager *p, uint8_t *region, uint64_t bytes);
 uint8_t *air__region_data(const air_pager *p, uint8_t *region); /* its first aligned byte */
 air_status air__pins_open(air_pager *p, air_error *err);

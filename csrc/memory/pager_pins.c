@@ -1,12 +1,15 @@
 /* Pins: tiles that stay, in one region, in the order of priority. What is pinned is a prefix of that order, so pins are always the
- * region's beginning: they grow and give way at its end, and lie on huge pages whatever a tile's size. */
+ * region's beginning: they grow and give way at its end, and in a region of some size lie on huge pages whatever a tile's size. */
 #include <stdatomic.h>
 
 #include "base/checked.h"
 #include "memory/pager_internal.h"
 #include "platform/pages.h"
 
-enum { HUGE_PAGE = 2 << 20 }; /* where regions begin */
+enum {
+    HUGE_PAGE = 2 << 20,       /* where regions begin */
+    HUGE_FROM = 32 * HUGE_PAGE /* bytes of a region of which the part of a huge page that holds no pins is little */
+};
 
 air_status air__pins_open(air_pager *p, air_error *err)
 {
@@ -17,6 +20,8 @@ air_status air__pins_open(air_pager *p, air_error *err)
     p->pins_region = air__region_alloc(p, p->pins_bytes);
     if (!p->pins_region)
         return air_fail(err, AIR_E_NOMEM, "pins: %llu bytes of address space", (unsigned long long)p->pins_bytes);
+    p->pins_page = p->pins_bytes < HUGE_FROM ? p->granule : HUGE_PAGE;
+    if (p->pins_page == HUGE_PAGE) air__region_huge(p, p->pins_region, p->pins_bytes);
     p->pins = air__region_data(p, p->pins_region);
     return AIR_OK;
 }
@@ -56,7 +61,7 @@ void air__pins_cut(air_pager *p)
     if (!freed) return;
     /* From a boundary of huge pages: of one that is cut in two the system keeps all until it runs short of memory. What stays of
      * the last one, less than 2 MiB, serves when pins grow again. */
-    uint64_t from = kept ? air_round_up(kept, HUGE_PAGE) : 0;
+    uint64_t from = kept ? air_round_up(kept, p->pins_page) : 0;
     if (from < p->pins_end) air_pages_decommit(p->pins + from, (size_t)(p->pins_end - from));
     air_budget_release(p->budget, AIR_HOLD_PINS, freed);
     p->pins_end = kept;

@@ -174,6 +174,7 @@ air_status air__small_open(air_pager *p, air_error *err)
     if (st) return st;
     p->small = air_calloc((size_t)count, sizeof *p->small);
     if (p->small) p->small_region = air__region_alloc(p, bytes);
+    air__region_huge(p, p->small_region, bytes);
     if (!p->small_region) {
         air_budget_release(p->budget, AIR_HOLD_RING, bytes);
         return air_fail(err, AIR_E_NOMEM, "pager: %llu bytes for small reads", (unsigned long long)bytes);

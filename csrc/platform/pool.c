@@ -9,6 +9,7 @@
 enum {
     THREADS_MOST = 256,
     SPIN_NS = 30000,      /* longer than the gaps between ops, shorter than a disk read */
+    REGION_SPINS = 5,     /* times that between regions: a caller in Python needs 50 to 100 µs for a token */
     SPIN_BUSY_NS = 500,   /* more threads than CPUs: whom we wait for needs the CPU we spin on */
     CALIBRATION = 2000,   /* turns; some tens of microseconds */
 };
@@ -34,9 +35,9 @@ uint32_t air_gate_read(const air_gate *gate) { return atomic_load_explicit(&gate
 
 /* Who sleeps and who counts each write their own word before they read the other's (all sequentially consistent), so at least one of
  * them sees the other: no wake-up is lost. The system call itself compares the word once more. */
-void air_gate_wait(air_gate *gate, uint32_t read, const air_pool *pool)
+static void gate_wait(air_gate *gate, uint32_t read, uint32_t spins)
 {
-    for (uint32_t i = 0; i < pool->spins; i++) {
+    for (uint32_t i = 0; i < spins; i++) {
         if (air_gate_read(gate) != read) return;
         air_cpu_relax();
     }
@@ -44,6 +45,8 @@ void air_gate_wait(air_gate *gate, uint32_t read, const air_pool *pool)
     while (atomic_load(&gate->word) == read) air_word_wait(&gate->word, read);
     atomic_fetch_sub(&gate->sleepers, 1);
 }
+
+void air_gate_wait(air_gate *gate, uint32_t read, const air_pool *pool) { gate_wait(gate, read, pool->spins); }
 
 void air_gate_count(air_gate *gate)
 {
@@ -70,7 +73,7 @@ static void worker_main(void *context)
     worker *w = context;
     air_pool *pool = w->pool;
     for (uint32_t seen = 0;; seen++) { /* no region begins before all have left the last, so we never miss one */
-        air_gate_wait(&pool->region, seen, pool);
+        gate_wait(&pool->region, seen, pool->spins * REGION_SPINS);
         if (!pool->body) return;
         pool->body(pool->context, w->index);
         air_pool_barrier(pool);

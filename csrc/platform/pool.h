@@ -1,7 +1,8 @@
 /* platform/pool.h: the compute threads: one parallel region at a time, with barriers inside it.
  *
- * A pool of n threads has n - 1 workers of its own; the thread that calls air_pool_run is number 0, the leader. Between regions
- * and at barriers a thread spins for some tens of microseconds, then sleeps, so that waiting for a disk costs no CPU time.
+ * A pool of n threads has n - 1 workers of its own; the thread that calls air_pool_run is number 0, the leader. At barriers a thread
+ * spins for some tens of microseconds, then sleeps, so that waiting for a disk costs no CPU time; between regions a worker spins for as
+ * long as a caller takes from one token to the next.
  * One region at a time; regions do not nest. Workers inherit the affinity mask of the thread that opens the pool. */
 #ifndef AIR_PLATFORM_POOL_H
 #define AIR_PLATFORM_POOL_H

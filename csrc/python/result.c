@@ -10,6 +10,7 @@ struct ResultObject {
     int logits, hidden;            /* whether asked for */
     int64_t n_vocab, n_embd;
     PyObject *sampled, *logprobs;  /* lists */
+    air_batch_cost cost;
 };
 
 static PyObject *ints(const int32_t *values, int32_t n)
@@ -55,6 +56,7 @@ PyObject *air__py_result_new(EngineObject *engine, air_batch *batch, int32_t n_i
     self->n_embd = program->n_embd;
     self->sampled = ints(air_batch_sampled(batch), n_items);
     self->logprobs = floats(air_batch_logprobs(batch), n_items);
+    self->cost = air_batch_cost_get(batch);
     self->attached = logits || hidden;
     if (self->attached) {
         self->batch = batch;
@@ -126,11 +128,20 @@ static PyObject *result_logprobs(PyObject *o, void *unused)
     return Py_NewRef(((ResultObject *)o)->logprobs);
 }
 
+static PyObject *result_cost(PyObject *o, void *unused)
+{
+    (void)unused;
+    const air_batch_cost *c = &((ResultObject *)o)->cost;
+    return Py_BuildValue("(KKKKKd)", (unsigned long long)c->passes, (unsigned long long)c->pass_ns, (unsigned long long)c->disk_bytes,
+                         (unsigned long long)c->ram_bytes, (unsigned long long)c->stall_ns, c->predicted_s);
+}
+
 static PyGetSetDef result_getset[] = {
     {"logits", result_logits, NULL, "float32 (sum of want, n_vocab), or None where not asked for.", NULL},
     {"hidden", result_hidden, NULL, "float32 (sum of want, n_embd), or None where not asked for.", NULL},
     {"sampled", result_sampled, NULL, "A token id per item; -1 where not asked for.", NULL},
     {"logprobs", result_logprobs, NULL, "Of the sampled ids under the model itself.", NULL},
+    {"cost", result_cost, NULL, "(passes, pass_ns, disk_bytes, ram_bytes, stall_ns, predicted_s): sums over the passes of this call.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

@@ -70,6 +70,22 @@ TEST(greedy_takes_the_first_of_the_largest)
     CHECK(fabs(logprob - (3 - log(48 + 2 * exp(3)))) < 1e-5);
 }
 
+TEST(any_place_may_hold_the_largest_or_what_is_no_number)
+{
+    air_sampling s = air_sampling_greedy();
+    for (int i = 0; i < N; i++) {
+        float x[N], wrong[] = {NAN, INFINITY, -INFINITY};
+        for (int j = 0; j < N; j++) x[j] = -5;
+        int other = (i + 17) % N;
+        x[i] = x[other] = -1;
+        CHECK_EQ(sample(&s, x, NULL, 0, 0, NULL), i < other ? i : other);
+        for (size_t w = 0; w < sizeof wrong / sizeof *wrong; w++) {
+            x[i] = wrong[w];
+            CHECK_EQ(sample(&s, x, NULL, 0, 0, NULL), -AIR_E_NUMERIC);
+        }
+    }
+}
+
 TEST(draws_follow_the_softmax_at_the_temperature)
 {
     float x[N];
@@ -113,7 +129,7 @@ static void truncate_reference(double *p, int top_k, double top_p, double min_p)
 TEST(truncations_keep_what_transformers_keeps)
 {
     static const struct { int k; float p, m; } cases[] = {{5, 1, 0}, {0, 0.7f, 0}, {0, 1, 0.2f}, {10, 0.8f, 0}, {20, 0.9f, 0.15f},
-                                                          {1, 1, 0}, {0, 1e-6f, 0}, {N + 7, 1, 0}};
+                                                          {1, 1, 0}, {0, 1e-6f, 0}, {N + 7, 1, 0}, {N / 2, 1, 0}, {N / 2 + 1, 1, 0}};
     for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
         float x[N];
         double p[N];
@@ -213,6 +229,7 @@ int main(int argc, char **argv)
 {
     check_begin(argc, argv);
     RUN(greedy_takes_the_first_of_the_largest);
+    RUN(any_place_may_hold_the_largest_or_what_is_no_number);
     RUN(draws_follow_the_softmax_at_the_temperature);
     RUN(truncations_keep_what_transformers_keeps);
     RUN(penalties_follow_their_definitions);

@@ -66,6 +66,20 @@ def test_the_demo_model_stays_inside_its_budget(budget):
     assert seen["stats"]["held"] <= budget and seen["stats"]["peak_ram"] <= budget + slack(budget)
 
 
+def test_pins_of_a_small_model_give_way_page_by_page():
+    """What the KV cache of a growing text takes comes from pins, and a huge page that is half theirs would stay whole."""
+    done = run_python(
+        "import json, sys; from airpy import AutoModel\n"
+        "with AutoModel.from_pretrained(sys.argv[1], max_ram='6.5MiB', io='direct', n_ctx=512, progress=False) as model:\n"
+        "    model.generate([[5, 6, 7]], max_new_tokens=400, eos_token_id=[])\n"
+        "    print(json.dumps(model.stats()))",
+        str(DEMO),
+    )
+    assert done.returncode == 0, done.stderr
+    stats = json.loads(done.stdout)
+    assert stats["pinned_bytes"] > MIB and stats["peak_ram"] <= stats["budget"] + MIB // 2
+
+
 @pytest.mark.parametrize("share", [0.4, 0.7])
 def test_a_larger_model_stays_inside_its_budget_and_uses_it(large, share):
     budget = int(large.stat().st_size * share)

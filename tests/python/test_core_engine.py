@@ -64,6 +64,20 @@ def test_run_appends_tokens_and_gives_what_was_asked_for(engine):
     np.testing.assert_array_equal(np.asarray(sequence.tokens()), PROMPT)
 
 
+def test_a_result_says_what_its_own_passes_cost():
+    engine = _core.Engine(_core.GGUF(DEMO), max_rows=8, max_ram=64 << 20, io="direct", max_pins=0, bandwidths={"disk": 1e9, "memory": 1e10})
+    sequence, before = engine.sequence(), engine.stats()
+    prompt = engine.run([(sequence, PROMPT, 1, GREEDY, len(PROMPT))])  # 20 tokens, 8 a pass
+    token = engine.run([(sequence, np.array(prompt.sampled, np.int32), 1, GREEDY, len(PROMPT))])
+    after = engine.stats()
+    engine.close()
+    for i, name in enumerate(("passes", "pass_ns", "pager_disk_bytes", "pager_ram_bytes", "pager_stall_ns")):
+        total = after[name] - before[name]
+        assert prompt.cost[i] + token.cost[i] <= total <= 1.5 * (prompt.cost[i] + token.cost[i]) + 1e6, name  # reads ahead count later
+    assert (prompt.cost[0], token.cost[0]) == (3, 1) and token.cost[1] == after["last_pass_ns"]
+    assert token.cost[5] == after["last_predicted_s"] > 0 and prompt.cost[5] > 2 * token.cost[5]
+
+
 def test_what_is_not_asked_for_is_none(engine):
     result = engine.run([(engine.sequence(), PROMPT, 1, None, 0)])
     assert result.logits is None and result.hidden is None and result.sampled == [-1]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections import Counter
 
 import numpy as np
@@ -411,7 +413,7 @@ def test_stats_count_what_happened():
         model.generate([[5, 6, 7], [8, 9, 10]], max_new_tokens=6, eos_token_id=[])
         stats = model.stats()
         assert (stats["prompt_tokens"], stats["new_tokens"], stats["reused_tokens"]) == (6, 12, 0)
-        assert stats["pass_ms"] > 0 and stats["tok_s"] > 0 and stats["stall_ms"] >= 0
+        assert stats["pass_ms"] > 0 and stats["tok_s"] > 0 and stats["stall_ms"] >= 0 and stats["between_ms"] > 0
         weights = model.plan["weight_bytes"] / 2  # a pass serves two rows
         assert 0.9 * weights < stats["bytes_disk_per_token"] + stats["bytes_ram_per_token"] < 1.3 * weights
         assert stats["achieved_over_predicted"] > 0 and stats["predicted_tok_s"] > 0
@@ -423,3 +425,13 @@ def test_stats_of_a_model_that_did_nothing():
     with load(DEMO) as model:
         stats = model.stats()
         assert stats["tok_s"] is None and stats["pass_ms"] is None and stats["new_tokens"] == 0
+        model.generate([[5]], max_new_tokens=1)
+        assert model.stats()["tok_s"] > 0 and model.stats()["between_ms"] is None  # one pass has nothing after it
+
+
+def test_what_takes_the_text_counts_between_passes_not_in_them():
+    with load(DEMO) as model:
+        for _ in model.stream([5, 6, 7], max_new_tokens=9, eos_token_id=[]):
+            time.sleep(0.02)
+        stats = model.stats()
+        assert stats["between_ms"] > 5 and math.isclose(stats["tok_s"], 1e3 / stats["pass_ms"])
