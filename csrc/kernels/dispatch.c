@@ -23,6 +23,7 @@ static const layer layers[] = {
     {&air__avx2_float, AIR_TIER_AVX2, AIR_CPU_AVX2},
     {&air__avx2_legacy, AIR_TIER_AVX2, AIR_CPU_AVX2},
     {&air__avx2_k, AIR_TIER_AVX2, AIR_CPU_AVX2},
+    {&air__avx2_iq, AIR_TIER_AVX2, AIR_CPU_AVX2},
     {&air__avx2_vector, AIR_TIER_AVX2, AIR_CPU_AVX2},
     {&air__avx2_attention, AIR_TIER_AVX2, AIR_CPU_AVX2},
     {&air__avx512_float, AIR_TIER_AVX512, AIR_CPU_AVX512},
