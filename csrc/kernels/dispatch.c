@@ -21,7 +21,9 @@ static const layer layers[] = {
     {&air__ref_attention, AIR_TIER_REF, 0},
 #ifdef AIR_KERNELS_X86
     {&air__avx2_float, AIR_TIER_AVX2, AIR_CPU_AVX2},
-    {&air__avx2_quant, AIR_TIER_AVX2, AIR_CPU_AVX2},
+    {&air__avx2_legacy, AIR_TIER_AVX2, AIR_CPU_AVX2},
+    {&air__avx2_k, AIR_TIER_AVX2, AIR_CPU_AVX2},
+    {&air__avx2_iq, AIR_TIER_AVX2, AIR_CPU_AVX2},
     {&air__avx2_vector, AIR_TIER_AVX2, AIR_CPU_AVX2},
     {&air__avx2_attention, AIR_TIER_AVX2, AIR_CPU_AVX2},
     {&air__avx512_float, AIR_TIER_AVX512, AIR_CPU_AVX512},

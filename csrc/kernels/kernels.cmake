@@ -12,7 +12,7 @@ set(AIR_KERNEL_SOURCES
 set_source_files_properties(${AIR_KERNEL_SOURCES} PROPERTIES COMPILE_OPTIONS "-O3;-ffp-contract=off")
 
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
-    set(_air_avx2 attention product_float product_quant vector)
+    set(_air_avx2 attention product_float product_iq product_k product_legacy vector)
     set(_air_avx512 attention product_float vector)
     foreach(name ${_air_avx2})
         set(file ${_air_kernels}/x86/avx2/${name}.c)

@@ -54,13 +54,14 @@ typedef struct problem {
     const uint8_t *w;
     size_t      row_bytes;
     int64_t     rows;
+    double      least; /* what a weight counts at least in the norm of errors */
     air_columns x;
 } problem;
 
 /* Weights at any address, activations aligned; both end at the end of their pages. */
 static problem make_problem(const air_format *format, int64_t rows, int64_t n, int64_t k, weights_kind weights, input_kind input)
 {
-    problem p = {.format = format, .rows = rows};
+    problem p = {.format = format, .rows = rows, .least = weights >= WEIGHTS_ONES ? 0.125 : 0};
     size_t exact = (size_t)(k / format->block) * format->bytes, spare = check_random() % 3 ? 0 : check_random() % 70;
     p.row_bytes = exact + spare;
     uint8_t *w = guard_new((size_t)(rows - 1) * p.row_bytes + exact, 1);
@@ -87,7 +88,8 @@ static double activation(const problem *p, int64_t c, int64_t i)
 }
 
 /* want[c][r], through the format's decoder. Returns what errors are measured against: the sum of want^2, where a (row, column) counts at
- * least what random signs would give, the sum of its terms' squares: a lone result near zero is no error of the kernel. */
+ * least what random signs would give, the sum of its terms' squares: a lone result near zero is no error of the kernel. Nor is the
+ * rounding of an offset that weights of 0 were given, where all are 0 beside a scale of 1. */
 static double exact_product(const problem *p, double *want)
 {
     double norm = 0;
@@ -98,8 +100,8 @@ static double exact_product(const problem *p, double *want)
         for (int64_t c = 0; c < p->x.n; c++) {
             double sum = 0, squares = 0;
             for (int64_t i = 0; i < p->x.k; i++) {
-                double term = (double)row[i] * activation(p, c, i);
-                sum += term, squares += term * term;
+                double x = activation(p, c, i), term = (double)row[i] * x, least = p->least * x;
+                sum += term, squares += fmax(term * term, least * least);
             }
             want[c * p->rows + r] = sum;
             norm += fmax(sum * sum, squares);

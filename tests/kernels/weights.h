@@ -14,6 +14,7 @@ typedef enum weights_kind {
     WEIGHTS_ONES,       /* every quant byte 0xff, scale 1 */
     WEIGHTS_LOWEST,     /* every quant byte 0x80, scale 1 */
     WEIGHTS_HIGHEST,    /* every quant byte 0x7f, scale 1 */
+    WEIGHTS_FIELDS,     /* each field of a block its own extreme bytes, scale 1 */
     WEIGHTS_KINDS
 } weights_kind;
 

@@ -1,129 +1,69 @@
-/* Products of quantised weights with 8-bit activations. What a group of 32 contributes to (row, column):
+/* Products of quantised weights with 8-bit activations, of every format whose blocks are whole groups of 32, through its own decoder:
  *
- *     scale_x * sum over its halves h of ( scale[h] * sum of q_w q_x  -  min[h] * sum of q_x )
+ *     y = sum over groups of ( scale_x * sum over the group of w q_x )        all in double
  *
- * The inner sums are exact integers, the rest is double. A format brings the unpacking of one group. */
+ * No format is named here: formats.def brings them. */
 #include "kernels/tables.h"
-#include "quant/blocks.h"
 
-enum { COLUMNS = 16, HALF = AIR_Q8_SUM_GROUP };
+enum { COLUMNS = 16, LANES = 8 };
 
-typedef struct group {
-    int16_t q[AIR_Q8_GROUP]; /* any offset already taken off */
-    float   scale[2], min[2];
-} group;
-
-static void one_scale(group *g, float scale)
+/* Partial sums side by side, which compilers turn into vectors. */
+static double dot_group(const float *w, const int8_t *q)
 {
-    g->scale[0] = g->scale[1] = scale;
-    g->min[0] = g->min[1] = 0;
-}
-
-static void unpack_q8_0(const uint8_t *row, int64_t i, group *g)
-{
-    const air_block_q8_0 *b = (const air_block_q8_0 *)row + i;
-    one_scale(g, air_load_f16(b->d));
-    for (int j = 0; j < 32; j++) g->q[j] = b->qs[j];
-}
-
-static void unpack_q4_0(const uint8_t *row, int64_t i, group *g)
-{
-    const air_block_q4_0 *b = (const air_block_q4_0 *)row + i;
-    one_scale(g, air_load_f16(b->d));
-    for (int j = 0; j < 16; j++) {
-        g->q[j]      = (int16_t)((b->qs[j] & 15) - 8);
-        g->q[j + 16] = (int16_t)((b->qs[j] >> 4) - 8);
-    }
-}
-
-static void scale_and_min(group *g, const uint8_t d[2], const uint8_t dmin[2], const uint8_t packed[12], int i)
-{
-    uint8_t scale, min;
-    air_unpack_scale_min(packed, i, &scale, &min);
-    g->scale[0] = g->scale[1] = air_load_f16(d) * (float)scale; /* exact: 11 + 6 bits */
-    g->min[0] = g->min[1] = air_load_f16(dmin) * (float)min;
-}
-
-static void unpack_q4_k(const uint8_t *row, int64_t i, group *g)
-{
-    const air_block_q4_k *b = (const air_block_q4_k *)row + i / 8;
-    int n = (int)(i % 8);
-    scale_and_min(g, b->d, b->dmin, b->scales, n);
-    for (int j = 0; j < 32; j++) g->q[j] = (int16_t)(b->qs[n / 2 * 32 + j] >> n % 2 * 4 & 15);
-}
-
-static void unpack_q5_k(const uint8_t *row, int64_t i, group *g)
-{
-    const air_block_q5_k *b = (const air_block_q5_k *)row + i / 8;
-    int n = (int)(i % 8);
-    scale_and_min(g, b->d, b->dmin, b->scales, n);
-    for (int j = 0; j < 32; j++) g->q[j] = (int16_t)((b->qs[n / 2 * 32 + j] >> n % 2 * 4 & 15) | (b->qh[j] >> n & 1) << 4);
-}
-
-static void unpack_q6_k(const uint8_t *row, int64_t i, group *g)
-{
-    const air_block_q6_k *b = (const air_block_q6_k *)row + i / 8;
-    int n = (int)(i % 8), run = n % 4;
-    const uint8_t *ql = b->ql + n / 4 * 64 + run % 2 * 32, *qh = b->qh + n / 4 * 32;
-    float d = air_load_f16(b->d);
-    g->scale[0] = d * (float)b->scales[2 * n];
-    g->scale[1] = d * (float)b->scales[2 * n + 1];
-    g->min[0] = g->min[1] = 0;
-    for (int j = 0; j < 32; j++) g->q[j] = (int16_t)(((ql[j] >> run / 2 * 4 & 15) | (qh[j] >> 2 * run & 3) << 4) - 32);
-}
-
-static int32_t dot_half(const int16_t *w, const int8_t *x)
-{
-    int32_t sum = 0;
-    for (int j = 0; j < HALF; j++) sum += w[j] * x[j];
+    double part[LANES] = {0}, sum = 0;
+    for (int j = 0; j < AIR_Q8_GROUP; j += LANES)
+        for (int l = 0; l < LANES; l++) part[l] += (double)w[j + l] * q[j + l];
+    for (int l = 0; l < LANES; l++) sum += part[l];
     return sum;
 }
 
-static double contribution(const group *g, const air_columns *x, int64_t column, int64_t i)
+/* Of n weights, from element at of the row on. */
+static double dot_tile(const float *w, int64_t n, const air_columns *x, int64_t column, int64_t at)
 {
-    air_q8 q8 = air_q8_at(x->q8, x->k, column, i * AIR_Q8_GROUP);
     double sum = 0;
-    for (int h = 0; h < 2; h++)
-        sum += (double)g->scale[h] * dot_half(g->q + HALF * h, q8.q + HALF * h) - (double)g->min[h] * q8.sums[h];
-    return (double)*q8.scale * sum;
+    for (int64_t i = 0; i < n; i += AIR_Q8_GROUP) {
+        air_q8 q8 = air_q8_at(x->q8, x->k, column, at + i);
+        sum += (double)*q8.scale * dot_group(w + i, q8.q);
+    }
+    return sum;
 }
 
-AIR_INLINE void product(const void *w, size_t row_bytes, int64_t rows, const air_columns *x, float *y, size_t y_stride,
-                        void (*unpack)(const uint8_t *, int64_t, group *))
+static void product(const uint8_t *w, size_t row_bytes, int64_t rows, const air_columns *x, float *y, size_t y_stride,
+                    int64_t block, int64_t bytes, air_decode_fn decode)
 {
-    for (int64_t r = 0; r < rows; r++) {
-        const uint8_t *row = (const uint8_t *)w + (size_t)r * row_bytes;
+    for (int64_t r = 0; r < rows; r++, w += row_bytes)
         for (int64_t first = 0; first < x->n; first += COLUMNS) {
             int64_t n = x->n - first < COLUMNS ? x->n - first : COLUMNS;
             double sum[COLUMNS] = {0};
-            for (int64_t i = 0; i < x->k / AIR_Q8_GROUP; i++) {
-                group g;
-                unpack(row, i, &g);
-                for (int64_t c = 0; c < n; c++) sum[c] += contribution(&g, x, first + c, i);
+            for (int64_t at = 0; at < x->k; at += AIR_Q8_TILE) {
+                float tile[AIR_Q8_TILE];
+                int64_t length = x->k - at < AIR_Q8_TILE ? x->k - at : AIR_Q8_TILE;
+                decode(w + at / block * bytes, tile, length / block);
+                for (int64_t c = 0; c < n; c++) sum[c] += dot_tile(tile, length, x, first + c, at);
             }
             for (int64_t c = 0; c < n; c++) y[(size_t)(first + c) * y_stride + (size_t)r] = (float)sum[c];
         }
-    }
 }
 
-#define PRODUCT(type)                                                                                                              \
-    static void product_##type(const void *w, size_t row_bytes, int64_t rows, const air_columns *x, float *y, size_t y_stride)    \
-    {                                                                                                                              \
-        product(w, row_bytes, rows, x, y, y_stride, unpack_##type);                                                                \
-    }
+#define GROUPED(block) ((block) % AIR_Q8_GROUP == 0 && AIR_Q8_TILE % (block) == 0)
 
-PRODUCT(q8_0)
-PRODUCT(q4_0)
-PRODUCT(q4_k)
-PRODUCT(q5_k)
-PRODUCT(q6_k)
+#define PRODUCT_STORAGE(name, block, bytes, decode)
+#define PRODUCT_MATRIX(name, block, bytes, decode)                                                                                 \
+    static void product_##name(const void *w, size_t row_bytes, int64_t rows, const air_columns *x, float *y, size_t y_stride)    \
+    {                                                                                                                              \
+        product(w, row_bytes, rows, x, y, y_stride, block, bytes, decode);                                                         \
+    }
+#define FORMAT(name, id, block, bytes, decode, role) PRODUCT_##role(name, block, bytes, decode)
+#include "quant/formats.def"
+#undef FORMAT
+
+#define ENTRY_STORAGE(name, block)
+#define ENTRY_MATRIX(name, block) [AIR_TYPE_##name] = {GROUPED(block) ? product_##name : NULL, AIR_INPUT_Q8},
 
 const air_ops air__ref_quant = {
     .product = {
-        [AIR_TYPE_Q8_0] = {product_q8_0, AIR_INPUT_Q8},
-        [AIR_TYPE_Q4_0] = {product_q4_0, AIR_INPUT_Q8},
-        [AIR_TYPE_Q4_K] = {product_q4_k, AIR_INPUT_Q8},
-        [AIR_TYPE_Q5_K] = {product_q5_k, AIR_INPUT_Q8},
-        [AIR_TYPE_Q6_K] = {product_q6_k, AIR_INPUT_Q8},
+#define FORMAT(name, id, block, bytes, decode, role) ENTRY_##role(name, block)
+#include "quant/formats.def"
+#undef FORMAT
     },
 };

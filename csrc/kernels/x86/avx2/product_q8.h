@@ -1,4 +1,4 @@
-/* The shape of every AVX2 product of quantised weights with 8-bit activations. A format brings group() and scales().
+/* The shape of every AVX2 product of quantised weights with 8-bit activations. A format brings scales(), and group() or unpack().
  *
  * A tile is 256 weights of a row: 8 vectors of bytes, one for each group of 32. A 16-byte lane is half a group.
  *
@@ -26,9 +26,10 @@
 enum { TILE = AIR_Q8_TILE, GROUPS = 8, ROWS = 4, COLUMNS = 16, PAIR = 2, MAX_TILE_BYTES = 272 };
 
 typedef enum tile_scaling {
-    SCALE_FLOAT, /* a float for each group */
-    SCALE_GROUP, /* an integer for each group, times d */
-    SCALE_HALF,  /* an integer for each half, times d */
+    SCALE_FLOAT,       /* a float for each group */
+    SCALE_FLOAT_HALF,  /* a float for each half, without a bias */
+    SCALE_GROUP,       /* an integer for each group, times d */
+    SCALE_HALF,        /* an integer for each half, times d */
 } tile_scaling;
 
 typedef struct tile_shape {
@@ -39,9 +40,12 @@ typedef struct tile_shape {
     size_t bytes;     /* of 256 weights */
 } tile_shape;
 
+AIR_INLINE int has_floats(const tile_shape *s) { return s->scaling == SCALE_FLOAT || s->scaling == SCALE_FLOAT_HALF; }
+
 /* What a tile's row or column is multiplied by. Integers are of 16 bits. */
 typedef struct tile_scales {
-    __m256  scale; /* of each group; of integers, the one float beside them, in every element */
+    __m256  scale; /* of each group; of halves, those of 0, 2, 4, 6 below, of 1, 3, 5, 7 above; of integers, the one float beside them */
+    __m256  scale_high; /* of halves: 8, 10, 12, 14 below, 9, 11, 13, 15 above */
     __m256i sub;   /* integers of groups, in both lanes; of halves: the even ones below, the odd ones above */
     __m256  bias;  /* of each group: to take off a row's, times a column's; of halves: the one float beside bias_sub */
     __m256i bias_sub;
@@ -49,11 +53,14 @@ typedef struct tile_scales {
 
 typedef struct tile_format {
     __m256i (*group)(const uint8_t *w, int g);
+    void (*unpack)(const uint8_t *w, __m256i *groups); /* in its place: where much is done for all groups at once, or in too many registers */
     void (*scales)(const uint8_t *w, tile_scales *t);
     tile_shape shape;
 } tile_format;
 
 AIR_INLINE __m256i load_q(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
+AIR_INLINE __m128i load_half(const void *p) { return _mm_loadu_si128((const __m128i *)p); }
+AIR_INLINE __m256i load_twice(const void *p) { return _mm256_broadcastsi128_si256(load_half(p)); } /* to both lanes */
 
 /* 256 activations of a column; q stays in memory. */
 typedef struct column {
@@ -78,14 +85,14 @@ AIR_INLINE column column_tile(air__q8_pad *pad, const air_columns *x, int64_t c,
     air_q8 q8 = air__q8_tile(pad, x, c, at);
     column col = {.q = q8.q, .sums = load_q(q8.sums)};
     __m256 scale = _mm256_loadu_ps(q8.scale);
-    col.t.scale = s->scaling == SCALE_FLOAT ? scale : _mm256_set1_ps(*q8.step);
-    if (s->scaling != SCALE_FLOAT) {
+    col.t.scale = has_floats(s) ? scale : _mm256_set1_ps(*q8.step);
+    if (!has_floats(s)) {
         int64_t multiples;
         memcpy(&multiples, q8.multiple, sizeof multiples);
         col.t.sub = _mm256_shuffle_epi8(_mm256_set1_epi64x(multiples), groups_to_words());
         if (s->scaling == SCALE_HALF) col.t.bias_sub = _mm256_shuffle_epi8(_mm256_set1_epi64x(multiples), halves_to_words());
     }
-    if (s->scaling != SCALE_HALF)
+    if (s->scaling != SCALE_HALF && s->has_bias)
         col.t.bias = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_madd_epi16(col.sums, _mm256_set1_epi16(1))), scale);
     return col;
 }
@@ -114,6 +121,11 @@ typedef struct dot {
 AIR_INLINE void begin(dot *d, __m256 acc, const tile_scales *t, const column *x, const tile_shape *s)
 {
     d->acc = acc;
+    if (s->scaling == SCALE_FLOAT_HALF) {
+        d->low = _mm256_mul_ps(t->scale, _mm256_permute2f128_ps(x->t.scale, x->t.scale, 0x00));
+        d->high = _mm256_mul_ps(t->scale_high, _mm256_permute2f128_ps(x->t.scale, x->t.scale, 0x11));
+        return;
+    }
     d->scale = _mm256_mul_ps(t->scale, x->t.scale);
     if (s->scaling == SCALE_FLOAT) {
         d->low = _mm256_permute2f128_ps(d->scale, d->scale, 0x00);
@@ -137,7 +149,7 @@ AIR_INLINE __m256 add_floats(__m256 acc, __m256i pairs, __m256 four, int g)
 AIR_INLINE void add_group(dot *d, int g, __m256i w, __m256i x, const tile_shape *s)
 {
     __m256i pairs = s->is_signed ? _mm256_maddubs_epi16(_mm256_sign_epi8(w, w), _mm256_sign_epi8(x, w)) : _mm256_maddubs_epi16(w, x);
-    if (s->scaling == SCALE_FLOAT) {
+    if (has_floats(s)) {
         d->acc = add_floats(d->acc, pairs, g < 4 ? d->low : d->high, g);
         return;
     }
@@ -235,8 +247,12 @@ AIR_INLINE void unpack(unpacked *u, const uint8_t *w, size_t row_bytes, int64_t 
         uint8_t pad[MAX_TILE_BYTES];
         const uint8_t *tile = w + (size_t)r * row_bytes + (size_t)(at / TILE) * f->shape.bytes;
         if (AIR_UNLIKELY(left < TILE)) tile = pad_tile(pad, tile, left, f->shape.bytes);
-        AIR__UNROLL
-        for (int g = 0; g < GROUPS; g++) u->w[r][g] = f->group(tile, g);
+        if (f->unpack) {
+            f->unpack(tile, u->w[r]);
+        } else {
+            AIR__UNROLL
+            for (int g = 0; g < GROUPS; g++) u->w[r][g] = f->group(tile, g);
+        }
         f->scales(tile, &u->scales[r]);
     }
 }
@@ -276,7 +292,7 @@ AIR_INLINE void few_columns(const uint8_t *w, size_t row_bytes, const air_column
 AIR_INLINE void some_rows(const uint8_t *w, size_t row_bytes, const air_columns *x, float *y, size_t y_stride, int R,
                           const tile_format *f)
 {
-    if (x->n == 1) {
+    if (x->n == 1 && !f->unpack) {
         one_column(w, row_bytes, x, y, R, f);
         return;
     }
@@ -295,10 +311,12 @@ AIR_INLINE void product(const void *weights, size_t row_bytes, int64_t rows, con
     for (; r < rows; r++) some_rows(w + (size_t)r * row_bytes, row_bytes, x, y + r, y_stride, 1, f);
 }
 
-#define PRODUCT(type, ...)                                                                                                         \
+#define PRODUCT(type, ...) PRODUCT_OF(type, .group = group_##type, __VA_ARGS__)
+#define PRODUCT_UNPACKED(type, ...) PRODUCT_OF(type, .unpack = unpack_##type, __VA_ARGS__)
+#define PRODUCT_OF(type, from, ...)                                                                                                      \
     static void product_##type(const void *w, size_t row_bytes, int64_t rows, const air_columns *x, float *y, size_t y_stride)    \
     {                                                                                                                              \
-        static const tile_format format = {group_##type, scales_##type, {__VA_ARGS__}};                                            \
+        static const tile_format format = {from, .scales = scales_##type, .shape = {__VA_ARGS__}};                                 \
         product(w, row_bytes, rows, x, y, y_stride, &format);                                                                      \
     }
 

@@ -1,0 +1,185 @@
+/* AVX2 products of formats with one float for 256 weights, and integers for 16 or 32 of them: how each becomes vectors of groups;
+ * product_q8.h has the rest. */
+#include "unpack.h"
+
+#include "quant/iq_tables.h"
+
+/* Bits 2s, 2s + 1 of byte l of each 32 are weight l of group s of four. */
+AIR_INLINE __m256i two_bits(const uint8_t *qs, int g)
+{
+    return _mm256_and_si256(_mm256_srli_epi16(load_q(qs + g / 4 * 32), g % 4 * 2), _mm256_set1_epi8(3));
+}
+
+/* Bit g of each byte, at bit to. */
+AIR_INLINE __m256i bit_of_group(const uint8_t *p, int g, int to)
+{
+    __m256i v = load_q(p);
+    return _mm256_and_si256(g < to ? _mm256_slli_epi16(v, to - g) : _mm256_srli_epi16(v, g - to), _mm256_set1_epi8((char)(1 << to)));
+}
+
+AIR_INLINE __m256i group_q2_k(const uint8_t *w, int g) { return two_bits(((const air_block_q2_k *)w)->qs, g); }
+
+AIR_INLINE void scales_q2_k(const uint8_t *w, tile_scales *t)
+{
+    const air_block_q2_k *b = (const air_block_q2_k *)w;
+    __m128i packed = load_half(b->scales), low = _mm_set1_epi8(15);
+    half_scales(t, _mm_and_si128(packed, low), air__half(b->d), 0);
+    t->bias_sub = _mm256_cvtepi8_epi16(_mm_and_si128(_mm_srli_epi16(packed, 4), low));
+    t->bias = _mm256_set1_ps(air__half(b->dmin));
+}
+
+AIR_INLINE __m256i group_q3_k(const uint8_t *w, int g)
+{
+    const air_block_q3_k *b = (const air_block_q3_k *)w;
+    return _mm256_or_si256(two_bits(b->qs, g), bit_of_group(b->hmask, g, 2));
+}
+
+/* As air_unpack_scale_q3_k; the 12 bytes are read with two before them and the scale after. */
+AIR_INLINE void scales_q3_k(const uint8_t *w, tile_scales *t)
+{
+    const air_block_q3_k *b = (const air_block_q3_k *)w;
+    __m128i packed = load_half(b->scales - 2);
+    __m128i low = _mm_shuffle_epi8(packed, _mm_setr_epi8(2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5, 6, 7, 8, 9));
+    __m128i top = _mm_shuffle_epi8(packed, _mm_setr_epi8(10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13));
+    low = _mm_and_si128(_mm_srlv_epi64(low, _mm_set_epi64x(4, 0)), _mm_set1_epi8(15));
+    top = _mm_and_si128(_mm_srlv_epi32(top, _mm_setr_epi32(0, 2, 4, 6)), _mm_set1_epi8(3));
+    half_scales(t, _mm_sub_epi8(_mm_or_si128(low, _mm_slli_epi16(top, 4)), _mm_set1_epi8(32)), air__half(b->d), 4);
+}
+
+/* Of Q4_K and Q5_K, whose blocks begin alike: d, dmin, and 12 bytes that blocks.h draws. Both 16-byte lanes do the same work: to
+ * bytes, 8 scales and then 8 mins, and on from there. */
+AIR_INLINE void scales_mins(const uint8_t *w, tile_scales *t)
+{
+    __m256i head = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)w));
+    __m256i first = _mm256_set_epi32(0x0f0e0d0c, 0x0b0a0908, 0x0f0e0d0c, 0x07060504, 0x0f0e0d0c, 0x0b0a0908, 0x0f0e0d0c, 0x07060504);
+    __m256i second = _mm256_set_epi32(0x0b0a0908, -1, 0x07060504, -1, 0x0b0a0908, -1, 0x07060504, -1);
+    __m256i keep = _mm256_set_epi32(0x0f0f0f0f, 0x3f3f3f3f, 0x0f0f0f0f, 0x3f3f3f3f, 0x0f0f0f0f, 0x3f3f3f3f, 0x0f0f0f0f, 0x3f3f3f3f);
+    __m256i low = _mm256_srlv_epi32(_mm256_shuffle_epi8(head, first), _mm256_set_epi32(4, 0, 0, 0, 4, 0, 0, 0));
+    __m256i high = _mm256_srli_epi32(_mm256_shuffle_epi8(head, second), 2);
+    __m256i bytes = _mm256_or_si256(_mm256_and_si256(low, keep), _mm256_and_si256(high, _mm256_set1_epi8(0x30)));
+    t->sub = _mm256_shuffle_epi8(bytes, groups_to_words());
+    __m256i mins = _mm256_setr_epi8(8, -1, -1, -1, 9, -1, -1, -1, 10, -1, -1, -1, 11, -1, -1, -1, 12, -1, -1, -1, 13, -1, -1, -1,
+                                    14, -1, -1, -1, 15, -1, -1, -1);
+    __m128 d = _mm_cvtph_ps(_mm256_castsi256_si128(head));
+    t->scale = _mm256_broadcastss_ps(d);
+    t->bias = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_shuffle_epi8(bytes, mins)), _mm256_broadcastss_ps(_mm_movehdup_ps(d)));
+}
+
+AIR_INLINE __m256i group_q4_k(const uint8_t *w, int g)
+{
+    return nibbles(load_q(((const air_block_q4_k *)w)->qs + g / 2 * 32), g % 2);
+}
+
+AIR_INLINE void scales_q4_k(const uint8_t *w, tile_scales *t) { scales_mins(w, t); }
+
+/* Bit g of qh[l] is bit 4 of weight l of group g. */
+AIR_INLINE __m256i group_q5_k(const uint8_t *w, int g)
+{
+    const air_block_q5_k *b = (const air_block_q5_k *)w;
+    return _mm256_or_si256(nibbles(load_q(b->qs + g / 2 * 32), g % 2), bit_of_group(b->qh, g, 4));
+}
+
+AIR_INLINE void scales_q5_k(const uint8_t *w, tile_scales *t) { scales_mins(w, t); }
+
+/* Each half of the block has 4 runs of 32; run r has bits 2r, 2r + 1 of qh[l] on top. */
+AIR_INLINE __m256i group_q6_k(const uint8_t *w, int g)
+{
+    const air_block_q6_k *b = (const air_block_q6_k *)w;
+    int half = g / 4, run = g % 4;
+    __m256i qh = load_q(b->qh + 32 * half);
+    __m256i top = run < 2 ? _mm256_slli_epi16(qh, 4 - 2 * (run & 1)) : _mm256_srli_epi16(qh, 2 * run - 4);
+    __m256i low = nibbles(load_q(b->ql + 64 * half + 32 * (run % 2)), run / 2);
+    return _mm256_or_si256(low, _mm256_and_si256(top, _mm256_set1_epi8(0x30)));
+}
+
+AIR_INLINE void scales_q6_k(const uint8_t *w, tile_scales *t)
+{
+    const air_block_q6_k *b = (const air_block_q6_k *)w;
+    half_scales(t, load_half(b->scales), air__half(b->d), 32);
+}
+
+AIR_INLINE __m256i group_iq4_xs(const uint8_t *w, int g)
+{
+    return _mm256_shuffle_epi8(load_twice(air_values_iq4nl), nibbles_of_16(((const air_block_iq4_xs *)w)->qs + 16 * g));
+}
+
+/* Both lanes do the same work: word g takes bits 2g, 2g + 1 of scales_h, and nibble g of scales_l. */
+AIR_INLINE void scales_iq4_xs(const uint8_t *w, tile_scales *t)
+{
+    const air_block_iq4_xs *b = (const air_block_iq4_xs *)w;
+    __m256i head = load_twice(b);
+    __m256i high = _mm256_shuffle_epi8(head, _mm256_set1_epi16(0x0302));
+    __m256i low = _mm256_shuffle_epi8(head, _mm256_broadcastsi128_si256(_mm_setr_epi8(4, -1, 4, -1, 5, -1, 5, -1, 6, -1, 6, -1, 7, -1, 7, -1)));
+    high = _mm256_mullo_epi16(high, _mm256_broadcastsi128_si256(_mm_setr_epi16(1 << 14, 1 << 12, 1 << 10, 1 << 8, 1 << 6, 1 << 4, 1 << 2, 1)));
+    low = _mm256_mullo_epi16(low, _mm256_set1_epi32(1 << 16 | 16));
+    high = _mm256_slli_epi16(_mm256_srli_epi16(high, 14), 4);
+    low = _mm256_and_si256(_mm256_srli_epi16(low, 4), _mm256_set1_epi16(15));
+    t->sub = _mm256_sub_epi16(_mm256_or_si256(low, high), _mm256_set1_epi16(32));
+    t->scale = _mm256_set1_ps(air__half(b->d));
+}
+
+/* One scale for all, and weights of -1, 0, 1 with 1 added. */
+AIR_INLINE void scales_ternary(const uint8_t *d, tile_scales *t)
+{
+    t->sub = _mm256_set1_epi16(1);
+    t->scale = t->bias = _mm256_set1_ps(air__half(d));
+}
+
+AIR_INLINE __m256i times_3(__m256i v) { return _mm256_add_epi8(v, _mm256_add_epi8(v, v)); }
+
+/* The first base-3 digit of the fractions v / 256: v * 3 / 256 is (v - v / 4) / 64, the quarter rounded up as averages are. */
+AIR_INLINE __m256i trits(__m256i v)
+{
+    __m256i zero = _mm256_setzero_si256(), quarter = _mm256_avg_epu8(_mm256_avg_epu8(v, zero), zero);
+    return _mm256_and_si256(_mm256_srli_epi16(_mm256_sub_epi8(v, quarter), 6), _mm256_set1_epi8(3));
+}
+
+/* Times 3 modulo 256, a byte's next digit comes first. 32 bytes hold groups 0 to 4, then 16 bytes hold halves 10 to 14, 4 bytes 15. */
+AIR_INLINE void unpack_tq1_0(const uint8_t *w, __m256i *groups)
+{
+    const air_block_tq1_0 *b = (const air_block_tq1_0 *)w;
+    __m256i v = load_q(b->qs);
+    AIR__UNROLL
+    for (int g = 0; g < 5; g++, v = times_3(v)) groups[g] = trits(v);
+
+    int32_t last;
+    memcpy(&last, b->qh, sizeof last);
+    __m256i tail = _mm256_mullo_epi16(_mm256_cvtepu8_epi16(_mm_set1_epi32(last)),
+                                      _mm256_setr_epi16(1, 1, 1, 1, 3, 3, 3, 3, 9, 9, 9, 9, 27, 27, 27, 27));
+    tail = _mm256_and_si256(tail, _mm256_set1_epi16(255));
+    __m128i digits = _mm_packus_epi16(_mm256_castsi256_si128(tail), _mm256_extracti128_si256(tail, 1));
+
+    v = load_twice(b->qs + 32);
+    v = _mm256_blend_epi32(v, times_3(v), 0xf0);
+    groups[5] = trits(v);
+    v = times_3(times_3(v));
+    groups[6] = trits(v);
+    groups[7] = trits(_mm256_inserti128_si256(times_3(times_3(v)), digits, 1));
+}
+
+AIR_INLINE void scales_tq1_0(const uint8_t *w, tile_scales *t) { scales_ternary(((const air_block_tq1_0 *)w)->d, t); }
+
+AIR_INLINE __m256i group_tq2_0(const uint8_t *w, int g) { return two_bits(((const air_block_tq2_0 *)w)->qs, g); }
+AIR_INLINE void scales_tq2_0(const uint8_t *w, tile_scales *t) { scales_ternary(((const air_block_tq2_0 *)w)->d, t); }
+
+PRODUCT(q2_k, .scaling = SCALE_HALF, .run = 8, .has_bias = 1, .bytes = sizeof(air_block_q2_k))
+PRODUCT(q3_k, .scaling = SCALE_HALF, .run = 8, .has_bias = 1, .bytes = sizeof(air_block_q3_k))
+PRODUCT(q4_k, .scaling = SCALE_GROUP, .run = 8, .has_bias = 1, .bytes = sizeof(air_block_q4_k))
+PRODUCT(q5_k, .scaling = SCALE_GROUP, .run = 8, .has_bias = 1, .bytes = sizeof(air_block_q5_k))
+PRODUCT(q6_k, .scaling = SCALE_HALF, .run = 4, .has_bias = 1, .bytes = sizeof(air_block_q6_k))
+PRODUCT(iq4_xs, .scaling = SCALE_GROUP, .run = 8, .is_signed = 1, .bytes = sizeof(air_block_iq4_xs))
+PRODUCT_UNPACKED(tq1_0, .scaling = SCALE_GROUP, .run = 8, .has_bias = 1, .bytes = sizeof(air_block_tq1_0))
+PRODUCT(tq2_0, .scaling = SCALE_GROUP, .run = 8, .has_bias = 1, .bytes = sizeof(air_block_tq2_0))
+
+const air_ops air__avx2_k = {
+    .product = {
+        [AIR_TYPE_Q2_K] = {product_q2_k, AIR_INPUT_Q8},
+        [AIR_TYPE_Q3_K] = {product_q3_k, AIR_INPUT_Q8},
+        [AIR_TYPE_Q4_K] = {product_q4_k, AIR_INPUT_Q8},
+        [AIR_TYPE_Q5_K] = {product_q5_k, AIR_INPUT_Q8},
+        [AIR_TYPE_Q6_K] = {product_q6_k, AIR_INPUT_Q8},
+        [AIR_TYPE_IQ4_XS] = {product_iq4_xs, AIR_INPUT_Q8},
+        [AIR_TYPE_TQ1_0] = {product_tq1_0, AIR_INPUT_Q8},
+        [AIR_TYPE_TQ2_0] = {product_tq2_0, AIR_INPUT_Q8},
+    },
+};

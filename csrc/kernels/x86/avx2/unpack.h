@@ -1,0 +1,51 @@
+/* How packed weights and their scales become vectors: what the families of formats share. */
+#ifndef AIR_KERNELS_AVX2_UNPACK_H
+#define AIR_KERNELS_AVX2_UNPACK_H
+
+#include "product_q8.h"
+
+#include "quant/blocks.h"
+
+AIR_INLINE __m256i nibbles(__m256i v, int high)
+{
+    return _mm256_and_si256(high ? _mm256_srli_epi16(v, 4) : v, _mm256_set1_epi8(15));
+}
+
+/* The low nibbles of 16 bytes, then the high ones. */
+AIR_INLINE __m256i nibbles_of_16(const uint8_t *p)
+{
+    __m128i v = load_half(p);
+    return nibbles(_mm256_inserti128_si256(_mm256_castsi128_si256(v), _mm_srli_epi16(v, 4), 1), 0);
+}
+
+/* Bytes that are all ones where the bit of 32 is set. */
+AIR_INLINE __m256i spread_bits(const void *p)
+{
+    int32_t bits;
+    memcpy(&bits, p, sizeof bits);
+    __m256i eights = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+    __m256i each = _mm256_set1_epi64x((int64_t)0x8040201008040201);
+    __m256i v = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(bits), eights), each);
+    return _mm256_cmpeq_epi8(v, each);
+}
+
+/* Integer scales of 8 groups as ints, times d; weights have offset added. */
+AIR_INLINE void group_scales(tile_scales *t, __m256i scales, float d, float offset)
+{
+    __m256i words = _mm256_packs_epi32(scales, scales);
+    t->sub = _mm256_permute4x64_epi64(words, 0x88);
+    t->scale = _mm256_set1_ps(d);
+    t->bias = _mm256_mul_ps(_mm256_cvtepi32_ps(scales), _mm256_set1_ps(d * offset));
+}
+
+/* Integer scales of 16 halves as bytes, times d; weights have offset added. */
+AIR_INLINE void half_scales(tile_scales *t, __m128i scales, float d, float offset)
+{
+    __m128i even_odd = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
+    t->scale = _mm256_set1_ps(d);
+    t->sub = _mm256_cvtepi8_epi16(_mm_shuffle_epi8(scales, even_odd));
+    t->bias_sub = _mm256_cvtepi8_epi16(scales);
+    t->bias = _mm256_set1_ps(d * offset);
+}
+
+#endif
