@@ -36,13 +36,13 @@ static const layer layers[] = {
 
 air_q8 air_q8_place(void *memory, int64_t k, int64_t n)
 {
-    const int64_t each[] = {k, k / AIR_Q8_SUM_GROUP * 2, k / AIR_Q8_GROUP, k / AIR_Q8_GROUP * 4, air_q8_tiles(k) * 4};
+    const int64_t each[] = {k, air_q8_tiles(k) * AIR_Q8_TILE, k / AIR_Q8_SUM_GROUP * 2, k / AIR_Q8_GROUP * 4};
     char *at[AIR_COUNT(each)];
     for (size_t i = 0; i < AIR_COUNT(each); i++) {
         at[i] = memory;
         memory = (char *)memory + ((size_t)(n * each[i]) + 63) / 64 * 64;
     }
-    return (air_q8){(int8_t *)at[0], (int16_t *)(void *)at[1], (int8_t *)at[2], (float *)(void *)at[3], (float *)(void *)at[4]};
+    return (air_q8){(int8_t *)at[0], (int8_t *)at[1], (int16_t *)(void *)at[2], (float *)(void *)at[3]};
 }
 
 static air_ops tables[AIR_TIER_COUNT];

@@ -5,7 +5,7 @@
  *
  * Bits (docs/design.md, invariant 1). On one tier the value y[r][c] of a product depends on weight row r, activation column c and
  * k, and on nothing else: not on how many rows or columns are asked for at once, nor on alignment. Each product sums exact integers
- * inside a scale group of 32, or a tile of 256 whose scales are integers, then adds floats in one order fixed by the tier. The same
+ * inside a scale group of 32, or several whose scales are integers, then adds floats in one order fixed by the tier. The same
  * holds for every other function: the result for one row does not depend on other rows. */
 #ifndef AIR_KERNELS_OPS_H
 #define AIR_KERNELS_OPS_H
@@ -20,16 +20,15 @@ AIR_BEGIN_C
 
 enum { AIR_Q8_GROUP = 32, AIR_Q8_SUM_GROUP = 16, AIR_Q8_TILE = 256 };
 
-/* The 8-bit form of activations. Per column: q in [-127, 127], x ~= step * multiple * q, with one step for each tile of 256 (the last
- * one may be shorter) and a multiple in [0, 127] for each group of 32. Products with integer scales multiply those by multiples and sum
- * a whole tile as integers; the others take scale, which is step * multiple. A group's own multiple is worth nearly as much as a
- * scale of its own: a step of q is at most 1/127 of the tile's greatest / 127 above that. */
+/* The 8-bit form of activations. Per column: q in [-127, 127], x ~= scale * q over each group of 32; sums of q over each 16, which
+ * formats with minima or offsets need. turned holds q once more, for products of several columns: in tiles of 256, the last one filled
+ * up with zeros, and in each four groups with their quarters and places exchanged: byte b of dword j of half h of group g of
+ * such four is byte b of dword g of half h of group j there. What is added up across vectors then belongs to one group in each lane. */
 typedef struct air_q8 {
-    int8_t  *q;        /* [k] */
-    int16_t *sums;     /* [k/16]: of q; what formats with minima or offsets need */
-    int8_t  *multiple; /* [k/32] */
-    float   *scale;    /* [k/32] */
-    float   *step;     /* [tiles of k] */
+    int8_t  *q;      /* [k] */
+    int8_t  *turned; /* [tiles of k][256] */
+    int16_t *sums;   /* [k/16] */
+    float   *scale;  /* [k/32] */
 } air_q8;
 
 static inline int64_t air_q8_tiles(int64_t k) { return (k + AIR_Q8_TILE - 1) / AIR_Q8_TILE; }
@@ -37,18 +36,18 @@ static inline int64_t air_q8_tiles(int64_t k) { return (k + AIR_Q8_TILE - 1) / A
 /* Bytes of n columns, and their arrays one after the other in so much memory, aligned to 64 bytes. */
 static inline size_t air_q8_bytes(int64_t k, int64_t n)
 {
-    int64_t each = k + k / AIR_Q8_SUM_GROUP * 2 + k / AIR_Q8_GROUP * 5 + air_q8_tiles(k) * 4;
-    return (size_t)(n * each) + 5 * 64;
+    int64_t each = k + air_q8_tiles(k) * AIR_Q8_TILE + k / AIR_Q8_SUM_GROUP * 2 + k / AIR_Q8_GROUP * 4;
+    return (size_t)(n * each) + 4 * 64;
 }
 air_q8 air_q8_place(void *memory, int64_t k, int64_t n);
 
-/* From element at, a multiple of 32, of column c on. */
+/* From element at, a multiple of 32, of column c on; turned from the start of its tile. */
 static inline air_q8 air_q8_at(air_q8 x, int64_t k, int64_t c, int64_t at)
 {
     int64_t i = c * k + at;
     return (air_q8){
-        x.q + i, x.sums + i / AIR_Q8_SUM_GROUP, x.multiple + i / AIR_Q8_GROUP, x.scale + i / AIR_Q8_GROUP,
-        x.step + c * air_q8_tiles(k) + at / AIR_Q8_TILE,
+        x.q + i, x.turned + (c * air_q8_tiles(k) + at / AIR_Q8_TILE) * AIR_Q8_TILE, x.sums + i / AIR_Q8_SUM_GROUP,
+        x.scale + i / AIR_Q8_GROUP,
     };
 }
 
@@ -109,8 +108,8 @@ typedef struct air_ops {
     const char *name; /* "ref", "avx2", "avx512" … */
     air_product product[AIR_TYPE_COUNT]; /* by GGML type id */
 
-    /* k elements of one column (a multiple of 32) from the start of a tile on. A group of zeros has multiple 0. Non-finite input
-     * gives its tile a non-finite step and scales, so that it shows in the result. The same bits on every tier. */
+    /* k elements of one column (a multiple of 32) from the start of a tile on. A group of zeros has scale 0. Non-finite input gives a
+     * non-finite scale, so that it shows in the result. The same bits on every tier. */
     void (*quantize)(const float *x, int64_t k, air_q8 out);
 
     /* y[i] = x[i] / sqrt(mean(x^2) + eps) * weight[i]; weight NULL: 1. x == y allowed. */

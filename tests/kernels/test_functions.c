@@ -73,31 +73,41 @@ static double want[MAX_N];
 
 /* ------------------------------------------------------------------ quantize */
 
+static void check_turned(air_q8 q, int64_t k)
+{
+    int64_t tiles = air_q8_tiles(k), found = 0;
+    for (int64_t i = 0; i < k; i++) {
+        int64_t byte = i % 4, dword = i / 4 % 4, half = i / 16 % 2, group = i / 32 % 4, fours = i / 128;
+        found += q.turned[fours * 128 + dword * 32 + half * 16 + group * 4 + byte] == q.q[i];
+    }
+    CHECK_EQ(found, k);
+    int64_t sum = 0;
+    for (int64_t i = 0; i < tiles * AIR_Q8_TILE; i++) sum += q.turned[i] != 0;
+    for (int64_t i = 0; i < k; i++) sum -= q.q[i] != 0;
+    CHECK_EQ(sum, 0); /* the rest is zeros */
+}
+
 static void quantize_case(const air_ops *ops, int64_t k, float scale_of_input)
 {
     float *x = new_floats(k, scale_of_input);
     air_q8 q[3] = {guard_q8(k, 1), guard_q8(k, 1), guard_q8(k, 1)};
     if (k > 32) memset(x + k - 32, 0, 32 * sizeof *x);
-    if (k > 96) x[70] *= 1e4f;
+    memset(q[0].turned, 85, (size_t)air_q8_tiles(k) * AIR_Q8_TILE);
     ops->quantize(x, k, q[0]);
     air_ops_tier(AIR_TIER_REF)->quantize(x, k, q[1]);
     CHECK(memcmp(q[0].q, q[1].q, (size_t)k) == 0);
     CHECK(memcmp(q[0].sums, q[1].sums, (size_t)(k / AIR_Q8_SUM_GROUP) * sizeof(int16_t)) == 0);
-    CHECK(memcmp(q[0].multiple, q[1].multiple, (size_t)(k / AIR_Q8_GROUP)) == 0);
     CHECK(memcmp(q[0].scale, q[1].scale, (size_t)(k / AIR_Q8_GROUP) * sizeof(float)) == 0);
-    CHECK(memcmp(q[0].step, q[1].step, (size_t)air_q8_tiles(k) * sizeof(float)) == 0);
+    CHECK(memcmp(q[0].turned, q[1].turned, (size_t)air_q8_tiles(k) * AIR_Q8_TILE) == 0);
+    check_turned(q[0], k);
 
-    double greatest = 0;
+    double error = 0, norm = 0;
     for (int64_t i = 0; i < k; i++) {
-        air_q8 at = air_q8_at(q[0], k, 0, i / AIR_Q8_GROUP * AIR_Q8_GROUP);
-        double s = (double)*at.step * *at.multiple, of_group = 0;
-        CHECK(fabs((double)*at.scale - s) <= 1e-7 * s);
-        CHECK(q[0].q[i] >= -127 && *at.multiple >= 0 && fabs((double)x[i] - s * q[0].q[i]) <= s * 0.5001);
-        for (int64_t j = i / AIR_Q8_GROUP * AIR_Q8_GROUP, end = j + AIR_Q8_GROUP; j < end; j++) of_group = fmax(of_group, fabs((double)x[j]));
-        greatest = i % AIR_Q8_TILE ? fmax(greatest, of_group) : of_group;
-        if (i % AIR_Q8_TILE == AIR_Q8_TILE - 1) CHECK(fabs((double)*at.step * 127 * 127 - greatest) <= 1e-6 * greatest);
-        CHECK(s <= (of_group / 127 + (double)*at.step) * 1.0001); /* no coarser than a scale of the group's own by more than a step */
+        double s = (double)q[0].scale[i / AIR_Q8_GROUP], d = (double)x[i] - s * q[0].q[i];
+        CHECK(q[0].q[i] >= -127 && fabs(d) <= s * 0.50001);
+        error += d * d, norm += (double)x[i] * (double)x[i];
     }
+    CHECK(error <= 1e-4 * norm);
     for (int64_t i = 0; i < k; i += AIR_Q8_SUM_GROUP) {
         int sum = 0;
         for (int64_t j = i; j < i + AIR_Q8_SUM_GROUP; j++) sum += q[0].q[j];
@@ -121,29 +131,21 @@ TEST(quantizing_is_exact_to_half_a_step_and_the_same_everywhere)
 
 TEST(quantizing_zeros_ties_and_the_unquantizable)
 {
-    enum { K = 4 * AIR_Q8_TILE + AIR_Q8_GROUP };
     FOR_EACH_TIER (ops, quantize) {
-        float *x = guard_new(K * sizeof *x, 64), *ties = x + 3 * AIR_Q8_TILE;
-        air_q8 q = guard_q8(K, 1);
-        memset(x, 0, K * sizeof *x);
+        float *x = guard_new(6 * 32 * sizeof *x, 64);
+        air_q8 q = guard_q8(6 * 32, 1);
         x[32] = 1e-40f;                                 /* too small for 127 / x */
-        x[AIR_Q8_TILE + 5] = INFINITY;
-        x[2 * AIR_Q8_TILE + 31] = NAN;
-        ties[0] = 127 * 127, ties[1] = 63.5f, ties[2] = 190.5f, ties[3] = -317.5f, ties[4] = 444.5f;
-        ties[32] = 1, ties[33] = 0.5f;                  /* the smallest multiple */
-        x[4 * AIR_Q8_TILE] = -127;
-        ops->quantize(x, K, q);
-        CHECK(q.step[0] == 0 && q.step[1] == INFINITY && isnan(q.step[2]) && q.step[3] == 1);
-        for (int i = 0; i < 8; i++) CHECK(q.scale[i] == 0 && q.scale[8 + i] == INFINITY && isnan(q.scale[16 + i]) && q.multiple[i] == 0);
-        for (int i = 0; i < 3 * AIR_Q8_TILE; i++) CHECK_EQ(q.q[i], 0);
+        x[64 + 5] = INFINITY;
+        x[96 + 31] = NAN;
+        x[128] = 127, x[129] = 0.5f, x[130] = 1.5f, x[131] = -2.5f, x[132] = 3.5f;
+        x[160] = -127;
+        ops->quantize(x, 6 * 32, q);
+        CHECK(q.scale[0] == 0 && q.scale[1] == 0 && q.scale[2] == INFINITY && isnan(q.scale[3]) && q.scale[4] == 1 && q.scale[5] == 1);
+        for (int i = 0; i < 128; i++) CHECK_EQ(q.q[i], 0);
         const int8_t rounded[] = {127, 0, 2, -2, 4}; /* to even */
-        CHECK(memcmp(q.q + 3 * AIR_Q8_TILE, rounded, sizeof rounded) == 0);
-        CHECK_EQ(q.multiple[24], 127);
-        CHECK_EQ(q.multiple[25], 1);
-        CHECK_EQ(q.q[3 * AIR_Q8_TILE + 32], 1);
-        CHECK_EQ(q.multiple[26], 0);
-        CHECK_EQ(q.q[4 * AIR_Q8_TILE], -127);
-        CHECK_EQ(q.sums[48], 131);
+        CHECK(memcmp(q.q + 128, rounded, sizeof rounded) == 0);
+        CHECK_EQ(q.q[160], -127);
+        CHECK_EQ(q.sums[8], 131);
         guard_free_all();
     }
 }

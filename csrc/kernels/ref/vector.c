@@ -4,11 +4,11 @@
 #include "kernels/tables.h"
 #include "quant/half.h"
 
-/* The greatest magnitude of n elements as bits: integers order floats, infinities and NaNs above all. */
-static float greatest_magnitude(const float *x, int64_t n)
+/* The greatest magnitude as bits: integers order floats, infinities and NaNs above all. */
+static float greatest_magnitude(const float *x)
 {
     uint32_t greatest = 0;
-    for (int64_t j = 0; j < n; j++) {
+    for (int j = 0; j < AIR_Q8_GROUP; j++) {
         uint32_t magnitude = air_f32_bits(x[j]) & 0x7fffffffu;
         if (magnitude > greatest) greatest = magnitude;
     }
@@ -17,32 +17,29 @@ static float greatest_magnitude(const float *x, int64_t n)
 
 static void quantize_group(const float *x, air_q8 out)
 {
-    float inverse = *out.multiple ? 1.0f / *out.scale : 0;
+    float greatest = greatest_magnitude(x);
+    int zeros = greatest < AIR__QUANTIZE_TINY || !isfinite(greatest);
+    float inverse = zeros ? 0 : 127.0f / greatest;
+    *out.scale = greatest < AIR__QUANTIZE_TINY ? 0 : greatest / 127.0f;
     out.sums[0] = out.sums[1] = 0;
     for (int j = 0; j < AIR_Q8_GROUP; j++) {
-        out.q[j] = isfinite(*out.scale) ? (int8_t)lrintf(x[j] * inverse) : 0;
+        out.q[j] = zeros ? 0 : (int8_t)lrintf(x[j] * inverse);
         out.sums[j / AIR_Q8_SUM_GROUP] = (int16_t)(out.sums[j / AIR_Q8_SUM_GROUP] + out.q[j]);
     }
 }
 
-static void quantize_tile(const float *x, int64_t n, air_q8 out)
+/* Where element i of a tile is once it is turned. */
+static int64_t turned(int64_t i)
 {
-    float greatest = greatest_magnitude(x, n);
-    int tiny = greatest < AIR__QUANTIZE_TINY, finite = isfinite(greatest);
-    *out.step = tiny ? 0 : finite ? greatest / (127.0f * 127.0f) : greatest;
-    for (int64_t at = 0; at < n; at += AIR_Q8_GROUP) {
-        air_q8 group = air_q8_at(out, n, 0, at);
-        float multiple = ceilf(greatest_magnitude(x + at, AIR_Q8_GROUP) * (127.0f / greatest));
-        *group.multiple = (int8_t)(tiny ? 0 : finite ? fminf(multiple, 127) : 1);
-        *group.scale = *out.step * *group.multiple;
-        quantize_group(x + at, group);
-    }
+    int64_t fours = i / 128, group = i / 32 % 4, half = i / 16 % 2, dword = i / 4 % 4;
+    return fours * 128 + dword * 32 + half * 16 + group * 4 + i % 4;
 }
 
 static void quantize(const float *x, int64_t k, air_q8 out)
 {
-    for (int64_t at = 0; at < k; at += AIR_Q8_TILE)
-        quantize_tile(x + at, k - at < AIR_Q8_TILE ? k - at : AIR_Q8_TILE, air_q8_at(out, k, 0, at));
+    for (int64_t at = 0; at < k; at += AIR_Q8_GROUP) quantize_group(x + at, air_q8_at(out, k, 0, at));
+    for (int64_t i = 0; i < air_q8_tiles(k) * AIR_Q8_TILE; i++)
+        out.turned[i / AIR_Q8_TILE * AIR_Q8_TILE + turned(i % AIR_Q8_TILE)] = i < k ? out.q[i] : 0;
 }
 
 static void rms_norm(const float *x, const float *weight, float *y, int64_t n, float eps)

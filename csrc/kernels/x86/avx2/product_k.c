@@ -162,14 +162,14 @@ AIR_INLINE void scales_tq1_0(const uint8_t *w, tile_scales *t) { scales_ternary(
 AIR_INLINE __m256i group_tq2_0(const uint8_t *w, int g) { return two_bits(((const air_block_tq2_0 *)w)->qs, g); }
 AIR_INLINE void scales_tq2_0(const uint8_t *w, tile_scales *t) { scales_ternary(((const air_block_tq2_0 *)w)->d, t); }
 
-PRODUCT(q2_k, .scaling = SCALE_HALF, .run = 8, .has_bias = 1, .bytes = sizeof(air_block_q2_k))
-PRODUCT(q3_k, .scaling = SCALE_HALF, .run = 8, .has_bias = 1, .bytes = sizeof(air_block_q3_k))
-PRODUCT(q4_k, .scaling = SCALE_GROUP, .run = 8, .has_bias = 1, .bytes = sizeof(air_block_q4_k))
-PRODUCT(q5_k, .scaling = SCALE_GROUP, .run = 8, .has_bias = 1, .bytes = sizeof(air_block_q5_k))
-PRODUCT(q6_k, .scaling = SCALE_HALF, .run = 4, .has_bias = 1, .bytes = sizeof(air_block_q6_k))
-PRODUCT(iq4_xs, .scaling = SCALE_GROUP, .run = 8, .is_signed = 1, .bytes = sizeof(air_block_iq4_xs))
-PRODUCT_UNPACKED(tq1_0, .scaling = SCALE_GROUP, .run = 8, .has_bias = 1, .bytes = sizeof(air_block_tq1_0))
-PRODUCT(tq2_0, .scaling = SCALE_GROUP, .run = 8, .has_bias = 1, .bytes = sizeof(air_block_tq2_0))
+PRODUCT(q2_k, .parts = 1, .scaling = SCALE_HALF, .has_bias = 1, .bytes = sizeof(air_block_q2_k))
+PRODUCT(q3_k, .parts = 1, .scaling = SCALE_HALF, .has_bias = 1, .bytes = sizeof(air_block_q3_k))
+PRODUCT(q4_k, .parts = 1, .scaling = SCALE_GROUP, .has_bias = 1, .bytes = sizeof(air_block_q4_k))
+PRODUCT(q5_k, .parts = 1, .scaling = SCALE_GROUP, .has_bias = 1, .bytes = sizeof(air_block_q5_k))
+PRODUCT(q6_k, .parts = 2, .scaling = SCALE_HALF, .has_bias = 1, .bytes = sizeof(air_block_q6_k))
+PRODUCT(iq4_xs, .parts = 4, .scaling = SCALE_GROUP, .is_signed = 1, .bytes = sizeof(air_block_iq4_xs))
+PRODUCT_UNPACKED(tq1_0, .parts = 1, .scaling = SCALE_GROUP, .has_bias = 1, .bytes = sizeof(air_block_tq1_0))
+PRODUCT(tq2_0, .parts = 1, .scaling = SCALE_GROUP, .has_bias = 1, .bytes = sizeof(air_block_tq2_0))
 
 const air_ops air__avx2_k = {
     .product = {

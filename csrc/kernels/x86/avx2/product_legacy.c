@@ -101,14 +101,14 @@ AIR_INLINE void scales_nvfp4(const uint8_t *w, tile_scales *t)
     t->scale_high = _mm256_mul_ps(_mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1)), _mm256_set1_ps(128));
 }
 
-PRODUCT(q8_0, .is_signed = 1, .bytes = 8 * sizeof(air_block_q8_0))
-PRODUCT(q4_0, .has_bias = 1, .bytes = 8 * sizeof(air_block_q4_0))
-PRODUCT(q4_1, .has_bias = 1, .bytes = 8 * sizeof(air_block_q4_1))
-PRODUCT(q5_0, .has_bias = 1, .bytes = 8 * sizeof(air_block_q5_0))
-PRODUCT(q5_1, .has_bias = 1, .bytes = 8 * sizeof(air_block_q5_1))
-PRODUCT(iq4_nl, .is_signed = 1, .bytes = 8 * sizeof(air_block_iq4_nl))
-PRODUCT(mxfp4, .is_signed = 1, .bytes = 8 * sizeof(air_block_mxfp4))
-PRODUCT(nvfp4, .scaling = SCALE_FLOAT_HALF, .is_signed = 1, .bytes = 4 * sizeof(air_block_nvfp4))
+PRODUCT(q8_0, .parts = 4, .is_signed = 1, .bytes = 8 * sizeof(air_block_q8_0))
+PRODUCT(q4_0, .parts = 1, .has_bias = 1, .bytes = 8 * sizeof(air_block_q4_0))
+PRODUCT(q4_1, .parts = 1, .has_bias = 1, .bytes = 8 * sizeof(air_block_q4_1))
+PRODUCT(q5_0, .parts = 1, .has_bias = 1, .bytes = 8 * sizeof(air_block_q5_0))
+PRODUCT(q5_1, .parts = 1, .has_bias = 1, .bytes = 8 * sizeof(air_block_q5_1))
+PRODUCT(iq4_nl, .parts = 4, .is_signed = 1, .bytes = 8 * sizeof(air_block_iq4_nl))
+PRODUCT(mxfp4, .parts = 1, .is_signed = 1, .bytes = 8 * sizeof(air_block_mxfp4))
+PRODUCT(nvfp4, .parts = 1, .scaling = SCALE_FLOAT_HALF, .is_signed = 1, .bytes = 4 * sizeof(air_block_nvfp4))
 
 const air_ops air__avx2_legacy = {
     .product = {

@@ -1,29 +1,30 @@
 /* The shape of every AVX2 product of quantised weights with 8-bit activations. A format brings scales(), and group() or unpack().
  *
- * A tile is 256 weights of a row: 8 vectors of bytes, one for each group of 32. A 16-byte lane is half a group.
+ * A tile is 256 weights of a row: 8 vectors of bytes, one for each group of 32. A 16-byte lane is half a group. Sums of products end
+ * in two vectors of 8 integers, one of groups 0 to 3 and one of 4 to 7, element g of the low lane from the first half of group g,
+ * element g of the high lane from the second:
  *
- *     per group: maddubs (16 sums of 2 products), then
- *       where groups have floats for scales: madd with ones (8 sums of 4), to float,
- *           acc += sums * (scale_w * scale_x of the group)
- *       where groups, or halves, have integers beside one float d: madd with sub * multiple_x (8 sums of 4, scaled),
- *           sum += that, as integers; at the end of the tile (or `run` groups) acc += float(sum) * (d * step_x)
- *     per tile:  acc -= bias_w * (scale_x * sum of x), a float for each group: a minimum, an offset; of halves, as integers
+ *     maddubs: 16 sums of 2 products for each group; then
+ *       one column:   a tree of shuffles and sums brings those of a group together
+ *       more columns: weights and activations are turned (ops.h), the weights once for all columns, so that vectors just add up
+ *     madd: adds pairs, times the integer scales where there are such, or times 1
+ *     acc += float(sums) * (scale_w * scale_x)               both vectors
+ *     acc -= bias_w * (scale_x * sum of x of each group)     a minimum, an offset; of halves, as integers
  *
- * The eight elements of acc are partial sums that are added at the end of the row. Loads are what there is least of: on Zen 3, two
- * in a cycle that does four operations, and one from what was just stored costs two. So scales are shuffled out of a register, and
- * two rows meet two columns at a time: 5 loads for 4 groups' products.
+ * Both ways give the same integers and go on with the same float operations, so the bits do not depend on n or rows. At the end of a
+ * row the elements of acc are added. A last tile of k % 256 weights is padded with zeros.
  *
- * Nothing overflows. maddubs adds two products into 16 bits with saturation: unsigned weights up to 63 give at most 2 * 63 * 127;
- * signed ones up to 128 in magnitude go in as |w| and x with the sign of w, 2 * 128 * 127 = 32512 < 32768. Scaled sums of a run are
- * below 2^31: 8 groups of Q5_K at most 8 * 4 * 31 * 127 * 63 * 127, 4 of Q6_K 4 * 4 * 63 * 127 * 128 * 127.
+ * Loads are what there is least of: on Zen 3, two in a cycle that does four operations. So two rows meet four columns at a time.
  *
- * The float operations are the same for any n and rows, and so are the bits. A last tile of k % 256 weights is padded with zeros. */
+ * Sums stay in 16 bits as long as they fit. maddubs adds two products with saturation: unsigned weights up to 128 give at most
+ * 2 * 128 * 127 = 32512; signed ones go in as |w| and x with the sign of w. A whole tile adds 4 of these: `parts` says in how many
+ * parts it must, 1 with weights up to 32, 2 up to 64, 4 else. */
 #ifndef AIR_KERNELS_AVX2_PRODUCT_Q8_H
 #define AIR_KERNELS_AVX2_PRODUCT_Q8_H
 
 #include "kernels/x86/q8.h"
 
-enum { TILE = AIR_Q8_TILE, GROUPS = 8, ROWS = 4, COLUMNS = 16, PAIR = 2, MAX_TILE_BYTES = 272 };
+enum { TILE = AIR_Q8_TILE, GROUPS = 8, ROWS = 4, COLUMNS = 16, BLOCK_ROWS = 2, BLOCK_COLUMNS = 4, MAX_TILE_BYTES = 272 };
 
 typedef enum tile_scaling {
     SCALE_FLOAT,       /* a float for each group */
@@ -34,15 +35,15 @@ typedef enum tile_scaling {
 
 typedef struct tile_shape {
     tile_scaling scaling;
+    int    parts;
     int    is_signed; /* weights are signed bytes */
     int    has_bias;
-    int    run;       /* groups whose scaled sums fit 32 bits together */
     size_t bytes;     /* of 256 weights */
 } tile_shape;
 
 AIR_INLINE int has_floats(const tile_shape *s) { return s->scaling == SCALE_FLOAT || s->scaling == SCALE_FLOAT_HALF; }
 
-/* What a tile's row or column is multiplied by. Integers are of 16 bits. */
+/* As a format brings them. Integers are of 16 bits. */
 typedef struct tile_scales {
     __m256  scale; /* of each group; of halves, those of 0, 2, 4, 6 below, of 1, 3, 5, 7 above; of integers, the one float beside them */
     __m256  scale_high; /* of halves: 8, 10, 12, 14 below, 9, 11, 13, 15 above */
@@ -62,46 +63,75 @@ AIR_INLINE __m256i load_q(const void *p) { return _mm256_loadu_si256((const __m2
 AIR_INLINE __m128i load_half(const void *p) { return _mm_loadu_si128((const __m128i *)p); }
 AIR_INLINE __m256i load_twice(const void *p) { return _mm256_broadcastsi128_si256(load_half(p)); } /* to both lanes */
 
-/* 256 activations of a column; q stays in memory. */
-typedef struct column {
-    const int8_t *q;
-    tile_scales   t;
-    __m256i       sums; /* of halves */
-} column;
-
-/* Bytes 0 to 7 of a lane to 8 words, the same in both lanes; to 16 words across the lanes, each twice; to 8 ints across them. */
+/* Bytes 0 to 7 of a lane to 8 words, the same in both lanes. */
 AIR_INLINE __m256i groups_to_words(void)
 {
     return _mm256_setr_epi8(0, -1, 1, -1, 2, -1, 3, -1, 4, -1, 5, -1, 6, -1, 7, -1, 0, -1, 1, -1, 2, -1, 3, -1, 4, -1, 5, -1, 6, -1, 7, -1);
 }
 
-AIR_INLINE __m256i halves_to_words(void)
-{
-    return _mm256_setr_epi8(0, -1, 0, -1, 1, -1, 1, -1, 2, -1, 2, -1, 3, -1, 3, -1, 4, -1, 4, -1, 5, -1, 5, -1, 6, -1, 6, -1, 7, -1, 7, -1);
-}
+/* ---- what sums are multiplied by: [0] of groups 0 to 3, [1] of 4 to 7 ---- */
 
-AIR_INLINE column column_tile(air__q8_pad *pad, const air_columns *x, int64_t c, int64_t at, const tile_shape *s)
+typedef struct row_scales {
+    __m256  scale[2];
+    __m256i sub[2]; /* words, twice each */
+    __m256  bias;
+    __m256i bias_sub;
+} row_scales;
+
+AIR_INLINE row_scales row_of(const tile_scales *t, const tile_shape *s)
 {
-    air_q8 q8 = air__q8_tile(pad, x, c, at);
-    column col = {.q = q8.q, .sums = load_q(q8.sums)};
-    __m256 scale = _mm256_loadu_ps(q8.scale);
-    col.t.scale = has_floats(s) ? scale : _mm256_set1_ps(*q8.step);
-    if (!has_floats(s)) {
-        int64_t multiples;
-        memcpy(&multiples, q8.multiple, sizeof multiples);
-        col.t.sub = _mm256_shuffle_epi8(_mm256_set1_epi64x(multiples), groups_to_words());
-        if (s->scaling == SCALE_HALF) col.t.bias_sub = _mm256_shuffle_epi8(_mm256_set1_epi64x(multiples), halves_to_words());
+    row_scales r = {.scale = {t->scale, t->scale}, .bias = t->bias, .bias_sub = t->bias_sub};
+    if (s->scaling == SCALE_FLOAT) {
+        r.scale[0] = _mm256_permute2f128_ps(t->scale, t->scale, 0x00);
+        r.scale[1] = _mm256_permute2f128_ps(t->scale, t->scale, 0x11);
     }
-    if (s->scaling != SCALE_HALF && s->has_bias)
-        col.t.bias = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_madd_epi16(col.sums, _mm256_set1_epi16(1))), scale);
-    return col;
+    if (s->scaling == SCALE_FLOAT_HALF) r.scale[1] = t->scale_high;
+    if (has_floats(s)) {
+        r.sub[0] = r.sub[1] = _mm256_set1_epi16(1);
+    } else {
+        r.sub[0] = _mm256_unpacklo_epi16(t->sub, t->sub);
+        r.sub[1] = _mm256_unpackhi_epi16(t->sub, t->sub);
+    }
+    return r;
 }
 
-/* A copy of a row's last, shorter tile, filled up with zeros. */
-AIR_INLINE const uint8_t *pad_tile(uint8_t pad[MAX_TILE_BYTES], const uint8_t *tile, int64_t left, size_t bytes)
+/* Of a tile's activations; q stays in memory, in the order of the one column, or turned. */
+typedef struct column {
+    const int8_t *q;
+    __m256  scale[2];
+    __m256  bias; /* of each group: its scale, times its sum unless a row's bias is of halves */
+    __m256i sums; /* of halves */
+} column;
+
+AIR_INLINE column column_of(const air_q8 *x, const int8_t *q, const tile_shape *s)
 {
-    memset(pad, 0, MAX_TILE_BYTES);
-    return memcpy(pad, tile, (size_t)(left / AIR_Q8_GROUP) * (bytes / GROUPS));
+    column c = {.q = q, .sums = load_q(x->sums)};
+    c.scale[0] = _mm256_broadcast_ps((const __m128 *)(const void *)x->scale);
+    c.scale[1] = _mm256_broadcast_ps((const __m128 *)(const void *)(x->scale + 4));
+    c.bias = _mm256_loadu_ps(x->scale);
+    if (s->scaling != SCALE_HALF)
+        c.bias = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_madd_epi16(c.sums, _mm256_set1_epi16(1))), c.bias);
+    return c;
+}
+
+/* ---- products of a group ---- */
+
+AIR_INLINE __m256i multiply(__m256i w, __m256i x, const tile_shape *s)
+{
+    return s->is_signed ? _mm256_maddubs_epi16(_mm256_sign_epi8(w, w), _mm256_sign_epi8(x, w)) : _mm256_maddubs_epi16(w, x);
+}
+
+AIR_INLINE __m256 add_sums(__m256 acc, __m256i sums, __m256 row_scale, __m256 column_scale)
+{
+    return _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums), _mm256_mul_ps(row_scale, column_scale), acc);
+}
+
+AIR_INLINE __m256 take_bias(__m256 acc, const row_scales *r, const column *x, const tile_shape *s)
+{
+    if (!s->has_bias) return acc;
+    if (s->scaling != SCALE_HALF) return _mm256_fnmadd_ps(r->bias, x->bias, acc);
+    __m256i sums = _mm256_madd_epi16(r->bias_sub, x->sums);
+    return _mm256_fnmadd_ps(_mm256_cvtepi32_ps(sums), _mm256_mul_ps(r->bias, x->bias), acc);
 }
 
 AIR_INLINE float add_elements(__m256 v)
@@ -111,140 +141,131 @@ AIR_INLINE float add_elements(__m256 v)
     return _mm_cvtss_f32(_mm_add_ss(a, _mm_movehdup_ps(a)));
 }
 
-/* Where the sums of one row's tile and one column stand, and what those of groups are multiplied by. */
-typedef struct dot {
-    __m256  acc;
-    __m256i sum, sub;
-    __m256  scale, low, high; /* low, high: scales of groups 0 to 3, and 4 to 7, in both lanes */
-} dot;
-
-AIR_INLINE void begin(dot *d, __m256 acc, const tile_scales *t, const column *x, const tile_shape *s)
+/* A copy of a row's last, shorter tile, filled up with zeros. */
+AIR_INLINE const uint8_t *pad_tile(uint8_t pad[MAX_TILE_BYTES], const uint8_t *tile, int64_t left, size_t bytes)
 {
-    d->acc = acc;
-    if (s->scaling == SCALE_FLOAT_HALF) {
-        d->low = _mm256_mul_ps(t->scale, _mm256_permute2f128_ps(x->t.scale, x->t.scale, 0x00));
-        d->high = _mm256_mul_ps(t->scale_high, _mm256_permute2f128_ps(x->t.scale, x->t.scale, 0x11));
-        return;
-    }
-    d->scale = _mm256_mul_ps(t->scale, x->t.scale);
-    if (s->scaling == SCALE_FLOAT) {
-        d->low = _mm256_permute2f128_ps(d->scale, d->scale, 0x00);
-        d->high = _mm256_permute2f128_ps(d->scale, d->scale, 0x11);
-    } else {
-        d->sub = _mm256_mullo_epi16(t->sub, x->t.sub);
-    }
+    memset(pad, 0, MAX_TILE_BYTES);
+    return memcpy(pad, tile, (size_t)(left / AIR_Q8_GROUP) * (bytes / GROUPS));
 }
 
-AIR_INLINE __m256 add_floats(__m256 acc, __m256i pairs, __m256 four, int g)
+/* ---- one column ---- */
+
+AIR_INLINE __m256i add_16(__m256i a, __m256i b) { return _mm256_add_epi16(a, b); }
+AIR_INLINE __m256i add_32(__m256i a, __m256i b) { return _mm256_add_epi32(a, b); }
+
+/* Dwords a a b b of each lane of two vectors, each of a group, are sums of either one's four: to 0 0 1 1. */
+AIR_INLINE __m256i join_two(__m256i v0, __m256i v1, int wide)
 {
-    __m256 sums = _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-    switch (g % 4) {
-    case 0: return _mm256_fmadd_ps(sums, _mm256_permute_ps(four, 0x00), acc);
-    case 1: return _mm256_fmadd_ps(sums, _mm256_permute_ps(four, 0x55), acc);
-    case 2: return _mm256_fmadd_ps(sums, _mm256_permute_ps(four, 0xaa), acc);
-    default: return _mm256_fmadd_ps(sums, _mm256_permute_ps(four, 0xff), acc);
+    __m256i low = _mm256_unpacklo_epi64(v0, v1), high = _mm256_unpackhi_epi64(v0, v1);
+    return wide ? add_32(low, high) : add_16(low, high);
+}
+
+/* Dwords 0 0 1 1 and 2 2 3 3 to 0 1 2 3. */
+AIR_INLINE __m256i join_four(__m256i v01, __m256i v23, int wide)
+{
+    __m256 a = _mm256_castsi256_ps(v01), b = _mm256_castsi256_ps(v23);
+    __m256i even = _mm256_castps_si256(_mm256_shuffle_ps(a, b, 0x88)), odd = _mm256_castps_si256(_mm256_shuffle_ps(a, b, 0xdd));
+    return wide ? add_32(even, odd) : add_16(even, odd);
+}
+
+/* The products of two groups that follow each other, pairs in 16 bits, first = 0 or 2 of its four. */
+AIR_INLINE __m256i sum_two(__m256i v0, __m256i v1, __m256i sub, int first, const tile_shape *s)
+{
+    if (s->parts == 4) {
+        __m256i s0 = first ? _mm256_shuffle_epi32(sub, 0xaa) : _mm256_shuffle_epi32(sub, 0x00);
+        __m256i s1 = first ? _mm256_shuffle_epi32(sub, 0xff) : _mm256_shuffle_epi32(sub, 0x55);
+        return join_two(_mm256_madd_epi16(v0, s0), _mm256_madd_epi16(v1, s1), 1);
     }
+    __m256i two = join_two(v0, v1, 0);
+    if (s->parts == 1) return two;
+    return _mm256_madd_epi16(two, first ? _mm256_shuffle_epi32(sub, 0xfa) : _mm256_shuffle_epi32(sub, 0x50));
 }
 
-AIR_INLINE void add_group(dot *d, int g, __m256i w, __m256i x, const tile_shape *s)
+AIR_INLINE __m256i sum_four(__m256i v01, __m256i v23, __m256i sub, const tile_shape *s)
 {
-    __m256i pairs = s->is_signed ? _mm256_maddubs_epi16(_mm256_sign_epi8(w, w), _mm256_sign_epi8(x, w)) : _mm256_maddubs_epi16(w, x);
-    if (has_floats(s)) {
-        d->acc = add_floats(d->acc, pairs, g < 4 ? d->low : d->high, g);
-        return;
-    }
-    __m256i pick = _mm256_set1_epi16((short)(2 * g | (2 * g + 1) << 8));
-    __m256i sums = _mm256_madd_epi16(pairs, _mm256_shuffle_epi8(d->sub, pick));
-    d->sum = g % s->run ? _mm256_add_epi32(d->sum, sums) : sums;
-    AIR__IN_REGISTER(d->sum);
-    if (g % s->run == s->run - 1) d->acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(d->sum), d->scale, d->acc);
+    __m256i four = join_four(v01, v23, s->parts != 1);
+    return s->parts == 1 ? _mm256_madd_epi16(four, sub) : four;
 }
 
-AIR_INLINE __m256 take_bias(__m256 acc, const tile_scales *t, const column *x, const tile_shape *s)
+/* Adds a tile of R rows, groups stride bytes apart from row to row, to their sums. */
+AIR_INLINE void add_rows(__m256 *acc, const uint8_t *tile, size_t stride, const row_scales *t, const column *x, int R,
+                         __m256i (*group)(const uint8_t *w, int g), const tile_shape *s)
 {
-    if (!s->has_bias) return acc;
-    if (s->scaling != SCALE_HALF) return _mm256_fnmadd_ps(t->bias, x->t.bias, acc);
-    __m256i sums = _mm256_madd_epi16(_mm256_mullo_epi16(t->bias_sub, x->t.bias_sub), x->sums);
-    return _mm256_fnmadd_ps(_mm256_cvtepi32_ps(sums), _mm256_mul_ps(t->bias, x->t.scale), acc);
-}
-
-/* Adds a tile of R rows to the sums of C columns, both at most PAIR; groups come from blocks or unpacked, stride bytes from row to
- * row. Loops around this one stay loops: unrolled, compilers keep the activations of many iterations in registers that are not there. */
-AIR_INLINE void add_tiles(__m256 (*acc)[ROWS], const uint8_t *tile, size_t stride, const tile_scales *t, const column *x, int R, int C,
-                          __m256i (*group)(const uint8_t *w, int g), const tile_shape *s)
-{
-    dot d[PAIR][PAIR];
-    AIR__FORGET();
     AIR__UNROLL
-    for (int r = 0; r < R; r++) {
+    for (int half = 0; half < 2; half++) {
+        __m256i two[2][BLOCK_ROWS];
         AIR__UNROLL
-        for (int j = 0; j < C; j++) begin(&d[r][j], acc[j][r], &t[r], &x[j], s);
-    }
-    AIR__UNROLL
-    for (int g = 0; g < GROUPS; g++) {
-        __m256i q[PAIR];
-        AIR__UNROLL
-        for (int j = 0; j < C; j++) {
-            q[j] = load_q(x[j].q + 32 * g);
-            if (R > 1) AIR__IN_REGISTER(q[j]);
-        }
-        AIR__UNROLL
-        for (int r = 0; r < R; r++) {
-            __m256i w = group(tile + (size_t)r * stride, g);
-            AIR__IN_REGISTER(w);
+        for (int i = 0; i < 2; i++) {
+            int g = 4 * half + 2 * i;
+            __m256i q0 = load_q(x->q + 32 * g), q1 = load_q(x->q + 32 * g + 32);
             AIR__UNROLL
-            for (int j = 0; j < C; j++) add_group(&d[r][j], g, w, q[j], s);
+            for (int r = 0; r < R; r++) {
+                const uint8_t *w = tile + (size_t)r * stride;
+                two[i][r] = sum_two(multiply(group(w, g), q0, s), multiply(group(w, g + 1), q1, s), t[r].sub[half], 2 * i, s);
+                AIR__IN_REGISTER(two[i][r]);
+            }
         }
+        AIR__UNROLL
+        for (int r = 0; r < R; r++)
+            acc[r] = add_sums(acc[r], sum_four(two[0][r], two[1][r], t[r].sub[half], s), t[r].scale[half], x->scale[half]);
     }
     AIR__UNROLL
-    for (int r = 0; r < R; r++) {
-        AIR__UNROLL
-        for (int j = 0; j < C; j++) acc[j][r] = take_bias(d[r][j].acc, &t[r], &x[j], s);
-    }
+    for (int r = 0; r < R; r++) acc[r] = take_bias(acc[r], &t[r], x, s);
 }
+
+AIR_INLINE __m256i unpacked_group(const uint8_t *w, int g) { return load_q(w + 32 * g); }
 
 /* R rows of one column: a group of weights goes from its block into the sum without touching memory. */
 AIR_INLINE void one_column(const uint8_t *w, size_t row_bytes, const air_columns *x, float *y, int R, const tile_format *f)
 {
     const tile_shape *s = &f->shape;
-    int P = R < PAIR ? R : PAIR;
+    int B = R < BLOCK_ROWS ? R : BLOCK_ROWS;
     __m256 acc[ROWS];
     for (int r = 0; r < R; r++) acc[r] = _mm256_setzero_ps();
     for (int64_t at = 0; at < x->k; at += TILE) {
         air__q8_pad pad;
-        column col = column_tile(&pad, x, 0, at, s);
+        air_q8 q8 = air__q8_tile(&pad, x, 0, at);
+        column col = column_of(&q8, q8.q, s);
         air__prefetch_next_rows(w, row_bytes, (size_t)(at / TILE) * s->bytes, s->bytes, R);
         AIR__ROLLED
-        for (int r = 0; r < R; r += P) {
-            uint8_t row_pad[PAIR][MAX_TILE_BYTES];
-            tile_scales t[PAIR];
+        for (int r = 0; r < R; r += B) {
+            uint8_t row_pad[BLOCK_ROWS][MAX_TILE_BYTES];
+            __m256i groups[BLOCK_ROWS][GROUPS];
+            row_scales t[BLOCK_ROWS];
             const uint8_t *tile = w + (size_t)r * row_bytes + (size_t)(at / TILE) * s->bytes;
             size_t stride = row_bytes;
             if (AIR_UNLIKELY(x->k - at < TILE)) {
-                for (int p = 0; p < P; p++) pad_tile(row_pad[p], tile + (size_t)p * row_bytes, x->k - at, s->bytes);
+                for (int b = 0; b < B; b++) pad_tile(row_pad[b], tile + (size_t)b * row_bytes, x->k - at, s->bytes);
                 tile = row_pad[0], stride = MAX_TILE_BYTES;
             }
             AIR__UNROLL
-            for (int p = 0; p < P; p++) f->scales(tile + (size_t)p * stride, &t[p]);
-            add_tiles((__m256(*)[ROWS])&acc[r], tile, stride, t, &col, P, 1, f->group, s);
+            for (int b = 0; b < B; b++) {
+                tile_scales scales;
+                f->scales(tile + (size_t)b * stride, &scales);
+                t[b] = row_of(&scales, s);
+                if (f->unpack) f->unpack(tile + (size_t)b * stride, groups[b]);
+            }
+            if (f->unpack) add_rows(&acc[r], (const uint8_t *)groups[0], sizeof groups[0], t, &col, B, unpacked_group, s);
+            else add_rows(&acc[r], tile, stride, t, &col, B, f->group, s);
         }
     }
     for (int r = 0; r < R; r++) y[r] = add_elements(acc[r]);
 }
 
-/* A tile of R rows, taken out of its blocks once for all columns. */
-typedef struct unpacked {
-    __m256i     w[ROWS][GROUPS];
-    tile_scales scales[ROWS];
-} unpacked;
+/* ---- more columns ---- */
 
-AIR_INLINE __m256i unpacked_group(const uint8_t *w, int g) { return load_q(w + 32 * g); }
+/* A tile of R rows, taken out of its blocks once for all columns, and turned. */
+typedef struct unpacked {
+    __m256i    w[ROWS][GROUPS];
+    row_scales scales[ROWS];
+} unpacked;
 
 AIR_INLINE void unpack(unpacked *u, const uint8_t *w, size_t row_bytes, int64_t at, int64_t left, int R, const tile_format *f)
 {
     AIR__ROLLED
     for (int r = 0; r < R; r++) {
         uint8_t pad[MAX_TILE_BYTES];
+        tile_scales scales;
         const uint8_t *tile = w + (size_t)r * row_bytes + (size_t)(at / TILE) * f->shape.bytes;
         if (AIR_UNLIKELY(left < TILE)) tile = pad_tile(pad, tile, left, f->shape.bytes);
         if (f->unpack) {
@@ -253,37 +274,91 @@ AIR_INLINE void unpack(unpacked *u, const uint8_t *w, size_t row_bytes, int64_t 
             AIR__UNROLL
             for (int g = 0; g < GROUPS; g++) u->w[r][g] = f->group(tile, g);
         }
-        f->scales(tile, &u->scales[r]);
+        air__turn(u->w[r]);
+        air__turn(u->w[r] + 4);
+        f->scales(tile, &scales);
+        u->scales[r] = row_of(&scales, &f->shape);
     }
 }
 
-AIR_INLINE void columns_tile(__m256 (*acc)[ROWS], const unpacked *u, const air_columns *x, int64_t c, int64_t at, int C, int R,
-                             const tile_shape *s)
+/* Adds R rows' four groups of one half of the tile to the sums of C columns. */
+AIR_INLINE void add_half(__m256 (*acc)[ROWS], const unpacked *u, int first, const column *x, int half, int R, int C, const tile_shape *s)
 {
-    int P = R < PAIR ? R : PAIR;
-    air__q8_pad pad[PAIR];
-    column col[PAIR];
+    __m256i sums[BLOCK_ROWS][BLOCK_COLUMNS], pairs[BLOCK_ROWS][BLOCK_COLUMNS];
+    int each = 4 / s->parts;
     AIR__UNROLL
-    for (int j = 0; j < C; j++) col[j] = column_tile(&pad[j], x, c + j, at, s);
+    for (int j = 0; j < 4; j++) {
+        __m256i w[BLOCK_ROWS];
+        AIR__UNROLL
+        for (int r = 0; r < R; r++) {
+            w[r] = u->w[first + r][4 * half + j];
+            AIR__IN_REGISTER(w[r]);
+        }
+        AIR__UNROLL
+        for (int c = 0; c < C; c++) {
+            __m256i q = load_q(x[c].q + 32 * (4 * half + j));
+            if (R > 1) AIR__IN_REGISTER(q);
+            AIR__UNROLL
+            for (int r = 0; r < R; r++) {
+                __m256i p = multiply(w[r], q, s);
+                pairs[r][c] = j % each ? add_16(pairs[r][c], p) : p;
+                AIR__IN_REGISTER(pairs[r][c]);
+                if (j % each < each - 1) continue;
+                p = _mm256_madd_epi16(pairs[r][c], u->scales[first + r].sub[half]);
+                sums[r][c] = j >= each ? add_32(sums[r][c], p) : p;
+            }
+        }
+    }
+    AIR__UNROLL
+    for (int r = 0; r < R; r++) {
+        AIR__UNROLL
+        for (int c = 0; c < C; c++)
+            acc[c][first + r] = add_sums(acc[c][first + r], sums[r][c], u->scales[first + r].scale[half], x[c].scale[half]);
+    }
+}
+
+AIR_INLINE void add_columns(__m256 (*acc)[ROWS], const unpacked *u, const air_columns *x, int64_t c, int64_t at, int C, int R,
+                            const tile_shape *s)
+{
+    int B = R < BLOCK_ROWS ? R : BLOCK_ROWS;
+    column col[BLOCK_COLUMNS];
+    AIR__UNROLL
+    for (int j = 0; j < C; j++) {
+        air__q8_pad pad;
+        air_q8 q8 = air__q8_tile(&pad, x, c + j, at);
+        col[j] = column_of(&q8, q8.turned, s);
+    }
     AIR__ROLLED
-    for (int r = 0; r < R; r += P)
-        add_tiles((__m256(*)[ROWS])&acc[0][r], (const uint8_t *)u->w[r], sizeof u->w[r], &u->scales[r], col, P, C, unpacked_group, s);
+    for (int r = 0; r < R; r += B) {
+        AIR__FORGET();
+        add_half(acc, u, r, col, 0, B, C, s);
+        AIR__FORGET();
+        add_half(acc, u, r, col, 1, B, C, s);
+        AIR__UNROLL
+        for (int b = 0; b < B; b++) {
+            AIR__UNROLL
+            for (int j = 0; j < C; j++) acc[j][r + b] = take_bias(acc[j][r + b], &u->scales[r + b], &col[j], s);
+        }
+    }
 }
 
 /* R rows, columns [c, c + n), n <= COLUMNS. */
 AIR_INLINE void few_columns(const uint8_t *w, size_t row_bytes, const air_columns *x, int64_t c, int64_t n, float *y,
                             size_t y_stride, int R, const tile_format *f)
 {
+    const tile_shape *s = &f->shape;
     __m256 acc[COLUMNS][ROWS];
     for (int64_t j = 0; j < n; j++)
         for (int r = 0; r < R; r++) acc[j][r] = _mm256_setzero_ps();
     for (int64_t at = 0; at < x->k; at += TILE) {
         unpacked u;
         int64_t j = 0;
-        air__prefetch_next_rows(w, row_bytes, (size_t)(at / TILE) * f->shape.bytes, f->shape.bytes, R);
+        air__prefetch_next_rows(w, row_bytes, (size_t)(at / TILE) * s->bytes, s->bytes, R);
         unpack(&u, w, row_bytes, at, x->k - at, R, f);
-        for (; j + PAIR <= n; j += PAIR) columns_tile(acc + j, &u, x, c + j, at, PAIR, R, &f->shape);
-        for (; j < n; j++) columns_tile(acc + j, &u, x, c + j, at, 1, R, &f->shape);
+        if (s->parts == 1) /* else there are more sums than registers */
+            for (; j + 4 <= n; j += 4) add_columns(acc + j, &u, x, c + j, at, 4, R, s);
+        for (; j + 2 <= n; j += 2) add_columns(acc + j, &u, x, c + j, at, 2, R, s);
+        if (j < n) add_columns(acc + j, &u, x, c + j, at, 1, R, s);
     }
     for (int64_t j = 0; j < n; j++)
         for (int r = 0; r < R; r++) y[(size_t)j * y_stride + (size_t)r] = add_elements(acc[j][r]);
@@ -292,7 +367,7 @@ AIR_INLINE void few_columns(const uint8_t *w, size_t row_bytes, const air_column
 AIR_INLINE void some_rows(const uint8_t *w, size_t row_bytes, const air_columns *x, float *y, size_t y_stride, int R,
                           const tile_format *f)
 {
-    if (x->n == 1 && !f->unpack) {
+    if (x->n == 1) {
         one_column(w, row_bytes, x, y, R, f);
         return;
     }
