@@ -24,7 +24,11 @@
 
 #include "kernels/x86/q8.h"
 
-enum { TILE = AIR_Q8_TILE, GROUPS = 8, ROWS = 4, COLUMNS = 16, BLOCK_ROWS = 2, BLOCK_COLUMNS = 4, MAX_TILE_BYTES = 272 };
+enum { TILE = AIR_Q8_TILE, GROUPS = 8, BLOCK_ROWS = 2, BLOCK_COLUMNS = 4, MAX_TILE_BYTES = 272 };
+
+/* Rows side by side: of one column as many as the prefetches are fit for; of more, twice that, as all their activations pass by once for
+ * so many rows. */
+enum { ONE_ROWS = 4, ROWS = 8, COLUMNS = 16 };
 
 typedef enum tile_scaling {
     SCALE_FLOAT,       /* a float for each group */
@@ -220,7 +224,7 @@ AIR_INLINE void one_column(const uint8_t *w, size_t row_bytes, const air_columns
 {
     const tile_shape *s = &f->shape;
     int B = R < BLOCK_ROWS ? R : BLOCK_ROWS;
-    __m256 acc[ROWS];
+    __m256 acc[ONE_ROWS];
     for (int r = 0; r < R; r++) acc[r] = _mm256_setzero_ps();
     for (int64_t at = 0; at < x->k; at += TILE) {
         air__q8_pad pad;
@@ -367,10 +371,6 @@ AIR_INLINE void few_columns(const uint8_t *w, size_t row_bytes, const air_column
 AIR_INLINE void some_rows(const uint8_t *w, size_t row_bytes, const air_columns *x, float *y, size_t y_stride, int R,
                           const tile_format *f)
 {
-    if (x->n == 1) {
-        one_column(w, row_bytes, x, y, R, f);
-        return;
-    }
     for (int64_t c = 0; c < x->n; c += COLUMNS) {
         int64_t n = x->n - c < COLUMNS ? x->n - c : COLUMNS;
         few_columns(w, row_bytes, x, c, n, y + (size_t)c * y_stride, y_stride, R, f);
@@ -382,6 +382,11 @@ AIR_INLINE void product(const void *weights, size_t row_bytes, int64_t rows, con
 {
     const uint8_t *w = weights;
     int64_t r = 0;
+    if (x->n == 1) {
+        for (; r + ONE_ROWS <= rows; r += ONE_ROWS) one_column(w + (size_t)r * row_bytes, row_bytes, x, y + r, ONE_ROWS, f);
+        for (; r < rows; r++) one_column(w + (size_t)r * row_bytes, row_bytes, x, y + r, 1, f);
+        return;
+    }
     for (; r + ROWS <= rows; r += ROWS) some_rows(w + (size_t)r * row_bytes, row_bytes, x, y + r, y_stride, ROWS, f);
     for (; r < rows; r++) some_rows(w + (size_t)r * row_bytes, row_bytes, x, y + r, y_stride, 1, f);
 }
