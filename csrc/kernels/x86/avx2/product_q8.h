@@ -3,7 +3,7 @@
  * A tile is 256 weights of a row: 8 vectors of bytes, one for each group of 32. A 16-byte lane is half a group.
  *
  *     per group: maddubs (16 sums of 2 products), then
- *       where groups have floats for scales: madd with ones (8 sums of 4), to float,
+ *       where groups, or halves, have floats for scales: madd with ones (8 sums of 4), to float,
  *           acc += sums * (scale_w * scale_x of the group)
  *       where groups, or halves, have integers beside one float d: madd with sub * multiple_x (8 sums of 4, scaled),
  *           sum += that, as integers; at the end of the tile (or `run` groups) acc += float(sum) * (d * step_x)
@@ -13,9 +13,12 @@
  * in a cycle that does four operations, and one from what was just stored costs two. So scales are shuffled out of a register, and
  * two rows meet two columns at a time: 5 loads for 4 groups' products.
  *
- * Nothing overflows. maddubs adds two products into 16 bits with saturation: unsigned weights up to 63 give at most 2 * 63 * 127;
- * signed ones up to 128 in magnitude go in as |w| and x with the sign of w, 2 * 128 * 127 = 32512 < 32768. Scaled sums of a run are
- * below 2^31: 8 groups of Q5_K at most 8 * 4 * 31 * 127 * 63 * 127, 4 of Q6_K 4 * 4 * 63 * 127 * 128 * 127.
+ * Nothing overflows. maddubs adds two products into 16 bits with saturation: unsigned weights, up to 124 in IQ3_XXS, give at most
+ * 2 * 124 * 127 = 31496; signed ones up to 128 in magnitude go in as |w| and x with the sign of w, 2 * 128 * 127 = 32512 < 32768.
+ * Scaled sums of a run are below 2^31 = 2.147e9. With the greatest weight and scale, 8 groups' are 8 * 4 * w * 127 * scale * 127:
+ *
+ *     Q2_K 3 * 15, Q3_K 7 * 32, Q4_K 15 * 63, Q5_K 31 * 63, IQ1 18 * 15, IQ2 86 * 31, IQ3_S 30 * 31: at most 1.38e9
+ *     IQ3_XXS 124 * 31: 1.984e9     IQ4_XS 127 * 32: 2.098e9     Q6_K 63 * 128 would be 4.2e9, and has runs of 4
  *
  * The float operations are the same for any n and rows, and so are the bits. A last tile of k % 256 weights is padded with zeros. */
 #ifndef AIR_KERNELS_AVX2_PRODUCT_Q8_H
