@@ -40,6 +40,13 @@ MUTATIONS = [
     Mutation("the norm forgets epsilon", "kernels/ref/vector.c", "sum / (double)n + (double)eps", "sum / (double)n", "test_functions"),
     Mutation("silu without its gate", "kernels/ref/vector.c", "y[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];",
              "y[i] = up[i] / (1.0f + expf(-gate[i]));", "test_model", "logits_are"),
+    # kernels of AVX2, against the portable ones
+    Mutation("sums of pairs leave 16 bits", "kernels/x86/avx2/product_k.c", "PRODUCT(q6_k, .parts = 2,",
+             "PRODUCT(q6_k, .parts = 1,", "test_kernels", "extreme"),
+    Mutation("the eighth sign counts four of seven", "kernels/x86/avx2/product_iq.c", "nibbles(_mm256_xor_si256(seven, nibbles(seven, 1)), 0)",
+             "nibbles(seven, 0)", "test_kernels", "every_shape"),
+    Mutation("the high halves have the low ones' scales", "kernels/x86/avx2/product_q8.h", "r.scale[1] = t->scale_high;",
+             "r.scale[1] = t->scale;", "test_kernels", "every_shape"),
     # model
     Mutation("attention is not scaled by the head", "model/blocks/attention.c", "1.0 / sqrt((double)hp->key_dim)", "1.0 / sqrt((double)hp->n_embd)",
              "test_model", "logits_are"),

@@ -1,8 +1,8 @@
 /* AVX2 products of formats whose weights are points of a codebook: how a tile becomes vectors of groups; product_q8.h has the rest.
  *
- * A group is four points of 8 weights or eight of 4, read from the decoders' tables one by one; numbers of points, signs and shifts
- * are put together for a whole tile at once, and pass through memory. Weights w have the greatest one's magnitude added, so that they
- * are unsigned and signs cost nothing for each column. */
+ * A group is four points of 8 weights or eight of 4, read from the decoders' tables one by one. Weights have the greatest one's
+ * magnitude added, so that they are unsigned and signs cost nothing for each column. The seven signs of a point become eight for a
+ * whole tile at once, and pass through memory. */
 #include "unpack.h"
 
 #include "quant/iq_tables.h"
@@ -10,6 +10,13 @@
 AIR_INLINE int64_t eight_bytes(const void *p)
 {
     int64_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+AIR_INLINE uint16_t two_bytes(const void *p)
+{
+    uint16_t v;
     memcpy(&v, p, sizeof v);
     return v;
 }
@@ -70,23 +77,7 @@ AIR_INLINE __m128i nibbles_of_8(const uint8_t *p)
     return _mm_unpacklo_epi8(_mm_and_si128(v, low), _mm_and_si128(_mm_srli_epi16(v, 4), low));
 }
 
-/* Of 16 words, which bytes they take: each byte as often as there are words to one of count bytes, and likewise each pair. */
-AIR_INLINE __m256i each_byte_4_times(__m128i v)
-{
-    __m256i pick = _mm256_setr_epi8(0, -1, 0, -1, 0, -1, 0, -1, 1, -1, 1, -1, 1, -1, 1, -1, 2, -1, 2, -1, 2, -1, 2, -1, 3, -1, 3, -1, 3, -1,
-                                    3, -1);
-    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(v), pick);
-}
-
-AIR_INLINE __m256i each_byte_8_times(__m128i v)
-{
-    __m256i pick = _mm256_setr_epi8(0, -1, 0, -1, 0, -1, 0, -1, 0, -1, 0, -1, 0, -1, 0, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1,
-                                    1, -1);
-    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(v), pick);
-}
-
-AIR_INLINE __m256i each_byte_twice(__m128i v) { return _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(v, v)); }
-
+/* Four words to 16, each four times. */
 AIR_INLINE __m256i each_word_4_times(__m128i v)
 {
     __m256i pick = _mm256_setr_epi8(0, 1, 0, 1, 0, 1, 0, 1, 2, 3, 2, 3, 2, 3, 2, 3, 4, 5, 4, 5, 4, 5, 4, 5, 6, 7, 6, 7, 6, 7, 6, 7);
@@ -96,12 +87,6 @@ AIR_INLINE __m256i each_word_4_times(__m128i v)
 AIR_INLINE __m256i quarters(short a, short b, short c, short d)
 {
     return _mm256_setr_epi16(a, b, c, d, a, b, c, d, a, b, c, d, a, b, c, d);
-}
-
-/* Numbers of 16 points: 8 bits from qs, under those above. */
-AIR_INLINE void store_numbers(uint16_t *numbers, const uint8_t *qs, __m256i above)
-{
-    _mm256_storeu_si256((__m256i *)(void *)numbers, _mm256_or_si256(_mm256_cvtepu8_epi16(load_half(qs)), above));
 }
 
 AIR_INLINE void store_bytes(void *to, __m256i v) { _mm256_storeu_si256((__m256i *)to, v); }
@@ -158,17 +143,13 @@ AIR_INLINE void scales_iq2_xs(const uint8_t *w, tile_scales *t)
 AIR_INLINE void unpack_iq2_s(const uint8_t *w, __m256i *groups)
 {
     const air_block_iq2_s *b = (const air_block_iq2_s *)w;
-    uint16_t numbers[32];
-    AIR__UNROLL
-    for (int i = 0; i < 2; i++) {
-        __m256i qh = each_byte_4_times(_mm_cvtsi32_si128(four_bytes(b->qh + 4 * i)));
-        __m256i above = _mm256_mullo_epi16(qh, quarters(1 << 8, 1 << 6, 1 << 4, 1 << 2));
-        store_numbers(numbers + 16 * i, b->qs + 16 * i, _mm256_and_si256(above, _mm256_set1_epi16(0x300)));
-    }
     AIR__UNROLL
     for (int g = 0; g < GROUPS; g++) {
-        const uint16_t *p = numbers + 4 * g;
-        groups[g] = signed_points(points_of_8(air_grid_iq2_s, p[0], p[1], p[2], p[3]), b->signs + 4 * g, 43);
+        const uint8_t *p = b->qs + 4 * g;
+        size_t h = (size_t)b->qh[g] << 8;
+        __m256i points = points_of_8(air_grid_iq2_s, p[0] | (h & 0x300), p[1] | (h >> 2 & 0x300), p[2] | (h >> 4 & 0x300),
+                                     p[3] | (h >> 6 & 0x300));
+        groups[g] = signed_points(points, b->signs + 4 * g, 43);
     }
 }
 
@@ -202,19 +183,13 @@ AIR_INLINE void scales_iq3_xxs(const uint8_t *w, tile_scales *t)
 AIR_INLINE void unpack_iq3_s(const uint8_t *w, __m256i *groups)
 {
     const air_block_iq3_s *b = (const air_block_iq3_s *)w;
-    uint16_t numbers[64];
-    AIR__UNROLL
-    for (int i = 0; i < 4; i++) {
-        int16_t two;
-        memcpy(&two, b->qh + 2 * i, sizeof two);
-        __m256i eighths = _mm256_broadcastsi128_si256(_mm_setr_epi16(1 << 8, 1 << 7, 1 << 6, 1 << 5, 1 << 4, 1 << 3, 1 << 2, 1 << 1));
-        __m256i above = _mm256_mullo_epi16(each_byte_8_times(_mm_cvtsi32_si128(two)), eighths);
-        store_numbers(numbers + 16 * i, b->qs + 16 * i, _mm256_and_si256(above, _mm256_set1_epi16(0x100)));
-    }
     AIR__UNROLL
     for (int g = 0; g < GROUPS; g++) {
-        const uint16_t *p = numbers + 8 * g;
-        __m256i points = points_of_4(air_grid_iq3_s, p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7]);
+        const uint8_t *p = b->qs + 8 * g;
+        size_t h = (size_t)b->qh[g] << 1;
+        __m256i points = points_of_4(air_grid_iq3_s, p[0] | (h << 7 & 256), p[1] | (h << 6 & 256), p[2] | (h << 5 & 256),
+                                     p[3] | (h << 4 & 256), p[4] | (h << 3 & 256), p[5] | (h << 2 & 256), p[6] | (h << 1 & 256),
+                                     p[7] | (h & 256));
         groups[g] = signed_points(points, b->signs + 4 * g, 15);
     }
 }
@@ -229,21 +204,20 @@ AIR_INLINE void scales_iq3_s(const uint8_t *w, tile_scales *t)
 
 /* ---- IQ1: coordinates -1, 0, 1, shifted by an eighth up or down ---- */
 
+/* Four points: 8 bits of each number in p, 3 above them in h, step bits apart. */
+AIR_INLINE __m256i points_iq1(const uint8_t *p, size_t h, int step)
+{
+    return points_of_8(air_grid_iq1, p[0] | (h & 0x700), p[1] | (h >> step & 0x700), p[2] | (h >> 2 * step & 0x700),
+                       p[3] | (h >> 3 * step & 0x700));
+}
+
 /* The shift is the group's: y = d s (sum of (w + 1) x - (1 - shift) sum of x), in eighths. */
 AIR_INLINE void unpack_iq1_s(const uint8_t *w, __m256i *groups)
 {
     const air_block_iq1_s *b = (const air_block_iq1_s *)w;
-    uint16_t numbers[32];
-    AIR__UNROLL
-    for (int i = 0; i < 2; i++) {
-        __m256i qh = each_word_4_times(_mm_cvtsi64_si128(eight_bytes(b->qh + 8 * i)));
-        __m256i above = _mm256_srli_epi16(_mm256_mullo_epi16(qh, quarters(1 << 13, 1 << 10, 1 << 7, 1 << 4)), 5);
-        store_numbers(numbers + 16 * i, b->qs + 16 * i, _mm256_and_si256(above, _mm256_set1_epi16(0x700)));
-    }
     AIR__UNROLL
     for (int g = 0; g < GROUPS; g++) {
-        const uint16_t *p = numbers + 4 * g;
-        groups[g] = _mm256_add_epi8(points_of_8(air_grid_iq1, p[0], p[1], p[2], p[3]), _mm256_set1_epi8(1));
+        groups[g] = _mm256_add_epi8(points_iq1(b->qs + 4 * g, (size_t)two_bytes(b->qh + 2 * g) << 8, 3), _mm256_set1_epi8(1));
     }
 }
 
@@ -262,23 +236,15 @@ AIR_INLINE void scales_iq1_s(const uint8_t *w, tile_scales *t)
 AIR_INLINE void unpack_iq1_m(const uint8_t *w, __m256i *groups)
 {
     const air_block_iq1_m *b = (const air_block_iq1_m *)w;
-    uint16_t numbers[32];
-    uint8_t shifts[32];
-    __m256i down[2];
-    AIR__UNROLL
-    for (int i = 0; i < 2; i++) {
-        __m256i qh = each_byte_twice(_mm_cvtsi64_si128(eight_bytes(b->qh + 8 * i)));
-        __m256i above = _mm256_mullo_epi16(qh, _mm256_set1_epi32(1 << 4 << 16 | 1 << 8));
-        store_numbers(numbers + 16 * i, b->qs + 16 * i, _mm256_and_si256(above, _mm256_set1_epi16(0x700)));
-        down[i] = _mm256_and_si256(_mm256_srli_epi16(above, 10), _mm256_set1_epi16(2));
-    }
-    store_bytes(shifts, _mm256_sub_epi8(_mm256_set1_epi8(10), pack_words(down[0], down[1])));
+    __m256i sixteens = _mm256_setr_epi64x(0, 0, 0x0101010101010101, 0x0101010101010101);
+    __m256i each = _mm256_setr_epi64x(0x0808080808080808, (int64_t)0x8080808080808080, 0x0808080808080808, (int64_t)0x8080808080808080);
     AIR__UNROLL
     for (int g = 0; g < GROUPS; g++) {
-        const uint16_t *p = numbers + 4 * g;
-        __m256i eights = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
-        __m256i points = points_of_8(air_grid_iq1, p[0], p[1], p[2], p[3]);
-        __m256i shift = _mm256_shuffle_epi8(_mm256_set1_epi32(four_bytes(shifts + 4 * g)), eights);
+        uint16_t qh = two_bytes(b->qh + 2 * g);
+        __m256i points = points_iq1(b->qs + 4 * g, (size_t)qh << 8, 4);
+        __m256i down = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi16((short)qh), sixteens), each);
+        down = _mm256_cmpeq_epi8(down, each);
+        __m256i shift = _mm256_add_epi8(_mm256_set1_epi8(10), _mm256_add_epi8(down, down));
         groups[g] = _mm256_add_epi8(_mm256_sign_epi8(_mm256_set1_epi8(8), points), shift);
     }
 }

@@ -14,8 +14,7 @@ AIR_INLINE __m256i nibbles(__m256i v, int high)
 /* The low nibbles of 16 bytes, then the high ones. */
 AIR_INLINE __m256i nibbles_of_16(const uint8_t *p)
 {
-    __m128i v = load_half(p);
-    return nibbles(_mm256_inserti128_si256(_mm256_castsi128_si256(v), _mm_srli_epi16(v, 4), 1), 0);
+    return nibbles(_mm256_srlv_epi32(load_twice(p), _mm256_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4)), 0);
 }
 
 /* Bytes that are all ones where the bit of 32 is set. */
