@@ -92,3 +92,8 @@ def test_the_table_stands_between_its_markers(tmp_path, monkeypatch):
     assert "| speed | 1 \\| 2 | ≥ 1 ✓ |\n| share | 3 | ≥ 4 (missed) |" in text
     page.write_text("no markers")
     assert table.main() == 1 and page.read_text() == "no markers"
+
+
+def test_the_readme_shows_the_results_on_record():
+    text = (ROOT / "README.md").read_text()
+    assert table.replace(text, table.render(table.RESULTS)) == text, "run python -m tests.bench.table --write README.md"
