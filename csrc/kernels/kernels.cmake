@@ -11,6 +11,12 @@ set(AIR_KERNEL_SOURCES
     ${_air_kernels}/ref/vector.c)
 set_source_files_properties(${AIR_KERNEL_SOURCES} PROPERTIES COMPILE_OPTIONS "-O3;-ffp-contract=off")
 
+# Sanitizers check every access of what is unrolled: at -O3 compiling the products takes many minutes.
+set(_air_optimise -O3)
+if(AIRPY_SANITIZE)
+    set(_air_optimise -O1)
+endif()
+
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
     set(_air_avx2 attention product_float product_iq product_k product_legacy vector)
     set(_air_avx512 attention product_float vector)
@@ -18,9 +24,9 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
         set(file ${_air_kernels}/x86/avx2/${name}.c)
         list(APPEND AIR_KERNEL_SOURCES ${file})
         set_source_files_properties(${file} PROPERTIES
-            COMPILE_OPTIONS "-O3;-ffp-contract=off;-mavx2;-mfma;-mf16c;-mbmi2")
+            COMPILE_OPTIONS "${_air_optimise};-ffp-contract=off;-mavx2;-mfma;-mf16c;-mbmi2")
     endforeach()
-    set(_air_512_flags "-O3;-ffp-contract=off;-mavx2;-mfma;-mf16c;-mbmi2;-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl")
+    set(_air_512_flags "${_air_optimise};-ffp-contract=off;-mavx2;-mfma;-mf16c;-mbmi2;-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl")
     foreach(name ${_air_avx512})
         set(file ${_air_kernels}/x86/avx512/${name}.c)
         list(APPEND AIR_KERNEL_SOURCES ${file})

@@ -84,11 +84,6 @@ AIR_INLINE __m256i each_word_4_times(__m128i v)
     return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(v), pick);
 }
 
-AIR_INLINE __m256i quarters(short a, short b, short c, short d)
-{
-    return _mm256_setr_epi16(a, b, c, d, a, b, c, d, a, b, c, d, a, b, c, d);
-}
-
 AIR_INLINE void store_bytes(void *to, __m256i v) { _mm256_storeu_si256((__m256i *)to, v); }
 
 /* Words to bytes, in their order. */
@@ -130,7 +125,8 @@ AIR_INLINE void unpack_iq2_xs(const uint8_t *w, __m256i *groups)
     AIR__UNROLL
     for (int g = 0; g < GROUPS; g++) {
         uint64_t p = (uint64_t)eight_bytes(b->qs + 8 * g);
-        groups[g] = signed_points(points_of_8(air_grid_iq2_xs, p & 511, p >> 16 & 511, p >> 32 & 511, p >> 48 & 511), signs + 4 * g, 43);
+        __m256i points = points_of_8(air_grid_iq2_xs, p & 511, p >> 16 & 511, p >> 32 & 511, p >> 48 & 511);
+        groups[g] = signed_points(points, signs + 4 * g, 43);
     }
 }
 
@@ -237,7 +233,8 @@ AIR_INLINE void unpack_iq1_m(const uint8_t *w, __m256i *groups)
 {
     const air_block_iq1_m *b = (const air_block_iq1_m *)w;
     __m256i sixteens = _mm256_setr_epi64x(0, 0, 0x0101010101010101, 0x0101010101010101);
-    __m256i each = _mm256_setr_epi64x(0x0808080808080808, (int64_t)0x8080808080808080, 0x0808080808080808, (int64_t)0x8080808080808080);
+    int64_t low = 0x0808080808080808, high = (int64_t)0x8080808080808080;
+    __m256i each = _mm256_setr_epi64x(low, high, low, high);
     AIR__UNROLL
     for (int g = 0; g < GROUPS; g++) {
         uint16_t qh = two_bytes(b->qh + 2 * g);
@@ -254,7 +251,8 @@ AIR_INLINE void scales_iq1_m(const uint8_t *w, tile_scales *t)
 {
     uint64_t packed = (uint64_t)eight_bytes(((const air_block_iq1_m *)w)->scales);
     uint64_t d = (packed >> 12 & 0xf) | (packed >> 24 & 0xf0) | (packed >> 36 & 0xf00) | (packed >> 48 & 0xf000);
-    __m256i words = _mm256_mullo_epi16(each_word_4_times(_mm_cvtsi64_si128((int64_t)packed)), quarters(1 << 13, 1 << 10, 1 << 7, 1 << 4));
+    __m256i words = each_word_4_times(_mm_cvtsi64_si128((int64_t)packed));
+    words = _mm256_mullo_epi16(words, _mm256_set1_epi64x(1LL << 13 | 1LL << (16 + 10) | 1LL << (32 + 7) | 1LL << (48 + 4)));
     __m256i bytes = pack_words(_mm256_srli_epi16(words, 13), _mm256_setzero_si256());
     half_scales(t, odd_bytes(_mm256_castsi256_si128(bytes)), air__half((const uint8_t *)&d) * 0.125f, 9);
 }

@@ -109,8 +109,10 @@ AIR_INLINE void scales_iq4_xs(const uint8_t *w, tile_scales *t)
     const air_block_iq4_xs *b = (const air_block_iq4_xs *)w;
     __m256i head = load_twice(b);
     __m256i high = _mm256_shuffle_epi8(head, _mm256_set1_epi16(0x0302));
-    __m256i low = _mm256_shuffle_epi8(head, _mm256_broadcastsi128_si256(_mm_setr_epi8(4, -1, 4, -1, 5, -1, 5, -1, 6, -1, 6, -1, 7, -1, 7, -1)));
-    high = _mm256_mullo_epi16(high, _mm256_broadcastsi128_si256(_mm_setr_epi16(1 << 14, 1 << 12, 1 << 10, 1 << 8, 1 << 6, 1 << 4, 1 << 2, 1)));
+    __m128i each_twice = _mm_setr_epi8(4, -1, 4, -1, 5, -1, 5, -1, 6, -1, 6, -1, 7, -1, 7, -1);
+    __m128i to_the_top = _mm_setr_epi16(1 << 14, 1 << 12, 1 << 10, 1 << 8, 1 << 6, 1 << 4, 1 << 2, 1);
+    __m256i low = _mm256_shuffle_epi8(head, _mm256_broadcastsi128_si256(each_twice));
+    high = _mm256_mullo_epi16(high, _mm256_broadcastsi128_si256(to_the_top));
     low = _mm256_mullo_epi16(low, _mm256_set1_epi32(1 << 16 | 16));
     high = _mm256_slli_epi16(_mm256_srli_epi16(high, 14), 4);
     low = _mm256_and_si256(_mm256_srli_epi16(low, 4), _mm256_set1_epi16(15));
