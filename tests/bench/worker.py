@@ -117,9 +117,38 @@ def resident(model: str, options: Json) -> Json:
     return run.report(one=run.decode(sequences, ids, options["new"]))
 
 
+def batch(model: str, options: Json) -> Json:
+    """Decoding 1, 2, 4 … texts together with all weights in memory."""
+    run = Run(model, options)
+    texts = {}
+    for n in options["texts"]:
+        sequences, ids = run.texts(n, options["prompt"])
+        texts[str(n)] = run.decode(sequences, ids, options["new"])
+        for sequence in sequences:
+            sequence.close()
+    return run.report(texts=texts)
+
+
+def prefill(model: str, options: Json) -> Json:
+    """Reading prompts with all weights in memory, after a short one that brings them there."""
+    run = Run(model, options)
+    run.texts(1, 8)
+    passes = []
+    for seed in range(options["times"]):
+        sequence = run.engine.sequence()
+        passes.append(run.feed([sequence], [prompt(options["prompt"], 100 + seed, run.vocab)])[1])
+        sequence.close()
+    seconds = [p["seconds"] for p in passes]
+    median, predicted = float(np.median(seconds)), passes[-1]["predicted_s"]
+    return run.report(prompt={"tokens": options["prompt"], "seconds": seconds, "median_s": median, "predicted_s": predicted})
+
+
+TASKS = {"stream": stream, "resident": resident, "batch": batch, "prefill": prefill}
+
+
 def main() -> int:
     task, model, options = sys.argv[1:]
-    print(json.dumps({"stream": stream, "resident": resident}[task](model, json.loads(options))))
+    print(json.dumps(TASKS[task](model, json.loads(options))))
     return 0
 
 

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from tests.bench import cgroup, common, table  # noqa: E402
+from tests.bench import batch, cgroup, common, prefill, table  # noqa: E402
 
 MIB = 1 << 20
 
@@ -97,3 +97,22 @@ def test_the_table_stands_between_its_markers(tmp_path, monkeypatch):
 def test_the_readme_shows_the_results_on_record():
     text = (ROOT / "README.md").read_text()
     assert table.replace(text, table.render(table.RESULTS)) == text, "run python -m tests.bench.table --write README.md"
+
+
+DEMO = ROOT / "airpy" / "assets" / "demo-q8_0.gguf"
+MAPPED = {"io": "mmap", "threads": 2, "n_ctx": 256, "probe_seconds": 0.05}
+
+
+def test_texts_together_are_timed_for_every_count():
+    rounds = [common.Round({"airpy": common.worker("batch", DEMO, texts=batch.COUNTS, prompt=4, new=3, **MAPPED)})]
+    figures = batch.figures_of(rounds)
+    assert [len(rounds[0].results["airpy"]["texts"][str(n)]["seconds"]) for n in batch.COUNTS] == [3] * len(batch.COUNTS)
+    assert figures["airpy"]["1"]["over_one"]["median"] == 1
+    assert len(batch.table("demo", figures)) == len(batch.COUNTS)
+
+
+def test_a_prompt_is_timed_in_one_pass():
+    found = common.worker("prefill", DEMO, prompt=48, times=2, **MAPPED)
+    figures = prefill.figures_of("demo", [common.Round({"demo": found})])
+    assert len(found["prompt"]["seconds"]) == 2 and figures["tokens"] == 48
+    assert "a prompt of 48" in prefill.table("demo", figures)[0]["what"]
