@@ -11,6 +11,7 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from airpy.errors import FormatError
+from airpy.tokenizer.pretokenizers import DIGITS, PUNCTUATION
 from airpy.tokenizer.vocab import NORMAL, PREFIX, USER_DEFINED, Vocabulary
 
 SPACE = "\u2581"  # SentencePiece's spelling of a space
@@ -42,9 +43,7 @@ def build_front(vocab: Vocabulary, model: models.BPE, parse_special: bool) -> To
         assert vocab.pre is not None
         if vocab.pre.escape_spaces:
             front.normalizer = normalizers.Replace(" ", SPACE)
-        cuts: list[pre_tokenizers.PreTokenizer] = [
-            pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in vocab.pre.patterns
-        ]
+        cuts = [build_cut(pattern) for pattern in vocab.pre.patterns]
         if vocab.pre.byte_level:
             cuts.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
         front.pre_tokenizer = pre_tokenizers.Sequence(cuts)
@@ -53,6 +52,15 @@ def build_front(vocab: Vocabulary, model: models.BPE, parse_special: bool) -> To
     if added:
         front.add_tokens(added)
     return front
+
+
+def build_cut(pattern: str) -> pre_tokenizers.PreTokenizer:
+    """One entry of PreTokenizer.patterns."""
+    if pattern == DIGITS:
+        return pre_tokenizers.Digits(individual_digits=True)
+    if pattern == PUNCTUATION:
+        return pre_tokenizers.Punctuation("contiguous")
+    return pre_tokenizers.Split(Regex(pattern), "isolated")
 
 
 def _added_token(vocab: Vocabulary, i: int) -> AddedToken:
