@@ -6,6 +6,7 @@ does not. Both are immutable after this, so any number of threads may encode wit
 
 from __future__ import annotations
 
+from itertools import repeat
 from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
@@ -26,8 +27,8 @@ def build_model(vocab: Vocabulary) -> models.BPE:
     options = {"byte_fallback": not vocab.pre.byte_level, "ignore_merges": vocab.pre.ignore_merges}
     try:
         # The common case unchecked, for speed: whatever is wrong with a pair makes the table refuse it.
-        pairs = [tuple(merge.split(" ", 1)) for merge in vocab.merges]
-        return models.BPE(vocab.index, pairs, **options)  # type: ignore[arg-type]
+        pairs = [(left, right) for left, _, right in map(str.partition, vocab.merges, repeat(" "))]
+        return models.BPE(vocab.index, pairs, **options)
     except Exception:  # what tokenizers raises depends on what it met; the careful way finds the reason
         return _bpe(vocab, _split_merges(vocab.merges), **options)
 
