@@ -6,11 +6,13 @@ does not. Both are immutable after this, so any number of threads may encode wit
 
 from __future__ import annotations
 
+from itertools import repeat
 from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from airpy.errors import FormatError
+from airpy.tokenizer.pretokenizers import DIGITS, PUNCTUATION
 from airpy.tokenizer.vocab import NORMAL, PREFIX, USER_DEFINED, Vocabulary
 
 SPACE = "\u2581"  # SentencePiece's spelling of a space
@@ -25,8 +27,8 @@ def build_model(vocab: Vocabulary) -> models.BPE:
     options = {"byte_fallback": not vocab.pre.byte_level, "ignore_merges": vocab.pre.ignore_merges}
     try:
         # The common case unchecked, for speed: whatever is wrong with a pair makes the table refuse it.
-        pairs = [tuple(merge.split(" ", 1)) for merge in vocab.merges]
-        return models.BPE(vocab.index, pairs, **options)  # type: ignore[arg-type]
+        pairs = [(left, right) for left, _, right in map(str.partition, vocab.merges, repeat(" "))]
+        return models.BPE(vocab.index, pairs, **options)
     except Exception:  # what tokenizers raises depends on what it met; the careful way finds the reason
         return _bpe(vocab, _split_merges(vocab.merges), **options)
 
@@ -42,9 +44,7 @@ def build_front(vocab: Vocabulary, model: models.BPE, parse_special: bool) -> To
         assert vocab.pre is not None
         if vocab.pre.escape_spaces:
             front.normalizer = normalizers.Replace(" ", SPACE)
-        cuts: list[pre_tokenizers.PreTokenizer] = [
-            pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in vocab.pre.patterns
-        ]
+        cuts = [build_cut(pattern) for pattern in vocab.pre.patterns]
         if vocab.pre.byte_level:
             cuts.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
         front.pre_tokenizer = pre_tokenizers.Sequence(cuts)
@@ -53,6 +53,15 @@ def build_front(vocab: Vocabulary, model: models.BPE, parse_special: bool) -> To
     if added:
         front.add_tokens(added)
     return front
+
+
+def build_cut(pattern: str) -> pre_tokenizers.PreTokenizer:
+    """One entry of PreTokenizer.patterns."""
+    if pattern == DIGITS:
+        return pre_tokenizers.Digits(individual_digits=True)
+    if pattern == PUNCTUATION:
+        return pre_tokenizers.Punctuation("contiguous")
+    return pre_tokenizers.Split(Regex(pattern), "isolated")
 
 
 def _added_token(vocab: Vocabulary, i: int) -> AddedToken:

@@ -19,9 +19,9 @@ from airpy.errors import UnsupportedError
 
 @dataclass(frozen=True)
 class PreTokenizer:
-    """patterns: the cuts, in order. ignore_merges: a word that is a token is taken whole. add_bos: the default where the file
-    is silent. byte_level: bytes are spelt as GPT-2 does, else raw UTF-8 with <0xXX> for what is missing. escape_spaces: a
-    space is spelt U+2581."""
+    """patterns: the cuts, in order; expressions, DIGITS or PUNCTUATION. ignore_merges: a word that is a token is taken whole.
+    add_bos: the default where the file is silent. byte_level: bytes are spelt as GPT-2 does, else raw UTF-8 with <0xXX> for
+    what is missing. escape_spaces: a space is spelt U+2581."""
 
     patterns: tuple[str, ...]
     ignore_merges: bool = False
@@ -133,18 +133,22 @@ _AFMOE_SCRIPTS = (
     r"\x{0E40}-\x{0EFF}\x{1780}-\x{17FF}\x{1000}-\x{109F}\x{AA60}-\x{AA7F}\x{A9E0}-\x{A9FF}\x{AC00}-\x{D7AF}\x{1100}-\x{11FF}]+"
 )
 
-# Digits in threes from the right. The models say \d{1,3}(?=(?:\d{3})*\b) or (?=(\d{3})+(?!\d)), which looks ahead over the rest
-# of the run at every digit; here the run is isolated, then its first one or two digits, then threes from the left.
-_DIGIT_HEAD = r"\A\p{N}{1,2}(?=(?:\p{N}{3})++\z)"
-_DIGITS_BY_THREE = (r"\p{N}+", _DIGIT_HEAD, r"\p{N}{3}")
-# As \b wants it: a run that letters follow keeps the cuts of the expression after.
-_DIGITS_BY_THREE_AT_WORD_END = (r"(?<!\p{N})\p{N}++\b", _DIGIT_HEAD)
+# Digits in threes from the right. Where a model looks ahead over the rest of the run at every digit, here each run is measured once.
+# arcee-ai/AFM counts numbers of any kind (llama.cpp's unicode_regex_split_custom_afmoe): the run, its first one or two, then threes.
+_NUMBERS_BY_THREE = (r"\p{N}+", r"\A\p{N}{1,2}(?=(?:\p{N}{3})++\z)", r"\p{N}{3}")
+# CohereLabs/tiny-aya's \d{1,3}(?=(?:\d{3})*\b) matches all of a run of \d, if that ends at a \b (² is no part of a word, Ⅷ is),
+# and no part of another; the expression after it finds the threes.
+_DIGITS_BY_THREE_AT_WORD_END = (r"(?<!\d)\d++\b", r"\A\d{1,2}(?=(?:\d{3})++\z)")
+# allenai/OLMo SuperBPE's \p{N}+, then cuts at (?=(\d{3})+(?!\d)): once a run where its threes begin, then between them. What
+# precedes a run's first cut or follows its last three, such as ², stays with them.
+_SUPERBPE = (r"\p{N}+", r"(?<!\d)\d{0,2}\K(?=(?:\d{3})++(?!\d))", r"\d{3}(?=\d)")
 
 # bigscience/bloom tokenizer.json; Poro and Viking kept it.
 _BLOOM = r" ?[^(\s|.,!?\x{2026}\x{3002}\x{FF0C}\x{3001}\x{0964}\x{06D4}\x{060C})]+"
 _NEWLINES = r"[^\n]+|\n+"
-# Hugging Face's Punctuation(contiguous) as tiiuae/falcon-7b's tokenizer.json uses it; llama.cpp has no ` in its default.
-_FALCON_PUNCTUATION = r"[\p{P}\$\+<=>\^~\|`]+"
+# Hugging Face's own pre-tokenizers, where a tokenizer.json names them: their tables are of other versions of Unicode than \p{N} and
+# \p{P}. bigcode/starcoder has Digits(individual_digits=true), tiiuae/falcon-7b has Punctuation(contiguous).
+DIGITS, PUNCTUATION = "<Digits>", "<Punctuation>"
 
 _BY_NAME: dict[str, PreTokenizer] = {}
 
@@ -167,8 +171,8 @@ _row("deepseek-coder", r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _CJK_HANGUL, r"\p{
 _row("deepseek-v3 hunyuan-dense joyai-llm hy_v4", r"\p{N}{1,3}", _CJK_KANA, _DEEPSEEK3)
 _row("spark2_5", r"\p{N}{1,3}", _CJK_KANA, _SPARK, r"\p{N}")
 _row("youtu", _YOUTU_SCRIPTS, _YOUTU, ignore_merges=True)
-_row("falcon", _FALCON_PUNCTUATION, _GPT2, r"[0-9][0-9][0-9]")
-_row("starcoder refact command-r smollm codeshell exaone minerva-7b mellum2", r"\p{N}", _GPT2)
+_row("falcon", PUNCTUATION, _GPT2, r"[0-9][0-9][0-9]")
+_row("starcoder refact command-r smollm codeshell exaone minerva-7b mellum2", DIGITS, _GPT2)
 _row("gpt-2 phi-2 jina-es jina-de gigachat jina-v2-es jina-v2-de a.x-4.0 mellum modern-bert jina-v1-en jina-v2-code "
      "roberta-bpe exaone4 mpt olmo jais trillion granite-docling", _GPT2)  # fmt: skip
 _row("qwen2 deepseek-r1-qwen kormo f2llmv2 megrez stablelm2 hunyuan solar-open grok-2", _QWEN2)
@@ -183,12 +187,12 @@ _row("gpt-4o llama4 kanana2 talkie minimax-m2", _GPT4O)
 _row("granite-embed-multi-97m", _GPT4O, ignore_merges=True)
 _row("tiny_aya cohere2moe", *_DIGITS_BY_THREE_AT_WORD_END, _GPT4O)
 _row("kimi-k2", _KIMI_K2)
-# allenai/OLMo SuperBPE tokenizer.json: digits in threes, no words at all.
-_row("superbpe", *_DIGITS_BY_THREE)
+# No words at all.
+_row("superbpe", *_SUPERBPE)
 _row("bailingmoe bailingmoe2 llada-moe", _BAILING)
 _row("seed-coder", _SEED_CODER)
 _row("ufakzeka", _UFAKZEKA)
-_row("afmoe", *_DIGITS_BY_THREE, _AFMOE_SCRIPTS, _DEEPSEEK3)
+_row("afmoe", *_NUMBERS_BY_THREE, _AFMOE_SCRIPTS, _DEEPSEEK3)
 _row("laguna", _NEWLINES, _QWEN2)
 _row("exaone-moe", _EXAONE_MOE)
 _row("gemma4 granite-embed-multi-311m", _NEWLINES, add_bos=True, byte_level=False, escape_spaces=True)

@@ -234,13 +234,14 @@ def large_metadata(n: int = 150_000) -> dict[str, object]:
 
 def test_a_large_vocabulary_loads_quickly(capsys):
     metadata = large_metadata()
-    times = []
+    times, tokenizer = [], None
     for _ in range(5):
+        tokenizer = None  # freed here, not while the next one is timed
         gc.collect()
-        start = time.thread_time()
+        start = time.process_time()
         tokenizer = Tokenizer.from_metadata(metadata)
-        times.append(time.thread_time() - start)
+        times.append(time.process_time() - start)
     assert tokenizer.decode(tokenizer.encode("load quickly")) == "load quickly"
     with capsys.disabled():
-        print(f"\n150k tokens load in {min(times):.3f} s ", end="")
-    assert min(times) < 0.45  # 0.25 s on an idle machine; the margin is for a busy one
+        print(f"\n150k tokens load in {min(times):.3f} s of CPU ", end="")
+    assert min(times) < 0.75  # 0.3 s is the aim on a quiet machine; the margin is for a slow or a busy one

@@ -34,7 +34,7 @@ def trained(name):
     return TRAINED[name]
 
 
-NEARBY = "abcst'ABST 0123456789\n\r\t.,!?/_-()éàß的一あ가ก٣½²\u0301\u200d\u3000\u00a0\u0085😀<|>▁"
+NEARBY = "abcst'ABST 0123456789\n\r\t.,!?/_-()éàß的一あ가ก٣½²³①Ⅷ५’\u0301\u200d\u3000\u00a0\u0085😀<|>▁"
 TEXT = st.one_of(
     st.text(st.sampled_from(NEARBY), max_size=60),
     st.text(max_size=40),
@@ -48,6 +48,8 @@ TEXT = st.one_of(
 @example(text="")
 @example(text=" ")
 @example(text="  12345678 ab1234  \n \n")
+@example(text="341² 3412² 341½ 341Ⅷ 341① 1234567² ²1234 12345a 12345_ 1234\u0301")
+@example(text=" \u2e43\u1b4e \u166d \U00011de0\U00011de1")
 @example(text="\x00\x1c\u2028 é漢")
 def test_ids_and_text_are_hugging_faces(name, text):
     hf, ours, _ = trained(name)
