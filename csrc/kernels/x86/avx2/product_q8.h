@@ -359,10 +359,11 @@ AIR_INLINE void few_columns(const uint8_t *w, size_t row_bytes, const air_column
         int64_t j = 0;
         air__prefetch_next_rows(w, row_bytes, (size_t)(at / TILE) * s->bytes, s->bytes, R);
         unpack(&u, w, row_bytes, at, x->k - at, R, f);
-        if (s->parts == 1) /* else there are more sums than registers */
+        if (R > 1 && s->parts == 1) /* else there are more sums than registers, or too few rows to be worth the code */
             for (; j + 4 <= n; j += 4) add_columns(acc + j, &u, x, c + j, at, 4, R, s);
-        for (; j + 2 <= n; j += 2) add_columns(acc + j, &u, x, c + j, at, 2, R, s);
-        if (j < n) add_columns(acc + j, &u, x, c + j, at, 1, R, s);
+        if (R > 1)
+            for (; j + 2 <= n; j += 2) add_columns(acc + j, &u, x, c + j, at, 2, R, s);
+        for (; j < n; j++) add_columns(acc + j, &u, x, c + j, at, 1, R, s);
     }
     for (int64_t j = 0; j < n; j++)
         for (int r = 0; r < R; r++) y[(size_t)j * y_stride + (size_t)r] = add_elements(acc[j][r]);
