@@ -22,7 +22,7 @@ typedef struct air_batch air_batch;
 
 typedef struct air_engine_config {
     const air_gguf_set *set;   /* borrowed; outlives the engine */
-    uint64_t max_ram;          /* 0: DESIGN's default for this machine */
+    uint64_t max_ram;          /* 0: DESIGN's default for this machine; at most air_memory_room, which callers look at before they probe */
     uint64_t fixed_bytes;      /* of it, what the caller already holds (tokenizer, directory …) */
     air_io_mode io;
     int threads;               /* 0: all this process may use */
