@@ -160,7 +160,7 @@ def _lacks_types(rates: Rates, types: Iterable[str]) -> bool:
 
 
 def calibrate(machine: Machine, bandwidths: Mapping[str, Any] | None = None, *, fresh: bool = False) -> Rates:
-    """All rates a plan needs: given ones, then kept ones (unless `fresh`), then probed ones, which are kept. Takes under a second.
+    """All rates a plan needs: given ones, then kept ones (unless `fresh`), then probed ones, which are kept. Takes about a second.
     Raises ArgumentError for given ones that make no sense."""
     given = _given(bandwidths)
     disk: Rates = {}
