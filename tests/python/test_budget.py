@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 
 import limited
@@ -134,6 +135,32 @@ def test_the_default_budget_respects_the_group():
     seen = limited.run(256 * MIB, [sys.executable, "-c", code], env=env)
     assert seen.returncode == 0, seen.stderr
     assert 64 * MIB < int(seen.stdout) < 256 * MIB
+
+
+@pytest.mark.parametrize("io", ["auto", "direct"])
+def test_advice_of_a_refusal_helps_when_it_is_followed(io):
+    """Each in a process of its own: what they hold at the start differs a little."""
+    def generate(budget, n_ctx):
+        return run_python(
+            "import sys; from airpy import AutoModel, BudgetError\n"
+            "try:\n"
+            "    with AutoModel.from_pretrained(\n"
+            "        sys.argv[1], max_ram=sys.argv[2], n_ctx=int(sys.argv[3]), io=sys.argv[4], progress=False) as m:\n"
+            "        m.generate([[5, 6, 7]], max_new_tokens=3)\n"
+            "except BudgetError as e: print(e)",
+            str(DEMO), budget, str(n_ctx), io,
+        )  # fmt: skip
+
+    for budget in ("300KiB", "4MiB"):
+        refused = generate(budget, 512).stdout
+        advice = re.search(r"small by (?!0\.0 ).*; (?:lower n_ctx to (\d+) or )?raise max_ram to ([\d.]+ MiB) or more$", refused.strip())
+        assert advice, refused
+        for _ in range(2):
+            done = generate(advice[2], 512)
+            assert done.returncode == 0 and not done.stdout, (refused, done)
+        if advice[1]:
+            done = generate(budget, int(advice[1]))
+            assert done.returncode == 0 and not done.stdout, (refused, done)
 
 
 @pytest.fixture
