@@ -133,7 +133,8 @@ def budget_within_reach(max_ram: int, held: int) -> int:
     limit, room = info["cgroup_limit"], format_size(info["room"] + held)
     grouped = limit != -1 and max(0, limit - info["cgroup_usage"]) < info["available"]
     where = f"the memory cgroup of this process has {room} left of {format_size(limit)}" if grouped else f"this machine has {room} free"
-    advice = f"lower max_ram to {format_size(info['default_budget'])} or leave it out"
+    default = info["default_budget"]
+    advice = f"lower max_ram to {format_size(default)} or leave it out" if default >= 1 << 20 else "free some"
     raise BudgetError(f"max_ram {format_size(max_ram)} (--max-ram) is more than there is: {where}; {advice}")
 
 

@@ -168,7 +168,7 @@ def small_machine(monkeypatch):
     """A machine with 8 GiB free, or a group on it with this much left."""
 
     def make(limit=-1, usage=0):
-        room = min(8 << 30, limit - usage) if limit != -1 else 8 << 30
+        room = max(0, min(8 << 30, limit - usage)) if limit != -1 else 8 << 30
         monkeypatch.setattr(_core, "memory_info", lambda real=_core.memory_info: {
             **real(), "available": 8 << 30, "cgroup_limit": limit, "cgroup_usage": usage, "room": room, "default_budget": room // 2,
         })  # fmt: skip
@@ -186,6 +186,10 @@ def test_a_budget_above_what_there_is_is_refused_before_anything_is_probed(small
     small_machine(limit=3 << 30, usage=2 << 30)
     with pytest.raises(errors.BudgetError, match=r"4.0 GiB .*: the memory cgroup .* has 1.0 GiB left of 3.0 GiB; .* to 512 MiB"):
         load(max_ram="4GiB", io=io, bandwidths=None)
+    small_machine(limit=1 << 30, usage=2 << 30)
+    with pytest.raises(errors.BudgetError, match=r"left of 1.0 GiB; free some$"):
+        load(max_ram="4GiB", io=io, bandwidths=None)
+    small_machine(limit=3 << 30, usage=2 << 30)
     with load(max_ram="1GiB", io=io) as model:
         assert model.stats()["budget"] == 1 << 30
 
