@@ -11,12 +11,12 @@ from typing import Any, Literal
 from airpy import _core
 from airpy.calibration import PROBE_BYTES, Machine, calibrate
 from airpy.config import ModelConfig
-from airpy.errors import ArgumentError, ModelError, UnsupportedError
+from airpy.errors import ArgumentError, BudgetError, ModelError, UnsupportedError
 from airpy.measure import MemoryWatch, anonymous_bytes
 from airpy.model import Model
 from airpy.planning import Plan
 from airpy.progress import Progress, check_progress
-from airpy.sizes import parse_size
+from airpy.sizes import format_size, parse_size
 from airpy.tokenizer import Tokenizer
 
 PathLike = str | os.PathLike[str]
@@ -73,7 +73,7 @@ class AutoModel:
         probed ones: disk, memory, product {type: …}.
 
         Raises FileIOError, FormatError, ModelError, UnsupportedError for the file, BudgetError if max_ram is too small (saying what
-        would fit), ArgumentError for arguments.
+        would fit) or more than there is, ArgumentError for arguments.
         """
         for name, value in foreign.items():
             if name not in _FOREIGN:
@@ -122,15 +122,32 @@ def machine_for(gguf: _core.GGUF, threads: int, tier: str, max_bytes: int) -> Ma
     return Machine(gguf.paths[0], tuple(kind for kind in types if kind in matrices), threads, tier, room)
 
 
+def budget_within_reach(max_ram: int, held: int) -> int:
+    """max_ram, or the machine's default for 0. Raises BudgetError where the machine, or this process's memory group, has less: it
+    would end in the process being killed. held: bytes of max_ram that are in use already."""
+    info = _core.memory_info()
+    if not max_ram:
+        return info["default_budget"]
+    if max_ram <= info["room"] + held:
+        return max_ram
+    limit, room = info["cgroup_limit"], format_size(info["room"] + held)
+    grouped = limit != -1 and max(0, limit - info["cgroup_usage"]) < info["available"]
+    where = f"the memory cgroup of this process has {room} left of {format_size(limit)}" if grouped else f"this machine has {room} free"
+    default = info["default_budget"]
+    advice = f"lower max_ram to {format_size(default)} or leave it out" if default >= 1 << 20 else "free some"
+    raise BudgetError(f"max_ram {format_size(max_ram)} (--max-ram) is more than there is: {where}; {advice}")
+
+
 def engine_options(
     gguf: _core.GGUF,
     given: Mapping[str, Any],
     plan: Plan | Mapping[str, Any] | PathLike | None,
     bandwidths: Mapping[str, Any] | None,
     fresh: bool,
+    held: int = 0,
 ) -> tuple[dict[str, Any], Machine]:
     """The engine's options from what was asked for, a plan and calibrations (fresh: probed now, whatever is kept or in the plan);
-    and what these belong to."""
+    and what these belong to. held: bytes of max_ram in use."""
     if plan is None:
         defaults: dict[str, Any] = {"max_ram": 0, "io": "auto", "threads": 0, "n_ctx": 0, "kv_dtype": "f16"}
         options: dict[str, Any] = {name: default if given.get(name) is None else given[name] for name, default in defaults.items()}
@@ -141,8 +158,8 @@ def engine_options(
         for name, value in given.items():
             if value is not None and value != options[name]:
                 raise ArgumentError(f"{name} is {value!r}, but the plan was made for {options[name]!r}; leave one of them out")
-    room = (options["max_ram"] or _core.memory_info()["default_budget"]) // 2
-    machine = machine_for(gguf, options["threads"], options["tier"], room)
+    budget = budget_within_reach(options["max_ram"], held)
+    machine = machine_for(gguf, options["threads"], options["tier"], budget // 2)
     if plan is not None and bandwidths is not None:
         raise ArgumentError("bandwidths and plan exclude each other: a plan brings its own")
     if plan is None or fresh:
@@ -166,7 +183,7 @@ def open_model(
     # The metadata, large by its vocabulary, is in this first reading only: it goes with it.
     tokenizer, metadata = _read_metadata(file)
     gguf = _core.GGUF(file)
-    options, machine = engine_options(gguf, given, plan, bandwidths, fresh)
+    options, machine = engine_options(gguf, given, plan, bandwidths, fresh, max(0, anonymous_bytes() - base))
     fixed = max(0, anonymous_bytes() - base)
     engine = _core.Engine(gguf, fixed_bytes=fixed, source=source, **options)
     if len(tokenizer) > engine.hparams["n_vocab"]:

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from airpy import _core
 from airpy.errors import AirpyError, ArgumentError
@@ -28,6 +28,7 @@ PROBE_BYTES = 512 << 20  # several times the last cache of most machines
 DISK_SECONDS, COMPUTE_SECONDS = 0.3, 0.4
 _KEYS = ("disk", "block_bytes", "depth", "latency_s", "memory", "op_s", "product", "product_columns")
 _LEARN = 0.3  # weight of what a run has just achieved
+_LEARN_SLOWER = 0.05  # of compute that took longer than predicted: others were at work, or it was attention, which is not predicted
 _LEARN_BYTES, _LEARN_SECONDS = 64 << 20, 0.25  # shorter passes say little about a disk
 
 
@@ -160,7 +161,7 @@ def _lacks_types(rates: Rates, types: Iterable[str]) -> bool:
 
 
 def calibrate(machine: Machine, bandwidths: Mapping[str, Any] | None = None, *, fresh: bool = False) -> Rates:
-    """All rates a plan needs: given ones, then kept ones (unless `fresh`), then probed ones, which are kept. Takes under a second.
+    """All rates a plan needs: given ones, then kept ones (unless `fresh`), then probed ones, which are kept. Takes about a second.
     Raises ArgumentError for given ones that make no sense."""
     given = _given(bandwidths)
     disk: Rates = {}
@@ -188,3 +189,32 @@ def learn_disk(machine: Machine, disk_bytes: int, seconds: float) -> bool:
         kept["disk"] = (1 - _LEARN) * rate + _LEARN * disk_bytes / seconds
         _store(machine.disk_key, kept)
     return True
+
+
+Compute = Literal["steps", "prompts"]
+
+
+def learn_compute(machine: Machine, what: Compute, used: Mapping[str, Any], predicted_s: float, seconds: float) -> bool:
+    """Moves the kept compute rates towards what passes achieved that only compute bound: "steps" of one token teach the products of
+    one column and the cost of an op, "prompts" those of many columns. `used` are the rates that predicted_s comes from. A probe at a
+    bad moment is soon forgotten, a busy moment hardly remembered. False where they were too short to teach anything."""
+    if seconds < _LEARN_SECONDS or predicted_s <= 0:
+        return False
+    kept, faster = _load(machine.compute_key), predicted_s / seconds
+    name = "product" if what == "steps" else "product_columns"
+    rates = kept.get(name, {})
+    for kind in rates.keys() & used.get(name, {}).keys() & set(machine.types):
+        rates[kind] = _learned(rates[kind], used[name][kind] * faster)
+    if what == "steps":
+        if kept.get("op_s") and used.get("op_s"):
+            kept["op_s"] = 1 / _learned(1 / kept["op_s"], faster / used["op_s"])
+        if kept.get("memory"):
+            kept["memory"] = max([kept["memory"], *rates.values()])  # the bound of them all
+    if rates:
+        _store(machine.compute_key, kept)
+    return True
+
+
+def _learned(kept: float, achieved: float) -> float:
+    weight = _LEARN if achieved > kept else _LEARN_SLOWER
+    return (1 - weight) * kept + weight * achieved

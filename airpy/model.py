@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from airpy import _core
-from airpy.calibration import Machine, learn_disk
+from airpy.calibration import Compute, Machine, learn_compute, learn_disk
 from airpy.config import ModelConfig
 from airpy.errors import ArgumentError, BudgetError, CancelledError, StateError
 from airpy.generation import CausalLMOutput, GenerateOutput, GenerationConfig, Streamer
@@ -27,6 +27,8 @@ from airpy.sizes import format_size
 from airpy.tokenizer import Tokenizer
 
 Ids = npt.NDArray[np.int64]
+
+_MANY_ROWS = 64  # of a pass whose time is that of many columns
 
 # What helps where a call does not fit into max_ram.
 _PROMPT_HELP = "raise max_ram, or give fewer or shorter prompts"
@@ -68,6 +70,8 @@ class Model:
         self._last = CallMeter()
         self._reused = 0
         self._learned = Phase()  # disk-bound passes since the calibration was last corrected
+        self._computed: dict[Compute, Phase] = {"steps": Phase(), "prompts": Phase()}  # likewise, bound by compute alone
+        self._warm = False  # whether a pass has been: the first one loads what stays
 
     # -- life -----------------------------------------------------------------------------------------------------------
 
@@ -289,7 +293,7 @@ class Model:
                 result = self._run_in_budget(items, logits, watch)
             except BudgetError as error:
                 raise BudgetError(f"{error}; {budget_help}") from None
-        self._note(result.cost, phase, len(items))
+        self._note(result.cost, phase, len(items), sum(len(item[1]) for item in items))
         self._memory.sample()
         return result
 
@@ -301,19 +305,39 @@ class Model:
                 raise
             return self._engine.run(items, logits=logits, progress=watch)
 
-    def _note(self, cost: Cost, phase: Phase | None, tokens: int) -> None:
+    def _note(self, cost: Cost, phase: Phase | None, tokens: int, rows: int) -> None:
         if phase is not None:
             phase.add(cost, tokens)
         _, pass_ns, _, _, stall_ns, _ = cost
         if self._teaches and stall_ns > 0.3 * pass_ns:  # the disk was what it waited for
             with self._lock:
                 self._learned.add(cost, tokens)
+        if self._machine is not None and self._warm and (what := self._computed_as(cost, rows)):
+            with self._lock:
+                self._computed[what].add(cost, tokens)
+        self._warm = True
+
+    def _computed_as(self, cost: Cost, rows: int) -> Compute | None:
+        """Whose time a call's passes had: that of steps or prompts, if nothing but compute bound them and their prediction."""
+        passes, pass_ns, disk_bytes, _, stall_ns, _ = cost
+        if stall_ns > 0.02 * pass_ns or self._solved["disk_s"] > self._solved["compute_s"]:
+            return None
+        if rows == passes == 1:
+            return "steps"
+        # Larger passes are predicted with the disk in it, unless nothing streams.
+        return "prompts" if rows >= _MANY_ROWS * passes and not disk_bytes and not self._solved["disk_s"] else None
 
     def _learn(self) -> None:
-        """Corrects the kept calibration by what the last disk-bound passes achieved."""
+        """Corrects the kept calibration by what the last passes achieved that were bound by one thing."""
         with self._lock:
-            if self._machine is not None and learn_disk(self._machine, self._learned.disk_bytes, self._learned.seconds):
+            if self._machine is None:
+                return
+            if learn_disk(self._machine, self._learned.disk_bytes, self._learned.seconds):
                 self._learned = Phase()
+            for what, phase in self._computed.items():
+                predicted = self._solved["compute_s"] * phase.passes if what == "steps" else phase.predicted_s
+                if learn_compute(self._machine, what, self._options["bandwidths"] or {}, predicted, phase.seconds):
+                    self._computed[what] = Phase()
 
     def _give(self, sequences: list[_core.Sequence]) -> None:
         if not self._engine.closed:

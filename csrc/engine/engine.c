@@ -45,7 +45,7 @@ static air_plan_request request_for(const air_engine_config *c, const air_model 
     const air_program *p = air_model_program(model);
     air_memory_info memory = air_memory_query();
     air_plan_request r = {
-        .program = p, .fixed = c->fixed_bytes + vector_bytes(p),
+        .program = p, .fixed = c->fixed_bytes + air_sample_scratch(p->n_vocab) + vector_bytes(p),
         .state_per_block = air__state_block_bytes(p, c->state_type),
         .n_ctx = c->n_ctx, .n_ctx_trained = air_model_hparams(model)->n_ctx_trained, .pass_bytes = api->pass_bytes,
         .threads = c->threads ? c->threads : air_cpu_count(), .io = c->io,
@@ -106,7 +106,7 @@ static air_status open_memory(air_engine *e, const air_engine_config *c, air_err
     e->max_pins = c->max_pins;
     for (int32_t i = 0; i < e->plan->n_tiles; i++) e->all_pins += air_tile_memory(&e->plan->tiles[i], AIR_PLAN_GRANULE);
     air_budget_init(&e->budget, e->plan->budget);
-    st = air_budget_reserve(&e->budget, AIR_HOLD_FIXED, c->fixed_bytes, err);
+    st = air_budget_reserve(&e->budget, AIR_HOLD_FIXED, c->fixed_bytes + air_sample_scratch(p->n_vocab), err);
     if (!st) st = open_sources(e, c->source_spec, err);
     if (st) return st;
     return air_pager_open(&e->pager, &(air_pager_config){

@@ -3,6 +3,8 @@
  * An engine owns model, plan, pager, backend, state pool and a thread of its own that runs one pass at a time. Callers in any threads
  * submit batches; they queue in order of arrival. A sequence belongs to its engine, holds token ids and state blocks, and is used by one
  * caller at a time (AIR_E_CLOSED otherwise). Close sequences before the engine; the engine's close waits for the pass it cancels.
+ * It does not wait for callers: submit, wait and cancel may still signal when the pass has seen what they did, so close an engine only
+ * when no thread is inside a call with it or a batch of it, and free or detach its batches first.
  * After fork() the child's calls fail with AIR_E_CLOSED. */
 #ifndef AIR_ENGINE_ENGINE_H
 #define AIR_ENGINE_ENGINE_H
@@ -22,7 +24,7 @@ typedef struct air_batch air_batch;
 
 typedef struct air_engine_config {
     const air_gguf_set *set;   /* borrowed; outlives the engine */
-    uint64_t max_ram;          /* 0: DESIGN's default for this machine */
+    uint64_t max_ram;          /* 0: DESIGN's default for this machine; at most air_memory_room, which callers look at before they probe */
     uint64_t fixed_bytes;      /* of it, what the caller already holds (tokenizer, directory …) */
     air_io_mode io;
     int threads;               /* 0: all this process may use */

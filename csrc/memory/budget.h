@@ -12,7 +12,7 @@
 AIR_BEGIN_C
 
 typedef enum air_holder {
-    AIR_HOLD_FIXED,       /* what was there when the engine opened: interpreter growth, tokenizer, directory */
+    AIR_HOLD_FIXED,       /* what was there when the engine opened: interpreter growth, tokenizer, directory; scratch of sampling */
     AIR_HOLD_VECTORS,     /* small weights, decoded */
     AIR_HOLD_PINS,        /* weights that stay */
     AIR_HOLD_RING,        /* weights on their way */

@@ -15,8 +15,11 @@ enum {
     TILE_LEAST = 32 * 1024,
     RING_GRANULE = 64 * 1024,
     BLOCK_MOST = 64 * MIB,
+    FIXED_VARIES = 256 * 1024, /* and a little of what it is; as seen of CPython and a tokenizer */
     BLOCK_LEAST = 128 * 1024, /* smaller reads cost more in calls than they win in overlap */
 };
+
+#define BUDGET_MOST (UINT64_C(1) << 50) /* that advice goes up to */
 
 const char *air_io_name(air_io_mode mode)
 {
@@ -104,19 +107,6 @@ static uint64_t needed(const air_plan_request *r, const air_plan *p, int64_t n_c
 
 static double mib(uint64_t bytes) { return (double)bytes / MIB; }
 
-static air_status too_small(const air_plan_request *r, const air_plan *p, int64_t n_ctx, int64_t fits, air_error *err)
-{
-    uint64_t need = needed(r, p, n_ctx);
-    char advice[64];
-    if (fits >= AIR_BLOCK_POSITIONS) (void)snprintf(advice, sizeof advice, "lower n_ctx to %lld or raise max_ram", (long long)fits);
-    else (void)snprintf(advice, sizeof advice, "raise max_ram to %.1f MiB or more", mib(need) + 0.05);
-    return air_fail(err, AIR_E_BUDGET,
-                    "max_ram %.1f MiB is too small by %.1f MiB: KV cache %.1f MiB (n_ctx %lld), activations %.1f, logits %.1f, "
-                    "ring %.1f, tokenizer and small weights %.1f; %s",
-                    mib(r->budget), mib(need - r->budget), mib(state_bytes(r, n_ctx)), (long long)n_ctx, mib(p->activation_bytes),
-                    mib(p->logit_bytes), mib(p->ring_bytes + p->gather_bytes), mib(r->fixed), advice);
-}
-
 /* The largest multiple of 64 positions, at most most, that fits beside reserve; 0 if none does. */
 static int64_t context_that_fits(const air_plan_request *r, const air_plan *p, int64_t most, uint64_t reserve)
 {
@@ -125,6 +115,76 @@ static int64_t context_that_fits(const air_plan_request *r, const air_plan *p, i
     uint64_t blocks = (uint64_t)most / AIR_BLOCK_POSITIONS;
     if (r->state_per_block) blocks = air_min_u64(blocks, (r->budget - base) / r->state_per_block);
     return (int64_t)blocks * AIR_BLOCK_POSITIONS;
+}
+
+/* --- what to do where that is not enough --- */
+
+static air_status solve_sizes(air_plan *p, const air_plan_request *r, air_error *err);
+
+/* What the caller holds differs from one start to the next: its allocator's arenas, what it had touched before. */
+static uint64_t fixed_varies(const air_plan_request *r) { return FIXED_VARIES + r->fixed / 64; }
+
+static int works(const air_plan_request *r, uint64_t fixed)
+{
+    air_plan p;
+    air_plan_request changed = *r;
+    changed.fixed = fixed;
+    return !solve_sizes(&p, &changed, NULL);
+}
+
+/* Tenths of MiB are what messages name, and people type in again. */
+static uint64_t tenths(uint64_t bytes) { return air_ceil_div(times(bytes, 10), MIB); }
+static uint64_t from_tenths(uint64_t n) { return n * MIB / 10; }
+
+static int works_with(const air_plan_request *r, uint64_t budget_tenths)
+{
+    air_plan_request changed = *r;
+    changed.budget = from_tenths(budget_tenths);
+    return works(&changed, r->fixed) && works(&changed, plus(r->fixed, fixed_varies(r)));
+}
+
+/* A budget in tenths of MiB that works, the next time too; hardly a smaller one does. Rings grow with the budget, so it is more than what
+ * lacks. 0: none does. */
+static uint64_t budget_that_works(const air_plan_request *r)
+{
+    if (r->budget > BUDGET_MOST) return 0;
+    uint64_t low = r->budget / MIB * 10, high = low + 1;
+    while (!works_with(r, high)) {
+        if (high > BUDGET_MOST / MIB * 10) return 0;
+        low = high;
+        high *= 2;
+    }
+    while (high - low > 1) {
+        uint64_t middle = low + (high - low) / 2;
+        if (works_with(r, middle)) high = middle;
+        else low = middle;
+    }
+    return high;
+}
+
+static void advise(const air_plan_request *r, const char *lower, char *text, size_t n)
+{
+    uint64_t budget = budget_that_works(r);
+    const char *either = *lower ? " or " : "";
+    if (budget) (void)snprintf(text, n, "%s%sraise max_ram to %.1f MiB or more", lower, either, (double)budget / 10);
+    else (void)snprintf(text, n, "%s%s", lower, *lower ? "" : "no max_ram is enough for that");
+}
+
+static air_status too_small(const air_plan_request *r, const air_plan *p, int64_t n_ctx, air_error *err)
+{
+    if (!err) return AIR_E_BUDGET;
+    uint64_t need = needed(r, p, n_ctx);
+    char lower[48] = "", advice[128];
+    air_plan_request shorter = *r;
+    shorter.n_ctx = context_that_fits(r, p, n_ctx, fixed_varies(r));
+    if (shorter.n_ctx && works(&shorter, plus(r->fixed, fixed_varies(r))))
+        (void)snprintf(lower, sizeof lower, "lower n_ctx to %lld", (long long)shorter.n_ctx);
+    advise(r, lower, advice, sizeof advice);
+    return air_fail(err, AIR_E_BUDGET,
+                    "max_ram %.1f MiB is too small by %.1f MiB: KV cache %.1f MiB (n_ctx %lld), activations %.1f, logits %.1f, "
+                    "ring %.1f, tokenizer and small weights %.1f; %s",
+                    mib(r->budget), (double)tenths(need - r->budget) / 10, mib(state_bytes(r, n_ctx)), (long long)n_ctx,
+                    mib(p->activation_bytes), mib(p->logit_bytes), mib(p->ring_bytes + p->gather_bytes), mib(r->fixed), advice);
 }
 
 static int64_t default_context(const air_plan_request *r)
@@ -145,9 +205,9 @@ static air_status choose_context(air_plan *p, const air_plan_request *r, air_err
     p->n_ctx = r->n_ctx ? r->n_ctx : default_context(r);
     if (plus(needed(r, p, p->n_ctx), reserve) > r->budget) {
         int64_t fits = context_that_fits(r, p, p->n_ctx, reserve);
-        if (r->n_ctx) return too_small(r, p, p->n_ctx, fits, err);
+        if (r->n_ctx) return too_small(r, p, p->n_ctx, err);
         int64_t least = p->n_ctx < AIR_BLOCK_POSITIONS ? p->n_ctx : AIR_BLOCK_POSITIONS;
-        if (needed(r, p, least) > r->budget) return too_small(r, p, least, 0, err);
+        if (needed(r, p, least) > r->budget) return too_small(r, p, least, err);
         p->n_ctx = fits > least ? fits : least;
     }
     p->state_bytes_full = state_bytes(r, p->n_ctx);
@@ -172,12 +232,14 @@ static air_status choose_rows(air_plan *p, const air_plan_request *r, air_error 
         p->max_rows = low;
     }
     p->activation_bytes_full = activation_bytes(r, p->max_rows);
-    if (p->activation_bytes_full > left)
-        return air_fail(err, AIR_E_BUDGET,
-                        "max_ram %.1f MiB: passes of %lld rows take %.1f MiB of activations, %.1f MiB are left beside a full context of "
-                        "%lld; lower max_rows or n_ctx, or raise max_ram",
-                        mib(r->budget), (long long)p->max_rows, mib(p->activation_bytes_full), mib(left), (long long)p->n_ctx);
-    return AIR_OK;
+    if (p->activation_bytes_full <= left) return AIR_OK;
+    if (!err) return AIR_E_BUDGET;
+    char advice[128];
+    advise(r, "lower max_rows or n_ctx,", advice, sizeof advice);
+    return air_fail(err, AIR_E_BUDGET,
+                    "max_ram %.1f MiB: passes of %lld rows take %.1f MiB of activations, %.1f MiB are left beside a full context of "
+                    "%lld; %s",
+                    mib(r->budget), (long long)p->max_rows, mib(p->activation_bytes_full), mib(left), (long long)p->n_ctx, advice);
 }
 
 /* --- time --- */
@@ -300,6 +362,21 @@ static air_status check_request(const air_plan_request *r, air_error *err)
     return AIR_OK;
 }
 
+/* All but tiles and pins, so what can be too large; allocates nothing. */
+static air_status solve_sizes(air_plan *p, const air_plan_request *r, air_error *err)
+{
+    *p = (air_plan){.budget = r->budget, .fixed = r->fixed};
+    p->logit_bytes = (uint64_t)r->program->n_vocab * sizeof(float);
+    p->activation_bytes = activation_bytes(r, 1);
+    choose_reads(p, r);
+    p->io = choose_io(r, p); /* before there is a ring: a mapping needs none */
+    if (p->io == AIR_IO_DIRECT) p->gather_bytes = (uint64_t)p->depth * air__small_memory(r->program, AIR_PLAN_GRANULE);
+    air_status st = choose_ring(p, r, err);
+    if (p->io == AIR_IO_MMAP) p->ring_bytes = 0;
+    if (!st) st = choose_context(p, r, err);
+    return st ? st : choose_rows(p, r, err);
+}
+
 air_status air_plan_make(air_plan **out, const air_plan_request *request, air_error *err)
 {
     *out = NULL;
@@ -307,18 +384,7 @@ air_status air_plan_make(air_plan **out, const air_plan_request *request, air_er
     if (st) return st;
     air_plan *p = air_calloc(1, sizeof *p);
     if (!p) return air_fail(err, AIR_E_NOMEM, "plan: %zu bytes", sizeof *p);
-    p->budget = request->budget;
-    p->fixed = request->fixed;
-    p->logit_bytes = (uint64_t)request->program->n_vocab * sizeof(float);
-    p->activation_bytes = activation_bytes(request, 1);
-    choose_reads(p, request);
-    p->io = choose_io(request, p); /* before there is a ring: a mapping needs none */
-    if (p->io == AIR_IO_DIRECT) p->gather_bytes = (uint64_t)p->depth * air__small_memory(request->program, AIR_PLAN_GRANULE);
-    st = choose_ring(p, request, err);
-    if (st) goto fail;
-    if (p->io == AIR_IO_MMAP) p->ring_bytes = 0;
-    st = choose_context(p, request, err);
-    if (!st) st = choose_rows(p, request, err);
+    st = solve_sizes(p, request, err);
     if (!st) st = air__plan_tiles(p, request->program, err);
     if (st) goto fail;
     choose_pins(p, request);

@@ -21,6 +21,8 @@ enum {
     TURNS = 64,          /* that are looked at, at most */
     TURNS_IN_TIME = 16,
     BYTES_MOST = 512 * 1024 * 1024, /* several times the last cache of any host, of which a guest may see a part */
+    BYTES_IN_TIME = 128 * 1024 * 1024, /* that are filled however long it takes, where so many are allowed */
+    FILL_SLICE = 8 * 1024 * 1024, /* filled at a time: a guest's first touch of its host's memory has been seen at 250 MB/s */
     MIB = 1 << 20,
     /* Every byte of the weights. As a half it is 0.066, as a float 2.4e-12, and any power of two or quant is a moderate number:
      * no denormals, no NaN, in any format. Kernels take the same time for all such values. */
@@ -34,7 +36,7 @@ typedef struct compute_probe {
     const air_ops *ops;
     int threads;
     uint8_t *weights;
-    uint64_t bytes;
+    uint64_t bytes, filled; /* allocated; of them, in memory and used */
     /* activations of MANY columns */
     float *x, *y, *row; /* y [threads][MANY * ROWS_AT_ONCE], row [threads][K] */
     void *q8;
@@ -105,15 +107,14 @@ static double turn_seconds(compute_probe *p, int64_t chunks)
     return seconds;
 }
 
-static int stopped(compute_probe *p)
+static int ask(compute_probe *p)
 {
-    uint64_t now = air_clock_ns();
-    if (!p->stop && p->watch.stop && now - p->asked_ns >= AIR_PROBE_SLICE_NS) {
-        p->asked_ns = now;
-        p->stop = p->watch.stop(p->watch.context) != 0;
-    }
+    p->asked_ns = air_clock_ns();
+    if (!p->stop && p->watch.stop) p->stop = p->watch.stop(p->watch.context) != 0;
     return p->stop;
 }
+
+static int stopped(compute_probe *p) { return p->stop || (air_clock_ns() - p->asked_ns >= AIR_PROBE_SLICE_NS && ask(p)); }
 
 /* Chunks whose turn takes about seconds; one for each thread where that takes longer. */
 static int64_t chunks_for(compute_probe *p, double seconds)
@@ -141,7 +142,7 @@ static double typical_rate(compute_probe *p, const air_format *format, int64_t c
     double rates[TURNS];
     int turns = 0;
     uint64_t until = air_clock_ns() + (uint64_t)(seconds * 1e9);
-    int64_t all = (int64_t)(p->bytes / row_bytes_of(format));
+    int64_t all = (int64_t)(p->filled / row_bytes_of(format));
     p->format = format;
     p->columns = columns;
     p->rows_at_once = columns > 1 ? ROWS_MANY : ROWS_AT_ONCE;
@@ -181,14 +182,26 @@ static void close_compute(compute_probe *p)
     air_free(p);
 }
 
-static void fill_weights(void *context, int index)
+static uint64_t next_slice(const compute_probe *p) { return air_min_u64(FILL_SLICE, p->bytes - p->filled); }
+
+static void fill_slice(void *context, int index)
 {
     compute_probe *p = context;
-    uint64_t share = p->bytes / (uint64_t)p->threads, begin = (uint64_t)index * share;
-    memset(p->weights + begin, FILL, (size_t)(index == p->threads - 1 ? p->bytes - begin : share));
+    uint64_t slice = next_slice(p), share = slice / (uint64_t)p->threads, begin = (uint64_t)index * share;
+    memset(p->weights + p->filled + begin, FILL, (size_t)(index == p->threads - 1 ? slice - begin : share));
 }
 
-static air_status open_compute(compute_probe *p, int cpu_tier, uint64_t bytes, air_error *err)
+/* Memory that was never touched may cost more time than all trials; then fewer bytes have to do. */
+static void fill_weights(compute_probe *p, double seconds)
+{
+    uint64_t until = air_clock_ns() + (uint64_t)(seconds * 1e9);
+    while (p->filled < p->bytes && (p->filled < BYTES_IN_TIME || air_clock_ns() < until) && !ask(p)) {
+        air_pool_run(p->pool, fill_slice, p);
+        p->filled += next_slice(p);
+    }
+}
+
+static air_status open_compute(compute_probe *p, int cpu_tier, uint64_t bytes, double seconds, air_error *err)
 {
     air_status st = air_pool_open(&p->pool, p->threads, err);
     if (st) return st;
@@ -204,7 +217,7 @@ static air_status open_compute(compute_probe *p, int cpu_tier, uint64_t bytes, a
     if (!p->x || !p->y || !p->row || !p->q8 || !p->weights)
         return air_fail(err, AIR_E_NOMEM, "probe: %llu bytes", (unsigned long long)p->bytes);
     air_pages_huge(p->weights, (size_t)p->bytes);
-    air_pool_run(p->pool, fill_weights, p);
+    fill_weights(p, seconds);
     for (int i = 0; i < MANY * K; i++) p->x[i] = (float)(i % 17) - 8.0f;
     for (int c = 0; c < MANY; c++) p->ops->quantize(p->x + c * K, K, air_q8_at(air_q8_place(p->q8, K, MANY), K, c, 0));
     return AIR_OK;
@@ -218,8 +231,8 @@ air_status air_probe_compute(int threads, int cpu_tier, uint64_t types, uint64_t
     p->threads = threads;
     p->watch = watch;
     p->asked_ns = air_clock_ns();
-    air_status st = open_compute(p, cpu_tier, bytes, err);
-    if (!st) measure(p, types, (1 - OPS_SHARE) * seconds, out);
+    air_status st = open_compute(p, cpu_tier, bytes, seconds, err);
+    if (!st && !p->stop) measure(p, types, (1 - OPS_SHARE) * seconds, out);
     if (!st && p->stop) st = air_fail(err, AIR_E_CANCELLED, "probe cancelled");
     close_compute(p);
     if (!st) st = air__probe_ops(threads, cpu_tier, OPS_SHARE * seconds, out, err); /* with threads of its own */

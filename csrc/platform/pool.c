@@ -11,7 +11,8 @@ enum {
     SPIN_NS = 30000,      /* longer than the gaps between ops, shorter than a disk read */
     REGION_SPINS = 5,     /* times that between regions: a caller in Python needs 50 to 100 µs for a token */
     SPIN_BUSY_NS = 500,   /* more threads than CPUs: whom we wait for needs the CPU we spin on */
-    CALIBRATION = 2000,   /* turns; some tens of microseconds */
+    CALIBRATION = 250,    /* turns: a few microseconds */
+    CALIBRATIONS = 8,     /* the fastest counts: a preemption within one would leave the pool hardly spinning for its life */
 };
 
 typedef struct worker {
@@ -89,16 +90,24 @@ void air_pool_run(air_pool *pool, void (*body)(void *context, int index), void *
     air_pool_barrier(pool);
 }
 
-/* How many turns of the spin loop take ns. */
-static uint32_t spins_for(uint64_t ns)
+static uint64_t spin_ns(uint64_t (*clock_ns)(void))
 {
     air_gate g = {0};
-    uint64_t begin = air_clock_ns();
+    uint64_t begin = clock_ns();
     for (uint32_t i = 0; i < CALIBRATION; i++) {
         if (air_gate_read(&g)) break;
         air_cpu_relax();
     }
-    uint64_t took = air_clock_ns() - begin;
+    return clock_ns() - begin;
+}
+
+uint32_t air__pool_spins(uint64_t ns, uint64_t (*clock_ns)(void))
+{
+    uint64_t took = spin_ns(clock_ns);
+    for (int i = 1; i < CALIBRATIONS; i++) {
+        uint64_t again = spin_ns(clock_ns);
+        if (again < took) took = again;
+    }
     uint64_t turns = ns * CALIBRATION / (took ? took : 1);
     return (uint32_t)(turns < 16 ? 16 : turns > ns ? ns : turns);
 }
@@ -117,7 +126,7 @@ air_status air_pool_open(air_pool **out, int threads, air_error *err)
         st = air_fail(err, AIR_E_NOMEM, "thread pool: %d threads", threads);
         goto fail;
     }
-    pool->spins = spins_for(threads > air_cpu_count() ? SPIN_BUSY_NS : SPIN_NS);
+    pool->spins = air__pool_spins(threads > air_cpu_count() ? SPIN_BUSY_NS : SPIN_NS, air_clock_ns);
     for (; pool->threads < threads; pool->threads++) {
         worker *w = &pool->workers[pool->threads - 1];
         *w = (worker){.pool = pool, .index = pool->threads};

@@ -37,6 +37,9 @@ uint32_t air_gate_read(const air_gate *gate);
 void air_gate_count(air_gate *gate);
 void air_gate_wait(air_gate *gate, uint32_t read, const air_pool *pool); /* spins as long as the pool's threads do, then sleeps */
 
+/* How many turns of the spin loop take ns, by the fastest of some tries: what the pool asks of air_clock_ns, and tests of others. */
+uint32_t air__pool_spins(uint64_t ns, uint64_t (*clock_ns)(void));
+
 /* Inside a region: deals the numbers [0, chunks) to the threads, each number once. All threads call it in the same order with the
  * same job (reset by one of them before a barrier that precedes the first call); returns a number, or -1 when none is left. */
 typedef struct air_pool_job {

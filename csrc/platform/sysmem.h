@@ -20,7 +20,10 @@ typedef struct air_memory_info {
 
 air_memory_info air_memory_query(void);
 
-/* DESIGN's default budget: min(available, limit - usage) less max(512 MiB, 5 %), never below half of it. Pure. */
+/* What this process can still take before the machine or its group has no more: min(available, limit - usage). Pure. */
+uint64_t air_memory_room(const air_memory_info *info);
+
+/* DESIGN's default budget: the room less max(512 MiB, 5 %), never below half of it. Pure. */
 uint64_t air_memory_default_budget(const air_memory_info *info);
 
 AIR_END_C

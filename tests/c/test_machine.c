@@ -276,7 +276,11 @@ TEST(the_default_budget_leaves_room_for_others)
     CHECK_EQ(air_memory_default_budget(&info), 300 * MIB);
     info = (air_memory_info){.available = 32768 * MIB, .cgroup_limit = 5000 * MIB, .cgroup_usage = 1000 * MIB};
     CHECK_EQ(air_memory_default_budget(&info), (4000 - 512) * MIB);
+    CHECK_EQ(air_memory_room(&info), 4000 * MIB);
+    info.available = 3000 * MIB;
+    CHECK_EQ(air_memory_room(&info), 3000 * MIB);
     info.cgroup_usage = 6000 * MIB;
+    CHECK_EQ(air_memory_room(&info), 0);
     CHECK_EQ(air_memory_default_budget(&info), 0);
 }
 

@@ -129,6 +129,62 @@ TEST(whatever_the_budget_the_parts_of_a_plan_fit_it)
     fixture_free(&f);
 }
 
+/* Follows what a refusal says, as one who types the figures in again, when as much more is held as varies between starts. */
+static void follow_advice(const air_plan_request *refused, uint64_t varies)
+{
+    air_plan *p;
+    char text[AIR_ERROR_TEXT];
+    (void)snprintf(text, sizeof text, "%s", err.text);
+    const char *raise = strstr(text, "raise max_ram to "), *lower = strstr(text, "lower n_ctx to ");
+    CHECK(strstr(text, "too small by 0.0") == NULL);
+    CHECK(raise != NULL && strstr(text, " MiB or more") != NULL);
+    if (raise) {
+        air_plan_request r = *refused;
+        r.fixed += varies;
+        r.budget = (uint64_t)(strtod(raise + 17, NULL) * (1 << 20));
+        CHECK_EQ(air_plan_make(&p, &r, &err), AIR_OK);
+        air_plan_free(p);
+    }
+    if (lower) {
+        air_plan_request r = *refused;
+        r.fixed += varies;
+        r.n_ctx = strtol(lower + 15, NULL, 10);
+        CHECK_EQ(air_plan_make(&p, &r, &err), AIR_OK);
+        air_plan_free(p);
+    }
+}
+
+TEST(advice_names_a_budget_and_a_context_that_then_work)
+{
+    fixture f;
+    fixture_make(&f, 20, 600);
+    int refused = 0, lower = 0;
+    for (int64_t n_ctx = 0; n_ctx <= 256; n_ctx += 64) {
+        for (int64_t rows = 0; rows <= 64; rows += 32) {
+            for (uint64_t budget = 100000; budget < 2 * f.matrix_bytes; budget += budget / 30) {
+                air_plan_request r = fixture_request(&f, budget);
+                r.fixed = 300000;
+                r.state_per_block = 300000;
+                r.n_ctx = n_ctx;
+                r.max_rows = rows;
+                air_plan *p;
+                if (air_plan_make(&p, &r, &err) == AIR_OK) {
+                    air_plan_free(p);
+                    continue;
+                }
+                refused++;
+                lower += strstr(err.text, "lower n_ctx to ") != NULL;
+                for (uint64_t varies = 0; varies <= 256 << 10; varies += 64 << 10) {
+                    CHECK_EQ(air_plan_make(&p, &r, &err), AIR_E_BUDGET);
+                    follow_advice(&r, varies);
+                }
+            }
+        }
+    }
+    CHECK(refused > 50 && lower > 5);
+    fixture_free(&f);
+}
+
 TEST(a_context_that_does_not_fit_is_refused_with_the_one_that_would)
 {
     fixture f;
@@ -370,6 +426,7 @@ int main(int argc, char **argv)
     RUN(the_ring_is_twice_the_reads_in_flight_and_no_more);
     RUN(every_prefix_of_the_pin_order_is_spread_evenly);
     RUN(whatever_the_budget_the_parts_of_a_plan_fit_it);
+    RUN(advice_names_a_budget_and_a_context_that_then_work);
     RUN(a_context_that_does_not_fit_is_refused_with_the_one_that_would);
     RUN(a_context_we_choose_leaves_room_for_the_rows_of_prompts);
     RUN(a_file_is_mapped_by_itself_only_where_all_fits);

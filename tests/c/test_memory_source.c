@@ -1,6 +1,7 @@
-/* Sources, the pager over real files, read-ahead against a slow disk, mappings, and the disk's probe. */
+/* Sources, the pager over real files, read-ahead against a slow disk, mappings, and the probes. */
 #include "memory_fixture.h"
 #include "memory/probe.h"
+#include "platform/sysmem.h"
 
 static air_error err;
 static char paths[FIXTURE_PARTS][64];
@@ -234,6 +235,42 @@ TEST(the_probe_reads_into_as_much_memory_as_a_plan_would)
     CHECK_EQ(n.clashes, 0);
 }
 
+/* What the process holds when a probe asks; it ends the probe at its stop_at-th question. */
+typedef struct onlooker {
+    int asked, stop_at;
+    uint64_t before, first, most;
+} onlooker;
+
+static int look(void *context)
+{
+    onlooker *o = context;
+    uint64_t held = air_memory_query().process_anonymous - o->before;
+    if (!o->asked++) o->first = held;
+    o->most = air_max_u64(o->most, held);
+    return o->asked == o->stop_at;
+}
+
+TEST(a_compute_probe_can_be_stopped_while_it_touches_its_memory)
+{
+    onlooker o = {.stop_at = 3, .before = air_memory_query().process_anonymous};
+    air_bandwidths b = {0};
+    CHECK_EQ(air_probe_compute(2, AIR_TIER_COUNT, 1u << AIR_TYPE_Q8_0, UINT64_C(256) << 20, 0.4, (air_probe_watch){look, &o}, &b, &err),
+             AIR_E_CANCELLED);
+    CHECK_EQ(o.asked, 3);
+    CHECK(o.first < 24u << 20 && o.most < 64u << 20);
+    CHECK_EQ(b.memory, 0);
+}
+
+TEST(a_compute_probe_touches_less_memory_where_that_takes_longer_than_its_trials)
+{
+    onlooker o = {.before = air_memory_query().process_anonymous};
+    air_bandwidths b = {0};
+    REQUIRE(air_probe_compute(2, AIR_TIER_COUNT, 1u << AIR_TYPE_Q8_0, UINT64_C(256) << 20, 1e-4, (air_probe_watch){look, &o}, &b, &err) ==
+            AIR_OK);
+    CHECK(o.most > 96u << 20 && o.most < 160u << 20);
+    CHECK(b.memory > 0 && b.product[AIR_TYPE_Q8_0] > 0);
+}
+
 int main(int argc, char **argv)
 {
     check_begin(argc, argv);
@@ -243,5 +280,7 @@ int main(int argc, char **argv)
     RUN(tampering_fails_the_read_it_names_once_and_refuses_what_it_does_not_know);
     RUN(the_probe_finds_the_rate_of_a_throttled_disk);
     RUN(the_probe_reads_into_as_much_memory_as_a_plan_would);
+    RUN(a_compute_probe_can_be_stopped_while_it_touches_its_memory);
+    RUN(a_compute_probe_touches_less_memory_where_that_takes_longer_than_its_trials);
     return check_end();
 }

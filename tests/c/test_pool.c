@@ -556,6 +556,22 @@ TEST(read_threads_that_cannot_start_leave_nothing)
     CHECK_EQ(air_alloc_live(), live);
 }
 
+/* A clock that steps by a microsecond, and by a preemption of 10 ms at its second reading. */
+static int readings;
+static uint64_t preempted_clock(void)
+{
+    static uint64_t now;
+    return now += ++readings == 2 ? 10 * MS : 1000;
+}
+
+TEST(a_preemption_does_not_spoil_how_long_a_pool_spins)
+{
+    uint32_t disturbed = air__pool_spins(30000, preempted_clock);
+    CHECK(readings > 2);
+    CHECK_EQ(disturbed, air__pool_spins(30000, preempted_clock)); /* the second time nothing is preempted */
+    CHECK(disturbed > 1000);
+}
+
 int main(int argc, char **argv)
 {
     check_begin(argc, argv);
@@ -578,5 +594,6 @@ int main(int argc, char **argv)
     RUN(closing_cancels_what_waits_and_what_runs);
     RUN(a_request_may_be_freed_as_soon_as_it_is_done);
     RUN(read_threads_that_cannot_start_leave_nothing);
+    RUN(a_preemption_does_not_spoil_how_long_a_pool_spins);
     return check_end();
 }

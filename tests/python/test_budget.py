@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 
 import limited
 import pytest
 from models import DEMO, RATES, load, run_python
 
-from airpy import errors
+from airpy import _core, calibration, errors
 
 MIB = 1 << 20
 
@@ -134,6 +135,90 @@ def test_the_default_budget_respects_the_group():
     seen = limited.run(256 * MIB, [sys.executable, "-c", code], env=env)
     assert seen.returncode == 0, seen.stderr
     assert 64 * MIB < int(seen.stdout) < 256 * MIB
+
+
+@pytest.mark.parametrize("io", ["auto", "direct"])
+def test_advice_of_a_refusal_helps_when_it_is_followed(io):
+    """Each in a process of its own: what they hold at the start differs a little."""
+    def generate(budget, n_ctx):
+        return run_python(
+            "import sys; from airpy import AutoModel, BudgetError\n"
+            "try:\n"
+            "    with AutoModel.from_pretrained(\n"
+            "        sys.argv[1], max_ram=sys.argv[2], n_ctx=int(sys.argv[3]), io=sys.argv[4], progress=False) as m:\n"
+            "        m.generate([[5, 6, 7]], max_new_tokens=3)\n"
+            "except BudgetError as e: print(e)",
+            str(DEMO), budget, str(n_ctx), io,
+        )  # fmt: skip
+
+    for budget in ("300KiB", "4MiB"):
+        refused = generate(budget, 512).stdout
+        advice = re.search(r"small by (?!0\.0 ).*; (?:lower n_ctx to (\d+) or )?raise max_ram to ([\d.]+ MiB) or more$", refused.strip())
+        assert advice, refused
+        for _ in range(2):
+            done = generate(advice[2], 512)
+            assert done.returncode == 0 and not done.stdout, (refused, done)
+        if advice[1]:
+            done = generate(budget, int(advice[1]))
+            assert done.returncode == 0 and not done.stdout, (refused, done)
+
+
+@pytest.fixture
+def small_machine(monkeypatch):
+    """A machine with 8 GiB free, or a group on it with this much left."""
+
+    def make(limit=-1, usage=0):
+        room = max(0, min(8 << 30, limit - usage)) if limit != -1 else 8 << 30
+        monkeypatch.setattr(_core, "memory_info", lambda real=_core.memory_info: {
+            **real(), "available": 8 << 30, "cgroup_limit": limit, "cgroup_usage": usage, "room": room, "default_budget": room // 2,
+        })  # fmt: skip
+
+    return make
+
+
+@pytest.mark.parametrize("io", ["auto", "direct", "mmap"])
+def test_a_budget_above_what_there_is_is_refused_before_anything_is_probed(small_machine, monkeypatch, io):
+    for probe in ("probe_disk", "probe_compute"):
+        monkeypatch.setattr(calibration, probe, lambda *_: pytest.fail("probed"))
+    small_machine()
+    with pytest.raises(errors.BudgetError, match=r"max_ram 9.0 GiB \(--max-ram\) is more than there is: this machine has 8.0 GiB free"):
+        load(max_ram="9GiB", io=io, bandwidths=None)
+    small_machine(limit=3 << 30, usage=2 << 30)
+    with pytest.raises(errors.BudgetError, match=r"4.0 GiB .*: the memory cgroup .* has 1.0 GiB left of 3.0 GiB; .* to 512 MiB"):
+        load(max_ram="4GiB", io=io, bandwidths=None)
+    small_machine(limit=1 << 30, usage=2 << 30)
+    with pytest.raises(errors.BudgetError, match=r"left of 1.0 GiB; free some$"):
+        load(max_ram="4GiB", io=io, bandwidths=None)
+    small_machine(limit=3 << 30, usage=2 << 30)
+    with load(max_ram="1GiB", io=io) as model:
+        assert model.stats()["budget"] == 1 << 30
+
+
+def test_a_plan_for_a_larger_machine_is_refused(small_machine):
+    with load(max_ram="64MiB") as model:
+        plan = model.plan
+    small_machine(limit=48 << 20)
+    with pytest.raises(errors.BudgetError, match=r"max_ram 64.0 MiB .* 48.0 MiB"):
+        load(plan=plan, bandwidths=None)
+
+
+@pytest.mark.skipif(bool(limited.why_not()), reason=limited.why_not() or "may make groups")
+@pytest.mark.parametrize("command", [["plan"], ["generate", "--io", "auto"], ["generate", "--io", "direct"]])
+def test_a_budget_above_the_group_is_an_error_and_kills_nobody(large, tmp_path, command):
+    import os
+    from pathlib import Path
+
+    import airpy
+
+    env = {**os.environ, "PYTHONPATH": str(Path(airpy.__file__).parents[1]), "AIRPY_CACHE_DIR": str(tmp_path)}
+    env.pop("AIRPY_BANDWIDTHS", None)
+    more = ["-p", "one", "-n", "1"] if command[0] == "generate" else []
+    call = [sys.executable, "-m", "airpy", command[0], str(large), *command[1:], *more, "--max-ram"]
+    refused = limited.run(160 * MIB, [*call, "4GiB"], env=env)
+    assert refused.returncode == 1 and refused.oom_kills == 0, refused.stderr
+    assert "max_ram 4.0 GiB (--max-ram) is more than there is" in refused.stderr
+    seen = limited.run(160 * MIB, [*call, "80MiB"], env=env)  # with probes that leave room for the rest
+    assert seen.returncode == 0 and seen.oom_kills == 0, seen.stderr
 
 
 def test_a_batch_too_large_for_the_budget_is_refused_and_a_smaller_one_runs():

@@ -84,6 +84,14 @@ def test_what_is_not_asked_for_is_none(engine):
     assert engine.stats()["held_by"]["logits"] == 0
 
 
+def test_scratch_of_sampling_is_booked_and_planned():
+    file = _core.GGUF(DEMO)
+    engine = _core.Engine(file, max_ram=64 << 20, fixed_bytes=1000)
+    assert engine.stats()["held_by"]["fixed"] == 1000 + 2 * 4 * 4096  # a float and an int32 for each token of the vocabulary
+    assert engine.plan["fixed"] >= engine.stats()["held_by"]["fixed"]
+    engine.close()
+
+
 def test_a_batch_gives_each_item_its_own(engine):
     alone = [generate(engine, engine.sequence(), p, 5) for p in (PROMPT, PROMPT[3:], PROMPT[:7])]
     sequences = [engine.sequence() for _ in range(3)]

@@ -217,6 +217,49 @@ def test_a_streamed_run_corrects_the_calibration(cache, monkeypatch):
         assert calibration._load(model._machine.disk_key)["disk"] < 1e15
 
 
+def kept_compute():
+    return {"memory": 2e9, "op_s": 1e-5, "product": {"Q8_0": 1e9, "Q4_K": 1e9}, "product_columns": {"Q8_0": 1e10}}
+
+
+def test_steps_faster_than_predicted_correct_what_a_bad_moment_left(cache):
+    key, used = machine().compute_key, kept_compute()
+    calibration._store(key, kept_compute())
+    assert not calibration.learn_compute(machine(), "steps", used, 1.0, 0.1)  # too short
+    assert not calibration.learn_compute(machine(), "steps", used, 0.0, 1.0)  # nothing was predicted
+    assert calibration._load(key) == used
+    for _ in range(20):
+        assert calibration.learn_compute(machine(), "steps", used, 5.0, 1.0)
+    kept = calibration._load(key)
+    assert math.isclose(kept["product"]["Q8_0"], 5e9, rel_tol=0.01) and kept["product"]["Q4_K"] == 1e9  # no type of this file
+    assert math.isclose(kept["op_s"], 2e-6, rel_tol=0.01)
+    assert kept["memory"] == kept["product"]["Q8_0"] and kept["product_columns"] == used["product_columns"]
+    assert calibration.learn_compute(machine(), "prompts", used, 2.0, 1.0)
+    assert math.isclose(calibration._load(key)["product_columns"]["Q8_0"], 0.7e10 + 0.3 * 2e10)
+
+
+def test_steps_slower_than_predicted_are_believed_slowly(cache):
+    key, used = machine().compute_key, kept_compute()
+    calibration._store(key, kept_compute())
+    assert calibration.learn_compute(machine(), "steps", used, 1.0, 2.0)
+    kept = calibration._load(key)
+    assert math.isclose(kept["product"]["Q8_0"], 0.975e9) and math.isclose(1 / kept["op_s"], 0.975e5) and kept["memory"] == 2e9
+
+
+def test_a_run_that_fits_corrects_compute(cache, monkeypatch):
+    monkeypatch.setattr(calibration, "_LEARN_SECONDS", 0.0)
+    with load(bandwidths=None) as model:
+        key, ids = model._machine.compute_key, [[5, 6, 7] * 40]
+        slow = {**calibration._load(key), "op_s": 1.0, "product": {"Q8_0": 1e6}, "product_columns": {"Q8_0": 1e6}}
+    calibration._store(key, slow)
+    with load(bandwidths=None) as model:
+        model.generate(ids, max_new_tokens=4, eos_token_id=[])  # its prompt's pass is the model's first
+        steps = calibration._load(key)
+        assert steps["product"]["Q8_0"] > 1e6 and steps["op_s"] < 1.0 and steps["product_columns"] == slow["product_columns"]
+        model.forget()
+        model.generate(ids, max_new_tokens=1, eos_token_id=[])
+        assert calibration._load(key)["product_columns"]["Q8_0"] > 1e6
+
+
 def test_probes_stay_inside_the_budget():
     from airpy import _core
 

@@ -82,9 +82,14 @@ air_memory_info air_memory_query(void)
     return info;
 }
 
+uint64_t air_memory_room(const air_memory_info *info)
+{
+    return air_min_u64(info->available, air__memory_room(info->cgroup_limit, info->cgroup_usage));
+}
+
 uint64_t air_memory_default_budget(const air_memory_info *info)
 {
-    uint64_t room = air_min_u64(info->available, air__memory_room(info->cgroup_limit, info->cgroup_usage));
+    uint64_t room = air_memory_room(info);
     uint64_t reserve = air_max_u64(512 * MIB, room / 20);
     return reserve < room / 2 ? room - reserve : room / 2;
 }
