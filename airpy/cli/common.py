@@ -6,12 +6,14 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from airpy.errors import ArgumentError
 from airpy.sizes import format_size, format_speed, format_time, parse_size
 
 if TYPE_CHECKING:
+    from airpy._core import GGUF
     from airpy.model import Model
 
 Commands = Any  # argparse does not name the type that add_subparsers() returns
@@ -105,12 +107,15 @@ def add_sampling(
     group.add_argument("--seed", type=seed, default=seed_default, metavar="N", help=f"same seed, same text; default: {seeds}")
 
 
-def open_from(args: argparse.Namespace, *, fresh: bool = False) -> Model:
-    """The model under the options of add_engine(). fresh: probe bandwidths now, whatever is kept or in a plan."""
+def open_from(
+    args: argparse.Namespace, *, fresh: bool = False, settle: Callable[[GGUF, dict[str, Any]], None] | None = None
+) -> Model:
+    """The model under the options of add_engine(). fresh: probe bandwidths now, whatever is kept or in a plan. settle: as in
+    open_model()."""
     from airpy.auto_model import open_model
 
     given = {name: getattr(args, name) for name in ("max_ram", "io", "threads", "n_ctx", "kv_dtype")}
-    return open_model(args.model, given, plan=args.plan, fresh=fresh)
+    return open_model(args.model, given, plan=args.plan, fresh=fresh, settle=settle)
 
 
 def generation_arguments(args: argparse.Namespace) -> dict[str, Any]:
