@@ -232,9 +232,10 @@ class Model:
     # -- figures --------------------------------------------------------------------------------------------------------
 
     def stats(self) -> dict[str, Any]:
-        """Bytes, milliseconds and rates. Of the last generate(): pass_ms, tok_s, bytes_disk_per_token, bytes_ram_per_token,
-        predicted_tok_s, achieved_over_predicted (rates and their share are of passes alone), stall_ms (per pass), between_ms (what
-        sampling, Python and whoever takes the text need from one pass to the next), prompt_ms, prompt_tokens, reused_tokens,
+        """Bytes, milliseconds and rates. Of the last generate(): tok_s (tokens per second by the clock, from the end of the prompt to
+        the last token, with all that sampling, Python and whoever takes the text need), pass_ms, between_ms (from one pass to the
+        next), bytes_disk_per_token, bytes_ram_per_token, predicted_tok_s and achieved_over_predicted (of passes alone: the predicted
+        pass over the one there was), stall_ms (per pass), prompt_ms, prompt_tokens, reused_tokens,
         new_tokens. Since open: budget, peak_ram (anonymous memory above the value at open, or what the engine held where that is
         more), held, held_by, passes, disk_bytes, ram_bytes, total_reused_tokens. Of the last pass: layer_busy_ms, layer_stall_ms."""
         stats = self._engine.stats()
@@ -346,7 +347,7 @@ class _Running:
         self._model, self._prompts, self._how = model, prompts, how
         self._watch = _Watch(model)
         self._meter = CallMeter()
-        self._prompt_end = 0.0
+        self._last_end = 0.0  # of a pass
 
     def __enter__(self) -> Generation:
         model = self._model
@@ -357,13 +358,11 @@ class _Running:
         return self._generation
 
     def _run(self, items: list[Item]) -> _core.Result:
-        meter = self._meter
-        if not meter.prompt.passes:
-            result = self._model._run(items, self._watch, _PROMPT_HELP, phase=meter.prompt)
-            self._prompt_end = time.monotonic()
-        else:
-            result = self._model._run(items, self._watch, _DECODE_HELP, phase=meter.decode)
-            meter.decode_wall_s = time.monotonic() - self._prompt_end
+        meter, start = self._meter, self._last_end or time.monotonic()
+        phase, advice = (meter.decode, _DECODE_HELP) if meter.prompt.passes else (meter.prompt, _PROMPT_HELP)
+        result = self._model._run(items, self._watch, advice, phase=phase)
+        self._last_end = time.monotonic()
+        phase.wall_s += self._last_end - start
         return result
 
     def __exit__(self, *exc: object) -> None:

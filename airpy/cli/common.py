@@ -162,17 +162,18 @@ def pick_stats(stats: dict[str, Any]) -> dict[str, Any]:
 
 
 def figures_line(stats: dict[str, Any]) -> str:
-    """The one honest line at the end of a run. What is predicted is passes, so they are what is compared; what comes between them is
-    told apart."""
+    """The one honest line at the end of a run: first tokens per second by the clock, then what they are made of. What is predicted is
+    passes, so passes are what is compared."""
     parts = [f"{stats['new_tokens']} tokens"]
     if stats["tok_s"]:
         between = f" and {format_time(stats['between_ms'] / 1e3)} between them" if stats["between_ms"] is not None else ""
-        parts.append(f"passes of {format_time(stats['pass_ms'] / 1e3)} ({format_speed(stats['tok_s'])}){between}")
+        parts[0] += f" at {format_speed(stats['tok_s'])}"
+        parts.append(f"passes of {format_time(stats['pass_ms'] / 1e3)}{between}")
     if stats["bytes_disk_per_token"] is not None:
         disk, ram = (format_size(stats[f"bytes_{where}_per_token"]) for where in ("disk", "ram"))
         parts.append(f"{disk} from disk and {ram} from RAM per token")
     parts.append(f"peak memory {format_size(stats['peak_ram'])} of {format_size(stats['budget'])}")
     if stats["achieved_over_predicted"] is not None:
-        share, predicted = 100 * stats["achieved_over_predicted"], format_speed(stats["predicted_tok_s"])
-        parts.append(f"passes at {share:.0f} % of the predicted {predicted}")
+        share = stats["achieved_over_predicted"]
+        parts.append(f"passes at {100 * share:.0f} % of the predicted speed ({format_time(share * stats['pass_ms'] / 1e3)} each)")
     return ", ".join(parts)

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -107,8 +108,10 @@ def test_the_demo_streams_under_a_budget_smaller_than_its_weights(airpy):
     code, out, err = airpy("demo", "-n", "12")
     assert code == 0 and err == ""
     for word in ("stays", "streams", "bound by", "It is a truth universally acknowledged", "tokens/s", "from disk", "peak memory",
-                 "between them", "passes at", "% of the predicted"):  # fmt: skip
+                 "between them", "passes at", "% of the predicted speed"):  # fmt: skip
         assert word in out, word
+    figures = out.splitlines()[-1]
+    assert re.match(r"12 tokens at [0-9.]+ tokens/s, passes of ", figures) and figures.count("tokens/s") == 1  # by the clock, and no other
 
 
 @pytest.mark.parametrize(
