@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from airpy.command import opened
 from airpy.errors import ArgumentError
 from airpy.sizes import format_size, format_speed, format_time, parse_size
 
@@ -115,7 +116,9 @@ def open_from(
     from airpy.auto_model import open_model
 
     given = {name: getattr(args, name) for name in ("max_ram", "io", "threads", "n_ctx", "kv_dtype")}
-    return open_model(args.model, given, plan=args.plan, fresh=fresh, settle=settle)
+    model = open_model(args.model, given, plan=args.plan, fresh=fresh, settle=settle)
+    opened()
+    return model
 
 
 def generation_arguments(args: argparse.Namespace) -> dict[str, Any]:

@@ -166,6 +166,33 @@ def test_the_command_line_ends_with_130(tmp_path):
     assert time.monotonic() - start < 2  # with the end of the interpreter
 
 
+# Ctrl-C as the at-th module is looked for, which is where KeyboardInterrupt does most harm.
+START_UP = """
+import importlib.abc, os, runpy, signal, sys
+class Interrupt(importlib.abc.MetaPathFinder):
+    seen = 0
+    def find_spec(self, name, path, target=None):
+        Interrupt.seen += Interrupt.seen > 0 or name == "airpy.cli"
+        if Interrupt.seen == AT:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+runpy.run_module("airpy", run_name="__main__")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize("at", [1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 170])
+def test_ctrl_c_at_start_up_is_130_and_not_a_word(at):
+    done = run_python(START_UP.replace("AT", str(at)), "generate", str(DEMO), "-p", "And it came", "-n", "2")
+    assert (done.returncode, done.stderr, done.stdout) == (130, "", "")
+
+
+def test_importing_leaves_signals_alone():
+    code = "import signal\nbefore = signal.getsignal(signal.SIGINT)\nimport airpy.command, airpy.cli\nfrom airpy import AutoModel\n"
+    code += "assert before is signal.getsignal(signal.SIGINT) is signal.default_int_handler"
+    assert run_python(code).returncode == 0
+
+
 @pytest.mark.parametrize("probe", ["disk", "slow disk", "compute"])
 def test_ctrl_c_ends_a_probe(probe):
     def interrupt():
