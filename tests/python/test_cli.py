@@ -188,6 +188,25 @@ def test_bench_prints_rows(airpy, monkeypatch):
     assert code == 0 and "prefill" in out and "io mmap" in out
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--prompt-tokens", "100000"), "--prompt-tokens 100000 and --tokens 2 exceed the context of 512 that the model was trained for"),
+        (("--tokens", "600"), "--tokens 600 exceed the context of 512 that the model was trained for; lower them"),
+        (("--tokens", "100", "--n-ctx", "100"), "exceed the context of 100; lower them, or give a larger --n-ctx, up to 512"),
+        (("--tokens", "1"), "give 2 or more"),
+    ],
+)
+def test_bench_measures_what_it_was_asked_for_or_says_why_not(airpy, options, message):
+    code, out, err = airpy("bench", DEMO, *options)
+    assert code == 1 and out == "" and err.count("\n") == 1 and message in err
+
+
+def test_bench_takes_what_a_short_context_has_room_for(airpy):
+    rows = json.loads(airpy("bench", DEMO, "--n-ctx", "48", "--json")[1])
+    assert [row["tokens"] for row in rows[:2]] == [24, 23]
+
+
 def test_bench_probes_in_its_own_run(airpy, monkeypatch):
     monkeypatch.delenv("AIRPY_BANDWIDTHS")
     probed = []
