@@ -353,7 +353,8 @@ class _Running:
         model = self._model
         model._check_open()
         self._generation = Generation(
-            self._prompts, self._how, n_ctx=model.n_ctx, tokenizer=model.tokenizer, pool=model._pool, run=self._run
+            self._prompts, self._how, n_ctx=model.n_ctx, trained=model.config.max_position_embeddings, tokenizer=model.tokenizer,
+            pool=model._pool, run=self._run,
         )
         return self._generation
 

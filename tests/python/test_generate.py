@@ -140,10 +140,19 @@ def test_the_default_is_what_the_context_has_room_for():
 def test_too_much_for_the_context_is_refused_before_anything_is_computed(fresh):
     passes = fresh.stats()["passes"]
     for ids, n in (([[1] * 500], 13), ([[1] * 512], 1), ([[1] * 600], None)):
-        with pytest.raises(errors.ContextOverflowError, match="512"):
+        with pytest.raises(errors.ContextOverflowError, match="the 512 positions that the model was trained for; shorten"):
             fresh.generate(ids, max_new_tokens=n)
+    with pytest.raises(errors.ContextOverflowError, match="the 512 positions that the model was trained for; shorten"):
+        fresh([[1] * 600])
     assert fresh.stats()["passes"] == passes
     assert fresh.generate([[1] * 500], max_new_tokens=12, eos_token_id=[]).shape == (1, 512)
+
+
+def test_a_larger_context_is_advised_where_there_is_one():
+    with load(n_ctx=64) as model:
+        for call in (lambda: model.generate([[1] * 70]), lambda: model([[1] * 70])):
+            with pytest.raises(errors.ContextOverflowError, match="context of 64; .*open the model with a larger n_ctx.* 512|trained: 512"):
+                call()
 
 
 def test_stop_strings_match_across_tokens(model):
