@@ -59,9 +59,11 @@ def test_a_truncated_file_fails_its_engine_and_no_other(copy, want, options):
     np.testing.assert_array_equal(logits(engine), want)
     os.truncate(copy, 1 << 20)
     for _ in range(2):
-        with pytest.raises(CHANGED):
+        with pytest.raises(CHANGED) as caught:
             logits(engine)
         np.testing.assert_array_equal(logits(other), want)
+        if options["io"] == "direct":
+            assert f"had {DEMO.stat().st_size} bytes when it was opened, now {1 << 20}" in str(caught.value)
     assert engine.stats()["held_by"]["KV cache"] == 0
     engine.close()
     np.testing.assert_array_equal(logits(other), want)
