@@ -63,6 +63,7 @@ class Model:
         self._plan: Plan | None = None
         # Passes teach about the disk where their reads are like those of the probe; smaller ones say nothing about it.
         self._teaches = machine is not None and solved["block_bytes"] >= (options["bandwidths"] or {}).get("block_bytes", 0)
+        self._closing = False
         self._epoch = 0  # goes up with cancel(): calls that began under a lower one end
         self._lock = threading.Lock()
         self._last = CallMeter()
@@ -72,12 +73,18 @@ class Model:
     # -- life -----------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Ends what runs with CancelledError and frees all memory. Idempotent."""
-        self._epoch += 1
-        self._pool.drop()
-        self._engine.close()
+        """Ends what runs, in any thread, with StateError and frees all memory. Idempotent."""
+        self._closing = True  # before any of it can be noticed
+        try:
+            self._epoch += 1
+            self._pool.drop()
+            self._engine.close()
+        finally:
+            self._closing = self._engine.closed
 
     def __enter__(self) -> Model:
+        """Raises StateError on a closed model."""
+        self._check_open()
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -204,6 +211,9 @@ class Model:
                 sequences.append(self._pool.take(row, want))
                 items.append((sequences[-1], row[sequences[-1].length :].data, want, None, 0))
             result = self._run(items, watch, _LOGITS_HELP, logits=True)
+        except (CancelledError, StateError) as error:
+            self._explain(error)
+            raise
         finally:
             self._give(sequences)
         logits = np.asarray(result.logits)
@@ -279,6 +289,11 @@ class Model:
         if self._engine.closed:
             raise StateError("the model is closed")
 
+    def _explain(self, error: BaseException | None) -> None:
+        """Raises StateError where close() is what ended a call, whatever the call noticed of it first."""
+        if self._closing and isinstance(error, (CancelledError, StateError)):
+            raise StateError("the model was closed while a call was under way") from None
+
     def _run(
         self, items: list[Item], watch: _Watch, budget_help: str, *, logits: bool = False, phase: Phase | None = None
     ) -> _core.Result:
@@ -329,9 +344,8 @@ class _Watch:
         self.report = progress_for_call(model._progress)
 
     def check(self) -> None:
-        """Raises CancelledError after cancel(), StateError after close()."""
+        """Raises CancelledError after cancel() and close()."""
         if self._epoch != self._model._epoch:
-            self._model._check_open()
             raise CancelledError("cancelled")
 
     def __call__(self, layers_done: int, n_layers: int, passes_done: int, n_passes: int) -> None:
@@ -366,7 +380,11 @@ class _Running:
         phase.wall_s += self._last_end - start
         return result
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._count()
+        self._model._explain(error)
+
+    def _count(self) -> None:
         model, meter, generation = self._model, self._meter, self._generation
         if not model._engine.closed:
             generation.close()

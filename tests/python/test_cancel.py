@@ -77,6 +77,34 @@ def test_cancel_ends_a_fast_generation_between_its_passes():
         assert cancel_after(model, running, lambda: started.wait(20)) < LIMIT
 
 
+@pytest.mark.parametrize("what", ["generate", "logits", "stream"])
+@pytest.mark.parametrize("wait", [0, 0.05, 0.3, 1.2])  # before, in and between its passes
+def test_close_ends_every_call_with_the_same_error(what, wait):
+    model = load_from(SLOW)
+    calls = {
+        "generate": lambda: model.generate(PROMPT, max_new_tokens=50, eos_token_id=[]),
+        "logits": lambda: [model(PROMPT) for _ in range(50)],
+        "stream": lambda: list(model.stream(PROMPT[0], max_new_tokens=50, eos_token_id=[])),
+    }
+    under_way = threading.Event()
+    take = model._pool.take
+    model._pool.take = lambda *ids: (take(*ids), under_way.set())[0]
+    thread, seen = in_thread(calls[what])
+    under_way.wait(30)
+    time.sleep(wait)
+    model.close()
+    thread.join(10)
+    assert type(seen["error"]) is errors.StateError, repr(seen["error"])
+    assert str(seen["error"]) in ("the model was closed while a call was under way", "the model is closed")
+
+
+def test_a_closed_model_is_not_entered():
+    model = load()
+    model.close()
+    with pytest.raises(errors.StateError, match="the model is closed"), model:
+        pass
+
+
 def test_cancel_with_nothing_under_way_does_nothing():
     with load() as model:
         model.cancel()
