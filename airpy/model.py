@@ -132,8 +132,12 @@ class Model:
         rows' next tokens in one pass each. Raises ContextOverflowError before anything is computed, BudgetError where max_ram is
         too small for the rows, UnsupportedError and TypeError for arguments airpy does not have.
         """
-        how = resolve(merge(self.generation_config, generation_config, arguments))
+        how = resolve(merge(self.generation_config, generation_config, arguments), self.config.vocab_size)
         prompts = read_prompts(input_ids, attention_mask, how.pad)
+        if streamer is not None and not all(callable(getattr(streamer, name, None)) for name in ("put", "end")):
+            raise ArgumentError(
+                f"streamer is {type(streamer).__name__}; expected an object with put() and end(), such as TextStreamer(model.tokenizer)"
+            )
         try:
             with self._generation(prompts, how) as generation:
                 if streamer is not None:
@@ -164,7 +168,7 @@ class Model:
         """The text that follows one prompt, a text or ids, piece by piece, never half a character; a stop string that ends it is
         left out. on_tokens gets the ids of each step, also of those that are not shown. Arguments as in generate(), checked at
         once. Leaving the loop early, or close(), ends the generation."""
-        how = resolve(merge(self.generation_config, generation_config, arguments))
+        how = resolve(merge(self.generation_config, generation_config, arguments), self.config.vocab_size)
         if how.return_dict:
             raise ArgumentError("stream() returns text; return_dict_in_generate belongs to generate()")
         prompts = read_prompts(self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt, None, how.pad)

@@ -34,6 +34,7 @@ def command(commands: Commands, name: str, help_text: str, description: str, exa
         description=description,
         epilog=f"examples:\n{examples}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # what is short for one option today may be short for two tomorrow
     )
     return parser
 
