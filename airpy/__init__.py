@@ -11,10 +11,10 @@ Names are imported when first used, so that `import airpy` costs next to nothing
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # as type checkers see it, typing's; importing that takes longer than all else here
 if TYPE_CHECKING:
+    from typing import Any
+
     from airpy._core import VERSION as __version__
     from airpy.auto_model import AutoModel
     from airpy.errors import (
@@ -85,7 +85,9 @@ def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'airpy' has no attribute {name!r}")
-    value = getattr(importlib.import_module(home), "VERSION" if name == "__version__" else name)
+    from importlib import import_module
+
+    value = getattr(import_module(home), "VERSION" if name == "__version__" else name)
     globals()[name] = value
     return value
 

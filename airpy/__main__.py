@@ -2,6 +2,6 @@
 
 import sys
 
-from airpy.cli import main
+from airpy.command import main
 
 sys.exit(main())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -176,22 +176,26 @@ def open_model(
     bandwidths: Mapping[str, Any] | None = None,
     fresh: bool = False,
     source: str = "",
+    settle: Callable[[_core.GGUF, dict[str, Any]], None] | None = None,
 ) -> Model:
-    """from_pretrained() with checked arguments. fresh: probe bandwidths anew. source: a slow or faulty disk, for tests."""
+    """from_pretrained() with checked arguments. fresh: probe bandwidths anew. source: a slow or faulty disk, for tests. settle: may
+    change the engine's options once all that a plan depends on is known."""
     memory = MemoryWatch(base := anonymous_bytes())
     file = os.path.abspath(find_model(path))  # it is looked at again later, wherever this process may be by then
     # The metadata, large by its vocabulary, is in this first reading only: it goes with it.
     tokenizer, metadata = _read_metadata(file)
     gguf = _core.GGUF(file)
     options, machine = engine_options(gguf, given, plan, bandwidths, fresh, max(0, anonymous_bytes() - base))
-    fixed = max(0, anonymous_bytes() - base)
-    engine = _core.Engine(gguf, fixed_bytes=fixed, source=source, **options)
+    options["fixed_bytes"] = max(0, anonymous_bytes() - base)
+    if settle is not None:
+        settle(gguf, options)
+    engine = _core.Engine(gguf, source=source, **options)
     if len(tokenizer) > engine.hparams["n_vocab"]:
         engine.close()
         raise ModelError(f"{file}: {len(tokenizer)} tokens in the vocabulary, {engine.hparams['n_vocab']} in the model")
     config = ModelConfig.build(engine.hparams, metadata, tokenizer)
     return Model(
-        engine, gguf, tokenizer, config, metadata=metadata, options={**options, "fixed_bytes": fixed}, memory=memory,
+        engine, gguf, tokenizer, config, metadata=metadata, options=options, memory=memory,
         machine=None if bandwidths or source else machine, progress=progress,
     )  # fmt: skip
 

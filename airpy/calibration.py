@@ -74,7 +74,9 @@ def cache_dir() -> Path:
     """Where calibrations are kept; it may not exist."""
     if chosen := os.environ.get("AIRPY_CACHE_DIR"):
         return Path(chosen)
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(base):  # "should consider the path invalid and ignore it", says the XDG base directory specification
+        base = os.path.join(os.path.expanduser("~"), ".cache")
     return Path(base) / "airpy"
 
 

@@ -44,6 +44,7 @@ class Phase:
     ram_bytes: int = 0
     stall_s: float = 0.0
     predicted_s: float = 0.0
+    wall_s: float = 0.0  # of the passes and of all that comes before each, as whoever waits for tokens has it
 
     def add(self, cost: Cost, tokens: int) -> None:
         passes, pass_ns, disk_bytes, ram_bytes, stall_ns, predicted_s = cost
@@ -56,12 +57,13 @@ class Phase:
         self.predicted_s += predicted_s
 
     def figures(self) -> dict[str, Any]:
-        """Per token and per pass; None where nothing ran or nothing was predicted."""
+        """Per token and per pass; None where nothing ran or nothing was predicted. tok_s is by the clock; what is predicted is passes,
+        so predicted_tok_s and achieved_over_predicted are of passes alone."""
         tokens, passes = self.tokens, self.passes
         predicted = tokens / self.predicted_s if tokens and self.predicted_s > 0 else None
         return {
             "pass_ms": 1e3 * self.seconds / passes if passes else None,
-            "tok_s": tokens / self.seconds if tokens and self.seconds > 0 else None,
+            "tok_s": tokens / self.wall_s if tokens and self.wall_s > 0 else None,
             "bytes_disk_per_token": self.disk_bytes / tokens if tokens else None,
             "bytes_ram_per_token": self.ram_bytes / tokens if tokens else None,
             "predicted_tok_s": predicted,
@@ -75,15 +77,15 @@ class CallMeter:
 
     def __init__(self) -> None:
         self.prompt, self.decode = Phase(), Phase()
-        self.decode_wall_s = 0.0  # from the end of the prompt's passes to that of the last decode pass
         self.prompt_tokens = self.reused_tokens = self.new_tokens = 0
 
     def figures(self) -> dict[str, Any]:
         """The decode passes' figures (the prompt's, where one token was all), and counts."""
-        main = self.decode if self.decode.passes else self.prompt
+        decode = self.decode
+        main = decode if decode.passes else self.prompt
         return {
             **main.figures(),
-            "between_ms": 1e3 * (self.decode_wall_s - self.decode.seconds) / self.decode.passes if self.decode.passes else None,
+            "between_ms": 1e3 * (decode.wall_s - decode.seconds) / decode.passes if decode.passes else None,
             "prompt_tokens": self.prompt_tokens,
             "reused_tokens": self.reused_tokens,
             "new_tokens": self.new_tokens,

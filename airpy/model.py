@@ -65,6 +65,7 @@ class Model:
         self._plan: Plan | None = None
         # Passes teach about the disk where their reads are like those of the probe; smaller ones say nothing about it.
         self._teaches = machine is not None and solved["block_bytes"] >= (options["bandwidths"] or {}).get("block_bytes", 0)
+        self._closing = False
         self._epoch = 0  # goes up with cancel(): calls that began under a lower one end
         self._lock = threading.Lock()
         self._last = CallMeter()
@@ -76,12 +77,18 @@ class Model:
     # -- life -----------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Ends what runs with CancelledError and frees all memory. Idempotent."""
-        self._epoch += 1
-        self._pool.drop()
-        self._engine.close()
+        """Ends what runs, in any thread, with StateError and frees all memory. Idempotent."""
+        self._closing = True  # before any of it can be noticed
+        try:
+            self._epoch += 1
+            self._pool.drop()
+            self._engine.close()
+        finally:
+            self._closing = self._engine.closed
 
     def __enter__(self) -> Model:
+        """Raises StateError on a closed model."""
+        self._check_open()
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -129,8 +136,12 @@ class Model:
         rows' next tokens in one pass each. Raises ContextOverflowError before anything is computed, BudgetError where max_ram is
         too small for the rows, UnsupportedError and TypeError for arguments airpy does not have.
         """
-        how = resolve(merge(self.generation_config, generation_config, arguments))
+        how = resolve(merge(self.generation_config, generation_config, arguments), self.config.vocab_size)
         prompts = read_prompts(input_ids, attention_mask, how.pad)
+        if streamer is not None and not all(callable(getattr(streamer, name, None)) for name in ("put", "end")):
+            raise ArgumentError(
+                f"streamer is {type(streamer).__name__}; expected an object with put() and end(), such as TextStreamer(model.tokenizer)"
+            )
         try:
             with self._generation(prompts, how) as generation:
                 if streamer is not None:
@@ -161,7 +172,7 @@ class Model:
         """The text that follows one prompt, a text or ids, piece by piece, never half a character; a stop string that ends it is
         left out. on_tokens gets the ids of each step, also of those that are not shown. Arguments as in generate(), checked at
         once. Leaving the loop early, or close(), ends the generation."""
-        how = resolve(merge(self.generation_config, generation_config, arguments))
+        how = resolve(merge(self.generation_config, generation_config, arguments), self.config.vocab_size)
         if how.return_dict:
             raise ArgumentError("stream() returns text; return_dict_in_generate belongs to generate()")
         prompts = read_prompts(self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt, None, how.pad)
@@ -208,6 +219,9 @@ class Model:
                 sequences.append(self._pool.take(row, want))
                 items.append((sequences[-1], row[sequences[-1].length :].data, want, None, 0))
             result = self._run(items, watch, _LOGITS_HELP, logits=True)
+        except (CancelledError, StateError) as error:
+            self._explain(error)
+            raise
         finally:
             self._give(sequences)
         logits = np.asarray(result.logits)
@@ -236,9 +250,10 @@ class Model:
     # -- figures --------------------------------------------------------------------------------------------------------
 
     def stats(self) -> dict[str, Any]:
-        """Bytes, milliseconds and rates. Of the last generate(): pass_ms, tok_s, bytes_disk_per_token, bytes_ram_per_token,
-        predicted_tok_s, achieved_over_predicted (rates and their share are of passes alone), stall_ms (per pass), between_ms (what
-        sampling, Python and whoever takes the text need from one pass to the next), prompt_ms, prompt_tokens, reused_tokens,
+        """Bytes, milliseconds and rates. Of the last generate(): tok_s (tokens per second by the clock, from the end of the prompt to
+        the last token, with all that sampling, Python and whoever takes the text need), pass_ms, between_ms (from one pass to the
+        next), bytes_disk_per_token, bytes_ram_per_token, predicted_tok_s and achieved_over_predicted (of passes alone: the predicted
+        pass over the one there was), stall_ms (per pass), prompt_ms, prompt_tokens, reused_tokens,
         new_tokens. Since open: budget, peak_ram (anonymous memory above the value at open, or what the engine held where that is
         more), held, held_by, passes, disk_bytes, ram_bytes, total_reused_tokens. Of the last pass: layer_busy_ms, layer_stall_ms."""
         stats = self._engine.stats()
@@ -281,6 +296,11 @@ class Model:
     def _check_open(self) -> None:
         if self._engine.closed:
             raise StateError("the model is closed")
+
+    def _explain(self, error: BaseException | None) -> None:
+        """Raises StateError where close() is what ended a call, whatever the call noticed of it first."""
+        if self._closing and isinstance(error, (CancelledError, StateError)):
+            raise StateError("the model was closed while a call was under way") from None
 
     def _run(
         self, items: list[Item], watch: _Watch, budget_help: str, *, logits: bool = False, phase: Phase | None = None
@@ -352,9 +372,8 @@ class _Watch:
         self.report = progress_for_call(model._progress)
 
     def check(self) -> None:
-        """Raises CancelledError after cancel(), StateError after close()."""
+        """Raises CancelledError after cancel() and close()."""
         if self._epoch != self._model._epoch:
-            self._model._check_open()
             raise CancelledError("cancelled")
 
     def __call__(self, layers_done: int, n_layers: int, passes_done: int, n_passes: int) -> None:
@@ -370,27 +389,30 @@ class _Running:
         self._model, self._prompts, self._how = model, prompts, how
         self._watch = _Watch(model)
         self._meter = CallMeter()
-        self._prompt_end = 0.0
+        self._last_end = 0.0  # of a pass
 
     def __enter__(self) -> Generation:
         model = self._model
         model._check_open()
         self._generation = Generation(
-            self._prompts, self._how, n_ctx=model.n_ctx, tokenizer=model.tokenizer, pool=model._pool, run=self._run
+            self._prompts, self._how, n_ctx=model.n_ctx, trained=model.config.max_position_embeddings, tokenizer=model.tokenizer,
+            pool=model._pool, run=self._run,
         )
         return self._generation
 
     def _run(self, items: list[Item]) -> _core.Result:
-        meter = self._meter
-        if not meter.prompt.passes:
-            result = self._model._run(items, self._watch, _PROMPT_HELP, phase=meter.prompt)
-            self._prompt_end = time.monotonic()
-        else:
-            result = self._model._run(items, self._watch, _DECODE_HELP, phase=meter.decode)
-            meter.decode_wall_s = time.monotonic() - self._prompt_end
+        meter, start = self._meter, self._last_end or time.monotonic()
+        phase, advice = (meter.decode, _DECODE_HELP) if meter.prompt.passes else (meter.prompt, _PROMPT_HELP)
+        result = self._model._run(items, self._watch, advice, phase=phase)
+        self._last_end = time.monotonic()
+        phase.wall_s += self._last_end - start
         return result
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._count()
+        self._model._explain(error)
+
+    def _count(self) -> None:
         model, meter, generation = self._model, self._meter, self._generation
         if not model._engine.closed:
             generation.close()

@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from airpy.cli import common
+from airpy.errors import ArgumentError, BudgetError
 from airpy.sizes import format_number, format_rate
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ def add(commands: common.Commands) -> None:
         "from where the bound is, and what that was probed at just before (probe_gb_s).", _EXAMPLES,
     )  # fmt: skip
     common.add_model(parser)
-    parser.add_argument("--prompt-tokens", type=common.count, default=256, metavar="N", help="of the prompt; default: %(default)s")
-    parser.add_argument("--tokens", type=common.count, default=32, metavar="N", help="of each sequence; default: %(default)s")
+    parser.add_argument("--prompt-tokens", type=common.count, metavar="N", help="of the prompt; default: up to 256")
+    parser.add_argument("--tokens", type=common.count, metavar="N", help="of each sequence, 2 or more; default: up to 32")
     parser.add_argument("--seed", type=common.seed, default=1, metavar="N", help="of the prompt's random ids; default: %(default)s")
     common.add_engine(parser)
     common.add_json(parser)
@@ -36,7 +37,7 @@ def add(commands: common.Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     with common.open_from(args, fresh=True) as model:
-        rows = bench(model, args.prompt_tokens, args.tokens, args.seed)
+        rows = bench(model, *lengths(model, args.prompt_tokens, args.tokens), args.seed)
         stats = model.stats()
     if args.json:
         common.print_json(rows)
@@ -50,14 +51,25 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def bench(model: Model, prompt_tokens: int, tokens: int, seed: int) -> list[dict[str, Any]]:
-    """Rows {test, tokens, tok_s, gb_s, probe_gb_s, predicted_tok_s}; lengths are cut to what the context holds."""
+def lengths(model: Model, prompt_tokens: int | None, tokens: int | None) -> tuple[int, int]:
+    """Of prompt and sequences: as asked for, or what the context has room for. Raises ArgumentError where it has not."""
+    if tokens == 1:
+        raise ArgumentError("--tokens 1 has nothing to time: the first token comes with the prompt; give 2 or more")
+    more = tokens or max(2, min(32, model.n_ctx // 2, model.n_ctx - (prompt_tokens or 1)))
+    length = prompt_tokens or max(1, min(256, model.n_ctx - more))
+    if length + more > model.n_ctx:
+        trained = model.config.max_position_embeddings
+        what = f"--prompt-tokens {length} and --tokens {more} exceed the context of {model.n_ctx}"
+        if model.n_ctx < trained:
+            raise ArgumentError(f"{what}; lower them, or give a larger --n-ctx, up to {trained}")
+        raise ArgumentError(f"{what} that the model was trained for; lower them")
+    return length, more
+
+
+def bench(model: Model, length: int, tokens: int, seed: int) -> list[dict[str, Any]]:
+    """Rows {test, tokens, tok_s, gb_s, probe_gb_s, predicted_tok_s}."""
     import numpy as np
 
-    from airpy.errors import BudgetError
-
-    tokens = max(2, min(tokens, model.n_ctx // 2))
-    length = max(1, min(prompt_tokens, model.n_ctx - tokens))
     ids = np.random.default_rng(seed).integers(0, len(model.tokenizer), (_BATCH, length))
     model.generate(ids[:1, :1], max_new_tokens=3, eos_token_id=[])  # pins and page cache are filled
     rows = []

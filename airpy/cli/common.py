@@ -6,12 +6,15 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from airpy.command import opened
 from airpy.errors import ArgumentError
 from airpy.sizes import format_size, format_speed, format_time, parse_size
 
 if TYPE_CHECKING:
+    from airpy._core import GGUF
     from airpy.model import Model
 
 Commands = Any  # argparse does not name the type that add_subparsers() returns
@@ -31,6 +34,7 @@ def command(commands: Commands, name: str, help_text: str, description: str, exa
         description=description,
         epilog=f"examples:\n{examples}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # what is short for one option today may be short for two tomorrow
     )
     return parser
 
@@ -105,12 +109,17 @@ def add_sampling(
     group.add_argument("--seed", type=seed, default=seed_default, metavar="N", help=f"same seed, same text; default: {seeds}")
 
 
-def open_from(args: argparse.Namespace, *, fresh: bool = False) -> Model:
-    """The model under the options of add_engine(). fresh: probe bandwidths now, whatever is kept or in a plan."""
+def open_from(
+    args: argparse.Namespace, *, fresh: bool = False, settle: Callable[[GGUF, dict[str, Any]], None] | None = None
+) -> Model:
+    """The model under the options of add_engine(). fresh: probe bandwidths now, whatever is kept or in a plan. settle: as in
+    open_model()."""
     from airpy.auto_model import open_model
 
     given = {name: getattr(args, name) for name in ("max_ram", "io", "threads", "n_ctx", "kv_dtype")}
-    return open_model(args.model, given, plan=args.plan, fresh=fresh)
+    model = open_model(args.model, given, plan=args.plan, fresh=fresh, settle=settle)
+    opened()
+    return model
 
 
 def generation_arguments(args: argparse.Namespace) -> dict[str, Any]:
@@ -157,17 +166,18 @@ def pick_stats(stats: dict[str, Any]) -> dict[str, Any]:
 
 
 def figures_line(stats: dict[str, Any]) -> str:
-    """The one honest line at the end of a run. What is predicted is passes, so they are what is compared; what comes between them is
-    told apart."""
+    """The one honest line at the end of a run: first tokens per second by the clock, then what they are made of. What is predicted is
+    passes, so passes are what is compared."""
     parts = [f"{stats['new_tokens']} tokens"]
     if stats["tok_s"]:
         between = f" and {format_time(stats['between_ms'] / 1e3)} between them" if stats["between_ms"] is not None else ""
-        parts.append(f"passes of {format_time(stats['pass_ms'] / 1e3)} ({format_speed(stats['tok_s'])}){between}")
+        parts[0] += f" at {format_speed(stats['tok_s'])}"
+        parts.append(f"passes of {format_time(stats['pass_ms'] / 1e3)}{between}")
     if stats["bytes_disk_per_token"] is not None:
         disk, ram = (format_size(stats[f"bytes_{where}_per_token"]) for where in ("disk", "ram"))
         parts.append(f"{disk} from disk and {ram} from RAM per token")
     parts.append(f"peak memory {format_size(stats['peak_ram'])} of {format_size(stats['budget'])}")
     if stats["achieved_over_predicted"] is not None:
-        share, predicted = 100 * stats["achieved_over_predicted"], format_speed(stats["predicted_tok_s"])
-        parts.append(f"passes at {share:.0f} % of the predicted {predicted}")
+        share = stats["achieved_over_predicted"]
+        parts.append(f"passes at {100 * share:.0f} % of the predicted speed ({format_time(share * stats['pass_ms'] / 1e3)} each)")
     return ", ".join(parts)

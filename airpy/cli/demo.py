@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from importlib.resources import as_file, files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airpy.cli import common
 from airpy.cli.generate import generate_text
@@ -13,11 +13,12 @@ from airpy.errors import BudgetError
 from airpy.sizes import format_size
 
 if TYPE_CHECKING:
+    from airpy._core import GGUF
     from airpy.model import Model
 
 _PROMPT = "It is a truth universally acknowledged, that"
-_SHARES = (0.9, 1.2, 1.6, 2.4)  # of the weights: the first that holds this Python's tokenizer as well
-_CONTEXT = 512  # of the model; left to the plan, it would be less, and the answer too, where the tokenizer takes more
+_ROOM = 0.9  # of the weights: what the budget may be
+_CONTEXTS = (512, 256)  # the shorter one where this Python's tokenizer leaves no room for the state of the longer
 _EXAMPLES = """\
   airpy demo
   airpy demo -p "In the beginning" --temp 0
@@ -46,20 +47,51 @@ def run(args: argparse.Namespace) -> int:
 
 
 def open_demo(args: argparse.Namespace) -> Model:
-    """Under --max-ram or --plan, else under the smallest of our shares that is enough."""
+    """Under --max-ram or --plan, else under a budget that leaves about half of the weights on disk."""
     if args.max_ram is not None or args.plan is not None:
         return common.open_from(args)
-    args.n_ctx = args.n_ctx or _CONTEXT
     if args.io is None:
         args.io = "direct"  # the point of the demo; "auto" may find the file small enough to map
-    for share in _SHARES:
-        args.max_ram = int(share * os.path.getsize(args.model))
-        try:
-            return common.open_from(args)
-        except BudgetError:
-            if share == _SHARES[-1]:
-                raise
-    raise AssertionError("unreachable")
+    if args.io != "direct":
+        return common.open_from(args)
+    contexts = [args.n_ctx] if args.n_ctx else [context for context in _CONTEXTS if context >= 2 * args.max_new_tokens] or [max(_CONTEXTS)]
+    args.max_ram = os.path.getsize(args.model)  # until the rest is known; probes keep to it
+    return common.open_from(args, settle=lambda gguf, options: settle(gguf, options, contexts))
+
+
+def settle(gguf: GGUF, options: dict[str, Any], contexts: list[int]) -> None:
+    """The budget and the first of the contexts under which at least half of the weights stream, in less memory than they take where
+    Python's tokenizer leaves any such."""
+    for room in (_ROOM * gguf.bytes, 4.0 * gguf.bytes):
+        for context in contexts:
+            options["n_ctx"] = context
+            options["max_ram"] = _largest_that_streams(gguf, options, int(room))
+            if _streams(gguf, options) is not None:
+                return
+
+
+def _largest_that_streams(gguf: GGUF, options: dict[str, Any], most: int) -> int:
+    """By halving: a larger budget never streams more. One that is too small for any plan, where `most` is."""
+    least = 0
+    while most - least > 1 << 12:
+        middle = (least + most) // 2
+        share = _streams(gguf, {**options, "max_ram": middle})
+        if share is None or share >= 0.5:
+            least = middle
+        else:
+            most = middle
+    return max(1, least)
+
+
+def _streams(gguf: GGUF, options: dict[str, Any]) -> float | None:
+    """The share of the weights that a pass reads from disk; None under a budget too small to open the model."""
+    from airpy import _core
+
+    try:
+        plan = _core.solve_plan(gguf, **options)
+    except BudgetError:
+        return None
+    return float(1 - plan["pin_bytes"] / plan["weight_bytes"])
 
 
 def show(model: Model, args: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from airpy.cli import common
+from airpy.errors import ArgumentError
 
 if TYPE_CHECKING:
     from airpy.model import Model
@@ -49,6 +50,8 @@ def generate_text(model: Model, prompt: str, arguments: dict[str, Any], *, show:
     """{text, ids, prompt_tokens, new_tokens} of what follows the prompt, printed meanwhile where `show`. text ends before a stop
     string, ids hold all that was generated."""
     ids = model.tokenizer.encode(prompt)
+    if not ids:
+        raise ArgumentError("the prompt is empty, and this model has no token to begin with; give some text with -p, -f or a pipe")
     pieces: list[str] = []
     new: list[int] = []
     for piece in model.stream(ids, on_tokens=new.extend, **arguments):

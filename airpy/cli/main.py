@@ -32,6 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Run GGUF language models larger than memory.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"airpy {VERSION}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

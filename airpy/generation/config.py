@@ -16,7 +16,7 @@ DEFAULT_NEW_TOKENS = 256
 # Arguments of transformers' generate() that airpy does not have: the values that change nothing there and are accepted here, and
 # what to do instead.
 _NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
-    "use_cache": ((True, False, None), ""),
+    "use_cache": ((True, None), "model.forget() before the call: what the model knows of a text is then read again"),
     "num_beams": ((1, None), "sampling with do_sample=True, or several seeds"),
     "num_beam_groups": ((1, None), "sampling with do_sample=True"),
     "num_return_sequences": ((1, None), "one row for each, with a list of seeds"),
@@ -167,11 +167,14 @@ class Resolved:
     return_dict: bool
 
 
-def resolve(config: GenerationConfig) -> Resolved:
+def resolve(config: GenerationConfig, n_vocab: int) -> Resolved:
     """Raises ArgumentError for values that make no sense; the engine checks the ranges of sampling's."""
+    for name in ("do_sample", "return_dict_in_generate"):
+        if str(getattr(config, name)) not in ("None", "True", "False"):  # numpy's as well
+            raise ArgumentError(f"{name} is {getattr(config, name)!r}; expected True or False")
     if config.max_new_tokens is not None and config.max_length is not None:
         raise ArgumentError("give max_new_tokens or max_length, not both")
-    ends = [_integer("eos_token_id", i) for i in _listed(config.eos_token_id)]
+    ends = [_token("eos_token_id", i, n_vocab) for i in _listed(config.eos_token_id)]
     stop = config.stop_strings
     stops = [] if stop is None else [stop] if isinstance(stop, str) else list(stop)
     if not all(isinstance(text, str) and text for text in stops):
@@ -182,7 +185,7 @@ def resolve(config: GenerationConfig) -> Resolved:
         max_length=_at_least_one("max_length", config.max_length),
         sampling=_sampling(config),
         eos=frozenset(ends),
-        pad=_integer("pad_token_id", _first(config.pad_token_id, min(ends, default=0))),
+        pad=_token("pad_token_id", _first(config.pad_token_id, min(ends, default=0)), n_vocab),
         stop_strings=tuple(stops),
         seeds=seeds,
         one_seed=not _is_list(config.seed),
@@ -219,33 +222,34 @@ def _listed(value: Any) -> list[Any]:
     return [] if value is None else list(value) if _is_list(value) else [value]
 
 
-def _integer(name: str, value: Any) -> int:
+def _whole(name: str, value: Any, expected: str) -> int:
+    """True and False are ints to Python, and hardly ever meant as such."""
     try:
-        number = operator.index(value)
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
     except TypeError:
-        raise ArgumentError(f"{name} is {value!r}; expected a token id") from None
-    if not 0 <= number < 1 << 31:
-        raise ArgumentError(f"{name} is {number}; expected a token id, 0 or more")
+        raise ArgumentError(f"{name} is {value!r}; expected {expected}") from None
+
+
+def _token(name: str, value: Any, n_vocab: int) -> int:
+    number = _whole(name, value, "a token id")
+    if not 0 <= number < n_vocab:
+        raise ArgumentError(f"{name} is {number}; expected a token id, 0 to {n_vocab - 1}")
     return number
 
 
 def _at_least_one(name: str, value: Any) -> int | None:
     if value is None:
         return None
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise ArgumentError(f"{name} is {value!r}; expected a whole number") from None
+    number = _whole(name, value, "a whole number")
     if number < 1:
         raise ArgumentError(f"{name} is {number}; expected 1 or more")
     return number
 
 
 def _seed(value: Any) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise ArgumentError(f"seed is {value!r}; expected a whole number, or one for each row") from None
+    number = _whole("seed", value, "a whole number, or one for each row")
     if not 0 <= number < 1 << 64:
         raise ArgumentError(f"seed is {number}; expected 0 to 2**64 - 1")
     return number

@@ -98,12 +98,14 @@ def _is_float(value: Any) -> bool:
 
 
 def _lengths(attention_mask: Any, shape: tuple[int, ...]) -> npt.NDArray[np.intp]:
-    mask = np.asarray(attention_mask, dtype=bool) if _is_float(attention_mask) else _whole("attention_mask", attention_mask)
+    mask = np.asarray(attention_mask) if _is_float(attention_mask) else _whole("attention_mask", attention_mask)
     if mask.ndim == 1:
         mask = mask[None, :]
     if mask.shape != shape:
         raise ArgumentError(f"attention_mask has shape {mask.shape}, input_ids {shape}")
     real = mask != 0
+    if (odd := mask[real & (mask != 1)]).size:
+        raise ArgumentError(f"attention_mask holds {odd[0]}; expected 1 for tokens and 0 for padding")
     if np.any(real[:, :-1] & ~real[:, 1:]):
         raise ArgumentError("attention_mask has a 0 after a 1: pad prompts on the left (tokenizer(…, padding=True) does)")
     lengths: npt.NDArray[np.intp] = real.sum(axis=1)

@@ -49,13 +49,13 @@ class Generation:
     """One call of generate(): makes its rows at once, runs while it is iterated, gives its sequences back at the end."""
 
     def __init__(
-        self, prompts: Prompts, how: Resolved, *, n_ctx: int, tokenizer: Tokenizer, pool: SequencePool, run: Runner
+        self, prompts: Prompts, how: Resolved, *, n_ctx: int, trained: int, tokenizer: Tokenizer, pool: SequencePool, run: Runner
     ) -> None:
         """Raises ArgumentError and ContextOverflowError before anything is computed."""
         self.reused = 0
         self._how, self._run, self._pool = how, run, pool
         self._closed = False
-        limits = [_new_tokens(how, row.size, prompts.ids.shape[1], n_ctx) for row in prompts.rows]
+        limits = [_new_tokens(how, row.size, prompts.ids.shape[1], n_ctx, trained) for row in prompts.rows]
         seeds = _seeds(how, len(prompts.rows))
         self.rows: list[Row] = []
         try:
@@ -86,17 +86,22 @@ class Generation:
             self._pool.give([row.sequence for row in self.rows])
 
 
-def _new_tokens(how: Resolved, length: int, width: int, n_ctx: int) -> int:
-    """How many tokens a row of `length` may get, of a batch of `width`."""
+def _new_tokens(how: Resolved, length: int, width: int, n_ctx: int, trained: int) -> int:
+    """How many tokens a row of `length` may get, of a batch of `width`. trained: the largest n_ctx that a model can be opened with."""
     wanted = how.max_new_tokens
     if how.max_length is not None:
         wanted = how.max_length - width
         if wanted < 1:
             raise ArgumentError(f"max_length is {how.max_length}, but the prompts have {width} tokens already")
     if length + (wanted or 1) > n_ctx:
+        what = f"a prompt of {length} tokens and {wanted or 1} new ones exceed"
+        if 0 < trained <= n_ctx:
+            raise ContextOverflowError(
+                f"{what} the {n_ctx} positions that the model was trained for; shorten the prompt or lower max_new_tokens"
+            )
         raise ContextOverflowError(
-            f"a prompt of {length} tokens and {wanted or 1} new ones exceed the context of {n_ctx}; shorten the prompt, lower "
-            f"max_new_tokens, or open the model with a larger n_ctx"
+            f"{what} the context of {n_ctx}; shorten the prompt, lower max_new_tokens, or open the model with a larger n_ctx, up to "
+            f"{trained}"
         )
     return wanted or min(DEFAULT_NEW_TOKENS, n_ctx - length)
 

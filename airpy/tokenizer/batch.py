@@ -46,7 +46,9 @@ def to_tensors(rows: list[list[int]], kind: Tensors) -> Any:
     if kind == "np":
         return array
     if kind == "pt":
-        import torch  # only here: nothing else in airpy needs it
-
+        try:
+            import torch  # only here: nothing else in airpy needs it
+        except ImportError as error:
+            raise ImportError(f"return_tensors='pt' needs PyTorch ({error}); install torch, or take return_tensors='np'") from None
         return torch.from_numpy(array)
     raise ValueError(f"return_tensors={kind!r}; expected None, 'np' or 'pt'")

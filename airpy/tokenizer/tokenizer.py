@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from airpy.chat import choose_template, render_chat
-from airpy.errors import FormatError
+from airpy.errors import ArgumentError, FormatError
 from airpy.tokenizer.batch import BatchEncoding, Tensors, pad, to_tensors
 from airpy.tokenizer.build import build_front, build_model
 from airpy.tokenizer.decode import Decoder, StreamDecoder
@@ -70,6 +70,8 @@ class Tokenizer:
         max_length. truncation=True drops what is beyond max_length.
         """
         single = isinstance(text, str)
+        if not isinstance(text, (str, Iterable)):
+            raise TypeError(f"text is {type(text).__name__}; expected a str or several of them")
         texts = [text] if isinstance(text, str) else list(text)
         rows = [self.encode(t, add_special_tokens=add_special_tokens) for t in texts]
         if truncation or padding == "max_length":
@@ -100,7 +102,7 @@ class Tokenizer:
         try:
             ids: list[int] = self._front(parse_special).encode(text, add_special_tokens=False).ids
         except TypeError:
-            text.encode()  # says where the surrogate is
+            _refuse_surrogates(text)
             raise
         if add_special_tokens:
             if self._vocab.add_bos:
@@ -260,6 +262,16 @@ class Tokenizer:
             with self._lock:
                 front = self._fronts.setdefault(parse_special, build_front(self._vocab, self._model, parse_special))
         return front
+
+
+def _refuse_surrogates(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ArgumentError(
+            f"text has a lone surrogate, U+{ord(text[error.start]):04X}, at {error.start}, which is no character; replace such by "
+            f"text.encode('utf-8', 'replace').decode()"
+        ) from None
 
 
 def _row(ids: Any) -> list[int]:

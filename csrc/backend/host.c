@@ -140,6 +140,13 @@ static void fill_rope(air_backend *h)
         }
 }
 
+/* What is in no layer is the embedding, which begins a pass, or the output. */
+static air_status fail_cancelled(air_backend *h, int32_t layer, int begun)
+{
+    if (layer == AIR_NONE) return air_fail(&h->error, AIR_E_CANCELLED, "cancelled in the %s", begun ? "output" : "embedding");
+    return air_fail(&h->error, AIR_E_CANCELLED, "cancelled in layer %d", (int)layer);
+}
+
 /* The next stage; NULL when the walk ends. Also keeps the clock of layers. */
 static const air__stage *next_stage(air_backend *h)
 {
@@ -147,7 +154,7 @@ static const air__stage *next_stage(air_backend *h)
     const air__stage *before = h->stage, *stage = before ? before + 1 : h->stages;
     if (h->status || stage == h->stages + h->n_stages) return NULL;
     if (air__host_cancelled(h)) {
-        h->status = air_fail(&h->error, AIR_E_CANCELLED, "cancelled in layer %d", (int)stage->layer);
+        h->status = fail_cancelled(h, stage->layer, before != NULL);
         return NULL;
     }
     if (before && before->layer != stage->layer) {
@@ -211,7 +218,7 @@ static air_status host_run(air_backend *h, const air_pass *pass, const air_feed 
         atomic_fetch_add(&pass->layer_ns[h->program->n_layers], air_clock_ns() - h->layer_started_ns);
     if (h->status) return air_error_copy(err, &h->error);
     /* Threads leave work undone once this is set, and no stage comes after the last one to notice. */
-    if (atomic_load(pass->cancel)) return air_fail(err, AIR_E_CANCELLED, "cancelled in the last op");
+    if (atomic_load(pass->cancel)) return air_fail(err, AIR_E_CANCELLED, "cancelled in the output");
     if (pass->hidden)
         memcpy(pass->hidden, air__host_buffer(h, h->program->hidden),
                (size_t)(pass->n_wanted * h->program->n_embd) * sizeof(float));

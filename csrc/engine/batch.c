@@ -25,6 +25,16 @@ static void batch_delete(air_batch *b)
     air_free(b);
 }
 
+static air_status fail_context(const air_engine *e, int64_t held, int64_t more, air_error *err)
+{
+    long long n_ctx = (long long)e->plan->n_ctx, trained = (long long)air_model_hparams(e->model)->n_ctx_trained;
+    if (trained > 0 && n_ctx >= trained)
+        return air_fail(err, AIR_E_CONTEXT, "%lld tokens and %lld more exceed the %lld positions that the model was trained for; shorten "
+                        "the text", (long long)held, (long long)more, trained);
+    return air_fail(err, AIR_E_CONTEXT, "%lld tokens and %lld more exceed the context of %lld; shorten the text or open the model with "
+                    "a larger n_ctx (trained: %lld)", (long long)held, (long long)more, n_ctx, trained);
+}
+
 static air_status check_item(const air_engine *e, const air_batch_item *item, int32_t i, air_error *err)
 {
     int64_t n_vocab = air_model_program(e->model)->n_vocab, held = item->sequence->length;
@@ -41,10 +51,7 @@ static air_status check_item(const air_engine *e, const air_batch_item *item, in
         if (item->tokens[t] < 0 || item->tokens[t] >= n_vocab)
             return air_fail(err, AIR_E_ARGUMENT, "token id %d is outside of the vocabulary of %lld", (int)item->tokens[t],
                             (long long)n_vocab);
-    if (held + item->n_tokens > e->plan->n_ctx)
-        return air_fail(err, AIR_E_CONTEXT, "%lld tokens and %lld more exceed the context of %lld; shorten the text or open the model with "
-                        "a larger n_ctx (trained: %lld)", (long long)held, (long long)item->n_tokens, (long long)e->plan->n_ctx,
-                        (long long)air_model_hparams(e->model)->n_ctx_trained);
+    if (held + item->n_tokens > e->plan->n_ctx) return fail_context(e, held, item->n_tokens, err);
     return item->sampling ? air_sampling_check(item->sampling, err) : AIR_OK;
 }
 

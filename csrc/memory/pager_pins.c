@@ -19,7 +19,8 @@ air_status air__pins_open(air_pager *p, air_error *err)
     if (!p->pins_bytes) return AIR_OK;
     p->pins_region = air__region_alloc(p, p->pins_bytes);
     if (!p->pins_region)
-        return air_fail(err, AIR_E_NOMEM, "pins: %llu bytes of address space", (unsigned long long)p->pins_bytes);
+        return air_fail(err, AIR_E_NOMEM, "no room for %llu bytes of address space, of the weights that may stay; raise the limit (ulimit "
+                        "-v) or lower max_ram", (unsigned long long)p->pins_bytes);
     p->pins_page = p->pins_bytes < HUGE_FROM ? p->granule : HUGE_PAGE;
     if (p->pins_page == HUGE_PAGE) air__region_huge(p, p->pins_region, p->pins_bytes);
     p->pins = air__region_data(p, p->pins_region);

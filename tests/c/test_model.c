@@ -209,8 +209,12 @@ TEST(a_cancel_that_comes_during_the_last_op_is_no_success)
     REQUIRE(p->n_vocab <= 4096);
     REQUIRE(!e->api->reserve(e->backend, 1, 1, &err));
     CHECK_EQ(e->api->run(e->backend, &pass, &feed, &err), AIR_E_CANCELLED);
+    CHECK(strcmp(err.text, "cancelled in the output") == 0);
     air_pager_rewind(e->pager);
     l.last = AIR_NONE;
+    CHECK_EQ(e->api->run(e->backend, &pass, &feed, &err), AIR_E_CANCELLED); /* cancel is still set: before the first op */
+    CHECK(strcmp(err.text, "cancelled in the embedding") == 0);
+    air_pager_rewind(e->pager);
     atomic_store(&l.cancel, 0);
     CHECK_EQ(e->api->run(e->backend, &pass, &feed, &err), AIR_OK);
     air_sequence_free(s);

@@ -77,6 +77,34 @@ def test_cancel_ends_a_fast_generation_between_its_passes():
         assert cancel_after(model, running, lambda: started.wait(20)) < LIMIT
 
 
+@pytest.mark.parametrize("what", ["generate", "logits", "stream"])
+@pytest.mark.parametrize("wait", [0, 0.05, 0.3, 1.2])  # before, in and between its passes
+def test_close_ends_every_call_with_the_same_error(what, wait):
+    model = load_from(SLOW)
+    calls = {
+        "generate": lambda: model.generate(PROMPT, max_new_tokens=50, eos_token_id=[]),
+        "logits": lambda: [model(PROMPT) for _ in range(50)],
+        "stream": lambda: list(model.stream(PROMPT[0], max_new_tokens=50, eos_token_id=[])),
+    }
+    under_way = threading.Event()
+    take = model._pool.take
+    model._pool.take = lambda *ids: (take(*ids), under_way.set())[0]
+    thread, seen = in_thread(calls[what])
+    under_way.wait(30)
+    time.sleep(wait)
+    model.close()
+    thread.join(10)
+    assert type(seen["error"]) is errors.StateError, repr(seen["error"])
+    assert str(seen["error"]) in ("the model was closed while a call was under way", "the model is closed")
+
+
+def test_a_closed_model_is_not_entered():
+    model = load()
+    model.close()
+    with pytest.raises(errors.StateError, match="the model is closed"), model:
+        pass
+
+
 def test_cancel_with_nothing_under_way_does_nothing():
     with load() as model:
         model.cancel()
@@ -164,6 +192,33 @@ def test_the_command_line_ends_with_130(tmp_path):
     _, err = child.communicate(timeout=20)
     assert child.returncode == 130 and "Traceback" not in err
     assert time.monotonic() - start < 2  # with the end of the interpreter
+
+
+# Ctrl-C as the at-th module is looked for, which is where KeyboardInterrupt does most harm.
+START_UP = """
+import importlib.abc, os, runpy, signal, sys
+class Interrupt(importlib.abc.MetaPathFinder):
+    seen = 0
+    def find_spec(self, name, path, target=None):
+        Interrupt.seen += Interrupt.seen > 0 or name == "airpy.cli"
+        if Interrupt.seen == AT:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+runpy.run_module("airpy", run_name="__main__")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize("at", [1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 170])
+def test_ctrl_c_at_start_up_is_130_and_not_a_word(at):
+    done = run_python(START_UP.replace("AT", str(at)), "generate", str(DEMO), "-p", "And it came", "-n", "2")
+    assert (done.returncode, done.stderr, done.stdout) == (130, "", "")
+
+
+def test_importing_leaves_signals_alone():
+    code = "import signal\nbefore = signal.getsignal(signal.SIGINT)\nimport airpy.command, airpy.cli\nfrom airpy import AutoModel\n"
+    code += "assert before is signal.getsignal(signal.SIGINT) is signal.default_int_handler"
+    assert run_python(code).returncode == 0
 
 
 @pytest.mark.parametrize("probe", ["disk", "slow disk", "compute"])

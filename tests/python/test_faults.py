@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from models import DEMO, golden
+from models import DEMO, golden, run_python
 
 from airpy import _core, errors
 
@@ -59,9 +59,11 @@ def test_a_truncated_file_fails_its_engine_and_no_other(copy, want, options):
     np.testing.assert_array_equal(logits(engine), want)
     os.truncate(copy, 1 << 20)
     for _ in range(2):
-        with pytest.raises(CHANGED):
+        with pytest.raises(CHANGED) as caught:
             logits(engine)
         np.testing.assert_array_equal(logits(other), want)
+        if options["io"] == "direct":
+            assert f"had {DEMO.stat().st_size} bytes when it was opened, now {1 << 20}" in str(caught.value)
     assert engine.stats()["held_by"]["KV cache"] == 0
     engine.close()
     np.testing.assert_array_equal(logits(other), want)
@@ -161,6 +163,28 @@ def test_a_part_that_shrinks_fails_the_pass(parts, want):
         logits(engine)
         logits(engine)
     engine.close()
+
+
+NO_ROOM = """
+import resource
+from airpy import _core, errors
+from models import DEMO
+gguf = _core.GGUF(str(DEMO))
+_core.Engine(gguf, max_ram=5 << 20, io="direct", threads=1).close()
+pages = int(open("/proc/self/statm").read().split()[0])
+for more in range(1, 64):  # MiB; with few of them, what is smaller finds no room
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (more << 20), resource.RLIM_INFINITY))
+    try:
+        _core.Engine(gguf, max_ram=1 << 30, io="direct", threads=1)
+        break
+    except (errors.OutOfMemoryError, errors.ThreadError) as error:
+        print(error)
+"""
+
+
+def test_too_little_address_space_says_what_to_raise():
+    done = run_python(NO_ROOM)
+    assert "of address space, of the weights that may stay; raise the limit (ulimit -v) or lower max_ram" in done.stdout, done
 
 
 # ---- what is left behind -----------------------------------------------------------------------------------

@@ -118,7 +118,7 @@ def test_it_stops_at_the_end_token_and_not_without_one(model):
     free = alone(model, TEXTS[1], 8, eos_token_id=[])
     assert len(free) == 8
     first = free.index(free[3])
-    assert alone(model, TEXTS[1], 8, eos_token_id=[9999, free[3]]) == free[: first + 1]
+    assert alone(model, TEXTS[1], 8, eos_token_id=[4095, free[3]]) == free[: first + 1]
     assert alone(model, TEXTS[1], 8, eos_token_id=None) == free
 
 
@@ -140,10 +140,19 @@ def test_the_default_is_what_the_context_has_room_for():
 def test_too_much_for_the_context_is_refused_before_anything_is_computed(fresh):
     passes = fresh.stats()["passes"]
     for ids, n in (([[1] * 500], 13), ([[1] * 512], 1), ([[1] * 600], None)):
-        with pytest.raises(errors.ContextOverflowError, match="512"):
+        with pytest.raises(errors.ContextOverflowError, match="the 512 positions that the model was trained for; shorten"):
             fresh.generate(ids, max_new_tokens=n)
+    with pytest.raises(errors.ContextOverflowError, match="the 512 positions that the model was trained for; shorten"):
+        fresh([[1] * 600])
     assert fresh.stats()["passes"] == passes
     assert fresh.generate([[1] * 500], max_new_tokens=12, eos_token_id=[]).shape == (1, 512)
+
+
+def test_a_larger_context_is_advised_where_there_is_one():
+    with load(n_ctx=64) as model:
+        for call in (lambda: model.generate([[1] * 70]), lambda: model([[1] * 70])):
+            with pytest.raises(errors.ContextOverflowError, match=r"context of 64; .*open .*larger n_ctx.* 512|trained: 512"):
+                call()
 
 
 def test_stop_strings_match_across_tokens(model):
@@ -251,6 +260,39 @@ def test_unknown_arguments_raise_and_unsupported_ones_say_what_to_do(model):
         model.generate([[1]], generation_config={"nonsense": 3})
     neutral = {"num_beams": 1, "use_cache": True, "output_scores": False, "logits_processor": None, "length_penalty": 1.0}
     assert model.generate([[1]], max_new_tokens=1, **neutral).shape == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"streamer": "x"}, r"streamer is str; expected an object with put\(\) and end\(\), such as TextStreamer"),
+        ({"do_sample": "yes"}, "do_sample is 'yes'; expected True or False"),
+        ({"do_sample": 1}, "do_sample is 1; expected True or False"),
+        ({"return_dict_in_generate": "no"}, "return_dict_in_generate is 'no'"),
+        ({"max_new_tokens": True}, "max_new_tokens is True; expected a whole number"),
+        ({"seed": False}, "seed is False"),
+        ({"eos_token_id": 4096}, "eos_token_id is 4096; expected a token id, 0 to 4095"),
+        ({"eos_token_id": [3, 1 << 20]}, "eos_token_id is 1048576"),
+        ({"eos_token_id": True}, "eos_token_id is True; expected a token id"),
+        ({"pad_token_id": 4096}, "pad_token_id is 4096"),
+        ({"attention_mask": [[2, 1]]}, "attention_mask holds 2; expected 1 for tokens and 0 for padding"),
+        ({"attention_mask": [[0, -1]]}, "attention_mask holds -1"),
+        ({"attention_mask": np.array([[0.5, 1]])}, "attention_mask holds 0.5"),
+    ],
+)
+def test_arguments_without_a_meaning_say_what_was_expected(model, arguments, message):
+    with pytest.raises(errors.ArgumentError, match=message):
+        model.generate([[1, 2]], **arguments)
+
+
+def test_what_means_the_same_is_taken(model):
+    out = model.generate([[1, 2]], np.array([[False, True]]), max_new_tokens=np.int64(1), do_sample=np.bool_(True), seed=1)
+    assert out.shape == (1, 3)
+
+
+def test_a_cache_cannot_be_done_without(model):
+    with pytest.raises(errors.UnsupportedError, match=r"use_cache=False is not supported; use model.forget\(\) before the call"):
+        model.generate([[1]], use_cache=False)
 
 
 def test_sampling_arguments_without_sampling_warn(model):
@@ -434,4 +476,7 @@ def test_what_takes_the_text_counts_between_passes_not_in_them():
         for _ in model.stream([5, 6, 7], max_new_tokens=9, eos_token_id=[]):
             time.sleep(0.02)
         stats = model.stats()
-        assert stats["between_ms"] > 5 and math.isclose(stats["tok_s"], 1e3 / stats["pass_ms"])
+        assert stats["between_ms"] > 5
+        assert math.isclose(stats["tok_s"], 1e3 / (stats["pass_ms"] + stats["between_ms"]))  # as whoever waits has it
+        share = stats["achieved_over_predicted"]
+        assert math.isclose(share, 1e3 / stats["predicted_tok_s"] / stats["pass_ms"], rel_tol=1e-6)  # of passes alone

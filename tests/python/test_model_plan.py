@@ -28,6 +28,15 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
+def test_a_relative_cache_folder_is_ignored(cache, monkeypatch, tmp_path):
+    """As the XDG base directory specification has it."""
+    monkeypatch.delenv("AIRPY_CACHE_DIR")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for base, want in (("cache", tmp_path / ".cache"), ("", tmp_path / ".cache"), (str(tmp_path / "x"), tmp_path / "x")):
+        monkeypatch.setenv("XDG_CACHE_HOME", base)
+        assert calibration.cache_dir() == want / "airpy"
+
+
 # ---- the plan --------------------------------------------------------------------------------------------------------------------
 
 

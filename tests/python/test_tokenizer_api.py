@@ -70,6 +70,20 @@ def test_torch_is_not_imported_before_it_is_wanted():
     subprocess.run([sys.executable, "-P", "-c", code], check=True, env=os.environ | {"PYTHONPATH": package})
 
 
+def test_torch_tensors_where_torch_is_not(tokenizer, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ImportError, match=r"needs PyTorch .*; install torch, or take return_tensors='np'"):
+        tokenizer("ab", return_tensors="pt")
+
+
+def test_what_is_no_text_is_named(tokenizer):
+    for text in (None, 3):
+        with pytest.raises(TypeError, match=f"text is {type(text).__name__}; expected a str or several of them"):
+            tokenizer(text)
+    with pytest.raises(ValueError, match=r"a lone surrogate, U\+D800, at 2, which is no character; replace such by"):
+        tokenizer("ab\ud800c")
+
+
 def test_what_is_not_supported_is_refused(tokenizer):
     for arguments in ({"return_tensors": "tf"}, {"padding": "middle"}, {"truncation": True}, {"max_length": 3}):
         with pytest.raises(ValueError):

@@ -152,6 +152,17 @@ size_t air_file_alignment(const air_file *file) { return file->alignment; }
 const char *air_file_path(const air_file *file) { return file->path; }
 int air_file_descriptor(const air_file *file) { return file->fd; }
 
+/* Nothing more came at offset, though the file had more when it was opened. */
+static air_status fail_short(const air_file *file, uint64_t offset, air_error *err)
+{
+    struct stat s;
+    if (fstat(file->fd, &s) == 0 && (uint64_t)s.st_size != file->id.bytes)
+        return air_fail(err, AIR_E_CHANGED, "%s: had %" PRIu64 " bytes when it was opened, now %" PRIu64, file->path, file->id.bytes,
+                        (uint64_t)s.st_size);
+    return air_fail(err, AIR_E_CHANGED, "%s: a read at offset %" PRIu64 " got nothing, though the file has %" PRIu64 " bytes", file->path,
+                    offset, file->id.bytes);
+}
+
 /* Reads until want bytes are there; in direct mode whole blocks are asked for, up to bytes, and a short read is taken up again
  * at a block's start. */
 static air_status read_all(const air_file *file, uint64_t offset, char *buffer, size_t want, size_t bytes, air_error *err)
@@ -164,9 +175,7 @@ static air_status read_all(const air_file *file, uint64_t offset, char *buffer, 
         if (n < 0) return fail_io(file, offset + done, errno, err);
         size_t reached = done + (size_t)n;
         size_t next = reached < want ? reached & ~(file->alignment - 1) : reached;
-        if (next == done)
-            return air_fail(err, AIR_E_CHANGED, "%s: ends at offset %" PRIu64 ", but had %" PRIu64 " bytes when it was opened",
-                            file->path, offset + reached, file->id.bytes);
+        if (next == done) return fail_short(file, offset + reached, err);
         done = next;
     }
     return AIR_OK;
