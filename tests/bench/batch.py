@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from tests.bench import common
@@ -47,25 +46,18 @@ def table(name: str, figures: Json) -> list[Json]:
 
 
 def contenders(model: Path, options: argparse.Namespace) -> dict[str, Callable[[], Json]]:
-    ours = {"io": "mmap", "threads": options.threads, "n_ctx": 512, "prompt": 16, "new": options.new, "texts": COUNTS,
-            "probe_seconds": 0.5}  # fmt: skip
-    theirs = {"threads": options.threads, "prompt": 16, "new": options.new + 1, "warm": 2, "load": "mmap",
-              "repack": options.peer_repack}  # fmt: skip
-    turns: dict[str, Callable[[], Json]] = {"airpy": partial(common.worker, "batch", model, **ours)}
-    if options.peer_python:
-        turns |= {peer_name(n): partial(common.peer, options.peer_python, model, sequences=n, **theirs) for n in COUNTS}
+    """llama.cpp takes a process for each count."""
+    ours = {"n_ctx": 512, "prompt": 16, "new": options.new, "texts": COUNTS}
+    turns = {}
+    for n in COUNTS:
+        both = common.side_by_side("batch", [model], options, ours, {"prompt": 16, "new": options.new + 1, "sequences": n})
+        turns |= {"airpy": both.pop(model.stem)} | {peer_name(n): run for run in both.values()}
     return turns
 
 
 def arguments() -> argparse.Namespace:
-    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--model", type=Path, help="a GGUF file; without, a synthetic 1b in Q4_K, kept in the cache folder")
-    ap.add_argument("--threads", type=int, default=common.THREADS)
+    ap = common.parser(__doc__, rounds=3)
     ap.add_argument("--new", type=int, default=16, metavar="N", help="passes timed for each count in a round")
-    ap.add_argument("--peer-python", help="a Python that has llama-cpp-python, best built for this machine")
-    ap.add_argument("--peer-repack", choices=("on", "off"), default="on")
-    ap.add_argument("--rounds", type=int, default=3)
-    ap.add_argument("--seconds", type=float, default=150, help="for all rounds; disturbed ones are repeated while it lasts")
     return ap.parse_args()
 
 

@@ -5,6 +5,7 @@ least. Everything that a figure depends on is written beside it: tests/bench/res
 """
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
 import os
@@ -18,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +186,32 @@ def evict(path: Path) -> None:
     """Takes the file out of the page cache."""
     with path.open("rb") as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+# ---- a model in memory, beside llama.cpp at its best ---------------------------------------------------------------------------------
+
+
+def parser(doc: str | None, rounds: int, models: str | None = None) -> argparse.ArgumentParser:
+    """The options that such benchmarks share; models: "+" where several files may be given."""
+    ap = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("--model", type=Path, nargs=models, help="without, a synthetic 1b in Q4_K, kept in the cache folder")
+    ap.add_argument("--threads", type=int, default=THREADS)
+    ap.add_argument("--peer-python", help="a Python that has llama-cpp-python, best built for this machine")
+    ap.add_argument("--peer-repack", choices=("on", "off"), default="on")
+    ap.add_argument("--rounds", type=int, default=rounds)
+    ap.add_argument("--seconds", type=float, default=150, help="for all rounds; disturbed ones are repeated while it lasts")
+    return ap
+
+
+def side_by_side(task: str, models: Sequence[Path], options: argparse.Namespace, ours: Json, theirs: Json) -> dict[str, Callable[[], Json]]:
+    """For take_turns: each model with airpy, under its stem, and where a peer is given with llama.cpp, under "STEM: llama.cpp"."""
+    turns: dict[str, Callable[[], Json]] = {}
+    for model in models:
+        turns[model.stem] = partial(worker, task, model, io="mmap", threads=options.threads, probe_seconds=0.5, **ours)
+        if options.peer_python:
+            turns[f"{model.stem}: llama.cpp"] = partial(
+                peer, options.peer_python, model, threads=options.threads, warm=2, load="mmap", repack=options.peer_repack, **theirs)
+    return turns
 
 
 # ---- results ---------------------------------------------------------------------------------------------------------------------

@@ -6,9 +6,6 @@ against what the plan makes of it. llama.cpp runs at its best, its own order of 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from functools import partial
-from pathlib import Path
 
 from tests.bench import common
 from tests.bench.common import Json, Round, percent, row
@@ -37,35 +34,19 @@ def table(name: str, f: Json) -> list[Json]:
     return [row(f"{name}: a prompt of {f['tokens']}, tokens/s", text)]
 
 
-def contenders(models: list[Path], options: argparse.Namespace) -> dict[str, Callable[[], Json]]:
-    turns: dict[str, Callable[[], Json]] = {}
-    ours = {"io": "mmap", "threads": options.threads, "n_ctx": 2 * options.prompt, "prompt": options.prompt, "times": options.times,
-            "probe_seconds": 0.5}  # fmt: skip
-    theirs = {"threads": options.threads, "prompt": options.prompt, "new": 1, "warm": 2, "load": "mmap", "repack": options.peer_repack}
-    for model in models:
-        turns[model.stem] = partial(common.worker, "prefill", model, **ours)
-        if options.peer_python:
-            turns[f"{model.stem}: llama.cpp"] = partial(common.peer, options.peer_python, model, **theirs)
-    return turns
-
-
 def arguments() -> argparse.Namespace:
-    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--model", type=Path, nargs="+", help="GGUF files; without, a synthetic 1b in Q4_K, kept in the cache folder")
-    ap.add_argument("--threads", type=int, default=common.THREADS)
+    ap = common.parser(__doc__, rounds=3, models="+")
     ap.add_argument("--prompt", type=int, default=512, metavar="N", help="tokens")
     ap.add_argument("--times", type=int, default=1, metavar="N", help="prompts read in a round")
-    ap.add_argument("--peer-python", help="a Python that has llama-cpp-python, best built for this machine")
-    ap.add_argument("--peer-repack", choices=("on", "off"), default="on")
-    ap.add_argument("--rounds", type=int, default=3)
-    ap.add_argument("--seconds", type=float, default=150, help="for all rounds; disturbed ones are repeated while it lasts")
     return ap.parse_args()
 
 
 def main() -> int:
     options = arguments()
     models = [common.model_file(given, "1b", "Q4_K") for given in options.model or [None]]
-    rounds = common.take_turns(contenders(models, options), options.rounds, options.seconds)
+    turns = common.side_by_side("prefill", models, options, {"n_ctx": 2 * options.prompt, "prompt": options.prompt, "times": options.times},
+                                {"prompt": options.prompt, "new": 1})
+    rounds = common.take_turns(turns, options.rounds, options.seconds)
     figures = {model.stem: figures_of(model.stem, rounds) for model in models}
     settings = {"threads": options.threads, "prompt": options.prompt, "times": options.times, "io": "mmap",
                 "peer_repack": options.peer_repack}

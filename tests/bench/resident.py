@@ -6,9 +6,6 @@ opens and after its last pass. llama.cpp runs at its best, its own order of the 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from functools import partial
-from pathlib import Path
 from statistics import mean
 
 from tests.bench import common
@@ -51,34 +48,18 @@ def table(name: str, f: Json) -> list[Json]:
     return rows
 
 
-def contenders(models: list[Path], options: argparse.Namespace) -> dict[str, Callable[[], Json]]:
-    turns: dict[str, Callable[[], Json]] = {}
-    ours = {"io": "mmap", "threads": options.threads, "n_ctx": 512, "prompt": 16, "new": options.new, "probe_seconds": 0.5}
-    theirs = {"threads": options.threads, "prompt": 16, "new": options.new + 1, "warm": 2, "load": "mmap",
-              "repack": options.peer_repack}
-    for model in models:
-        turns[model.stem] = partial(common.worker, "resident", model, **ours)
-        if options.peer_python:
-            turns[f"{model.stem}: llama.cpp"] = partial(common.peer, options.peer_python, model, **theirs)
-    return turns
-
-
 def arguments() -> argparse.Namespace:
-    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--model", type=Path, nargs="+", help="GGUF files; without, a synthetic 1b in Q4_K, kept in the cache folder")
-    ap.add_argument("--threads", type=int, default=common.THREADS)
+    ap = common.parser(__doc__, rounds=5, models="+")
     ap.add_argument("--new", type=int, default=60, metavar="N", help="passes timed in a round")
-    ap.add_argument("--peer-python", help="a Python that has llama-cpp-python, best built for this machine")
-    ap.add_argument("--peer-repack", choices=("on", "off"), default="on")
-    ap.add_argument("--rounds", type=int, default=5)
-    ap.add_argument("--seconds", type=float, default=150, help="for all rounds; disturbed ones are repeated while it lasts")
     return ap.parse_args()
 
 
 def main() -> int:
     options = arguments()
     models = [common.model_file(given, "1b", "Q4_K") for given in options.model or [None]]
-    rounds = common.take_turns(contenders(models, options), options.rounds, options.seconds)
+    turns = common.side_by_side("resident", models, options, {"n_ctx": 512, "prompt": 16, "new": options.new},
+                                {"prompt": 16, "new": options.new + 1})
+    rounds = common.take_turns(turns, options.rounds, options.seconds)
     figures = {model.stem: figures_of(model.stem, rounds) for model in models}
     settings = {"threads": options.threads, "new": options.new, "io": "mmap", "n_ctx": 512, "peer_repack": options.peer_repack}
     common.write("resident", models, rounds, settings, figures, [r for name, f in figures.items() for r in table(name, f)])
