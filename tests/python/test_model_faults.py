@@ -16,7 +16,7 @@ PROMPT = [[5, 6, 7, 8]]
 
 
 def open_and_generate():
-    with load(golden("llama-gqa"), io="direct", max_ram="1MiB", bandwidths=RATES) as model:
+    with load(golden("llama-gqa"), io="direct", max_ram="2MiB", bandwidths=RATES) as model:
         return model.generate(PROMPT, max_new_tokens=3, eos_token_id=[]).tolist()
 
 
