@@ -84,7 +84,9 @@ typedef struct row_scales {
 
 AIR_INLINE row_scales row_of(const tile_scales *t, const tile_shape *s)
 {
-    row_scales r = {.scale = {t->scale, t->scale}, .bias = t->bias, .bias_sub = t->bias_sub};
+    row_scales r = {.scale = {t->scale, t->scale}};
+    if (s->has_bias) r.bias = t->bias;
+    if (s->has_bias && s->scaling == SCALE_HALF) r.bias_sub = t->bias_sub;
     if (s->scaling == SCALE_FLOAT) {
         r.scale[0] = _mm256_permute2f128_ps(t->scale, t->scale, 0x00);
         r.scale[1] = _mm256_permute2f128_ps(t->scale, t->scale, 0x11);
