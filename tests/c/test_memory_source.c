@@ -235,6 +235,12 @@ TEST(the_probe_reads_into_as_much_memory_as_a_plan_would)
     CHECK_EQ(n.clashes, 0);
 }
 
+#ifdef __SANITIZE_THREAD__
+enum { MEMORY_IS_OURS = 0 }; /* its shadow memory is as anonymous as what it shadows */
+#else
+enum { MEMORY_IS_OURS = 1 };
+#endif
+
 /* What the process holds when a probe asks; it ends the probe at its stop_at-th question. */
 typedef struct onlooker {
     int asked, stop_at;
@@ -257,7 +263,7 @@ TEST(a_compute_probe_can_be_stopped_while_it_touches_its_memory)
     CHECK_EQ(air_probe_compute(2, AIR_TIER_COUNT, 1u << AIR_TYPE_Q8_0, UINT64_C(256) << 20, 0.4, (air_probe_watch){look, &o}, &b, &err),
              AIR_E_CANCELLED);
     CHECK_EQ(o.asked, 3);
-    CHECK(o.first < 24u << 20 && o.most < 64u << 20);
+    CHECK(!MEMORY_IS_OURS || (o.first < 24u << 20 && o.most < 64u << 20));
     CHECK_EQ(b.memory, 0);
 }
 
@@ -267,7 +273,7 @@ TEST(a_compute_probe_touches_less_memory_where_that_takes_longer_than_its_trials
     air_bandwidths b = {0};
     REQUIRE(air_probe_compute(2, AIR_TIER_COUNT, 1u << AIR_TYPE_Q8_0, UINT64_C(256) << 20, 1e-4, (air_probe_watch){look, &o}, &b, &err) ==
             AIR_OK);
-    CHECK(o.most > 96u << 20 && o.most < 160u << 20);
+    CHECK(!MEMORY_IS_OURS || (o.most > 96u << 20 && o.most < 160u << 20));
     CHECK(b.memory > 0 && b.product[AIR_TYPE_Q8_0] > 0);
 }
 
