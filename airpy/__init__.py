@@ -11,6 +11,9 @@ Names are imported when first used, so that `import airpy` costs next to nothing
 
 from __future__ import annotations
 
+import os
+import sys
+
 TYPE_CHECKING = False  # as type checkers see it, typing's; importing that takes longer than all else here
 if TYPE_CHECKING:
     from typing import Any
@@ -54,6 +57,16 @@ _MODULES = {
 }  # fmt: skip
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
+
+def _find_package() -> list[str]:
+    """Where the modules lie. A checkout's sources hide the installed package from programs started in it, so the folder that has the
+    extension is taken."""
+    folders = __path__ + [os.path.join(entry, "airpy") for entry in sys.path]
+    return next(([folder] for folder in folders if os.path.exists(os.path.join(folder, "_core.abi3.so"))), __path__)
+
+
+__path__ = _find_package()
+
 __all__ = [
     "AirpyError",
     "ArgumentError",
@@ -87,7 +100,12 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'airpy' has no attribute {name!r}")
     from importlib import import_module
 
-    value = getattr(import_module(home), "VERSION" if name == "__version__" else name)
+    try:
+        value = getattr(import_module(home), "VERSION" if name == "__version__" else name)
+    except ImportError as error:
+        if error.name not in ("airpy", "airpy._core"):
+            raise
+        raise ImportError(f"airpy's extension is not built beside {__path__[0]}: run pip install . in the folder above it") from error
     globals()[name] = value
     return value
 

@@ -71,6 +71,25 @@ def test_there_is_one_version():
     assert found.returncode in (1, 128), f"the version stands elsewhere too: {found.stdout.decode()}"
 
 
+def run_in_checkout(tmp_path: Path, code: str, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Python in a folder that has the package's sources and no extension beside them."""
+    shutil.copytree(ROOT / "airpy", tmp_path / "airpy", ignore=shutil.ignore_patterns("*.so", "__pycache__", "assets"))
+    env = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONSAFEPATH")} | variables
+    return subprocess.run([sys.executable, *options, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+
+
+def test_sources_without_an_extension_leave_the_work_to_the_installed_package(tmp_path):
+    code = "import airpy, sys; airpy.AutoModel; print(sys.modules['airpy._core'].__file__, sys.modules['airpy.auto_model'].__file__)"
+    done = run_in_checkout(tmp_path, code, PYTHONPATH=str(Path(_core.__file__).parents[1]))
+    assert done.returncode == 0, done.stderr
+    assert [Path(path).parent for path in done.stdout.split()] == [Path(_core.__file__).parent] * 2
+
+
+def test_sources_alone_say_that_the_extension_is_not_built(tmp_path):
+    done = run_in_checkout(tmp_path, "import airpy; airpy.__version__", "-S")  # -S: no installed packages
+    assert done.returncode == 1 and f"not built beside {tmp_path / 'airpy'}: run pip install ." in done.stderr.splitlines()[-1]
+
+
 # ---- symbols ---------------------------------------------------------------------------------------------------------------------
 
 
