@@ -36,7 +36,7 @@ static const layer layers[] = {
 
 air_q8 air_q8_place(void *memory, int64_t k, int64_t n)
 {
-    const int64_t each[] = {k, air_q8_tiles(k) * AIR_Q8_TILE, k / AIR_Q8_SUM_GROUP * 2, k / AIR_Q8_GROUP * 4};
+    const int64_t each[] = {k, air_q8_turned_bytes(k), k / AIR_Q8_SUM_GROUP * 2, k / AIR_Q8_GROUP * 4};
     char *at[AIR_COUNT(each)];
     for (size_t i = 0; i < AIR_COUNT(each); i++) {
         at[i] = memory;

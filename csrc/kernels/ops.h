@@ -22,21 +22,24 @@ enum { AIR_Q8_GROUP = 32, AIR_Q8_SUM_GROUP = 16, AIR_Q8_TILE = 256 };
 
 /* The 8-bit form of activations. Per column: q in [-127, 127], x ~= scale * q over each group of 32; sums of q over each 16, which
  * formats with minima or offsets need. turned holds q once more, for products of several columns: in tiles of 256, the last one filled
- * up with zeros, and in each four groups with their quarters and places exchanged: byte b of dword j of half h of group g of
- * such four is byte b of dword g of half h of group j there. What is added up across vectors then belongs to one group in each lane. */
+ * up with zeros, and in each byte b of dword j of group g is byte b of dword g of the j-th 32 bytes. What is added up across these
+ * eight vectors belongs to one group in each dword. */
 typedef struct air_q8 {
     int8_t  *q;      /* [k] */
-    int8_t  *turned; /* [tiles of k][256] */
+    int8_t  *turned; /* [tiles of k][256], columns air_q8_turned_bytes apart */
     int16_t *sums;   /* [k/16] */
     float   *scale;  /* [k/32] */
 } air_q8;
 
 static inline int64_t air_q8_tiles(int64_t k) { return (k + AIR_Q8_TILE - 1) / AIR_Q8_TILE; }
 
+/* An odd number of tiles, so that a tile of many columns does not fall on the same few sets of a cache. */
+static inline int64_t air_q8_turned_bytes(int64_t k) { return (air_q8_tiles(k) | 1) * AIR_Q8_TILE; }
+
 /* Bytes of n columns, and their arrays one after the other in so much memory, aligned to 64 bytes. */
 static inline size_t air_q8_bytes(int64_t k, int64_t n)
 {
-    int64_t each = k + air_q8_tiles(k) * AIR_Q8_TILE + k / AIR_Q8_SUM_GROUP * 2 + k / AIR_Q8_GROUP * 4;
+    int64_t each = k + air_q8_turned_bytes(k) + k / AIR_Q8_SUM_GROUP * 2 + k / AIR_Q8_GROUP * 4;
     return (size_t)(n * each) + 4 * 64;
 }
 air_q8 air_q8_place(void *memory, int64_t k, int64_t n);
@@ -46,7 +49,7 @@ static inline air_q8 air_q8_at(air_q8 x, int64_t k, int64_t c, int64_t at)
 {
     int64_t i = c * k + at;
     return (air_q8){
-        x.q + i, x.turned + (c * air_q8_tiles(k) + at / AIR_Q8_TILE) * AIR_Q8_TILE, x.sums + i / AIR_Q8_SUM_GROUP,
+        x.q + i, x.turned + c * air_q8_turned_bytes(k) + at / AIR_Q8_TILE * AIR_Q8_TILE, x.sums + i / AIR_Q8_SUM_GROUP,
         x.scale + i / AIR_Q8_GROUP,
     };
 }

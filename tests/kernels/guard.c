@@ -54,7 +54,7 @@ air_q8 guard_q8(int64_t k, int64_t n)
 {
     return (air_q8){
         guard_new((size_t)(n * k), 64),
-        guard_new((size_t)(n * air_q8_tiles(k) * AIR_Q8_TILE), 64),
+        guard_new((size_t)(n * air_q8_turned_bytes(k)), 64),
         guard_new((size_t)(n * k / AIR_Q8_SUM_GROUP) * sizeof(int16_t), 64),
         guard_new((size_t)(n * k / AIR_Q8_GROUP) * sizeof(float), 64),
     };

@@ -77,8 +77,8 @@ static void check_turned(air_q8 q, int64_t k)
 {
     int64_t tiles = air_q8_tiles(k), found = 0;
     for (int64_t i = 0; i < k; i++) {
-        int64_t byte = i % 4, dword = i / 4 % 4, half = i / 16 % 2, group = i / 32 % 4, fours = i / 128;
-        found += q.turned[fours * 128 + dword * 32 + half * 16 + group * 4 + byte] == q.q[i];
+        int64_t byte = i % 4, dword = i / 4 % 8, group = i / 32 % 8, tile = i / 256;
+        found += q.turned[tile * 256 + dword * 32 + group * 4 + byte] == q.q[i];
     }
     CHECK_EQ(found, k);
     int64_t sum = 0;

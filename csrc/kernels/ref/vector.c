@@ -31,8 +31,8 @@ static void quantize_group(const float *x, air_q8 out)
 /* Where element i of a tile is once it is turned. */
 static int64_t turned(int64_t i)
 {
-    int64_t fours = i / 128, group = i / 32 % 4, half = i / 16 % 2, dword = i / 4 % 4;
-    return fours * 128 + dword * 32 + half * 16 + group * 4 + i % 4;
+    int64_t group = i / 32, dword = i / 4 % 8;
+    return dword * 32 + group * 4 + i % 4;
 }
 
 static void quantize(const float *x, int64_t k, air_q8 out)

@@ -70,8 +70,8 @@ AIR_INLINE void air__quantize_group(const float *x, air_q8 out)
     out.sums[1] = air__quantize_half(out.q + 16, v[2], v[3], inverse);
 }
 
-/* Four groups, or as many vectors that become them, turned as ops.h says: dwords by 4x4 in each 16-byte lane. */
-AIR_INLINE void air__turn(__m256i v[4])
+/* Dwords by 4 x 4 in each 16-byte lane. */
+AIR_INLINE void air__turn_lanes(__m256i v[4])
 {
     __m256i a = _mm256_unpacklo_epi32(v[0], v[1]), b = _mm256_unpackhi_epi32(v[0], v[1]);
     __m256i c = _mm256_unpacklo_epi32(v[2], v[3]), d = _mm256_unpackhi_epi32(v[2], v[3]);
@@ -81,19 +81,32 @@ AIR_INLINE void air__turn(__m256i v[4])
     v[3] = _mm256_unpackhi_epi64(b, d);
 }
 
+/* A tile's groups to what ops.h calls turned: dwords by 8 x 8. */
+AIR_INLINE void air__turn(__m256i v[8])
+{
+    air__turn_lanes(v);
+    air__turn_lanes(v + 4);
+    AIR__UNROLL
+    for (int j = 0; j < 4; j++) {
+        __m256i low = v[j], high = v[j + 4];
+        v[j] = _mm256_permute2x128_si256(low, high, 0x20);
+        v[j + 4] = _mm256_permute2x128_si256(low, high, 0x31);
+    }
+}
+
 AIR_INLINE void air__quantize(const float *x, int64_t k, air_q8 out)
 {
     for (int64_t at = 0; at < k; at += AIR_Q8_GROUP) air__quantize_group(x + at, air_q8_at(out, k, 0, at));
-    for (int64_t at = 0; at < air_q8_tiles(k) * AIR_Q8_TILE; at += 4 * AIR_Q8_GROUP) {
-        __m256i v[4];
+    for (int64_t at = 0; at < air_q8_tiles(k) * AIR_Q8_TILE; at += AIR_Q8_TILE) {
+        __m256i v[AIR__Q8_GROUPS];
         AIR__UNROLL
-        for (int g = 0; g < 4; g++) {
+        for (int g = 0; g < AIR__Q8_GROUPS; g++) {
             int64_t i = at + g * AIR_Q8_GROUP;
             v[g] = i < k ? _mm256_loadu_si256((const __m256i *)(const void *)(out.q + i)) : _mm256_setzero_si256();
         }
         air__turn(v);
         AIR__UNROLL
-        for (int j = 0; j < 4; j++) _mm256_storeu_si256((__m256i *)(void *)(out.turned + at + j * AIR_Q8_GROUP), v[j]);
+        for (int j = 0; j < AIR__Q8_GROUPS; j++) _mm256_storeu_si256((__m256i *)(void *)(out.turned + at + j * AIR_Q8_GROUP), v[j]);
     }
 }
 

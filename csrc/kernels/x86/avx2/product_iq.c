@@ -257,13 +257,13 @@ AIR_INLINE void scales_iq1_m(const uint8_t *w, tile_scales *t)
     half_scales(t, odd_bytes(_mm256_castsi256_si128(bytes)), air__half((const uint8_t *)&d) * 0.125f, 9);
 }
 
-PRODUCT_UNPACKED(iq2_xxs, .parts = 4, .scaling = SCALE_GROUP, .has_bias = 1, .bytes = sizeof(air_block_iq2_xxs))
-PRODUCT_UNPACKED(iq2_xs, .parts = 4, .scaling = SCALE_HALF, .has_bias = 1, .bytes = sizeof(air_block_iq2_xs))
-PRODUCT_UNPACKED(iq2_s, .parts = 4, .scaling = SCALE_HALF, .has_bias = 1, .bytes = sizeof(air_block_iq2_s))
-PRODUCT_UNPACKED(iq3_xxs, .parts = 4, .scaling = SCALE_GROUP, .has_bias = 1, .bytes = sizeof(air_block_iq3_xxs))
-PRODUCT_UNPACKED(iq3_s, .parts = 1, .scaling = SCALE_GROUP, .has_bias = 1, .bytes = sizeof(air_block_iq3_s))
+PRODUCT_UNPACKED(iq2_xxs, .parts = 8, .scaling = SCALE_GROUP, .has_bias = 1, .bytes = sizeof(air_block_iq2_xxs))
+PRODUCT_UNPACKED(iq2_xs, .parts = 8, .scaling = SCALE_HALF, .has_bias = 1, .bytes = sizeof(air_block_iq2_xs))
+PRODUCT_UNPACKED(iq2_s, .parts = 8, .scaling = SCALE_HALF, .has_bias = 1, .bytes = sizeof(air_block_iq2_s))
+PRODUCT_UNPACKED(iq3_xxs, .parts = 8, .scaling = SCALE_GROUP, .has_bias = 1, .bytes = sizeof(air_block_iq3_xxs))
+PRODUCT_UNPACKED(iq3_s, .parts = 2, .scaling = SCALE_GROUP, .has_bias = 1, .bytes = sizeof(air_block_iq3_s))
 PRODUCT_UNPACKED(iq1_s, .parts = 1, .scaling = SCALE_GROUP, .has_bias = 1, .bytes = sizeof(air_block_iq1_s))
-PRODUCT_UNPACKED(iq1_m, .parts = 1, .scaling = SCALE_HALF, .has_bias = 1, .bytes = sizeof(air_block_iq1_m))
+PRODUCT_UNPACKED(iq1_m, .parts = 2, .scaling = SCALE_HALF, .has_bias = 1, .bytes = sizeof(air_block_iq1_m))
 
 const air_ops air__avx2_iq = {
     .product = {

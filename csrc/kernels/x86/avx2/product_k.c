@@ -57,11 +57,11 @@ AIR_INLINE void scales_mins(const uint8_t *w, tile_scales *t)
     __m256i low = _mm256_srlv_epi32(_mm256_shuffle_epi8(head, first), _mm256_set_epi32(4, 0, 0, 0, 4, 0, 0, 0));
     __m256i high = _mm256_srli_epi32(_mm256_shuffle_epi8(head, second), 2);
     __m256i bytes = _mm256_or_si256(_mm256_and_si256(low, keep), _mm256_and_si256(high, _mm256_set1_epi8(0x30)));
-    t->sub = _mm256_shuffle_epi8(bytes, groups_to_words());
+    t->sub[0] = _mm256_shuffle_epi8(bytes, groups_to_words());
     __m256i mins = _mm256_setr_epi8(8, -1, -1, -1, 9, -1, -1, -1, 10, -1, -1, -1, 11, -1, -1, -1, 12, -1, -1, -1, 13, -1, -1, -1,
                                     14, -1, -1, -1, 15, -1, -1, -1);
     __m128 d = _mm_cvtph_ps(_mm256_castsi256_si128(head));
-    t->scale = _mm256_broadcastss_ps(d);
+    t->scale[0] = _mm256_broadcastss_ps(d);
     t->bias = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_shuffle_epi8(bytes, mins)), _mm256_broadcastss_ps(_mm_movehdup_ps(d)));
 }
 
@@ -103,28 +103,27 @@ AIR_INLINE __m256i group_iq4_xs(const uint8_t *w, int g)
     return _mm256_shuffle_epi8(load_twice(air_values_iq4nl), nibbles_of_16(((const air_block_iq4_xs *)w)->qs + 16 * g));
 }
 
-/* Both lanes do the same work: word g takes bits 2g, 2g + 1 of scales_h, and nibble g of scales_l. */
+/* Dword g takes bits 2g, 2g + 1 of scales_h, and nibble g of scales_l; both of its words become the scale. */
 AIR_INLINE void scales_iq4_xs(const uint8_t *w, tile_scales *t)
 {
     const air_block_iq4_xs *b = (const air_block_iq4_xs *)w;
-    __m256i head = load_twice(b);
-    __m256i high = _mm256_shuffle_epi8(head, _mm256_set1_epi16(0x0302));
-    __m128i each_twice = _mm_setr_epi8(4, -1, 4, -1, 5, -1, 5, -1, 6, -1, 6, -1, 7, -1, 7, -1);
-    __m128i to_the_top = _mm_setr_epi16(1 << 14, 1 << 12, 1 << 10, 1 << 8, 1 << 6, 1 << 4, 1 << 2, 1);
-    __m256i low = _mm256_shuffle_epi8(head, _mm256_broadcastsi128_si256(each_twice));
-    high = _mm256_mullo_epi16(high, _mm256_broadcastsi128_si256(to_the_top));
-    low = _mm256_mullo_epi16(low, _mm256_set1_epi32(1 << 16 | 16));
-    high = _mm256_slli_epi16(_mm256_srli_epi16(high, 14), 4);
-    low = _mm256_and_si256(_mm256_srli_epi16(low, 4), _mm256_set1_epi16(15));
-    t->sub = _mm256_sub_epi16(_mm256_or_si256(low, high), _mm256_set1_epi16(32));
-    t->scale = _mm256_set1_ps(air__half(b->d));
+    uint16_t high;
+    uint32_t low;
+    memcpy(&high, b->scales_h, sizeof high);
+    memcpy(&low, b->scales_l, sizeof low);
+    __m256i top = _mm256_srlv_epi32(_mm256_set1_epi32(high), _mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14));
+    __m256i bottom = _mm256_srlv_epi32(_mm256_set1_epi32((int32_t)low), _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28));
+    top = _mm256_and_si256(_mm256_slli_epi32(top, 4), _mm256_set1_epi32(0x30));
+    __m256i scales = _mm256_or_si256(_mm256_and_si256(bottom, _mm256_set1_epi32(15)), top);
+    t->sub[0] = _mm256_sub_epi16(_mm256_or_si256(_mm256_slli_epi32(scales, 16), scales), _mm256_set1_epi16(32));
+    t->scale[0] = _mm256_set1_ps(air__half(b->d));
 }
 
 /* One scale for all, and weights of -1, 0, 1 with 1 added. */
 AIR_INLINE void scales_ternary(const uint8_t *d, tile_scales *t)
 {
-    t->sub = _mm256_set1_epi16(1);
-    t->scale = t->bias = _mm256_set1_ps(air__half(d));
+    t->sub[0] = _mm256_set1_epi16(1);
+    t->scale[0] = t->bias = _mm256_set1_ps(air__half(d));
 }
 
 AIR_INLINE __m256i times_3(__m256i v) { return _mm256_add_epi8(v, _mm256_add_epi8(v, v)); }
@@ -164,12 +163,12 @@ AIR_INLINE void scales_tq1_0(const uint8_t *w, tile_scales *t) { scales_ternary(
 AIR_INLINE __m256i group_tq2_0(const uint8_t *w, int g) { return two_bits(((const air_block_tq2_0 *)w)->qs, g); }
 AIR_INLINE void scales_tq2_0(const uint8_t *w, tile_scales *t) { scales_ternary(((const air_block_tq2_0 *)w)->d, t); }
 
-PRODUCT(q2_k, .parts = 1, .scaling = SCALE_HALF, .has_bias = 1, .bytes = sizeof(air_block_q2_k))
-PRODUCT(q3_k, .parts = 1, .scaling = SCALE_HALF, .has_bias = 1, .bytes = sizeof(air_block_q3_k))
+PRODUCT(q2_k, .parts = 2, .scaling = SCALE_HALF, .has_bias = 1, .bytes = sizeof(air_block_q2_k))
+PRODUCT(q3_k, .parts = 2, .scaling = SCALE_HALF, .has_bias = 1, .bytes = sizeof(air_block_q3_k))
 PRODUCT(q4_k, .parts = 1, .scaling = SCALE_GROUP, .has_bias = 1, .bytes = sizeof(air_block_q4_k))
-PRODUCT(q5_k, .parts = 1, .scaling = SCALE_GROUP, .has_bias = 1, .bytes = sizeof(air_block_q5_k))
-PRODUCT(q6_k, .parts = 2, .scaling = SCALE_HALF, .has_bias = 1, .bytes = sizeof(air_block_q6_k))
-PRODUCT(iq4_xs, .parts = 4, .scaling = SCALE_GROUP, .is_signed = 1, .bytes = sizeof(air_block_iq4_xs))
+PRODUCT(q5_k, .parts = 2, .scaling = SCALE_GROUP, .has_bias = 1, .bytes = sizeof(air_block_q5_k))
+PRODUCT(q6_k, .parts = 4, .scaling = SCALE_HALF, .has_bias = 1, .bytes = sizeof(air_block_q6_k))
+PRODUCT(iq4_xs, .parts = 8, .scaling = SCALE_GROUP, .is_signed = 1, .bytes = sizeof(air_block_iq4_xs))
 PRODUCT_UNPACKED(tq1_0, .parts = 1, .scaling = SCALE_GROUP, .has_bias = 1, .bytes = sizeof(air_block_tq1_0))
 PRODUCT(tq2_0, .parts = 1, .scaling = SCALE_GROUP, .has_bias = 1, .bytes = sizeof(air_block_tq2_0))
 

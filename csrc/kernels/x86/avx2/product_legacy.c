@@ -9,21 +9,21 @@ AIR_INLINE __m256 block_scales(const uint8_t *w, size_t stride) { return _mm256_
 
 AIR_INLINE void scales_offset(const uint8_t *w, size_t stride, float offset, tile_scales *t)
 {
-    t->scale = block_scales(w, stride);
-    t->bias = _mm256_mul_ps(t->scale, _mm256_set1_ps(offset));
+    t->scale[0] = block_scales(w, stride);
+    t->bias = _mm256_mul_ps(t->scale[0], _mm256_set1_ps(offset));
 }
 
 /* A binary16 minimum follows the scale, and is added. */
 AIR_INLINE void scales_minimum(const uint8_t *w, size_t stride, tile_scales *t)
 {
-    t->scale = block_scales(w, stride);
+    t->scale[0] = block_scales(w, stride);
     t->bias = _mm256_xor_ps(block_scales(w + 2, stride), _mm256_set1_ps(-0.0f));
 }
 
 AIR_INLINE __m256i fifth_bits(const uint8_t *qh) { return _mm256_and_si256(spread_bits(qh), _mm256_set1_epi8(16)); }
 
 AIR_INLINE __m256i group_q8_0(const uint8_t *w, int g) { return load_q(((const air_block_q8_0 *)w)[g].qs); }
-AIR_INLINE void scales_q8_0(const uint8_t *w, tile_scales *t) { t->scale = block_scales(w, sizeof(air_block_q8_0)); }
+AIR_INLINE void scales_q8_0(const uint8_t *w, tile_scales *t) { t->scale[0] = block_scales(w, sizeof(air_block_q8_0)); }
 
 AIR_INLINE __m256i group_q4_0(const uint8_t *w, int g) { return nibbles_of_16(((const air_block_q4_0 *)w)[g].qs); }
 AIR_INLINE void scales_q4_0(const uint8_t *w, tile_scales *t) { scales_offset(w, sizeof(air_block_q4_0), 8, t); }
@@ -52,7 +52,7 @@ AIR_INLINE __m256i group_iq4_nl(const uint8_t *w, int g)
     return _mm256_shuffle_epi8(load_twice(air_values_iq4nl), nibbles_of_16(((const air_block_iq4_nl *)w)[g].qs));
 }
 
-AIR_INLINE void scales_iq4_nl(const uint8_t *w, tile_scales *t) { t->scale = block_scales(w, sizeof(air_block_iq4_nl)); }
+AIR_INLINE void scales_iq4_nl(const uint8_t *w, tile_scales *t) { t->scale[0] = block_scales(w, sizeof(air_block_iq4_nl)); }
 
 /* E2M1 values doubled, as their scales are halved. */
 AIR_INLINE __m256i e2m1(__m256i codes)
@@ -73,7 +73,7 @@ AIR_INLINE void scales_mxfp4(const uint8_t *w, tile_scales *t)
     __m256i e = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((int64_t)bytes)), two = _mm256_set1_epi32(2);
     __m256i normal = _mm256_slli_epi32(_mm256_sub_epi32(e, _mm256_set1_epi32(1)), 23);
     __m256i subnormal = _mm256_sllv_epi32(_mm256_set1_epi32(0x00200000), e);
-    t->scale = _mm256_castsi256_ps(_mm256_blendv_epi8(normal, subnormal, _mm256_cmpgt_epi32(two, e)));
+    t->scale[0] = _mm256_castsi256_ps(_mm256_blendv_epi8(normal, subnormal, _mm256_cmpgt_epi32(two, e)));
 }
 
 /* Half a block: 8 bytes hold 16 weights, the first 8 in the low nibbles. */
@@ -95,20 +95,20 @@ AIR_INLINE void scales_nvfp4(const uint8_t *w, tile_scales *t)
     for (int i = 0; i < 4; i++) memcpy(&d[i], b[i].d, sizeof d[i]);
     __m128i bytes = _mm_setr_epi32(d[0], d[1], d[2], d[3]), most = _mm_set1_epi8(0x7f);
     bytes = _mm_andnot_si128(_mm_cmpeq_epi8(bytes, most), _mm_and_si128(bytes, most));
-    bytes = _mm_shuffle_epi8(bytes, _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15));
+    bytes = _mm_shuffle_epi8(bytes, _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15));
     __m256i halves = _mm256_slli_epi16(_mm256_cvtepu8_epi16(bytes), 7);
-    t->scale = _mm256_mul_ps(_mm256_cvtph_ps(_mm256_castsi256_si128(halves)), _mm256_set1_ps(128));
-    t->scale_high = _mm256_mul_ps(_mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1)), _mm256_set1_ps(128));
+    t->scale[0] = _mm256_mul_ps(_mm256_cvtph_ps(_mm256_castsi256_si128(halves)), _mm256_set1_ps(128));
+    t->scale[1] = _mm256_mul_ps(_mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1)), _mm256_set1_ps(128));
 }
 
-PRODUCT(q8_0, .parts = 4, .is_signed = 1, .bytes = 8 * sizeof(air_block_q8_0))
+PRODUCT(q8_0, .parts = 8, .is_signed = 1, .bytes = 8 * sizeof(air_block_q8_0))
 PRODUCT(q4_0, .parts = 1, .has_bias = 1, .bytes = 8 * sizeof(air_block_q4_0))
 PRODUCT(q4_1, .parts = 1, .has_bias = 1, .bytes = 8 * sizeof(air_block_q4_1))
-PRODUCT(q5_0, .parts = 1, .has_bias = 1, .bytes = 8 * sizeof(air_block_q5_0))
-PRODUCT(q5_1, .parts = 1, .has_bias = 1, .bytes = 8 * sizeof(air_block_q5_1))
-PRODUCT(iq4_nl, .parts = 4, .is_signed = 1, .bytes = 8 * sizeof(air_block_iq4_nl))
+PRODUCT(q5_0, .parts = 2, .has_bias = 1, .bytes = 8 * sizeof(air_block_q5_0))
+PRODUCT(q5_1, .parts = 2, .has_bias = 1, .bytes = 8 * sizeof(air_block_q5_1))
+PRODUCT(iq4_nl, .parts = 8, .is_signed = 1, .bytes = 8 * sizeof(air_block_iq4_nl))
 PRODUCT(mxfp4, .parts = 1, .is_signed = 1, .bytes = 8 * sizeof(air_block_mxfp4))
-PRODUCT(nvfp4, .parts = 1, .scaling = SCALE_FLOAT_HALF, .is_signed = 1, .bytes = 4 * sizeof(air_block_nvfp4))
+PRODUCT(nvfp4, .parts = 2, .scaling = SCALE_FLOAT_HALF, .is_signed = 1, .bytes = 4 * sizeof(air_block_nvfp4))
 
 const air_ops air__avx2_legacy = {
     .product = {

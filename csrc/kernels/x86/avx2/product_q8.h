@@ -1,24 +1,23 @@
 /* The shape of every AVX2 product of quantised weights with 8-bit activations. A format brings scales(), and group() or unpack().
  *
- * A tile is 256 weights of a row: 8 vectors of bytes, one for each group of 32. A 16-byte lane is half a group. Sums of products end
- * in two vectors of 8 integers, one of groups 0 to 3 and one of 4 to 7, element g of the low lane from the first half of group g,
- * element g of the high lane from the second:
+ * A tile is 256 weights of a row: 8 vectors of bytes, one for each group of 32. Sums of products end in one vector of 8 integers,
+ * one for each group:
  *
- *     maddubs: 16 sums of 2 products for each group; then
+ *     maddubs: 16 sums of 2 products in each vector; then
  *       one column:   a tree of shuffles and sums brings those of a group together
  *       more columns: weights and activations are turned (ops.h), the weights once for all columns, so that vectors just add up
  *     madd: adds pairs, times the integer scales where there are such, or times 1
- *     acc += float(sums) * (scale_w * scale_x)               both vectors
+ *     acc += float(sums) * (scale_w * scale_x)
  *     acc -= bias_w * (scale_x * sum of x of each group)     a minimum, an offset; of halves, as integers
  *
  * Both ways give the same integers and go on with the same float operations, so the bits do not depend on n or rows. At the end of a
  * row the elements of acc are added. A last tile of k % 256 weights is padded with zeros.
  *
- * Loads are what there is least of: on Zen 3, two in a cycle that does four operations. So two rows meet four columns at a time.
+ * Loads are what there is least of: on Zen 3, two in a cycle that does four operations. So two rows meet several columns at a time.
  *
  * Sums stay in 16 bits as long as they fit. maddubs adds two products with saturation: unsigned weights up to 128 give at most
- * 2 * 128 * 127 = 32512; signed ones go in as |w| and x with the sign of w. A whole tile adds 4 of these: `parts` says in how many
- * parts it must, 1 with weights up to 32, 2 up to 64, 4 else. */
+ * 2 * 128 * 127 = 32512; signed ones go in as |w| and x with the sign of w. A whole tile adds 8 of these: `parts` says in how many
+ * parts it must, 1 with weights up to 16, 2 up to 32 or where halves have scales, 4 up to 64, 8 else. */
 #ifndef AIR_KERNELS_AVX2_PRODUCT_Q8_H
 #define AIR_KERNELS_AVX2_PRODUCT_Q8_H
 
@@ -28,7 +27,7 @@ enum { TILE = AIR_Q8_TILE, GROUPS = 8, BLOCK_ROWS = 2, BLOCK_COLUMNS = 4, MAX_TI
 
 /* Rows side by side: of one column as many as the prefetches are fit for; of more, twice that, as all their activations pass by once for
  * so many rows. */
-enum { ONE_ROWS = 4, ROWS = 8, COLUMNS = 16 };
+enum { ONE_ROWS = 4, ROWS = 8, COLUMNS = 32 };
 
 typedef enum tile_scaling {
     SCALE_FLOAT,       /* a float for each group */
@@ -47,13 +46,13 @@ typedef struct tile_shape {
 
 AIR_INLINE int has_floats(const tile_shape *s) { return s->scaling == SCALE_FLOAT || s->scaling == SCALE_FLOAT_HALF; }
 
-/* As a format brings them. Integers are of 16 bits. */
+/* Of each group, and where its halves have their own, [0] of the first and [1] of the second. A format leaves out what its scaling
+ * has none of. */
 typedef struct tile_scales {
-    __m256  scale; /* of each group; of halves, those of 0, 2, 4, 6 below, of 1, 3, 5, 7 above; of integers, the one float beside them */
-    __m256  scale_high; /* of halves: 8, 10, 12, 14 below, 9, 11, 13, 15 above */
-    __m256i sub;   /* integers of groups, in both lanes; of halves: the even ones below, the odd ones above */
-    __m256  bias;  /* of each group: to take off a row's, times a column's; of halves: the one float beside bias_sub */
-    __m256i bias_sub;
+    __m256  scale[2]; /* of integers, the one float beside them */
+    __m256i sub[2];   /* integers, words, each twice */
+    __m256  bias;     /* to take off a row's, times a column's; of halves: the one float beside bias_sub */
+    __m256i bias_sub; /* of halves in their order, words */
 } tile_scales;
 
 typedef struct tile_format {
@@ -67,54 +66,34 @@ AIR_INLINE __m256i load_q(const void *p) { return _mm256_loadu_si256((const __m2
 AIR_INLINE __m128i load_half(const void *p) { return _mm_loadu_si128((const __m128i *)p); }
 AIR_INLINE __m256i load_twice(const void *p) { return _mm256_broadcastsi128_si256(load_half(p)); } /* to both lanes */
 
-/* Bytes 0 to 7 of a lane to 8 words, the same in both lanes. */
+AIR_INLINE __m256i low_lanes(__m256i a, __m256i b) { return _mm256_permute2x128_si256(a, b, 0x20); }
+AIR_INLINE __m256i high_lanes(__m256i a, __m256i b) { return _mm256_permute2x128_si256(a, b, 0x31); }
+
+/* Bytes 0 to 7 of each lane to words, each twice. */
 AIR_INLINE __m256i groups_to_words(void)
 {
-    return _mm256_setr_epi8(0, -1, 1, -1, 2, -1, 3, -1, 4, -1, 5, -1, 6, -1, 7, -1, 0, -1, 1, -1, 2, -1, 3, -1, 4, -1, 5, -1, 6, -1, 7, -1);
+    return _mm256_setr_epi8(0, -1, 0, -1, 1, -1, 1, -1, 2, -1, 2, -1, 3, -1, 3, -1, 4, -1, 4, -1, 5, -1, 5, -1, 6, -1, 6, -1, 7, -1, 7, -1);
 }
 
-/* ---- what sums are multiplied by: [0] of groups 0 to 3, [1] of 4 to 7 ---- */
-
-typedef struct row_scales {
-    __m256  scale[2];
-    __m256i sub[2]; /* words, twice each */
-    __m256  bias;
-    __m256i bias_sub;
-} row_scales;
-
-AIR_INLINE row_scales row_of(const tile_scales *t, const tile_shape *s)
+AIR_INLINE void take_scales(tile_scales *t, const uint8_t *tile, const tile_format *f)
 {
-    row_scales r = {.scale = {t->scale, t->scale}};
-    if (s->has_bias) r.bias = t->bias;
-    if (s->has_bias && s->scaling == SCALE_HALF) r.bias_sub = t->bias_sub;
-    if (s->scaling == SCALE_FLOAT) {
-        r.scale[0] = _mm256_permute2f128_ps(t->scale, t->scale, 0x00);
-        r.scale[1] = _mm256_permute2f128_ps(t->scale, t->scale, 0x11);
-    }
-    if (s->scaling == SCALE_FLOAT_HALF) r.scale[1] = t->scale_high;
-    if (has_floats(s)) {
-        r.sub[0] = r.sub[1] = _mm256_set1_epi16(1);
-    } else {
-        r.sub[0] = _mm256_unpacklo_epi16(t->sub, t->sub);
-        r.sub[1] = _mm256_unpackhi_epi16(t->sub, t->sub);
-    }
-    return r;
+    f->scales(tile, t);
+    if (has_floats(&f->shape)) t->sub[0] = _mm256_set1_epi16(1);
+    if (f->shape.scaling != SCALE_HALF) t->sub[1] = t->sub[0];
 }
 
 /* Of a tile's activations; q stays in memory, in the order of the one column, or turned. */
 typedef struct column {
     const int8_t *q;
-    __m256  scale[2];
-    __m256  bias; /* of each group: its scale, times its sum unless a row's bias is of halves */
-    __m256i sums; /* of halves */
+    __m256  scale; /* of each group */
+    __m256  bias;  /* of each group: its scale, times its sum unless a row's bias is of halves */
+    __m256i sums;  /* of halves */
 } column;
 
 AIR_INLINE column column_of(const air_q8 *x, const int8_t *q, const tile_shape *s)
 {
-    column c = {.q = q, .sums = load_q(x->sums)};
-    c.scale[0] = _mm256_broadcast_ps((const __m128 *)(const void *)x->scale);
-    c.scale[1] = _mm256_broadcast_ps((const __m128 *)(const void *)(x->scale + 4));
-    c.bias = _mm256_loadu_ps(x->scale);
+    column c = {.q = q, .sums = load_q(x->sums), .scale = _mm256_loadu_ps(x->scale)};
+    c.bias = c.scale;
     if (s->scaling != SCALE_HALF)
         c.bias = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_madd_epi16(c.sums, _mm256_set1_epi16(1))), c.bias);
     return c;
@@ -132,7 +111,7 @@ AIR_INLINE __m256 add_sums(__m256 acc, __m256i sums, __m256 row_scale, __m256 co
     return _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums), _mm256_mul_ps(row_scale, column_scale), acc);
 }
 
-AIR_INLINE __m256 take_bias(__m256 acc, const row_scales *r, const column *x, const tile_shape *s)
+AIR_INLINE __m256 take_bias(__m256 acc, const tile_scales *r, const column *x, const tile_shape *s)
 {
     if (!s->has_bias) return acc;
     if (s->scaling != SCALE_HALF) return _mm256_fnmadd_ps(r->bias, x->bias, acc);
@@ -174,32 +153,45 @@ AIR_INLINE __m256i join_four(__m256i v01, __m256i v23, int wide)
     return wide ? add_32(even, odd) : add_16(even, odd);
 }
 
-/* The products of two groups that follow each other, pairs in 16 bits, first = 0 or 2 of its four. */
+/* The products of two groups that follow each other, pairs in 16 bits, first = 0 or 2 of the four whose integers sub has. */
 AIR_INLINE __m256i sum_two(__m256i v0, __m256i v1, __m256i sub, int first, const tile_shape *s)
 {
-    if (s->parts == 4) {
+    if (s->parts == 8) {
         __m256i s0 = first ? _mm256_shuffle_epi32(sub, 0xaa) : _mm256_shuffle_epi32(sub, 0x00);
         __m256i s1 = first ? _mm256_shuffle_epi32(sub, 0xff) : _mm256_shuffle_epi32(sub, 0x55);
         return join_two(_mm256_madd_epi16(v0, s0), _mm256_madd_epi16(v1, s1), 1);
     }
     __m256i two = join_two(v0, v1, 0);
-    if (s->parts == 1) return two;
+    if (s->parts < 4) return two;
     return _mm256_madd_epi16(two, first ? _mm256_shuffle_epi32(sub, 0xfa) : _mm256_shuffle_epi32(sub, 0x50));
 }
 
 AIR_INLINE __m256i sum_four(__m256i v01, __m256i v23, __m256i sub, const tile_shape *s)
 {
-    __m256i four = join_four(v01, v23, s->parts != 1);
-    return s->parts == 1 ? _mm256_madd_epi16(four, sub) : four;
+    __m256i four = join_four(v01, v23, s->parts >= 4);
+    return s->parts == 2 ? _mm256_madd_epi16(four, sub) : four;
+}
+
+/* Adds the sums of groups 0 to 3 and 4 to 7, first halves in the low lane and second ones in the high. */
+AIR_INLINE __m256 add_fours(__m256 acc, __m256i v0123, __m256i v4567, const tile_scales *t, const column *x, const tile_shape *s)
+{
+    __m256i first = low_lanes(v0123, v4567), second = high_lanes(v0123, v4567);
+    if (s->scaling == SCALE_FLOAT_HALF)
+        return add_sums(add_sums(acc, first, t->scale[0], x->scale), second, t->scale[1], x->scale);
+    __m256i sums = s->parts == 1 ? _mm256_madd_epi16(add_16(first, second), t->sub[0]) : add_32(first, second);
+    return take_bias(add_sums(acc, sums, t->scale[0], x->scale), t, x, s);
 }
 
 /* Adds a tile of R rows, groups stride bytes apart from row to row, to their sums. */
-AIR_INLINE void add_rows(__m256 *acc, const uint8_t *tile, size_t stride, const row_scales *t, const column *x, int R,
+AIR_INLINE void add_rows(__m256 *acc, const uint8_t *tile, size_t stride, const tile_scales *t, const column *x, int R,
                          __m256i (*group)(const uint8_t *w, int g), const tile_shape *s)
 {
+    __m256i four[2][BLOCK_ROWS];
     AIR__UNROLL
     for (int half = 0; half < 2; half++) {
-        __m256i two[2][BLOCK_ROWS];
+        __m256i two[2][BLOCK_ROWS], sub[BLOCK_ROWS];
+        AIR__UNROLL
+        for (int r = 0; r < R; r++) sub[r] = half ? high_lanes(t[r].sub[0], t[r].sub[1]) : low_lanes(t[r].sub[0], t[r].sub[1]);
         AIR__UNROLL
         for (int i = 0; i < 2; i++) {
             int g = 4 * half + 2 * i;
@@ -207,16 +199,15 @@ AIR_INLINE void add_rows(__m256 *acc, const uint8_t *tile, size_t stride, const 
             AIR__UNROLL
             for (int r = 0; r < R; r++) {
                 const uint8_t *w = tile + (size_t)r * stride;
-                two[i][r] = sum_two(multiply(group(w, g), q0, s), multiply(group(w, g + 1), q1, s), t[r].sub[half], 2 * i, s);
+                two[i][r] = sum_two(multiply(group(w, g), q0, s), multiply(group(w, g + 1), q1, s), sub[r], 2 * i, s);
                 AIR__IN_REGISTER(two[i][r]);
             }
         }
         AIR__UNROLL
-        for (int r = 0; r < R; r++)
-            acc[r] = add_sums(acc[r], sum_four(two[0][r], two[1][r], t[r].sub[half], s), t[r].scale[half], x->scale[half]);
+        for (int r = 0; r < R; r++) four[half][r] = sum_four(two[0][r], two[1][r], sub[r], s);
     }
     AIR__UNROLL
-    for (int r = 0; r < R; r++) acc[r] = take_bias(acc[r], &t[r], x, s);
+    for (int r = 0; r < R; r++) acc[r] = add_fours(acc[r], four[0][r], four[1][r], &t[r], x, s);
 }
 
 AIR_INLINE __m256i unpacked_group(const uint8_t *w, int g) { return load_q(w + 32 * g); }
@@ -237,7 +228,7 @@ AIR_INLINE void one_column(const uint8_t *w, size_t row_bytes, const air_columns
         for (int r = 0; r < R; r += B) {
             uint8_t row_pad[BLOCK_ROWS][MAX_TILE_BYTES];
             __m256i groups[BLOCK_ROWS][GROUPS];
-            row_scales t[BLOCK_ROWS];
+            tile_scales t[BLOCK_ROWS];
             const uint8_t *tile = w + (size_t)r * row_bytes + (size_t)(at / TILE) * s->bytes;
             size_t stride = row_bytes;
             if (AIR_UNLIKELY(x->k - at < TILE)) {
@@ -246,9 +237,7 @@ AIR_INLINE void one_column(const uint8_t *w, size_t row_bytes, const air_columns
             }
             AIR__UNROLL
             for (int b = 0; b < B; b++) {
-                tile_scales scales;
-                f->scales(tile + (size_t)b * stride, &scales);
-                t[b] = row_of(&scales, s);
+                take_scales(&t[b], tile + (size_t)b * stride, f);
                 if (f->unpack) f->unpack(tile + (size_t)b * stride, groups[b]);
             }
             if (f->unpack) add_rows(&acc[r], (const uint8_t *)groups[0], sizeof groups[0], t, &col, B, unpacked_group, s);
@@ -263,7 +252,7 @@ AIR_INLINE void one_column(const uint8_t *w, size_t row_bytes, const air_columns
 /* A tile of R rows, taken out of its blocks once for all columns, and turned. */
 typedef struct unpacked {
     __m256i    w[ROWS][GROUPS];
-    row_scales scales[ROWS];
+    tile_scales scales[ROWS];
 } unpacked;
 
 AIR_INLINE void unpack(unpacked *u, const uint8_t *w, size_t row_bytes, int64_t at, int64_t left, int R, const tile_format *f)
@@ -271,7 +260,6 @@ AIR_INLINE void unpack(unpacked *u, const uint8_t *w, size_t row_bytes, int64_t 
     AIR__ROLLED
     for (int r = 0; r < R; r++) {
         uint8_t pad[MAX_TILE_BYTES];
-        tile_scales scales;
         const uint8_t *tile = w + (size_t)r * row_bytes + (size_t)(at / TILE) * f->shape.bytes;
         if (AIR_UNLIKELY(left < TILE)) tile = pad_tile(pad, tile, left, f->shape.bytes);
         if (f->unpack) {
@@ -281,45 +269,41 @@ AIR_INLINE void unpack(unpacked *u, const uint8_t *w, size_t row_bytes, int64_t 
             for (int g = 0; g < GROUPS; g++) u->w[r][g] = f->group(tile, g);
         }
         air__turn(u->w[r]);
-        air__turn(u->w[r] + 4);
-        f->scales(tile, &scales);
-        u->scales[r] = row_of(&scales, &f->shape);
+        take_scales(&u->scales[r], tile, f);
     }
 }
 
-/* Adds R rows' four groups of one half of the tile to the sums of C columns. */
-AIR_INLINE void add_half(__m256 (*acc)[ROWS], const unpacked *u, int first, const column *x, int half, int R, int C, const tile_shape *s)
+/* Adds R rows' products with C columns to their sums. */
+AIR_INLINE void add_block(__m256 (*acc)[ROWS], const unpacked *u, int first, const column *x, int R, int C, const tile_shape *s)
 {
     __m256i sums[BLOCK_ROWS][BLOCK_COLUMNS], pairs[BLOCK_ROWS][BLOCK_COLUMNS];
-    int each = 4 / s->parts;
+    int each = GROUPS / s->parts, halves = s->scaling == SCALE_FLOAT_HALF;
     AIR__UNROLL
-    for (int j = 0; j < 4; j++) {
+    for (int j = 0; j < GROUPS; j++) {
         __m256i w[BLOCK_ROWS];
         AIR__UNROLL
         for (int r = 0; r < R; r++) {
-            w[r] = u->w[first + r][4 * half + j];
+            w[r] = u->w[first + r][j];
             AIR__IN_REGISTER(w[r]);
         }
         AIR__UNROLL
         for (int c = 0; c < C; c++) {
-            __m256i q = load_q(x[c].q + 32 * (4 * half + j));
+            __m256i q = load_q(x[c].q + 32 * j);
             if (R > 1) AIR__IN_REGISTER(q);
             AIR__UNROLL
             for (int r = 0; r < R; r++) {
+                const tile_scales *t = &u->scales[first + r];
                 __m256i p = multiply(w[r], q, s);
                 pairs[r][c] = j % each ? add_16(pairs[r][c], p) : p;
                 AIR__IN_REGISTER(pairs[r][c]);
                 if (j % each < each - 1) continue;
-                p = _mm256_madd_epi16(pairs[r][c], u->scales[first + r].sub[half]);
-                sums[r][c] = j >= each ? add_32(sums[r][c], p) : p;
+                p = _mm256_madd_epi16(pairs[r][c], t->sub[j / 4]);
+                sums[r][c] = j >= each && !halves ? add_32(sums[r][c], p) : p;
+                if (j == GROUPS - 1 || halves)
+                    acc[c][first + r] = add_sums(acc[c][first + r], sums[r][c], t->scale[halves ? j / 4 : 0], x[c].scale);
+                if (j == GROUPS - 1) acc[c][first + r] = take_bias(acc[c][first + r], t, &x[c], s);
             }
         }
-    }
-    AIR__UNROLL
-    for (int r = 0; r < R; r++) {
-        AIR__UNROLL
-        for (int c = 0; c < C; c++)
-            acc[c][first + r] = add_sums(acc[c][first + r], sums[r][c], u->scales[first + r].scale[half], x[c].scale[half]);
     }
 }
 
@@ -337,14 +321,7 @@ AIR_INLINE void add_columns(__m256 (*acc)[ROWS], const unpacked *u, const air_co
     AIR__ROLLED
     for (int r = 0; r < R; r += B) {
         AIR__FORGET();
-        add_half(acc, u, r, col, 0, B, C, s);
-        AIR__FORGET();
-        add_half(acc, u, r, col, 1, B, C, s);
-        AIR__UNROLL
-        for (int b = 0; b < B; b++) {
-            AIR__UNROLL
-            for (int j = 0; j < C; j++) acc[j][r + b] = take_bias(acc[j][r + b], &u->scales[r + b], &col[j], s);
-        }
+        add_block(acc, u, r, col, B, C, s);
     }
 }
 

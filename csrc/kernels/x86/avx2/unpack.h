@@ -31,18 +31,20 @@ AIR_INLINE __m256i spread_bits(const void *p)
 /* Integer scales of 8 groups as ints, times d; weights have offset added. */
 AIR_INLINE void group_scales(tile_scales *t, __m256i scales, float d, float offset)
 {
-    __m256i words = _mm256_packs_epi32(scales, scales);
-    t->sub = _mm256_permute4x64_epi64(words, 0x88);
-    t->scale = _mm256_set1_ps(d);
+    t->sub[0] = _mm256_or_si256(_mm256_slli_epi32(scales, 16), scales);
+    t->scale[0] = _mm256_set1_ps(d);
     t->bias = _mm256_mul_ps(_mm256_cvtepi32_ps(scales), _mm256_set1_ps(d * offset));
 }
 
 /* Integer scales of 16 halves as bytes, times d; weights have offset added. */
 AIR_INLINE void half_scales(tile_scales *t, __m128i scales, float d, float offset)
 {
-    __m128i even_odd = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
-    t->scale = _mm256_set1_ps(d);
-    t->sub = _mm256_cvtepi8_epi16(_mm_shuffle_epi8(scales, even_odd));
+    __m256i first = _mm256_setr_epi8(-1, 0, -1, 0, -1, 2, -1, 2, -1, 4, -1, 4, -1, 6, -1, 6, -1, 8, -1, 8, -1, 10, -1, 10, -1, 12, -1, 12,
+                                     -1, 14, -1, 14);
+    __m256i both = _mm256_broadcastsi128_si256(scales);
+    t->scale[0] = _mm256_set1_ps(d);
+    t->sub[0] = _mm256_srai_epi16(_mm256_shuffle_epi8(both, first), 8); /* a byte on top of a word, down with its sign */
+    t->sub[1] = _mm256_srai_epi16(_mm256_shuffle_epi8(_mm256_srli_epi16(both, 8), first), 8);
     t->bias_sub = _mm256_cvtepi8_epi16(scales);
     t->bias = _mm256_set1_ps(d * offset);
 }
