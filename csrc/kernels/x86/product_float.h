@@ -69,16 +69,19 @@ AIR_INLINE void rectangle(const uint8_t *w, size_t row_bytes, const float *x, si
         for (int c = 0; c < C; c++) y[(size_t)c * y_stride + (size_t)r] = v_sum(total[r][c]);
 }
 
+/* As many columns at once as registers hold; the last ones by two, and one if it must be. */
 AIR_INLINE void some_rows(const uint8_t *w, size_t row_bytes, const air_columns *x, float *y, size_t y_stride, int R, load_fn load,
                           load_n_fn load_n)
 {
-    int64_t c = 0;
-    for (; c + V_COLUMNS <= x->n; c += V_COLUMNS)
-        rectangle(w, row_bytes, x->f32 + (size_t)c * x->f32_stride, x->f32_stride, x->k, y + (size_t)c * y_stride, y_stride, R,
-                  V_COLUMNS, load, load_n);
-    for (; c < x->n; c++)
-        rectangle(w, row_bytes, x->f32 + (size_t)c * x->f32_stride, x->f32_stride, x->k, y + (size_t)c * y_stride, y_stride, R, 1,
-                  load, load_n);
+    for (int64_t c = 0; c < x->n;) {
+        const float *column = x->f32 + (size_t)c * x->f32_stride;
+        float *out = y + (size_t)c * y_stride;
+        int64_t left = x->n - c, C = left >= V_COLUMNS + 2 || left == V_COLUMNS ? V_COLUMNS : left > 1 ? 2 : 1;
+        if (C == V_COLUMNS) rectangle(w, row_bytes, column, x->f32_stride, x->k, out, y_stride, R, V_COLUMNS, load, load_n);
+        else if (C == 2) rectangle(w, row_bytes, column, x->f32_stride, x->k, out, y_stride, R, 2, load, load_n);
+        else rectangle(w, row_bytes, column, x->f32_stride, x->k, out, y_stride, R, 1, load, load_n);
+        c += C;
+    }
 }
 
 AIR_INLINE void product(const uint8_t *w, size_t row_bytes, int64_t rows, const air_columns *x, float *y, size_t y_stride,

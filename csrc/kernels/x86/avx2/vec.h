@@ -4,7 +4,7 @@
 
 #include "kernels/x86/x86.h"
 
-enum { V_N = 8, V_ROWS = 4, V_COLUMNS = 2, V_HEADS = 2 }; /* lanes; how many rows, columns, heads the registers hold */
+enum { V_N = 8, V_ROWS = 4, V_COLUMNS = 3, V_HEADS = 2 }; /* lanes; how many rows, columns, heads the registers hold */
 
 typedef __m256 vf;
 typedef struct { __m256d low, high; } vd;
