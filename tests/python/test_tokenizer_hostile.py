@@ -169,23 +169,23 @@ ONE_OF_EACH = {find_pre(name): name for name in PRE_NAMES}
 def test_no_text_takes_more_than_linear_time(pre):
     tokenizer = Tokenizer.from_metadata(gpt2_metadata(pre=pre))
     for name, text in SLOW_TEXTS.items():
-        start = time.perf_counter()
+        start = time.process_time()
         ids = tokenizer.encode(text, add_special_tokens=False)
-        assert time.perf_counter() - start < 10, name
+        assert time.process_time() - start < 10, name
         assert tokenizer.decode(ids) == text or not find_pre(pre).byte_level
 
 
 @pytest.mark.parametrize("text", SLOW_TEXTS.values(), ids=SLOW_TEXTS)
 def test_no_text_takes_more_than_linear_time_with_scores(text):
-    start = time.perf_counter()
+    start = time.process_time()
     tokenizer = Tokenizer.from_metadata(SPM)
     assert tokenizer.decode(tokenizer.encode(text), skip_special_tokens=True) == text
-    assert time.perf_counter() - start < 15
+    assert time.process_time() - start < 15
 
 
 def test_many_special_tokens_load():
     tokens = [f"<{i}>" for i in range(50_000)]
-    start = time.perf_counter()
+    start = time.process_time()
     tokenizer = Tokenizer.from_metadata(
         {
             "tokenizer.ggml.model": "llama",
@@ -194,7 +194,7 @@ def test_many_special_tokens_load():
         }
     )
     assert tokenizer.encode("<7><49999>", add_special_tokens=False) == [7, 49999]
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
 
 
 def test_empty_spellings_hold_the_place_of_their_ids():
