@@ -141,8 +141,9 @@ AIR_INLINE __m256i add_32(__m256i a, __m256i b) { return _mm256_add_epi32(a, b);
 /* Dwords a a b b of each lane of two vectors, each of a group, are sums of either one's four: to 0 0 1 1. */
 AIR_INLINE __m256i join_two(__m256i v0, __m256i v1, int wide)
 {
-    __m256i low = _mm256_unpacklo_epi64(v0, v1), high = _mm256_unpackhi_epi64(v0, v1);
-    return wide ? add_32(low, high) : add_16(low, high);
+    __m256d a = _mm256_castsi256_pd(v0), b = _mm256_castsi256_pd(v1);
+    __m256i outer = _mm256_blend_epi32(v0, v1, 0xcc), inner = _mm256_castpd_si256(_mm256_shuffle_pd(a, b, 0x5));
+    return wide ? add_32(outer, inner) : add_16(outer, inner);
 }
 
 /* Dwords 0 0 1 1 and 2 2 3 3 to 0 1 2 3. */
@@ -175,9 +176,11 @@ AIR_INLINE __m256i sum_four(__m256i v01, __m256i v23, __m256i sub, const tile_sh
 /* Adds the sums of groups 0 to 3 and 4 to 7, first halves in the low lane and second ones in the high. */
 AIR_INLINE __m256 add_fours(__m256 acc, __m256i v0123, __m256i v4567, const tile_scales *t, const column *x, const tile_shape *s)
 {
-    __m256i first = low_lanes(v0123, v4567), second = high_lanes(v0123, v4567);
-    if (s->scaling == SCALE_FLOAT_HALF)
+    if (s->scaling == SCALE_FLOAT_HALF) {
+        __m256i first = low_lanes(v0123, v4567), second = high_lanes(v0123, v4567);
         return add_sums(add_sums(acc, first, t->scale[0], x->scale), second, t->scale[1], x->scale);
+    }
+    __m256i first = _mm256_blend_epi32(v0123, v4567, 0xf0), second = _mm256_permute2x128_si256(v0123, v4567, 0x21);
     __m256i sums = s->parts == 1 ? _mm256_madd_epi16(add_16(first, second), t->sub[0]) : add_32(first, second);
     return take_bias(add_sums(acc, sums, t->scale[0], x->scale), t, x, s);
 }
