@@ -1,5 +1,6 @@
 #include "bench.h"
 
+#include <ctype.h>
 #include <math.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -80,6 +81,18 @@ static void bench_product(const air_ops *ops, const air_format *f, const uint8_t
     }
 }
 
+/* Whether "tier format" contains filter, in whatever case: names of formats are written in both. */
+static int matches(const air_ops *ops, const air_format *f, const char *filter)
+{
+    char name[64], part[64] = "";
+    (void)snprintf(name, sizeof name, "%s %s", ops->name, f->name);
+    size_t n = strlen(filter);
+    if (n >= sizeof part) return 0;
+    for (char *c = name; *c; c++) *c = (char)tolower((unsigned char)*c);
+    for (size_t i = 0; i < n; i++) part[i] = (char)tolower((unsigned char)filter[i]);
+    return strstr(name, part) != NULL;
+}
+
 int bench(const char *filter)
 {
     uint8_t *w = air_pages_alloc(cold_bytes); /* as the pager holds weights: on huge pages where there are any */
@@ -98,20 +111,20 @@ int bench(const char *filter)
     for (size_t i = 0; i < AIR_COUNT(column_counts); i++) printf("  n=%-2lld: GB/s GOPS T/T1", (long long)column_counts[i]);
     printf("\n");
 
+    int rows = 0;
     for (size_t i = 0; i < air_format_count(); i++)
         for (int t = 0; t < AIR_TIER_COUNT; t++) {
             const air_format *f = air_format_at(i);
             const air_ops *ops = air_ops_tier((air_cpu_tier)t);
-            char name[64];
-            if (!ops || !ops->product[f->id].fn) continue;
-            snprintf(name, sizeof name, "%s %s", ops->name, f->name);
-            if (!strstr(name, filter)) continue;
+            if (!ops || !ops->product[f->id].fn || !matches(ops, f, filter)) continue;
             size_t row = (size_t)(K / f->block) * f->bytes, sample = row * 64;
             weights_fill(w, f, K * 64, WEIGHTS_PLAIN, next_random);
             for (size_t at = sample; at + sample <= cold_bytes; at += sample) memcpy(w + at, w, sample);
             bench_product(ops, f, w, columns, y);
+            rows++;
         }
     air_pages_free(w, cold_bytes);
     free(x), free(memory), free(y);
-    return EXIT_SUCCESS;
+    if (!rows) printf("no product matches \"%s\"; a filter is a part of \"tier format\", such as \"avx2 Q4_K\"\n", filter);
+    return rows ? EXIT_SUCCESS : EXIT_FAILURE;
 }

@@ -48,6 +48,15 @@ def test_c(executables, name):
 
 
 @pytest.mark.timeout(900)
+def test_the_bench_finds_products_in_any_case_and_says_where_there_is_none(executables):
+    found, missed = (
+        subprocess.run([executables / "test_kernels", "--bench", part], capture_output=True, text=True) for part in ("ref f32", "q99")
+    )
+    assert found.returncode == 0 and re.search(r"^ref +F32 +L2 ", found.stdout, re.M)
+    assert missed.returncode == 1 and 'no product matches "q99"' in missed.stdout
+
+
+@pytest.mark.timeout(900)
 def test_only_kernel_files_need_more_than_any_x86_64_has(executables):
     """VEX and EVEX (names with v) and the newer bit instructions stand in files that dispatch chooses at run time."""
     objdump = tool("objdump")
