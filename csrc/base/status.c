@@ -21,14 +21,3 @@ air_status air_error_copy(air_error *err, const air_error *from)
     if (err && err != from) memcpy(err, from, sizeof *err);
     return from->status;
 }
-
-const char *air_status_text(air_status status)
-{
-    static const char *const texts[AIR_STATUS_COUNT] = {
-        [AIR_OK] = "ok",
-#define STATUS(code, text, exception, base) [AIR_E_##code] = text,
-#include "base/status.def"
-#undef STATUS
-    };
-    return (unsigned)status < AIR_STATUS_COUNT ? texts[status] : "unknown status";
-}

@@ -31,8 +31,5 @@ air_status air_fail(air_error *err, air_status status, const char *format, ...) 
 /* Copies from to err (either may be NULL) and returns its status. */
 air_status air_error_copy(air_error *err, const air_error *from);
 
-/* Static text for a status: "out of memory". Never NULL. */
-const char *air_status_text(air_status status);
-
 AIR_END_C
 #endif

@@ -19,7 +19,6 @@ typedef enum air_cpu_feature {
 
 uint32_t air_cpu_features(void); /* a set of air_cpu_feature; only what the operating system enables too */
 const char *air_cpu_name(void);  /* "AMD EPYC 9B45", or "unknown CPU"; static */
-uint64_t air_cpu_cache_bytes(int level); /* 1 (data), 2, 3; 0 if unknown */
 
 AIR_END_C
 #endif

@@ -3,14 +3,10 @@
 
 #include <pthread.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
-
-#include "platform/posix/cgroup.h"
 
 #if defined(__x86_64__)
 
@@ -79,31 +75,4 @@ const char *air_cpu_name(void)
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     (void)pthread_once(&once, find_name);
     return cpu_name;
-}
-
-/* sysfs rather than sysconf: it gives the size of the whole cache, not one thread's share, and does not depend on the C library. */
-uint64_t air_cpu_cache_bytes(int level)
-{
-    for (int index = 0; index < 8; index++) {
-        char path[96];
-        (void)snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu0/cache/index%d/level", index);
-        char *text = air__read_text(path);
-        int found = text ? atoi(text) : 0;
-        free(text);
-        if (!found) break;
-        if (found != level) continue;
-        (void)snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu0/cache/index%d/type", index);
-        text = air__read_text(path);
-        int code = text && strncmp(text, "Instruction", 11) == 0;
-        free(text);
-        if (code) continue;
-        (void)snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu0/cache/index%d/size", index);
-        text = air__read_text(path);
-        char *unit = NULL;
-        uint64_t bytes = text ? strtoull(text, &unit, 10) : 0;
-        bytes <<= !unit ? 0 : *unit == 'K' ? 10 : *unit == 'M' ? 20 : 0;
-        free(text);
-        return bytes;
-    }
-    return 0;
 }
