@@ -49,8 +49,8 @@ static air_plan_request request_for(const air_engine_config *c, const air_model 
         .state_per_block = air__state_block_bytes(p, c->state_type),
         .n_ctx = c->n_ctx, .n_ctx_trained = air_model_hparams(model)->n_ctx_trained, .pass_bytes = api->pass_bytes,
         .threads = c->threads ? c->threads : air_cpu_count(), .io = c->io,
-        .available = air_memory_default_budget(&memory), .ring_bytes = c->ring_bytes, .tile_bytes = c->tile_bytes,
-        .max_rows = c->max_rows, .bandwidths = c->bandwidths,
+        .available = air_memory_default_budget(&memory), .reach = air_memory_room(&memory) + c->fixed_bytes,
+        .ring_bytes = c->ring_bytes, .tile_bytes = c->tile_bytes, .max_rows = c->max_rows, .bandwidths = c->bandwidths,
     };
     r.budget = c->max_ram ? c->max_ram : r.available;
     for (uint32_t i = 0; i < c->set->parts; i++) r.file_bytes += c->set->bytes[i];

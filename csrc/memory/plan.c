@@ -162,28 +162,31 @@ static uint64_t budget_that_works(const air_plan_request *r)
     return high;
 }
 
-static void advise(const air_plan_request *r, const char *lower, char *text, size_t n)
+/* budget: in tenths of MiB, one that works; 0: none does. */
+static void advise(const air_plan_request *r, const char *lower, uint64_t budget, char *text, size_t n)
 {
-    uint64_t budget = budget_that_works(r);
-    const char *either = *lower ? " or " : "";
-    if (budget) (void)snprintf(text, n, "%s%sraise max_ram to %.1f MiB or more", lower, either, (double)budget / 10);
-    else (void)snprintf(text, n, "%s%s", lower, *lower ? "" : "no max_ram is enough for that");
+    double enough = (double)budget / 10;
+    if (budget && (!r->reach || from_tenths(budget) <= r->reach))
+        (void)snprintf(text, n, "%s%sraise max_ram to %.1f MiB or more", lower, *lower ? " or " : "", enough);
+    else if (*lower) (void)snprintf(text, n, "%s", lower);
+    else if (budget) (void)snprintf(text, n, "%.1f MiB would do, but only %.1f MiB can be had here", enough, mib(r->reach));
+    else (void)snprintf(text, n, "no max_ram is enough for that");
 }
 
 static air_status too_small(const air_plan_request *r, const air_plan *p, int64_t n_ctx, air_error *err)
 {
     if (!err) return AIR_E_BUDGET;
-    uint64_t need = needed(r, p, n_ctx);
+    uint64_t budget = budget_that_works(r), enough = budget ? from_tenths(budget) : needed(r, p, n_ctx);
     char lower[48] = "", advice[128];
     air_plan_request shorter = *r;
     shorter.n_ctx = context_that_fits(r, p, n_ctx, fixed_varies(r));
     if (shorter.n_ctx && works(&shorter, plus(r->fixed, fixed_varies(r))))
         (void)snprintf(lower, sizeof lower, "lower n_ctx to %lld", (long long)shorter.n_ctx);
-    advise(r, lower, advice, sizeof advice);
+    advise(r, lower, budget, advice, sizeof advice);
     return air_fail(err, AIR_E_BUDGET,
                     "max_ram %.1f MiB is too small by %.1f MiB: KV cache %.1f MiB (n_ctx %lld), activations %.1f, logits %.1f, "
                     "ring %.1f, tokenizer and small weights %.1f; %s",
-                    mib(r->budget), (double)tenths(need - r->budget) / 10, mib(state_bytes(r, n_ctx)), (long long)n_ctx,
+                    mib(r->budget), (double)tenths(less(enough, r->budget)) / 10, mib(state_bytes(r, n_ctx)), (long long)n_ctx,
                     mib(p->activation_bytes), mib(p->logit_bytes), mib(p->ring_bytes + p->gather_bytes), mib(r->fixed), advice);
 }
 
@@ -235,7 +238,7 @@ static air_status choose_rows(air_plan *p, const air_plan_request *r, air_error 
     if (p->activation_bytes_full <= left) return AIR_OK;
     if (!err) return AIR_E_BUDGET;
     char advice[128];
-    advise(r, "lower max_rows or n_ctx,", advice, sizeof advice);
+    advise(r, "lower max_rows or n_ctx", budget_that_works(r), advice, sizeof advice);
     return air_fail(err, AIR_E_BUDGET,
                     "max_ram %.1f MiB: passes of %lld rows take %.1f MiB of activations, %.1f MiB are left beside a full context of "
                     "%lld; %s",

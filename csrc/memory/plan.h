@@ -68,6 +68,7 @@ typedef struct air_plan_request {
     uint64_t file_bytes;           /* of all parts */
     uint64_t cached_bytes;         /* of them, in the page cache now */
     uint64_t available;            /* memory that could hold a mapped file: DESIGN's default budget */
+    uint64_t reach;                /* the largest budget that there is memory for, where advice ends; 0: not known */
     uint64_t ring_bytes;           /* 0: chosen */
     uint64_t tile_bytes;           /* 0: chosen; at least one row whatever it says */
     int64_t max_rows;              /* rows per pass; 0: chosen */
@@ -98,7 +99,7 @@ typedef struct air_plan {
 } air_plan;
 
 /* Largest tiles are row ranges of equal size, a multiple of 16 rows where that is possible.
- * Errors: AIR_E_BUDGET: the message says what each part takes, by how much max_ram is too small and the n_ctx that would fit;
+ * Errors: AIR_E_BUDGET: the message says what each part takes, the max_ram that would do, what it is more, and the n_ctx that would fit;
  * AIR_E_NOMEM; AIR_E_ARGUMENT (ring or tile size impossible, n_ctx beyond the trained one). */
 air_status air_plan_make(air_plan **out, const air_plan_request *request, air_error *err);
 void air_plan_free(air_plan *plan);

@@ -145,6 +145,11 @@ static void follow_advice(const air_plan_request *refused, uint64_t varies)
         CHECK_EQ(air_plan_make(&p, &r, &err), AIR_OK);
         air_plan_free(p);
     }
+    const char *more = strstr(text, "too small by ");
+    if (raise && more) { /* what lacks is what is to be added, but for the rounding of three figures */
+        double sum = (double)refused->budget / (1 << 20) + strtod(more + 13, NULL);
+        CHECK(sum - strtod(raise + 17, NULL) > -0.001 && sum - strtod(raise + 17, NULL) < 0.101);
+    }
     if (lower) {
         air_plan_request r = *refused;
         r.fixed += varies;
@@ -182,6 +187,31 @@ TEST(advice_names_a_budget_and_a_context_that_then_work)
         }
     }
     CHECK(refused > 50 && lower > 5);
+    fixture_free(&f);
+}
+
+TEST(advice_goes_no_further_than_there_is_memory)
+{
+    fixture f;
+    fixture_make(&f, 10, 300);
+    air_plan_request r = fixture_request(&f, 4u << 20);
+    r.state_per_block = 1 << 20;
+    r.n_ctx_trained = r.n_ctx = 512;
+    air_plan *p;
+    CHECK_EQ(air_plan_make(&p, &r, &err), AIR_E_BUDGET);
+    const char *raise = strstr(err.text, "lower n_ctx to ") ? strstr(err.text, "raise max_ram to ") : NULL;
+    REQUIRE(raise != NULL);
+    uint64_t enough = (uint64_t)(strtod(raise + 17, NULL) * (1 << 20));
+    r.reach = enough + 1;
+    CHECK_EQ(air_plan_make(&p, &r, &err), AIR_E_BUDGET);
+    CHECK(strstr(err.text, "raise max_ram to ") != NULL);
+    r.reach = enough - (1 << 18);
+    CHECK_EQ(air_plan_make(&p, &r, &err), AIR_E_BUDGET);
+    CHECK(strstr(err.text, "; lower n_ctx to ") != NULL && strstr(err.text, "raise max_ram") == NULL);
+    r.budget = 100000;
+    r.reach = 200000;
+    CHECK_EQ(air_plan_make(&p, &r, &err), AIR_E_BUDGET);
+    CHECK(strstr(err.text, " MiB would do, but only 0.2 MiB can be had here") != NULL);
     fixture_free(&f);
 }
 
@@ -427,6 +457,7 @@ int main(int argc, char **argv)
     RUN(every_prefix_of_the_pin_order_is_spread_evenly);
     RUN(whatever_the_budget_the_parts_of_a_plan_fit_it);
     RUN(advice_names_a_budget_and_a_context_that_then_work);
+    RUN(advice_goes_no_further_than_there_is_memory);
     RUN(a_context_that_does_not_fit_is_refused_with_the_one_that_would);
     RUN(a_context_we_choose_leaves_room_for_the_rows_of_prompts);
     RUN(a_file_is_mapped_by_itself_only_where_all_fits);
