@@ -123,16 +123,20 @@ def machine_for(gguf: _core.GGUF, threads: int, tier: str, max_bytes: int) -> Ma
 
 
 def budget_within_reach(max_ram: int, held: int) -> int:
-    """max_ram, or the machine's default for 0. Raises BudgetError where the machine, or this process's memory group, has less: it
-    would end in the process being killed. held: bytes of max_ram that are in use already."""
+    """max_ram, or the machine's default for 0. Raises BudgetError where the machine, or what bounds this process, has less: it would
+    end in the process being killed. held: bytes of max_ram that are in use already."""
     info = _core.memory_info()
     if not max_ram:
         return info["default_budget"]
     if max_ram <= info["room"] + held:
         return max_ram
     limit, room = info["cgroup_limit"], format_size(info["room"] + held)
-    grouped = limit != -1 and max(0, limit - info["cgroup_usage"]) < info["available"]
-    where = f"the memory cgroup of this process has {room} left of {format_size(limit)}" if grouped else f"this machine has {room} free"
+    if info["room"] == info["address_space"]:
+        where = f"the limit on address space (ulimit -v) leaves this process {room}"
+    elif limit != -1 and max(0, limit - info["cgroup_usage"]) < info["available"]:
+        where = f"the memory cgroup of this process has {room} left of {format_size(limit)}"
+    else:
+        where = f"this machine has {room} free"
     default = info["default_budget"]
     advice = f"lower max_ram to {format_size(default)} or leave it out" if default >= 1 << 20 else "free some"
     raise BudgetError(f"max_ram {format_size(max_ram)} (--max-ram) is more than there is: {where}; {advice}")

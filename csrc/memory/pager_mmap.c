@@ -8,9 +8,11 @@ air_status air__mmap_open(air_pager *p, const char *const *paths, air_error *err
     p->mappings = air_calloc(p->parts, sizeof *p->mappings);
     if (!p->files || !p->mappings) return air_fail(err, AIR_E_NOMEM, "pager: mappings of %u files", p->parts);
     for (uint32_t i = 0; i < p->parts; i++) {
+        air_error refused;
         air_status st = air_file_open(&p->files[i], paths[i], AIR_FILE_CACHED, err);
-        if (!st) st = air_mapping_open(&p->mappings[i], p->files[i], err);
         if (st) return st;
+        st = air_mapping_open(&p->mappings[i], p->files[i], &refused);
+        if (st) return air_fail(err, st, "%s; io \"direct\" reads without a mapping", refused.text);
     }
     return AIR_OK;
 }

@@ -15,12 +15,13 @@ typedef struct air_memory_info {
     uint64_t available;     /* MemAvailable */
     uint64_t cgroup_limit;  /* of the process's cgroup or the ancestor with the least room left (v1 and v2); UNLIMITED if none */
     uint64_t cgroup_usage;  /* of that group, less its reclaimable file cache; 0 if none */
+    uint64_t address_space; /* that this process may still map (RLIMIT_AS less VmSize); UNLIMITED if nothing bounds it */
     uint64_t process_anonymous; /* RssAnon + page-locked: what airpy's promise is about */
 } air_memory_info;
 
 air_memory_info air_memory_query(void);
 
-/* What this process can still take before the machine or its group has no more: min(available, limit - usage). Pure. */
+/* What this process can still take: min(available, limit - usage, address space). Pure. */
 uint64_t air_memory_room(const air_memory_info *info);
 
 /* DESIGN's default budget: the room less max(512 MiB, 5 %), never below half of it. Pure. */

@@ -6,15 +6,18 @@
 #include "platform/sysmem.h"
 #include "platform/threads.h"
 
-/* memory_info() -> {total, available, cgroup_limit (-1: none), cgroup_usage, process_anonymous, room, default_budget}, bytes. */
+/* memory_info() -> {total, available, cgroup_limit (-1: none), cgroup_usage, address_space (-1: no limit), process_anonymous, room,
+ * default_budget}, bytes. */
 PyObject *air__py_memory_info(PyObject *module, PyObject *unused)
 {
     (void)module, (void)unused;
     air_memory_info info = air_memory_query();
     long long limit = info.cgroup_limit == AIR_MEMORY_UNLIMITED ? -1 : (long long)info.cgroup_limit;
-    return Py_BuildValue("{sKsKsLsKsKsKsK}", "total", (unsigned long long)info.total, "available", (unsigned long long)info.available,
-                         "cgroup_limit", limit, "cgroup_usage", (unsigned long long)info.cgroup_usage, "process_anonymous",
-                         (unsigned long long)info.process_anonymous, "room", (unsigned long long)air_memory_room(&info), "default_budget",
+    long long space = info.address_space == AIR_MEMORY_UNLIMITED ? -1 : (long long)info.address_space;
+    return Py_BuildValue("{sKsKsLsKsLsKsKsK}", "total", (unsigned long long)info.total, "available", (unsigned long long)info.available,
+                         "cgroup_limit", limit, "cgroup_usage", (unsigned long long)info.cgroup_usage, "address_space", space,
+                         "process_anonymous", (unsigned long long)info.process_anonymous, "room",
+                         (unsigned long long)air_memory_room(&info), "default_budget",
                          (unsigned long long)air_memory_default_budget(&info));
 }
 

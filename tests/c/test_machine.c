@@ -258,13 +258,18 @@ TEST(this_machine_has_memory)
 
 TEST(the_default_budget_leaves_room_for_others)
 {
-    air_memory_info info = {.available = 32768 * MIB, .cgroup_limit = AIR_MEMORY_UNLIMITED};
+    air_memory_info info = {
+        .available = 32768 * MIB, .cgroup_limit = AIR_MEMORY_UNLIMITED, .address_space = AIR_MEMORY_UNLIMITED};
     CHECK_EQ(air_memory_default_budget(&info), 32768 * MIB - 32768 * MIB / 20);
     info.available = 4096 * MIB;
     CHECK_EQ(air_memory_default_budget(&info), (4096 - 512) * MIB);
     info.available = 600 * MIB;
     CHECK_EQ(air_memory_default_budget(&info), 300 * MIB);
-    info = (air_memory_info){.available = 32768 * MIB, .cgroup_limit = 5000 * MIB, .cgroup_usage = 1000 * MIB};
+    info.address_space = 400 * MIB;
+    CHECK_EQ(air_memory_room(&info), 400 * MIB);
+    CHECK_EQ(air_memory_default_budget(&info), 200 * MIB);
+    info = (air_memory_info){.available = 32768 * MIB, .cgroup_limit = 5000 * MIB, .cgroup_usage = 1000 * MIB,
+                             .address_space = AIR_MEMORY_UNLIMITED};
     CHECK_EQ(air_memory_default_budget(&info), (4000 - 512) * MIB);
     CHECK_EQ(air_memory_room(&info), 4000 * MIB);
     info.available = 3000 * MIB;

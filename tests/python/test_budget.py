@@ -176,6 +176,32 @@ def small_machine(monkeypatch):
     return make
 
 
+def test_a_limit_on_address_space_is_one_on_memory(large):
+    """A file that it leaves no room for is not mapped, and what it leaves is what may stay."""
+    done = run_python(
+        "import json, resource, sys; from airpy import AutoModel, BudgetError\n"
+        "pages = int(open('/proc/self/statm').read().split()[0])\n"
+        "limit = pages * resource.getpagesize() + (128 << 20)\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (limit, limit))\n"
+        "try:\n"
+        "    AutoModel.from_pretrained(sys.argv[1], max_ram='1GiB', threads=2)\n"
+        "except BudgetError as error: print(error)\n"
+        "try:\n"
+        "    AutoModel.from_pretrained(sys.argv[1], io='mmap', threads=2)\n"
+        "except MemoryError as error: print(error)\n"
+        "with AutoModel.from_pretrained(sys.argv[1], progress=False, threads=2) as model:\n"
+        "    model.generate([[1, 2]], max_new_tokens=2)\n"
+        "    print(json.dumps([model.plan['io'], model.plan['budget']]))",
+        str(large),
+    )
+    assert done.returncode == 0, done.stderr
+    refused, unmapped, plan = done.stdout.splitlines()
+    assert "cannot map" in unmapped and unmapped.endswith('; io "direct" reads without a mapping')
+    assert "is more than there is: the limit on address space (ulimit -v) leaves this process" in refused
+    io, budget = json.loads(plan)
+    assert io == "direct" and budget < 64 * MIB
+
+
 @pytest.mark.parametrize("io", ["auto", "direct", "mmap"])
 def test_a_budget_above_what_there_is_is_refused_before_anything_is_probed(small_machine, monkeypatch, io):
     for probe in ("probe_disk", "probe_compute"):

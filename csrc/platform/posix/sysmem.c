@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "base/checked.h"
 #include "platform/posix/cgroup.h"
@@ -37,17 +38,22 @@ uint64_t air__locked_file_bytes(const char *smaps)
 /* RssAnon holds every anonymous page, locked or not. VmLck sums the sizes of locked mappings, anonymous ones among them, so
  * adding it whole would count those twice; what it adds to RssAnon are locked pages of files, which only smaps tells apart.
  * Reading smaps takes milliseconds and happens only when something is locked at all. */
-static uint64_t process_anonymous(void)
+static uint64_t process_anonymous(const char *status)
 {
-    char *status = air__read_text("/proc/self/status");
     uint64_t bytes = air__parse_field(status, "RssAnon") * KIB;
     if (air__parse_field(status, "VmLck")) {
         char *smaps = air__read_text("/proc/self/smaps");
         bytes += air__locked_file_bytes(smaps);
         free(smaps);
     }
-    free(status);
     return bytes;
+}
+
+static uint64_t address_space(const char *status)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_AS, &limit) || limit.rlim_cur == RLIM_INFINITY) return AIR_MEMORY_UNLIMITED;
+    return air__memory_room(limit.rlim_cur, air__parse_field(status, "VmSize") * KIB);
 }
 
 /* Keeps the group with the least room left: an ancestor's larger limit may be nearly used up by our siblings. */
@@ -78,13 +84,17 @@ air_memory_info air_memory_query(void)
     info.available = air__parse_field(meminfo, "MemAvailable") * KIB;
     free(meminfo);
     air__cgroup_walk("memory", take_limit, &info);
-    info.process_anonymous = process_anonymous();
+    char *status = air__read_text("/proc/self/status");
+    info.address_space = address_space(status);
+    info.process_anonymous = process_anonymous(status);
+    free(status);
     return info;
 }
 
 uint64_t air_memory_room(const air_memory_info *info)
 {
-    return air_min_u64(info->available, air__memory_room(info->cgroup_limit, info->cgroup_usage));
+    uint64_t room = air_min_u64(info->available, air__memory_room(info->cgroup_limit, info->cgroup_usage));
+    return air_min_u64(room, info->address_space);
 }
 
 uint64_t air_memory_default_budget(const air_memory_info *info)
