@@ -26,7 +26,8 @@ def parse_size(size: int | str, name: str = "size") -> int:
         unit = _UNITS.get(match[2].lower()) if match else None
         if match is None or unit is None:
             raise ArgumentError(f"{name} {size!r} is not a size; write bytes, or a number with KiB, MiB, GiB, KB, MB, GB")
-        value = int(match[1]) * unit if match[1].isdigit() else int(float(match[1]) * unit)
+        exact = match[1].isdigit() and len(match[1]) < 20  # else a float will do, which is infinite where int() would refuse
+        value = int(match[1]) * unit if exact else float(match[1]) * unit
     else:
         try:
             if isinstance(size, bool):
@@ -34,9 +35,9 @@ def parse_size(size: int | str, name: str = "size") -> int:
             value = operator.index(size)
         except TypeError:
             raise ArgumentError(f"{name} is {type(size).__name__}; expected bytes as int or a text such as '4GiB'") from None
-    if not 1 <= value <= _LARGEST:
-        raise ArgumentError(f"{name} is {size}; expected at least 1 byte and less than 8 EiB")
-    return value
+    if not 1 <= value <= _LARGEST:  # of any length: not to be repeated
+        raise ArgumentError(f"{name} is {'less than 1 byte' if value < 1 else '8 EiB or more, which no machine has'}")
+    return int(value)
 
 
 def format_size(count: float) -> str:

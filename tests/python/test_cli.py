@@ -379,6 +379,7 @@ def test_help_teaches_with_examples(airpy, command):
         ("dance",),
         ("generate",),
         ("generate", DEMO, "--max-ram", "lots"),
+        ("generate", DEMO, "--max-ram", "9" * 400 + ".0GiB"),
         ("generate", DEMO, "--threads", "0"),
         ("plan", DEMO, "--io", "x"),
         ("plan", DEMO, "--js"),

@@ -297,10 +297,19 @@ def test_disks_have_names():
         ("1k", 1024),
         (7, 7),
         ("8 b", 8),
+        ("0" * 5000 + "8", 8),
+        (str((1 << 63) - 1), (1 << 63) - 1),
     ],
 )
 def test_sizes_are_read(text, size):
     assert parse_size(text) == size
+
+
+def test_what_is_no_size_is_refused():
+    long = ("9" * 400 + ".0GiB", "9" * 5000, 10**400, -(10**5000))
+    for size in (0, -1, "0", "0.4", "8589934592GiB", "1e3", "", True, 1.5, None, *long):
+        with pytest.raises(errors.ArgumentError, match="max_ram"):
+            parse_size(size, "max_ram")
 
 
 def test_sizes_and_times_are_written():
