@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -26,6 +25,11 @@ Rates = dict[str, Any]
 
 PROBE_BYTES = 512 << 20  # several times the last cache of most machines
 DISK_SECONDS, COMPUTE_SECONDS = 0.3, 0.4
+# From and to, besides 0 for what is not known: what the engine takes, and what gives times that a plan can name.
+_RATE = (1.0, 1e18, "bytes per second")
+_RANGES = {
+    "block_bytes": (1, 1 << 40, "bytes"), "depth": (1, 1024, "reads in flight"), "latency_s": (0.0, 1e3, "s"), "op_s": (0.0, 1e3, "s"),
+}  # fmt: skip
 _KEYS = ("disk", "block_bytes", "depth", "latency_s", "memory", "op_s", "product", "product_columns")
 _LEARN = 0.3  # weight of what a run has just achieved
 _LEARN_SLOWER = 0.05  # of compute that took longer than predicted: others were at work, or it was attention, which is not predicted
@@ -106,10 +110,19 @@ def _store(key: str, rates: Rates) -> None:
                 os.unlink(temporary)
 
 
-def _rate(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or not 0 <= value <= 1e18:
-        raise ArgumentError(f"bandwidths: {name} is {value!r}; expected bytes per second, 0 or more")
+def _number(name: str, value: Any) -> float:
+    least, most, unit = _RANGES.get(name, _RATE)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not (value == 0 or least <= value <= most):  # nor NaN
+        raise ArgumentError(f"bandwidths: {name} is {value!r}; expected {least:g} to {most:g} {unit}, or 0 where it is not known")
     return float(value)
+
+
+def _products(name: str, rates: Any) -> dict[str, float]:
+    if not isinstance(rates, Mapping):
+        raise ArgumentError(f"bandwidths: {name} is {rates!r}; expected a rate for each type")
+    if unknown := rates.keys() - {kind for kind, *_ in _core.FORMATS}:
+        raise ArgumentError(f"bandwidths: {name} has {min(map(repr, unknown))}, which is no type of tensors")
+    return {kind: _number(f"{name}[{kind}]", rate) for kind, rate in rates.items()}
 
 
 def check_rates(rates: Any) -> Rates:
@@ -121,13 +134,9 @@ def check_rates(rates: Any) -> Rates:
         if name not in _KEYS:
             raise ArgumentError(f"bandwidths: unknown {name!r}; known are {', '.join(_KEYS)}")
         if name in ("product", "product_columns"):
-            if not isinstance(value, Mapping):
-                raise ArgumentError(f"bandwidths: {name} is {value!r}; expected a rate for each type")
-            checked[name] = {str(kind): _rate(f"{name}[{kind}]", rate) for kind, rate in value.items()}
-        elif name in ("block_bytes", "depth"):
-            checked[name] = int(_rate(name, value))
+            checked[name] = _products(name, value)
         else:
-            checked[name] = _rate(name, value)
+            checked[name] = int(_number(name, value)) if name in ("block_bytes", "depth") else _number(name, value)
     return checked
 
 
@@ -136,9 +145,12 @@ def _given(bandwidths: Mapping[str, Any] | None) -> Rates:
     rates: Rates = {}
     if text := os.environ.get("AIRPY_BANDWIDTHS"):
         try:
-            rates = check_rates(json.loads(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8")))
-        except (OSError, json.JSONDecodeError) as error:
-            raise ArgumentError(f"AIRPY_BANDWIDTHS is neither JSON nor a file with it: {error}") from None
+            data = json.loads(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ArgumentError(f"AIRPY_BANDWIDTHS is {text!r}, neither JSON nor a file with it: {error.strerror}") from None
+        except (ValueError, RecursionError) as error:
+            raise ArgumentError(f"AIRPY_BANDWIDTHS is no JSON: {error}") from None
+        rates = check_rates(data)
     return rates | check_rates(bandwidths or {})
 
 

@@ -167,9 +167,16 @@ def test_a_damaged_cache_costs_a_probe(cache, content):
     assert json.loads(calibration._file(key).read_text())["key"] == key
 
 
-def test_a_cache_with_senseless_rates_costs_a_probe(cache):
-    calibration._store(machine().disk_key, {"disk": -5})
-    assert calibration.calibrate(machine())["disk"] > 0
+@pytest.mark.parametrize(
+    "rates", [{"disk": -5}, {"disk": 1e-300}, {"disk": 1e9, "depth": 10**15}, {"disk": 1e9, "latency_s": 1e10}, {"product": {"Q99": 1e9}}]
+)
+def test_a_cache_with_senseless_rates_costs_a_probe(cache, rates):
+    for key in (machine().disk_key, machine().compute_key):
+        calibration._store(key, {**rates, "memory": 1e9, "op_s": 0.0})
+    found = calibration.calibrate(machine())
+    assert found["disk"] > 1e3 and found["depth"] <= 1024 and found["product"]["Q8_0"] > 0
+    with load(bandwidths=None) as model:
+        assert model.plan.predicted_tok_s
 
 
 def test_a_cache_that_cannot_be_written_does_no_harm(cache, tmp_path):
@@ -190,12 +197,21 @@ def test_what_is_given_stands_above_all(cache, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "nowhere.json", "[]", '{"disk": -1}', '{"disk": "fast"}', '{"product": 3}', '{"tape": 3}', '{"disk": NaN}']
-)
+    "text",
+    ["{", "[" * 100000, "nowhere.json", "[]", '{"disk": -1}', '{"disk": "fast"}', '{"product": 3}', '{"tape": 3}', '{"disk": NaN}',
+     '{"disk": 1e-300}', '{"depth": 1025}', '{"op_s": 1e9}', '{"disk": 1e999}', '{"product": {"Q99": 1}}'],
+)  # fmt: skip
 def test_given_ones_that_make_no_sense_are_refused(cache, monkeypatch, tmp_path, text):
     (tmp_path / "list.json").write_text("[]")
     monkeypatch.setenv("AIRPY_BANDWIDTHS", str(tmp_path / "list.json") if text == "[]" else text)
-    with pytest.raises(errors.ArgumentError, match=r"(?i)bandwidths"):
+    with pytest.raises(errors.ArgumentError, match=r"(?i)bandwidths") as raised:
+        calibration.calibrate(machine())
+    assert "Errno" not in str(raised.value)
+
+
+def test_a_file_that_is_no_text_is_no_bandwidths(cache, monkeypatch):
+    monkeypatch.setenv("AIRPY_BANDWIDTHS", str(DEMO))
+    with pytest.raises(errors.ArgumentError, match="AIRPY_BANDWIDTHS is no JSON"):
         calibration.calibrate(machine())
 
 
