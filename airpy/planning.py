@@ -20,11 +20,11 @@ _SOLVED = ("io", "n_ctx", "max_rows", "tile_bytes", "ring_bytes")
 _GIVEN = ("max_ram", "threads", "tier", "kv_dtype")
 _LAYER_PART = re.compile(r"blk\.\d+\.(\w+?)(?:_\w+)?\.(?:weight|bias)$")
 _CLASSES = {"attn": "attention", "ffn": "feed-forward"}
-_NUMBERS = (
+_COUNTS = (
     "budget", "fixed", "n_ctx", "max_rows", "tile_bytes", "ring_bytes", "block_bytes", "depth", "weight_bytes", "pin_bytes",
-    "pin_bytes_full", "state_bytes_full", "activation_bytes", "activation_bytes_full", "logit_bytes", "disk_s", "compute_s",
-    "pass_s", "full_s", "prompt_s",
+    "pin_bytes_full", "state_bytes_full", "activation_bytes", "activation_bytes_full", "logit_bytes",
 )  # fmt: skip
+_SECONDS = ("disk_s", "compute_s", "pass_s", "full_s", "prompt_s")
 
 
 def fingerprint(gguf: _core.GGUF) -> str:
@@ -252,14 +252,20 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1 << 63  # False for NaN
 
 
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and _is_number(value)
+
+
 def _is_weight(row: Any) -> bool:
     if not isinstance(row, (list, tuple)) or len(row) != 5:
         return False
-    return isinstance(row[0], str) and isinstance(row[1], str) and all(map(_is_number, row[2:]))
+    return isinstance(row[0], str) and isinstance(row[1], str) and all(map(_is_count, row[2:]))
 
 
 def _is_step(step: Any) -> bool:
-    return isinstance(step, Mapping) and all(_is_number(step.get(name)) for name in ("max_ram", "share", "pass_s"))
+    if not isinstance(step, Mapping) or not _is_count(step.get("max_ram")):
+        return False
+    return _is_number(step.get("share")) and _is_number(step.get("pass_s"))
 
 
 def _checked(data: Any) -> dict[str, Any]:
@@ -269,10 +275,11 @@ def _checked(data: Any) -> dict[str, Any]:
     plan, model, options = data.get("plan"), data.get("model"), data.get("options")
     if not (isinstance(plan, Mapping) and isinstance(model, Mapping) and isinstance(options, Mapping)):
         raise ArgumentError("a plan has the objects 'model', 'options' and 'plan'")
-    wrong = [name for name in _NUMBERS if not _is_number(plan.get(name))]
+    wrong = [name for name in _COUNTS if not _is_count(plan.get(name))]
+    wrong += [name for name in _SECONDS if not _is_number(plan.get(name))]
     wrong += [name for name in ("name", "arch", "fingerprint") if not isinstance(model.get(name), str)]
-    wrong += [name for name in ("file_bytes", "layers") if not _is_number(model.get(name))]
-    wrong += [name for name in ("max_ram", "threads") if not _is_number(options.get(name))]
+    wrong += [name for name in ("file_bytes", "layers") if not _is_count(model.get(name))]
+    wrong += [name for name in ("max_ram", "threads") if not _is_count(options.get(name))]
     wrong += [name for name in ("tier", "kv_dtype") if not isinstance(options.get(name), str)]
     if plan.get("io") not in ("direct", "mmap"):
         wrong.append("io")
