@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -142,6 +143,17 @@ def budget_within_reach(max_ram: int, held: int) -> int:
     raise BudgetError(f"max_ram {format_size(max_ram)} (--max-ram) is more than there is: {where}; {advice}")
 
 
+@contextmanager
+def advice_under(plan: object) -> Iterator[None]:
+    """Adds to what a BudgetError advises how to follow it where a plan fixes all that is named."""
+    try:
+        yield
+    except BudgetError as error:
+        if plan is None:
+            raise
+        raise BudgetError(f"{error}, in a new plan") from None
+
+
 def engine_options(
     gguf: _core.GGUF,
     given: Mapping[str, Any],
@@ -160,9 +172,11 @@ def engine_options(
         options = Plan.of(plan).engine_options(gguf)
         options["tier"] = cpu_tier() or options["tier"]
         for name, value in given.items():
-            if value is not None and value != options[name]:
+            if value is not None and options[name] not in (0, value):
                 raise ArgumentError(f"{name} is {value!r}, but the plan was made for {options[name]!r}; leave one of them out")
-    budget = budget_within_reach(options["max_ram"], held)
+        options |= {name: value for name, value in given.items() if value is not None}
+    with advice_under(plan):
+        budget = budget_within_reach(options["max_ram"], held)
     machine = machine_for(gguf, options["threads"], options["tier"], budget // 2)
     if plan is not None and bandwidths is not None:
         raise ArgumentError("bandwidths and plan exclude each other: a plan brings its own")
@@ -193,7 +207,8 @@ def open_model(
     options["fixed_bytes"] = max(0, anonymous_bytes() - base)
     if settle is not None:
         settle(gguf, options)
-    engine = _core.Engine(gguf, source=source, **options)
+    with advice_under(plan):
+        engine = _core.Engine(gguf, source=source, **options)
     if len(tokenizer) > engine.hparams["n_vocab"]:
         engine.close()
         raise ModelError(f"{file}: {len(tokenizer)} tokens in the vocabulary, {engine.hparams['n_vocab']} in the model")

@@ -15,7 +15,7 @@ from airpy.errors import AirpyError, ArgumentError
 from airpy.sizes import format_rate, format_size, format_speed, format_time
 
 FORMAT = "airpy plan 1"
-# Options of the engine that a plan fixes, and where they stand in it; the others it chooses again.
+# Options of the engine that a plan fixes: as they were solved, and as they were given, 0 or "" for a default, which is chosen again.
 _SOLVED = ("io", "n_ctx", "max_rows", "tile_bytes", "ring_bytes")
 _GIVEN = ("max_ram", "threads", "tier", "kv_dtype")
 _LAYER_PART = re.compile(r"blk\.\d+\.(\w+?)(?:_\w+)?\.(?:weight|bias)$")
@@ -52,7 +52,7 @@ class Plan:
                 "name": name.encode("utf-8", "replace").decode(), "arch": arch, "fingerprint": fingerprint(gguf),
                 "file_bytes": gguf.bytes, "layers": metadata.get(f"{arch}.block_count", 0),
             },
-            "options": {name: options[name] for name in _GIVEN} | {"max_ram": solved["budget"]},
+            "options": {name: options[name] for name in _GIVEN},
             "bandwidths": dict(options.get("bandwidths") or {}),
             "plan": {**solved, "weights": [list(row) for row in solved["weights"]]},
             "more_ram": [],

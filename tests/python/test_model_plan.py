@@ -10,7 +10,7 @@ import os
 import pytest
 from models import DEMO, RATES, golden, load
 
-from airpy import Plan, calibration, errors
+from airpy import Plan, _core, calibration, errors
 from airpy.auto_model import machine_for, open_model
 from airpy.sizes import format_rate, format_size, format_time, parse_size
 
@@ -96,6 +96,28 @@ def test_a_plan_and_arguments_must_not_contradict_each_other(plan):
     load(plan=plan, max_ram="6MiB", bandwidths=None).close()
 
 
+def test_a_plan_chooses_again_what_was_a_default(tmp_path, monkeypatch):
+    """The budget of a moment is no reason to refuse a later one, nor is an argument where none was given."""
+    info = _core.memory_info()
+    with load(threads=None) as model:
+        model.plan.save(tmp_path / "plan.json")
+        assert model.plan["budget"] > 64 << 20
+    monkeypatch.setattr(_core, "memory_info", lambda: {**info, "room": 64 << 20, "available": 64 << 20, "default_budget": 32 << 20})
+    for given in ({}, {"max_ram": "48MiB"}, {"threads": 1}):
+        with load(plan=tmp_path / "plan.json", bandwidths=None, **given) as model:
+            assert model.plan["budget"] == 48 << 20 or "max_ram" not in given
+            assert model.stats()["threads"] == 1 or "threads" not in given
+
+
+def test_advice_can_be_followed_under_a_plan(plan):
+    with pytest.raises(errors.ArgumentError, match=r"max_ram is 9437184, but the plan was made for 6291456; leave one of them out"):
+        load(plan=plan, max_ram="9MiB", bandwidths=None)
+    data = plan.to_dict()
+    data["options"]["max_ram"] = 1 << 20
+    with pytest.raises(errors.BudgetError, match=r"raise max_ram to [\d.]+ MiB or more, in a new plan$"):
+        load(plan=data, bandwidths=None)
+
+
 def _set(data, path, value):
     *parents, last = path
     for key in parents:
@@ -137,8 +159,6 @@ def test_a_file_that_is_no_plan_is_refused(tmp_path, content):
 
 
 def machine():
-    from airpy import _core
-
     return machine_for(_core.GGUF(str(DEMO)), 0, "", 64 << 20)
 
 
@@ -289,8 +309,6 @@ def test_a_run_that_fits_corrects_compute(cache, monkeypatch):
 
 
 def test_probes_stay_inside_the_budget():
-    from airpy import _core
-
     gguf = _core.GGUF(str(DEMO))
     assert machine_for(gguf, 0, "", 2 << 20).max_bytes == 2 << 20
     assert machine_for(gguf, 0, "", 1 << 40).max_bytes == gguf.bytes  # a small file is read from the cache, so it is probed there
