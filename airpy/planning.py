@@ -13,6 +13,7 @@ from typing import Any
 from airpy import _core
 from airpy.errors import AirpyError, ArgumentError
 from airpy.sizes import format_rate, format_size, format_speed, format_time
+from airpy.text import printable
 
 FORMAT = "airpy plan 1"
 # Options of the engine that a plan fixes: as they were solved, and as they were given, 0 or "" for a default, which is chosen again.
@@ -101,7 +102,7 @@ class Plan:
         return hash(json.dumps(self._data, sort_keys=True))
 
     def __repr__(self) -> str:
-        return f"Plan({self.model['name']}, max_ram={format_size(self['budget'])}, io={self['io']}, bound={self.bound})"
+        return f"Plan({printable(self.model['name'])}, max_ram={format_size(self['budget'])}, io={self['io']}, bound={self.bound})"
 
     @property
     def model(self) -> dict[str, Any]:
@@ -150,7 +151,7 @@ class Plan:
 
     def __str__(self) -> str:
         parts = [self._text_head(), self._text_weights(), self._text_memory(), self._text_time()]
-        return "\n\n".join("\n".join(lines) for lines in parts)
+        return "\n\n".join("\n".join(map(printable, lines)) for lines in parts)  # names are a file's, or an edited plan's
 
     def _text_head(self) -> list[str]:
         kinds = sorted({kind for _, kind, _, tiles, _ in self["weights"] if tiles})

@@ -158,7 +158,7 @@ def print_json(value: Any) -> None:
     plain = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace(
         "-", ""
     ) != "utf8"  # "\u00e9" where "é" would become "?"
-    print(json.dumps(value, ensure_ascii=plain).encode("utf-8", "replace").decode(), flush=True)
+    print(json.dumps(value, ensure_ascii=plain, allow_nan=False).encode("utf-8", "replace").decode(), flush=True)
 
 
 def pick_stats(stats: dict[str, Any]) -> dict[str, Any]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import math
 from collections import Counter
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from airpy.cli import common
 from airpy.sizes import format_size
+from airpy.text import printable
 
 if TYPE_CHECKING:
     from airpy._core import GGUF
@@ -35,23 +37,24 @@ def run(args: argparse.Namespace) -> int:
     from airpy.auto_model import find_model
 
     gguf = _core.GGUF(find_model(args.model))
-    facts = describe(gguf)
+    facts = describe(gguf, tensors=args.tensors)
     if args.json:
         common.print_json(facts)
     else:
-        _print(facts, args.tensors)
+        for line in _lines(facts):
+            print(printable(line))
     return 0
 
 
-def describe(gguf: GGUF) -> dict[str, Any]:
+def describe(gguf: GGUF, *, tensors: bool) -> dict[str, Any]:
     from airpy import _core
 
-    metadata = gguf.metadata
+    metadata = {key: _plain(value) for key, value in gguf.metadata.items()}
     arch = metadata.get("general.architecture")
     sizes: Counter[str] = Counter()
     for _, kind, _, _, _, size in gguf.tensors:
         sizes[kind] += size
-    return {
+    facts: dict[str, Any] = {
         "paths": gguf.paths,
         "version": gguf.version,
         "bytes": gguf.bytes,
@@ -61,16 +64,21 @@ def describe(gguf: GGUF) -> dict[str, Any]:
         "supported_architectures": list(_core.ARCHITECTURES),
         "parameters": sum(math.prod(shape) for _, _, shape, *_ in gguf.tensors),
         "types": dict(sizes.most_common()),
-        "metadata": {key: _plain(value) for key, value in metadata.items()},
-        "tensors": [
+        "tensor_count": len(gguf.tensors),
+        "metadata": metadata,
+    }
+    if tensors:
+        facts["tensors"] = [
             {"name": name, "type": kind, "shape": list(shape), "part": part, "offset": offset, "bytes": size}
             for name, kind, shape, part, offset, size in gguf.tensors
-        ],
-    }
+        ]
+    return facts
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON has it; a long array as its length."""
+    """A value as JSON has it, which knows no infinity; a long array as its length."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     if isinstance(value, (str, int, float)):
         return value
     values = value if isinstance(value, list) else memoryview(value)
@@ -79,19 +87,19 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in values]
 
 
-def _print(facts: dict[str, Any], tensors: bool) -> None:
+def _lines(facts: dict[str, Any]) -> Iterator[str]:
     known = "supported" if facts["supported"] else f"not supported; supported are {', '.join(facts['supported_architectures'])}"
     files = "1 file" if len(facts["paths"]) == 1 else f"{len(facts['paths'])} files"
     types = ", ".join(f"{kind} {format_size(size)}" for kind, size in facts["types"].items())
-    print(f"{facts['paths'][0]}: GGUF {facts['version']}, {files}, {format_size(facts['bytes'])}")
-    print(f"architecture {facts['architecture']}: {known}")
-    print(f"{facts['parameters'] / 1e6:.4g} million parameters, {len(facts['tensors'])} tensors: {types}")
-    print()
+    yield f"{facts['paths'][0]}: GGUF {facts['version']}, {files}, {format_size(facts['bytes'])}"
+    yield f"architecture {facts['architecture']}: {known}"
+    yield f"{facts['parameters'] / 1e6:.4g} million parameters, {facts['tensor_count']} tensors: {types}"
+    yield ""
     for key, value in facts["metadata"].items():
         text = f"{value['length']} values" if isinstance(value, dict) else repr(value)
-        print(f"{key:<44} {text if len(text) <= 100 else text[:97] + '…'}")
-    if tensors:
-        print()
+        yield f"{key:<44} {text if len(text) <= 100 else text[:97] + '…'}"
+    if "tensors" in facts:
+        yield ""
         for tensor in facts["tensors"]:
             shape = " x ".join(map(str, tensor["shape"]))
-            print(f"{tensor['name']:<40} {tensor['type']:<8} {shape:<20} {format_size(tensor['bytes']):>10}")
+            yield f"{tensor['name']:<40} {tensor['type']:<8} {shape:<20} {format_size(tensor['bytes']):>10}"

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from airpy.cli import bench, chat, demo, generate, inspect, plan, tokenize
 from airpy.errors import AirpyError
+from airpy.text import one_line
 
 _EXAMPLES = """\
 examples:
@@ -61,11 +62,5 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (AirpyError, OSError) as error:
-        print(f"airpy: {_one_line(error)}", file=sys.stderr)
+        print(f"airpy: {one_line(error)}", file=sys.stderr)
         return 1
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, OSError) and not isinstance(error, AirpyError) and error.strerror:
-        return f"{os.fsdecode(error.filename)}: {error.strerror}" if isinstance(error.filename, (str, bytes)) else error.strerror
-    return " ".join(str(error).split())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import os
 import re
 import subprocess
@@ -14,8 +15,9 @@ from itertools import chain, repeat
 import numpy as np
 import pytest
 from models import DEMO, RATES, golden, load
+from test_extending import write_gguf
 
-from airpy import Model, _core, errors
+from airpy import Model, Plan, _core, errors
 from airpy.cli import chat, main
 
 STATS = {"pass_ms", "tok_s", "bytes_disk_per_token", "bytes_ram_per_token", "peak_ram", "budget", "predicted_tok_s",
@@ -163,8 +165,37 @@ def test_inspect_reads_any_header(airpy):
         and "blk.5.ffn_down.weight" in out
     )
     facts = json.loads(airpy("inspect", DEMO, "--json")[1])
-    assert facts["architecture"] == "llama" and facts["supported"] and len(facts["tensors"]) == 56
+    assert facts["architecture"] == "llama" and facts["supported"] and facts["tensor_count"] == 56 and "tensors" not in facts
+    assert len(json.loads(airpy("inspect", DEMO, "--json", "--tensors")[1])["tensors"]) == 56
     assert facts["bytes"] == DEMO.stat().st_size and facts["metadata"]["llama.block_count"] == 6
+
+
+HOSTILE = "\x1b]0;title\x07\x1b[2J\x9b31m\u202eback\r\n"
+
+
+def test_no_text_of_a_file_commands_the_terminal(airpy, tmp_path, monkeypatch):
+    path = tmp_path / "m.gguf"
+    keys = {"general.architecture": f"a{HOSTILE}", "tokenizer.ggml.model": HOSTILE, f"key{HOSTILE}": 1.0}
+    write_gguf(path, keys, {f"blk{HOSTILE}": ((32,), 0, bytes(128))})
+    code, out, _ = airpy("inspect", path, "--tensors")
+    assert code == 0 and "architecture a\\x1b]0;title\\x07\\x1b[2J\\x9b31m\\u202eback\\r\\n: not supported" in out
+    plan = Plan.of(json.loads(airpy("plan", DEMO, "--json")[1])).to_dict()
+    plan["model"] |= {"name": HOSTILE, "arch": HOSTILE}
+    plan["plan"]["weights"].append([HOSTILE, HOSTILE, 1, 1, 1])
+    refused = airpy("plan", path)
+    said = talk(airpy, monkeypatch, DEMO, ["x"], "--template", "{{ raise_exception('" + HOSTILE.strip() + "') }}")
+    assert refused[0] == said[0] == 1 and "\\x1b]0;title" in refused[2] and "\\x1b]0;title" in said[2]
+    for seen in (out, refused[2], said[2], str(Plan(plan)), repr(Plan(plan))):
+        assert all(c.isprintable() or c == "\n" for c in seen), seen
+    assert airpy("inspect", tmp_path / HOSTILE.strip())[2].rstrip("\n").isprintable()
+
+
+def test_json_has_no_infinity(airpy, tmp_path):
+    values = {"inf": math.inf, "minus": -math.inf, "nan": math.nan, "one": 1.0}
+    write_gguf(tmp_path / "m.gguf", {"general.architecture": "x", **values}, {"t": ((32,), 0, bytes(128))})
+    code, out, _ = airpy("inspect", tmp_path / "m.gguf", "--json")
+    facts = json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert code == 0 and [facts["metadata"][name] for name in values] == ["inf", "-inf", "nan", 1.0]
 
 
 def test_tokenize_prints_ids_and_pieces(airpy, monkeypatch):

@@ -156,7 +156,7 @@ MATRICES = {"attn_q": (EMBED, EMBED), "attn_k": (EMBED // 2, EMBED), "attn_v": (
 
 
 def text(string: str) -> bytes:
-    return struct.pack("<Q", len(string)) + string.encode()
+    return struct.pack("<Q", len(string.encode())) + string.encode()
 
 
 def write_gguf(path: Path, keys: dict[str, str | int | float], tensors: dict[str, tuple[tuple[int, ...], int, bytes]]) -> None:
