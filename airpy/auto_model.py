@@ -92,8 +92,8 @@ def find_model(path: PathLike) -> str:
     """The file to open for a path: itself, or the one model in a directory (a split one counts as one). Raises ArgumentError."""
     path = os.fspath(path)
     if not os.path.isdir(path):
-        if not os.path.exists(path) and not str(path).endswith(".gguf"):
-            raise FileNotFoundError(f"{path} is not here; airpy opens GGUF files in place and downloads nothing")
+        if not os.path.lexists(path) and not str(path).endswith(".gguf"):
+            raise FileNotFoundError(f"{path!r} is not here; airpy opens GGUF files in place and downloads nothing")
         return path
     found: dict[str, str] = {}
     for name in sorted(entry.name for entry in Path(path).iterdir() if entry.name.endswith(".gguf")):

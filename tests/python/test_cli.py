@@ -445,6 +445,15 @@ def test_errors_are_1_with_one_line(airpy, arguments, message):
     assert code == 1 and err.startswith("airpy: ") and err.count("\n") == 1 and message in err
 
 
+def test_a_path_that_leads_nowhere_is_named(airpy, tmp_path):
+    assert airpy("inspect", "")[2] == "airpy: '' is not here; airpy opens GGUF files in place and downloads nothing\n"
+    assert airpy("inspect", "some/model")[2].startswith("airpy: 'some/model' is not here")
+    for name in ("loop", "loop.gguf"):
+        (tmp_path / name).symlink_to(name)
+        code, _, err = airpy("inspect", tmp_path / name)
+        assert code == 1 and err == f"airpy: {tmp_path / name}: Too many levels of symbolic links\n"
+
+
 @pytest.mark.parametrize("command", ["generate", "plan", "inspect", "tokenize", "chat", "bench"])
 def test_an_empty_file_is_named_as_such(airpy, tmp_path, command):
     (tmp_path / "m.gguf").touch()
