@@ -4,6 +4,7 @@ no word: raised as KeyboardInterrupt amid imports, it would be swallowed, or com
 from __future__ import annotations
 
 import os
+import sys
 
 try:
     import signal
@@ -19,6 +20,11 @@ def main() -> int:
     """The exit code of one command line."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where whoever started us wants it ignored
         signal.signal(signal.SIGINT, _leave)
+    try:
+        from airpy import __version__  # noqa: F401  # which says what to do where the extension is not built
+    except ImportError as error:
+        print(f"airpy: {error}", file=sys.stderr)
+        return 1
     try:
         from airpy.cli import main as run
 

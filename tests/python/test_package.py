@@ -90,6 +90,11 @@ def test_sources_alone_say_that_the_extension_is_not_built(tmp_path):
     assert done.returncode == 1 and f"not built beside {tmp_path / 'airpy'}: run pip install ." in done.stderr.splitlines()[-1]
 
 
+def test_the_command_says_so_too(tmp_path):
+    done = run_in_checkout(tmp_path, "import runpy; runpy.run_module('airpy', run_name='__main__')", "-S")
+    assert done.returncode == 1 and done.stderr.startswith("airpy: airpy's extension is not built beside") and done.stderr.count("\n") == 1
+
+
 # ---- symbols ---------------------------------------------------------------------------------------------------------------------
 
 
