@@ -106,7 +106,8 @@ def add_sampling(
     group.add_argument("--min-p", type=float, metavar="P", help="default: 0, off")
     group.add_argument("--repetition-penalty", type=float, metavar="R", help="default: 1, off")
     group.add_argument("--stop", action="append", type=text, metavar="TEXT", help="end before this text; may be repeated")
-    group.add_argument("--seed", type=seed, default=seed_default, metavar="N", help=f"same seed, same text; default: {seeds}")
+    group.add_argument("--seed", type=seed, metavar="N", help=f"same seed, same text; default: {seeds}")
+    parser.set_defaults(seed_default=seed_default)
 
 
 def open_from(
@@ -126,13 +127,15 @@ def generation_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """generate()'s arguments from the options of add_sampling()."""
     given: dict[str, Any] = {
         "max_new_tokens": args.max_new_tokens, "repetition_penalty": args.repetition_penalty, "stop_strings": args.stop,
-        "seed": args.seed, "do_sample": args.temp != 0,
+        "do_sample": args.temp != 0,
     }  # fmt: skip
-    shaping = {"--top-k": args.top_k, "--top-p": args.top_p, "--min-p": args.min_p}
-    if args.temp == 0 and (idle := [name for name, value in shaping.items() if value is not None]):
-        raise ArgumentError(f"{', '.join(idle)} does nothing at --temp 0, which takes the likeliest token; give a --temp above 0")
+    drawing = {"top_k": args.top_k, "top_p": args.top_p, "min_p": args.min_p, "seed": args.seed}
     if args.temp != 0:
-        given |= {"temperature": args.temp, "top_k": args.top_k, "top_p": args.top_p, "min_p": args.min_p}
+        seed = args.seed_default if args.seed is None else args.seed
+        return given | drawing | {"temperature": args.temp, "seed": seed}
+    if idle := ["--" + name.replace("_", "-") for name, value in drawing.items() if value is not None]:
+        what = "do nothing" if len(idle) > 1 else "does nothing"
+        raise ArgumentError(f"{', '.join(idle)} {what} at --temp 0, which takes the likeliest token; give a --temp above 0")
     return given
 
 

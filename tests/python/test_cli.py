@@ -437,7 +437,9 @@ def test_usage_errors_are_2(airpy, arguments):
         (("tokenize", __file__, "-p", "x"), "GGUF"),
         (("plan", DEMO, "--n-ctx", "100000"), "n_ctx"),
         (("plan", DEMO, "--plan", "nowhere.json"), "airpy: nowhere.json: No such file or directory"),
-        (("generate", DEMO, "-p", "x", "--top-p", "0.5", "--min-p", "0.1"), "--top-p, --min-p does nothing at --temp 0"),
+        (("generate", DEMO, "-p", "x", "--top-p", "0.5", "--min-p", "0.1"), "--top-p, --min-p do nothing at --temp 0"),
+        (("generate", DEMO, "-p", "x", "--seed", "7"), "--seed does nothing at --temp 0, which takes the likeliest token; give a --temp"),
+        (("demo", "--temp", "0", "--seed", "7"), "--seed does nothing at --temp 0"),
     ],
 )
 def test_errors_are_1_with_one_line(airpy, arguments, message):
