@@ -15,10 +15,11 @@ from airpy.sizes import format_size
 if TYPE_CHECKING:
     from airpy._core import GGUF
     from airpy.model import Model
+    from airpy.planning import Plan
 
 _PROMPT = "It is a truth universally acknowledged, that"
 _ROOM = 0.9  # of the weights: what the budget may be
-_CONTEXTS = (512, 256)  # the shorter one where this Python's tokenizer leaves no room for the state of the longer
+_CONTEXTS = range(512, 0, -64)  # the longest, or what the tokenizer of this Python leaves room for beside the weights
 _EXAMPLES = """\
   airpy demo
   airpy demo -p "In the beginning" --temp 0
@@ -29,8 +30,8 @@ _EXAMPLES = """\
 def add(commands: common.Commands) -> None:
     parser = common.command(
         commands, "demo", "a small model, streamed under a tiny budget",
-        "Runs the bundled model in less memory than its weights take: some stay, the rest is read from disk for every token.",
-        _EXAMPLES,
+        "Runs the bundled model in less memory than its weights take, where the options below leave the choice: some weights stay, "
+        "the rest is read from disk for every token.", _EXAMPLES,
     )  # fmt: skip
     parser.add_argument("-p", "--prompt", type=common.text, default=_PROMPT, metavar="TEXT", help="default: %(default)s")
     common.add_sampling(parser, temperature=0.7, tokens=120, seed_default=1813)
@@ -54,7 +55,8 @@ def open_demo(args: argparse.Namespace) -> Model:
         args.io = "direct"  # the point of the demo; "auto" may find the file small enough to map
     if args.io != "direct":
         return common.open_from(args)
-    contexts = [args.n_ctx] if args.n_ctx else [context for context in _CONTEXTS if context >= 2 * args.max_new_tokens] or [max(_CONTEXTS)]
+    needed = args.max_new_tokens + len(args.prompt.encode()) + 1  # a token is a byte at least
+    contexts = [args.n_ctx] if args.n_ctx else [context for context in _CONTEXTS if context >= needed] or [max(_CONTEXTS)]
     args.max_ram = os.path.getsize(args.model)  # until the rest is known; probes keep to it
     return common.open_from(args, settle=lambda gguf, options: settle(gguf, options, contexts))
 
@@ -94,12 +96,22 @@ def _streams(gguf: GGUF, options: dict[str, Any]) -> float | None:
     return float(1 - plan["pin_bytes"] / plan["weight_bytes"])
 
 
+def headline(plan: Plan) -> str:
+    """What the demo shows, and where the budget is no smaller than the weights, why."""
+    weights, budget = format_size(plan["weight_bytes"]), format_size(plan["budget"])
+    if plan["budget"] < plan["weight_bytes"]:
+        return f"{weights} of weights in {budget} of RAM, the tokenizer included"
+    if not plan.streamed_bytes:
+        return f"{weights} of weights, all of them in memory: up to {budget} of RAM may be used"
+    return (
+        f"{weights} of weights in {budget} of RAM, of which the tokenizer takes {format_size(plan['fixed'])} and a context of "
+        f"{plan['n_ctx']} tokens {format_size(plan['state_bytes_full'])}; {format_size(plan.streamed_bytes)} of weights are streamed"
+    )
+
+
 def show(model: Model, args: argparse.Namespace) -> int:
-    if not args.json:
-        weights, budget = format_size(model.plan["weight_bytes"]), format_size(model.plan["budget"])
-        print(f"{weights} of weights in {budget} of RAM, the tokenizer included\n\n{model.plan}\n")
-        print(args.prompt, end="", flush=True)
-    answer = generate_text(model, args.prompt, common.generation_arguments(args), show=not args.json)
+    head = f"{headline(model.plan)}\n\n{model.plan}\n\n{args.prompt}"
+    answer = generate_text(model, args.prompt, common.generation_arguments(args), show=not args.json, head=head)
     stats = model.stats()
     if args.json:
         common.print_json({**answer, "stats": common.pick_stats(stats), "plan": model.plan.to_dict()})

@@ -46,16 +46,19 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def generate_text(model: Model, prompt: str, arguments: dict[str, Any], *, show: bool) -> dict[str, Any]:
-    """{text, ids, prompt_tokens, new_tokens} of what follows the prompt, printed meanwhile where `show`. text ends before a stop
-    string, ids hold all that was generated."""
+def generate_text(model: Model, prompt: str, arguments: dict[str, Any], *, show: bool, head: str = "") -> dict[str, Any]:
+    """{text, ids, prompt_tokens, new_tokens} of what follows the prompt, printed meanwhile where `show`, after head, which waits until
+    there is something: what is wrong with the call has been found by then. text ends before a stop string, ids hold all that was
+    generated."""
     ids = model.tokenizer.encode(prompt)
     if not ids:
-        raise ArgumentError("the prompt is empty, and this model has no token to begin with; give some text with -p, -f or a pipe")
+        raise ArgumentError("the prompt is empty, and this model has no token to begin with; give some text, such as -p TEXT")
     pieces: list[str] = []
     new: list[int] = []
     for piece in model.stream(ids, on_tokens=new.extend, **arguments):
-        pieces.append(piece)
         if show:
-            print(piece, end="", flush=True)
+            print(piece if pieces else head + piece, end="", flush=True)
+        pieces.append(piece)
+    if show and not pieces:
+        print(head, end="")
     return {"text": "".join(pieces), "ids": new, "prompt_tokens": len(ids), "new_tokens": len(new)}

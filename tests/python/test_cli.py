@@ -131,14 +131,36 @@ def test_the_demo_streams_whatever_was_probed(airpy, monkeypatch, depth, tokeniz
     plan = answer["plan"]["plan"]
     assert plan["budget"] < plan["weight_bytes"] and plan["fixed"] >= tokenizer
     assert answer["stats"]["bytes_disk_per_token"] > 0.4 * plan["weight_bytes"]
-    assert plan["n_ctx"] == (256 if tokenizer == 15 << 18 else 512)
+    assert 192 <= plan["n_ctx"] < 512 if tokenizer == 15 << 18 else plan["n_ctx"] == 512
+
+
+def test_the_demo_shortens_its_context_before_it_takes_more_than_its_weights(airpy, monkeypatch):
+    readings = chain([0], repeat(7 << 19))  # with a context of 512 more than fits
+    monkeypatch.setattr("airpy.auto_model.anonymous_bytes", lambda: next(readings))
+    code, out, _ = airpy("demo", "-n", "280")
+    context = int(re.search(r"context (\d+)", out)[1])
+    assert code == 0 and 300 <= context < 512 and re.match(r"5.8 MiB of weights in 5\.\d MiB of RAM, the tokenizer included\n", out)
 
 
 def test_the_demo_streams_even_where_the_tokenizer_alone_takes_more_than_the_weights(airpy, monkeypatch):
     readings = chain([0], repeat(7 << 20))
     monkeypatch.setattr("airpy.auto_model.anonymous_bytes", lambda: next(readings))
-    answer = json.loads(airpy("demo", "-n", "12", "--json")[1])
-    assert answer["stats"]["bytes_disk_per_token"] > 0.4 * answer["plan"]["plan"]["weight_bytes"]
+    code, out, _ = airpy("demo", "-n", "12")
+    line = r"5.8 MiB of weights in ([\d.]+) MiB of RAM, of which the tokenizer takes 7.\d MiB and a context of 512 tokens 1.5 MiB; "
+    said = re.match(line + r"([\d.]+) MiB of weights are streamed\n", out)
+    assert code == 0 and float(said[1]) > 7 and float(said[2]) > 0.4 * 5.8
+
+
+def test_the_demo_says_where_nothing_streams(airpy):
+    for options in (("--max-ram", "64MiB"), ("--io", "mmap", "--max-ram", "64MiB")):
+        out = airpy("demo", "-n", "3", *options)[1]
+        assert out.startswith("5.8 MiB of weights, all of them in memory: up to 64.0 MiB of RAM may be used\n")
+
+
+@pytest.mark.parametrize("options", [("-p", ""), ("-n", "700"), ("--temp", "0", "--top-k", "3")])
+def test_the_demo_says_what_is_wrong_before_anything_else(airpy, options):
+    code, out, err = airpy("demo", *options)
+    assert code == 1 and out == "" and err.count("\n") == 1 and "-f" not in err
 
 
 # ---- plan, inspect, tokenize, bench ----------------------------------------------------------------------------------------------
@@ -431,7 +453,7 @@ def test_usage_errors_are_2(airpy, arguments):
         (("generate", "nowhere.gguf", "-p", "x"), "nowhere.gguf"),
         (("generate", DEMO, "-p", "x", "--max-ram", "300KiB"), "raise max_ram"),
         (("generate", DEMO, "-p", "x", "-n", "600"), "512"),
-        (("generate", DEMO, "-p", ""), "the prompt is empty, and this model has no token to begin with; give some text with -p"),
+        (("generate", DEMO, "-p", ""), "the prompt is empty, and this model has no token to begin with; give some text, such as -p"),
         (("generate", DEMO, "-f", "nowhere.txt"), "nowhere.txt"),
         (("generate", DEMO, "-p", "x", "--temp", "-1"), "temperature"),
         (("tokenize", __file__, "-p", "x"), "GGUF"),
