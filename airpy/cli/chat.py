@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
             talk.render(["check"])  # a missing or broken template is found before anybody types
         except TemplateError as error:
             raise TemplateError(str(error).replace("chat_template=", "--template")) from None
-        interactive = sys.stdin.isatty() and not args.json
+        interactive = sys.stdin is not None and sys.stdin.isatty() and not args.json
         if interactive:
             print(_HINT)
         while True:
@@ -69,7 +69,7 @@ def _converse(talk: Conversation, as_json: bool, interactive: bool) -> int:
 
 def _read_line(interactive: bool) -> str | None:
     if not interactive:
-        line = sys.stdin.readline()
+        line = sys.stdin.readline() if sys.stdin is not None else ""  # it is where a shell closed it: <&-
         return line.strip() if line else None
     import readline  # noqa: F401  # input() then edits lines and remembers them
 

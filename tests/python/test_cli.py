@@ -512,6 +512,12 @@ def test_a_closed_stdout_is_no_error():
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+def test_a_closed_stdin_is_an_empty_conversation():
+    command = f"'{sys.executable}' -m airpy chat '{DEMO}' --template '{{{{ messages }}}}' <&-"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
 @pytest.mark.parametrize("locale", [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONUTF8": "1"}])
 @pytest.mark.parametrize("piped", [False, True])
 def test_prompts_are_utf8_whatever_the_locale_and_what_is_not_does_no_harm(locale, piped):
