@@ -7,7 +7,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from airpy.cli import common
-from airpy.errors import ContextOverflowError, TemplateError
+from airpy.errors import BudgetError, ContextOverflowError, TemplateError
+from airpy.text import one_line
 
 if TYPE_CHECKING:
     from airpy.model import Model
@@ -81,11 +82,11 @@ def _read_line(interactive: bool) -> str | None:
 
 
 def _answer(talk: Conversation, line: str, as_json: bool, interactive: bool) -> bool:
-    """Prints an answer; False where the conversation has become too long for one."""
+    """Prints an answer; False where there is none: the conversation is too long for context or memory, or the template refuses it."""
     try:
         text = talk.say(line, show=not as_json)
-    except ContextOverflowError as error:
-        print(f"airpy: {error}; /reset starts over", file=sys.stderr)
+    except (ContextOverflowError, BudgetError, TemplateError) as error:
+        print(f"airpy: {one_line(error)}; /reset starts over", file=sys.stderr)
         return False
     except KeyboardInterrupt:
         if not interactive:
@@ -124,7 +125,7 @@ class Conversation:
 
     def say(self, line: str, *, show: bool) -> str:
         """The answer, printed as it comes where `show`. What was said is forgotten where there is no answer; a stopped answer
-        stays as far as it came. Raises ContextOverflowError."""
+        stays as far as it came. Raises ContextOverflowError, BudgetError and TemplateError."""
         tokenizer = self.model.tokenizer
         text = self.render([line])
         known = self._seen_text if text.startswith(self._seen_text) else ""

@@ -312,6 +312,23 @@ def test_a_conversation_that_grows_too_long_says_so(airpy, monkeypatch, chat_mod
     assert code == 1 and "/reset starts over" in err and len(out.splitlines()) == 1
 
 
+def test_a_refused_message_or_a_full_budget_is_no_end_of_a_conversation(airpy, monkeypatch):
+    refusing = TEMPLATE.replace("<{{", "{% if m.content == 'bad' %}{{ raise_exception('not that') }}{% endif %}<{{")
+    stream, calls = Model.stream, []
+
+    def second_is_too_much(model, *arguments, **options):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise errors.BudgetError("max_ram is too small")
+        return stream(model, *arguments, **options)
+
+    monkeypatch.setattr(Model, "stream", second_is_too_much)
+    code, out, err = talk(airpy, monkeypatch, DEMO, ["Who?", "bad", "How?", "And he?"], "--json", "--template", refusing)
+    first, last = map(json.loads, out.splitlines())
+    assert code == 1 and err == "airpy: not that; /reset starts over\nairpy: max_ram is too small; /reset starts over\n"
+    assert last["stats"]["reused_tokens"] == first["prompt_tokens"] + first["new_tokens"] - 1
+
+
 def test_chat_without_a_template_says_what_to_do(airpy, monkeypatch):
     code, _, err = talk(airpy, monkeypatch, DEMO, ["Hello"])
     assert code == 1 and "--template" in err and err.count("\n") == 1
