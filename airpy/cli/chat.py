@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from airpy.cli import common
-from airpy.errors import BudgetError, ContextOverflowError, TemplateError
+from airpy.errors import ArgumentError, BudgetError, ContextOverflowError, TemplateError
 from airpy.text import one_line
 
 if TYPE_CHECKING:
@@ -29,7 +30,9 @@ def add(commands: common.Commands) -> None:
     )  # fmt: skip
     common.add_model(parser)
     parser.add_argument("--system", type=common.text, metavar="TEXT", help="what the model is told first")
-    parser.add_argument("--template", type=common.text, metavar="NAME", help="one of the file's templates, or a Jinja template")
+    parser.add_argument(
+        "--template", type=common.text, metavar="NAME", help="one of the model's templates, a file with a Jinja template, or its text"
+    )
     common.add_sampling(parser, temperature=0.7)
     common.add_engine(parser)
     common.add_json(parser)
@@ -38,7 +41,8 @@ def add(commands: common.Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     with common.open_from(args) as model:
-        talk = Conversation(model, args.system, args.template, common.generation_arguments(args))
+        template = find_template(args.template, model.tokenizer.chat_templates)
+        talk = Conversation(model, args.system, template, common.generation_arguments(args))
         try:
             talk.render(["check"])  # a missing or broken template is found before anybody types
         except TemplateError as error:
@@ -53,6 +57,25 @@ def run(args: argparse.Namespace) -> int:
                 if not interactive:
                     raise
                 print(f"\n{_HINT}")
+
+
+def find_template(chosen: str | None, known: Mapping[str, str]) -> str | None:
+    """What apply_chat_template() takes for --template. Raises ArgumentError for what would be nothing but a text to repeat."""
+    if chosen is None or chosen in known or _is_template(chosen):
+        return chosen
+    try:
+        with open(chosen, encoding="utf-8", errors="replace") as file:
+            text = file.read()
+    except OSError:
+        names = f"none of the model's ({', '.join(known)})" if known else "the model has none"
+        raise ArgumentError(f"--template {chosen!r}: {names}, no file, and no Jinja template, which has {{{{ or {{% in it") from None
+    if not _is_template(text):
+        raise ArgumentError(f"--template {chosen!r} is a file without a Jinja template, which has {{{{ or {{% in it")
+    return text
+
+
+def _is_template(text: str) -> bool:
+    return "{{" in text or "{%" in text
 
 
 def _converse(talk: Conversation, as_json: bool, interactive: bool) -> int:

@@ -335,6 +335,20 @@ def test_chat_without_a_template_says_what_to_do(airpy, monkeypatch):
     assert talk(airpy, monkeypatch, DEMO, ["Hello"], "--template", TEMPLATE)[0] == 0
 
 
+def test_a_template_is_one_of_the_models_or_a_file_or_a_text_that_is_one(airpy, monkeypatch, chat_model, tmp_path):
+    (tmp_path / "chat.jinja").write_text(TEMPLATE)
+    (tmp_path / "notes.txt").write_text("Hello.")
+    said = [talk(airpy, monkeypatch, chat_model, ["Who?"], "--template", t) for t in ("default", tmp_path / "chat.jinja", TEMPLATE)]
+    assert said[0][0] == 0 and said[0] == said[1] == said[2]
+    for model, name, message in (
+        (chat_model, "defualt", "--template 'defualt': none of the model's (default), no file, and no Jinja template, which has {{ or {%"),
+        (DEMO, "default", "--template 'default': the model has none, no file, and no"),
+        (DEMO, tmp_path / "notes.txt", "is a file without a Jinja template"),
+    ):
+        code, out, err = talk(airpy, monkeypatch, model, ["Who?"], "--template", name)
+        assert code == 1 and out == "" and err.count("\n") == 1 and message in err
+
+
 def _terminal_chat(command):
     """One conversation in a pseudo-terminal: how far it came, its exit status and what was seen. Never longer than 40 s."""
     import pty
