@@ -45,8 +45,8 @@ static room room_for(const air_engine *e, const air_batch *b)
 static air_status refuse(const air_engine *e, const room *r, uint64_t held, uint64_t need, air_error *err)
 {
     double mib = 1.0 / (1 << 20);
-    return air_fail(err, AIR_E_BUDGET, "max_ram %.0f MiB is too small by %.1f MiB: in use %.1f, this call needs KV cache %.1f, logits %.1f, "
-                    "activations %.1f",
+    return air_fail(err, AIR_E_BUDGET,
+                    "max_ram %.0f MiB is too small by %.1f MiB: in use %.1f, this call needs KV cache %.1f, logits %.1f, activations %.1f",
                     (double)e->budget.limit * mib, ((double)held + (double)need - (double)e->budget.limit) * mib, (double)held * mib,
                     (double)r->state * mib, (double)r->logits * mib, (double)r->activations * mib);
 }

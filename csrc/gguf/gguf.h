@@ -65,7 +65,8 @@ extern const air_gguf_limits air_gguf_default_limits;
 /* Reads a header from data[0, bytes). file_bytes is the whole file's length, against which tensor extents are checked.
  * When the header is cut off by bytes (and bytes < file_bytes) returns AIR_E_IO with *need set to a larger number of bytes to
  * try; otherwise a header that ends early is AIR_E_FORMAT. limits NULL: the default ones.
- * Errors: AIR_E_FORMAT naming the key or tensor and the number; AIR_E_UNSUPPORTED (version, big endian, unknown tensor type); AIR_E_NOMEM. */
+ * Errors: AIR_E_FORMAT naming the key or tensor and the number; AIR_E_UNSUPPORTED (version, big endian, unknown tensor type);
+ * AIR_E_NOMEM. */
 air_status air_gguf_parse(air_gguf **out, const uint8_t *data, size_t bytes, uint64_t file_bytes, const air_gguf_limits *limits,
                           uint64_t *need, air_error *err);
 void air_gguf_free(air_gguf *gguf);

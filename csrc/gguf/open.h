@@ -16,7 +16,8 @@ typedef struct air_gguf_set {
 } air_gguf_set;
 
 /* path may name any part (NAME-00002-of-00005.gguf, with split.count in its metadata). Errors: those of parse, AIR_E_IO (a part is
- * missing or unreadable: which), AIR_E_FORMAT (parts that do not belong together: split.no, split.count, split.tensors.count, duplicate tensors). */
+ * missing or unreadable: which), AIR_E_FORMAT (parts that do not belong together: split.no, split.count, split.tensors.count,
+ * duplicate tensors). */
 air_status air_gguf_open(air_gguf_set **out, const char *path, air_error *err);
 void air_gguf_close(air_gguf_set *set);
 

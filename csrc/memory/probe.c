@@ -66,7 +66,8 @@ static void ask_watch(disk_probe *p)
  * depth-th: however late one is, no other reads into the same. */
 static void submit(disk_probe *p, air_io_request *request)
 {
-    uint64_t places = air_max_u64(p->source->bytes / p->now->block, 1), i = (uint64_t)(request - p->requests), depth = (uint64_t)p->now->depth;
+    uint64_t i = (uint64_t)(request - p->requests), depth = (uint64_t)p->now->depth;
+    uint64_t places = air_max_u64(p->source->bytes / p->now->block, 1);
     uint64_t own = (p->blocks - i + depth - 1) / depth;
     request->buffer = p->target + (i + p->turns[i]++ % own * depth) * p->now->block;
     request->offset = p->place++ % places * p->now->block;

@@ -10,8 +10,8 @@ AIR_BEGIN_C
 
 enum { AIR_PROBE_SLICE_NS = 50 * 1000 * 1000 };
 
-/* Asked on the calling thread every AIR_PROBE_SLICE_NS or more often; an answer other than 0 ends the probe with AIR_E_CANCELLED. stop NULL:
- * never. */
+/* Asked on the calling thread every AIR_PROBE_SLICE_NS or more often; an answer other than 0 ends the probe with AIR_E_CANCELLED.
+ * stop NULL: never. */
 typedef struct air_probe_watch {
     int (*stop)(void *context);
     void *context;

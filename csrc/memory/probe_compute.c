@@ -136,7 +136,8 @@ double air__quantile(double *values, int n, double share)
 }
 
 /* Bytes per second that share of the turns do not reach: memory's is a bound, which one turn in four may exceed, a product's what is to
- * be expected. Others use the machine as well, and now and then a turn has luck with a clock or a cache. A turn begins where the last one ended, so that it finds in a cache only what a buffer of this size leaves there. */
+ * be expected. Others use the machine as well, and now and then a turn has luck with a clock or a cache. A turn begins where the last
+ * one ended, so that it finds in a cache only what a buffer of this size leaves there. */
 static double typical_rate(compute_probe *p, const air_format *format, int64_t columns, double share, double seconds)
 {
     double rates[TURNS];

@@ -1,5 +1,5 @@
-/* Probe of what ops take beside their bytes: their share of barriers, the walk, the feed's calls. It is measured by running: a program of some layers as
- * recipes write them, so small that nothing else takes time, whatever the backend makes of its ops. */
+/* Probe of what ops take beside their bytes: their share of barriers, the walk, the feed's calls. It is measured by running: a program
+ * of some layers as recipes write them, so small that nothing else takes time, whatever the backend makes of its ops. */
 #include <stdatomic.h>
 #include <string.h>
 

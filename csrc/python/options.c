@@ -4,7 +4,9 @@
 
 #include "python/core.h"
 
-typedef enum option_kind { OPTION_U64, OPTION_I64, OPTION_COUNT, OPTION_PINS, OPTION_IO, OPTION_STATE, OPTION_TIER, OPTION_SOURCE, OPTION_RATES } option_kind;
+typedef enum option_kind {
+    OPTION_U64, OPTION_I64, OPTION_COUNT, OPTION_PINS, OPTION_IO, OPTION_STATE, OPTION_TIER, OPTION_SOURCE, OPTION_RATES
+} option_kind;
 
 /* What each keyword is and where it goes; absent ones keep the defaults of air__py_options_parse. */
 static const struct option { const char *name; option_kind kind; size_t offset; } options[] = {
@@ -71,8 +73,8 @@ static int to_bandwidths(const core_state *state, PyObject *o, air_bandwidths *o
         PyObject *key, *value;
         const char *name;
         int64_t depth;
-        if (!PyArg_ParseTuple(PyList_GetItem(items, i), "OO", &key, &value) || air__py_to_text(state, "a key of bandwidths", key, &name) < 0)
-            st = -1;
+        if (!PyArg_ParseTuple(PyList_GetItem(items, i), "OO", &key, &value)) st = -1;
+        else if (air__py_to_text(state, "a key of bandwidths", key, &name) < 0) st = -1;
         else if (!strcmp(name, "disk")) st = to_rate(state, "disk", value, &out->disk);
         else if (!strcmp(name, "memory")) st = to_rate(state, "memory", value, &out->memory);
         else if (!strcmp(name, "product")) st = to_rates(state, "product", value, out->product);

@@ -48,11 +48,11 @@ PyObject *air__py_plan_dict(const air_plan *plan, const air_program *program)
 #define U(field) #field, (unsigned long long)plan->field
 #define I(field) #field, (long long)plan->field
 #define D(field) #field, plan->field
-    return Py_BuildValue("{ss sK sK sL sL sK sK sK sL sK sK sK sK sK sK sK sd sd sd sd ss sd sL sN}", "io", air_io_name(plan->io), U(budget),
-                         U(fixed), I(n_ctx), I(max_rows), U(tile_bytes), U(ring_bytes), U(block_bytes), I(depth), U(weight_bytes),
-                         U(pin_bytes), U(pin_bytes_full), U(state_bytes_full), U(activation_bytes), U(activation_bytes_full),
-                         U(logit_bytes), D(disk_s), D(compute_s), D(pass_s), D(full_s), "bound", plan->disk_bound ? "disk" : "compute", D(prompt_s),
-                         I(n_tiles), "weights", weights);
+    return Py_BuildValue("{ss sK sK sL sL sK sK sK sL sK sK sK sK sK sK sK sd sd sd sd ss sd sL sN}",
+                         "io", air_io_name(plan->io), U(budget), U(fixed), I(n_ctx), I(max_rows), U(tile_bytes), U(ring_bytes),
+                         U(block_bytes), I(depth), U(weight_bytes), U(pin_bytes), U(pin_bytes_full), U(state_bytes_full),
+                         U(activation_bytes), U(activation_bytes_full), U(logit_bytes), D(disk_s), D(compute_s), D(pass_s), D(full_s),
+                         "bound", plan->disk_bound ? "disk" : "compute", D(prompt_s), I(n_tiles), "weights", weights);
 #undef U
 #undef I
 #undef D

@@ -21,7 +21,8 @@ static int interrupted(void *context)
     return stop;
 }
 
-/* probe_disk(path, seconds=0.5, source="") -> {disk, block_bytes, depth, latency_s}. Blocks for about seconds, without the GIL; Ctrl-C ends it. */
+/* probe_disk(path, seconds=0.5, source="") -> {disk, block_bytes, depth, latency_s}. Blocks for about seconds, without the GIL; Ctrl-C
+ * ends it. */
 PyObject *air__py_probe_disk(PyObject *module, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"path", "seconds", "source", NULL};
@@ -79,8 +80,8 @@ static int type_set(const core_state *state, PyObject *types, uint64_t *set)
     return PyErr_Occurred() ? -1 : 0;
 }
 
-/* probe_compute(types, threads=0, tier="", max_bytes=0, seconds=0.5) -> {memory, product, product_columns, op_s}, bytes per second and seconds.
- * Blocks for about seconds, without the GIL; Ctrl-C ends it. */
+/* probe_compute(types, threads=0, tier="", max_bytes=0, seconds=0.5) -> {memory, product, product_columns, op_s}, bytes per second and
+ * seconds. Blocks for about seconds, without the GIL; Ctrl-C ends it. */
 PyObject *air__py_probe_compute(PyObject *module, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"types", "threads", "tier", "max_bytes", "seconds", NULL};
@@ -107,6 +108,6 @@ PyObject *air__py_probe_compute(PyObject *module, PyObject *args, PyObject *kwar
     PyEval_RestoreThread(thread);
     if (PyErr_Occurred()) return NULL;
     if (st) return air__py_raise(state, &err);
-    return Py_BuildValue("{sdsdsNsN}", "memory", found.memory, "op_s", found.op_s, "product", rates_dict(found.product, set), "product_columns",
-                         rates_dict(found.product_columns, set));
+    return Py_BuildValue("{sdsdsNsN}", "memory", found.memory, "op_s", found.op_s, "product", rates_dict(found.product, set),
+                         "product_columns", rates_dict(found.product_columns, set));
 }

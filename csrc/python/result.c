@@ -1,4 +1,5 @@
-/* python/result.c: Result, what a call of run gave. Its arrays share the batch's memory, which counts against the budget while any lives. */
+/* python/result.c: Result, what a call of run gave. Its arrays share the batch's memory, which counts against the budget while any
+ * lives. */
 #include "python/core.h"
 
 struct ResultObject {
@@ -99,7 +100,8 @@ static void result_dealloc(PyObject *o)
 static PyObject *matrix(ResultObject *self, int asked, const float *data, int64_t cols)
 {
     if (!asked) Py_RETURN_NONE;
-    return air__py_array_new(air__py_state((PyObject *)self), (PyObject *)self, data, "f", 4, 2, data ? air_batch_rows_kept(self->batch) : 0, cols);
+    int64_t rows = data ? air_batch_rows_kept(self->batch) : 0;
+    return air__py_array_new(air__py_state((PyObject *)self), (PyObject *)self, data, "f", 4, 2, rows, cols);
 }
 
 static PyObject *result_logits(PyObject *o, void *unused)
@@ -141,7 +143,7 @@ static PyGetSetDef result_getset[] = {
     {"hidden", result_hidden, NULL, "float32 (sum of want, n_embd), or None where not asked for.", NULL},
     {"sampled", result_sampled, NULL, "A token id per item; -1 where not asked for.", NULL},
     {"logprobs", result_logprobs, NULL, "Of the sampled ids under the model itself.", NULL},
-    {"cost", result_cost, NULL, "(passes, pass_ns, disk_bytes, ram_bytes, stall_ns, predicted_s): sums over the passes of this call.", NULL},
+    {"cost", result_cost, NULL, "(passes, pass_ns, disk_bytes, ram_bytes, stall_ns, predicted_s): sums over this call's passes.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

@@ -160,7 +160,8 @@ static int call_begin(run_call *call)
     if (air__py_engine_usable(call->engine) < 0) return -1;
     for (int32_t i = 0; i < call->n; i++) {
         if (sequence_of(call, i)->engine != call->engine) {
-            air__py_raise_text(air__py_state((PyObject *)call->engine), AIR_E_ARGUMENT, "item %d: its sequence belongs to another engine", (int)i);
+            air__py_raise_text(air__py_state((PyObject *)call->engine), AIR_E_ARGUMENT,
+                               "item %d: its sequence belongs to another engine", (int)i);
             return -1;
         }
         if (air__py_sequence_usable(sequence_of(call, i)) < 0) return -1;
@@ -194,7 +195,8 @@ static int look_up(PyObject *progress, const air_progress *p)
 {
     if (PyErr_CheckSignals() < 0) return -1;
     if (progress == Py_None) return 0;
-    PyObject *result = PyObject_CallFunction(progress, "iiii", (int)p->layers_done, (int)p->n_layers, (int)p->passes_done, (int)p->n_passes);
+    PyObject *result = PyObject_CallFunction(progress, "iiii", (int)p->layers_done, (int)p->n_layers, (int)p->passes_done,
+                                             (int)p->n_passes);
     Py_XDECREF(result);
     return result ? 0 : -1;
 }

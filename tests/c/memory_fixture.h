@@ -65,7 +65,8 @@ static inline void memory_close(air_source *s) { (void)s; }
 static inline memory_source memory_source_of(const fixture *f, int part)
 {
     return (memory_source){
-        .base = {.read = memory_read, .check = memory_check, .close = memory_close, .bytes = f->bytes[part], .alignment = 4096, .direct = 1},
+        .base = {.read = memory_read, .check = memory_check, .close = memory_close, .bytes = f->bytes[part], .alignment = 4096,
+                 .direct = 1},
         .data = f->data[part],
     };
 }
@@ -155,7 +156,8 @@ static inline air_status bench_open(bench *b, const fixture *f, const air_plan_r
     air_status st = air_plan_make(&b->plan, request, err);
     if (st) return st;
     air_budget_init(&b->budget, request->budget);
-    air_pager_config config = {.program = &f->program, .plan = b->plan, .sources = b->sources, .parts = FIXTURE_PARTS, .budget = &b->budget};
+    air_pager_config config = {
+        .program = &f->program, .plan = b->plan, .sources = b->sources, .parts = FIXTURE_PARTS, .budget = &b->budget};
     return air_pager_open(&b->pager, &config, err);
 }
 

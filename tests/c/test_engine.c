@@ -373,7 +373,8 @@ TEST(activations_that_could_not_be_had_are_booked_anew)
  * long time." under the demo model: English reads at 4.4, noise over its vocabulary at 12. */
 TEST(eight_bit_products_predict_english)
 {
-    static const int32_t text[] = {374, 589, 438, 283, 341, 550, 310, 291, 523, 435, 283, 260, 1077, 290, 260, 1216, 12, 272, 260, 886, 432, 1378, 391, 341, 677, 317, 259, 803, 652, 14};
+    static const int32_t text[] = {374, 589, 438, 283, 341, 550, 310, 291, 523, 435, 283, 260, 1077, 290, 260, 1216, 12, 272, 260, 886,
+                                   432, 1378, 391, 341, 677, 317, 259, 803, 652, 14};
     enum { TEXT = sizeof text / sizeof *text };
     for (int tier = AIR_TIER_REF; tier < AIR_TIER_COUNT; tier++) {
         opened o = {0};

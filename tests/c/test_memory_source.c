@@ -221,8 +221,9 @@ static air_status noting_read(air_source *s, uint64_t offset, void *buffer, size
 
 TEST(the_probe_reads_into_as_much_memory_as_a_plan_would)
 {
-    noting_source n = {.base = {.read = noting_read, .check = memory_check, .close = memory_close, .bytes = UINT64_C(1) << 30, .alignment = 4096},
-                       .low = UINT64_MAX};
+    noting_source n = {
+        .base = {.read = noting_read, .check = memory_check, .close = memory_close, .bytes = UINT64_C(1) << 30, .alignment = 4096},
+        .low = UINT64_MAX};
     air_bandwidths b = {0};
     REQUIRE(air_probe_disk(&n.base, 0.4, (air_probe_watch){0}, &b, &err) == AIR_OK);
     CHECK(air_ring_wanted(b.block_bytes, b.depth) <= 32u << 20);

@@ -128,7 +128,8 @@ TEST(stages_of_random_programs_keep_their_jobs_apart)
 
 /* --- the belt --- */
 
-enum { WIDTH = 64, FFN = 160, VOCAB = 200, LAYERS = 2, PER_LAYER = 7, WEIGHTS = 2 + LAYERS * PER_LAYER + 1, OPS = 2 + LAYERS * PER_LAYER + 2 };
+enum { WIDTH = 64, FFN = 160, VOCAB = 200, LAYERS = 2, PER_LAYER = 7 };
+enum { WEIGHTS = 2 + LAYERS * PER_LAYER + 1, OPS = 2 + LAYERS * PER_LAYER + 2 };
 enum { X, N, Q, H, LAST, HIDDEN, LOGITS, BUFFERS };
 
 /* A small decoder without attention; its feed, which cuts weights anywhere, naps, and watches how it is used. */

@@ -219,6 +219,14 @@ def test_files_and_functions_keep_their_size():
     assert not [place for place, n in functions if n > 62]
 
 
+def test_lines_keep_their_length():
+    """ruff holds Python to it. Left out: tables of numbers that were made, and the kernels' rows of intrinsics."""
+    files = [path for path in SOURCES + sorted((ROOT / "tests" / "c").glob("*.[ch]"))
+             if "kernels" not in path.parts and path.name not in ("iq_tables.c", "golden_logits.h")]  # fmt: skip
+    long = [f"{path.name}:{n}" for path in files for n, line in enumerate(path.read_text().splitlines(), 1) if len(line) > 140]
+    assert len(files) > 80 and not long
+
+
 def test_nothing_is_left_for_later_and_no_path_is_of_one_machine():
     left = re.compile(r"\b(TO" r"DO|FIX" r"ME|XX" r"X|HA" r"CK)\b")
     machine = re.compile(r"(?<![\w./])/(work|root|home|Users)/\w")
