@@ -14,6 +14,7 @@ AIR_BEGIN_C
 
 enum {
     AIR__CHUNK_ROWS = 256,   /* weight rows of one job at most */
+    AIR__ATTENTION_HEADS = 32, /* query heads, of several rows, that one call of attention takes at most, unless one row has more */
     AIR__CHUNK_COLUMNS = 64, /* columns of one kernel call at most: with the rows, what a thread's scratch holds */
     AIR__BELT_SPANS = 3,     /* held at once: two are, when a feed is asked for the next (backend.h) */
 };

@@ -15,7 +15,8 @@ size_t air__host_scratch_floats(const air_program *p)
     int64_t attention = 0;
     for (int32_t i = 0; i < p->n_layers; i++) {
         const air_attention_shape *a = &p->attention[i];
-        attention = max64(attention, (int64_t)air_attention_scratch(a->heads / a->kv_heads, a->value_dim));
+        int64_t heads = max64(a->heads / a->kv_heads, AIR__ATTENTION_HEADS);
+        attention = max64(attention, (int64_t)air_attention_scratch(heads, a->key_dim, a->value_dim));
     }
     int64_t product = p->max_cols + (int64_t)AIR__CHUNK_ROWS * AIR__CHUNK_COLUMNS; /* a decoded row, and a chunk of results */
     return (size_t)((max64(attention, product) + 31) & ~(int64_t)15);
@@ -108,20 +109,23 @@ void air__rows_run(air_backend *h)
 
 /* --- attention --- */
 
-static void attend(air_backend *h, const air_op *op, int64_t row, int64_t kv_head, float *scratch)
+/* Rows [row, row + rows) of a sequence, one after the other. */
+static void attend(air_backend *h, const air_op *op, int64_t row, int64_t rows, int64_t kv_head, float *scratch)
 {
     const air_attention_shape *a = &h->program->attention[op->layer];
     const air_state_view *view = &h->pass->states[h->pass->sequences[row]];
-    int64_t group = a->heads / a->kv_heads, head = kv_head * group, end = h->pass->positions[row] + 1;
+    int64_t group = a->heads / a->kv_heads, head = kv_head * group, q_stride = (int64_t)a->heads * a->key_dim;
+    int64_t out_stride = (int64_t)a->heads * a->value_dim;
     h->ops->attention(&(air_attention_args){
-        .q = air__host_buffer(h, op->in) + row * a->heads * a->key_dim + head * a->key_dim,
-        .out = air__host_buffer(h, op->out) + row * a->heads * a->value_dim + head * a->value_dim,
+        .q = air__host_buffer(h, op->in) + row * q_stride + head * a->key_dim,
+        .out = air__host_buffer(h, op->out) + row * out_stride + head * a->value_dim,
         .scratch = scratch,
         .k_blocks = (const void *const *)view->k + op->layer * view->stride,
         .v_blocks = (const void *const *)view->v + op->layer * view->stride,
         .type = h->pass->state_type,
-        .first = a->window ? max64(0, end - a->window) : 0,
-        .positions = end,
+        .rows = rows, .q_stride = q_stride, .out_stride = out_stride,
+        .positions = h->pass->positions[row] + 1,
+        .window = a->window ? a->window : INT64_MAX,
         .group = group, .head_dim = a->key_dim, .value_dim = a->value_dim,
         .k_stride = (int64_t)a->kv_heads * a->key_dim, .k_offset = kv_head * a->key_dim,
         .v_stride = (int64_t)a->kv_heads * a->value_dim, .v_offset = kv_head * a->value_dim,
@@ -129,15 +133,33 @@ static void attend(air_backend *h, const air_op *op, int64_t row, int64_t kv_hea
     });
 }
 
+/* As many rows in a job as one call may take, but jobs for all threads. */
+static int64_t attention_rows(const air_backend *h)
+{
+    const air_attention_shape *a = &h->program->attention[h->stage->layer];
+    int64_t most = max64(1, AIR__ATTENTION_HEADS / (a->heads / a->kv_heads));
+    int64_t even = h->pass->rows * a->kv_heads / (h->threads * 4);
+    return even < most ? max64(1, even) : most;
+}
+
 void air__attention_begin(air_backend *h)
 {
-    air_pool_job_reset(&h->job, h->pass->rows * h->program->attention[h->stage->layer].kv_heads);
+    int64_t rows = attention_rows(h);
+    air_pool_job_reset(&h->job, (h->pass->rows + rows - 1) / rows * h->program->attention[h->stage->layer].kv_heads);
 }
 
 void air__attention_run(air_backend *h, int index)
 {
     const air_op *op = &h->program->ops[h->stage->first];
-    int64_t kv_heads = h->program->attention[op->layer].kv_heads;
-    for (int64_t i; (i = air_pool_job_take(&h->job)) >= 0 && !air__host_cancelled(h);)
-        attend(h, op, i / kv_heads, i % kv_heads, air__host_scratch(h, index));
+    const air_pass *p = h->pass;
+    int64_t kv_heads = h->program->attention[op->layer].kv_heads, rows = attention_rows(h);
+    for (int64_t i; (i = air_pool_job_take(&h->job)) >= 0 && !air__host_cancelled(h);) {
+        int64_t end = i / kv_heads * rows + rows;
+        if (end > p->rows) end = p->rows;
+        for (int64_t row = i / kv_heads * rows, next; row < end; row = next) {
+            for (next = row + 1; next < end && p->sequences[next] == p->sequences[row] && p->positions[next] == p->positions[next - 1] + 1;)
+                next++;
+            attend(h, op, row, next - row, i % kv_heads, air__host_scratch(h, index));
+        }
+    }
 }

@@ -86,25 +86,27 @@ typedef enum air_state_type { AIR_STATE_F16, AIR_STATE_F32 } air_state_type;
 
 enum { AIR_BLOCK_POSITIONS = 64 }; /* positions of one layer's K or V in a state block */
 
-/* Attention of one query row over one K/V head, for the group of query heads that share it (GQA).
+/* Attention of query rows that follow each other in a sequence over one K/V head, for the group of query heads that share it (GQA).
  * A block is [AIR_BLOCK_POSITIONS][kv_stride] elements of type; the head's part of a position starts at kv_offset elements.
  * Positions are taken in blocks, in order from 0; the online softmax is updated once per block, so the split is fixed. */
 typedef struct air_attention_args {
-    const float *q;             /* [group][head_dim] */
-    float *out;                 /* [group][value_dim] */
-    float *scratch;             /* air_attention_scratch(group, value_dim) floats */
+    const float *q;             /* [rows][group][head_dim], rows q_stride apart */
+    float *out;                 /* [rows][group][value_dim], rows out_stride apart */
+    float *scratch;             /* air_attention_scratch(rows * group, head_dim, value_dim) floats */
     const void *const *k_blocks;
     const void *const *v_blocks;
     air_state_type type;
-    int64_t first, positions;   /* attends [first, positions): first > 0 only under a sliding window */
+    int64_t rows, q_stride, out_stride;
+    int64_t positions;          /* row r attends the last `window` positions before positions + r */
+    int64_t window;             /* INT64_MAX: all */
     int64_t group, head_dim, value_dim;
     int64_t k_stride, k_offset, v_stride, v_offset; /* elements */
     float scale;                /* of q.k, before softcap */
     float softcap;              /* 0: none; else s = softcap * tanh(s / softcap) */
 } air_attention_args;
-static inline size_t air_attention_scratch(int64_t group, int64_t value_dim)
+static inline size_t air_attention_scratch(int64_t heads, int64_t head_dim, int64_t value_dim)
 {
-    return (size_t)(group * (AIR_BLOCK_POSITIONS + value_dim + 16));
+    return (size_t)(heads * (head_dim + AIR_BLOCK_POSITIONS + value_dim + 4));
 }
 
 typedef struct air_ops {

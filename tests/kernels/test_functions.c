@@ -327,12 +327,13 @@ TEST(softmax_has_an_exponential_right_to_one_and_a_half_units)
 /* ------------------------------------------------------------------ attention */
 
 typedef struct shape {
-    int64_t group, head_dim, value_dim, first, positions;
+    int64_t rows, group, head_dim, value_dim, first, positions; /* those the first row attends; each further row one more */
+    int64_t window; /* none: 0 */
     air_state_type type;
     float   softcap, score_scale;
 } shape;
 
-enum { MAX_BLOCKS = 6 };
+enum { MAX_BLOCKS = 7 };
 
 typedef struct state {
     void   *blocks[MAX_BLOCKS];
@@ -365,9 +366,9 @@ static double state_at(const state *s, air_state_type type, int64_t position, in
     return (double)((const float *)(const void *)block)[at];
 }
 
-/* Returns what errors are measured against: the sum of want^2, where a value counts at least the sum of its terms' squares, for a lone one
- * near zero is no error of the kernel. */
-static double exact_attention(const shape *s, const float *q, const state *k, const state *v)
+/* Of one row. Returns what errors are measured against: the sum of want^2, where a value counts at least the sum of its terms' squares,
+ * for a lone one near zero is no error of the kernel. */
+static double exact_attention(const shape *s, const float *q, const state *k, const state *v, double *out_row)
 {
     double p[MAX_BLOCKS * AIR_BLOCK_POSITIONS], norm = 0;
     for (int64_t g = 0; g < s->group; g++) {
@@ -386,7 +387,7 @@ static double exact_attention(const shape *s, const float *q, const state *k, co
                 double term = p[t] / sum * state_at(v, s->type, t, i);
                 out += term, squares += term * term;
             }
-            want[g * s->value_dim + i] = out;
+            out_row[g * s->value_dim + i] = out;
             norm += fmax(out * out, squares);
         }
     }
@@ -395,44 +396,53 @@ static double exact_attention(const shape *s, const float *q, const state *k, co
 
 static void attention_case(const air_ops *ops, shape s)
 {
-    float *q = new_floats(s.group * s.head_dim, 1), *out = new_floats(s.group * s.value_dim, 1);
-    state k = new_state(s.head_dim, s.positions, s.type), v = new_state(s.value_dim, s.positions, s.type);
-    size_t scratch = air_attention_scratch(s.group, s.value_dim);
+    int64_t q_stride = s.group * s.head_dim + 3, out_stride = s.group * s.value_dim + 5;
+    float *q = new_floats(s.rows * q_stride, 1), *out = new_floats(s.rows * out_stride, 1);
+    state k = new_state(s.head_dim, s.positions + s.rows - 1, s.type), v = new_state(s.value_dim, s.positions + s.rows - 1, s.type);
+    size_t scratch = air_attention_scratch(s.rows * s.group, s.head_dim, s.value_dim);
     air_attention_args args = {
         .q = q, .out = out, .scratch = guard_new(scratch * sizeof(float), 64),
         .k_blocks = (const void *const *)k.blocks, .v_blocks = (const void *const *)v.blocks, .type = s.type,
-        .first = s.first, .positions = s.positions, .group = s.group, .head_dim = s.head_dim, .value_dim = s.value_dim,
+        .rows = s.rows, .q_stride = q_stride, .out_stride = out_stride, .positions = s.positions,
+        .window = s.window ? s.window : INT64_MAX, .group = s.group, .head_dim = s.head_dim, .value_dim = s.value_dim,
         .k_stride = k.stride, .k_offset = k.offset, .v_stride = v.stride, .v_offset = v.offset,
         .scale = s.score_scale, .softcap = s.softcap,
     };
     memset(args.scratch, 0xff, scratch * sizeof(float)); /* NaNs: nothing may count on what was there */
-    /* Scores are as large as scale * sqrt(head_dim), times some; their rounding, relative, becomes the exponents' absolute one. */
-    double norm = exact_attention(&s, q, &k, &v);
-    double gate = 5e-12 + 1e-13 * (double)s.score_scale * (double)s.score_scale * (double)s.head_dim;
     ops->attention(&args);
-    check_error(ops->name, s.type == AIR_STATE_F16 ? "attention over F16" : "attention over F32", want, out, s.group * s.value_dim, norm,
-                gate);
     CHECK(guard_intact());
 
-    float *alone = new_floats(s.value_dim, 1); /* a head's bits do not depend on the group */
-    int64_t g = (int64_t)(check_random() % (uint64_t)s.group);
-    args.q = q + g * s.head_dim, args.out = alone, args.group = 1;
+    /* Scores are as large as scale * sqrt(head_dim), times some; their rounding, relative, becomes the exponents' absolute one. */
+    double gate = 5e-12 + 1e-13 * (double)s.score_scale * (double)s.score_scale * (double)s.head_dim;
+    for (int64_t r = 0; r < s.rows; r++) {
+        shape one = s;
+        one.positions = s.positions + r;
+        one.first = s.window && one.positions > s.window ? one.positions - s.window : 0;
+        double norm = exact_attention(&one, q + r * q_stride, &k, &v, want);
+        check_error(ops->name, s.type == AIR_STATE_F16 ? "attention over F16" : "attention over F32", want, out + r * out_stride,
+                    s.group * s.value_dim, norm, gate);
+    }
+
+    float *alone = new_floats(s.value_dim, 1); /* a head's bits depend neither on the group nor on the rows beside it */
+    int64_t g = (int64_t)(check_random() % (uint64_t)s.group), r = (int64_t)(check_random() % (uint64_t)s.rows);
+    args.q = q + r * q_stride + g * s.head_dim, args.out = alone, args.group = args.rows = 1, args.positions += r;
     ops->attention(&args);
-    CHECK(memcmp(alone, out + g * s.value_dim, (size_t)s.value_dim * sizeof *alone) == 0);
+    CHECK(memcmp(alone, out + r * out_stride + g * s.value_dim, (size_t)s.value_dim * sizeof *alone) == 0);
     guard_free_all();
 }
 
 TEST(attention_of_every_shape)
 {
     static const int64_t dims[][2] = {{64, 64}, {128, 128}, {1, 1}, {20, 13}, {80, 80}, {96, 50}, {192, 128}, {7, 200}};
-    static const int64_t spans[][2] = {{0, 1}, {0, 2}, {0, 17}, {0, 63}, {0, 64}, {0, 65}, {0, 130}, {0, 320}, {5, 6}, {63, 65}, {64, 128}, {70, 200}};
+    static const int64_t spans[][2] = {{1, 0}, {2, 0}, {17, 0}, {63, 0}, {64, 0}, {65, 0}, {130, 0}, {320, 0}, {6, 1}, {65, 2},
+                                       {128, 64}, {200, 130}};
     FOR_EACH_TIER (ops, attention)
         for (size_t d = 0; d < AIR_COUNT(dims); d++)
             for (size_t p = 0; p < AIR_COUNT(spans); p++)
                 for (int64_t group = 1; group <= 9; group += 1 + (group > 4))
                     for (int type = 0; type < 2; type++)
-                        attention_case(ops, (shape){.group = group, .head_dim = dims[d][0], .value_dim = dims[d][1], .first = spans[p][0],
-                                                    .positions = spans[p][1], .type = (air_state_type)type,
+                        attention_case(ops, (shape){.rows = 1 + (int64_t)(d + p) % 5, .group = group, .head_dim = dims[d][0],
+                                                    .value_dim = dims[d][1], .positions = spans[p][0], .window = spans[p][1], .type = (air_state_type)type,
                                                     .softcap = group == 3 ? 20.0f : 0, .score_scale = group == 5 ? 3.0f : 0.125f});
 }
 
