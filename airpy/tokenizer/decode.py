@@ -33,9 +33,6 @@ class Decoder:
         # Text after one of these was given a space by encode; decode takes it back.
         self._breaks = self._special | frozenset(vocab.user_defined) if vocab.add_space_prefix else frozenset()
 
-    def is_special(self, i: int) -> bool:
-        return i in self._special
-
     def bytes_of(self, i: int) -> bytes:
         """The bytes one id stands for. Raises ValueError if there is no such id."""
         piece = self._known.get(i)
