@@ -6,6 +6,7 @@ does not. Both are immutable after this, so any number of threads may encode wit
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from itertools import repeat
 from typing import Any
 
@@ -27,10 +28,26 @@ def build_model(vocab: Vocabulary) -> models.BPE:
     options = {"byte_fallback": not vocab.pre.byte_level, "ignore_merges": vocab.pre.ignore_merges}
     try:
         # The common case unchecked, for speed: whatever is wrong with a pair makes the table refuse it.
-        pairs = [(left, right) for left, _, right in map(str.partition, vocab.merges, repeat(" "))]
-        return models.BPE(vocab.index, pairs, **options)
+        return models.BPE(vocab.index, _Pairs(vocab.merges), **options)
     except Exception:  # what tokenizers raises depends on what it met; the careful way finds the reason
         return _bpe(vocab, _split_merges(vocab.merges), **options)
+
+
+class _Pairs(Sequence[tuple[str, str]]):
+    """Merges cut in two as they are read: all pairs at once would be the largest thing in memory while a vocabulary loads."""
+
+    def __init__(self, merges: list[str]) -> None:
+        self._merges = merges
+
+    def __len__(self) -> int:
+        return len(self._merges)
+
+    def __getitem__(self, i: Any) -> Any:
+        left, _, right = self._merges[i].partition(" ")
+        return left, right
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return ((left, right) for left, _, right in map(str.partition, self._merges, repeat(" ")))
 
 
 def build_front(vocab: Vocabulary, model: models.BPE, parse_special: bool) -> Tokenizer:

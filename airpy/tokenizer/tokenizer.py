@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from airpy.chat import choose_template, render_chat
@@ -32,8 +33,8 @@ class Tokenizer:
     """
 
     def __init__(self, vocab: Vocabulary, templates: Mapping[str, str] | None = None) -> None:
-        self._vocab = vocab
         self._model = build_model(vocab)
+        self._vocab = vocab = replace(vocab, merges=[])  # they are in the model now
         self._fronts: dict[bool, tokenizers.Tokenizer] = {}
         self._lock = threading.Lock()
         self._decoder = Decoder(vocab)

@@ -74,10 +74,12 @@ class Vocabulary:
     def from_metadata(cls, metadata: Mapping[str, object]) -> Vocabulary:
         model, pre = _model_and_pre(metadata)
         spm = model in SPM_MODELS
-        # An empty spelling holds the place of an id that no text gives; llama.cpp names it the same.
-        tokens = [token or f"[EMPTY_{i}]" for i, token in enumerate(_strings(metadata, "tokens"))]
+        tokens = _strings(metadata, "tokens")
         if not tokens:
             raise FormatError(f"{PREFIX}tokens is absent or empty: the file holds no vocabulary")
+        if not all(tokens):
+            # An empty spelling holds the place of an id that no text gives; llama.cpp names it the same.
+            tokens = [token or f"[EMPTY_{i}]" for i, token in enumerate(tokens)]
         index = _index(tokens)
         types = _types(metadata, len(tokens))
         merges = [] if spm else _merges(metadata)
