@@ -65,6 +65,8 @@ class GGUF:
     @property
     def bytes(self) -> int: ...  # of all parts
     @property
+    def held_bytes(self) -> int: ...  # of memory, by the header alone: metadata comes on top once it was asked for
+    @property
     def metadata(self) -> Mapping[str, Any]: ...  # read-only, made on first use
     # values: str (surrogateescape), int, float, bool, Array (numeric arrays), list (of str, of arrays)
     @property

@@ -83,6 +83,7 @@ class Model:
             self._epoch += 1
             self._pool.drop()
             self._engine.close()
+            self._memory.end()
         finally:
             self._closing = self._engine.closed
 
@@ -254,8 +255,9 @@ class Model:
         the last token, with all that sampling, Python and whoever takes the text need), pass_ms, between_ms (from one pass to the
         next), bytes_disk_per_token, bytes_ram_per_token, predicted_tok_s and achieved_over_predicted (of passes alone: the predicted
         pass over the one there was), stall_ms (per pass), prompt_ms, prompt_tokens, reused_tokens,
-        new_tokens. Since open: budget, peak_ram (anonymous memory above the value at open, or what the engine held where that is
-        more), held, held_by, passes, disk_bytes, ram_bytes, total_reused_tokens. Of the last pass: layer_busy_ms, layer_stall_ms."""
+        new_tokens. Since open: budget, peak_ram (the process's anonymous memory above the value at open, or what the engine held
+        where that is more or other models were open; peak_ram_is says which), held, held_by, passes, disk_bytes, ram_bytes,
+        total_reused_tokens. Of the last pass: layer_busy_ms, layer_stall_ms."""
         stats = self._engine.stats()
         busy, stall = self._engine.layer_times()
         self._memory.sample(now=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from airpy.chat import choose_template, render_chat
 from airpy.errors import ArgumentError, FormatError
 from airpy.tokenizer.batch import BatchEncoding, Tensors, pad, to_tensors
-from airpy.tokenizer.build import build_front, build_model
+from airpy.tokenizer.build import build_front, build_model, memory_bytes
 from airpy.tokenizer.decode import Decoder, StreamDecoder
 from airpy.tokenizer.vocab import Vocabulary
 
@@ -26,7 +26,7 @@ _NOT_FOR_TEMPLATES = {
 
 
 class Tokenizer:
-    """Text to ids and back. Immutable once made: any number of threads may use one.
+    """Text to ids and back. Immutable once made: any number of threads may use one. memory_bytes: about what it holds.
 
     Made by from_metadata() or from_gguf(). Raises FormatError for metadata that contradicts itself, UnsupportedError for a
     kind of vocabulary airpy does not have.
@@ -34,6 +34,7 @@ class Tokenizer:
 
     def __init__(self, vocab: Vocabulary, templates: Mapping[str, str] | None = None) -> None:
         self._model = build_model(vocab)
+        self.memory_bytes = memory_bytes(vocab)
         self._vocab = vocab = replace(vocab, merges=[])  # they are in the model now
         self._fronts: dict[bool, tokenizers.Tokenizer] = {}
         self._lock = threading.Lock()

@@ -55,7 +55,6 @@ typedef struct air_engine_stats { /* since open */
     air_pager_stats pager;
     uint64_t budget, held, peak_held;
     uint64_t held_by[AIR_HOLD_COUNT];
-    uint64_t open_anonymous;   /* process's anonymous memory when the engine opened, less fixed_bytes */
     double predicted_s;        /* the plan's, for one row with what is pinned now */
     double last_predicted_s;   /* for the last pass as it was */
     int32_t threads;

@@ -177,6 +177,12 @@ static PyObject *gguf_bytes(PyObject *o, void *unused)
     return PyLong_FromUnsignedLongLong(sum);
 }
 
+static PyObject *gguf_held_bytes(PyObject *o, void *unused)
+{
+    (void)unused;
+    return PyLong_FromUnsignedLongLong(air_gguf_held_bytes(set_of(o)->gguf));
+}
+
 static PyObject *gguf_paths(PyObject *o, void *unused)
 {
     (void)unused;
@@ -194,6 +200,7 @@ static PyGetSetDef gguf_getset[] = {
     {"alignment", gguf_alignment, NULL, "Of tensor data, in bytes.", NULL},
     {"paths", gguf_paths, NULL, "The files, in order.", NULL},
     {"bytes", gguf_bytes, NULL, "Of all files together.", NULL},
+    {"held_bytes", gguf_held_bytes, NULL, "What the header takes in memory, without metadata that was asked for.", NULL},
     {"metadata", gguf_metadata, NULL, "Key to str, int, float, bool, Array (of numbers) or list.", NULL},
     {"tensors", gguf_tensors, NULL, "(name, type, shape with the contiguous axis first, part, offset, bytes) of each.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
