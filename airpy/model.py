@@ -137,13 +137,13 @@ class Model:
         rows' next tokens in one pass each. Raises ContextOverflowError before anything is computed, BudgetError where max_ram is
         too small for the rows, UnsupportedError and TypeError for arguments airpy does not have.
         """
-        how = resolve(merge(self.generation_config, generation_config, arguments), self.config.vocab_size)
-        prompts = read_prompts(input_ids, attention_mask, how.pad)
         if streamer is not None and not all(callable(getattr(streamer, name, None)) for name in ("put", "end")):
             raise ArgumentError(
                 f"streamer is {type(streamer).__name__}; expected an object with put() and end(), such as TextStreamer(model.tokenizer)"
             )
         try:
+            how = resolve(merge(self.generation_config, generation_config, arguments), self.config.vocab_size)
+            prompts = read_prompts(input_ids, attention_mask, how.pad, self.config.vocab_size)
             with self._generation(prompts, how) as generation:
                 if streamer is not None:
                     streamer.put(prompts.ids.copy())
@@ -153,7 +153,7 @@ class Model:
                 new = [row.new for row in generation.rows]
         finally:
             if streamer is not None:
-                streamer.end()
+                streamer.end()  # also where the arguments are refused: somebody may be waiting
         longest = max(map(len, new))
         ids = np.full((len(new), prompts.ids.shape[1] + longest), how.pad, dtype=np.int64)
         ids[:, : prompts.ids.shape[1]] = prompts.ids
@@ -176,7 +176,7 @@ class Model:
         how = resolve(merge(self.generation_config, generation_config, arguments), self.config.vocab_size)
         if how.return_dict:
             raise ArgumentError("stream() returns text; return_dict_in_generate belongs to generate()")
-        prompts = read_prompts(self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt, None, how.pad)
+        prompts = read_prompts(self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt, None, how.pad, self.config.vocab_size)
         if len(prompts.rows) != 1:
             raise ArgumentError(f"stream() takes one prompt, not {len(prompts.rows)}; generate() takes several")
         self._check_open()
@@ -206,9 +206,10 @@ class Model:
         padding. They count against max_ram while they live; BudgetError if they do not fit."""
         refuse("model()", arguments)
         self._check_open()
-        prompts = read_prompts(input_ids, attention_mask, self.generation_config.pad_token_id or 0)
+        prompts = read_prompts(input_ids, attention_mask, 0, self.config.vocab_size)
         width = prompts.ids.shape[1]
-        if not isinstance(logits_to_keep, (int, np.integer, type(None))) or (logits_to_keep or 0) < 0:
+        whole = isinstance(logits_to_keep, (int, np.integer)) and not isinstance(logits_to_keep, bool)
+        if logits_to_keep is not None and not (whole and logits_to_keep >= 0):
             raise ArgumentError(f"logits_to_keep is {logits_to_keep!r}; expected 0 (all) or more")
         kept = min(logits_to_keep or width, width)
         wanted = [min(kept, row.size) for row in prompts.rows]

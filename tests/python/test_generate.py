@@ -103,6 +103,14 @@ def test_return_dict_has_sequences(model):
         out["scores"]
 
 
+def test_rows_of_unequal_length_have_masks_of_their_own(model):
+    want = model.generate([[7], [8]], max_new_tokens=3)
+    out = model.generate([[5, 6, 7], [8]], attention_mask=[[0, 0, 1], [1]], max_new_tokens=3)
+    np.testing.assert_array_equal(out[:, -4:], want)
+    assert out[0, :3].tolist() == [5, 6, 7]
+    np.testing.assert_array_equal(model.generate([[5, 6, 7], [8]], [[1, 1, 1], [1]], max_new_tokens=3)[0, :3], [5, 6, 7])
+
+
 def test_a_mask_of_floats_is_a_mask(model):
     padded = np.array([[7, 7, 1, 2], [3, 4, 5, 6]])
     mask = np.array([[0.0, 0, 1, 1], [1, 1, 1, 1]])
@@ -223,6 +231,8 @@ def test_values_that_make_no_sense_are_argument_errors(model, arguments):
         ([[4096]], None), ([[1 << 40]], None), ([[[1]]], None), ({"input_ids": [[1]]}, None), ([[1, 2]], [[1]]),
         ([[1, 2]], [[1, 0]]),
         ([[1, 2]], [[0, 0]]), ([[1, 2, 3]], [[1, 0, 1]]), ([[1], [2, 3]], [[0, 1], [1, 1]]),
+        ([[1], [2, 3]], [[1], [1]]), ([[1], [2, 3]], [[1], [1, 1, 1]]), ([[1], [2, 3]], [[1], [1, 1], [1]]), ([[1], [2, 3]], [[1], [1, 0]]),
+        ([[1], [2, 3]], [[0], [1, 1]]), ([[True]], None),
     ],
 )  # fmt: skip
 def test_prompts_that_make_no_sense_are_argument_errors(model, ids, mask):
@@ -265,6 +275,9 @@ def test_unknown_arguments_raise_and_unsupported_ones_say_what_to_do(model):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"input_ids": [[1 << 40]]}, "prompt 0 has ids from 1099511627776 to 1099511627776; expected token ids, 0 to 4095"),
+        ({"input_ids": [[1, 2], [3, 4096]]}, "prompt 1 has ids from 3 to 4096; expected token ids, 0 to 4095"),
+        ({"attention_mask": [[1]]}, "attention_mask has 1 numbers for the 2 tokens of prompt 0"),
         ({"streamer": "x"}, r"streamer is str; expected an object with put\(\) and end\(\), such as TextStreamer"),
         ({"do_sample": "yes"}, "do_sample is 'yes'; expected True or False"),
         ({"do_sample": 1}, "do_sample is 1; expected True or False"),
@@ -282,7 +295,7 @@ def test_unknown_arguments_raise_and_unsupported_ones_say_what_to_do(model):
 )
 def test_arguments_without_a_meaning_say_what_was_expected(model, arguments, message):
     with pytest.raises(errors.ArgumentError, match=message):
-        model.generate([[1, 2]], **arguments)
+        model.generate(**{"input_ids": [[1, 2]], **arguments})
 
 
 def test_what_means_the_same_is_taken(model):
@@ -361,6 +374,14 @@ def test_streamers_get_what_transformers_gives_them(model):
     with pytest.raises(errors.ArgumentError):
         model.generate([[1, 2]], max_new_tokens=3, seed=[1, 2], streamer=(failing := Recorder()))
     assert failing.values == []
+
+
+@pytest.mark.parametrize("arguments", [{"input_ids": 5.5}, {"do_sample": "yes"}, {"bogus": 1}, {"generation_config": 3}, {"num_beams": 4}])
+def test_a_streamer_ends_with_a_refusal_too(model, arguments):
+    streamer = TextIteratorStreamer(model.tokenizer, timeout=5)
+    with pytest.raises((errors.AirpyError, TypeError)):
+        model.generate(**{"input_ids": [[1]], **arguments}, streamer=streamer)
+    assert list(streamer) == []
 
 
 def test_text_streamers_print_and_iterate(model, capsys):
