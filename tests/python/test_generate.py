@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 import threading
 import time
 from collections import Counter
@@ -255,20 +257,31 @@ def test_the_models_own_config_is_the_default():
     with load() as model:
         model.generation_config.max_new_tokens = 2
         model.generation_config.eos_token_id = []
+        model.generation_config.num_beams = 1  # what transformers sets and means what airpy does
         assert model.generate([[1, 2]]).shape == (1, 4)
+        with pytest.raises(errors.UnsupportedError, match="generation_config: num_beams=4 is not supported; use sampling"):
+            model.generation_config.num_beams = 4
+        with pytest.raises(AttributeError, match="generation_config has no field 'max_new_token'; it has max_new_tokens, "):
+            model.generation_config.max_new_token = 2
+        assert pickle.loads(pickle.dumps(model.generation_config)) == copy.deepcopy(model.generation_config) == model.generation_config
 
 
 def test_unknown_arguments_raise_and_unsupported_ones_say_what_to_do(model):
     with pytest.raises(TypeError, match="max_new_token'"):
         model.generate([[1]], max_new_token=3)
-    for arguments in ({"num_beams": 4}, {"logits_processor": [len]}, {"num_return_sequences": 2}, {"output_scores": True}):
+    for arguments in (
+        {"num_beams": 4}, {"logits_processor": [len]}, {"num_return_sequences": 2}, {"output_scores": True}, {"output_scores": 1},
+        {"bad_words_ids": [[3]]}, {"stopping_criteria": [len]}, {"num_beams": True},
+    ):  # fmt: skip
         with pytest.raises(errors.UnsupportedError, match="use "):
             model.generate([[1]], **arguments)
     with pytest.raises(TypeError):
         model.generate([[1]], generation_config=3)
     with pytest.raises(TypeError, match="nonsense"):
         model.generate([[1]], generation_config={"nonsense": 3})
-    neutral = {"num_beams": 1, "use_cache": True, "output_scores": False, "logits_processor": None, "length_penalty": 1.0}
+    neutral = {"num_beams": 1, "use_cache": True, "output_scores": False, "logits_processor": None, "length_penalty": 1}
+    neutral |= {"stopping_criteria": [], "bad_words_ids": []}
+    assert model.generate([[1]], max_new_tokens=1, logits_processor=type("LogitsProcessorList", (list,), {})()).shape == (1, 2)
     assert model.generate([[1]], max_new_tokens=1, **neutral).shape == (1, 2)
 
 
@@ -281,6 +294,16 @@ def test_unknown_arguments_raise_and_unsupported_ones_say_what_to_do(model):
         ({"streamer": "x"}, r"streamer is str; expected an object with put\(\) and end\(\), such as TextStreamer"),
         ({"do_sample": "yes"}, "do_sample is 'yes'; expected True or False"),
         ({"do_sample": 1}, "do_sample is 1; expected True or False"),
+        ({"do_sample": "False"}, "do_sample is 'False'; expected True or False"),
+        ({"do_sample": "True"}, "do_sample is 'True'; expected True or False"),
+        ({"temperature": "0.7", "do_sample": True}, "temperature is '0.7'; expected a number"),
+        ({"top_p": True, "do_sample": True}, "top_p is True; expected a number"),
+        ({"top_k": 2.5, "do_sample": True}, "top_k is 2.5; expected a whole number"),
+        ({"repetition_penalty": [1]}, r"repetition_penalty is \[1\]; expected a number"),
+        ({"repetition_penalty": 1e300}, r"repetition_penalty is 3.4\S*e\+38; it must be above 0, at most 1e6"),
+        ({"temperature": 1e300, "do_sample": True}, r"temperature is 3.4\S*e\+38; it must be 0 to 1e6"),
+        ({"temperature": float("inf"), "do_sample": True}, "temperature is inf, not a finite number"),
+        ({"stop_strings": 5}, "stop_strings is 5; expected texts that are not empty"),
         ({"return_dict_in_generate": "no"}, "return_dict_in_generate is 'no'"),
         ({"max_new_tokens": True}, "max_new_tokens is True; expected a whole number"),
         ({"seed": False}, "seed is False"),
@@ -309,8 +332,9 @@ def test_a_cache_cannot_be_done_without(model):
 
 
 def test_sampling_arguments_without_sampling_warn(model):
-    with pytest.warns(UserWarning, match="temperature=0.7 does nothing without do_sample"):
+    with pytest.warns(UserWarning, match="temperature=0.7 does nothing without do_sample") as seen:
         model.generate([[1]], max_new_tokens=1, temperature=0.7)
+    assert seen[0].filename == __file__
 
 
 # ---- streaming -------------------------------------------------------------------------------------------------------------------
