@@ -45,7 +45,8 @@ def alloc_live() -> int: ...
 
 @final
 class Array:
-    """Read-only C-contiguous memory with the buffer protocol: np.asarray(a) shares it and keeps it alive."""
+    """C-contiguous memory with the buffer protocol: np.asarray(a) shares it and keeps it alive. Read-only, but for what a Result
+    shows."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...

@@ -70,8 +70,8 @@ static PyObject *value_object(core_state *state, PyObject *capsule, const air_gg
 static PyObject *array_object(core_state *state, PyObject *capsule, const air_gguf_value *value)
 {
     if (value->element < AIR_GGUF_TYPE_COUNT && numeric[value->element].format)
-        return air__py_array_new(state, capsule, value->as.items, numeric[value->element].format, numeric[value->element].bytes, 1, 0,
-                              (int64_t)value->count);
+        return air__py_array_new(state, capsule, value->as.items, numeric[value->element].format, numeric[value->element].bytes,
+                                 (int64_t)value->count);
     PyObject *list = PyList_New((Py_ssize_t)value->count);
     for (uint64_t i = 0; list && i < value->count; i++) {
         PyObject *item;

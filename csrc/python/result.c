@@ -96,10 +96,10 @@ static void result_dealloc(PyObject *o)
     Py_DECREF(type);
 }
 
-static PyObject *matrix(ResultObject *self, int asked, const float *data, int64_t cols)
+static PyObject *matrix(ResultObject *self, int asked, float *data, int64_t cols)
 {
     if (!asked) Py_RETURN_NONE;
-    return air__py_array_new(air__py_state((PyObject *)self), (PyObject *)self, data, "f", 4, 2, data ? air_batch_rows_kept(self->batch) : 0, cols);
+    return air__py_matrix_new(air__py_state((PyObject *)self), (PyObject *)self, data, data ? air_batch_rows_kept(self->batch) : 0, cols);
 }
 
 static PyObject *result_logits(PyObject *o, void *unused)
