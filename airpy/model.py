@@ -13,7 +13,8 @@ import numpy.typing as npt
 from airpy import _core
 from airpy.calibration import Compute, Machine, learn_compute, learn_disk
 from airpy.config import ModelConfig
-from airpy.errors import ArgumentError, BudgetError, CancelledError, StateError
+from airpy.device import DEVICE, stay_on
+from airpy.errors import ArgumentError, BudgetError, CancelledError, StateError, UnsupportedError
 from airpy.generation import CausalLMOutput, GenerateOutput, GenerationConfig, Streamer
 from airpy.generation.config import Resolved, merge, refuse, resolve
 from airpy.generation.inputs import Prompts, read_prompts
@@ -39,7 +40,7 @@ _LOGITS_HELP = "raise max_ram, ask for fewer logits (logits_to_keep), give fewer
 class Model:
     """Made by AutoModel.from_pretrained(). Any number of threads may use one; their passes queue. Close it, or use it in `with`."""
 
-    device = "cpu"
+    device = DEVICE
 
     def __init__(
         self,
@@ -86,6 +87,18 @@ class Model:
             self._memory.end()
         finally:
             self._closing = self._engine.closed
+
+    def eval(self) -> Model:
+        """Itself: there is no training to leave."""
+        return self
+
+    def to(self, device: Any) -> Model:
+        """Itself, which is on the CPU. Raises UnsupportedError for any other device, and for types: weights stay in the file's."""
+        stay_on("to()", device)
+        return self
+
+    def __reduce__(self) -> str:
+        raise UnsupportedError("a model is neither copied nor pickled; pass its path on and open it there with AutoModel.from_pretrained()")
 
     def __enter__(self) -> Model:
         """Raises StateError on a closed model."""

@@ -15,9 +15,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_to
 
 from airpy.errors import FormatError
 from airpy.tokenizer.pretokenizers import DIGITS, PUNCTUATION
-from airpy.tokenizer.vocab import NORMAL, PREFIX, USER_DEFINED, Vocabulary
-
-SPACE = "\u2581"  # SentencePiece's spelling of a space
+from airpy.tokenizer.vocab import NORMAL, PREFIX, SPACE, USER_DEFINED, Vocabulary
 
 
 def build_model(vocab: Vocabulary) -> models.BPE:

@@ -17,6 +17,7 @@ from airpy.errors import FormatError, UnsupportedError
 from airpy.tokenizer.pretokenizers import PreTokenizer, find_pre
 
 PREFIX = "tokenizer.ggml."
+SPACE = "\u2581"  # SentencePiece's spelling of a space
 
 # tokenizer.ggml.token_type (llama.h, enum llama_token_type)
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
