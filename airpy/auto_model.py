@@ -181,6 +181,8 @@ def open_model(
 ) -> Model:
     """from_pretrained() with checked arguments. fresh: probe bandwidths anew. source: a slow or faulty disk, for tests. settle: may
     change the engine's options once all that a plan depends on is known."""
+    import airpy.tokenizer.build  # noqa: F401  # first: it brings a library, which is not the model's memory
+
     with contextlib.ExitStack() as undo:
         memory = MemoryWatch()
         undo.callback(memory.end)
