@@ -7,7 +7,9 @@ import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
+
+import numpy as np
 
 from airpy.errors import ArgumentError, FormatError, UnsupportedError
 from airpy.tokenizer.batch import BatchEncoding, Tensors, pad, to_tensors
@@ -25,7 +27,7 @@ _TEMPLATE_KEY = "tokenizer.chat_template"
 _NO_LIMIT = int(1e30)  # transformers' model_max_length where nothing says how much it is
 # Arguments of Hugging Face's method that would otherwise pass for variables of the template; None and False are as if not given.
 _NOT_FOR_TEMPLATES = {
-    "continue_final_message", "padding", "truncation", "max_length", "tokenizer_kwargs", "return_assistant_tokens_mask",
+    "continue_final_message", "padding", "truncation", "max_length", "tokenizer_kwargs", "return_assistant_tokens_mask", "messages",
 }  # fmt: skip
 
 
@@ -112,7 +114,7 @@ class Tokenizer:
         cuts = _choice("truncation", truncation, (True, "longest_first", "only_first"), (None, False, "do_not_truncate"))
         side = _side(padding if padding in ("left", "right") else self._padding_side if padding_side is None else padding_side)
         if cuts or padding == "max_length":
-            if type(max_length) is not int or max_length < 1:
+            if not _is_whole(max_length) or max_length < 1:
                 raise ArgumentError(f"max_length is {max_length!r}; truncation and padding='max_length' need 1 or more")
         elif max_length is not None:
             raise ArgumentError("max_length does nothing without truncation=True or padding='max_length'")
@@ -181,7 +183,7 @@ class Tokenizer:
         row = _row(ids)
         for i in row:
             self._decoder.bytes_of(i)  # refuses ids out of range
-        if isinstance(ids, int):
+        if _is_whole(ids):
             return self._vocab.tokens[ids]
         special = frozenset(self._vocab.special) if skip_special_tokens else ()
         return [self._vocab.tokens[i] for i in row if i not in special]
@@ -290,9 +292,9 @@ class Tokenizer:
 
     @pad_token_id.setter
     def pad_token_id(self, i: int) -> None:
-        if type(i) is not int or not 0 <= i < len(self):
+        if not _is_whole(i) or not 0 <= i < len(self):
             raise ArgumentError(f"pad_token_id is {i!r}; expected a token id, 0 to {len(self) - 1}")
-        self._pad_id = i
+        self._pad_id = int(i)
 
     @property
     def bos_token(self) -> str | None:
@@ -364,6 +366,11 @@ def _choice(name: str, value: Any, yes: tuple[Any, ...], no: tuple[Any, ...]) ->
         if any(value is known or (isinstance(value, str) and value == known) for known in values):
             return answer
     raise ArgumentError(f"{name} is {value!r}; expected one of {', '.join(map(repr, (*yes, *no)))}")
+
+
+def _is_whole(value: Any) -> TypeGuard[int]:
+    """Python's int or numpy's; True is neither."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def _side(value: Any) -> Side:

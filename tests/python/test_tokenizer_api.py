@@ -130,7 +130,7 @@ def test_what_means_the_same_is_taken(tokenizer):
     with pytest.raises(TypeError, match="stride"):
         tokenizer("ab", stride=3)
     for truncation in (True, "longest_first", "only_first"):
-        assert tokenizer("ab c", truncation=truncation, max_length=2).input_ids == tokenizer("ab c").input_ids[:2]
+        assert tokenizer("ab c", truncation=truncation, max_length=np.int64(2)).input_ids == tokenizer("ab c").input_ids[:2]
     assert tokenizer("ab c", truncation="do_not_truncate", padding="do_not_pad") == tokenizer("ab c", padding=None) == tokenizer("ab c")
     np.testing.assert_array_equal(tokenizer.encode("ab c", return_tensors="np"), tokenizer("ab c", return_tensors="np").input_ids)
     inputs = tokenizer("ab c", return_tensors="np")
@@ -156,7 +156,7 @@ def test_what_may_be_assigned_to_works_and_nothing_else_is_taken():
     tokenizer.pad_token = tokenizer.eos_token
     assert tokenizer.pad_token_id == 2 and tokenizer.special_tokens_map["pad_token"] == "</s>"
     assert tokenizer(["ab", "ab c"], padding=True).input_ids[0][0] == 2
-    tokenizer.pad_token_id = 1
+    tokenizer.pad_token_id = np.int64(1)
     assert tokenizer.pad_token == "<s>"
     tokenizer.chat_template = "a{{ pad_token }}"
     assert tokenizer.chat_templates == {"default": "a{{ pad_token }}", "other": "b"}
@@ -208,7 +208,7 @@ def test_tokens_and_ids_stand_for_each_other(tokenizer):
     ids = tokenizer.encode("ab c")
     tokens = tokenizer.convert_ids_to_tokens(ids)
     assert tokenizer.convert_tokens_to_ids(tokens) == ids and tokenizer.convert_tokens_to_ids(["ab", "nonesuch"])[1] is None
-    assert tokenizer.convert_ids_to_tokens(ids[1]) == tokens[1]
+    assert tokenizer.convert_ids_to_tokens(ids[1]) == tokenizer.convert_ids_to_tokens(np.int64(ids[1])) == tokens[1]
     assert tokenizer.convert_ids_to_tokens(ids, skip_special_tokens=True) == tokens[1:]
     vocabulary = tokenizer.get_vocab()
     assert [vocabulary[token] for token in tokens] == ids and len(vocabulary) == len(tokenizer)
