@@ -45,7 +45,8 @@ def alloc_live() -> int: ...
 
 @final
 class Array:
-    """Read-only C-contiguous memory with the buffer protocol: np.asarray(a) shares it and keeps it alive."""
+    """C-contiguous memory with the buffer protocol: np.asarray(a) shares it and keeps it alive. Read-only, but for what a Result
+    shows."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -64,6 +65,8 @@ class GGUF:
     def paths(self) -> list[str]: ...
     @property
     def bytes(self) -> int: ...  # of all parts
+    @property
+    def held_bytes(self) -> int: ...  # of memory, by the header alone: metadata comes on top once it was asked for
     @property
     def metadata(self) -> Mapping[str, Any]: ...  # read-only, made on first use
     # values: str (surrogateescape), int, float, bool, Array (numeric arrays), list (of str, of arrays)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from airpy import _core
 from airpy.calibration import PROBE_BYTES, Machine, calibrate
 from airpy.config import ModelConfig
 from airpy.errors import ArgumentError, BudgetError, ModelError, UnsupportedError
-from airpy.measure import MemoryWatch, anonymous_bytes
+from airpy.measure import MemoryWatch
 from airpy.model import Model
 from airpy.planning import Plan
 from airpy.progress import Progress, check_progress
@@ -198,25 +198,33 @@ def open_model(
 ) -> Model:
     """from_pretrained() with checked arguments. fresh: probe bandwidths anew. source: a slow or faulty disk, for tests. settle: may
     change the engine's options once all that a plan depends on is known."""
-    memory = MemoryWatch(base := anonymous_bytes())
-    file = os.path.abspath(find_model(path))  # it is looked at again later, wherever this process may be by then
-    # The metadata, large by its vocabulary, is in this first reading only: it goes with it.
-    tokenizer, metadata = _read_metadata(file)
-    gguf = _core.GGUF(file)
-    options, machine = engine_options(gguf, given, plan, bandwidths, fresh, max(0, anonymous_bytes() - base))
-    options["fixed_bytes"] = max(0, anonymous_bytes() - base)
-    if settle is not None:
-        settle(gguf, options)
-    with advice_under(plan):
-        engine = _core.Engine(gguf, source=source, **options)
-    if len(tokenizer) > engine.hparams["n_vocab"]:
-        engine.close()
-        raise ModelError(f"{file}: {len(tokenizer)} tokens in the vocabulary, {engine.hparams['n_vocab']} in the model")
-    config = ModelConfig.build(engine.hparams, metadata, tokenizer)
-    return Model(
-        engine, gguf, tokenizer, config, metadata=metadata, options=options, memory=memory,
-        machine=None if bandwidths or source else machine, progress=progress,
-    )  # fmt: skip
+    import airpy.tokenizer.build  # noqa: F401  # first: it brings a library, which is not the model's memory
+
+    with ExitStack() as undo:
+        memory = MemoryWatch()
+        undo.callback(memory.end)
+        file = os.path.abspath(find_model(path))  # it is looked at again later, wherever this process may be by then
+        # The metadata, large by its vocabulary, is in this first reading only: it goes with it.
+        tokenizer, metadata = _read_metadata(file)
+        gguf = _core.GGUF(file)
+        # By their own sizes: what the process has more of now than before may be anybody's.
+        fixed = tokenizer.memory_bytes + gguf.held_bytes
+        options, machine = engine_options(gguf, given, plan, bandwidths, fresh, fixed)
+        options["fixed_bytes"] = fixed
+        if settle is not None:
+            settle(gguf, options)
+        with advice_under(plan):
+            engine = _core.Engine(gguf, source=source, **options)
+        undo.callback(engine.close)
+        if len(tokenizer) > engine.hparams["n_vocab"]:
+            raise ModelError(f"{file}: {len(tokenizer)} tokens in the vocabulary, {engine.hparams['n_vocab']} in the model")
+        config = ModelConfig.build(engine.hparams, metadata, tokenizer)
+        model = Model(
+            engine, gguf, tokenizer, config, metadata=metadata, options=options, memory=memory,
+            machine=None if bandwidths or source else machine, progress=progress,
+        )  # fmt: skip
+        undo.pop_all()
+        return model
 
 
 def _read_metadata(file: str) -> tuple[Tokenizer, dict[str, Any]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
+import weakref
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from airpy import _core
 
@@ -14,19 +16,32 @@ _SAMPLE_SECONDS = 0.1  # asking the system takes about a millisecond
 
 
 class MemoryWatch:
-    """The largest anonymous memory of this process above what it was at `base`, as sampled after and during passes."""
+    """The largest anonymous memory of this process above what it was at the start, as sampled after and during passes. Two watches at
+    once, one a model, see each other's: from then on neither says anything new."""
 
-    def __init__(self, base: int) -> None:
-        self._base = base
+    _running: ClassVar[weakref.WeakSet[MemoryWatch]] = weakref.WeakSet()
+    _lock: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self) -> None:
+        self._base = anonymous_bytes()
         self._next = 0.0
         self.peak = 0
+        with self._lock:
+            self._alone = not self._running
+            for other in self._running:
+                other._alone = False
+            self._running.add(self)
 
     def sample(self, *, now: bool = False) -> None:
         """At most every tenth of a second, unless `now`."""
         clock = time.monotonic()
-        if now or clock >= self._next:
+        if self._alone and (now or clock >= self._next):
             self._next = clock + _SAMPLE_SECONDS
             self.peak = max(self.peak, anonymous_bytes() - self._base)
+
+    def end(self) -> None:
+        with self._lock:
+            self._running.discard(self)
 
 
 def anonymous_bytes() -> int:

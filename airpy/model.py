@@ -13,7 +13,8 @@ import numpy.typing as npt
 from airpy import _core
 from airpy.calibration import Compute, Machine, learn_compute, learn_disk
 from airpy.config import ModelConfig
-from airpy.errors import ArgumentError, BudgetError, CancelledError, StateError
+from airpy.device import DEVICE, stay_on
+from airpy.errors import ArgumentError, BudgetError, CancelledError, StateError, UnsupportedError
 from airpy.generation import CausalLMOutput, GenerateOutput, GenerationConfig, Streamer
 from airpy.generation.config import Resolved, merge, refuse, resolve
 from airpy.generation.inputs import Prompts, read_prompts
@@ -39,7 +40,7 @@ _LOGITS_HELP = "raise max_ram, ask for fewer logits (logits_to_keep), give fewer
 class Model:
     """Made by AutoModel.from_pretrained(). Any number of threads may use one; their passes queue. Close it, or use it in `with`."""
 
-    device = "cpu"
+    device = DEVICE
 
     def __init__(
         self,
@@ -83,8 +84,21 @@ class Model:
             self._epoch += 1
             self._pool.drop()
             self._engine.close()
+            self._memory.end()
         finally:
             self._closing = self._engine.closed
+
+    def eval(self) -> Model:
+        """Itself: there is no training to leave."""
+        return self
+
+    def to(self, device: Any) -> Model:
+        """Itself, which is on the CPU. Raises UnsupportedError for any other device, and for types: weights stay in the file's."""
+        stay_on("to()", device)
+        return self
+
+    def __reduce__(self) -> str:
+        raise UnsupportedError("a model is neither copied nor pickled; pass its path on and open it there with AutoModel.from_pretrained()")
 
     def __enter__(self) -> Model:
         """Raises StateError on a closed model."""
@@ -136,13 +150,13 @@ class Model:
         rows' next tokens in one pass each. Raises ContextOverflowError before anything is computed, BudgetError where max_ram is
         too small for the rows, UnsupportedError and TypeError for arguments airpy does not have.
         """
-        how = resolve(merge(self.generation_config, generation_config, arguments), self.config.vocab_size)
-        prompts = read_prompts(input_ids, attention_mask, how.pad)
         if streamer is not None and not all(callable(getattr(streamer, name, None)) for name in ("put", "end")):
             raise ArgumentError(
                 f"streamer is {type(streamer).__name__}; expected an object with put() and end(), such as TextStreamer(model.tokenizer)"
             )
         try:
+            how = resolve(merge(self.generation_config, generation_config, arguments), self.config.vocab_size)
+            prompts = read_prompts(input_ids, attention_mask, how.pad, self.config.vocab_size)
             with self._generation(prompts, how) as generation:
                 if streamer is not None:
                     streamer.put(prompts.ids.copy())
@@ -152,7 +166,7 @@ class Model:
                 new = [row.new for row in generation.rows]
         finally:
             if streamer is not None:
-                streamer.end()
+                streamer.end()  # also where the arguments are refused: somebody may be waiting
         longest = max(map(len, new))
         ids = np.full((len(new), prompts.ids.shape[1] + longest), how.pad, dtype=np.int64)
         ids[:, : prompts.ids.shape[1]] = prompts.ids
@@ -175,7 +189,7 @@ class Model:
         how = resolve(merge(self.generation_config, generation_config, arguments), self.config.vocab_size)
         if how.return_dict:
             raise ArgumentError("stream() returns text; return_dict_in_generate belongs to generate()")
-        prompts = read_prompts(self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt, None, how.pad)
+        prompts = read_prompts(self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt, None, how.pad, self.config.vocab_size)
         if len(prompts.rows) != 1:
             raise ArgumentError(f"stream() takes one prompt, not {len(prompts.rows)}; generate() takes several")
         self._check_open()
@@ -205,9 +219,10 @@ class Model:
         padding. They count against max_ram while they live; BudgetError if they do not fit."""
         refuse("model()", arguments)
         self._check_open()
-        prompts = read_prompts(input_ids, attention_mask, self.generation_config.pad_token_id or 0)
+        prompts = read_prompts(input_ids, attention_mask, 0, self.config.vocab_size)
         width = prompts.ids.shape[1]
-        if not isinstance(logits_to_keep, (int, np.integer, type(None))) or (logits_to_keep or 0) < 0:
+        whole = isinstance(logits_to_keep, (int, np.integer)) and not isinstance(logits_to_keep, bool)
+        if logits_to_keep is not None and not (whole and logits_to_keep >= 0):
             raise ArgumentError(f"logits_to_keep is {logits_to_keep!r}; expected 0 (all) or more")
         kept = min(logits_to_keep or width, width)
         wanted = [min(kept, row.size) for row in prompts.rows]
@@ -254,8 +269,9 @@ class Model:
         the last token, with all that sampling, Python and whoever takes the text need), pass_ms, between_ms (from one pass to the
         next), bytes_disk_per_token, bytes_ram_per_token, predicted_tok_s and achieved_over_predicted (of passes alone: the predicted
         pass over the one there was), stall_ms (per pass), prompt_ms, prompt_tokens, reused_tokens,
-        new_tokens. Since open: budget, peak_ram (anonymous memory above the value at open, or what the engine held where that is
-        more), held, held_by, passes, disk_bytes, ram_bytes, total_reused_tokens. Of the last pass: layer_busy_ms, layer_stall_ms."""
+        new_tokens. Since open: budget, peak_ram (the process's anonymous memory above the value at open, or what the engine held
+        where that is more or other models were open; peak_ram_is says which), held, held_by, passes, disk_bytes, ram_bytes,
+        total_reused_tokens. Of the last pass: layer_busy_ms, layer_stall_ms."""
         stats = self._engine.stats()
         busy, stall = self._engine.layer_times()
         self._memory.sample(now=True)

@@ -33,8 +33,8 @@ def choose_template(templates: Mapping[str, str], chosen: str | None, has_tools:
     raise TemplateError("the file has no chat template; give one with chat_template=")
 
 
-def render_chat(template: str, messages: Any, **variables: Any) -> str:
+def render_chat(template: str, messages: Any, variables: Mapping[str, Any]) -> str:
     """The text of the messages, a list of {"role", "content", …}. Raises TemplateError; see Renderer.render."""
     if not isinstance(messages, (list, tuple)) or not all(isinstance(message, Mapping) for message in messages):
         raise TypeError("messages is a list of dicts with 'role' and 'content'")
-    return _renderer().render(template, {"messages": messages, **variables})
+    return _renderer().render(template, {**variables, "messages": messages})

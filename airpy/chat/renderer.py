@@ -154,6 +154,8 @@ def _to_json(value: Mapping[str, Any]) -> bytes:
         return json.dumps(value, default=refuse).encode()
     except RecursionError:
         raise TemplateError("the messages are nested too deeply") from None
+    except ValueError as error:
+        raise TemplateError(f"the messages cannot be given to a template: {error}") from None
 
 
 def _exchange(process: subprocess.Popen[bytes], request: bytes, deadline: float, limits: Limits) -> Any:

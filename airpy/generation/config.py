@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from airpy.errors import ArgumentError, UnsupportedError
 
 DEFAULT_NEW_TOKENS = 256
@@ -32,17 +34,17 @@ _NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
     "min_length": ((None, 0), "leaving eos_token_id=[] to turn the end of sequence off"),
     "min_new_tokens": ((None, 0), "leaving eos_token_id=[] to turn the end of sequence off"),
     "max_time": ((None,), "model.cancel() from a timer, or model.stream() and a break"),
-    "bad_words_ids": ((None,), "sampling on your own from model(ids).logits"),
-    "force_words_ids": ((None,), "sampling on your own from model(ids).logits"),
-    "constraints": ((None,), "sampling on your own from model(ids).logits"),
-    "suppress_tokens": ((None,), "sampling on your own from model(ids).logits"),
-    "begin_suppress_tokens": ((None,), "sampling on your own from model(ids).logits"),
+    "bad_words_ids": ((None, []), "sampling on your own from model(ids).logits"),
+    "force_words_ids": ((None, []), "sampling on your own from model(ids).logits"),
+    "constraints": ((None, []), "sampling on your own from model(ids).logits"),
+    "suppress_tokens": ((None, []), "sampling on your own from model(ids).logits"),
+    "begin_suppress_tokens": ((None, []), "sampling on your own from model(ids).logits"),
     "sequence_bias": ((None,), "sampling on your own from model(ids).logits"),
     "forced_bos_token_id": ((None,), "putting the id at the end of the prompt"),
     "forced_eos_token_id": ((None,), "appending the id yourself"),
     "guidance_scale": ((None, 1, 1.0), "sampling on your own from model(ids).logits"),
-    "logits_processor": ((None,), "sampling on your own from model(ids).logits"),
-    "stopping_criteria": ((None,), "stop_strings, or model.stream() and a break"),
+    "logits_processor": ((None, []), "sampling on your own from model(ids).logits"),
+    "stopping_criteria": ((None, []), "stop_strings, or model.stream() and a break"),
     "prefix_allowed_tokens_fn": ((None,), "sampling on your own from model(ids).logits"),
     "assistant_model": ((None,), "generate() without it: the text is the same"),
     "prompt_lookup_num_tokens": ((None,), "generate() without it: the text is the same"),
@@ -75,9 +77,16 @@ def refuse(where: str, arguments: Mapping[str, Any]) -> None:
         if name not in _NEUTRAL:
             raise TypeError(f"{where} got an unexpected argument {name!r}")
         neutral, instead = _NEUTRAL[name]
-        if name == "tokenizer" or any(value is n or (type(value) is type(n) and value == n) for n in neutral):
+        if name == "tokenizer" or any(_means(value, n) for n in neutral):
             continue  # a tokenizer is what transformers wants beside stop_strings; the model's own is used and is the same
         raise UnsupportedError(f"{where}: {name}={value!r} is not supported; use {instead}")
+
+
+def _means(value: Any, neutral: Any) -> bool:
+    """Equal, of whatever class the number or the list is; but True is not 1."""
+    if isinstance(value, (int, float, list)) and isinstance(value, bool) == isinstance(neutral, bool):
+        return bool(value == neutral)
+    return value is neutral
 
 
 @dataclass
@@ -90,6 +99,9 @@ class GenerationConfig:
     stop_strings: a generation ends with the token that completes one. seed: an int, or one for each row; the same seed gives the
     same text, alone or in a batch; None draws a new one for each row. repetition_penalty counts prompt and new tokens as
     transformers does, frequency_penalty and presence_penalty new ones as OpenAI's interface does.
+
+    Fields are checked by the call that uses them. Assigning to a name that is none raises AttributeError, or UnsupportedError where
+    transformers has it.
     """
 
     max_new_tokens: int | None = None
@@ -107,6 +119,14 @@ class GenerationConfig:
     stop_strings: str | Sequence[str] | None = None
     return_dict_in_generate: bool | None = None
     seed: int | Sequence[int] | None = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _NEUTRAL:
+            refuse("generation_config", {name: value})
+        elif name not in FIELDS:
+            raise AttributeError(f"generation_config has no field {name!r}; it has {', '.join(FIELDS)}")
+        else:
+            super().__setattr__(name, value)
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -169,16 +189,12 @@ class Resolved:
 
 def resolve(config: GenerationConfig, n_vocab: int) -> Resolved:
     """Raises ArgumentError for values that make no sense; the engine checks the ranges of sampling's."""
-    for name in ("do_sample", "return_dict_in_generate"):
-        if str(getattr(config, name)) not in ("None", "True", "False"):  # numpy's as well
-            raise ArgumentError(f"{name} is {getattr(config, name)!r}; expected True or False")
     if config.max_new_tokens is not None and config.max_length is not None:
         raise ArgumentError("give max_new_tokens or max_length, not both")
     ends = [_token("eos_token_id", i, n_vocab) for i in _listed(config.eos_token_id)]
-    stop = config.stop_strings
-    stops = [] if stop is None else [stop] if isinstance(stop, str) else list(stop)
+    stops = [config.stop_strings] if isinstance(config.stop_strings, str) else _listed(config.stop_strings)
     if not all(isinstance(text, str) and text for text in stops):
-        raise ArgumentError(f"stop_strings is {stop!r}; expected texts that are not empty")
+        raise ArgumentError(f"stop_strings is {config.stop_strings!r}; expected texts that are not empty")
     seeds = [_seed(seed) for seed in _listed(config.seed)]
     return Resolved(
         max_new_tokens=_at_least_one("max_new_tokens", config.max_new_tokens),
@@ -189,29 +205,29 @@ def resolve(config: GenerationConfig, n_vocab: int) -> Resolved:
         stop_strings=tuple(stops),
         seeds=seeds,
         one_seed=not _is_list(config.seed),
-        return_dict=bool(config.return_dict_in_generate),
+        return_dict=_flag("return_dict_in_generate", config.return_dict_in_generate),
     )
 
 
 def _sampling(config: GenerationConfig) -> dict[str, float]:
     penalties = {
-        "repetition_penalty": _first(config.repetition_penalty, 1.0),
-        "frequency_penalty": _first(config.frequency_penalty, 0.0),
-        "presence_penalty": _first(config.presence_penalty, 0.0),
+        "repetition_penalty": _number("repetition_penalty", _first(config.repetition_penalty, 1.0)),
+        "frequency_penalty": _number("frequency_penalty", _first(config.frequency_penalty, 0.0)),
+        "presence_penalty": _number("presence_penalty", _first(config.presence_penalty, 0.0)),
+    }
+    drawing = {
+        "temperature": _number("temperature", _first(config.temperature, 1.0)),
+        "top_k": _whole("top_k", _first(config.top_k, 50), "a whole number"),
+        "top_p": _number("top_p", _first(config.top_p, 1.0)),
+        "min_p": _number("min_p", _first(config.min_p, 0.0)),
     }
     neutral = {"temperature": (None, 0, 1), "top_k": (None, 0, 1, 50), "top_p": (None, 1), "min_p": (None, 0)}
-    if not config.do_sample:
+    if not _flag("do_sample", config.do_sample):
         for name, values in neutral.items():
             if getattr(config, name) not in values:
-                warnings.warn(f"{name}={getattr(config, name)} does nothing without do_sample=True", UserWarning, stacklevel=5)
+                warnings.warn(f"{name}={getattr(config, name)} does nothing without do_sample=True", UserWarning, stacklevel=4)
         return {"temperature": 0.0, **penalties}
-    return {
-        "temperature": _first(config.temperature, 1.0),
-        "top_k": _first(config.top_k, 50),
-        "top_p": _first(config.top_p, 1.0),
-        "min_p": _first(config.min_p, 0.0),
-        **penalties,
-    }
+    return {**drawing, **penalties}
 
 
 def _is_list(value: Any) -> bool:
@@ -220,6 +236,22 @@ def _is_list(value: Any) -> bool:
 
 def _listed(value: Any) -> list[Any]:
     return [] if value is None else list(value) if _is_list(value) else [value]
+
+
+def _flag(name: str, value: Any) -> bool:
+    """None counts as False."""
+    if value is not None and not isinstance(value, (bool, np.bool_)):
+        raise ArgumentError(f"{name} is {value!r}; expected True or False")
+    return bool(value)
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        if isinstance(value, (str, bytes, bool, np.bool_)):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise ArgumentError(f"{name} is {value!r}; expected a number") from None
 
 
 def _whole(name: str, value: Any, expected: str) -> int:

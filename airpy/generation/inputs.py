@@ -22,30 +22,37 @@ class Prompts:
     rows: list[Ids]
 
 
-def read_prompts(input_ids: Any, attention_mask: Any, pad: int) -> Prompts:
+def read_prompts(input_ids: Any, attention_mask: Any, pad: int, n_vocab: int) -> Prompts:
     """input_ids: [batch, tokens] or [tokens] as array, tensor or list, or a list of rows of unequal length, which are padded on the
-    left with `pad`. attention_mask: 1 for real tokens, after the 0 of the padding. Raises ArgumentError."""
+    left with `pad`. attention_mask: as long, 1 for real tokens, after the 0 of the padding. Raises ArgumentError."""
     if input_ids is None:
         raise ArgumentError("input_ids is missing; pass the ids of a prompt, such as **model.tokenizer(text, return_tensors='np')")
     if isinstance(input_ids, Mapping):
         raise ArgumentError("input_ids is a mapping; unpack it: generate(**inputs)")
     if isinstance(input_ids, str):
         raise ArgumentError("input_ids is text; tokenize it: generate(**model.tokenizer([text], return_tensors='np'))")
-    if _is_ragged(input_ids):
-        if attention_mask is not None and _is_ragged(attention_mask):
-            attention_mask = None  # the tokenizer's, all ones, for rows of the same lengths
-        if attention_mask is not None:
-            raise ArgumentError("input_ids has rows of unequal length, attention_mask has not; pad both or neither")
-        return _pad_rows([_row(row) for row in input_ids], pad)
-    ids = _whole("input_ids", input_ids)
-    if ids.ndim == 1:
-        ids = ids[None, :]
-    if ids.ndim != 2 or not ids.shape[0]:
-        raise ArgumentError(f"input_ids has shape {ids.shape}; expected [batch, tokens]")
-    _check_range(ids)
-    lengths = np.full(ids.shape[0], ids.shape[1]) if attention_mask is None else _lengths(attention_mask, ids.shape)
-    rows = [ids[i, ids.shape[1] - n :].astype(np.int32) for i, n in enumerate(lengths.tolist())]
-    return Prompts(ids.astype(np.int64), [_not_empty(row, i) for i, row in enumerate(rows)])
+    given = _rows("input_ids", input_ids, "iu")
+    real = given if attention_mask is None else _masked(given, _rows("attention_mask", attention_mask, "iubf"))
+    rows = [_prompt(row, i, n_vocab) for i, row in enumerate(real)]
+    ids = np.full((len(given), max(row.size for row in given)), pad, dtype=np.int64)
+    for i, row in enumerate(given):
+        ids[i, ids.shape[1] - row.size :] = row
+    return Prompts(ids, rows)
+
+
+def _rows(name: str, value: Any, kinds: str) -> list[npt.NDArray[Any]]:
+    """A rectangle's rows, or those of unequal length, as arrays of numpy's kinds."""
+    if _is_ragged(value):
+        rows = [_array(name, row, kinds) for row in value]
+        if odd := [row.shape for row in rows if row.ndim != 1]:
+            raise ArgumentError(f"a row of {name} has shape {odd[0]}; expected [tokens]")
+        return rows
+    array = _array(name, value, kinds)
+    if array.ndim == 1:
+        array = array[None, :]
+    if array.ndim != 2 or not array.shape[0]:
+        raise ArgumentError(f"{name} has shape {array.shape}; expected [batch, tokens]")
+    return list(array)
 
 
 def _is_ragged(value: Any) -> bool:
@@ -55,58 +62,33 @@ def _is_ragged(value: Any) -> bool:
     )  # fmt: skip
 
 
-def _whole(name: str, value: Any) -> npt.NDArray[Any]:
+def _array(name: str, value: Any, kinds: str) -> npt.NDArray[Any]:
     try:
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ArgumentError(f"{name} is not an array of numbers: {error}") from None
-    if array.dtype.kind not in "iub" and array.size:
+    if array.dtype.kind not in kinds and array.size:
         raise ArgumentError(f"{name} holds {array.dtype}; expected whole numbers")
     return array
 
 
-def _check_range(ids: npt.NDArray[Any]) -> None:
-    if ids.size and (ids.min() < 0 or ids.max() > np.iinfo(np.int32).max):
-        raise ArgumentError(f"input_ids holds {ids.min()} to {ids.max()}; token ids are 0 or more")
-
-
-def _row(row: Any) -> Ids:
-    ids = _whole("input_ids", row)
-    if ids.ndim != 1:
-        raise ArgumentError(f"a row of input_ids has shape {ids.shape}; expected [tokens]")
-    _check_range(ids)
-    return ids.astype(np.int32)
-
-
-def _not_empty(row: Ids, i: int) -> Ids:
+def _prompt(row: npt.NDArray[Any], i: int, n_vocab: int) -> Ids:
     if not row.size:
         raise ArgumentError(f"prompt {i} has no tokens; give at least one, such as the beginning-of-sequence token")
-    return row
+    if row.min() < 0 or row.max() >= n_vocab:
+        raise ArgumentError(f"prompt {i} has ids from {row.min()} to {row.max()}; expected token ids, 0 to {n_vocab - 1}")
+    return row.astype(np.int32)
 
 
-def _pad_rows(rows: list[Ids], pad: int) -> Prompts:
-    width = max(row.size for row in rows)
-    ids = np.full((len(rows), width), pad, dtype=np.int64)
-    for i, row in enumerate(rows):
-        ids[i, width - row.size :] = row
-    return Prompts(ids, [_not_empty(row, i) for i, row in enumerate(rows)])
-
-
-def _is_float(value: Any) -> bool:
-    """np.ones() and its kin, which make a mask as well."""
-    return getattr(getattr(value, "dtype", None), "kind", "") == "f"
-
-
-def _lengths(attention_mask: Any, shape: tuple[int, ...]) -> npt.NDArray[np.intp]:
-    mask = np.asarray(attention_mask) if _is_float(attention_mask) else _whole("attention_mask", attention_mask)
-    if mask.ndim == 1:
-        mask = mask[None, :]
-    if mask.shape != shape:
-        raise ArgumentError(f"attention_mask has shape {mask.shape}, input_ids {shape}")
-    real = mask != 0
-    if (odd := mask[real & (mask != 1)]).size:
-        raise ArgumentError(f"attention_mask holds {odd[0]}; expected 1 for tokens and 0 for padding")
-    if np.any(real[:, :-1] & ~real[:, 1:]):
-        raise ArgumentError("attention_mask has a 0 after a 1: pad prompts on the left (tokenizer(…, padding=True) does)")
-    lengths: npt.NDArray[np.intp] = real.sum(axis=1)
-    return lengths
+def _masked(rows: list[npt.NDArray[Any]], masks: list[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+    """What of the rows is no padding."""
+    if len(rows) != len(masks):
+        raise ArgumentError(f"attention_mask has {len(masks)} rows, input_ids {len(rows)}")
+    for i, (row, mask) in enumerate(zip(rows, masks, strict=True)):
+        if row.size != mask.size:
+            raise ArgumentError(f"attention_mask has {mask.size} numbers for the {row.size} tokens of prompt {i}")
+        if (odd := mask[(mask != 0) & (mask != 1)]).size:
+            raise ArgumentError(f"attention_mask holds {odd[0]}; expected 1 for tokens and 0 for padding")
+        if np.any(mask[:-1] > mask[1:]):
+            raise ArgumentError("attention_mask has a 0 after a 1: pad prompts on the left (tokenizer(…, padding=True) does)")
+    return [row[mask != 0] for row, mask in zip(rows, masks, strict=True)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -111,4 +111,4 @@ def _seeds(how: Resolved, rows: int) -> list[int]:
         if len(how.seeds) != rows:
             raise ArgumentError(f"{len(how.seeds)} seeds for {rows} rows; give one int, or one for each row")
         return how.seeds
-    return [how.seeds[0] if how.seeds else secrets.randbits(64) for _ in range(rows)]
+    return [how.seeds[0] if how.seeds else int.from_bytes(os.urandom(8)) for _ in range(rows)]

@@ -39,6 +39,6 @@ class GenerateOutput(_Fields):
 
 @dataclass(frozen=True, eq=False)
 class CausalLMOutput(_Fields):
-    """model(ids): logits float32 [batch, kept, vocab]; read-only, counted against max_ram until it is gone."""
+    """model(ids): logits float32 [batch, kept, vocab]; yours to write to, counted against max_ram until it is gone."""
 
     logits: npt.NDArray[np.float32]

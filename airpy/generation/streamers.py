@@ -9,6 +9,7 @@ from typing import Any, Protocol, TextIO
 
 from airpy.errors import ArgumentError
 from airpy.tokenizer import StreamDecoder, Tokenizer
+from airpy.tokenizer.tokenizer import refuse_clean_up
 
 
 class Streamer(Protocol):
@@ -23,8 +24,15 @@ class TextStreamer:
     on_finalized_text()."""
 
     def __init__(
-        self, tokenizer: Tokenizer, skip_prompt: bool = False, *, skip_special_tokens: bool = True, file: TextIO | None = None
+        self,
+        tokenizer: Tokenizer,
+        skip_prompt: bool = False,
+        *,
+        skip_special_tokens: bool = True,
+        clean_up_tokenization_spaces: bool | None = None,
+        file: TextIO | None = None,
     ) -> None:
+        refuse_clean_up(clean_up_tokenization_spaces)
         self._tokenizer = tokenizer
         self._skip_prompt, self._skip_special = skip_prompt, skip_special_tokens
         self._file = file
@@ -58,9 +66,10 @@ class TextIteratorStreamer(TextStreamer):
     text."""
 
     def __init__(
-        self, tokenizer: Tokenizer, skip_prompt: bool = False, timeout: float | None = None, *, skip_special_tokens: bool = True
+        self, tokenizer: Tokenizer, skip_prompt: bool = False, timeout: float | None = None, **decoding: bool | None
     ) -> None:
-        super().__init__(tokenizer, skip_prompt, skip_special_tokens=skip_special_tokens)
+        """decoding: skip_special_tokens and clean_up_tokenization_spaces, as of a TextStreamer."""
+        super().__init__(tokenizer, skip_prompt, **decoding)  # type: ignore[arg-type]
         self._timeout = timeout
         self._pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 

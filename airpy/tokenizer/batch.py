@@ -6,11 +6,19 @@ from typing import Any, Literal
 
 import numpy as np
 
+from airpy.device import stay_on
+from airpy.errors import ArgumentError
+
 Tensors = Literal["np", "pt"] | None
 
 
 class BatchEncoding(dict[str, Any]):
     """A dict with input_ids and attention_mask, usable as **inputs; the keys are attributes as well."""
+
+    def to(self, device: Any) -> BatchEncoding:
+        """Itself, which is on the CPU. Raises UnsupportedError for any other device."""
+        stay_on("to()", device)
+        return self
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -35,20 +43,20 @@ def pad(rows: list[list[int]], side: str, pad_id: int, length: int | None) -> tu
 
 
 def to_tensors(rows: list[list[int]], kind: Tensors) -> Any:
-    """int64 (len(rows), length). Raises ValueError where lengths differ, ImportError for "pt" without torch."""
+    """int64 (len(rows), length). Raises ArgumentError where lengths differ, ImportError for "pt" without torch."""
     if kind is None:
         return rows
+    if kind not in ("np", "pt"):
+        raise ArgumentError(f"return_tensors is {kind!r}; expected None, 'np' or 'pt'")
     if len({len(row) for row in rows}) > 1:
-        raise ValueError(
+        raise ArgumentError(
             f"rows have {min(map(len, rows))} to {max(map(len, rows))} tokens: a tensor needs padding=True"
         )
     array = np.asarray(rows, dtype=np.int64).reshape(len(rows), -1 if rows and rows[0] else 0)
     if kind == "np":
         return array
-    if kind == "pt":
-        try:
-            import torch  # only here: nothing else in airpy needs it
-        except ImportError as error:
-            raise ImportError(f"return_tensors='pt' needs PyTorch ({error}); install torch, or take return_tensors='np'") from None
-        return torch.from_numpy(array)
-    raise ValueError(f"return_tensors={kind!r}; expected None, 'np' or 'pt'")
+    try:
+        import torch  # only here: nothing else in airpy needs it
+    except ImportError as error:
+        raise ImportError(f"return_tensors='pt' needs PyTorch ({error}); install torch, or take return_tensors='np'") from None
+    return torch.from_numpy(array)

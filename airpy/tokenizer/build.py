@@ -6,6 +6,8 @@ does not. Both are immutable after this, so any number of threads may encode wit
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator, Sequence
 from itertools import repeat
 from typing import Any
 
@@ -13,9 +15,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_to
 
 from airpy.errors import FormatError
 from airpy.tokenizer.pretokenizers import DIGITS, PUNCTUATION
-from airpy.tokenizer.vocab import NORMAL, PREFIX, USER_DEFINED, Vocabulary
-
-SPACE = "\u2581"  # SentencePiece's spelling of a space
+from airpy.tokenizer.vocab import NORMAL, PREFIX, SPACE, USER_DEFINED, Vocabulary
 
 
 def build_model(vocab: Vocabulary) -> models.BPE:
@@ -27,10 +27,41 @@ def build_model(vocab: Vocabulary) -> models.BPE:
     options = {"byte_fallback": not vocab.pre.byte_level, "ignore_merges": vocab.pre.ignore_merges}
     try:
         # The common case unchecked, for speed: whatever is wrong with a pair makes the table refuse it.
-        pairs = [(left, right) for left, _, right in map(str.partition, vocab.merges, repeat(" "))]
-        return models.BPE(vocab.index, pairs, **options)
+        return models.BPE(vocab.index, _Pairs(vocab.merges), **options)
     except Exception:  # what tokenizers raises depends on what it met; the careful way finds the reason
         return _bpe(vocab, _split_merges(vocab.merges), **options)
+
+
+def memory_bytes(vocab: Vocabulary) -> int:
+    """About what the tokenizer of this vocabulary holds, by the sizes of its tables: whatever else the process allocates."""
+    tokens, merges = len(vocab.tokens), len(vocab.merges) or 2 * len(vocab.tokens)  # SentencePiece has about two cuts a token
+    python = tokens * (64 + 8 + 32 + 1) + sys.getsizeof(vocab.index)  # spelling, place in the list, number
+    rust = tokens * 2 * 32 + 2 * 33 * _slots(tokens) + 17 * _slots(merges)  # two spellings, both ways; pairs by pair
+    spelt = 3 * sum(map(len, vocab.tokens))
+    freed = 112 * merges  # a pair of spellings each, while the table was made: the heap keeps it
+    return python + rust + spelt + freed
+
+
+def _slots(entries: int) -> int:
+    """Of a hash table of Rust's: a power of two of which 7 of 8 are used at most."""
+    return 1 << (entries * 8 // 7).bit_length()
+
+
+class _Pairs(Sequence[tuple[str, str]]):
+    """Merges cut in two as they are read: all pairs at once would be the largest thing in memory while a vocabulary loads."""
+
+    def __init__(self, merges: list[str]) -> None:
+        self._merges = merges
+
+    def __len__(self) -> int:
+        return len(self._merges)
+
+    def __getitem__(self, i: Any) -> Any:
+        left, _, right = self._merges[i].partition(" ")
+        return left, right
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return ((left, right) for left, _, right in map(str.partition, self._merges, repeat(" ")))
 
 
 def build_front(vocab: Vocabulary, model: models.BPE, parse_special: bool) -> Tokenizer:

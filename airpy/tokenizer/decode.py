@@ -6,8 +6,8 @@ import codecs
 import re
 from collections.abc import Iterable
 
-from airpy.tokenizer.build import SPACE
-from airpy.tokenizer.vocab import BYTE, CONTROL, UNKNOWN, USER_DEFINED, Vocabulary
+from airpy.errors import ArgumentError
+from airpy.tokenizer.vocab import BYTE, CONTROL, SPACE, UNKNOWN, USER_DEFINED, Vocabulary
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
@@ -33,15 +33,12 @@ class Decoder:
         # Text after one of these was given a space by encode; decode takes it back.
         self._breaks = self._special | frozenset(vocab.user_defined) if vocab.add_space_prefix else frozenset()
 
-    def is_special(self, i: int) -> bool:
-        return i in self._special
-
     def bytes_of(self, i: int) -> bytes:
-        """The bytes one id stands for. Raises ValueError if there is no such id."""
+        """The bytes one id stands for. Raises ArgumentError if there is no such id."""
         piece = self._known.get(i)
         if piece is None:
             if not 0 <= i < len(self._vocab.tokens):
-                raise ValueError(f"token id {i} is out of range: the vocabulary has {len(self._vocab.tokens)}")
+                raise ArgumentError(f"token id {i} is out of range: the vocabulary has {len(self._vocab.tokens)}")
             piece = self._known[i] = self._spell(self._vocab.tokens[i], int(self._vocab.types[i]))
         return piece
 
@@ -91,7 +88,7 @@ class StreamDecoder:
         self._characters.decode(data)  # a character the prompt leaves open is completed by the first push
 
     def push(self, ids: int | Iterable[int]) -> str:
-        """The text these ids complete, perhaps "". Raises ValueError for an id out of range."""
+        """The text these ids complete, perhaps "". Raises ArgumentError for an id out of range."""
         row = ids if isinstance(ids, (list, Iterable)) else [ids]  # list first: asking Iterable takes longer than decoding
         data, self._fresh = self._decoder.walk(row, self._skip, self._fresh)
         return self._characters.decode(data)

@@ -2,48 +2,82 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
-from airpy.chat import choose_template, render_chat
-from airpy.errors import ArgumentError, FormatError
+import numpy as np
+
+from airpy.errors import ArgumentError, FormatError, UnsupportedError
 from airpy.tokenizer.batch import BatchEncoding, Tensors, pad, to_tensors
-from airpy.tokenizer.build import build_front, build_model
 from airpy.tokenizer.decode import Decoder, StreamDecoder
 from airpy.tokenizer.vocab import Vocabulary
 
 if TYPE_CHECKING:
     import tokenizers
 
+Side = Literal["left", "right"]
+Padding = bool | Literal["left", "right", "longest", "max_length", "do_not_pad"] | None
+Truncation = bool | Literal["longest_first", "only_first", "do_not_truncate"] | None
+
 _TEMPLATE_KEY = "tokenizer.chat_template"
-# Arguments of Hugging Face's method that would otherwise pass for variables of the template.
+_NO_LIMIT = int(1e30)  # transformers' model_max_length where nothing says how much it is
+# Arguments of Hugging Face's method that would otherwise pass for variables of the template; None and False are as if not given.
 _NOT_FOR_TEMPLATES = {
-    "continue_final_message", "padding", "truncation", "max_length", "tokenizer_kwargs", "return_assistant_tokens_mask",
+    "continue_final_message", "padding", "truncation", "max_length", "tokenizer_kwargs", "return_assistant_tokens_mask", "messages",
 }  # fmt: skip
 
 
 class Tokenizer:
-    """Text to ids and back. Immutable once made: any number of threads may use one.
+    """Text to ids and back; any number of threads may use one. What may be assigned to: padding_side, pad_token, pad_token_id,
+    chat_template. May be pickled and copied. memory_bytes: about what it holds.
 
     Made by from_metadata() or from_gguf(). Raises FormatError for metadata that contradicts itself, UnsupportedError for a
     kind of vocabulary airpy does not have.
     """
 
-    def __init__(self, vocab: Vocabulary, templates: Mapping[str, str] | None = None) -> None:
-        self._vocab = vocab
+    __slots__ = (
+        "_decoder", "_fronts", "_lock", "_model", "_pad_id", "_padding_side", "_templates", "_vocab", "memory_bytes", "model_max_length",
+    )  # fmt: skip
+
+    def __init__(self, vocab: Vocabulary, templates: Mapping[str, str] | None = None, model_max_length: int = _NO_LIMIT) -> None:
+        from airpy.tokenizer.build import build_model, memory_bytes
+
         self._model = build_model(vocab)
+        self._vocab = replace(vocab, merges=[])  # they are in the model now
+        self._templates = dict(templates or {})
+        self._padding_side: Side = "left"
+        self._pad_id = vocab.ids.get("pad", vocab.ids.get("eos"))
+        self.memory_bytes, self.model_max_length = memory_bytes(vocab), model_max_length
+        self._make_rest()
+        self._front(True)
+
+    def _make_rest(self) -> None:
+        """What follows from the vocabulary, and is neither pickled nor shared."""
+        self._decoder = Decoder(self._vocab)
         self._fronts: dict[bool, tokenizers.Tokenizer] = {}
         self._lock = threading.Lock()
-        self._decoder = Decoder(vocab)
-        self._templates = dict(templates or {})
-        self._front(True)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__ if name not in ("_decoder", "_fronts", "_lock")}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+        self._make_rest()
+
+    def __deepcopy__(self, memo: object) -> Tokenizer:
+        return copy.copy(self)  # what two share never changes
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, object]) -> Tokenizer:
         """From GGUF keys and values; strings that are not UTF-8 carry their bytes as surrogateescape does."""
-        return cls(Vocabulary.from_metadata(metadata), _templates(metadata))
+        n_ctx = metadata.get(f"{metadata.get('general.architecture')}.context_length")
+        limit = n_ctx if isinstance(n_ctx, int) else _NO_LIMIT
+        return cls(Vocabulary.from_metadata(metadata), _templates(metadata), limit)
 
     @classmethod
     def from_gguf(cls, path: str | os.PathLike[str]) -> Tokenizer:
@@ -58,45 +92,49 @@ class Tokenizer:
         self,
         text: str | Sequence[str],
         *,
-        padding: bool | Literal["left", "right", "longest", "max_length"] = False,
+        padding: Padding = False,
+        padding_side: Side | None = None,
         add_special_tokens: bool = True,
         return_tensors: Tensors = None,
-        truncation: bool = False,
+        truncation: Truncation = False,
         max_length: int | None = None,
     ) -> BatchEncoding:
         """input_ids and attention_mask of one text or several: lists, or int64 [texts, tokens] with return_tensors.
 
-        padding=True fills on the left, where generation wants it; "right" fills on the right, "max_length" on the left up to
-        max_length. truncation=True drops what is beyond max_length.
+        padding=True fills up to the longest, "max_length" up to max_length, on padding_side: "left", where generation wants it, unless
+        the tokenizer's or the call's says "right"; padding="left" and "right" are True and a side. truncation=True drops what is
+        beyond max_length. Raises ArgumentError.
         """
         single = isinstance(text, str)
         if not isinstance(text, (str, Iterable)):
             raise TypeError(f"text is {type(text).__name__}; expected a str or several of them")
         texts = [text] if isinstance(text, str) else list(text)
         rows = [self.encode(t, add_special_tokens=add_special_tokens) for t in texts]
-        if truncation or padding == "max_length":
-            if max_length is None or max_length < 1:
-                raise ValueError(f"truncation and padding='max_length' need max_length ≥ 1, not {max_length}")
+        fills = _choice("padding", padding, (True, "left", "right", "longest", "max_length"), (None, False, "do_not_pad"))
+        cuts = _choice("truncation", truncation, (True, "longest_first", "only_first"), (None, False, "do_not_truncate"))
+        side = _side(padding if padding in ("left", "right") else self._padding_side if padding_side is None else padding_side)
+        if cuts or padding == "max_length":
+            if not _is_whole(max_length) or max_length < 1:
+                raise ArgumentError(f"max_length is {max_length!r}; truncation and padding='max_length' need 1 or more")
         elif max_length is not None:
-            raise ValueError("max_length does nothing without truncation=True or padding='max_length'")
-        if truncation:
+            raise ArgumentError("max_length does nothing without truncation=True or padding='max_length'")
+        if cuts:
             rows = [row[:max_length] for row in rows]
-        if padding not in (False, True, "left", "right", "longest", "max_length"):
-            raise ValueError(f"padding={padding!r}; expected False, True, 'left', 'right', 'longest' or 'max_length'")
         mask = [[1] * len(row) for row in rows]
-        if padding is not False:
-            width = max_length if padding == "max_length" else None
-            rows, mask = pad(rows, "right" if padding == "right" else "left", self.pad_token_id or 0, width)
+        if fills:
+            rows, mask = pad(rows, side, self._pad_id or 0, max_length if padding == "max_length" else None)
         if single and return_tensors is None:
             return BatchEncoding(input_ids=rows[0], attention_mask=mask[0])
         return BatchEncoding(
             input_ids=to_tensors(rows, return_tensors), attention_mask=to_tensors(mask, return_tensors)
         )
 
-    def encode(self, text: str, *, add_special_tokens: bool = True, parse_special: bool = True) -> list[int]:
-        """The ids of text. add_special_tokens: BOS and EOS where the file asks for them. parse_special: the texts of control
-        tokens, such as "<|im_end|>", become these tokens; else they are spelt out like any text. Raises ValueError for lone
-        surrogates, which no encoding has."""
+    def encode(
+        self, text: str, *, add_special_tokens: bool = True, parse_special: bool = True, return_tensors: Tensors = None
+    ) -> Any:
+        """The ids of text, a list, or int64 [1, tokens] with return_tensors. add_special_tokens: BOS and EOS where the file asks for
+        them. parse_special: the texts of control tokens, such as "<|im_end|>", become these tokens; else they are spelt out like any
+        text. Raises ArgumentError for lone surrogates, which no encoding has."""
         if not isinstance(text, str):
             raise TypeError(f"text is {type(text).__name__}; expected str")
         try:
@@ -109,19 +147,28 @@ class Tokenizer:
                 ids.insert(0, self._vocab.ids["bos"])
             if self._vocab.add_eos:
                 ids.append(self._vocab.ids["eos"])
-        return ids
+        return ids if return_tensors is None else to_tensors([ids], return_tensors)
+
+    def tokenize(self, text: str, *, add_special_tokens: bool = False) -> list[str]:
+        """The tokens of text in the vocabulary's own spelling."""
+        return [self._vocab.tokens[i] for i in self.encode(text, add_special_tokens=add_special_tokens)]
 
     # -- ids to text ----------------------------------------------------------------------------------------------------
 
-    def decode(self, ids: Any, *, skip_special_tokens: bool = False) -> str:
-        """The text of one id or a row of them (list, array, tensor). Bytes that are no UTF-8 become U+FFFD. Raises ValueError
-        for an id out of range."""
+    def decode(
+        self, ids: Any, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None
+    ) -> str:
+        """The text of one id or a row of them (list, array, tensor). Bytes that are no UTF-8 become U+FFFD. Raises ArgumentError
+        for an id out of range, UnsupportedError for clean_up_tokenization_spaces=True: text is as the tokens spell it."""
+        refuse_clean_up(clean_up_tokenization_spaces)
         data, _ = self._decoder.walk(_row(ids), skip_special_tokens, True)
         return data.decode("utf-8", "replace")
 
-    def batch_decode(self, sequences: Iterable[Any], *, skip_special_tokens: bool = False) -> list[str]:
+    def batch_decode(
+        self, sequences: Iterable[Any], skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None
+    ) -> list[str]:
         """decode() of each row."""
-        return [self.decode(row, skip_special_tokens=skip_special_tokens) for row in sequences]
+        return [self.decode(row, skip_special_tokens, clean_up_tokenization_spaces) for row in sequences]
 
     def stream_decoder(self, prompt: Any = (), *, skip_special_tokens: bool = True) -> StreamDecoder:
         """A decoder for the ids that follow `prompt`, one push at a time."""
@@ -131,32 +178,45 @@ class Tokenizer:
         """The text of each id by itself; U+FFFD where a piece is only part of a character."""
         return [self._decoder.bytes_of(i).decode("utf-8", "replace") for i in _row(ids)]
 
-    def convert_ids_to_tokens(self, ids: Any) -> list[str]:
-        """The vocabulary's own spelling of each id, such as "Ġworld" or "▁world"."""
+    def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
+        """The vocabulary's own spelling of one id, such as "Ġworld" or "▁world", or of each of a row."""
         row = _row(ids)
         for i in row:
             self._decoder.bytes_of(i)  # refuses ids out of range
-        return [self._vocab.tokens[i] for i in row]
+        if _is_whole(ids):
+            return self._vocab.tokens[ids]
+        special = frozenset(self._vocab.special) if skip_special_tokens else ()
+        return [self._vocab.tokens[i] for i in row if i not in special]
 
-    def convert_tokens_to_ids(self, token: str) -> int | None:
-        """The id of a token in the vocabulary's own spelling; None if there is none."""
-        return self._vocab.index.get(token)
+    def convert_tokens_to_ids(self, tokens: str | Iterable[str]) -> Any:
+        """The id of a token in the vocabulary's own spelling, or of each of several; None if there is none."""
+        if isinstance(tokens, str):
+            return self._vocab.index.get(tokens)
+        return [self._vocab.index.get(token) for token in tokens]
 
     # -- chat -----------------------------------------------------------------------------------------------------------
 
     @property
     def chat_template(self) -> str | None:
-        """The file's default template, as Jinja source."""
+        """The default template, as Jinja source: the file's, unless another one was assigned. A dict assigned is chat_templates."""
         return self._templates.get("default")
+
+    @chat_template.setter
+    def chat_template(self, template: str | Mapping[str, str] | None) -> None:
+        others = {name: text for name, text in self._templates.items() if name != "default"}
+        named = {**others, "default": template} if isinstance(template, str) else others if template is None else template
+        if not isinstance(named, Mapping) or not all(isinstance(text, str) for pair in named.items() for text in pair):
+            raise ArgumentError(f"chat_template is {type(template).__name__}; expected Jinja source, a dict of it by name, or None")
+        self._templates = dict(named)
 
     @property
     def chat_templates(self) -> dict[str, str]:
-        """All of the file's templates by name; the one without a name is "default"."""
+        """All templates by name; the one without a name is "default"."""
         return dict(self._templates)
 
     def apply_chat_template(
         self,
-        messages: Sequence[Mapping[str, Any]],
+        conversation: Sequence[Mapping[str, Any]],
         tools: Sequence[Mapping[str, Any]] | None = None,
         documents: Sequence[Mapping[str, Any]] | None = None,
         *,
@@ -173,12 +233,14 @@ class Tokenizer:
         chat_template: the name of one of chat_templates, or a template. What else is given, the template sees (such as
         enable_thinking=False). Raises TemplateError, see airpy.chat.
         """
-        unsupported = _NOT_FOR_TEMPLATES & variables.keys()
-        if unsupported:
-            raise TypeError(f"apply_chat_template() does not support {', '.join(sorted(unsupported))}")
+        from airpy.chat import choose_template, render_chat
+
+        foreign = {name: variables.pop(name) for name in sorted(_NOT_FOR_TEMPLATES & variables.keys())}
+        if unsupported := [name for name, value in foreign.items() if value is not None and value is not False]:
+            raise TypeError(f"apply_chat_template() does not support {', '.join(unsupported)}")
         source = choose_template(self._templates, chat_template, bool(tools))
         known = {**self.special_tokens_map, "tools": tools, "documents": documents}
-        text = render_chat(source, messages, **(known | variables), add_generation_prompt=add_generation_prompt)
+        text = render_chat(source, conversation, {**known, **variables, "add_generation_prompt": add_generation_prompt})
         if not tokenize:
             return text
         encoded = self(text, add_special_tokens=False, return_tensors=return_tensors)
@@ -192,6 +254,19 @@ class Tokenizer:
     @property
     def vocab_size(self) -> int:
         return len(self._vocab.tokens)
+
+    def get_vocab(self) -> dict[str, int]:
+        """Ids by token, in the vocabulary's own spelling."""
+        return dict(self._vocab.index)
+
+    @property
+    def padding_side(self) -> Side:
+        """Where padding goes unless a call says otherwise: "left"; generate() takes no other."""
+        return self._padding_side
+
+    @padding_side.setter
+    def padding_side(self, side: Side) -> None:
+        self._padding_side = _side(side)
 
     @property
     def bos_token_id(self) -> int | None:
@@ -212,8 +287,14 @@ class Tokenizer:
 
     @property
     def pad_token_id(self) -> int | None:
-        """The file's, or end of sequence where it has none."""
-        return self._vocab.ids.get("pad", self.eos_token_id)
+        """The file's, or end of sequence where it has none, unless another one was assigned."""
+        return self._pad_id
+
+    @pad_token_id.setter
+    def pad_token_id(self, i: int) -> None:
+        if not _is_whole(i) or not 0 <= i < len(self):
+            raise ArgumentError(f"pad_token_id is {i!r}; expected a token id, 0 to {len(self) - 1}")
+        self._pad_id = int(i)
 
     @property
     def bos_token(self) -> str | None:
@@ -230,6 +311,12 @@ class Tokenizer:
     @property
     def pad_token(self) -> str | None:
         return self._text(self.pad_token_id)
+
+    @pad_token.setter
+    def pad_token(self, token: str) -> None:
+        if not isinstance(token, str) or token not in self._vocab.index:
+            raise ArgumentError(f"pad_token is {token!r}, which is no token of the vocabulary; take one, such as eos_token")
+        self._pad_id = self._vocab.index[token]
 
     @property
     def all_special_ids(self) -> list[int]:
@@ -248,6 +335,8 @@ class Tokenizer:
     def special_tokens_map(self) -> dict[str, str]:
         """The special tokens a chat template may name, where the file has them."""
         named = {f"{name}_token": self._text(i) for name, i in self._vocab.ids.items()}
+        if "pad" in self._vocab.ids or self._pad_id != self.eos_token_id:
+            named["pad_token"] = self.pad_token
         return {name: text for name, text in named.items() if text is not None}
 
     def __repr__(self) -> str:
@@ -259,9 +348,36 @@ class Tokenizer:
     def _front(self, parse_special: bool) -> tokenizers.Tokenizer:
         front = self._fronts.get(parse_special)
         if front is None:
+            from airpy.tokenizer.build import build_front
+
             with self._lock:
                 front = self._fronts.setdefault(parse_special, build_front(self._vocab, self._model, parse_special))
         return front
+
+
+def refuse_clean_up(value: bool | None) -> None:
+    """For clean_up_tokenization_spaces, which transformers takes wherever it decodes."""
+    if value not in (None, False):
+        raise UnsupportedError(f"clean_up_tokenization_spaces={value!r} is not supported; text stays as the tokens spell it")
+
+
+def _choice(name: str, value: Any, yes: tuple[Any, ...], no: tuple[Any, ...]) -> bool:
+    for answer, values in ((True, yes), (False, no)):
+        if any(value is known or (isinstance(value, str) and value == known) for known in values):
+            return answer
+    raise ArgumentError(f"{name} is {value!r}; expected one of {', '.join(map(repr, (*yes, *no)))}")
+
+
+def _is_whole(value: Any) -> TypeGuard[int]:
+    """Python's int or numpy's; True is neither."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _side(value: Any) -> Side:
+    if value not in ("left", "right"):
+        raise ArgumentError(f"padding_side is {value!r}; expected 'left' or 'right'")
+    side: Side = value
+    return side
 
 
 def _refuse_surrogates(text: str) -> None:

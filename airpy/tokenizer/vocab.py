@@ -17,6 +17,7 @@ from airpy.errors import FormatError, UnsupportedError
 from airpy.tokenizer.pretokenizers import PreTokenizer, find_pre
 
 PREFIX = "tokenizer.ggml."
+SPACE = "\u2581"  # SentencePiece's spelling of a space
 
 # tokenizer.ggml.token_type (llama.h, enum llama_token_type)
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
@@ -74,10 +75,12 @@ class Vocabulary:
     def from_metadata(cls, metadata: Mapping[str, object]) -> Vocabulary:
         model, pre = _model_and_pre(metadata)
         spm = model in SPM_MODELS
-        # An empty spelling holds the place of an id that no text gives; llama.cpp names it the same.
-        tokens = [token or f"[EMPTY_{i}]" for i, token in enumerate(_strings(metadata, "tokens"))]
+        tokens = _strings(metadata, "tokens")
         if not tokens:
             raise FormatError(f"{PREFIX}tokens is absent or empty: the file holds no vocabulary")
+        if not all(tokens):
+            # An empty spelling holds the place of an id that no text gives; llama.cpp names it the same.
+            tokens = [token or f"[EMPTY_{i}]" for i, token in enumerate(tokens)]
         index = _index(tokens)
         types = _types(metadata, len(tokens))
         merges = [] if spm else _merges(metadata)

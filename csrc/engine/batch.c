@@ -220,8 +220,8 @@ void air_batch_detach(air_batch *b)
     b->engine = NULL;
 }
 
-const float *air_batch_logits(const air_batch *b) { return b->logits; }
-const float *air_batch_hidden(const air_batch *b) { return b->hidden; }
+float *air_batch_logits(const air_batch *b) { return b->logits; }
+float *air_batch_hidden(const air_batch *b) { return b->hidden; }
 const int32_t *air_batch_sampled(const air_batch *b) { return b->sampled; }
 const float *air_batch_logprobs(const air_batch *b) { return b->logprobs; }
 int64_t air_batch_rows_kept(const air_batch *b) { return b->n_wanted; }

@@ -182,8 +182,6 @@ air_status air_engine_open(air_engine **out, const air_engine_config *config, ai
     e->set = config->set;
     e->api = &air_backend_host;
     e->process = air_process_id();
-    uint64_t anonymous = air_memory_query().process_anonymous;
-    e->stats.open_anonymous = anonymous > config->fixed_bytes ? anonymous - config->fixed_bytes : 0;
     air_status st = open_memory(e, config, err);
     if (!st) st = open_compute(e, config, err);
     if (!st) st = air_thread_start(&e->thread, "airpy-engine", engine_main, e, err);

@@ -55,7 +55,6 @@ typedef struct air_engine_stats { /* since open */
     air_pager_stats pager;
     uint64_t budget, held, peak_held;
     uint64_t held_by[AIR_HOLD_COUNT];
-    uint64_t open_anonymous;   /* process's anonymous memory when the engine opened, less fixed_bytes */
     double predicted_s;        /* the plan's, for one row with what is pinned now */
     double last_predicted_s;   /* for the last pass as it was */
     int32_t threads;
@@ -105,9 +104,9 @@ typedef struct air_progress {
 air_status air_batch_wait(air_batch *batch, uint64_t timeout_ns, int *done, air_progress *progress, air_error *err);
 void air_batch_cancel(air_batch *batch); /* soon ends it with AIR_E_CANCELLED; any thread */
 /* Of an ended batch; borrowed from it. logits [sum of want][n_vocab] or NULL, hidden [sum of want][n_embd] or NULL, sampled [n_items]
- * (-1 where not asked for), logprobs [n_items]. */
-const float *air_batch_logits(const air_batch *batch);
-const float *air_batch_hidden(const air_batch *batch);
+ * (-1 where not asked for), logprobs [n_items]. The engine is done with the floats: the caller may write to them. */
+float *air_batch_logits(const air_batch *batch);
+float *air_batch_hidden(const air_batch *batch);
 const int32_t *air_batch_sampled(const air_batch *batch);
 const float *air_batch_logprobs(const air_batch *batch);
 int64_t air_batch_rows_kept(const air_batch *batch);

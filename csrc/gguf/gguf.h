@@ -73,6 +73,7 @@ void air_gguf_free(air_gguf *gguf);
 
 uint32_t air_gguf_version(const air_gguf *gguf);
 uint64_t air_gguf_alignment(const air_gguf *gguf);
+uint64_t air_gguf_held_bytes(const air_gguf *gguf); /* of memory */
 uint64_t air_gguf_entry_count(const air_gguf *gguf);
 const air_gguf_entry *air_gguf_entry_at(const air_gguf *gguf, uint64_t index);
 const air_gguf_value *air_gguf_find(const air_gguf *gguf, const char *key); /* NULL if absent; O(1) */

@@ -100,6 +100,7 @@ uint64_t air__name_index_find(const air__name_index *index, const char *name, ui
 
 uint32_t air_gguf_version(const air_gguf *gguf) { return gguf->version; }
 uint64_t air_gguf_alignment(const air_gguf *gguf) { return gguf->alignment; }
+uint64_t air_gguf_held_bytes(const air_gguf *gguf) { return gguf->arena.total; }
 uint64_t air_gguf_entry_count(const air_gguf *gguf) { return gguf->n_entries; }
 uint64_t air_gguf_tensor_count(const air_gguf *gguf) { return gguf->n_tensors; }
 

@@ -1,4 +1,4 @@
-/* python/array.c: Array, read-only memory of the engine as the buffer protocol shows it; numpy.asarray shares it. */
+/* python/array.c: Array, memory of the engine as the buffer protocol shows it; numpy.asarray shares it. */
 #include "python/core.h"
 
 typedef struct ArrayObject {
@@ -6,15 +6,15 @@ typedef struct ArrayObject {
     PyObject *owner; /* keeps data valid */
     const void *data;
     const char *format;
-    int n_dims;
+    int n_dims, writable;
     Py_ssize_t item_bytes, bytes;
     Py_ssize_t shape[2], strides[2];
 } ArrayObject;
 
-PyObject *air__py_array_new(core_state *state, PyObject *owner, const void *data, const char *format, Py_ssize_t item_bytes, int n_dims,
-                         int64_t rows, int64_t cols)
+static ArrayObject *new_array(core_state *state, PyObject *owner, const void *data, const char *format, Py_ssize_t item_bytes, int n_dims,
+                              int64_t rows, int64_t cols)
 {
-    if (cols && (n_dims == 2 ? rows : 1) > PY_SSIZE_T_MAX / item_bytes / cols) return PyErr_NoMemory();
+    if (cols && (n_dims == 2 ? rows : 1) > PY_SSIZE_T_MAX / item_bytes / cols) return (ArrayObject *)PyErr_NoMemory();
     ArrayObject *self = PyObject_New(ArrayObject, state->array);
     if (!self) return NULL;
     self->owner = Py_NewRef(owner);
@@ -27,6 +27,19 @@ PyObject *air__py_array_new(core_state *state, PyObject *owner, const void *data
     self->strides[0] = n_dims == 2 ? (Py_ssize_t)cols * item_bytes : item_bytes;
     self->strides[1] = item_bytes;
     self->bytes = self->shape[0] * self->strides[0];
+    self->writable = 0;
+    return self;
+}
+
+PyObject *air__py_array_new(core_state *state, PyObject *owner, const void *data, const char *format, Py_ssize_t item_bytes, int64_t count)
+{
+    return (PyObject *)new_array(state, owner, data, format, item_bytes, 1, 0, count);
+}
+
+PyObject *air__py_matrix_new(core_state *state, PyObject *owner, float *data, int64_t rows, int64_t cols)
+{
+    ArrayObject *self = new_array(state, owner, data, "f", sizeof *data, 2, rows, cols);
+    if (self) self->writable = data != NULL;
     return (PyObject *)self;
 }
 
@@ -36,7 +49,7 @@ PyObject *air__py_array_make(core_state *state, const char *format, Py_ssize_t i
     PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)count * item_bytes);
     if (!bytes) return NULL;
     *data = PyBytes_AsString(bytes);
-    PyObject *array = air__py_array_new(state, bytes, *data, format, item_bytes, 1, 0, count);
+    PyObject *array = air__py_array_new(state, bytes, *data, format, item_bytes, count);
     Py_DECREF(bytes);
     return array;
 }
@@ -52,9 +65,9 @@ static void array_dealloc(PyObject *o)
 static int array_getbuffer(PyObject *o, Py_buffer *view, int flags)
 {
     ArrayObject *self = (ArrayObject *)o;
-    if (flags & PyBUF_WRITABLE) {
+    if ((flags & PyBUF_WRITABLE) && !self->writable) {
         view->obj = NULL;
-        PyErr_SetString(PyExc_BufferError, "an airpy Array is read-only");
+        PyErr_SetString(PyExc_BufferError, "this airpy Array is read-only");
         return -1;
     }
     int shaped = (flags & PyBUF_ND) == PyBUF_ND;
@@ -63,7 +76,7 @@ static int array_getbuffer(PyObject *o, Py_buffer *view, int flags)
         .obj = Py_NewRef(o),
         .len = self->bytes,
         .itemsize = self->item_bytes,
-        .readonly = 1,
+        .readonly = !self->writable,
         .ndim = shaped ? self->n_dims : 1,
         .format = flags & PyBUF_FORMAT ? (char *)self->format : NULL,
         .shape = shaped ? self->shape : NULL,
@@ -85,7 +98,8 @@ static PyGetSetDef array_getset[] = {
 };
 
 static PyType_Slot array_slots[] = {
-    {Py_tp_doc, "Read-only C-contiguous memory with the buffer protocol: np.asarray(a) shares it and keeps it alive."},
+    {Py_tp_doc, "C-contiguous memory with the buffer protocol: np.asarray(a) shares it and keeps it alive. Read-only, but for what a Result "
+                "shows."},
     {Py_tp_dealloc, array_dealloc},
     {Py_tp_getset, array_getset},
     {Py_bf_getbuffer, array_getbuffer},

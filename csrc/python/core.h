@@ -56,10 +56,11 @@ int air__py_dict_take(PyObject *dict, const char *key, PyObject *value);
 
 /* --- array.c --- */
 extern PyType_Spec air__py_array_spec;
-/* Read-only view of [rows][cols] elements (rows 0 and n_dims 1: of [cols]) at data, which owner keeps valid. format is struct's and static.
- * The array takes a reference to owner of its own. */
-PyObject *air__py_array_new(core_state *state, PyObject *owner, const void *data, const char *format, Py_ssize_t item_bytes, int n_dims,
-                         int64_t rows, int64_t cols);
+/* Read-only view of [count] elements at data, which owner keeps valid. format is struct's and static. The array takes a reference to owner
+ * of its own. */
+PyObject *air__py_array_new(core_state *state, PyObject *owner, const void *data, const char *format, Py_ssize_t item_bytes, int64_t count);
+/* The same of [rows][cols] floats, which whoever has it may write to. */
+PyObject *air__py_matrix_new(core_state *state, PyObject *owner, float *data, int64_t rows, int64_t cols);
 /* The same over a bytes object that this call makes; *data is where to write. */
 PyObject *air__py_array_make(core_state *state, const char *format, Py_ssize_t item_bytes, int64_t count, void **data);
 

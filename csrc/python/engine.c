@@ -149,9 +149,9 @@ static PyObject *engine_stats(PyObject *o, PyObject *unused)
     if (air__py_engine_usable(self) < 0) return NULL;
     air_engine_stats s = air_engine_stats_get(self->engine);
 #define U(field) #field, (unsigned long long)s.field
-    PyObject *dict = Py_BuildValue("{sK sK sK sK sK sK sK sK sK sK sK sK sd sd si ss sN}", U(passes), U(rows), U(pass_ns), U(last_pass_ns),
+    PyObject *dict = Py_BuildValue("{sK sK sK sK sK sK sK sK sK sK sK sd sd si ss sN}", U(passes), U(rows), U(pass_ns), U(last_pass_ns),
                                    U(last_disk_bytes), U(last_ram_bytes), U(last_stall_ns), U(last_rows), U(budget), U(held),
-                                   U(peak_held), U(open_anonymous), "predicted_s", s.predicted_s, "last_predicted_s", s.last_predicted_s,
+                                   U(peak_held), "predicted_s", s.predicted_s, "last_predicted_s", s.last_predicted_s,
                                    "threads", (int)s.threads, "kernels", s.kernels, "held_by", held_by(&s));
 #undef U
     return pager_into(dict, &s.pager);

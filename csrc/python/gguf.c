@@ -70,8 +70,8 @@ static PyObject *value_object(core_state *state, PyObject *capsule, const air_gg
 static PyObject *array_object(core_state *state, PyObject *capsule, const air_gguf_value *value)
 {
     if (value->element < AIR_GGUF_TYPE_COUNT && numeric[value->element].format)
-        return air__py_array_new(state, capsule, value->as.items, numeric[value->element].format, numeric[value->element].bytes, 1, 0,
-                              (int64_t)value->count);
+        return air__py_array_new(state, capsule, value->as.items, numeric[value->element].format, numeric[value->element].bytes,
+                                 (int64_t)value->count);
     PyObject *list = PyList_New((Py_ssize_t)value->count);
     for (uint64_t i = 0; list && i < value->count; i++) {
         PyObject *item;
@@ -177,6 +177,12 @@ static PyObject *gguf_bytes(PyObject *o, void *unused)
     return PyLong_FromUnsignedLongLong(sum);
 }
 
+static PyObject *gguf_held_bytes(PyObject *o, void *unused)
+{
+    (void)unused;
+    return PyLong_FromUnsignedLongLong(air_gguf_held_bytes(set_of(o)->gguf));
+}
+
 static PyObject *gguf_paths(PyObject *o, void *unused)
 {
     (void)unused;
@@ -194,6 +200,7 @@ static PyGetSetDef gguf_getset[] = {
     {"alignment", gguf_alignment, NULL, "Of tensor data, in bytes.", NULL},
     {"paths", gguf_paths, NULL, "The files, in order.", NULL},
     {"bytes", gguf_bytes, NULL, "Of all files together.", NULL},
+    {"held_bytes", gguf_held_bytes, NULL, "What the header takes in memory, without metadata that was asked for.", NULL},
     {"metadata", gguf_metadata, NULL, "Key to str, int, float, bool, Array (of numbers) or list.", NULL},
     {"tensors", gguf_tensors, NULL, "(name, type, shape with the contiguous axis first, part, offset, bytes) of each.", NULL},
     {NULL, NULL, NULL, NULL, NULL},

@@ -97,11 +97,11 @@ static void result_dealloc(PyObject *o)
     Py_DECREF(type);
 }
 
-static PyObject *matrix(ResultObject *self, int asked, const float *data, int64_t cols)
+static PyObject *matrix(ResultObject *self, int asked, float *data, int64_t cols)
 {
     if (!asked) Py_RETURN_NONE;
     int64_t rows = data ? air_batch_rows_kept(self->batch) : 0;
-    return air__py_array_new(air__py_state((PyObject *)self), (PyObject *)self, data, "f", 4, 2, rows, cols);
+    return air__py_matrix_new(air__py_state((PyObject *)self), (PyObject *)self, data, rows, cols);
 }
 
 static PyObject *result_logits(PyObject *o, void *unused)

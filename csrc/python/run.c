@@ -1,4 +1,5 @@
 /* python/run.c: Engine.run: items into a batch, waiting for it in slices, signals, progress. */
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -31,10 +32,12 @@ static int to_float(const core_state *state, const char *name, PyObject *value, 
 {
     double number;
     if (air__py_to_double(name, value, &number) < 0) return -1;
-    *out = (float)number;
-    if (isfinite(*out)) return 0;
-    air__py_raise_text(state, AIR_E_ARGUMENT, "%s is %R, not a finite number", name, value);
-    return -1;
+    if (!isfinite(number)) {
+        air__py_raise_text(state, AIR_E_ARGUMENT, "%s is %R, not a finite number", name, value);
+        return -1;
+    }
+    *out = (float)fmax(-FLT_MAX, fmin(number, FLT_MAX)); /* what a float cannot hold is out of every field's range */
+    return 0;
 }
 
 static int set_sampling(const core_state *state, const char *name, PyObject *value, air_sampling *s)

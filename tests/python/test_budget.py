@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 import re
 import sys
+import threading
 
 import limited
+import numpy as np
 import pytest
 from models import DEMO, RATES, load, run_python
+from test_package import is_sanitized
+from test_tokenizer_api import large_metadata
+from tokenizer_fixtures import write_gguf
+from vocab_files import VOCAB_NAMES, shared_vocab
 
-from airpy import _core, calibration, errors
+from airpy import _core, auto_model, calibration, errors
 
 MIB = 1 << 20
 
@@ -89,6 +95,65 @@ def test_a_larger_model_stays_inside_its_budget_and_uses_it(large, share):
     assert seen["stats"]["pinned_bytes"] > budget * 0.4
     assert seen["stats"]["peak_ram"] >= seen["peak"] * 0.8  # what it says of itself is not far from what is seen
     assert seen["after"] < slack(budget)  # closed: given back
+
+
+def test_what_others_allocate_while_a_model_opens_is_not_its_own(monkeypatch):
+    with load() as model:
+        alone = model.stats()["held_by"]["fixed"]
+    others = []
+
+    def read(file, real=auto_model._read_metadata):
+        others.append(np.ones(48 * MIB, np.uint8))
+        return real(file)
+
+    monkeypatch.setattr(auto_model, "_read_metadata", read)
+    with load(io="direct", max_ram="24MiB") as model:
+        assert len(others) == 1 and model.stats()["held_by"]["fixed"] == alone
+
+
+def test_models_opened_at_once_are_charged_what_each_is_alone():
+    opened = []
+
+    def body():
+        with load(io="direct", max_ram="7MiB") as model:
+            opened.append(model.stats()["held_by"]["fixed"])
+
+    for threads in ([threading.Thread(target=body)], [threading.Thread(target=body) for _ in range(4)]):
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(opened) == 5 and len(set(opened)) == 1
+
+
+def test_the_peak_of_a_model_is_not_anothers():
+    with load(io="direct", max_ram="7MiB") as model:
+        with load() as other:
+            kept = other([[5] * 500]).logits
+            model.generate([[5, 6, 7]], max_new_tokens=2)
+            assert kept.nbytes > 7 * MIB
+        stats = model.stats()
+    assert stats["peak_ram"] <= 7 * MIB and stats["peak_ram_is"] == "booked by the engine"
+    with load(io="direct", max_ram="24MiB") as model:
+        model.generate([[5, 6, 7]], max_new_tokens=2)
+        assert model.stats()["peak_ram"] > 0
+
+
+@pytest.mark.skipif(is_sanitized(), reason="sanitizers add memory of their own")
+@pytest.mark.parametrize("vocabulary", ["demo", "30000", "150000", *VOCAB_NAMES])
+def test_the_charge_for_a_tokenizer_is_what_it_takes(tmp_path, vocabulary):
+    path = DEMO if vocabulary == "demo" else tmp_path / "v.gguf" if vocabulary.isdigit() else shared_vocab(vocabulary)
+    if vocabulary.isdigit():
+        write_gguf(path, large_metadata(int(vocabulary)))
+    done = run_python(
+        "import sys; from airpy import _core, auto_model\n"
+        "now = lambda: _core.memory_info()['process_anonymous']\n"
+        "base = now(); tokenizer, _ = auto_model._read_metadata(sys.argv[1]); gguf = _core.GGUF(sys.argv[1])\n"
+        "print(now() - base, tokenizer.memory_bytes + gguf.held_bytes)",
+        str(path),
+    )
+    taken, charged = map(int, done.stdout.split())
+    assert abs(taken - charged) < max(5 * MIB, 0.2 * taken)
 
 
 def test_mapped_bytes_are_told_apart():

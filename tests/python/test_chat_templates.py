@@ -137,6 +137,8 @@ def test_variables_reach_the_template(template):
     got = tokenizer.apply_chat_template(
         [USER], TOOLS, tokenize=False, add_generation_prompt=True, enable_thinking=False
     )
+    source = "{{ template }}{{ name }}{{ messages | length }}"
+    assert tokenizer.apply_chat_template([USER], chat_template=source, tokenize=False, template="t", name="n") == "tn1"
     assert ("<think>\n\n</think>" in got) == ("enable_thinking" in template)
 
 
@@ -187,5 +189,12 @@ def test_what_cannot_be_done_is_said():
         tokenizer.apply_chat_template([USER])
     with pytest.raises(TypeError, match="continue_final_message"):
         tokenizer.apply_chat_template([USER], chat_template="a", continue_final_message=True)
+    with pytest.raises(TypeError, match="does not support messages"):
+        tokenizer.apply_chat_template([USER], chat_template="a", messages=[USER])
+    (cycle := []).append(cycle)
+    with pytest.raises(TemplateError, match="cannot be given to a template: Circular"):
+        tokenizer.apply_chat_template([USER], chat_template="a", x=cycle)
+    neutral = {"continue_final_message": False, "padding": False, "truncation": None, "max_length": None}
+    assert tokenizer.apply_chat_template(conversation=[USER], chat_template="a", tokenize=False, **neutral) == "a"
     with pytest.raises(TypeError, match="list of dicts"):
         tokenizer.apply_chat_template("hello", chat_template="a")

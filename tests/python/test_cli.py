@@ -10,7 +10,6 @@ import os
 import re
 import subprocess
 import sys
-from itertools import chain, repeat
 
 import numpy as np
 import pytest
@@ -119,32 +118,29 @@ def test_the_demo_streams_under_a_budget_smaller_than_its_weights(airpy):
 
 @pytest.mark.parametrize(
     ("depth", "tokenizer"),  # what Python needs for it: versions differ
-    [*((depth, 5 << 19) for depth in (1, 2, 4, 8, 16, 64)), (4, 0), (1, 15 << 18), (64, 15 << 18)],
+    [*((depth, 5 << 19) for depth in (1, 2, 4, 8, 16, 64)), (4, 0), (1, 7 << 19), (64, 7 << 19)],
 )
 def test_the_demo_streams_whatever_was_probed(airpy, monkeypatch, depth, tokenizer):
     rates = {**RATES, "disk": 1.58e9, "block_bytes": 1 << 18, "depth": depth, "latency_s": 1e-4}
     monkeypatch.setenv("AIRPY_BANDWIDTHS", json.dumps(rates))
-    readings = chain([0], repeat(tokenizer))
-    monkeypatch.setattr("airpy.auto_model.anonymous_bytes", lambda: next(readings))
+    monkeypatch.setattr("airpy.tokenizer.build.memory_bytes", lambda _: tokenizer)
     answer = json.loads(airpy("demo", "-n", "12", "--json")[1])
     assert set(answer) == {"text", "ids", "prompt_tokens", "new_tokens", "stats", "plan"}
     plan = answer["plan"]["plan"]
     assert plan["budget"] < plan["weight_bytes"] and plan["fixed"] >= tokenizer
     assert answer["stats"]["bytes_disk_per_token"] > 0.4 * plan["weight_bytes"]
-    assert 192 <= plan["n_ctx"] < 512 if tokenizer == 15 << 18 else plan["n_ctx"] == 512
+    assert 192 <= plan["n_ctx"] < 512 if tokenizer == 7 << 19 else plan["n_ctx"] == 512
 
 
 def test_the_demo_shortens_its_context_before_it_takes_more_than_its_weights(airpy, monkeypatch):
-    readings = chain([0], repeat(7 << 19))  # with a context of 512 more than fits
-    monkeypatch.setattr("airpy.auto_model.anonymous_bytes", lambda: next(readings))
+    monkeypatch.setattr("airpy.tokenizer.build.memory_bytes", lambda _: 7 << 19)  # with a context of 512 more than fits
     code, out, _ = airpy("demo", "-n", "280")
     context = int(re.search(r"context (\d+)", out)[1])
     assert code == 0 and 300 <= context < 512 and re.match(r"5.8 MiB of weights in 5\.\d MiB of RAM, the tokenizer included\n", out)
 
 
 def test_the_demo_streams_even_where_the_tokenizer_alone_takes_more_than_the_weights(airpy, monkeypatch):
-    readings = chain([0], repeat(7 << 20))
-    monkeypatch.setattr("airpy.auto_model.anonymous_bytes", lambda: next(readings))
+    monkeypatch.setattr("airpy.tokenizer.build.memory_bytes", lambda _: 7 << 20)
     code, out, _ = airpy("demo", "-n", "12")
     line = r"5.8 MiB of weights in ([\d.]+) MiB of RAM, of which the tokenizer takes 7.\d MiB and a context of 512 tokens 1.5 MiB; "
     said = re.match(line + r"([\d.]+) MiB of weights are streamed\n", out)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 import threading
 import time
 from collections import Counter
@@ -101,6 +103,14 @@ def test_return_dict_has_sequences(model):
     assert out.to_tuple()[0] is out.sequences
     with pytest.raises(KeyError):
         out["scores"]
+
+
+def test_rows_of_unequal_length_have_masks_of_their_own(model):
+    want = model.generate([[7], [8]], max_new_tokens=3)
+    out = model.generate([[5, 6, 7], [8]], attention_mask=[[0, 0, 1], [1]], max_new_tokens=3)
+    np.testing.assert_array_equal(out[:, -4:], want)
+    assert out[0, :3].tolist() == [5, 6, 7]
+    np.testing.assert_array_equal(model.generate([[5, 6, 7], [8]], [[1, 1, 1], [1]], max_new_tokens=3)[0, :3], [5, 6, 7])
 
 
 def test_a_mask_of_floats_is_a_mask(model):
@@ -223,6 +233,8 @@ def test_values_that_make_no_sense_are_argument_errors(model, arguments):
         ([[4096]], None), ([[1 << 40]], None), ([[[1]]], None), ({"input_ids": [[1]]}, None), ([[1, 2]], [[1]]),
         ([[1, 2]], [[1, 0]]),
         ([[1, 2]], [[0, 0]]), ([[1, 2, 3]], [[1, 0, 1]]), ([[1], [2, 3]], [[0, 1], [1, 1]]),
+        ([[1], [2, 3]], [[1], [1]]), ([[1], [2, 3]], [[1], [1, 1, 1]]), ([[1], [2, 3]], [[1], [1, 1], [1]]), ([[1], [2, 3]], [[1], [1, 0]]),
+        ([[1], [2, 3]], [[0], [1, 1]]), ([[True]], None),
     ],
 )  # fmt: skip
 def test_prompts_that_make_no_sense_are_argument_errors(model, ids, mask):
@@ -245,29 +257,53 @@ def test_the_models_own_config_is_the_default():
     with load() as model:
         model.generation_config.max_new_tokens = 2
         model.generation_config.eos_token_id = []
+        model.generation_config.num_beams = 1  # what transformers sets and means what airpy does
         assert model.generate([[1, 2]]).shape == (1, 4)
+        with pytest.raises(errors.UnsupportedError, match="generation_config: num_beams=4 is not supported; use sampling"):
+            model.generation_config.num_beams = 4
+        with pytest.raises(AttributeError, match="generation_config has no field 'max_new_token'; it has max_new_tokens, "):
+            model.generation_config.max_new_token = 2
+        assert pickle.loads(pickle.dumps(model.generation_config)) == copy.deepcopy(model.generation_config) == model.generation_config
 
 
 def test_unknown_arguments_raise_and_unsupported_ones_say_what_to_do(model):
     with pytest.raises(TypeError, match="max_new_token'"):
         model.generate([[1]], max_new_token=3)
-    for arguments in ({"num_beams": 4}, {"logits_processor": [len]}, {"num_return_sequences": 2}, {"output_scores": True}):
+    for arguments in (
+        {"num_beams": 4}, {"logits_processor": [len]}, {"num_return_sequences": 2}, {"output_scores": True}, {"output_scores": 1},
+        {"bad_words_ids": [[3]]}, {"stopping_criteria": [len]}, {"num_beams": True},
+    ):  # fmt: skip
         with pytest.raises(errors.UnsupportedError, match="use "):
             model.generate([[1]], **arguments)
     with pytest.raises(TypeError):
         model.generate([[1]], generation_config=3)
     with pytest.raises(TypeError, match="nonsense"):
         model.generate([[1]], generation_config={"nonsense": 3})
-    neutral = {"num_beams": 1, "use_cache": True, "output_scores": False, "logits_processor": None, "length_penalty": 1.0}
+    neutral = {"num_beams": 1, "use_cache": True, "output_scores": False, "logits_processor": None, "length_penalty": 1}
+    neutral |= {"stopping_criteria": [], "bad_words_ids": []}
+    assert model.generate([[1]], max_new_tokens=1, logits_processor=type("LogitsProcessorList", (list,), {})()).shape == (1, 2)
     assert model.generate([[1]], max_new_tokens=1, **neutral).shape == (1, 2)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"input_ids": [[1 << 40]]}, "prompt 0 has ids from 1099511627776 to 1099511627776; expected token ids, 0 to 4095"),
+        ({"input_ids": [[1, 2], [3, 4096]]}, "prompt 1 has ids from 3 to 4096; expected token ids, 0 to 4095"),
+        ({"attention_mask": [[1]]}, "attention_mask has 1 numbers for the 2 tokens of prompt 0"),
         ({"streamer": "x"}, r"streamer is str; expected an object with put\(\) and end\(\), such as TextStreamer"),
         ({"do_sample": "yes"}, "do_sample is 'yes'; expected True or False"),
         ({"do_sample": 1}, "do_sample is 1; expected True or False"),
+        ({"do_sample": "False"}, "do_sample is 'False'; expected True or False"),
+        ({"do_sample": "True"}, "do_sample is 'True'; expected True or False"),
+        ({"temperature": "0.7", "do_sample": True}, "temperature is '0.7'; expected a number"),
+        ({"top_p": True, "do_sample": True}, "top_p is True; expected a number"),
+        ({"top_k": 2.5, "do_sample": True}, "top_k is 2.5; expected a whole number"),
+        ({"repetition_penalty": [1]}, r"repetition_penalty is \[1\]; expected a number"),
+        ({"repetition_penalty": 1e300}, r"repetition_penalty is 3.4\S*e\+38; it must be above 0, at most 1e6"),
+        ({"temperature": 1e300, "do_sample": True}, r"temperature is 3.4\S*e\+38; it must be 0 to 1e6"),
+        ({"temperature": float("inf"), "do_sample": True}, "temperature is inf, not a finite number"),
+        ({"stop_strings": 5}, "stop_strings is 5; expected texts that are not empty"),
         ({"return_dict_in_generate": "no"}, "return_dict_in_generate is 'no'"),
         ({"max_new_tokens": True}, "max_new_tokens is True; expected a whole number"),
         ({"seed": False}, "seed is False"),
@@ -282,7 +318,7 @@ def test_unknown_arguments_raise_and_unsupported_ones_say_what_to_do(model):
 )
 def test_arguments_without_a_meaning_say_what_was_expected(model, arguments, message):
     with pytest.raises(errors.ArgumentError, match=message):
-        model.generate([[1, 2]], **arguments)
+        model.generate(**{"input_ids": [[1, 2]], **arguments})
 
 
 def test_what_means_the_same_is_taken(model):
@@ -296,8 +332,9 @@ def test_a_cache_cannot_be_done_without(model):
 
 
 def test_sampling_arguments_without_sampling_warn(model):
-    with pytest.warns(UserWarning, match="temperature=0.7 does nothing without do_sample"):
+    with pytest.warns(UserWarning, match="temperature=0.7 does nothing without do_sample") as seen:
         model.generate([[1]], max_new_tokens=1, temperature=0.7)
+    assert seen[0].filename == __file__
 
 
 # ---- streaming -------------------------------------------------------------------------------------------------------------------
@@ -361,6 +398,14 @@ def test_streamers_get_what_transformers_gives_them(model):
     with pytest.raises(errors.ArgumentError):
         model.generate([[1, 2]], max_new_tokens=3, seed=[1, 2], streamer=(failing := Recorder()))
     assert failing.values == []
+
+
+@pytest.mark.parametrize("arguments", [{"input_ids": 5.5}, {"do_sample": "yes"}, {"bogus": 1}, {"generation_config": 3}, {"num_beams": 4}])
+def test_a_streamer_ends_with_a_refusal_too(model, arguments):
+    streamer = TextIteratorStreamer(model.tokenizer, timeout=5)
+    with pytest.raises((errors.AirpyError, TypeError)):
+        model.generate(**{"input_ids": [[1]], **arguments}, streamer=streamer)
+    assert list(streamer) == []
 
 
 def test_text_streamers_print_and_iterate(model, capsys):

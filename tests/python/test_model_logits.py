@@ -29,6 +29,15 @@ def test_all_logits_or_the_last_ones(model):
     assert model(IDS)["logits"].shape == model(IDS)[0].shape == whole.shape
 
 
+def test_logits_may_be_changed_in_place(model):
+    logits = model(IDS[:1]).logits
+    before = logits.copy()
+    logits[..., 3] = -np.inf
+    logits /= 2
+    assert logits[0, -1].argmax() != 3 and not logits.flags.owndata
+    np.testing.assert_array_equal(model(IDS[:1]).logits, before)
+
+
 def test_padded_rows_have_the_logits_they_have_alone(model):
     mask = np.ones_like(IDS)
     mask[1, :7] = 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import shutil
 import sys
 import threading
@@ -153,6 +155,16 @@ def test_closing_twice_is_fine_and_a_closed_model_says_so():
     for call in (lambda: model.generate([[1]]), lambda: model([[1]]), lambda: model.stream([1]), model.stats):
         with pytest.raises(errors.StateError):
             call()
+
+
+def test_a_model_stays_on_the_cpu_and_where_it_is():
+    with load() as model:
+        assert model.eval() is model and model.to("cpu") is model and model.to(model.device) is model
+        with pytest.raises(errors.UnsupportedError, match=r"to\(\): 'cuda' is not supported; this version runs on the CPU"):
+            model.to("cuda")
+        for copied in (pickle.dumps, copy.copy, copy.deepcopy):
+            with pytest.raises(errors.UnsupportedError, match="neither copied nor pickled; pass its path on"):
+                copied(model)
 
 
 def test_close_in_another_thread_ends_a_generation():

@@ -256,6 +256,13 @@ def test_importing_airpy_is_quick_and_brings_no_framework():
     assert not loaded & {"torch", "transformers", "matplotlib", "huggingface_hub", "pandas", "scipy", "gguf"}
 
 
+def test_importing_a_class_brings_nothing_that_only_its_use_needs():
+    code = "import sys, airpy; airpy.AutoModel, airpy.Tokenizer; print(*sys.modules)"
+    loaded = set(subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True).stdout.split())
+    assert "airpy.model" in loaded
+    assert not loaded & {"tokenizers", "jinja2", "tqdm", "airpy.chat", "subprocess", "secrets"}
+
+
 # ---- the wheel -------------------------------------------------------------------------------------------------------------------
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import os
+import pickle
 import string
 import subprocess
 import sys
@@ -16,9 +18,29 @@ from tokenizer_fixtures import gpt2_spelling, write_gguf
 from vocab_files import tiny_metadata
 
 import airpy
+from airpy import TextIteratorStreamer, TextStreamer, errors
 from airpy.tokenizer import Tokenizer
 
 TINY = tiny_metadata()
+
+
+def large_metadata(n: int = 150_000) -> dict[str, object]:
+    """Byte-level: all words of two and three letters and many of four, each the union of the one before and a letter."""
+    letters = [*string.ascii_lowercase, "Ġ"]
+    tokens = [gpt2_spelling(bytes([b])) for b in range(256)]
+    merges: list[str] = []
+    shorter = letters
+    while len(tokens) < n:
+        shorter = [left + right for left in shorter for right in letters][: n - len(tokens)]
+        tokens += shorter
+        merges += [f"{token[:-1]} {token[-1]}" for token in shorter]
+    return {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "qwen2",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.merges": merges,
+        "tokenizer.ggml.token_type": np.full(len(tokens), 1, np.int32),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -84,13 +106,119 @@ def test_what_is_no_text_is_named(tokenizer):
         tokenizer("ab\ud800c")
 
 
-def test_what_is_not_supported_is_refused(tokenizer):
-    for arguments in ({"return_tensors": "tf"}, {"padding": "middle"}, {"truncation": True}, {"max_length": 3}):
-        with pytest.raises(ValueError):
-            tokenizer("ab c", **arguments)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"return_tensors": "tf"}, "return_tensors is 'tf'; expected None, 'np' or 'pt'"),
+        ({"padding": "middle"}, "padding is 'middle'; expected one of True, 'left'"),
+        ({"padding": 1}, "padding is 1; expected one of True"),
+        ({"padding_side": "middle"}, "padding_side is 'middle'; expected 'left' or 'right'"),
+        ({"truncation": True}, "max_length is None; truncation and padding='max_length' need 1 or more"),
+        ({"truncation": True, "max_length": "6"}, "max_length is '6'; truncation"),
+        ({"truncation": True, "max_length": True}, "max_length is True; truncation"),
+        ({"padding": "max_length", "max_length": 2.5}, "max_length is 2.5; truncation"),
+        ({"truncation": "only_bananas", "max_length": 3}, "truncation is 'only_bananas'; expected one of True, 'longest_first', "),
+        ({"max_length": 3}, "max_length does nothing without truncation=True"),
+    ],
+)
+def test_what_is_not_supported_is_refused(tokenizer, arguments, message):
+    with pytest.raises(errors.ArgumentError, match=message):
+        tokenizer("ab c", **arguments)
+
+
+def test_what_means_the_same_is_taken(tokenizer):
     with pytest.raises(TypeError, match="stride"):
         tokenizer("ab", stride=3)
-    assert tokenizer("ab c", truncation=True, max_length=2).input_ids == tokenizer("ab c").input_ids[:2]
+    for truncation in (True, "longest_first", "only_first"):
+        assert tokenizer("ab c", truncation=truncation, max_length=np.int64(2)).input_ids == tokenizer("ab c").input_ids[:2]
+    assert tokenizer("ab c", truncation="do_not_truncate", padding="do_not_pad") == tokenizer("ab c", padding=None) == tokenizer("ab c")
+    np.testing.assert_array_equal(tokenizer.encode("ab c", return_tensors="np"), tokenizer("ab c", return_tensors="np").input_ids)
+    inputs = tokenizer("ab c", return_tensors="np")
+    assert inputs.to("cpu") is inputs
+    with pytest.raises(errors.UnsupportedError, match="'cuda' is not supported; this version runs on the CPU"):
+        inputs.to("cuda")
+
+
+def test_padding_goes_to_the_side_that_was_chosen(tokenizer):
+    chosen = copy.copy(tokenizer)
+    assert chosen.padding_side == "left"
+    chosen.padding_side = "right"
+    assert chosen(["ab", "ab c"], padding=True).attention_mask == [[1, 1, 0], [1, 1, 1]]
+    for arguments in ({"padding": "left"}, {"padding": True, "padding_side": "left"}):
+        assert chosen(["ab", "ab c"], **arguments).attention_mask == [[0, 1, 1], [1, 1, 1]]
+    assert tokenizer(["ab", "ab c"], padding=True).attention_mask == [[0, 1, 1], [1, 1, 1]]
+    with pytest.raises(errors.ArgumentError, match="padding_side is 'up'"):
+        chosen.padding_side = "up"
+
+
+def test_what_may_be_assigned_to_works_and_nothing_else_is_taken():
+    tokenizer = Tokenizer.from_metadata(TINY | {"tokenizer.ggml.padding_token_id": 0, "tokenizer.chat_template.other": "b"})
+    tokenizer.pad_token = tokenizer.eos_token
+    assert tokenizer.pad_token_id == 2 and tokenizer.special_tokens_map["pad_token"] == "</s>"
+    assert tokenizer(["ab", "ab c"], padding=True).input_ids[0][0] == 2
+    tokenizer.pad_token_id = np.int64(1)
+    assert tokenizer.pad_token == "<s>"
+    tokenizer.chat_template = "a{{ pad_token }}"
+    assert tokenizer.chat_templates == {"default": "a{{ pad_token }}", "other": "b"}
+    assert tokenizer.apply_chat_template([], tokenize=False) == "a<s>"
+    tokenizer.chat_template = {"default": "c"}
+    assert tokenizer.chat_template == "c" and tokenizer.chat_templates == {"default": "c"}
+    tokenizer.chat_template = None
+    assert tokenizer.chat_template is None
+    for name, values in (("pad_token", ("nonesuch", 3)), ("pad_token_id", (1 << 20, -1, True)), ("chat_template", (3, {"a": 3}))):
+        for value in values:
+            with pytest.raises(errors.ArgumentError, match=f"{name} is "):
+                setattr(tokenizer, name, value)
+    for name in ("pading_side", "eos_token", "vocab_size"):
+        with pytest.raises(AttributeError, match=name):
+            setattr(tokenizer, name, "x")
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda tokenizer: pickle.loads(pickle.dumps(tokenizer))])
+@pytest.mark.parametrize("metadata", [TINY, large_metadata(2000) | {"tokenizer.chat_template": "a"}])
+def test_a_tokenizer_may_be_copied_and_pickled(metadata, copied):
+    tokenizer = Tokenizer.from_metadata(metadata)
+    tokenizer.padding_side, tokenizer.pad_token_id = "right", 3
+    twin = copied(tokenizer)
+    text = "load quickly ab</s> c漢"
+    for parse_special in (True, False):
+        assert twin.encode(text, parse_special=parse_special) == tokenizer.encode(text, parse_special=parse_special)
+    assert twin.decode(twin.encode(text)) == tokenizer.decode(tokenizer.encode(text))
+    assert (twin.padding_side, twin.pad_token_id, twin.chat_template, twin.memory_bytes) == (
+        "right", 3, tokenizer.chat_template, tokenizer.memory_bytes,
+    )  # fmt: skip
+    twin.padding_side = "left"
+    assert tokenizer.padding_side == "right"
+
+
+def test_text_stays_as_the_tokens_spell_it(tokenizer):
+    ids = tokenizer.encode("ab c")
+    for neutral in (None, False):
+        assert tokenizer.decode(ids, clean_up_tokenization_spaces=neutral) == tokenizer.batch_decode([ids], False, neutral)[0] == "<s>ab c"
+        TextStreamer(tokenizer, True, clean_up_tokenization_spaces=neutral)
+        TextIteratorStreamer(tokenizer, True, skip_special_tokens=True, clean_up_tokenization_spaces=neutral)
+    assert tokenizer.decode(ids, True) == "ab c"
+    for call in (tokenizer.decode, lambda _, **how: TextIteratorStreamer(tokenizer, **how)):
+        with pytest.raises(errors.UnsupportedError, match="text stays as the tokens spell it"):
+            call(ids, clean_up_tokenization_spaces=True)
+
+
+def test_tokens_and_ids_stand_for_each_other(tokenizer):
+    assert tokenizer.tokenize("ab c") == ["▁ab", "▁c"] and tokenizer.tokenize("ab c", add_special_tokens=True)[0] == "<s>"
+    ids = tokenizer.encode("ab c")
+    tokens = tokenizer.convert_ids_to_tokens(ids)
+    assert tokenizer.convert_tokens_to_ids(tokens) == ids and tokenizer.convert_tokens_to_ids(["ab", "nonesuch"])[1] is None
+    assert tokenizer.convert_ids_to_tokens(ids[1]) == tokenizer.convert_ids_to_tokens(np.int64(ids[1])) == tokens[1]
+    assert tokenizer.convert_ids_to_tokens(ids, skip_special_tokens=True) == tokens[1:]
+    vocabulary = tokenizer.get_vocab()
+    assert [vocabulary[token] for token in tokens] == ids and len(vocabulary) == len(tokenizer)
+    vocabulary.clear()
+    assert tokenizer.encode("ab c") == ids and len(tokenizer.get_vocab()) == len(tokenizer)
+
+
+def test_the_longest_text_is_what_the_file_says():
+    assert Tokenizer.from_metadata(TINY).model_max_length == int(1e30)
+    assert Tokenizer.from_metadata(TINY | {"general.architecture": "x", "x.context_length": 77}).model_max_length == 77
 
 
 def test_special_tokens_are_parsed_when_asked(tokenizer):
@@ -225,25 +353,6 @@ def test_a_file_with_nothing_but_a_vocabulary_opens(tmp_path):
     write_gguf(tmp_path / "v.gguf", TINY)
     tokenizer = Tokenizer.from_gguf(tmp_path / "v.gguf")
     assert spelt(tokenizer, tokenizer.encode("ab c")) == ["<s>", "▁ab", "▁c"]
-
-
-def large_metadata(n: int = 150_000) -> dict[str, object]:
-    """Byte-level: all words of two and three letters and many of four, each the union of the one before and a letter."""
-    letters = [*string.ascii_lowercase, "Ġ"]
-    tokens = [gpt2_spelling(bytes([b])) for b in range(256)]
-    merges: list[str] = []
-    shorter = letters
-    while len(tokens) < n:
-        shorter = [left + right for left in shorter for right in letters][: n - len(tokens)]
-        tokens += shorter
-        merges += [f"{token[:-1]} {token[-1]}" for token in shorter]
-    return {
-        "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": "qwen2",
-        "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.merges": merges,
-        "tokenizer.ggml.token_type": np.full(len(tokens), 1, np.int32),
-    }
 
 
 def test_a_large_vocabulary_loads_quickly(capsys):
