@@ -134,6 +134,33 @@ TEST(a_row_does_not_depend_on_its_neighbours)
     close_all(&o);
 }
 
+/* Rows beside each other at positions that follow each other, as if they were one sequence's. */
+TEST(sequences_in_step_are_not_taken_for_one)
+{
+    enum { N = 8 };
+    air_engine_config c = config_of(NULL);
+    c.threads = 1;
+    opened o = open_with(&c);
+    air_sequence *s[N];
+    air_error err = {0};
+    air_batch_item items[N];
+    static float alone[N][VOCAB];
+    for (int i = 0; i < N; i++) {
+        REQUIRE(!air_sequence_new(&s[i], o.engine, &err));
+        CHECK_EQ(step(&o, s[i], prompt + 5 * i, 20 + i, NULL, &err), AIR_OK);
+        CHECK_EQ(step(&o, s[i], prompt, 1, alone[i], &err), AIR_OK);
+        CHECK_EQ(air_sequence_truncate(s[i], 20 + i, &err), AIR_OK);
+        items[i] = (air_batch_item){.sequence = s[i], .tokens = prompt, .n_tokens = 1, .want = 1};
+    }
+    air_batch *b;
+    REQUIRE(!air_batch_submit(&b, o.engine, &(air_batch_request){.items = items, .n_items = N}, &err));
+    CHECK_EQ(finish(b, &err), AIR_OK);
+    for (int i = 0; i < N; i++) CHECK(memcmp(air_batch_logits(b) + i * o.n_vocab, alone[i], logit_bytes) == 0);
+    air_batch_free(b);
+    for (int i = 0; i < N; i++) air_sequence_free(s[i]);
+    close_all(&o);
+}
+
 TEST(a_fork_goes_its_own_way)
 {
     opened o = open_with(NULL);
@@ -541,6 +568,7 @@ int main(int argc, char **argv)
     make_reference();
     RUN(bits_do_not_depend_on_memory_threads_or_chunks);
     RUN(a_row_does_not_depend_on_its_neighbours);
+    RUN(sequences_in_step_are_not_taken_for_one);
     RUN(a_fork_goes_its_own_way);
     RUN(what_fits_is_read_once_and_the_rest_every_pass);
     RUN(callers_in_threads_get_what_each_alone_would_get);
