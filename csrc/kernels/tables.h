@@ -1,7 +1,7 @@
 /* kernels/tables.h: the partial tables that dispatch.c lays over each other, and what their files share.
  *
  * A partial table is an air_ops in which a file fills what it implements; the rest is NULL. Everything here is constant. A file
- * under x86/ exports nothing but its table, so that none of its instructions runs before the CPU has been asked. */
+ * under x86/ or arm/ exports nothing but its table, so that none of its instructions runs before the CPU has been asked. */
 #ifndef AIR_KERNELS_TABLES_H
 #define AIR_KERNELS_TABLES_H
 
