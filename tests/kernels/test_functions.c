@@ -277,7 +277,7 @@ static void softmax_case(const air_ops *ops, int64_t n, float scale)
     float *x = new_floats(n, scale);
     if (n > 3) x[check_random() % (uint64_t)n] = -INFINITY;
     double max = -INFINITY, sum = 0;
-    for (int64_t i = 0; i < n; i++) max = fmax(max, (double)x[i]);
+    for (int64_t i = 0; i < n; i++) max = (double)x[i] > max ? (double)x[i] : max;
     for (int64_t i = 0; i < n; i++) sum += want[i] = exp((double)x[i] - max);
     for (int64_t i = 0; i < n; i++) want[i] /= sum;
     float log_sum = ops->softmax(x, n);
