@@ -13,10 +13,17 @@ enum { MAX_N = 5000 };
 
 static int ran[AIR_TIER_COUNT][sizeof(air_ops)]; /* by the entry's offset */
 
+/* NULL where this CPU lacks the tier, or the tier has the entry from one below, with which it was run. */
 static const air_ops *begin(int tier, size_t entry)
 {
+    typedef void (*any_function)(void);
     const air_ops *ops = air_ops_tier((air_cpu_tier)tier);
-    if (ops) ran[tier][entry] = 1;
+    if (!ops) return NULL;
+    ran[tier][entry] = 1;
+    for (int below = 0; below < tier; below++) {
+        const char *other = (const char *)air_ops_tier((air_cpu_tier)below);
+        if (other && memcmp(other + entry, (const char *)ops + entry, sizeof(any_function)) == 0) return NULL;
+    }
     return ops;
 }
 

@@ -132,7 +132,7 @@ def test_the_extension_needs_the_c_library_alone():
     libraries = set(re.findall(r"NEEDED.*\[(.*)\]", out))
     if is_sanitized():
         pytest.skip("a sanitized build links its run-time library")
-    assert libraries <= {"libc.so.6", "libm.so.6", "libpthread.so.0", "ld-linux-x86-64.so.2"}
+    assert libraries <= {"libc.so.6", "libm.so.6", "libpthread.so.0", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"}
 
 
 # ---- sources ---------------------------------------------------------------------------------------------------------------------
