@@ -14,7 +14,7 @@ from typing_extensions import Buffer
 VERSION: str
 FORMATS: tuple[tuple[str, int, int, int, str], ...]  # name, id, elements per block, bytes per block, "matrix" | "storage"
 ARCHITECTURES: tuple[str, ...]
-TIERS: tuple[str, ...]  # kernel tiers this machine can run, worst first: ("ref", "avx2", "avx512")
+TIERS: tuple[str, ...]  # kernel tiers this machine can run, worst first: ("ref", "avx2", …) or ("ref", "neon", …)
 
 # One class per row of csrc/base/status.def.
 class AirpyError(Exception): ...

@@ -109,8 +109,8 @@ def find_model(path: PathLike) -> str:
 def cpu_tier() -> str:
     """The cap that AIRPY_CPU puts on the kernels; "" for none. Raises ArgumentError for a name that is none."""
     tier = os.environ.get("AIRPY_CPU", "")
-    if tier not in ("", "ref", "avx2", "avx512"):
-        raise ArgumentError(f"AIRPY_CPU is {tier!r}; expected ref, avx2 or avx512")
+    if tier not in ("", "ref", "avx2", "avx512", "neon", "dotprod", "i8mm"):
+        raise ArgumentError(f"AIRPY_CPU is {tier!r}; expected ref, avx2 or avx512 (x86-64), neon, dotprod or i8mm (AArch64)")
     return tier
 
 

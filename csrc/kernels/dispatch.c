@@ -5,7 +5,7 @@
 #include "kernels/tables.h"
 #include "platform/cpuid.h"
 
-static const char *const tier_names[AIR_TIER_COUNT] = {"ref", "avx2", "avx512"};
+const char *const air_tier_names[AIR_TIER_COUNT] = {"ref", "avx2", "avx512", "neon", "dotprod", "i8mm"};
 
 /* A partial table, the tier it belongs to, and the features it needs beyond that tier's. */
 typedef struct layer {
@@ -31,6 +31,14 @@ static const layer layers[] = {
     {&air__avx512_vnni_min, AIR_TIER_AVX512, AIR_CPU_AVX512_VNNI},
     {&air__avx512_vector, AIR_TIER_AVX512, AIR_CPU_AVX512},
     {&air__avx512_attention, AIR_TIER_AVX512, AIR_CPU_AVX512},
+#endif
+#ifdef AIR_KERNELS_ARM
+    {&air__neon_float, AIR_TIER_NEON, AIR_CPU_NEON},
+    {&air__neon_quant, AIR_TIER_NEON, AIR_CPU_NEON},
+    {&air__neon_vector, AIR_TIER_NEON, AIR_CPU_NEON},
+    {&air__neon_attention, AIR_TIER_NEON, AIR_CPU_NEON},
+    {&air__dotprod_quant, AIR_TIER_DOTPROD, AIR_CPU_DOTPROD},
+    {&air__i8mm_quant, AIR_TIER_I8MM, AIR_CPU_I8MM},
 #endif
 };
 
@@ -66,13 +74,19 @@ static void overlay(air_ops *to, const air_ops *from)
 
 static void build(void)
 {
-    static const uint32_t needed[AIR_TIER_COUNT] = {0, AIR_CPU_AVX2, AIR_CPU_AVX2 | AIR_CPU_AVX512};
+    static const uint32_t needed[AIR_TIER_COUNT] = {
+        [AIR_TIER_AVX2] = AIR_CPU_AVX2,
+        [AIR_TIER_AVX512] = AIR_CPU_AVX2 | AIR_CPU_AVX512,
+        [AIR_TIER_NEON] = AIR_CPU_NEON,
+        [AIR_TIER_DOTPROD] = AIR_CPU_NEON | AIR_CPU_DOTPROD,
+        [AIR_TIER_I8MM] = AIR_CPU_NEON | AIR_CPU_DOTPROD | AIR_CPU_I8MM,
+    };
     uint32_t features = air_cpu_features();
     for (int t = 0; t < AIR_TIER_COUNT; t++) {
         if (t > 0) tables[t] = tables[t - 1];
         for (size_t i = 0; i < AIR_COUNT(layers); i++)
             if (layers[i].tier == (air_cpu_tier)t && (layers[i].features & ~features) == 0) overlay(&tables[t], layers[i].ops);
-        tables[t].name = tier_names[t];
+        tables[t].name = air_tier_names[t];
         available[t] = (needed[t] & ~features) == 0;
     }
 }
@@ -108,6 +122,6 @@ const air_ops *air_ops_best(air_cpu_tier cap)
 int air_tier_by_name(const char *name)
 {
     for (int t = 0; t < AIR_TIER_COUNT; t++)
-        if (name && strcmp(name, tier_names[t]) == 0) return t;
+        if (name && strcmp(name, air_tier_names[t]) == 0) return t;
     return -1;
 }

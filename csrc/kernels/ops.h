@@ -110,7 +110,7 @@ static inline size_t air_attention_scratch(int64_t heads, int64_t head_dim, int6
 }
 
 typedef struct air_ops {
-    const char *name; /* "ref", "avx2", "avx512" … */
+    const char *name; /* one of air_tier_names */
     air_product product[AIR_TYPE_COUNT]; /* by GGML type id */
 
     /* k elements of one column (a multiple of 32) from the start of a tile on. A group of zeros has scale 0. Non-finite input gives a
@@ -134,14 +134,24 @@ typedef struct air_ops {
     void (*f32_to_f16)(const float *x, uint16_t *y, int64_t n); /* round to nearest even */
 } air_ops;
 
-typedef enum air_cpu_tier { AIR_TIER_REF, AIR_TIER_AVX2, AIR_TIER_AVX512, AIR_TIER_COUNT } air_cpu_tier;
+/* From worst to best, those of one architecture after another's. */
+typedef enum air_cpu_tier {
+    AIR_TIER_REF,
+    AIR_TIER_AVX2,
+    AIR_TIER_AVX512,
+    AIR_TIER_NEON,
+    AIR_TIER_DOTPROD,
+    AIR_TIER_I8MM,
+    AIR_TIER_COUNT
+} air_cpu_tier;
 
-/* The best table this CPU and the system allow, capped by cap (AIR_TIER_COUNT: no cap). Never fails: ref is always there. A tier's
+/* The best table this CPU and the system allow, no later in the list than cap (AIR_TIER_COUNT: no cap). Never fails: ref is always there. A tier's
  * table is the one below it, overridden function by function. The table is built on first use, then const; thread-safe. */
 const air_ops *air_ops_best(air_cpu_tier cap);
 /* The table of exactly this tier, or NULL where the CPU lacks it. */
 const air_ops *air_ops_tier(air_cpu_tier tier);
-/* "ref", "avx2", "avx512" to a tier; -1 if none. */
+/* "ref", "avx2" …, the tables' names, and back; -1 if no tier has it. */
+extern const char *const air_tier_names[AIR_TIER_COUNT];
 int air_tier_by_name(const char *name);
 
 AIR_END_C

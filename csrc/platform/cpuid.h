@@ -15,6 +15,9 @@ typedef enum air_cpu_feature {
     AIR_CPU_AVX512_VNNI = 1 << 3,
     AIR_CPU_AVX512_VBMI = 1 << 4,
     AIR_CPU_AVX512_BF16 = 1 << 5,
+    AIR_CPU_NEON = 1 << 6,        /* AdvSIMD, which every AArch64 CPU has */
+    AIR_CPU_DOTPROD = 1 << 7,
+    AIR_CPU_I8MM = 1 << 8,
 } air_cpu_feature;
 
 uint32_t air_cpu_features(void); /* a set of air_cpu_feature; only what the operating system enables too */

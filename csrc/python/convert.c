@@ -3,10 +3,6 @@
 
 #include "python/core.h"
 
-const char *const air__py_tier_names[AIR_TIER_COUNT] = {
-    [AIR_TIER_REF] = "ref", [AIR_TIER_AVX2] = "avx2", [AIR_TIER_AVX512] = "avx512",
-};
-
 int air__py_to_i64(const core_state *state, const char *what, PyObject *o, int64_t min, int64_t max, int64_t *out)
 {
     PyObject *index = PyNumber_Index(o);
@@ -101,7 +97,7 @@ int air__py_to_tier(const core_state *state, PyObject *o, int *tier)
     const char *text;
     *tier = AIR_TIER_COUNT;
     if (air__py_to_text(state, "tier", o, &text) < 0) return -1;
-    return *text ? air__py_to_choice(state, "tier", o, air__py_tier_names, AIR_TIER_COUNT, tier) : 0;
+    return *text ? air__py_to_choice(state, "tier", o, air_tier_names, AIR_TIER_COUNT, tier) : 0;
 }
 
 PyObject *air__py_to_path(PyObject *o)

@@ -41,7 +41,6 @@ int air__py_to_double(const char *what, PyObject *o, double *out);
 int air__py_to_text(const core_state *state, const char *what, PyObject *o, const char **out);
 /* One of names[0 … count - 1], to its index. */
 int air__py_to_choice(const core_state *state, const char *what, PyObject *o, const char *const *names, int count, int *out);
-extern const char *const air__py_tier_names[AIR_TIER_COUNT];
 /* "" (the best there is, AIR_TIER_COUNT) or the name of a tier. */
 int air__py_to_tier(const core_state *state, PyObject *o, int *tier);
 /* A new bytes object holding a path that str or os.PathLike named, or NULL. */

@@ -25,7 +25,8 @@ static PyObject *feature_names(void)
 {
     static const struct { uint32_t bit; const char *name; } features[] = {
         {AIR_CPU_AVX2, "avx2"}, {AIR_CPU_AVX_VNNI, "avx_vnni"}, {AIR_CPU_AVX512, "avx512"}, {AIR_CPU_AVX512_VNNI, "avx512_vnni"},
-        {AIR_CPU_AVX512_VBMI, "avx512_vbmi"}, {AIR_CPU_AVX512_BF16, "avx512_bf16"},
+        {AIR_CPU_AVX512_VBMI, "avx512_vbmi"}, {AIR_CPU_AVX512_BF16, "avx512_bf16"}, {AIR_CPU_NEON, "neon"}, {AIR_CPU_DOTPROD, "dotprod"},
+        {AIR_CPU_I8MM, "i8mm"},
     };
     PyObject *list = PyList_New(0);
     for (size_t i = 0; list && i < AIR_COUNT(features); i++) {

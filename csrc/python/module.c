@@ -78,8 +78,13 @@ static PyObject *names_tuple(const char *(*name)(int), int count)
     return tuple;
 }
 
-/* Tiers are ordered, each needing those below it. */
-static const char *tier_name(int tier) { return air_ops_tier((air_cpu_tier)tier) ? air__py_tier_names[tier] : NULL; }
+/* The i-th of the tiers that this machine has. */
+static const char *tier_name(int i)
+{
+    for (int t = 0; t < AIR_TIER_COUNT; t++)
+        if (air_ops_tier((air_cpu_tier)t) && i-- == 0) return air_tier_names[t];
+    return NULL;
+}
 
 /* Steals value. */
 static int add_value(PyObject *module, const char *name, PyObject *value)

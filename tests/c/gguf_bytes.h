@@ -110,7 +110,7 @@ static inline void put_every_type(bytes *b)
     put(b, NULL, 16);
 }
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || defined(AIR_TEST_EMULATED)
 #define SLOWER 50
 #elif defined(__has_feature)
 #if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)

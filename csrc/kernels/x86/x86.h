@@ -6,19 +6,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "base/compiler.h"
-
-/* Loops over registers must unroll completely, or the registers become memory; some others must not. */
-#if defined(__clang__)
-#define AIR__UNROLL _Pragma("clang loop unroll(full)")
-#define AIR__ROLLED _Pragma("clang loop unroll(disable)")
-#elif defined(__GNUC__)
-#define AIR__UNROLL _Pragma("GCC unroll 16")
-#define AIR__ROLLED _Pragma("GCC unroll 1")
-#else
-#define AIR__UNROLL
-#define AIR__ROLLED
-#endif
+#include "kernels/simd/loops.h"
 
 /* The vector is in a register here, and what it is made of is forgotten: compilers neither read it from memory again at each use nor
  * turn a chain of sums into a tree that needs more registers than there are. */
@@ -26,13 +14,6 @@
 #define AIR__IN_REGISTER(v) __asm__("" : "+x"(v))
 #else
 #define AIR__IN_REGISTER(v) ((void)(v))
-#endif
-
-/* What was read from memory before is read again after this: compilers carry loads out of loops, and spill them. */
-#if defined(__GNUC__)
-#define AIR__FORGET() __asm__ volatile("" ::: "memory")
-#else
-#define AIR__FORGET() ((void)0)
 #endif
 
 /* With R rows from w on read side by side, `bytes` of each at a time and now at offset: asks for what follows the R rows, in the

@@ -6,6 +6,8 @@
 #include <string.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__)
+#include <sys/auxv.h>
 #endif
 
 #if defined(__x86_64__)
@@ -51,6 +53,24 @@ static void read_name(char name[49])
         if (!__get_cpuid(0x80000002u + i, &words[4 * i], &words[4 * i + 1], &words[4 * i + 2], &words[4 * i + 3])) return;
     memcpy(name, words, sizeof words);
 }
+
+#elif defined(__aarch64__)
+
+/* The kernel's ABI (arch/arm64/include/uapi/asm/hwcap.h), by number, as the headers at hand may be older. */
+enum { ASIMD = 1 << 1, ASIMDDP = 1 << 20, I8MM_2 = 1 << 13 };
+
+uint32_t air_cpu_features(void)
+{
+    unsigned long first = getauxval(AT_HWCAP), second = getauxval(AT_HWCAP2);
+    uint32_t set = 0;
+    if (first & ASIMD) set |= AIR_CPU_NEON;
+    if (first & ASIMDDP) set |= AIR_CPU_DOTPROD;
+    if (second & I8MM_2) set |= AIR_CPU_I8MM;
+    return set;
+}
+
+/* No register or file that a program may read has a name in it. */
+static void read_name(char name[49]) { (void)name; }
 
 #else
 

@@ -1,7 +1,7 @@
 /* AVX2 attention. */
 #include "vec.h"
 
-#include "kernels/x86/attention_parts.h"
+#include "kernels/simd/attention_parts.h"
 
 ATTENTION(air__avx2_float)
 

@@ -1,4 +1,4 @@
-/* 8 floats: the vocabulary in which kernels/x86 writes what both families share. Everything is static inline. */
+/* 8 floats: the vocabulary that kernels/simd is written in. Everything is static inline. */
 #ifndef AIR_KERNELS_AVX2_VEC_H
 #define AIR_KERNELS_AVX2_VEC_H
 

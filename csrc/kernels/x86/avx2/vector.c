@@ -1,6 +1,8 @@
 /* AVX2 functions on vectors. */
 #include "vec.h"
 
-#include "kernels/x86/vector.h"
+#include "kernels/x86/q8.h"
+
+#include "kernels/simd/vector.h"
 
 const air_ops air__avx2_vector = VECTOR_FUNCTIONS;

@@ -1,10 +1,10 @@
 /* The parts of attention that kernels/attention.h asks for, for any vec.h included before. The includer names float products. */
-#ifndef AIR_KERNELS_X86_ATTENTION_PARTS_H
-#define AIR_KERNELS_X86_ATTENTION_PARTS_H
+#ifndef AIR_KERNELS_SIMD_ATTENTION_PARTS_H
+#define AIR_KERNELS_SIMD_ATTENTION_PARTS_H
 
 #include "kernels/attention.h"
 #include "kernels/tables.h"
-#include "kernels/x86/exp.h"
+#include "kernels/simd/exp.h"
 
 AIR_INLINE vf scaled_score(const float *s, int64_t n, const air_attention_args *a)
 {

@@ -1,9 +1,9 @@
-/* kernels/x86/exp.h: e^x for a vector, for any vec.h included before. At most 1.5 units in the last place, subnormal results
+/* kernels/simd/exp.h: e^x for a vector, for any vec.h included before. At most 1.5 units in the last place, subnormal results
  * included; 0 below -104, infinity above 88.73, NaN stays NaN.
  *
  * x = n ln 2 + r with |r| <= ln 2 / 2; e^r by its series to r^7, whose rest is below r^8 / 8! = 5.2e-9, 0.09 of a unit. */
-#ifndef AIR_KERNELS_X86_EXP_H
-#define AIR_KERNELS_X86_EXP_H
+#ifndef AIR_KERNELS_SIMD_EXP_H
+#define AIR_KERNELS_SIMD_EXP_H
 
 AIR_INLINE vf v_exp(vf x)
 {

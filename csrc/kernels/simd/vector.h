@@ -1,12 +1,12 @@
-/* The functions on vectors of ops.h, for any vec.h included before. Each tail goes through the same operations as a full vector. */
-#ifndef AIR_KERNELS_X86_VECTOR_H
-#define AIR_KERNELS_X86_VECTOR_H
+/* The functions on vectors of ops.h, for any vec.h, and a q8.h with air__quantize(), included before. Each tail goes through the same
+ * operations as a full vector. */
+#ifndef AIR_KERNELS_SIMD_VECTOR_H
+#define AIR_KERNELS_SIMD_VECTOR_H
 
 #include <math.h>
 
 #include "kernels/tables.h"
-#include "kernels/x86/exp.h"
-#include "kernels/x86/q8.h"
+#include "kernels/simd/exp.h"
 
 AIR_INLINE vf load_up_to(const float *p, int64_t n, vf fill) { return n >= V_N ? v_load(p) : v_load_n(p, n, fill); }
 

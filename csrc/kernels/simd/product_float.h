@@ -2,8 +2,8 @@
  *
  * R rows by C columns of accumulators, each a vector; weights are converted once for the C columns. Sums of CHUNK vectors are added
  * to totals, which keeps the rounding errors of long rows apart from k. A (row, column) sees the same operations for any R and C. */
-#ifndef AIR_KERNELS_X86_PRODUCT_FLOAT_H
-#define AIR_KERNELS_X86_PRODUCT_FLOAT_H
+#ifndef AIR_KERNELS_SIMD_PRODUCT_FLOAT_H
+#define AIR_KERNELS_SIMD_PRODUCT_FLOAT_H
 
 #include "kernels/tables.h"
 
