@@ -185,6 +185,9 @@ def engine_options(
     return options, machine
 
 
+INTERPRETER_BYTES = 512 << 10  # what Python's heap grows by beside that: 0.1 to 0.6 MiB, by how full it was
+
+
 def open_model(
     path: PathLike,
     given: Mapping[str, Any],
@@ -208,7 +211,7 @@ def open_model(
         tokenizer, metadata = _read_metadata(file)
         gguf = _core.GGUF(file)
         # By their own sizes: what the process has more of now than before may be anybody's.
-        fixed = tokenizer.memory_bytes + gguf.held_bytes
+        fixed = tokenizer.memory_bytes + gguf.held_bytes + INTERPRETER_BYTES
         options, machine = engine_options(gguf, given, plan, bandwidths, fresh, fixed)
         options["fixed_bytes"] = fixed
         if settle is not None:

@@ -118,7 +118,7 @@ def test_the_demo_streams_under_a_budget_smaller_than_its_weights(airpy):
 
 @pytest.mark.parametrize(
     ("depth", "tokenizer"),  # what Python needs for it: versions differ
-    [*((depth, 5 << 19) for depth in (1, 2, 4, 8, 16, 64)), (4, 0), (1, 7 << 19), (64, 7 << 19)],
+    [*((depth, 2 << 20) for depth in (1, 2, 4, 8, 16, 64)), (4, 0), (1, 3 << 20), (64, 3 << 20)],
 )
 def test_the_demo_streams_whatever_was_probed(airpy, monkeypatch, depth, tokenizer):
     rates = {**RATES, "disk": 1.58e9, "block_bytes": 1 << 18, "depth": depth, "latency_s": 1e-4}
@@ -129,11 +129,11 @@ def test_the_demo_streams_whatever_was_probed(airpy, monkeypatch, depth, tokeniz
     plan = answer["plan"]["plan"]
     assert plan["budget"] < plan["weight_bytes"] and plan["fixed"] >= tokenizer
     assert answer["stats"]["bytes_disk_per_token"] > 0.4 * plan["weight_bytes"]
-    assert 192 <= plan["n_ctx"] < 512 if tokenizer == 7 << 19 else plan["n_ctx"] == 512
+    assert 192 <= plan["n_ctx"] < 512 if tokenizer == 3 << 20 else plan["n_ctx"] == 512
 
 
 def test_the_demo_shortens_its_context_before_it_takes_more_than_its_weights(airpy, monkeypatch):
-    monkeypatch.setattr("airpy.tokenizer.build.memory_bytes", lambda _: 7 << 19)  # with a context of 512 more than fits
+    monkeypatch.setattr("airpy.tokenizer.build.memory_bytes", lambda _: 3 << 20)  # with a context of 512 more than fits
     code, out, _ = airpy("demo", "-n", "280")
     context = int(re.search(r"context (\d+)", out)[1])
     assert code == 0 and 300 <= context < 512 and re.match(r"5.8 MiB of weights in 5\.\d MiB of RAM, the tokenizer included\n", out)
