@@ -10,7 +10,9 @@
 extern const air_ops air__ref_float, air__ref_quant, air__ref_vector, air__ref_attention;
 /* Only where the build has csrc/kernels/x86. */
 extern const air_ops air__avx2_float, air__avx2_legacy, air__avx2_k, air__avx2_iq, air__avx2_vector, air__avx2_attention;
-extern const air_ops air__avx512_float, air__avx512_vnni, air__avx512_vnni_min, air__avx512_vector, air__avx512_attention;
+extern const air_ops air__avxvnni_legacy, air__avxvnni_k, air__avxvnni_iq;
+extern const air_ops air__avx512_float, air__avx512_vector, air__avx512_attention;
+extern const air_ops air__avx512_vnni_legacy, air__avx512_vnni_k, air__avx512_vnni_iq;
 /* Only where it has csrc/kernels/arm. */
 extern const air_ops air__neon_float, air__neon_quant, air__neon_vector, air__neon_attention, air__dotprod_quant, air__i8mm_quant;
 

@@ -41,10 +41,10 @@ MUTATIONS = [
     Mutation("silu without its gate", "kernels/ref/vector.c", "y[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];",
              "y[i] = up[i] / (1.0f + expf(-gate[i]));", "test_model", "logits_are"),
     # kernels of AVX2, against the portable ones
-    Mutation("sums of pairs leave 16 bits", "kernels/x86/avx2/product_k.c", "PRODUCT(q6_k, .parts = 4,",
+    Mutation("sums of pairs leave 16 bits", "kernels/x86/formats/k.h", "PRODUCT(q6_k, .parts = 4,",
              "PRODUCT(q6_k, .parts = 2,", "test_kernels", "extreme"),
-    Mutation("the eighth sign counts four of seven", "kernels/x86/avx2/product_iq.c", "nibbles(_mm256_xor_si256(seven, nibbles(seven, 1)), 0)",
-             "nibbles(seven, 0)", "test_kernels", "every_shape"),
+    Mutation("the eighth sign counts four of seven", "kernels/x86/formats/iq.h", "_mm256_xor_si256(seven, _mm256_srli_epi16(seven, 4))",
+             "seven", "test_kernels", "every_shape"),
     Mutation("second halves have the first ones' scales", "kernels/x86/avx2/product_q8.h", "second, t->scale[1], x->scale);",
              "second, t->scale[0], x->scale);", "test_kernels", "every_shape"),
     Mutation("all rows of a prompt see what the last one does", "kernels/attention.h", "end <= a->positions)", "end <= last)",

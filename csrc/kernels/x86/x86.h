@@ -10,7 +10,9 @@
 
 /* The vector is in a register here, and what it is made of is forgotten: compilers neither read it from memory again at each use nor
  * turn a chain of sums into a tree that needs more registers than there are. */
-#if defined(__GNUC__)
+#if defined(__AVX512F__)
+#define AIR__IN_REGISTER(v) __asm__("" : "+v"(v))
+#elif defined(__GNUC__)
 #define AIR__IN_REGISTER(v) __asm__("" : "+x"(v))
 #else
 #define AIR__IN_REGISTER(v) ((void)(v))
@@ -41,22 +43,22 @@ AIR_INLINE __m128i air__halves(const uint8_t *p, size_t stride)
                           (int64_t)(v[0] | v[1] << 16 | v[2] << 32 | v[3] << 48));
 }
 
+/* Bytes that are all ones where the bit of 32 is set. */
+AIR_INLINE __m256i air__spread_bits(const void *p)
+{
+    int32_t bits;
+    memcpy(&bits, p, sizeof bits);
+    __m256i eights = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+    __m256i each = _mm256_set1_epi64x((int64_t)0x8040201008040201);
+    __m256i v = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(bits), eights), each);
+    return _mm256_cmpeq_epi8(v, each);
+}
+
 AIR_INLINE float air__half(const uint8_t *p)
 {
     uint16_t h;
     memcpy(&h, p, sizeof h);
     return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(h)));
-}
-
-/* The 8 scales and 8 mins of Q4_K and Q5_K as bytes; blocks.h draws the 12 bytes. */
-AIR_INLINE void air__scales_mins(const uint8_t packed[12], uint64_t *scales, uint64_t *mins)
-{
-    uint32_t a, b, c;
-    memcpy(&a, packed, 4);
-    memcpy(&b, packed + 4, 4);
-    memcpy(&c, packed + 8, 4);
-    *scales = (a & 0x3f3f3f3fu) | (uint64_t)((c & 0x0f0f0f0fu) | (a >> 2 & 0x30303030u)) << 32;
-    *mins = (b & 0x3f3f3f3fu) | (uint64_t)((c >> 4 & 0x0f0f0f0fu) | (b >> 2 & 0x30303030u)) << 32;
 }
 
 #endif

@@ -21,59 +21,14 @@
 #ifndef AIR_KERNELS_AVX2_PRODUCT_Q8_H
 #define AIR_KERNELS_AVX2_PRODUCT_Q8_H
 
-#include "kernels/x86/q8.h"
+#include "bytes.h"
+#include "kernels/x86/tile.h"
 
-enum { TILE = AIR_Q8_TILE, GROUPS = 8, BLOCK_ROWS = 2, BLOCK_COLUMNS = 4, MAX_TILE_BYTES = 272 };
+enum { BLOCK_ROWS = 2, BLOCK_COLUMNS = 4 };
 
 /* Rows side by side: of one column as many as the prefetches are fit for; of more, twice that, as all their activations pass by once for
  * so many rows. */
 enum { ONE_ROWS = 4, ROWS = 8, COLUMNS = 32 };
-
-typedef enum tile_scaling {
-    SCALE_FLOAT,       /* a float for each group */
-    SCALE_FLOAT_HALF,  /* a float for each half, without a bias */
-    SCALE_GROUP,       /* an integer for each group, times d */
-    SCALE_HALF,        /* an integer for each half, times d */
-} tile_scaling;
-
-typedef struct tile_shape {
-    tile_scaling scaling;
-    int    parts;
-    int    is_signed; /* weights are signed bytes */
-    int    has_bias;
-    size_t bytes;     /* of 256 weights */
-} tile_shape;
-
-AIR_INLINE int has_floats(const tile_shape *s) { return s->scaling == SCALE_FLOAT || s->scaling == SCALE_FLOAT_HALF; }
-
-/* Of each group, and where its halves have their own, [0] of the first and [1] of the second. A format leaves out what its scaling
- * has none of. */
-typedef struct tile_scales {
-    __m256  scale[2]; /* of integers, the one float beside them */
-    __m256i sub[2];   /* integers, words, each twice */
-    __m256  bias;     /* to take off a row's, times a column's; of halves: the one float beside bias_sub */
-    __m256i bias_sub; /* of halves in their order, words */
-} tile_scales;
-
-typedef struct tile_format {
-    __m256i (*group)(const uint8_t *w, int g);
-    void (*unpack)(const uint8_t *w, __m256i *groups); /* in its place: where much is done for all groups at once, or in too many registers */
-    void (*scales)(const uint8_t *w, tile_scales *t);
-    tile_shape shape;
-} tile_format;
-
-AIR_INLINE __m256i load_q(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
-AIR_INLINE __m128i load_half(const void *p) { return _mm_loadu_si128((const __m128i *)p); }
-AIR_INLINE __m256i load_twice(const void *p) { return _mm256_broadcastsi128_si256(load_half(p)); } /* to both lanes */
-
-AIR_INLINE __m256i low_lanes(__m256i a, __m256i b) { return _mm256_permute2x128_si256(a, b, 0x20); }
-AIR_INLINE __m256i high_lanes(__m256i a, __m256i b) { return _mm256_permute2x128_si256(a, b, 0x31); }
-
-/* Bytes 0 to 7 of each lane to words, each twice. */
-AIR_INLINE __m256i groups_to_words(void)
-{
-    return _mm256_setr_epi8(0, -1, 0, -1, 1, -1, 1, -1, 2, -1, 2, -1, 3, -1, 3, -1, 4, -1, 4, -1, 5, -1, 5, -1, 6, -1, 6, -1, 7, -1, 7, -1);
-}
 
 AIR_INLINE void take_scales(tile_scales *t, const uint8_t *tile, const tile_format *f)
 {
@@ -117,20 +72,6 @@ AIR_INLINE __m256 take_bias(__m256 acc, const tile_scales *r, const column *x, c
     if (s->scaling != SCALE_HALF) return _mm256_fnmadd_ps(r->bias, x->bias, acc);
     __m256i sums = _mm256_madd_epi16(r->bias_sub, x->sums);
     return _mm256_fnmadd_ps(_mm256_cvtepi32_ps(sums), _mm256_mul_ps(r->bias, x->bias), acc);
-}
-
-AIR_INLINE float add_elements(__m256 v)
-{
-    __m128 a = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-    a = _mm_add_ps(a, _mm_movehl_ps(a, a));
-    return _mm_cvtss_f32(_mm_add_ss(a, _mm_movehdup_ps(a)));
-}
-
-/* A copy of a row's last, shorter tile, filled up with zeros. */
-AIR_INLINE const uint8_t *pad_tile(uint8_t pad[MAX_TILE_BYTES], const uint8_t *tile, int64_t left, size_t bytes)
-{
-    memset(pad, 0, MAX_TILE_BYTES);
-    return memcpy(pad, tile, (size_t)(left / AIR_Q8_GROUP) * (bytes / GROUPS));
 }
 
 /* ---- one column ---- */
@@ -177,7 +118,7 @@ AIR_INLINE __m256i sum_four(__m256i v01, __m256i v23, __m256i sub, const tile_sh
 AIR_INLINE __m256 add_fours(__m256 acc, __m256i v0123, __m256i v4567, const tile_scales *t, const column *x, const tile_shape *s)
 {
     if (s->scaling == SCALE_FLOAT_HALF) {
-        __m256i first = low_lanes(v0123, v4567), second = high_lanes(v0123, v4567);
+        __m256i first = vb_low_lanes(v0123, v4567), second = vb_high_lanes(v0123, v4567);
         return add_sums(add_sums(acc, first, t->scale[0], x->scale), second, t->scale[1], x->scale);
     }
     __m256i first = _mm256_blend_epi32(v0123, v4567, 0xf0), second = _mm256_permute2x128_si256(v0123, v4567, 0x21);
@@ -187,14 +128,14 @@ AIR_INLINE __m256 add_fours(__m256 acc, __m256i v0123, __m256i v4567, const tile
 
 /* Adds a tile of R rows, groups stride bytes apart from row to row, to their sums. */
 AIR_INLINE void add_rows(__m256 *acc, const uint8_t *tile, size_t stride, const tile_scales *t, const column *x, int R,
-                         __m256i (*group)(const uint8_t *w, int g), const tile_shape *s)
+                         vb (*group)(const uint8_t *w, size_t stride, int g), const tile_shape *s)
 {
     __m256i four[2][BLOCK_ROWS];
     AIR__UNROLL
     for (int half = 0; half < 2; half++) {
         __m256i two[2][BLOCK_ROWS], sub[BLOCK_ROWS];
         AIR__UNROLL
-        for (int r = 0; r < R; r++) sub[r] = half ? high_lanes(t[r].sub[0], t[r].sub[1]) : low_lanes(t[r].sub[0], t[r].sub[1]);
+        for (int r = 0; r < R; r++) sub[r] = half ? vb_high_lanes(t[r].sub[0], t[r].sub[1]) : vb_low_lanes(t[r].sub[0], t[r].sub[1]);
         AIR__UNROLL
         for (int i = 0; i < 2; i++) {
             int g = 4 * half + 2 * i;
@@ -202,7 +143,7 @@ AIR_INLINE void add_rows(__m256 *acc, const uint8_t *tile, size_t stride, const 
             AIR__UNROLL
             for (int r = 0; r < R; r++) {
                 const uint8_t *w = tile + (size_t)r * stride;
-                two[i][r] = sum_two(multiply(group(w, g), q0, s), multiply(group(w, g + 1), q1, s), sub[r], 2 * i, s);
+                two[i][r] = sum_two(multiply(group(w, stride, g), q0, s), multiply(group(w, stride, g + 1), q1, s), sub[r], 2 * i, s);
                 AIR__IN_REGISTER(two[i][r]);
             }
         }
@@ -213,7 +154,7 @@ AIR_INLINE void add_rows(__m256 *acc, const uint8_t *tile, size_t stride, const 
     for (int r = 0; r < R; r++) acc[r] = add_fours(acc[r], four[0][r], four[1][r], &t[r], x, s);
 }
 
-AIR_INLINE __m256i unpacked_group(const uint8_t *w, int g) { return load_q(w + 32 * g); }
+AIR_INLINE vb unpacked_group(const uint8_t *w, size_t stride, int g) { return vb_load(w + 32 * g, stride); }
 
 /* R rows of one column: a group of weights goes from its block into the sum without touching memory. */
 AIR_INLINE void one_column(const uint8_t *w, size_t row_bytes, const air_columns *x, float *y, int R, const tile_format *f)
@@ -269,9 +210,9 @@ AIR_INLINE void unpack(unpacked *u, const uint8_t *w, size_t row_bytes, int64_t 
             f->unpack(tile, u->w[r]);
         } else {
             AIR__UNROLL
-            for (int g = 0; g < GROUPS; g++) u->w[r][g] = f->group(tile, g);
+            for (int g = 0; g < GROUPS; g++) u->w[r][g] = f->group(tile, 0, g);
         }
-        air__turn(u->w[r]);
+        vb_turn(u->w[r]);
         take_scales(&u->scales[r], tile, f);
     }
 }
@@ -351,36 +292,6 @@ AIR_INLINE void few_columns(const uint8_t *w, size_t row_bytes, const air_column
         for (int r = 0; r < R; r++) y[(size_t)j * y_stride + (size_t)r] = add_elements(acc[j][r]);
 }
 
-AIR_INLINE void some_rows(const uint8_t *w, size_t row_bytes, const air_columns *x, float *y, size_t y_stride, int R,
-                          const tile_format *f)
-{
-    for (int64_t c = 0; c < x->n; c += COLUMNS) {
-        int64_t n = x->n - c < COLUMNS ? x->n - c : COLUMNS;
-        few_columns(w, row_bytes, x, c, n, y + (size_t)c * y_stride, y_stride, R, f);
-    }
-}
-
-AIR_INLINE void product(const void *weights, size_t row_bytes, int64_t rows, const air_columns *x, float *y, size_t y_stride,
-                        const tile_format *f)
-{
-    const uint8_t *w = weights;
-    int64_t r = 0;
-    if (x->n == 1) {
-        for (; r + ONE_ROWS <= rows; r += ONE_ROWS) one_column(w + (size_t)r * row_bytes, row_bytes, x, y + r, ONE_ROWS, f);
-        for (; r < rows; r++) one_column(w + (size_t)r * row_bytes, row_bytes, x, y + r, 1, f);
-        return;
-    }
-    for (; r + ROWS <= rows; r += ROWS) some_rows(w + (size_t)r * row_bytes, row_bytes, x, y + r, y_stride, ROWS, f);
-    for (; r < rows; r++) some_rows(w + (size_t)r * row_bytes, row_bytes, x, y + r, y_stride, 1, f);
-}
-
-#define PRODUCT(type, ...) PRODUCT_OF(type, .group = group_##type, __VA_ARGS__)
-#define PRODUCT_UNPACKED(type, ...) PRODUCT_OF(type, .unpack = unpack_##type, __VA_ARGS__)
-#define PRODUCT_OF(type, from, ...)                                                                                                      \
-    static void product_##type(const void *w, size_t row_bytes, int64_t rows, const air_columns *x, float *y, size_t y_stride)    \
-    {                                                                                                                              \
-        static const tile_format format = {from, .scales = scales_##type, .shape = {__VA_ARGS__}};                                 \
-        product(w, row_bytes, rows, x, y, y_stride, &format);                                                                      \
-    }
+#include "kernels/x86/product_rows.h"
 
 #endif

@@ -1,31 +1,16 @@
 /* How packed weights and their scales become vectors: what the families of formats share. */
-#ifndef AIR_KERNELS_AVX2_UNPACK_H
-#define AIR_KERNELS_AVX2_UNPACK_H
+#ifndef AIR_KERNELS_X86_UNPACK_H
+#define AIR_KERNELS_X86_UNPACK_H
 
-#include "product_q8.h"
-
+#include "kernels/x86/tile.h"
 #include "quant/blocks.h"
 
-AIR_INLINE __m256i nibbles(__m256i v, int high)
-{
-    return _mm256_and_si256(high ? _mm256_srli_epi16(v, 4) : v, _mm256_set1_epi8(15));
-}
+AIR_INLINE vb nibbles(vb v, int high) { return vb_and(high ? vb_srl16(v, 4) : v, vb_set(15)); }
 
 /* The low nibbles of 16 bytes, then the high ones. */
-AIR_INLINE __m256i nibbles_of_16(const uint8_t *p)
+AIR_INLINE vb nibbles_of_16(const uint8_t *p, size_t stride)
 {
-    return nibbles(_mm256_srlv_epi32(load_twice(p), _mm256_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4)), 0);
-}
-
-/* Bytes that are all ones where the bit of 32 is set. */
-AIR_INLINE __m256i spread_bits(const void *p)
-{
-    int32_t bits;
-    memcpy(&bits, p, sizeof bits);
-    __m256i eights = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
-    __m256i each = _mm256_set1_epi64x((int64_t)0x8040201008040201);
-    __m256i v = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(bits), eights), each);
-    return _mm256_cmpeq_epi8(v, each);
+    return nibbles(vb_srlv64(vb_load_16(p, stride), vb_repeat(_mm256_setr_epi64x(0, 0, 4, 4))), 0);
 }
 
 /* Integer scales of 8 groups as ints, times d; weights have offset added. */

@@ -1,0 +1,74 @@
+/* kernels/x86/tile.h: what a quantised format brings to the products of every x86 family, formats/ *.h, and what they are told of it.
+ *
+ * A tile is 256 weights of a row: 8 groups of 32 bytes. A format brings scales(), and group() or unpack(); the family's bytes.h says how
+ * many rows a vector holds, 32 bytes of each, and formats are written in its vocabulary where they work on groups. */
+#ifndef AIR_KERNELS_X86_TILE_H
+#define AIR_KERNELS_X86_TILE_H
+
+#include "kernels/x86/q8.h"
+
+enum { TILE = AIR_Q8_TILE, GROUPS = 8, MAX_TILE_BYTES = 272 };
+
+typedef enum tile_scaling {
+    SCALE_FLOAT,       /* a float for each group */
+    SCALE_FLOAT_HALF,  /* a float for each half, without a bias */
+    SCALE_GROUP,       /* an integer for each group, times d */
+    SCALE_HALF,        /* an integer for each half, times d */
+} tile_scaling;
+
+typedef struct tile_shape {
+    tile_scaling scaling;
+    int    parts;     /* in so many the sums of a tile must be taken that pass through 16 bits; avx2/product_q8.h says why */
+    int    is_signed; /* weights are signed bytes */
+    int    has_bias;
+    size_t bytes;     /* of 256 weights */
+} tile_shape;
+
+AIR_INLINE int has_floats(const tile_shape *s) { return s->scaling == SCALE_FLOAT || s->scaling == SCALE_FLOAT_HALF; }
+AIR_INLINE int has_halves(const tile_shape *s) { return s->scaling == SCALE_FLOAT_HALF || s->scaling == SCALE_HALF; }
+
+/* Of each group, and where its halves have their own, [0] of the first and [1] of the second. A format leaves out what its scaling
+ * has none of. */
+typedef struct tile_scales {
+    __m256  scale[2]; /* of integers, the one float beside them */
+    __m256i sub[2];   /* integers, words, each twice */
+    __m256  bias;     /* to take off a row's, times a column's; of halves: the one float beside bias_sub */
+    __m256i bias_sub; /* of halves in their order, words */
+} tile_scales;
+
+/* stride: bytes from one row of a vector to the next. */
+typedef struct tile_format {
+    vb (*group)(const uint8_t *w, size_t stride, int g);
+    void (*unpack)(const uint8_t *w, __m256i *groups); /* in its place, of one row: where much is done for all groups at once, or in too many registers */
+    void (*scales)(const uint8_t *w, tile_scales *t);
+    tile_shape shape;
+} tile_format;
+
+AIR_INLINE __m256i load_q(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
+AIR_INLINE __m128i load_half(const void *p) { return _mm_loadu_si128((const __m128i *)p); }
+AIR_INLINE __m256i load_twice(const void *p) { return _mm256_broadcastsi128_si256(load_half(p)); } /* to both lanes */
+
+/* A copy of a row's last, shorter tile, filled up with zeros. */
+AIR_INLINE const uint8_t *pad_tile(uint8_t pad[MAX_TILE_BYTES], const uint8_t *tile, int64_t left, size_t bytes)
+{
+    memset(pad, 0, MAX_TILE_BYTES);
+    return memcpy(pad, tile, (size_t)(left / AIR_Q8_GROUP) * (bytes / GROUPS));
+}
+
+AIR_INLINE float add_elements(__m256 v)
+{
+    __m128 a = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    a = _mm_add_ps(a, _mm_movehl_ps(a, a));
+    return _mm_cvtss_f32(_mm_add_ss(a, _mm_movehdup_ps(a)));
+}
+
+#define PRODUCT(type, ...) PRODUCT_OF(type, .group = group_##type, __VA_ARGS__)
+#define PRODUCT_UNPACKED(type, ...) PRODUCT_OF(type, .unpack = unpack_##type, __VA_ARGS__)
+#define PRODUCT_OF(type, from, ...)                                                                                                \
+    static void product_##type(const void *w, size_t row_bytes, int64_t rows, const air_columns *x, float *y, size_t y_stride)    \
+    {                                                                                                                              \
+        static const tile_format format = {from, .scales = scales_##type, .shape = {__VA_ARGS__}};                                 \
+        product(w, row_bytes, rows, x, y, y_stride, &format);                                                                      \
+    }
+
+#endif
