@@ -14,6 +14,7 @@ from typing_extensions import Buffer
 VERSION: str
 FORMATS: tuple[tuple[str, int, int, int, str], ...]  # name, id, elements per block, bytes per block, "matrix" | "storage"
 ARCHITECTURES: tuple[str, ...]
+MAX_THREADS: int
 TIERS: tuple[str, ...]  # kernel tiers this machine can run, worst first: ("ref", "avx2", …) or ("ref", "neon", …)
 
 # One class per row of csrc/base/status.def.
@@ -113,6 +114,7 @@ class Engine:
     # left out, a table that is only gathered by row has no tiles
     def stats(self) -> dict[str, Any]: ...  # air_engine_stats, flattened: pager_disk_bytes …, held_by: {holder: bytes}
     def layer_times(self) -> tuple[list[int], list[int]]: ...  # busy ns, stall ns
+    def budget_for(self, blocks: int, rows: int, wanted: int, /) -> int: ...  # a max_ram for such passes, in bytes; 0: none is known
     def sequence(self) -> Sequence: ...
     def run(
         self,

@@ -44,11 +44,35 @@ static room room_for(const air_engine *e, const air_batch *b)
 /* The numbers alone: what helps depends on what the caller's caller has in hand. */
 static air_status refuse(const air_engine *e, const room *r, uint64_t held, uint64_t need, air_error *err)
 {
-    double mib = 1.0 / (1 << 20);
+    uint64_t all;
+    if (!air_add_u64(held, need, &all)) all = UINT64_MAX;
     return air_fail(err, AIR_E_BUDGET,
-                    "max_ram %.0f MiB is too small by %.1f MiB: in use %.1f, this call needs KV cache %.1f, logits %.1f, activations %.1f",
-                    (double)e->budget.limit * mib, ((double)held + (double)need - (double)e->budget.limit) * mib, (double)held * mib,
-                    (double)r->state * mib, (double)r->logits * mib, (double)r->activations * mib);
+                    "max_ram %.1f MiB is too small by %.1f MiB: in use %.1f, this call needs KV cache %.1f, logits %.1f, activations %.1f",
+                    air_mib(e->budget.limit), (double)air_tenths_up(all - e->budget.limit) / 10, air_mib(held), air_mib(r->state),
+                    air_mib(r->logits), air_mib(r->activations));
+}
+
+uint64_t air_engine_budget_for(air_engine *e, int64_t blocks, int64_t rows, int64_t wanted)
+{
+    enum { TRIES = 64 }; /* rings and passes grow with the budget, by less than half of it */
+    const air_program *program = air_model_program(e->model);
+    air_plan_request r = e->request;
+    uint64_t state, logits, need = 0;
+    if (!air_mul_u64((uint64_t)blocks, r.state_per_block, &state) ||
+        !air_mul_u64((uint64_t)wanted, (uint64_t)program->n_vocab * sizeof(float), &logits))
+        return 0;
+    r.n_ctx = e->plan->n_ctx;
+    for (int i = 0; i < TRIES; i++) {
+        r.budget = air_from_tenths(air_tenths_up(air_max_u64(need, e->plan->budget)) + 1);
+        air_plan *p;
+        if (air_plan_make(&p, &r, NULL)) return 0;
+        uint64_t passes = e->api->pass_bytes(program, min64(rows, p->max_rows), wanted, r.threads);
+        uint64_t others = r.fixed + p->ring_bytes + p->gather_bytes + atomic_load(&e->budget.held[AIR_HOLD_LOGITS]);
+        air_plan_free(p);
+        if (!air_add_u64(state, logits, &need) || !air_add_u64(need, passes + others, &need) || need > INT64_MAX) return 0;
+        if (need <= r.budget) return r.budget;
+    }
+    return 0;
 }
 
 /* Pins give way to what this batch needs, and come back when it needs less. Small changes upward are not worth a reshuffle. */

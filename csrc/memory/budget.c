@@ -21,8 +21,6 @@ const char *air_holder_name(air_holder holder)
     return (unsigned)holder < AIR_HOLD_COUNT ? names[holder] : "unknown holder";
 }
 
-static double mib(uint64_t bytes) { return (double)bytes / (1024.0 * 1024.0); }
-
 static air_status refuse(const air_budget *budget, air_holder holder, uint64_t bytes, air_error *err)
 {
     char parts[AIR_ERROR_TEXT / 2] = "";
@@ -32,12 +30,13 @@ static air_status refuse(const air_budget *budget, air_holder holder, uint64_t b
         uint64_t held = atomic_load(&budget->held[i]);
         total += held;
         if (!held || at >= sizeof parts) continue;
-        int n = snprintf(parts + at, sizeof parts - at, "%s%s %.1f", at ? ", " : "", air_holder_name((air_holder)i), mib(held));
+        int n = snprintf(parts + at, sizeof parts - at, "%s%s %.1f", at ? ", " : "", air_holder_name((air_holder)i), air_mib(held));
         if (n > 0) at += (size_t)n;
     }
     uint64_t left = total < budget->limit ? budget->limit - total : 0;
     return air_fail(err, AIR_E_BUDGET, "%s needs %.1f MiB, %.1f MiB more than max_ram (%.1f MiB) has left; held in MiB: %s",
-                    air_holder_name(holder), mib(bytes), mib(bytes > left ? bytes - left : 0), mib(budget->limit),
+                    air_holder_name(holder), (double)air_tenths_up(bytes) / 10,
+                    (double)air_tenths_up(bytes > left ? bytes - left : 0) / 10, air_mib(budget->limit),
                     at ? parts : "nothing");
 }
 

@@ -36,5 +36,11 @@ void air_budget_release(air_budget *budget, air_holder holder, uint64_t bytes);
 uint64_t air_budget_left(const air_budget *budget);
 const char *air_holder_name(air_holder holder); /* "KV cache", "ring" … */
 
+/* Sizes as messages have them, MiB with one decimal. Tenths, rounded up, are for what lacks, of which no refusal may say 0.0, and for
+ * what would do, which people type in again. */
+static inline double air_mib(uint64_t bytes) { return (double)bytes / (1 << 20); }
+static inline uint64_t air_tenths_up(uint64_t bytes) { return (bytes >> 20) * 10 + (((bytes & 0xfffff) * 10 + 0xfffff) >> 20); }
+static inline uint64_t air_from_tenths(uint64_t tenths) { return (tenths << 20) / 10; }
+
 AIR_END_C
 #endif

@@ -3,6 +3,7 @@
 #include <stdio.h>
 
 #include "base/alloc.h"
+#include "memory/budget.h"
 #include "memory/tiles.h"
 
 enum {
@@ -105,8 +106,6 @@ static uint64_t needed(const air_plan_request *r, const air_plan *p, int64_t n_c
     return plus(plus(fixed, mapped), state_bytes(r, n_ctx));
 }
 
-static double mib(uint64_t bytes) { return (double)bytes / MIB; }
-
 /* The largest multiple of 64 positions, at most most, that fits beside reserve; 0 if none does. */
 static int64_t context_that_fits(const air_plan_request *r, const air_plan *p, int64_t most, uint64_t reserve)
 {
@@ -132,14 +131,10 @@ static int works(const air_plan_request *r, uint64_t fixed)
     return !solve_sizes(&p, &changed, NULL);
 }
 
-/* Tenths of MiB are what messages name, and people type in again. */
-static uint64_t tenths(uint64_t bytes) { return air_ceil_div(times(bytes, 10), MIB); }
-static uint64_t from_tenths(uint64_t n) { return n * MIB / 10; }
-
 static int works_with(const air_plan_request *r, uint64_t budget_tenths)
 {
     air_plan_request changed = *r;
-    changed.budget = from_tenths(budget_tenths);
+    changed.budget = air_from_tenths(budget_tenths);
     return works(&changed, r->fixed) && works(&changed, plus(r->fixed, fixed_varies(r)));
 }
 
@@ -166,17 +161,17 @@ static uint64_t budget_that_works(const air_plan_request *r)
 static void advise(const air_plan_request *r, const char *lower, uint64_t budget, char *text, size_t n)
 {
     double enough = (double)budget / 10;
-    if (budget && (!r->reach || from_tenths(budget) <= r->reach))
+    if (budget && (!r->reach || air_from_tenths(budget) <= r->reach))
         (void)snprintf(text, n, "%s%sraise max_ram to %.1f MiB or more", lower, *lower ? " or " : "", enough);
     else if (*lower) (void)snprintf(text, n, "%s", lower);
-    else if (budget) (void)snprintf(text, n, "%.1f MiB would do, but only %.1f MiB can be had here", enough, mib(r->reach));
+    else if (budget) (void)snprintf(text, n, "%.1f MiB would do, but only %.1f MiB can be had here", enough, air_mib(r->reach));
     else (void)snprintf(text, n, "no max_ram is enough for that");
 }
 
 static air_status too_small(const air_plan_request *r, const air_plan *p, int64_t n_ctx, air_error *err)
 {
     if (!err) return AIR_E_BUDGET;
-    uint64_t budget = budget_that_works(r), enough = budget ? from_tenths(budget) : needed(r, p, n_ctx);
+    uint64_t budget = budget_that_works(r), enough = budget ? air_from_tenths(budget) : needed(r, p, n_ctx);
     char lower[48] = "", advice[128];
     air_plan_request shorter = *r;
     shorter.n_ctx = context_that_fits(r, p, n_ctx, fixed_varies(r));
@@ -186,8 +181,9 @@ static air_status too_small(const air_plan_request *r, const air_plan *p, int64_
     return air_fail(err, AIR_E_BUDGET,
                     "max_ram %.1f MiB is too small by %.1f MiB: KV cache %.1f MiB (n_ctx %lld), activations %.1f, logits %.1f, "
                     "ring %.1f, tokenizer and small weights %.1f; %s",
-                    mib(r->budget), (double)tenths(less(enough, r->budget)) / 10, mib(state_bytes(r, n_ctx)), (long long)n_ctx,
-                    mib(p->activation_bytes), mib(p->logit_bytes), mib(p->ring_bytes + p->gather_bytes), mib(r->fixed), advice);
+                    air_mib(r->budget), (double)air_tenths_up(less(enough, r->budget)) / 10, air_mib(state_bytes(r, n_ctx)),
+                    (long long)n_ctx, air_mib(p->activation_bytes), air_mib(p->logit_bytes),
+                    air_mib(p->ring_bytes + p->gather_bytes), air_mib(r->fixed), advice);
 }
 
 static int64_t default_context(const air_plan_request *r)
@@ -242,7 +238,8 @@ static air_status choose_rows(air_plan *p, const air_plan_request *r, air_error 
     return air_fail(err, AIR_E_BUDGET,
                     "max_ram %.1f MiB: passes of %lld rows take %.1f MiB of activations, %.1f MiB are left beside a full context of "
                     "%lld; %s",
-                    mib(r->budget), (long long)p->max_rows, mib(p->activation_bytes_full), mib(left), (long long)p->n_ctx, advice);
+                    air_mib(r->budget), (long long)p->max_rows, air_mib(p->activation_bytes_full), air_mib(left),
+                    (long long)p->n_ctx, advice);
 }
 
 /* --- time --- */

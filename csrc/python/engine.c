@@ -181,6 +181,19 @@ static PyObject *engine_layer_times(PyObject *o, PyObject *unused)
     return pair;
 }
 
+/* budget_for(blocks, rows, wanted, /) -> bytes, 0 where none is known. */
+static PyObject *engine_budget_for(PyObject *o, PyObject *args)
+{
+    static const char *const names[] = {"blocks", "rows", "wanted"};
+    EngineObject *self = (EngineObject *)o;
+    PyObject *given[3];
+    int64_t counts[3];
+    if (air__py_engine_usable(self) < 0 || !PyArg_ParseTuple(args, "OOO:budget_for", &given[0], &given[1], &given[2])) return NULL;
+    for (int i = 0; i < 3; i++)
+        if (air__py_to_i64(air__py_state(o), names[i], given[i], 0, INT64_MAX, &counts[i]) < 0) return NULL;
+    return PyLong_FromUnsignedLongLong(air_engine_budget_for(self->engine, counts[0], counts[1], counts[2]));
+}
+
 static PyObject *engine_hparams(PyObject *o, void *unused)
 {
     (void)unused;
@@ -212,6 +225,8 @@ static PyMethodDef engine_methods[] = {
     {"stats", engine_stats, METH_NOARGS, "stats($self, /)\n--\n\nTime, bytes and memory since open, and of the last pass."},
     {"layer_times", engine_layer_times, METH_NOARGS,
      "layer_times($self, /)\n--\n\nBusy and stalled ns of each layer in the last pass; the last entry: outside of layers."},
+    {"budget_for", engine_budget_for, METH_VARARGS,
+     "budget_for($self, blocks, rows, wanted, /)\n--\n\nA max_ram that would hold this many blocks of state and such passes; 0: unknown."},
     {"sequence", engine_sequence, METH_NOARGS, "sequence($self, /)\n--\n\nA new, empty Sequence."},
     {"run", (PyCFunction)(void (*)(void))air__py_engine_run, METH_VARARGS | METH_KEYWORDS,
      "run($self, items, *, logits=False, hidden=False, progress=None)\n--\n\n"

@@ -424,6 +424,7 @@ TEST(the_accountant_refuses_what_is_over_and_says_who_holds_what)
                            "held in MiB: pinned weights 60.0, ring 30.0");
     CHECK_EQ(air_budget_reserve(&b, AIR_HOLD_STATE, UINT64_MAX, &err), AIR_E_BUDGET);
     CHECK_EQ(air_budget_reserve(&b, AIR_HOLD_STATE, (10 << 20) + 1, &err), AIR_E_BUDGET);
+    CHECK(strstr(err.text, "KV cache needs 10.1 MiB, 0.1 MiB more than max_ram") != NULL); /* what lacks is never 0.0 */
     CHECK_EQ(air_budget_reserve(&b, AIR_HOLD_STATE, 10 << 20, &err), AIR_OK);
     CHECK_EQ(air_budget_left(&b), 0);
     air_budget_release(&b, AIR_HOLD_PINS, 60 << 20);

@@ -72,6 +72,12 @@ static size_t direct_alignment(int fd)
     return DEFAULT_ALIGNMENT;
 }
 
+/* What the system says, and what helps where it does not say that. */
+static const char *reason(int error)
+{
+    return error == EMFILE ? "Too many open files; close some, or raise the limit (ulimit -n)" : strerror(error);
+}
+
 static air_status fail_io(const air_file *file, uint64_t offset, int error, air_error *err)
 {
     return air_fail(err, AIR_E_IO, "%s: read at offset %" PRIu64 " failed: %s", file->path, offset, strerror(error));
@@ -110,7 +116,7 @@ static air_status open_descriptor(air_file *file, air_file_mode mode, air_error 
         int regular = stat(file->path, &s) != 0 || S_ISREG(s.st_mode);
         if (!regular) return air_fail(err, AIR_E_IO, "%s: not a regular file", file->path);
         if (mode == AIR_FILE_DIRECT && error == EINVAL) return fail_direct(file->path, strerror(error), err);
-        return air_fail(err, AIR_E_IO, "%s: %s", file->path, strerror(error));
+        return air_fail(err, AIR_E_IO, "%s: %s", file->path, reason(error));
     }
     if (fstat(file->fd, &s) != 0) return air_fail(err, AIR_E_IO, "%s: %s", file->path, strerror(errno));
     if (!S_ISREG(s.st_mode)) return air_fail(err, AIR_E_IO, "%s: not a regular file", file->path);
