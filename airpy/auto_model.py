@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any, Literal
 
 from airpy import _core
-from airpy.calibration import PROBE_BYTES, Machine, calibrate
+from airpy.calibration import DISK_RATES, PROBE_BYTES, Machine, calibrate
 from airpy.config import ModelConfig
-from airpy.errors import ArgumentError, BudgetError, ModelError, UnsupportedError
+from airpy.errors import ArgumentError, ArgumentTypeError, BudgetError, ModelError, UnsupportedError
+from airpy.files import PathLike, find_model
 from airpy.measure import MemoryWatch
 from airpy.model import Model
 from airpy.planning import Plan
 from airpy.progress import Progress, check_progress
-from airpy.sizes import format_size, parse_size
+from airpy.sizes import check_count, format_size, parse_size
 from airpy.tokenizer import Tokenizer
 
-PathLike = str | os.PathLike[str]
 IO = Literal["auto", "direct", "mmap"]
 KVType = Literal["f16", "f32"]
 
-_PART = re.compile(r"(.*)-\d{5}-of-(\d{5})\.gguf")
 # Arguments that transformers or AirLLM take: values that mean what airpy does anyway, and what to do instead of others.
 _FOREIGN: dict[str, tuple[tuple[Any, ...], str]] = {
     "device": ((None, "cpu"), "this version runs on the CPU"),
@@ -74,43 +71,35 @@ class AutoModel:
         probed ones: disk, memory, product {type: …}.
 
         Raises FileIOError, FormatError, ModelError, UnsupportedError for the file, BudgetError if max_ram is too small (saying what
-        would fit) or more than there is, ArgumentError for arguments.
+        would fit) or more than there is, ArgumentError for arguments, which TypeError catches where there is no such argument.
         """
         for name, value in foreign.items():
             if name not in _FOREIGN:
-                raise TypeError(f"from_pretrained() got an unexpected argument {name!r}")
+                raise ArgumentTypeError(f"from_pretrained() got an unexpected argument {name!r}")
             if not any(value is v or (type(value) is type(v) and value == v) for v in _FOREIGN[name][0]):
                 raise UnsupportedError(f"from_pretrained: {name}={value!r} is not supported; {_FOREIGN[name][1]}")
         options = {
-            "max_ram": None if max_ram is None else parse_size(max_ram, "max_ram"), "io": io, "threads": threads, "n_ctx": n_ctx,
-            "kv_dtype": kv_dtype,
-        }  # fmt: skip
+            "max_ram": None if max_ram is None else parse_size(max_ram, "max_ram"),
+            "io": _one_of("io", io, ("auto", "direct", "mmap")),
+            "threads": check_count("threads", threads, _core.MAX_THREADS),
+            "n_ctx": check_count("n_ctx", n_ctx),
+            "kv_dtype": _one_of("kv_dtype", kv_dtype, ("f16", "f32")),
+        }
         return open_model(path, options, plan=plan, progress=check_progress(progress), bandwidths=bandwidths)
 
 
-def find_model(path: PathLike) -> str:
-    """The file to open for a path: itself, or the one model in a directory (a split one counts as one). Raises ArgumentError."""
-    path = os.fspath(path)
-    if not os.path.isdir(path):
-        if not os.path.lexists(path) and not str(path).endswith(".gguf"):
-            raise FileNotFoundError(f"{path!r} is not here; airpy opens GGUF files in place and downloads nothing")
-        return path
-    found: dict[str, str] = {}
-    for name in sorted(entry.name for entry in Path(path).iterdir() if entry.name.endswith(".gguf")):
-        match = _PART.fullmatch(name)
-        found.setdefault(f"{match[1]} {match[2]}" if match else name, name)
-    if not found:
-        raise ArgumentError(f"{path} holds no .gguf file; airpy opens GGUF files")
-    if len(found) > 1:
-        raise ArgumentError(f"{path} holds {len(found)} models; choose one: {', '.join(found.values())}")
-    return os.path.join(path, next(iter(found.values())))
+def _one_of(name: str, value: Any, choices: tuple[str, ...]) -> Any:
+    """None: by default."""
+    if value is not None and not (isinstance(value, str) and value in choices):
+        raise ArgumentError(f"{name} is {value!r}; expected {', '.join(choices[:-1])} or {choices[-1]}")
+    return value
 
 
 def cpu_tier() -> str:
-    """The cap that AIRPY_CPU puts on the kernels; "" for none. Raises ArgumentError for a name that is none."""
+    """The cap that AIRPY_CPU puts on the kernels; "" for none. Raises ArgumentError for one that this CPU does not have."""
     tier = os.environ.get("AIRPY_CPU", "")
-    if tier not in ("", "ref", "avx2", "avx512", "neon", "dotprod", "i8mm"):
-        raise ArgumentError(f"AIRPY_CPU is {tier!r}; expected ref, avx2 or avx512 (x86-64), neon, dotprod or i8mm (AArch64)")
+    if tier not in ("", *_core.TIERS):
+        raise ArgumentError(f"AIRPY_CPU is {tier!r}, but what this CPU can run is {', '.join(_core.TIERS)}; choose one of them")
     return tier
 
 
@@ -154,6 +143,12 @@ def advice_under(plan: object) -> Iterator[None]:
         raise BudgetError(f"{error}, in a new plan") from None
 
 
+def _computes_as(options: Mapping[str, Any]) -> tuple[int, str]:
+    """What rates of compute belong to: threads and kernels."""
+    cpu = _core.cpu_info()
+    return options["threads"] or cpu["threads"], options["tier"] or cpu["tier"]
+
+
 def engine_options(
     gguf: _core.GGUF,
     given: Mapping[str, Any],
@@ -164,12 +159,14 @@ def engine_options(
 ) -> tuple[dict[str, Any], Machine]:
     """The engine's options from what was asked for, a plan and calibrations (fresh: probed now, whatever is kept or in the plan);
     and what these belong to. held: bytes of max_ram in use."""
+    planned = None  # what the plan's rates of compute belong to
     if plan is None:
         defaults: dict[str, Any] = {"max_ram": 0, "io": "auto", "threads": 0, "n_ctx": 0, "kv_dtype": "f16"}
         options: dict[str, Any] = {name: default if given.get(name) is None else given[name] for name, default in defaults.items()}
         options["tier"] = cpu_tier()
     else:
         options = Plan.of(plan).engine_options(gguf)
+        planned = _computes_as(options)
         options["tier"] = cpu_tier() or options["tier"]
         for name, value in given.items():
             if value is not None and options[name] not in (0, value):
@@ -182,6 +179,8 @@ def engine_options(
         raise ArgumentError("bandwidths and plan exclude each other: a plan brings its own")
     if plan is None or fresh:
         options["bandwidths"] = calibrate(machine, bandwidths, fresh=fresh)
+    elif planned != _computes_as(options):
+        options["bandwidths"] = calibrate(machine, {name: rate for name, rate in options["bandwidths"].items() if name in DISK_RATES})
     return options, machine
 
 

@@ -1,8 +1,9 @@
 """The machine's bandwidths: probed once, kept, and corrected by what runs achieve.
 
 One small JSON file per disk, and per CPU and way of using it, under $AIRPY_CACHE_DIR, else $XDG_CACHE_HOME/airpy, else
-~/.cache/airpy. A file that is missing, damaged or not writable costs a new probe, never an error. AIRPY_BANDWIDTHS, a JSON object
-or the path of a file with one, and the argument bandwidths= stand above all: what they name is not probed.
+~/.cache/airpy. A file that is missing, damaged or not writable costs a new probe, never an error, as does a home that is not known.
+AIRPY_BANDWIDTHS, a JSON object or the path of a file with one, and the argument bandwidths= stand above all: what they name is not
+probed.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ _RATE = (1.0, 1e18, "bytes per second")
 _RANGES = {
     "block_bytes": (1, 1 << 40, "bytes"), "depth": (1, 1024, "reads in flight"), "latency_s": (0.0, 1e3, "s"), "op_s": (0.0, 1e3, "s"),
 }  # fmt: skip
-_KEYS = ("disk", "block_bytes", "depth", "latency_s", "memory", "op_s", "product", "product_columns")
+DISK_RATES = ("disk", "block_bytes", "depth", "latency_s")
+_KEYS = (*DISK_RATES, "memory", "op_s", "product", "product_columns")
 _LEARN = 0.3  # weight of what a run has just achieved
 _LEARN_SLOWER = 0.05  # of compute that took longer than predicted: others were at work, or it was attention, which is not predicted
 _LEARN_BYTES, _LEARN_SECONDS = 64 << 20, 0.25  # shorter passes say little about a disk
@@ -74,30 +76,35 @@ def _device(path: str) -> str:
         return "unknown"
 
 
-def cache_dir() -> Path:
-    """Where calibrations are kept; it may not exist."""
+def cache_dir() -> Path | None:
+    """Where calibrations are kept, which may not exist; None: nowhere."""
     if chosen := os.environ.get("AIRPY_CACHE_DIR"):
         return Path(chosen)
     base = os.environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(base):  # "should consider the path invalid and ignore it", says the XDG base directory specification
         base = os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base) / "airpy"
+    # Still "~" for a user without a home, and as relative as HOME is: the current directory is no place for a cache.
+    return Path(base) / "airpy" if os.path.isabs(base) else None
 
 
-def _file(key: str) -> Path:
-    return cache_dir() / f"{key.partition(' ')[0]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+def _file(key: str) -> Path | None:
+    folder = cache_dir()
+    return folder and folder / f"{key.partition(' ')[0]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
 
 
 def _load(key: str) -> Rates:
+    if (file := _file(key)) is None:
+        return {}
     try:
-        stored = json.loads(_file(key).read_text(encoding="utf-8"))
+        stored = json.loads(file.read_text(encoding="utf-8"))
         return check_rates(stored["rates"]) if stored["key"] == key else {}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):  # ArgumentError is a ValueError
         return {}
 
 
 def _store(key: str, rates: Rates) -> None:
-    target = _file(key)
+    if (target := _file(key)) is None:
+        return
     with contextlib.suppress(OSError):
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".calibration-")

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from airpy import _core
-from airpy.errors import AirpyError, ArgumentError
+from airpy.errors import AirpyError, ArgumentError, ArgumentTypeError, system_errors
+from airpy.files import PathLike, checked_path
 from airpy.sizes import format_rate, format_size, format_speed, format_time
 from airpy.text import printable
 
@@ -62,26 +63,26 @@ class Plan:
         return cls(data)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Plan:
-        """From a file that save() wrote. Raises OSError, or ArgumentError where it is something else."""
-        with open(path, encoding="utf-8") as file:
+    def load(cls, path: PathLike) -> Plan:
+        """From a file that save() wrote. Raises FileIOError, or ArgumentError where it is something else."""
+        with system_errors(), open(checked_path(path), encoding="utf-8") as file:
             try:
                 return cls(json.load(file))
             except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
                 raise ArgumentError(f"{os.fspath(path)} is not a plan: {error}") from None
 
     @classmethod
-    def of(cls, plan: Plan | Mapping[str, Any] | str | os.PathLike[str]) -> Plan:
+    def of(cls, plan: Plan | Mapping[str, Any] | PathLike) -> Plan:
         """A plan from whatever form `plan=` takes: itself, its dict or its file."""
         if isinstance(plan, Plan):
             return plan
-        if not isinstance(plan, (Mapping, str, os.PathLike)):
-            raise ArgumentError(f"plan is {type(plan).__name__}; expected a Plan, its dict or the path of its file")
+        if not isinstance(plan, (Mapping, str, bytes, os.PathLike)):
+            raise ArgumentTypeError(f"plan is {type(plan).__name__}; expected a Plan, its dict or the path of its file")
         return cls(plan) if isinstance(plan, Mapping) else cls.load(plan)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes it as JSON."""
-        with open(path, "w", encoding="utf-8") as file:
+    def save(self, path: PathLike) -> None:
+        """Writes it as JSON. Raises FileIOError."""
+        with system_errors(), open(checked_path(path), "w", encoding="utf-8") as file:
             json.dump(self.to_dict(), file, indent=1)
             file.write("\n")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
+from typing import Any
 
 from airpy.errors import ArgumentError
 
@@ -38,6 +39,23 @@ def parse_size(size: int | str, name: str = "size") -> int:
     if not 1 <= value <= _LARGEST:  # of any length: not to be repeated
         raise ArgumentError(f"{name} is {'less than 1 byte' if value < 1 else '8 EiB or more, which no machine has'}")
     return int(value)
+
+
+def check_count(name: str, value: Any, most: int | None = None) -> int | None:
+    """A whole number from 1, to `most` where there is one; None is itself. True and False are ints to Python, and hardly ever meant as
+    such. Raises ArgumentError."""
+    if value is None:
+        return None
+    expected = "a whole number from 1" + ("" if most is None else f" to {most}")
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise ArgumentError(f"{name} is {value!r}; expected {expected}") from None
+    if number < 1 or (most is not None and number > most):
+        raise ArgumentError(f"{name} is {number}; expected {expected}")
+    return number
 
 
 def format_size(count: float) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from airpy.chat.renderer import Limits, Renderer
-from airpy.errors import TemplateError
+from airpy.errors import ArgumentTypeError, TemplateError
 
 __all__ = ["Limits", "Renderer", "choose_template", "render_chat"]
 
@@ -36,5 +36,5 @@ def choose_template(templates: Mapping[str, str], chosen: str | None, has_tools:
 def render_chat(template: str, messages: Any, variables: Mapping[str, Any]) -> str:
     """The text of the messages, a list of {"role", "content", …}. Raises TemplateError; see Renderer.render."""
     if not isinstance(messages, (list, tuple)) or not all(isinstance(message, Mapping) for message in messages):
-        raise TypeError("messages is a list of dicts with 'role' and 'content'")
+        raise ArgumentTypeError("messages is a list of dicts with 'role' and 'content'")
     return _renderer().render(template, {**variables, "messages": messages})

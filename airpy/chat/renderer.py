@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from airpy.errors import TemplateError
+from airpy.errors import ArgumentTypeError, TemplateError
 
 _WORKER = Path(__file__).with_name("worker.py")
 _START_SECONDS = 60.0  # importing Jinja2 on a busy machine
@@ -51,8 +51,8 @@ class Renderer:
         atexit.register(self.close)
 
     def render(self, template: str, variables: Mapping[str, Any]) -> str:
-        """The text of `template`. Raises TemplateError where it is malformed, refuses, fails or passes the limits; TypeError for
-        variables that are not made of str, numbers, bool, None, lists and dicts."""
+        """The text of `template`. Raises TemplateError where it is malformed, refuses, fails or passes the limits;
+        ArgumentTypeError for variables that are not made of str, numbers, bool, None, lists and dicts."""
         limits = {"cpu_seconds": self._limits.seconds, "output_chars": self._limits.output_chars}
         request = _to_json({"template": template, "variables": dict(variables), "limits": limits})
         with self._lock:
@@ -148,10 +148,14 @@ def _package_folders(*names: str) -> list[str]:
 def _to_json(value: Mapping[str, Any]) -> bytes:
     def refuse(x: Any) -> Any:
         hint = "; give tools as JSON schemas" if callable(x) else ""
-        raise TypeError(f"chat templates take str, numbers, bool, None, lists and dicts, not {type(x).__name__}{hint}")
+        raise ArgumentTypeError(f"chat templates take str, numbers, bool, None, lists and dicts, not {type(x).__name__}{hint}")
 
     try:
         return json.dumps(value, default=refuse).encode()
+    except ArgumentTypeError:
+        raise
+    except TypeError as error:
+        raise ArgumentTypeError(f"chat templates take dicts with text for keys: {error}") from None
     except RecursionError:
         raise TemplateError("the messages are nested too deeply") from None
     except ValueError as error:

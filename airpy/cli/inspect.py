@@ -34,7 +34,7 @@ def add(commands: common.Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from airpy import _core
-    from airpy.auto_model import find_model
+    from airpy.files import find_model
 
     gguf = _core.GGUF(find_model(args.model))
     facts = describe(gguf, tensors=args.tensors)

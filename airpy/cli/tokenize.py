@@ -25,11 +25,10 @@ def add(commands: common.Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from airpy.auto_model import find_model
     from airpy.tokenizer import Tokenizer
 
     text = common.read_prompt(args)
-    tokenizer = Tokenizer.from_gguf(find_model(args.model))
+    tokenizer = Tokenizer.from_gguf(args.model)
     ids = tokenizer.encode(text, add_special_tokens=not args.no_special)
     pieces = tokenizer.pieces(ids)
     if args.json:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 import numpy as np
 
-from airpy.errors import ArgumentError, FormatError, UnsupportedError
+from airpy.errors import ArgumentError, ArgumentTypeError, FormatError, UnsupportedError
 from airpy.tokenizer.batch import BatchEncoding, Tensors, pad, to_tensors
 from airpy.tokenizer.decode import Decoder, StreamDecoder
 from airpy.tokenizer.vocab import Vocabulary
@@ -81,10 +81,11 @@ class Tokenizer:
 
     @classmethod
     def from_gguf(cls, path: str | os.PathLike[str]) -> Tokenizer:
-        """From a file, which may hold nothing but a vocabulary. Raises what opening it raises, too."""
+        """From a file, which may hold nothing but a vocabulary, or a directory with one. Raises what opening it raises, too."""
         from airpy import _core
+        from airpy.files import find_model
 
-        return cls.from_metadata(_core.GGUF(os.fspath(path)).metadata)
+        return cls.from_metadata(_core.GGUF(find_model(path)).metadata)
 
     # -- text to ids ----------------------------------------------------------------------------------------------------
 
@@ -107,7 +108,7 @@ class Tokenizer:
         """
         single = isinstance(text, str)
         if not isinstance(text, (str, Iterable)):
-            raise TypeError(f"text is {type(text).__name__}; expected a str or several of them")
+            raise ArgumentTypeError(f"text is {type(text).__name__}; expected a str or several of them")
         texts = [text] if isinstance(text, str) else list(text)
         rows = [self.encode(t, add_special_tokens=add_special_tokens) for t in texts]
         fills = _choice("padding", padding, (True, "left", "right", "longest", "max_length"), (None, False, "do_not_pad"))
@@ -136,7 +137,7 @@ class Tokenizer:
         them. parse_special: the texts of control tokens, such as "<|im_end|>", become these tokens; else they are spelt out like any
         text. Raises ArgumentError for lone surrogates, which no encoding has."""
         if not isinstance(text, str):
-            raise TypeError(f"text is {type(text).__name__}; expected str")
+            raise ArgumentTypeError(f"text is {type(text).__name__}; expected str")
         try:
             ids: list[int] = self._front(parse_special).encode(text, add_special_tokens=False).ids
         except TypeError:
@@ -237,7 +238,7 @@ class Tokenizer:
 
         foreign = {name: variables.pop(name) for name in sorted(_NOT_FOR_TEMPLATES & variables.keys())}
         if unsupported := [name for name, value in foreign.items() if value is not None and value is not False]:
-            raise TypeError(f"apply_chat_template() does not support {', '.join(unsupported)}")
+            raise ArgumentTypeError(f"apply_chat_template() does not support {', '.join(unsupported)}")
         source = choose_template(self._templates, chat_template, bool(tools))
         known = {**self.special_tokens_map, "tools": tools, "documents": documents}
         text = render_chat(source, conversation, {**known, **variables, "add_generation_prompt": add_generation_prompt})
@@ -406,7 +407,7 @@ def _one(i: Any) -> int:
     try:
         return i.__index__()  # type: ignore[no-any-return]
     except AttributeError:
-        raise TypeError(f"token ids are whole numbers in one flat row, not {type(i).__name__}") from None
+        raise ArgumentTypeError(f"token ids are whole numbers in one flat row, not {type(i).__name__}") from None
 
 
 def _templates(metadata: Mapping[str, object]) -> dict[str, str]:

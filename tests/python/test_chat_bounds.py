@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from airpy.chat import Limits, Renderer
-from airpy.errors import TemplateError
+from airpy.errors import ArgumentTypeError, TemplateError
 
 SECONDS = 1.0
 NEST = "{% for a in r %}" * 6 + "{% endfor %}" * 6
@@ -120,6 +120,8 @@ def test_a_syntax_error_names_its_line(renderer):
 def test_what_is_no_data_is_refused(renderer):
     with pytest.raises(TypeError, match="give tools as JSON schemas"):
         renderer.render("", {"tools": [print]})
+    with pytest.raises(ArgumentTypeError, match="take dicts with text for keys: keys must be str"):
+        renderer.render("", {"tools": [{(1, 2): 3}]})
     deep: list[object] = []
     for _ in range(100000):
         deep = [deep]

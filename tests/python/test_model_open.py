@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import copy
+import errno
+import os
 import pickle
 import shutil
 import sys
 import threading
 
 import pytest
-from models import DEMO, RATES, golden, load
+from models import DEMO, RATES, golden, load, run_python
 
 import airpy
-from airpy import AutoModel, errors
+from airpy import AutoModel, _core, errors
 
 
 def test_every_public_name_is_there():
@@ -62,10 +64,70 @@ def test_a_directory_without_a_model_says_so(tmp_path):
         load(tmp_path)
 
 
-@pytest.mark.parametrize("path", ["nowhere.gguf", "somebody/some-model"])
-def test_a_missing_file_is_an_os_error(path):
-    with pytest.raises(OSError, match=path):
-        load(path)
+@pytest.mark.parametrize("path", ["nowhere.gguf", "somebody/some-model", b"nowhere", ""])
+def test_a_missing_file_is_one_error_under_every_name(path):
+    for call in (load, lambda path: load(DEMO, plan=path, bandwidths=None), airpy.Tokenizer.from_gguf, airpy.Plan.load):
+        with pytest.raises(errors.MissingFileError) as refused:
+            call(path)
+        error = refused.value
+        assert isinstance(error, (errors.AirpyError, FileNotFoundError)) and isinstance(error, errors.FileIOError)
+        assert isinstance(error, FileNotFoundError) and isinstance(error, errors.AirpyError)
+        assert (error.errno, error.filename) == (errno.ENOENT, os.fsdecode(path))
+
+
+def test_what_the_system_refuses_has_its_number_and_path(tmp_path, monkeypatch):
+    (tmp_path / "loop.gguf").symlink_to("loop.gguf")
+    with pytest.raises(errors.FileIOError) as refused:
+        load(tmp_path / "loop.gguf")
+    assert (refused.value.errno, refused.value.filename) == (errno.ELOOP, str(tmp_path / "loop.gguf"))
+    with load() as model, pytest.raises(errors.FileIOError) as refused:
+        model.plan.save(tmp_path)
+    assert refused.value.errno == errno.EISDIR
+
+
+def test_too_many_open_files_say_what_to_do():
+    done = run_python(
+        "import resource, sys; from airpy import AutoModel, AirpyError; import airpy.auto_model, airpy.tokenizer.build, numpy\n"
+        "from airpy import _core\n"
+        "files = []\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))\n"
+        "try:\n"
+        "    while True: files.append(open('/dev/null'))\n"
+        "except OSError: pass\n"
+        "for call in (AutoModel.from_pretrained, _core.GGUF):\n"
+        "    try: call(sys.argv[1])\n"
+        "    except AirpyError as error: print(error)",
+        str(DEMO),
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Too many open files; close some, or raise the limit (ulimit -n)") == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "error", "message"),
+    [
+        ("x\ud800.gguf", errors.ArgumentError, r"'x\\ud800.gguf' has a lone surrogate"),
+        ("a\0b.gguf", errors.ArgumentError, "has a NUL character"),
+        (3, errors.ArgumentTypeError, "path is int; expected a str or an os.PathLike"),
+        (None, errors.ArgumentTypeError, "path is NoneType"),
+    ],
+)
+def test_what_names_no_file_is_an_argument_error(path, error, message):
+    for call in (load, airpy.Tokenizer.from_gguf, airpy.Plan.load):
+        with pytest.raises(error, match=message):
+            call(path)
+
+
+def test_a_path_of_bytes_is_a_path(tmp_path):
+    shutil.copy(golden("llama"), tmp_path / "only.gguf")
+    for path in (tmp_path, tmp_path / "only.gguf"):
+        with load(os.fsencode(path)) as model:
+            assert model.config.num_hidden_layers == 2
+
+
+def test_a_tokenizer_is_found_in_a_directory_as_a_model_is(tmp_path):
+    shutil.copy(DEMO, tmp_path / "only.gguf")
+    assert len(airpy.Tokenizer.from_gguf(tmp_path)) == 4096
 
 
 @pytest.mark.parametrize("content", [b"", b"GGUF", b"not a model at all", b"GGUF\x03\0\0\0" + b"\xff" * 40])
@@ -116,7 +178,11 @@ def test_unknown_arguments_are_type_errors_and_foreign_ones_say_what_to_do():
     load(device_map="auto", torch_dtype="auto", low_cpu_mem_usage=True).close()
 
 
-@pytest.mark.parametrize("options", [{"io": "fast"}, {"kv_dtype": "q4"}, {"n_ctx": 1 << 20}, {"threads": -1}, {"progress": 3}])
+@pytest.mark.parametrize(
+    "options",
+    [{"io": "fast"}, {"kv_dtype": "q4"}, {"n_ctx": 1 << 20}, {"threads": -1}, {"progress": 3}, {"n_ctx": True}, {"threads": True},
+     {"n_ctx": 0}, {"threads": 0}, {"threads": 257}, {"n_ctx": 1.5}, {"threads": "2"}, {"io": 3}, {"kv_dtype": False}, {"plan": 3}],
+)
 def test_options_out_of_range_are_argument_errors(options):
     with pytest.raises(errors.ArgumentError, match=next(iter(options))):
         load(**options)
@@ -131,22 +197,15 @@ def test_a_relative_path_stays_the_file_wherever_the_process_goes(tmp_path, monk
         assert model.generate([[1, 2]], max_new_tokens=2).shape == (1, 4)
 
 
-TIERS = ["ref", "avx2", "avx512", "neon", "dotprod", "i8mm"]
-
-
-@pytest.mark.parametrize("tier", TIERS)
-def test_airpy_cpu_caps_the_kernels(monkeypatch, tier):
-    from airpy import _core
-
+@pytest.mark.parametrize("tier", ["ref", "avx2", "avx512", "neon", "dotprod", "i8mm", "sse9"])
+def test_airpy_cpu_chooses_among_the_kernels_that_this_cpu_has(monkeypatch, tier):
     monkeypatch.setenv("AIRPY_CPU", tier)
-    with load() as model:
-        assert model.stats()["kernels"] == max((name for name in _core.TIERS if TIERS.index(name) <= TIERS.index(tier)), key=TIERS.index)
-
-
-def test_airpy_cpu_must_name_a_tier(monkeypatch):
-    monkeypatch.setenv("AIRPY_CPU", "sse9")
-    with pytest.raises(errors.ArgumentError, match="sse9"):
-        load()
+    if tier in _core.TIERS:
+        with load() as model:
+            assert model.stats()["kernels"] == tier
+    else:
+        with pytest.raises(errors.ArgumentError, match=f"AIRPY_CPU is '{tier}', but what this CPU can run is {', '.join(_core.TIERS)};"):
+            load()
 
 
 def test_closing_twice_is_fine_and_a_closed_model_says_so():

@@ -8,7 +8,7 @@ import math
 import os
 
 import pytest
-from models import DEMO, RATES, golden, load
+from models import DEMO, RATES, golden, load, run_python
 
 from airpy import Plan, _core, calibration, errors
 from airpy.auto_model import machine_for, open_model
@@ -35,6 +35,26 @@ def test_a_relative_cache_folder_is_ignored(cache, monkeypatch, tmp_path):
     for base, want in (("cache", tmp_path / ".cache"), ("", tmp_path / ".cache"), (str(tmp_path / "x"), tmp_path / "x")):
         monkeypatch.setenv("XDG_CACHE_HOME", base)
         assert calibration.cache_dir() == want / "airpy"
+
+
+@pytest.mark.parametrize("home", [None, "rel"])
+def test_without_a_home_nothing_is_kept(tmp_path, home):
+    """Of a user without an entry in passwd, as in many containers, or with one that means another folder each time."""
+    done = run_python(
+        "import os, pwd, sys\n"
+        "def nobody(uid): raise KeyError(uid)\n"
+        "pwd.getpwuid = nobody\n"
+        "for name in ('HOME', 'XDG_CACHE_HOME', 'AIRPY_CACHE_DIR'): os.environ.pop(name, None)\n"
+        "if len(sys.argv) > 2: os.environ['HOME'] = sys.argv[2]\n"
+        "from airpy import AutoModel, calibration\n"
+        "assert calibration.cache_dir() is None\n"
+        "calibration._store('cpu x', {'memory': 1e9})\n"
+        "assert calibration._load('cpu x') == {}\n"
+        "AutoModel.from_pretrained(sys.argv[1], progress=False).generate([[1]], max_new_tokens=1)",
+        str(DEMO), *([home] if home else []), cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---- the plan --------------------------------------------------------------------------------------------------------------------
@@ -107,6 +127,30 @@ def test_a_plan_chooses_again_what_was_a_default(tmp_path, monkeypatch):
         with load(plan=tmp_path / "plan.json", bandwidths=None, **given) as model:
             assert model.plan["budget"] == 48 << 20 or "max_ram" not in given
             assert model.stats()["threads"] == 1 or "threads" not in given
+
+
+def test_a_plan_for_other_threads_or_kernels_predicts_for_these(cache, monkeypatch):
+    """Rates of compute are those of so many threads; the disk's stay the plan's."""
+    probed = []
+
+    def probe(machine):
+        probed.append((machine.threads, machine.tier))
+        return {"memory": 1e9, "op_s": 1e-6, "product": {"Q8_0": 1e9, "F32": 1e9}, "product_columns": {"Q8_0": 1e10}}
+
+    monkeypatch.setattr(calibration, "probe_compute", probe)
+    monkeypatch.setattr(calibration, "probe_disk", lambda path: pytest.fail("probed the disk"))
+    with load(io="direct", max_ram="6MiB") as model:
+        plan, threads = model.plan, model.stats()["threads"]
+    with load(plan=plan, bandwidths=None, threads=threads) as model:
+        assert model.plan.bandwidths == plan.bandwidths and not probed
+    with load(plan=plan, bandwidths=None, threads=threads + 1) as model:
+        assert model.plan.bandwidths["memory"] == 1e9 and model.plan.bandwidths["disk"] == RATES["disk"]
+        assert model.plan["compute_s"] > plan["compute_s"]
+    if len(_core.TIERS) > 1:
+        monkeypatch.setenv("AIRPY_CPU", "ref")
+        with load(plan=plan, bandwidths=None) as model:
+            assert model.plan.bandwidths["memory"] == 1e9
+    assert probed == [(threads + 1, ""), (0, "ref")][: len(probed)] and probed
 
 
 def test_advice_can_be_followed_under_a_plan(plan):

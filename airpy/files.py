@@ -1,0 +1,53 @@
+"""From a path as users give it to the file that is meant."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+
+from airpy.errors import ArgumentError, ArgumentTypeError, system_errors
+
+PathLike = str | os.PathLike[str]
+
+_PART = re.compile(r"(.*)-\d{5}-of-(\d{5})\.gguf")
+_NOT_A_FILE = "; airpy opens GGUF files in place and downloads nothing"  # for a path that may be meant as a name on a hub
+
+
+def checked_path(path: PathLike) -> str:
+    """As text. Raises ArgumentError and ArgumentTypeError for what names nothing on any disk."""
+    try:
+        text = os.fsdecode(path)
+        os.fsencode(text)
+    except TypeError:
+        raise ArgumentTypeError(f"path is {type(path).__name__}; expected a str or an os.PathLike") from None
+    except UnicodeEncodeError:
+        raise ArgumentError(f"the path {path!r} has a lone surrogate, which no file name has") from None
+    if "\0" in text:
+        raise ArgumentError(f"the path {text!r} has a NUL character, which no file name has")
+    return text
+
+
+def find_model(path: PathLike) -> str:
+    """The file to open for a path: itself, or the one model in a directory (a split one counts as one). Raises ArgumentError, and
+    FileIOError where there is none or it may not be read."""
+    path = checked_path(path)
+    with system_errors(missing="" if path.endswith(".gguf") else _NOT_A_FILE):
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            return os.path.join(path, _model_in(path))
+        if stat.S_ISREG(mode):  # the engine opens it again, and says what else a path may be
+            os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+    return path
+
+
+def _model_in(folder: str) -> str:
+    found: dict[str, str] = {}
+    for name in sorted(name for name in os.listdir(folder) if name.endswith(".gguf")):
+        match = _PART.fullmatch(name)
+        found.setdefault(f"{match[1]} {match[2]}" if match else name, name)
+    if not found:
+        raise ArgumentError(f"{folder} holds no .gguf file; airpy opens GGUF files")
+    if len(found) > 1:
+        raise ArgumentError(f"{folder} holds {len(found)} models; choose one: {', '.join(found.values())}")
+    return next(iter(found.values()))
