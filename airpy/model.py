@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,9 @@ from airpy.config import ModelConfig
 from airpy.device import DEVICE, stay_on
 from airpy.errors import ArgumentError, BudgetError, CancelledError, StateError, UnsupportedError
 from airpy.generation import CausalLMOutput, GenerateOutput, GenerationConfig, Streamer
-from airpy.generation.config import Resolved, merge, refuse, resolve
+from airpy.generation.config import Resolved, as_config, merge, refuse, resolve
 from airpy.generation.inputs import Prompts, read_prompts
-from airpy.generation.loop import Generation, Item
+from airpy.generation.loop import Generation, Item, Part, Row, parts_of
 from airpy.generation.stopping import TextCutter
 from airpy.measure import CallMeter, Cost, MemoryWatch, Phase
 from airpy.planning import Plan
@@ -31,10 +32,12 @@ Ids = npt.NDArray[np.int64]
 
 _MANY_ROWS = 64  # of a pass whose time is that of many columns
 
-# What helps where a call does not fit into max_ram.
-_PROMPT_HELP = "raise max_ram, or give fewer or shorter prompts"
-_DECODE_HELP = "raise max_ram, lower max_new_tokens, or give fewer or shorter prompts"
-_LOGITS_HELP = "raise max_ram, ask for fewer logits (logits_to_keep), give fewer or shorter prompts, or drop the logits of earlier calls"
+_BLOCK = 64  # positions that state is kept in
+
+# What helps where a call does not fit into max_ram, beside raising that.
+_PROMPT_HELP = "give fewer or shorter prompts"
+_DECODE_HELP = "lower max_new_tokens, or give fewer or shorter prompts"
+_LOGITS_HELP = "ask for fewer logits (logits_to_keep), give fewer or shorter prompts, or drop the logits of earlier calls"
 
 
 class Model:
@@ -57,7 +60,8 @@ class Model:
     ) -> None:
         """options: the engine's. machine: whose calibration to correct by what passes achieve, if any."""
         self.tokenizer, self.config = tokenizer, config
-        self.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_ids, pad_token_id=tokenizer.pad_token_id)
+        self._file_config = GenerationConfig(eos_token_id=tokenizer.eos_token_ids, pad_token_id=tokenizer.pad_token_id)
+        self._generation_config = replace(self._file_config)
         self._engine, self._gguf, self._metadata, self._options = engine, gguf, metadata, options
         self._machine, self._memory, self._progress = machine, memory, progress
         solved = engine.plan
@@ -120,6 +124,16 @@ class Model:
         )
 
     @property
+    def generation_config(self) -> GenerationConfig:
+        """What calls follow where they say nothing; its fields that are None follow the file. May be assigned to: a GenerationConfig,
+        transformers' one, a dict, or None for the file's own."""
+        return self._generation_config
+
+    @generation_config.setter
+    def generation_config(self, config: GenerationConfig | Mapping[str, Any] | None) -> None:
+        self._generation_config = replace(self._file_config) if config is None else as_config(config)
+
+    @property
     def n_ctx(self) -> int:
         """Tokens that prompt and answer may have together."""
         return int(self._n_ctx)
@@ -146,24 +160,26 @@ class Model:
         return_dict_in_generate=True.
 
         input_ids: array, tensor or lists, [batch, tokens] padded on the left with attention_mask, or rows of unequal length.
+        Without a mask, pad_token_id where rows begin is padding, unless it begins or ends texts as well (as transformers infers it).
         arguments: the fields of GenerationConfig. All rows' prompts are read in one pass (or as few as max_ram allows), then all
         rows' next tokens in one pass each. Raises ContextOverflowError before anything is computed, BudgetError where max_ram is
-        too small for the rows, UnsupportedError and TypeError for arguments airpy does not have.
+        too small for the rows, UnsupportedError and ArgumentTypeError for arguments airpy does not have.
         """
         if streamer is not None and not all(callable(getattr(streamer, name, None)) for name in ("put", "end")):
             raise ArgumentError(
                 f"streamer is {type(streamer).__name__}; expected an object with put() and end(), such as TextStreamer(model.tokenizer)"
             )
         try:
-            how = resolve(merge(self.generation_config, generation_config, arguments), self.config.vocab_size)
-            prompts = read_prompts(input_ids, attention_mask, how.pad, self.config.vocab_size)
-            with self._generation(prompts, how) as generation:
+            how = resolve(self._merge("generate()", generation_config, arguments), self.config.vocab_size)
+            padding = None if how.pad in how.eos or how.pad == self.config.bos_token_id else how.pad
+            prompts = read_prompts(input_ids, attention_mask, how.pad, self.config.vocab_size, padding=padding)
+            with _Running(self, prompts, how) as running:
                 if streamer is not None:
                     streamer.put(prompts.ids.copy())
-                for step in generation:
+                for step in running:
                     if streamer is not None:
                         streamer.put(np.array([how.pad if token is None else token for token in step], dtype=np.int64))
-                new = [row.new for row in generation.rows]
+                new = [row.new for row in running.rows]
         finally:
             if streamer is not None:
                 streamer.end()  # also where the arguments are refused: somebody may be waiting
@@ -186,22 +202,22 @@ class Model:
         """The text that follows one prompt, a text or ids, piece by piece, never half a character; a stop string that ends it is
         left out. on_tokens gets the ids of each step, also of those that are not shown. Arguments as in generate(), checked at
         once. Leaving the loop early, or close(), ends the generation."""
-        how = resolve(merge(self.generation_config, generation_config, arguments), self.config.vocab_size)
+        how = resolve(self._merge("stream()", generation_config, arguments), self.config.vocab_size)
         if how.return_dict:
             raise ArgumentError("stream() returns text; return_dict_in_generate belongs to generate()")
         prompts = read_prompts(self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt, None, how.pad, self.config.vocab_size)
         if len(prompts.rows) != 1:
             raise ArgumentError(f"stream() takes one prompt, not {len(prompts.rows)}; generate() takes several")
         self._check_open()
-        return self._stream(prompts, how, skip_special_tokens, on_tokens)
+        return self._stream(_Running(self, prompts, how), skip_special_tokens, on_tokens)
 
     def _stream(
-        self, prompts: Prompts, how: Resolved, skip_special: bool, on_tokens: Callable[[list[int]], object] | None
+        self, running: _Running, skip_special: bool, on_tokens: Callable[[list[int]], object] | None
     ) -> Generator[str, None, None]:
-        decoder = self.tokenizer.stream_decoder(prompts.rows[0].tolist(), skip_special_tokens=skip_special)
-        cutter = TextCutter(how.stop_strings)
-        with self._generation(prompts, how) as generation:
-            for step in generation:
+        decoder = self.tokenizer.stream_decoder(running.prompts.rows[0].tolist(), skip_special_tokens=skip_special)
+        cutter = TextCutter(running.how.stop_strings)
+        with running:
+            for step in running:
                 new = [token for token in step if token is not None]
                 if on_tokens is not None:
                     on_tokens(new)
@@ -233,7 +249,8 @@ class Model:
             for row, want in zip(prompts.rows, wanted, strict=True):
                 sequences.append(self._pool.take(row, want))
                 items.append((sequences[-1], row[sequences[-1].length :].data, want, None, 0))
-            result = self._run(items, watch, _LOGITS_HELP, logits=True)
+            lengths = [row.size for row in prompts.rows]
+            result = self._run(items, watch, lambda: self._advice(lengths, sum(wanted), _LOGITS_HELP), logits=True)
         except (CancelledError, StateError) as error:
             self._explain(error)
             raise
@@ -306,8 +323,8 @@ class Model:
 
     # -- inside ---------------------------------------------------------------------------------------------------------
 
-    def _generation(self, prompts: Prompts, how: Resolved) -> _Running:
-        return _Running(self, prompts, how)
+    def _merge(self, where: str, config: Any, arguments: Mapping[str, Any]) -> GenerationConfig:
+        return merge(where, self._generation_config.over(self._file_config), config, arguments)
 
     def _check_open(self) -> None:
         if self._engine.closed:
@@ -318,17 +335,23 @@ class Model:
         if self._closing and isinstance(error, (CancelledError, StateError)):
             raise StateError("the model was closed while a call was under way") from None
 
+    def _advice(self, lengths: list[int], wanted: int, otherwise: str) -> str:
+        """What would let rows of these lengths fit, of which `wanted` logits are kept."""
+        enough = self._engine.budget_for(sum(-(-length // _BLOCK) for length in lengths), sum(lengths), wanted)
+        to = f" to {enough / (1 << 20):.1f} MiB" if enough else ""
+        return f"raise max_ram{to}, {'or ' if ',' not in otherwise else ''}{otherwise}"
+
     def _run(
-        self, items: list[Item], watch: _Watch, budget_help: str, *, logits: bool = False, phase: Phase | None = None
+        self, items: list[Item], watch: _Watch, advice: Callable[[], str], *, logits: bool = False, phase: Phase | None = None
     ) -> _core.Result:
-        """One call of the engine, cancellable at any moment, idle sequences giving way where the budget asks. budget_help: what the
-        caller can do where that is not enough."""
+        """One call of the engine, cancellable at any moment, idle sequences giving way where the budget asks. advice: what the caller
+        can do where that is not enough."""
         watch.check()
         with watch.report:
             try:
                 result = self._run_in_budget(items, logits, watch)
             except BudgetError as error:
-                raise BudgetError(f"{error}; {budget_help}") from None
+                raise BudgetError(f"{error}; {advice()}") from None
         self._note(result.cost, phase, len(items), sum(len(item[1]) for item in items))
         self._memory.sample()
         return result
@@ -399,30 +422,41 @@ class _Watch:
 
 
 class _Running:
-    """A generation as a context: counts what it costs and gives its sequences back, however it ends."""
+    """A generation as a context, iterated for its steps: counts what it costs and gives its sequences back, however it ends. Nothing
+    of it keeps it alive in turn, so that a model goes with its last reference."""
 
     def __init__(self, model: Model, prompts: Prompts, how: Resolved) -> None:
-        self._model, self._prompts, self._how = model, prompts, how
-        self._watch = _Watch(model)
+        """Raises ArgumentError and ContextOverflowError before anything is computed."""
+        self._model, self.prompts, self.how = model, prompts, how
+        self._parts: list[Part] = parts_of(prompts, how, model.n_ctx, model.config.max_position_embeddings)
         self._meter = CallMeter()
         self._last_end = 0.0  # of a pass
 
-    def __enter__(self) -> Generation:
+    def __enter__(self) -> _Running:
         model = self._model
+        self._watch = _Watch(model)
         model._check_open()
-        self._generation = Generation(
-            self._prompts, self._how, n_ctx=model.n_ctx, trained=model.config.max_position_embeddings, tokenizer=model.tokenizer,
-            pool=model._pool, run=self._run,
-        )
-        return self._generation
+        self._generation = Generation(self.prompts, self.how, self._parts, tokenizer=model.tokenizer, pool=model._pool)
+        return self
+
+    def __iter__(self) -> Iterator[list[int | None]]:
+        return self._generation.steps(self._run)
+
+    @property
+    def rows(self) -> list[Row]:
+        return self._generation.rows
 
     def _run(self, items: list[Item]) -> _core.Result:
         meter, start = self._meter, self._last_end or time.monotonic()
-        phase, advice = (meter.decode, _DECODE_HELP) if meter.prompt.passes else (meter.prompt, _PROMPT_HELP)
-        result = self._model._run(items, self._watch, advice, phase=phase)
+        phase, otherwise = (meter.decode, _DECODE_HELP) if meter.prompt.passes else (meter.prompt, _PROMPT_HELP)
+        result = self._model._run(items, self._watch, lambda: self._advice(otherwise), phase=phase)
         self._last_end = time.monotonic()
         phase.wall_s += self._last_end - start
         return result
+
+    def _advice(self, otherwise: str) -> str:
+        """What would let all of it fit, not the next pass alone."""
+        return self._model._advice([row.prompt.size + row.limit for row in self.rows], len(self.rows), otherwise)
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._count()

@@ -5,18 +5,27 @@ from __future__ import annotations
 import dataclasses
 import operator
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from airpy.errors import ArgumentError, UnsupportedError
+from airpy.errors import ArgumentError, ArgumentTypeError, UnsupportedError
 
 DEFAULT_NEW_TOKENS = 256
 
+# Of transformers' generate() and of its configs: what changes no text here, whatever its value. Prompts are always given, and how
+# transformers keeps its cache, compiles, or lets an assistant guess is its own affair.
+_WITHOUT_EFFECT = frozenset((
+    "_commit_hash", "_from_model_config", "assistant_confidence_threshold", "assistant_early_exit", "assistant_lookbehind",
+    "assistant_model", "bos_token_id", "cache_config", "compile_config", "decoder_start_token_id", "disable_compile",
+    "generation_kwargs", "is_assistant", "low_memory", "max_matching_ngram_size", "num_assistant_tokens",
+    "num_assistant_tokens_schedule", "prefill_chunk_size", "prompt_lookup_num_tokens", "renormalize_logits", "return_legacy_cache",
+    "target_lookbehind", "tokenizer", "transformers_version", "trust_remote_code",
+))  # fmt: skip
 # Arguments of transformers' generate() that airpy does not have: the values that change nothing there and are accepted here, and
-# what to do instead.
+# what to use instead.
 _NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
     "use_cache": ((True, None), "model.forget() before the call: what the model knows of a text is then read again"),
     "num_beams": ((1, None), "sampling with do_sample=True, or several seeds"),
@@ -31,8 +40,8 @@ _NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
     "epsilon_cutoff": ((None, 0.0), "min_p"),
     "eta_cutoff": ((None, 0.0), "min_p"),
     "early_stopping": ((None, False), "stop_strings or eos_token_id"),
-    "min_length": ((None, 0), "leaving eos_token_id=[] to turn the end of sequence off"),
-    "min_new_tokens": ((None, 0), "leaving eos_token_id=[] to turn the end of sequence off"),
+    "min_length": ((None, 0), "eos_token_id=[], which turns the end of sequence off"),
+    "min_new_tokens": ((None, 0), "eos_token_id=[], which turns the end of sequence off"),
     "max_time": ((None,), "model.cancel() from a timer, or model.stream() and a break"),
     "bad_words_ids": ((None, []), "sampling on your own from model(ids).logits"),
     "force_words_ids": ((None, []), "sampling on your own from model(ids).logits"),
@@ -40,29 +49,31 @@ _NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
     "suppress_tokens": ((None, []), "sampling on your own from model(ids).logits"),
     "begin_suppress_tokens": ((None, []), "sampling on your own from model(ids).logits"),
     "sequence_bias": ((None,), "sampling on your own from model(ids).logits"),
-    "forced_bos_token_id": ((None,), "putting the id at the end of the prompt"),
-    "forced_eos_token_id": ((None,), "appending the id yourself"),
+    "forced_bos_token_id": ((None,), "a prompt that ends with the id"),
+    "forced_eos_token_id": ((None,), "an id that you append yourself"),
+    "forced_decoder_ids": ((None,), "a prompt that ends with the ids"),
+    "exponential_decay_length_penalty": ((None,), "max_new_tokens"),
+    "encoder_no_repeat_ngram_size": ((None, 0), "repetition_penalty or frequency_penalty"),
+    "dola_layers": ((None,), "sampling on your own from model(ids).logits"),
+    "watermarking_config": ((None,), "sampling on your own from model(ids).logits"),
     "guidance_scale": ((None, 1, 1.0), "sampling on your own from model(ids).logits"),
     "logits_processor": ((None, []), "sampling on your own from model(ids).logits"),
     "stopping_criteria": ((None, []), "stop_strings, or model.stream() and a break"),
     "prefix_allowed_tokens_fn": ((None,), "sampling on your own from model(ids).logits"),
-    "assistant_model": ((None,), "generate() without it: the text is the same"),
-    "prompt_lookup_num_tokens": ((None,), "generate() without it: the text is the same"),
     "negative_prompt_ids": ((None,), "generate() without it"),
     "inputs_embeds": ((None,), "input_ids"),
     "inputs": ((None,), "input_ids"),
     "past_key_values": ((None,), "the whole text as input_ids: what is known of it is not computed again"),
-    "cache_implementation": ((None,), "kv_dtype= of from_pretrained"),
+    "cache_implementation": (
+        (None, "dynamic", "static", "hybrid", "hybrid_chunked", "sliding_window", "offloaded", "offloaded_static", "paged"),
+        "kv_dtype= of from_pretrained",
+    ),
     "output_scores": ((None, False), "model(ids).logits"),
     "output_logits": ((None, False), "model(ids).logits"),
-    "output_attentions": ((None, False), "nothing: airpy never has them whole"),
+    "output_attentions": ((None, False), "generate() without it: airpy never has them whole"),
     "output_hidden_states": ((None, False), "model(ids).logits"),
-    "renormalize_logits": ((None, False), "generate() without it"),
     "remove_invalid_values": ((None, False), "generate() without it: values that are not finite raise NumericError"),
     "synced_gpus": ((None, False), "generate() without it"),
-    "tokenizer": ((None,), "stop_strings alone: the model knows its tokenizer"),
-    "bos_token_id": ((None,), "input_ids that begin with it"),
-    "decoder_start_token_id": ((None,), "input_ids that begin with it"),
     "token_type_ids": ((None,), "input_ids and attention_mask"),
     "position_ids": ((None,), "attention_mask"),
     "labels": ((None,), "model(ids).logits and a loss of your own"),
@@ -72,30 +83,32 @@ _NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
 
 
 def refuse(where: str, arguments: Mapping[str, Any]) -> None:
-    """Arguments that are not ours: neutral values of known ones pass, others raise UnsupportedError, unknown ones TypeError."""
+    """Arguments that are not ours: what means nothing here passes, other values of known ones raise UnsupportedError, unknown ones
+    ArgumentTypeError."""
     for name, value in arguments.items():
+        if name in _WITHOUT_EFFECT:
+            continue
         if name not in _NEUTRAL:
-            raise TypeError(f"{where} got an unexpected argument {name!r}")
+            raise ArgumentTypeError(f"{where} got an unexpected argument {name!r}")
         neutral, instead = _NEUTRAL[name]
-        if name == "tokenizer" or any(_means(value, n) for n in neutral):
-            continue  # a tokenizer is what transformers wants beside stop_strings; the model's own is used and is the same
-        raise UnsupportedError(f"{where}: {name}={value!r} is not supported; use {instead}")
+        if not any(_means(value, n) for n in neutral):
+            raise UnsupportedError(f"{where}: {name}={value!r} is not supported; use {instead}")
 
 
 def _means(value: Any, neutral: Any) -> bool:
     """Equal, of whatever class the number or the list is; but True is not 1."""
-    if isinstance(value, (int, float, list)) and isinstance(value, bool) == isinstance(neutral, bool):
+    if isinstance(value, (int, float, list, str)) and isinstance(value, bool) == isinstance(neutral, bool):
         return bool(value == neutral)
     return value is neutral
 
 
 @dataclass
 class GenerationConfig:
-    """Fields that are None follow the model's own generation_config, and then these defaults:
+    """Fields that are None follow the model's generation_config, then its file, and then these defaults:
 
     max_new_tokens: as many as the context has room for, at most 256. max_length: prompt and new tokens together, instead of it.
     do_sample=False takes the most probable token; True draws with temperature 1, top_k 50, top_p 1.
-    eos_token_id: the file's end-of-sequence, -turn and -message tokens; [] never stops at one.
+    eos_token_id: the file's end-of-sequence, -turn and -message tokens; [] never stops at one. pad_token_id: the file's.
     stop_strings: a generation ends with the token that completes one. seed: an int, or one for each row; the same seed gives the
     same text, alone or in a batch; None draws a new one for each row. repetition_penalty counts prompt and new tokens as
     transformers does, frequency_penalty and presence_penalty new ones as OpenAI's interface does.
@@ -121,7 +134,7 @@ class GenerationConfig:
     seed: int | Sequence[int] | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in _NEUTRAL:
+        if name in _NEUTRAL or name in _WITHOUT_EFFECT:
             refuse("generation_config", {name: value})
         elif name not in FIELDS:
             raise AttributeError(f"generation_config has no field {name!r}; it has {', '.join(FIELDS)}")
@@ -148,20 +161,26 @@ def _first(value: Any, other: Any) -> Any:
     return other if value is None else value
 
 
-def merge(
-    base: GenerationConfig, config: GenerationConfig | Mapping[str, Any] | None, given: Mapping[str, Any]
-) -> GenerationConfig:
-    """The model's config, under the call's config, under the call's arguments. Arguments that are None count as not given, but
-    eos_token_id=None and pad_token_id=None. Raises TypeError and UnsupportedError as refuse() does."""
+def as_config(config: Any) -> GenerationConfig:
+    """A config from whatever form generation_config= takes: itself, a dict, transformers' class, or None for an empty one. Raises
+    ArgumentTypeError and UnsupportedError as refuse() does."""
+    if config is None:
+        return GenerationConfig()
+    if isinstance(config, GenerationConfig):
+        return config
     if isinstance(config, Mapping):
-        config = from_mapping("generation_config", config)
-    elif config is not None and not isinstance(config, GenerationConfig):
-        to_dict = getattr(config, "to_diff_dict", None)  # transformers' class: what differs from its defaults
-        if to_dict is None:
-            raise TypeError(f"generation_config is {type(config).__name__}; expected airpy.GenerationConfig or a dict")
-        known = {name: value for name, value in to_dict().items() if name not in ("transformers_version", "_from_model_config")}
-        config = from_mapping("generation_config", known)
-    merged = from_mapping("generate()", given).over((config or GenerationConfig()).over(base))
+        return from_mapping("generation_config", config)
+    to_dict = getattr(config, "to_diff_dict", None)  # transformers' class: what differs from its defaults
+    if to_dict is None:
+        raise ArgumentTypeError(f"generation_config is {type(config).__name__}; expected airpy.GenerationConfig or a dict")
+    known = {name: value for name, value in to_dict().items() if (name, value) != ("pad_token_id", -1)}  # as some files say none
+    return from_mapping("generation_config", known)
+
+
+def merge(where: str, base: GenerationConfig, config: Any, given: Mapping[str, Any]) -> GenerationConfig:
+    """The model's config, under the call's config, under the call's arguments. Arguments that are None count as not given, but
+    eos_token_id=None, which never stops. where: the call. Raises ArgumentTypeError and UnsupportedError as refuse() does."""
+    merged = from_mapping(where, given).over(as_config(config).over(base))
     if "eos_token_id" in given and given["eos_token_id"] is None:
         merged.eos_token_id = []
     return merged
@@ -188,7 +207,7 @@ class Resolved:
 
 
 def resolve(config: GenerationConfig, n_vocab: int) -> Resolved:
-    """Raises ArgumentError for values that make no sense; the engine checks the ranges of sampling's."""
+    """Raises ArgumentError for values that make no sense. Warns of those that do nothing, at the caller of whoever calls this."""
     if config.max_new_tokens is not None and config.max_length is not None:
         raise ArgumentError("give max_new_tokens or max_length, not both")
     ends = [_token("eos_token_id", i, n_vocab) for i in _listed(config.eos_token_id)]
@@ -209,25 +228,46 @@ def resolve(config: GenerationConfig, n_vocab: int) -> Resolved:
     )
 
 
+# By name: the default, and what is in range, as csrc/engine/sample.c has it; written so that NaN is not.
+_RANGES: dict[str, tuple[float, Callable[[float], bool], str]] = {
+    "temperature": (1.0, lambda x: 0 <= x <= 1e6, "0 to 1e6"),
+    "top_k": (50, lambda x: 0 <= x < 1 << 31, "0 (off) or more"),
+    "top_p": (1.0, lambda x: 0 < x <= 1, "above 0, at most 1"),
+    "min_p": (0.0, lambda x: 0 <= x <= 1, "0 to 1"),
+    "repetition_penalty": (1.0, lambda x: 0 < x <= 1e6, "above 0, at most 1e6"),
+    "frequency_penalty": (0.0, lambda x: -1e6 <= x <= 1e6, "-1e6 to 1e6"),
+    "presence_penalty": (0.0, lambda x: -1e6 <= x <= 1e6, "-1e6 to 1e6"),
+}
+# Of drawing: values that nobody misses where nothing is drawn.
+_IDLE: dict[str, tuple[float | None, ...]] = {
+    "temperature": (None, 0, 1), "top_k": (None, 0, 1, 50), "top_p": (None, 1), "min_p": (None, 0),
+}  # fmt: skip
+
+
+def check_sampling(name: str, value: Any) -> float:
+    """One of sampling's numbers. Raises ArgumentError for what is none, or out of range."""
+    number = _sampling_number(name, value)
+    _, in_range, expected = _RANGES[name]
+    if not in_range(number):
+        raise ArgumentError(f"{name} is {number:g}; it must be {expected}")
+    return number
+
+
+def _sampling_number(name: str, value: Any) -> float:
+    return _whole(name, value, "a whole number") if name == "top_k" else _number(name, value)
+
+
 def _sampling(config: GenerationConfig) -> dict[str, float]:
-    penalties = {
-        "repetition_penalty": _number("repetition_penalty", _first(config.repetition_penalty, 1.0)),
-        "frequency_penalty": _number("frequency_penalty", _first(config.frequency_penalty, 0.0)),
-        "presence_penalty": _number("presence_penalty", _first(config.presence_penalty, 0.0)),
-    }
-    drawing = {
-        "temperature": _number("temperature", _first(config.temperature, 1.0)),
-        "top_k": _whole("top_k", _first(config.top_k, 50), "a whole number"),
-        "top_p": _number("top_p", _first(config.top_p, 1.0)),
-        "min_p": _number("min_p", _first(config.min_p, 0.0)),
-    }
-    neutral = {"temperature": (None, 0, 1), "top_k": (None, 0, 1, 50), "top_p": (None, 1), "min_p": (None, 0)}
-    if not _flag("do_sample", config.do_sample):
-        for name, values in neutral.items():
-            if getattr(config, name) not in values:
-                warnings.warn(f"{name}={getattr(config, name)} does nothing without do_sample=True", UserWarning, stacklevel=4)
-        return {"temperature": 0.0, **penalties}
-    return {**drawing, **penalties}
+    given = {name: _sampling_number(name, _first(getattr(config, name), default)) for name, (default, *_) in _RANGES.items()}
+    draws = _flag("do_sample", config.do_sample)
+    checked = {name: check_sampling(name, value) for name, value in given.items() if draws or name not in _IDLE}
+    if draws and checked["temperature"] > 0:
+        return checked
+    why = "at temperature=0, which takes the most probable token" if draws else "without do_sample=True"
+    idle = [name for name, values in _IDLE.items() if getattr(config, name) not in values]
+    for name in idle if config.seed is None else [*idle, "seed"]:
+        warnings.warn(f"{name}={getattr(config, name)} does nothing {why}", UserWarning, stacklevel=4)
+    return {"temperature": 0.0} | {name: value for name, value in checked.items() if name not in _IDLE}
 
 
 def _is_list(value: Any) -> bool:

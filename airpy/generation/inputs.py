@@ -22,9 +22,10 @@ class Prompts:
     rows: list[Ids]
 
 
-def read_prompts(input_ids: Any, attention_mask: Any, pad: int, n_vocab: int) -> Prompts:
+def read_prompts(input_ids: Any, attention_mask: Any, pad: int, n_vocab: int, *, padding: int | None = None) -> Prompts:
     """input_ids: [batch, tokens] or [tokens] as array, tensor or list, or a list of rows of unequal length, which are padded on the
-    left with `pad`. attention_mask: as long, 1 for real tokens, after the 0 of the padding. Raises ArgumentError."""
+    left with `pad`. attention_mask: as long, 1 for real tokens, after the 0 of the padding. padding: the id that is no text where
+    rows without a mask begin with it. Raises ArgumentError."""
     if input_ids is None:
         raise ArgumentError("input_ids is missing; pass the ids of a prompt, such as **model.tokenizer(text, return_tensors='np')")
     if isinstance(input_ids, Mapping):
@@ -32,7 +33,10 @@ def read_prompts(input_ids: Any, attention_mask: Any, pad: int, n_vocab: int) ->
     if isinstance(input_ids, str):
         raise ArgumentError("input_ids is text; tokenize it: generate(**model.tokenizer([text], return_tensors='np'))")
     given = _rows("input_ids", input_ids, "iu")
-    real = given if attention_mask is None else _masked(given, _rows("attention_mask", attention_mask, "iubf"))
+    if attention_mask is not None:
+        real = _masked(given, _rows("attention_mask", attention_mask, "iubf"))
+    else:
+        real = given if padding is None else [_after(row, padding) for row in given]
     rows = [_prompt(row, i, n_vocab) for i, row in enumerate(real)]
     ids = np.full((len(given), max(row.size for row in given)), pad, dtype=np.int64)
     for i, row in enumerate(given):
@@ -56,10 +60,16 @@ def _rows(name: str, value: Any, kinds: str) -> list[npt.NDArray[Any]]:
 
 
 def _is_ragged(value: Any) -> bool:
-    """A list of rows whose lengths differ."""
-    return isinstance(value, (list, tuple)) and bool(value) and all(hasattr(row, "__len__") for row in value) and (
-        len({len(row) for row in value}) > 1
-    )  # fmt: skip
+    """A list of rows whose lengths differ. A single number may be an array or a tensor too, which has no length."""
+    if not isinstance(value, (list, tuple)) or any(not hasattr(row, "__len__") or getattr(row, "shape", None) == () for row in value):
+        return False
+    return len({len(row) for row in value}) > 1
+
+
+def _after(row: npt.NDArray[Any], padding: int) -> npt.NDArray[Any]:
+    """A row without the padding before it; one of nothing else stays."""
+    text = np.flatnonzero(row != padding)
+    return row[text[0] :] if text.size else row
 
 
 def _array(name: str, value: Any, kinds: str) -> npt.NDArray[Any]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Item = tuple[_core.Sequence, "array[int] | memoryview", int, "dict[str, Any] | None", int]  # as the engine takes them
 Runner = Callable[[list[Item]], _core.Result]
+Part = tuple[int, int]  # of a row: new tokens at most, seed
 
 
 @dataclass(slots=True)
@@ -45,21 +46,24 @@ class Row:
         self.done = stopped or token in eos or len(self.new) >= self.limit
 
 
-class Generation:
-    """One call of generate(): makes its rows at once, runs while it is iterated, gives its sequences back at the end."""
+def parts_of(prompts: Prompts, how: Resolved, n_ctx: int, trained: int) -> list[Part]:
+    """What each row may take. trained: the largest n_ctx that the model can be opened with. Raises ArgumentError and
+    ContextOverflowError."""
+    limits = [_new_tokens(how, row.size, prompts.ids.shape[1], n_ctx, trained) for row in prompts.rows]
+    return list(zip(limits, _seeds(how, len(prompts.rows)), strict=True))
 
-    def __init__(
-        self, prompts: Prompts, how: Resolved, *, n_ctx: int, trained: int, tokenizer: Tokenizer, pool: SequencePool, run: Runner
-    ) -> None:
-        """Raises ArgumentError and ContextOverflowError before anything is computed."""
+
+class Generation:
+    """One call of generate(): makes its rows at once, runs in steps, gives its sequences back at the end. It does not keep who runs
+    it, who keeps it."""
+
+    def __init__(self, prompts: Prompts, how: Resolved, parts: list[Part], *, tokenizer: Tokenizer, pool: SequencePool) -> None:
         self.reused = 0
-        self._how, self._run, self._pool = how, run, pool
+        self._how, self._pool = how, pool
         self._closed = False
-        limits = [_new_tokens(how, row.size, prompts.ids.shape[1], n_ctx, trained) for row in prompts.rows]
-        seeds = _seeds(how, len(prompts.rows))
         self.rows: list[Row] = []
         try:
-            for prompt, limit, seed in zip(prompts.rows, limits, seeds, strict=True):
+            for prompt, (limit, seed) in zip(prompts.rows, parts, strict=True):
                 stops = StopStrings(tokenizer, prompt.tolist(), how.stop_strings) if how.stop_strings else None
                 sequence = pool.take(prompt)
                 self.reused += sequence.length
@@ -68,11 +72,11 @@ class Generation:
             self.close()
             raise
 
-    def __iter__(self) -> Iterator[list[int | None]]:
+    def steps(self, run: Runner) -> Iterator[list[int | None]]:
         """Each step's tokens, one per row; None for rows that were done before."""
         eos = self._how.eos
         while active := [row for row in self.rows if not row.done]:
-            sampled = self._run([row.item() for row in active]).sampled
+            sampled = run([row.item() for row in active]).sampled
             tokens = iter(sampled)
             step = [None if row.done else next(tokens) for row in self.rows]
             for row, token in zip(active, sampled, strict=True):
@@ -87,7 +91,7 @@ class Generation:
 
 
 def _new_tokens(how: Resolved, length: int, width: int, n_ctx: int, trained: int) -> int:
-    """How many tokens a row of `length` may get, of a batch of `width`. trained: the largest n_ctx that a model can be opened with."""
+    """How many tokens a row of `length` may get, of a batch of `width`."""
     wanted = how.max_new_tokens
     if how.max_length is not None:
         wanted = how.max_length - width
@@ -95,12 +99,13 @@ def _new_tokens(how: Resolved, length: int, width: int, n_ctx: int, trained: int
             raise ArgumentError(f"max_length is {how.max_length}, but the prompts have {width} tokens already")
     if length + (wanted or 1) > n_ctx:
         what = f"a prompt of {length} tokens and {wanted or 1} new ones exceed"
+        lower = "max_new_tokens" if how.max_length is None else "max_length"
         if 0 < trained <= n_ctx:
             raise ContextOverflowError(
-                f"{what} the {n_ctx} positions that the model was trained for; shorten the prompt or lower max_new_tokens"
+                f"{what} the {n_ctx} positions that the model was trained for; shorten the prompt or lower {lower}"
             )
         raise ContextOverflowError(
-            f"{what} the context of {n_ctx}; shorten the prompt, lower max_new_tokens, or open the model with a larger n_ctx, up to "
+            f"{what} the context of {n_ctx}; shorten the prompt, lower {lower}, or open the model with a larger n_ctx, up to "
             f"{trained}"
         )
     return wanted or min(DEFAULT_NEW_TOKENS, n_ctx - length)

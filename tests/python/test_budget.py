@@ -139,6 +139,22 @@ def test_the_peak_of_a_model_is_not_anothers():
         assert model.stats()["peak_ram"] > 0
 
 
+def test_a_model_that_is_gone_is_no_other_model():
+    done = run_python(
+        "import gc, sys; from airpy import AutoModel, _core; gc.disable()\n"
+        "def used():\n"
+        "    model = AutoModel.from_pretrained(sys.argv[1], max_ram='24MiB', io='direct', progress=False)\n"
+        "    model.generate([[5, 6, 7]], max_new_tokens=2)\n"
+        "    return model._memory._alone\n"
+        "used(); live = _core.alloc_live()\n"
+        "print(used(), live, _core.alloc_live())",
+        str(DEMO),
+    )
+    assert done.returncode == 0, done.stderr
+    alone, once, twice = done.stdout.split()
+    assert alone == "True" and once == twice
+
+
 @pytest.mark.skipif(is_sanitized(), reason="sanitizers add memory of their own")
 @pytest.mark.parametrize("vocabulary", ["demo", "30000", "150000", *VOCAB_NAMES])
 def test_the_charge_for_a_tokenizer_is_what_it_takes(tmp_path, vocabulary):
@@ -314,7 +330,8 @@ def test_a_budget_above_the_group_is_an_error_and_kills_nobody(large, tmp_path, 
 
 def test_a_batch_too_large_for_the_budget_is_refused_and_a_smaller_one_runs():
     with load(io="direct", max_ram="6MiB") as model:
-        with pytest.raises(errors.BudgetError, match=r"KV cache.*; raise max_ram, or give fewer or shorter prompts$"):
+        with pytest.raises(errors.BudgetError, match=r"max_ram 6.0 MiB is too small by (?!0.0).* KV cache.*; raise max_ram to "
+                           r"[\d.]+ MiB, or give fewer or shorter prompts$"):
             model.generate([[1] * 300] * 64, max_new_tokens=2)
         assert model.generate([[1] * 300], max_new_tokens=2, eos_token_id=[]).shape == (1, 302)
 
@@ -322,7 +339,25 @@ def test_a_batch_too_large_for_the_budget_is_refused_and_a_smaller_one_runs():
 def test_a_batch_that_grows_too_large_is_refused_with_advice_that_helps():
     prompts = [[1] * 10] * 8
     with load(io="direct", max_ram="6MiB") as model:
-        with pytest.raises(errors.BudgetError, match=r"too small by.*; raise max_ram, lower max_new_tokens, or give fewer or shorter"):
+        with pytest.raises(errors.BudgetError, match=r"too small by.*; raise max_ram to .*, lower max_new_tokens, or give fewer or"):
             model.generate(prompts, max_new_tokens=400, eos_token_id=[])
         model.generate(prompts, max_new_tokens=40, eos_token_id=[])
         model.generate(prompts[:1], max_new_tokens=400, eos_token_id=[])
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model: model.generate([[1] * 300] * 40, max_new_tokens=2, eos_token_id=[]),
+        lambda model: model.generate([[1] * 10] * 12, max_new_tokens=300, eos_token_id=[]),
+        lambda model: model([[1] * 500], logits_to_keep=400),
+    ],
+)
+@pytest.mark.parametrize("io", ["direct", "auto"])
+def test_a_refused_call_names_a_budget_that_would_do(io, call):
+    with load(io=io, max_ram="6000000") as model, pytest.raises(errors.BudgetError) as refused:
+        call(model)
+    said = re.search(r"max_ram 5\.7 MiB is too small by ([\d.]+) MiB: .*raise max_ram to ([\d.]+) MiB, ", str(refused.value))
+    assert said and float(said[1]) > 0, refused.value
+    with load(io=io, max_ram=f"{said[2]}MiB", n_ctx=512) as model:
+        call(model)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import gc
 import math
 import pickle
 import threading
 import time
+import weakref
 from collections import Counter
 
 import numpy as np
@@ -59,6 +61,29 @@ def test_what_has_an_array_is_taken_as_one(model):
             return np.array([[5, 6, 7]])
 
     np.testing.assert_array_equal(model.generate(Tensor(), max_new_tokens=3), model.generate([[5, 6, 7]], max_new_tokens=3))
+
+
+def test_single_ids_may_be_arrays(model):
+    want = model.generate([[3, 4]], max_new_tokens=3)
+    np.testing.assert_array_equal(model.generate([np.array(3), np.array(4)], max_new_tokens=3), want)
+    np.testing.assert_array_equal(model.generate([np.int64(3), np.int64(4)], max_new_tokens=3), want)
+
+
+def test_padding_without_a_mask_is_seen_where_its_id_is_nothing_else(model):
+    """As transformers infers it."""
+    row = model.tokenizer.encode(TEXTS[2])
+    padded = np.array([[7] * 4 + row])
+    whole_mask = np.ones(padded.shape, int)
+    how = {"max_new_tokens": 8, "eos_token_id": []}
+    want = model.generate(padded, [[0] * 4 + [1] * len(row)], **how)
+    whole = model.generate(padded, whole_mask, **how)
+    assert want.tolist() != whole.tolist()
+    np.testing.assert_array_equal(model.generate(padded, pad_token_id=7, **how), want)
+    np.testing.assert_array_equal(model.generate(padded, whole_mask, pad_token_id=7, **how), whole)
+    np.testing.assert_array_equal(model.generate(padded, **how), whole)  # another id is a text's
+    out = model.generate(padded, pad_token_id=7, max_new_tokens=8, eos_token_id=[7])  # and so is one that ends texts
+    np.testing.assert_array_equal(out, whole[:, : out.shape[1]])
+    assert model.generate([[7, 7]], pad_token_id=7, **how).shape == (1, 10)  # nothing but padding is a text
 
 
 def test_rows_of_unequal_length_give_what_each_gives_alone(fresh):
@@ -234,7 +259,7 @@ def test_values_that_make_no_sense_are_argument_errors(model, arguments):
         ([[1, 2]], [[1, 0]]),
         ([[1, 2]], [[0, 0]]), ([[1, 2, 3]], [[1, 0, 1]]), ([[1], [2, 3]], [[0, 1], [1, 1]]),
         ([[1], [2, 3]], [[1], [1]]), ([[1], [2, 3]], [[1], [1, 1, 1]]), ([[1], [2, 3]], [[1], [1, 1], [1]]), ([[1], [2, 3]], [[1], [1, 0]]),
-        ([[1], [2, 3]], [[0], [1, 1]]), ([[True]], None),
+        ([[1], [2, 3]], [[0], [1, 1]]), ([[True]], None), ([np.array(3), [4, 5]], None), ([np.array(3), [4]], None),
     ],
 )  # fmt: skip
 def test_prompts_that_make_no_sense_are_argument_errors(model, ids, mask):
@@ -266,6 +291,61 @@ def test_the_models_own_config_is_the_default():
         assert pickle.loads(pickle.dumps(model.generation_config)) == copy.deepcopy(model.generation_config) == model.generation_config
 
 
+def test_what_an_assigned_config_leaves_open_is_the_files():
+    with load() as model:
+        free = alone(model, TEXTS[1], 8, eos_token_id=[])
+        model._file_config.eos_token_id, model._file_config.pad_token_id = [free[3]], 7
+        stopped = free[: free.index(free[3]) + 1]
+        for config in (GenerationConfig(max_new_tokens=8), {"max_new_tokens": 8}):
+            model.generation_config = config
+            ids = model.tokenizer([TEXTS[1]], return_tensors="np").input_ids
+            assert model.generate(ids)[0, ids.shape[1] :].tolist() == stopped
+            out = model.generate([[1, 2, 3], [4]], eos_token_id=None)
+            assert out[1, :3].tolist() == [7, 7, 4] and out.shape[1] == 3 + 8  # pad is the file's as well
+        model.generation_config.eos_token_id = []
+        assert alone(model, TEXTS[1], 8) == free
+        model.generation_config = None
+        assert model.generation_config.eos_token_id == [free[3]] and alone(model, TEXTS[1], 8) == stopped
+        with pytest.raises(errors.ArgumentTypeError, match="generation_config is int; expected airpy"):
+            model.generation_config = 3
+
+
+class TransformersConfig:
+    """As transformers' GenerationConfig gives itself away."""
+
+    def __init__(self, **fields):
+        self.fields = fields
+
+    def to_diff_dict(self):
+        return dict(self.fields)
+
+
+def test_configs_of_real_models_are_taken(model):
+    real = {
+        "bos_token_id": 128000, "eos_token_id": [128, 9], "pad_token_id": -1, "do_sample": True, "temperature": 0.6, "top_p": 0.9,
+        "top_k": 20, "repetition_penalty": 1.05, "transformers_version": "4.42.3", "_from_model_config": True, "use_cache": True,
+        "cache_implementation": "hybrid", "num_return_sequences": 1, "num_beams": 1, "num_assistant_tokens": 5, "max_length": 4,
+        "decoder_start_token_id": 1, "trust_remote_code": True, "_commit_hash": None, "renormalize_logits": True,
+    }  # fmt: skip
+    config = TransformersConfig(**real)
+    assert model.generate([[1, 2]], generation_config=config, seed=1).shape == (1, 4)
+    with load() as other:
+        other.generation_config = config
+        assert other.generate([[1, 2]], seed=1).shape == (1, 4) and other.generation_config.eos_token_id == [128, 9]
+    for changed in ({"num_beams": 4}, {"cache_implementation": "quantized"}, {"suppress_tokens": [1]}, {"no_repeat_ngram_size": 3}):
+        with pytest.raises(errors.UnsupportedError, match=f"{next(iter(changed))}="):
+            model.generate([[1]], generation_config=TransformersConfig(**{**real, **changed}))
+    with pytest.raises(errors.ArgumentTypeError, match="future_field"):
+        model.generate([[1]], generation_config=TransformersConfig(future_field=1))
+
+
+def test_advice_is_a_sentence(model):
+    with pytest.raises(errors.UnsupportedError, match=r"min_length=3 is not supported; use eos_token_id=\[\], which turns the end of"):
+        model.generate([[1]], min_length=3)
+    with load(n_ctx=64) as short, pytest.raises(errors.ContextOverflowError, match="lower max_length, or open"):
+        short.generate([[1]], max_length=99)
+
+
 def test_unknown_arguments_raise_and_unsupported_ones_say_what_to_do(model):
     with pytest.raises(TypeError, match="max_new_token'"):
         model.generate([[1]], max_new_token=3)
@@ -275,8 +355,9 @@ def test_unknown_arguments_raise_and_unsupported_ones_say_what_to_do(model):
     ):  # fmt: skip
         with pytest.raises(errors.UnsupportedError, match="use "):
             model.generate([[1]], **arguments)
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError) as refused:
         model.generate([[1]], generation_config=3)
+    assert isinstance(refused.value, errors.AirpyError)
     with pytest.raises(TypeError, match="nonsense"):
         model.generate([[1]], generation_config={"nonsense": 3})
     neutral = {"num_beams": 1, "use_cache": True, "output_scores": False, "logits_processor": None, "length_penalty": 1}
@@ -300,9 +381,11 @@ def test_unknown_arguments_raise_and_unsupported_ones_say_what_to_do(model):
         ({"top_p": True, "do_sample": True}, "top_p is True; expected a number"),
         ({"top_k": 2.5, "do_sample": True}, "top_k is 2.5; expected a whole number"),
         ({"repetition_penalty": [1]}, r"repetition_penalty is \[1\]; expected a number"),
-        ({"repetition_penalty": 1e300}, r"repetition_penalty is 3.4\S*e\+38; it must be above 0, at most 1e6"),
-        ({"temperature": 1e300, "do_sample": True}, r"temperature is 3.4\S*e\+38; it must be 0 to 1e6"),
-        ({"temperature": float("inf"), "do_sample": True}, "temperature is inf, not a finite number"),
+        ({"repetition_penalty": 1e300}, r"repetition_penalty is 1e\+300; it must be above 0, at most 1e6"),
+        ({"temperature": 1e300, "do_sample": True}, r"temperature is 1e\+300; it must be 0 to 1e6"),
+        ({"temperature": float("inf"), "do_sample": True}, "temperature is inf; it must be 0 to 1e6"),
+        ({"min_p": float("nan"), "do_sample": True}, "min_p is nan; it must be 0 to 1"),
+        ({"top_k": -1, "do_sample": True}, r"top_k is -1; it must be 0 \(off\) or more"),
         ({"stop_strings": 5}, "stop_strings is 5; expected texts that are not empty"),
         ({"return_dict_in_generate": "no"}, "return_dict_in_generate is 'no'"),
         ({"max_new_tokens": True}, "max_new_tokens is True; expected a whole number"),
@@ -335,6 +418,24 @@ def test_sampling_arguments_without_sampling_warn(model):
     with pytest.warns(UserWarning, match="temperature=0.7 does nothing without do_sample") as seen:
         model.generate([[1]], max_new_tokens=1, temperature=0.7)
     assert seen[0].filename == __file__
+    for arguments, message in (
+        ({"seed": 3}, "seed=3 does nothing without do_sample=True"),
+        ({"seed": [3]}, r"seed=\[3\] does nothing without do_sample=True"),
+        ({"seed": 3, "do_sample": True, "temperature": 0}, "seed=3 does nothing at temperature=0"),
+        ({"top_k": 3, "do_sample": True, "temperature": 0.0}, "top_k=3 does nothing at temperature=0"),
+    ):
+        with pytest.warns(UserWarning, match=message) as seen:
+            model.generate([[1]], max_new_tokens=1, **arguments)
+        assert [warning.filename for warning in seen] == [__file__]
+    with pytest.warns(UserWarning, match="seed=3 does nothing") as seen:
+        model.stream([1], max_new_tokens=1, seed=3)
+    assert seen[0].filename == __file__
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_has_an_effect_or_is_the_default_does_not_warn(model):
+    model.generate([[1]], max_new_tokens=1, seed=3, top_k=3, temperature=0.5, do_sample=True)
+    model.generate([[1]], max_new_tokens=1, do_sample=True, temperature=0, top_k=50, top_p=1.0)
 
 
 # ---- streaming -------------------------------------------------------------------------------------------------------------------
@@ -373,9 +474,21 @@ def test_leaving_a_stream_early_leaves_the_model_usable(fresh):
 
 
 def test_stream_checks_its_arguments_at_once(model):
-    for error, arguments in ((TypeError, {"bogus": 1}), (errors.ArgumentError, {"return_dict_in_generate": True})):
-        with pytest.raises(error):
-            model.stream("x", **arguments)
+    passes = model.stats()["passes"]
+    for error, arguments, message in (
+        (TypeError, {"bogus": 1}, r"stream\(\) got an unexpected argument 'bogus'"),
+        (TypeError, {"attention_mask": [[1]]}, r"stream\(\) got an unexpected argument 'attention_mask'"),
+        (TypeError, {"streamer": None}, r"stream\(\) got an unexpected argument 'streamer'"),
+        (errors.ArgumentError, {"return_dict_in_generate": True}, "generate"),
+        (errors.ContextOverflowError, {"max_new_tokens": 600}, "600 new ones exceed"),
+        (errors.ArgumentError, {"max_length": 1}, "max_length is 1"),
+        (errors.ArgumentError, {"seed": [1, 2]}, "2 seeds for 1 rows"),
+        (errors.ArgumentError, {"do_sample": True, "top_p": 3}, "top_p is 3; it must be above 0, at most 1"),
+        (errors.UnsupportedError, {"num_beams": 4}, r"stream\(\): num_beams=4"),
+    ):
+        with pytest.raises(error, match=message):
+            model.stream([1, 2], **arguments)
+    assert model.stats()["passes"] == passes
     with pytest.raises(errors.ArgumentError, match="one prompt"):
         model.stream([[1], [2]])
 
@@ -420,6 +533,75 @@ def test_text_streamers_print_and_iterate(model, capsys):
     thread.join()
     with pytest.raises(errors.ArgumentError, match="one row"):
         model.generate([[1], [2]], max_new_tokens=1, streamer=TextStreamer(model.tokenizer))
+
+
+# ---- the end of a model ----------------------------------------------------------------------------------------------------------
+
+
+def generate_through(model):
+    model.generate([[1, 2]], max_new_tokens=3)
+
+
+def stream_to_the_end(model):
+    assert list(model.stream([1, 2], max_new_tokens=3, eos_token_id=[]))
+
+
+def leave_a_stream(model):
+    for _ in model.stream([1, 2], max_new_tokens=30, eos_token_id=[]):
+        break
+
+
+def never_start_a_stream(model):
+    model.stream([1, 2], max_new_tokens=3)
+
+
+def be_refused(model):
+    with pytest.raises(errors.ContextOverflowError):
+        model.generate([[1, 2]], max_new_tokens=600)
+
+
+def fail_amid(model):
+    class Full:
+        def put(self, value):
+            if value.ndim == 1:
+                raise OSError("full")
+
+        def end(self):
+            pass
+
+    with pytest.raises(OSError, match="full"):
+        model.generate([[1, 2]], max_new_tokens=30, streamer=Full())
+
+
+def run_out_of_memory(model):
+    with pytest.raises(errors.BudgetError):
+        model.generate([[1] * 300] * 64, max_new_tokens=2)
+
+
+def be_cancelled(model):
+    stream = model.stream([1, 2], max_new_tokens=300, eos_token_id=[])
+    next(stream)
+    model.cancel()
+    with pytest.raises(errors.CancelledError):
+        list(stream)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [generate_through, stream_to_the_end, leave_a_stream, never_start_a_stream, be_refused, fail_amid, run_out_of_memory, be_cancelled],
+)
+def test_a_model_goes_with_its_last_reference(use):
+    """By counting alone: weights and threads do not wait for the garbage collector."""
+    gc.collect()
+    gc.disable()
+    try:
+        model = load(io="direct", max_ram="6MiB")
+        use(model)
+        gone, pool_gone = weakref.ref(model), weakref.ref(model._pool)
+        del model
+        assert gone() is None and pool_gone() is None
+    finally:
+        gc.enable()
 
 
 # ---- reuse -----------------------------------------------------------------------------------------------------------------------
