@@ -22,12 +22,11 @@ def main() -> int:
         signal.signal(signal.SIGINT, _leave)
     try:
         from airpy import __version__  # noqa: F401  # which says what to do where the extension is not built
+        from airpy.cli import main as run
     except ImportError as error:
         print(f"airpy: {error}", file=sys.stderr)
         return 1
     try:
-        from airpy.cli import main as run
-
         return run()
     finally:
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # the end of the interpreter is no better a place

@@ -28,11 +28,18 @@ def add(commands: common.Commands) -> None:
     )  # fmt: skip
     common.add_model(parser)
     parser.add_argument("--prompt-tokens", type=common.count, metavar="N", help="of the prompt; default: up to 256")
-    parser.add_argument("--tokens", type=common.count, metavar="N", help="of each sequence, 2 or more; default: up to 32")
+    parser.add_argument("--tokens", type=_tokens, metavar="N", help="of each sequence, 2 or more; default: up to 32")
     parser.add_argument("--seed", type=common.seed, default=1, metavar="N", help="of the prompt's random ids; default: %(default)s")
     common.add_engine(parser)
-    common.add_json(parser)
+    common.add_json(parser, "a JSON array, one object for each test,")
     parser.set_defaults(run=run)
+
+
+def _tokens(text: str) -> int:
+    """argparse's type for new tokens."""
+    if common.count(text) == 1:
+        raise argparse.ArgumentTypeError("1 has nothing to time: the first token comes with the prompt; give 2 or more")
+    return common.count(text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -44,6 +51,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     print(f"{'test':<9}{'tokens':>7}{'tokens/s':>11}{'predicted':>11}{'moved':>13}{'probed':>13}")
     for row in rows:
+        if row["reason"]:
+            print(f"{row['test']:<9}not measured: {row['reason']}")
+            continue
         predicted = format_number(row["predicted_tok_s"]) if row["predicted_tok_s"] else "-"
         moved, probed = (format_rate(1e9 * row[name]) if row[name] else "-" for name in ("gb_s", "probe_gb_s"))
         print(f"{row['test']:<9}{row['tokens']:>7}{format_number(row['tok_s']):>11}{predicted:>11}{moved:>13}{probed:>13}")
@@ -53,34 +63,36 @@ def run(args: argparse.Namespace) -> int:
 
 def lengths(model: Model, prompt_tokens: int | None, tokens: int | None) -> tuple[int, int]:
     """Of prompt and sequences: as asked for, or what the context has room for. Raises ArgumentError where it has not."""
-    if tokens == 1:
-        raise ArgumentError("--tokens 1 has nothing to time: the first token comes with the prompt; give 2 or more")
     more = tokens or max(2, min(32, model.n_ctx // 2, model.n_ctx - (prompt_tokens or 1)))
     length = prompt_tokens or max(1, min(256, model.n_ctx - more))
     if length + more > model.n_ctx:
         trained = model.config.max_position_embeddings
-        what = f"--prompt-tokens {length} and --tokens {more} exceed the context of {model.n_ctx}"
+        given = [f"--{name} {value}" for name, value in (("prompt-tokens", prompt_tokens), ("tokens", tokens)) if value]
+        what = f"a prompt of {length} and {more} new tokens exceed the context of {model.n_ctx}"
+        advice = [f"lower {' or '.join(given)}"] if given else []
         if model.n_ctx < trained:
-            raise ArgumentError(f"{what}; lower them, or give a larger --n-ctx, up to {trained}")
-        raise ArgumentError(f"{what} that the model was trained for; lower them")
+            raise ArgumentError(f"{what}; {', or '.join([*advice, f'give a larger --n-ctx, up to {trained}'])}")
+        raise ArgumentError(f"{what} that the model was trained for{'; ' if advice else ''}{''.join(advice)}")
     return length, more
 
 
 def bench(model: Model, length: int, tokens: int, seed: int) -> list[dict[str, Any]]:
-    """Rows {test, tokens, tok_s, gb_s, probe_gb_s, predicted_tok_s}."""
+    """Rows {test, tokens, tok_s, gb_s, probe_gb_s, predicted_tok_s, bound, passes, reason}: None but for the first and the last where
+    a test could not be, and why."""
     import numpy as np
 
     ids = np.random.default_rng(seed).integers(0, len(model.tokenizer), (_BATCH, length))
-    model.generate(ids[:1, :1], max_new_tokens=3, eos_token_id=[])  # pins and page cache are filled
-    rows = []
+    model.generate(ids[:1, :1], max_new_tokens=2, eos_token_id=[])  # pins and page cache are filled
+    rows: list[dict[str, Any]] = []
     for test, prompts in (("prefill", ids[:1]), ("decode", ids[:1]), ("batch", ids[:, : min(length, 8)])):
         model.forget()
         try:
             model.generate(prompts, max_new_tokens=2 if test == "prefill" else tokens, eos_token_id=[])
-        except BudgetError:
+        except BudgetError as error:
             if test != "batch":
                 raise
-            continue  # so little memory that eight sequences do not fit: nothing to measure
+            rows.append({**dict.fromkeys(rows[0]), "test": test, "reason": str(error)})
+            continue
         meter = model.last_call
         if test == "prefill":
             meter.prompt.tokens = length
@@ -105,6 +117,7 @@ def _row(model: Model, test: str, phase: Phase) -> dict[str, Any]:
         "predicted_tok_s": figures["predicted_tok_s"],
         "bound": "disk" if disk_bound else "compute",
         "passes": phase.passes,
+        "reason": None,
     }
 
 

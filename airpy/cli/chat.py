@@ -35,14 +35,15 @@ def add(commands: common.Commands) -> None:
     )
     common.add_sampling(parser, temperature=0.7)
     common.add_engine(parser)
-    common.add_json(parser)
+    common.add_json(parser, "one JSON object for each answer")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
+    arguments = common.generation_arguments(args)
     with common.open_from(args) as model:
         template = find_template(args.template, model.tokenizer.chat_templates)
-        talk = Conversation(model, args.system, template, common.generation_arguments(args))
+        talk = Conversation(model, args.system, template, arguments)
         try:
             talk.render(["check"])  # a missing or broken template is found before anybody types
         except TemplateError as error:
@@ -85,7 +86,7 @@ def _converse(talk: Conversation, as_json: bool, interactive: bool) -> int:
         if line == "/reset":
             talk.reset()
         elif line == "/help":
-            print(_HINT)
+            print(_HINT, file=sys.stderr if as_json else sys.stdout)
         elif line:
             failed |= not _answer(talk, line, as_json, interactive)
     return 1 if failed and not interactive else 0

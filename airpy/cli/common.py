@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from airpy.command import opened
-from airpy.errors import ArgumentError
+from airpy.errors import ArgumentError, system_errors
 from airpy.sizes import format_size, format_speed, format_time, parse_size
 
 if TYPE_CHECKING:
@@ -52,34 +52,69 @@ def text(value: str) -> str:
     return os.fsencode(value).decode("utf-8", "replace")
 
 
-def count(text: str) -> int:
-    """argparse's type for whole numbers from 1."""
+def whole(text: str) -> int:
+    """argparse's type for whole numbers."""
     try:
-        value = int(text)
+        return int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+
+
+def count(text: str) -> int:
+    """argparse's type for whole numbers from 1."""
+    value = whole(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is less than 1")
     return value
 
 
+def threads(text: str) -> int:
+    """argparse's type for how many threads."""
+    from airpy._core import MAX_THREADS
+
+    value = count(text)
+    if value > MAX_THREADS:
+        raise argparse.ArgumentTypeError(f"{value} is more than {MAX_THREADS}")
+    return value
+
+
 def seed(text: str) -> int:
     """argparse's type for seeds."""
-    try:
-        value = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+    value = whole(text)
     if not 0 <= value < 1 << 64:
         raise argparse.ArgumentTypeError(f"{value} is not within 0 to 2**64 - 1")
     return value
+
+
+def stop(value: str) -> str:
+    """argparse's type for texts to end before."""
+    if not value:
+        raise argparse.ArgumentTypeError("an empty text is everywhere; give some")
+    return text(value)
+
+
+def sampling(name: str) -> Callable[[str], float]:
+    """argparse's type for one of generate()'s numbers."""
+
+    def number(text: str) -> float:
+        from airpy.generation.config import check_sampling  # which brings numpy
+
+        try:
+            return check_sampling(name, whole(text) if name == "top_k" else float(text))
+        except ArgumentError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+
+    return number
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a .gguf file (any part of a split one), or a directory with one")
 
 
-def add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+def add_json(parser: argparse.ArgumentParser, what: str = "one JSON object") -> None:
+    parser.add_argument("--json", action="store_true", help=f"print {what} instead of text")
 
 
 def add_engine(parser: argparse.ArgumentParser, *, max_ram: str = "what is free") -> None:
@@ -87,7 +122,7 @@ def add_engine(parser: argparse.ArgumentParser, *, max_ram: str = "what is free"
     group = parser.add_argument_group("memory and machine")
     group.add_argument("--max-ram", type=size, metavar="SIZE", help=f"what airpy may use, such as 4GiB; default: {max_ram}")
     group.add_argument("--io", choices=("auto", "direct", "mmap"), help="how weights are read; default: auto")
-    group.add_argument("--threads", type=count, metavar="N", help="default: all that this process may use")
+    group.add_argument("--threads", type=threads, metavar="N", help="default: all that this process may use")
     group.add_argument("--n-ctx", type=count, metavar="N", help="tokens of prompt and answer together; default: up to 4096")
     group.add_argument("--kv-dtype", choices=("f16", "f32"), help="type of the KV cache; default: f16")
     group.add_argument("--plan", metavar="FILE", help="a plan that 'airpy plan --save' wrote, instead of the options above")
@@ -100,14 +135,15 @@ def add_sampling(
     group = parser.add_argument_group("generation")
     length, seeds = tokens or "256, or what the context has room for", seed_default or "a new one each time"
     group.add_argument("-n", "--max-new-tokens", type=count, default=tokens, metavar="N", help=f"default: {length}")
-    group.add_argument("--temp", type=float, default=temperature, metavar="T", help="0: the likeliest token; default: %(default)s")
-    group.add_argument("--top-k", type=int, metavar="K", help="0: off; default: 50")
-    group.add_argument("--top-p", type=float, metavar="P", help="default: 1, off")
-    group.add_argument("--min-p", type=float, metavar="P", help="default: 0, off")
-    group.add_argument("--repetition-penalty", type=float, metavar="R", help="default: 1, off")
-    group.add_argument("--stop", action="append", type=text, metavar="TEXT", help="end before this text; may be repeated")
+    greedy = "0: the likeliest token; default: %(default)s"
+    group.add_argument("--temp", type=sampling("temperature"), default=temperature, metavar="T", help=greedy)
+    group.add_argument("--top-k", type=sampling("top_k"), metavar="K", help="0: off; default: 50")
+    group.add_argument("--top-p", type=sampling("top_p"), metavar="P", help="default: 1, off")
+    group.add_argument("--min-p", type=sampling("min_p"), metavar="P", help="default: 0, off")
+    group.add_argument("--repetition-penalty", type=sampling("repetition_penalty"), metavar="R", help="default: 1, off")
+    group.add_argument("--stop", action="append", type=stop, metavar="TEXT", help="end before this text; may be repeated")
     group.add_argument("--seed", type=seed, metavar="N", help=f"same seed, same text; default: {seeds}")
-    parser.set_defaults(seed_default=seed_default)
+    parser.set_defaults(seed_default=seed_default, usage_error=parser.error)
 
 
 def open_from(
@@ -124,7 +160,8 @@ def open_from(
 
 
 def generation_arguments(args: argparse.Namespace) -> dict[str, Any]:
-    """generate()'s arguments from the options of add_sampling()."""
+    """generate()'s arguments from the options of add_sampling(). Ends as usage errors do where these contradict each other: to be
+    asked before a model is opened."""
     given: dict[str, Any] = {
         "max_new_tokens": args.max_new_tokens, "repetition_penalty": args.repetition_penalty, "stop_strings": args.stop,
         "do_sample": args.temp != 0,
@@ -135,7 +172,7 @@ def generation_arguments(args: argparse.Namespace) -> dict[str, Any]:
         return given | drawing | {"temperature": args.temp, "seed": seed}
     if idle := ["--" + name.replace("_", "-") for name, value in drawing.items() if value is not None]:
         what = "do nothing" if len(idle) > 1 else "does nothing"
-        raise ArgumentError(f"{', '.join(idle)} {what} at --temp 0, which takes the likeliest token; give a --temp above 0")
+        args.usage_error(f"{', '.join(idle)} {what} at --temp 0, which takes the likeliest token; give a --temp above 0")
     return given
 
 
@@ -144,7 +181,7 @@ def read_prompt(args: argparse.Namespace) -> str:
     if args.prompt is not None:
         return str(args.prompt)
     if args.file is not None:
-        with open(args.file, encoding="utf-8", errors="replace") as file:
+        with system_errors(), open(args.file, encoding="utf-8", errors="replace") as file:
             return file.read()
     if sys.stdin is None or sys.stdin.isatty():
         raise ArgumentError("no prompt: give -p TEXT or -f FILE, or pipe one in")

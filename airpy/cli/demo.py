@@ -41,10 +41,11 @@ def add(commands: common.Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    arguments = common.generation_arguments(args)
     with as_file(files("airpy") / "assets" / "demo-q8_0.gguf") as path:
         args.model = str(path)
         with open_demo(args) as model:
-            return show(model, args)
+            return show(model, args, arguments)
 
 
 def open_demo(args: argparse.Namespace) -> Model:
@@ -109,9 +110,9 @@ def headline(plan: Plan) -> str:
     )
 
 
-def show(model: Model, args: argparse.Namespace) -> int:
+def show(model: Model, args: argparse.Namespace, arguments: dict[str, Any]) -> int:
     head = f"{headline(model.plan)}\n\n{model.plan}\n\n{args.prompt}"
-    answer = generate_text(model, args.prompt, common.generation_arguments(args), show=not args.json, head=head)
+    answer = generate_text(model, args.prompt, arguments, show=not args.json, head=head)
     stats = model.stats()
     if args.json:
         common.print_json({**answer, "stats": common.pick_stats(stats), "plan": model.plan.to_dict()})

@@ -33,9 +33,10 @@ def add(commands: common.Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    arguments = common.generation_arguments(args)
     prompt = common.read_prompt(args)
     with common.open_from(args) as model:
-        answer = generate_text(model, prompt, common.generation_arguments(args), show=not args.json)
+        answer = generate_text(model, prompt, arguments, show=not args.json)
         stats = model.stats()
         if args.json:
             common.print_json({**answer, "stats": common.pick_stats(stats)})

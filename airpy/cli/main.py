@@ -61,6 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (AirpyError, OSError) as error:
+    except ImportError as error:  # where memory is bounded tightly; numpy's own words are a page, what they come from is a line
+        print(f"airpy: {one_line(error.__cause__ or error)}", file=sys.stderr)
+        return 1
+    except (AirpyError, OSError, MemoryError) as error:
         print(f"airpy: {one_line(error)}", file=sys.stderr)
         return 1

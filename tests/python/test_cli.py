@@ -153,7 +153,7 @@ def test_the_demo_says_where_nothing_streams(airpy):
         assert out.startswith("5.8 MiB of weights, all of them in memory: up to 64.0 MiB of RAM may be used\n")
 
 
-@pytest.mark.parametrize("options", [("-p", ""), ("-n", "700"), ("--temp", "0", "--top-k", "3")])
+@pytest.mark.parametrize("options", [("-p", ""), ("-n", "700")])
 def test_the_demo_says_what_is_wrong_before_anything_else(airpy, options):
     code, out, err = airpy("demo", *options)
     assert code == 1 and out == "" and err.count("\n") == 1 and "-f" not in err
@@ -241,10 +241,13 @@ def test_bench_prints_rows(airpy, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--prompt-tokens", "100000"), "--prompt-tokens 100000 and --tokens 2 exceed the context of 512 that the model was trained for"),
-        (("--tokens", "600"), "--tokens 600 exceed the context of 512 that the model was trained for; lower them"),
-        (("--tokens", "100", "--n-ctx", "100"), "exceed the context of 100; lower them, or give a larger --n-ctx, up to 512"),
-        (("--tokens", "1"), "give 2 or more"),
+        (
+            ("--prompt-tokens", "100000"),
+            "a prompt of 100000 and 2 new tokens exceed the context of 512 that the model was trained for; lower --prompt-tokens 100000\n",
+        ),
+        (("--tokens", "600"), "600 new tokens exceed the context of 512 that the model was trained for; lower --tokens 600\n"),
+        (("--tokens", "100", "--n-ctx", "100"), "the context of 100; lower --tokens 100, or give a larger --n-ctx, up to 512\n"),
+        (("--n-ctx", "2"), "a prompt of 1 and 2 new tokens exceed the context of 2; give a larger --n-ctx, up to 512\n"),
     ],
 )
 def test_bench_measures_what_it_was_asked_for_or_says_why_not(airpy, options, message):
@@ -255,6 +258,25 @@ def test_bench_measures_what_it_was_asked_for_or_says_why_not(airpy, options, me
 def test_bench_takes_what_a_short_context_has_room_for(airpy):
     rows = json.loads(airpy("bench", DEMO, "--n-ctx", "48", "--json")[1])
     assert [row["tokens"] for row in rows[:2]] == [24, 23]
+    rows = json.loads(airpy("bench", DEMO, "--n-ctx", "3", "--json")[1])
+    assert [row["tokens"] for row in rows] == [1, 1, 8] and not any(row["reason"] for row in rows)
+
+
+def test_bench_says_why_a_batch_is_not_there(airpy, monkeypatch):
+    run = Model._run_in_budget
+
+    def one_fits(model, items, *rest):
+        if len(items) > 1:
+            raise errors.BudgetError("max_ram 6.0 MiB is too small by 2.5 MiB")
+        return run(model, items, *rest)
+
+    monkeypatch.setattr(Model, "_run_in_budget", one_fits)
+    options = ("bench", DEMO, "--tokens", "3", "--prompt-tokens", "8")
+    last = json.loads(airpy(*options, "--json")[1])[-1]
+    assert last.pop("test") == "batch" and last.pop("reason").startswith("max_ram 6.0 MiB is too small by 2.5 MiB; raise max_ram to ")
+    assert "tok_s" in last and set(last.values()) == {None}
+    code, out, _ = airpy(*options)
+    assert code == 0 and "\nbatch    not measured: max_ram 6.0 MiB is too small by 2.5 MiB; raise max_ram to" in out
 
 
 def test_bench_probes_in_its_own_run(airpy, monkeypatch):
@@ -301,6 +323,18 @@ def test_chat_forgets_on_reset_and_ends_on_exit(airpy, monkeypatch, chat_model):
     assert len(answers) == 2 and answers[0] == answers[1]
     code, out, _ = talk(airpy, monkeypatch, chat_model, ["Who?"])
     assert code == 0 and out == answers[0] + "\n"
+
+
+def test_a_chat_in_json_is_json_alone(airpy, monkeypatch, chat_model):
+    _, out, err = talk(airpy, monkeypatch, chat_model, ["/help", "Who?"], "--json")
+    assert [json.loads(line)["role"] for line in out.splitlines()] == ["assistant"] and "/reset forgets" in err
+    assert "/reset forgets" in talk(airpy, monkeypatch, chat_model, ["/help"])[1]
+
+
+def test_help_says_what_json_there_is(airpy):
+    for command, what in (("bench", "a JSON array, one object for each test,"), ("chat", "one JSON object for each answer"),
+                          ("generate", "one JSON object")):  # fmt: skip
+        assert f"print {what} instead of text" in " ".join(airpy(command, "--help")[1].split())
 
 
 def test_a_conversation_that_grows_too_long_says_so(airpy, monkeypatch, chat_model):
@@ -467,9 +501,17 @@ def test_help_teaches_with_examples(airpy, command):
         ("generate", DEMO, "-p", "x", "--seed", "-1"),
         ("generate", DEMO, "-p", "x", "-n", "few"),
         ("generate", DEMO, "-p", "a", "-f", "b"),
+        *(("generate", "nowhere.gguf", "-p", "x", *options) for options in (
+            ("--temp", "nan"), ("--temp", "-1"), ("--temp", "hot"), ("--top-p", "3"), ("--top-p", "0"), ("--min-p", "2"), ("--top-k", "-1"),
+            ("--top-k", "1.5"), ("--repetition-penalty", "0"), ("--threads", "100000"), ("--stop", ""), ("--n-ctx", "0"),
+            ("--top-k", "3"), ("--top-p", "0.5", "--min-p", "0.1"), ("--seed", "7"),
+        )),
+        ("chat", "nowhere.gguf", "--temp", "0", "--top-k", "3"),
+        ("demo", "--temp", "0", "--seed", "7"),
+        ("bench", "nowhere.gguf", "--tokens", "1"),
     ],
 )
-def test_usage_errors_are_2(airpy, arguments):
+def test_usage_errors_are_2_and_found_before_a_model_is_opened(airpy, arguments):
     code, out, err = airpy(*arguments)
     assert code == 2 and out == "" and "usage: airpy" in err
 
@@ -482,13 +524,9 @@ def test_usage_errors_are_2(airpy, arguments):
         (("generate", DEMO, "-p", "x", "-n", "600"), "512"),
         (("generate", DEMO, "-p", ""), "the prompt is empty, and this model has no token to begin with; give some text, such as -p"),
         (("generate", DEMO, "-f", "nowhere.txt"), "nowhere.txt"),
-        (("generate", DEMO, "-p", "x", "--temp", "-1"), "temperature"),
         (("tokenize", __file__, "-p", "x"), "GGUF"),
         (("plan", DEMO, "--n-ctx", "100000"), "n_ctx"),
         (("plan", DEMO, "--plan", "nowhere.json"), "airpy: nowhere.json: No such file or directory"),
-        (("generate", DEMO, "-p", "x", "--top-p", "0.5", "--min-p", "0.1"), "--top-p, --min-p do nothing at --temp 0"),
-        (("generate", DEMO, "-p", "x", "--seed", "7"), "--seed does nothing at --temp 0, which takes the likeliest token; give a --temp"),
-        (("demo", "--temp", "0", "--seed", "7"), "--seed does nothing at --temp 0"),
     ],
 )
 def test_errors_are_1_with_one_line(airpy, arguments, message):
@@ -496,9 +534,45 @@ def test_errors_are_1_with_one_line(airpy, arguments, message):
     assert code == 1 and err.startswith("airpy: ") and err.count("\n") == 1 and message in err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("generate", DEMO, "-p", "x", "--top-p", "0.5", "--min-p", "0.1"), "--top-p, --min-p do nothing at --temp 0"),
+        (("generate", DEMO, "-p", "x", "--seed", "7"), "--seed does nothing at --temp 0, which takes the likeliest token; give a --temp"),
+        (("demo", "--temp", "nan"), "argument --temp: temperature is nan; it must be 0 to 1e6"),
+        (("demo", "--stop", ""), "argument --stop: an empty text is everywhere; give some"),
+        (("demo", "--threads", "100000"), "argument --threads: 100000 is more than 256"),
+        (("bench", DEMO, "--tokens", "1"), "give 2 or more"),
+    ],
+)
+def test_usage_errors_say_what_is_wrong(airpy, arguments, message):
+    assert message in airpy(*arguments)[2]
+
+
+def test_a_machine_without_memory_for_python_is_one_line():
+    """What cannot be loaded differs with the limit, and so may how it ends; a traceback it is never."""
+    for limit in (60_000, 100_000, 150_000):
+        command = f"ulimit -v {limit}; exec '{sys.executable}' -m airpy generate '{DEMO}' -p x -n 2"
+        env = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+        done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60, env=env)
+        assert "Traceback" not in done.stderr
+        assert done.returncode == 0 or done.stderr.count("\n") <= 1, done.stderr
+
+
+def test_a_library_that_cannot_be_loaded_is_one_line(airpy, monkeypatch):
+    for error, said in ((ImportError("tokenizers.so: failed to map\nsegment"), "tokenizers.so: failed to map segment"),
+                        (MemoryError(), "MemoryError")):  # fmt: skip
+        def fail(*_, error=error):
+            raise error
+
+        monkeypatch.setattr("airpy.cli.common.open_from", fail)
+        assert airpy("generate", DEMO, "-p", "x") == (1, "", f"airpy: {said}\n")
+
+
 def test_a_path_that_leads_nowhere_is_named(airpy, tmp_path):
-    assert airpy("inspect", "")[2] == "airpy: '' is not here; airpy opens GGUF files in place and downloads nothing\n"
-    assert airpy("inspect", "some/model")[2].startswith("airpy: 'some/model' is not here")
+    advice = "No such file or directory; airpy opens GGUF files in place and downloads nothing\n"
+    assert airpy("inspect", "")[2] == f"airpy: '': {advice}"
+    assert airpy("inspect", "some/model")[2] == f"airpy: some/model: {advice}"
     for name in ("loop", "loop.gguf"):
         (tmp_path / name).symlink_to(name)
         code, _, err = airpy("inspect", tmp_path / name)
@@ -520,7 +594,9 @@ def test_a_call_over_budget_is_one_line_with_advice_for_a_person(airpy, monkeypa
     monkeypatch.setattr(Model, "_run_in_budget", full)
     code, _, err = airpy(command, *([DEMO] if command == "generate" else []), "-p", "x", "--json")
     assert code == 1
-    assert err == "airpy: max_ram 6 MiB is too small by 0.1 MiB; raise max_ram, or give fewer or shorter prompts\n"
+    assert re.fullmatch(
+        r"airpy: max_ram 6 MiB is too small by 0.1 MiB; raise max_ram to [\d.]+ MiB, or give fewer or shorter prompts\n", err
+    )
 
 
 def test_a_reader_that_has_had_enough_is_no_error():
