@@ -98,7 +98,7 @@ class Engine:
         threads: int = 0,
         tier: str = "",
         n_ctx: int = 0,
-        kv_dtype: Literal["f16", "f32"] = "f16",
+        kv_dtype: Literal["f16", "f32", "q8_0"] = "f16",
         ring_bytes: int = 0,
         tile_bytes: int = 0,
         max_rows: int = 0,

@@ -20,7 +20,7 @@ from airpy.sizes import check_count, format_size, parse_size
 from airpy.tokenizer import Tokenizer
 
 IO = Literal["auto", "direct", "mmap"]
-KVType = Literal["f16", "f32"]
+KVType = Literal["f16", "f32", "q8_0"]
 
 # Arguments that transformers or AirLLM take: values that mean what airpy does anyway, and what to do instead of others.
 _FOREIGN: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -65,8 +65,8 @@ class AutoModel:
 
         max_ram: what airpy may add to this process, as bytes or "4GiB"; by default most of what the machine has free. io: "direct"
         streams past the page cache, "mmap" maps the file, "auto" maps it where all of it fits. threads: as many as this process may
-        use. n_ctx: tokens of prompt and answer together; min(trained, 4096), less where max_ram asks. kv_dtype: of the state, "f16"
-        or "f32". plan: one made before, from the same model. progress: layers and time left of passes over a second; True, False,
+        use. n_ctx: tokens of prompt and answer together; min(trained, 4096), less where max_ram asks. kv_dtype: of the state,
+        "f16", "f32", or "q8_0" in about half of "f16"'s memory. plan: one made before, from the same model. progress: layers and time left of passes over a second; True, False,
         "auto" (on a terminal) or a callable(layers_done, layers, passes_done, passes). bandwidths: bytes per second instead of
         probed ones: disk, memory, product {type: …}.
 

@@ -14,7 +14,7 @@
 /* --- memory: one region, cut the same way for its size and for its pointers --- */
 
 typedef struct layout {
-    size_t rows, wanted, q8, cos, sin, scratch, total; /* byte offsets */
+    size_t rows, wanted, q8, cos, sin, scratch, totals, turns, total; /* byte offsets */
 } layout;
 
 static size_t cut(size_t *at, uint64_t bytes)
@@ -36,6 +36,8 @@ static layout lay_out(const air_program *p, int64_t rows, int64_t n_wanted, int 
     l.cos = cut(&at, n * (uint64_t)p->rope.pairs * sizeof(float));
     l.sin = cut(&at, n * (uint64_t)p->rope.pairs * sizeof(float));
     l.scratch = cut(&at, (uint64_t)threads * air__host_scratch_floats(p) * sizeof(float));
+    l.totals = cut(&at, air__attention_totals(p, threads) * sizeof(air_attention_total));
+    l.turns = cut(&at, air__attention_turns(threads) * sizeof(int32_t));
     l.total = at;
     return l;
 }
@@ -62,6 +64,8 @@ static air_status host_reserve(air_backend *h, int64_t rows, int64_t n_wanted, a
     h->cos = (float *)(memory + l.cos);
     h->sin = (float *)(memory + l.sin);
     h->scratch = (float *)(memory + l.scratch);
+    h->totals = (air_attention_total *)(void *)(memory + l.totals);
+    h->turns = (void *)(memory + l.turns);
     h->scratch_floats = air__host_scratch_floats(h->program);
     return AIR_OK;
 }
@@ -178,7 +182,7 @@ static void advance(void *context)
         case AIR__STAGE_ROWS:
             air__rows_begin(h);
             if (h->job.chunks > 1) return;
-            air__rows_run(h);
+            air__rows_run(h, 0); /* the others wait: any scratch is free */
             break;
         case AIR__STAGE_ATTENTION: air__attention_begin(h); return;
         case AIR__STAGE_PRODUCTS: air__products_begin(h); return;
@@ -194,7 +198,7 @@ static void walk(void *context, int index)
         if (!h->stage) return;
         switch (h->stage->kind) {
         case AIR__STAGE_ALONE: break; /* has been run */
-        case AIR__STAGE_ROWS: air__rows_run(h); break;
+        case AIR__STAGE_ROWS: air__rows_run(h, index); break;
         case AIR__STAGE_ATTENTION: air__attention_run(h, index); break;
         case AIR__STAGE_PRODUCTS: air__products_run(h, index); break;
         }

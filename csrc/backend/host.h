@@ -1,5 +1,5 @@
 /* backend/host.h: inside the CPU backend: what its files share. host.c: memory and the walk; host_stages.c: the list of stages;
- * host_ops.c: ops by rows and attention; host_products.c: products and the belt of spans they read.
+ * host_ops.c: ops by rows; host_attention.c; host_products.c: products and the belt of spans they read.
  *
  * A pass walks stages: runs of ops whose jobs do not depend on each other, made once from the program. All threads take jobs of one
  * stage until none is left; one barrier leads to the next, and the last thread to arrive there prepares it alone (or runs it, when one
@@ -22,7 +22,7 @@ enum {
 typedef enum air__stage_kind {
     AIR__STAGE_ALONE,     /* one op of one thread: embed, select */
     AIR__STAGE_ROWS,      /* all ops on a row, one after the other; jobs are rows */
-    AIR__STAGE_ATTENTION, /* one op; jobs are (row, kv head) */
+    AIR__STAGE_ATTENTION, /* one op; jobs are K/V heads of some rows, or segments of them */
     AIR__STAGE_PRODUCTS,  /* products that read the same input; jobs are chunks of weight rows */
 } air__stage_kind;
 
@@ -55,6 +55,12 @@ typedef struct air__belt {
     uint32_t op_first, stage_first;
 } air__belt;
 
+/* A unit is a K/V head of some rows. Where units are few they are split into segments of positions, which are merged in order. */
+typedef struct air__attention_jobs {
+    int64_t rows, units, segments; /* rows of a unit; segments of the longest row */
+    int split;
+} air__attention_jobs;
+
 /* What is not atomic here is written by one thread alone at a barrier (walk, host.c), but for the belt and a feed's failure. */
 struct air_backend {
     const air_program *program;
@@ -72,6 +78,8 @@ struct air_backend {
     float *cos, *sin;             /* [rows][pairs] */
     float *scratch;               /* [threads][scratch_floats] */
     size_t scratch_floats;
+    air_attention_total *totals;  /* air__attention_totals of them */
+    AIR_ATOMIC(int32_t) *turns;   /* by unit that is split: the segment to be merged next */
 
     const air_pass *pass;
     const air_feed *feed;
@@ -80,6 +88,8 @@ struct air_backend {
     air_error error;
     air_pool_job job;        /* of a stage of rows or attention */
     air__belt belt;
+    air__attention_jobs attention;
+    air_gate merged;         /* counts segments merged */
     uint64_t layer_started_ns;
 };
 
@@ -88,6 +98,8 @@ int64_t air__host_rows(const air_backend *h, int32_t buffer); /* rows of this pa
 air_q8 air__host_q8(const air_backend *h, int32_t buffer);    /* where its 8-bit form is, while products read it */
 float *air__host_scratch(const air_backend *h, int index);
 size_t air__host_scratch_floats(const air_program *program); /* that any op needs, per thread */
+size_t air__attention_totals(const air_program *program, int threads);
+size_t air__attention_turns(int threads);
 int air__host_cancelled(const air_backend *h);
 
 /* The stages of the program, to stages and n_stages. Errors: AIR_E_NOMEM. */
@@ -100,7 +112,7 @@ void air__attention_begin(air_backend *h);
 void air__products_begin(air_backend *h); /* takes the first span too; may set status */
 
 /* --- all threads --- */
-void air__rows_run(air_backend *h);
+void air__rows_run(air_backend *h, int index);
 void air__attention_run(air_backend *h, int index);
 void air__products_run(air_backend *h, int index);
 

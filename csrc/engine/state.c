@@ -10,9 +10,7 @@
 
 static size_t state_bytes(const air_attention_shape *a, air_state_type type, int value)
 {
-    size_t element = type == AIR_STATE_F16 ? 2 : 4;
-    size_t width = (size_t)a->kv_heads * (size_t)(value ? a->value_dim : a->key_dim);
-    return (size_t)air_round_up(width * element * AIR_BLOCK_POSITIONS, AIR_CACHE_LINE);
+    return (size_t)a->kv_heads * air_state_head_bytes(type, value ? a->value_dim : a->key_dim);
 }
 
 uint64_t air__state_block_bytes(const air_program *program, air_state_type type)

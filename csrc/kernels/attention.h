@@ -2,9 +2,8 @@
  *
  * Online softmax, one update per block of 64 positions. With m the running maximum and l the running sum of exponents of a head:
  *     m' = max(m, max s),  c = exp(m - m'),  p = exp(s - m'),  l = l c + sum p,  out = out c + p V
- * The scores are a product of the block's keys (rows) with queries (columns), so their bits are those of the tier's F16 and F32
- * products. A block that all rows attend is read once for all of them, one that some attend in part once for each: as each head of each
- * row is a column of its own, its bits do not depend on the rows beside it. */
+ * A block that all rows attend is read once for all of them, one that some attend in part once for each: as each head of each row is
+ * added up on its own, its bits do not depend on the rows beside it. Segments merge by the same formulas. */
 #ifndef AIR_KERNELS_ATTENTION_H
 #define AIR_KERNELS_ATTENTION_H
 
@@ -17,22 +16,23 @@ typedef struct attention_softmax {
     float max, sum, correction; /* m, l and c above */
 } attention_softmax;
 
-/* n rows of values of dim elements, stride elements apart, weighted by p[head][row] (heads are AIR_BLOCK_POSITIONS apart). */
-typedef struct attention_values {
-    const void *v;
-    int64_t     n, stride, dim;
-    const float *p;
-    const attention_softmax *state; /* [group] */
-    float      *out;                /* [group][dim] */
-    int64_t     group;
-} attention_values;
+/* A head's K or V in one block, from a row of it on (state.h). Columns come in tiles of AIR_STATE_TILE. */
+typedef struct attention_matrix {
+    const void *data;
+    const uint16_t *scales; /* Q8_0: of element group 0 and the first position */
+    int64_t rows, columns;  /* columns: a multiple of AIR_STATE_TILE */
+    int64_t row, tile;      /* elements from one to the next */
+    const char *ahead;      /* what is read after this: asked for at the same pace */
+} attention_matrix;
 
 typedef struct attention_parts {
-    const air_ops *products; /* the tier's table that has F16 and F32 */
+    /* scores[h][position] = q[h] . k[position] for all positions of the block, whatever they hold. */
+    void (*scores[AIR_STATE_TYPES])(const attention_matrix *k, const float *q, int64_t head_dim, float *scores, int64_t heads);
     /* Scores to exponents in place; brings state up to date. scale and softcap are applied first. */
     void (*softmax)(float *s, int64_t n, const air_attention_args *a, attention_softmax *state);
-    void (*add_values_f16)(const attention_values *v);
-    void (*add_values_f32)(const attention_values *v);
+    /* out[h] = out[h] * correction of h + sum of p[h][row] v[row]; heads of p are AIR_BLOCK_POSITIONS apart, of out v->columns. */
+    void (*add_values[AIR_STATE_TYPES])(const attention_matrix *v, const float *p, const attention_softmax *state, float *out,
+                                        int64_t heads);
 } attention_parts;
 
 /* A call's heads, those of all its rows, and what is kept for each. */
@@ -41,34 +41,53 @@ typedef struct attention_work {
     const attention_parts    *parts;
     float *q;      /* [heads][head_dim] */
     float *scores; /* [heads][AIR_BLOCK_POSITIONS] */
-    float *out;    /* [heads][value_dim] */
+    float *out;    /* [heads][value_dim, padded] */
     attention_softmax *state;
+    int64_t end;   /* of all positions that are attended */
 } attention_work;
 
-AIR_INLINE const char *attention_at(const air_attention_args *a, const void *const *blocks, int64_t position, int64_t stride,
-                                    int64_t offset)
+AIR_INLINE attention_work attention_cut(const air_attention_args *a, const attention_parts *parts)
 {
-    size_t element = a->type == AIR_STATE_F16 ? sizeof(uint16_t) : sizeof(float);
-    const char *block = (const char *)blocks[position / AIR_BLOCK_POSITIONS];
-    return block + (size_t)(position % AIR_BLOCK_POSITIONS * stride + offset) * element;
+    int64_t heads = a->rows * a->group;
+    attention_work w = {.args = a, .parts = parts, .q = a->scratch};
+    w.scores = w.q + heads * a->head_dim;
+    w.out = w.scores + heads * AIR_BLOCK_POSITIONS;
+    w.state = (attention_softmax *)(void *)(w.out + heads * air_state_padded(a->value_dim));
+    return w;
+}
+
+AIR_INLINE attention_matrix attention_keys(const air_attention_args *a, int64_t block)
+{
+    const char *head = (const char *)a->k_blocks[block] + a->k_offset;
+    return (attention_matrix){
+        .data = head, .scales = (const uint16_t *)(const void *)(head + air_state_scales_at(a->type, a->head_dim)), .rows = a->head_dim,
+        .columns = AIR_BLOCK_POSITIONS, .row = AIR_STATE_TILE, .tile = a->head_dim * AIR_STATE_TILE,
+    };
+}
+
+AIR_INLINE attention_matrix attention_values(const air_attention_args *a, int64_t block, int64_t lo, int64_t hi)
+{
+    const char *head = (const char *)a->v_blocks[block] + a->v_offset;
+    int64_t row = air_state_padded(a->value_dim);
+    return (attention_matrix){
+        .data = head + (size_t)(lo * row) * air_state_element_bytes(a->type),
+        .scales = (const uint16_t *)(const void *)(head + air_state_scales_at(a->type, a->value_dim)) + lo, .rows = hi - lo,
+        .columns = row, .row = row, .tile = AIR_STATE_TILE,
+    };
 }
 
 /* Positions [lo, hi) of one block, for `heads` heads from `first` on. */
 AIR_INLINE void attend_block(const attention_work *w, int64_t lo, int64_t hi, int64_t first, int64_t heads)
 {
     const air_attention_args *a = w->args;
-    int is_f16 = a->type == AIR_STATE_F16;
-    float *scores = w->scores + first * AIR_BLOCK_POSITIONS;
-    air_product_fn product = w->parts->products->product[is_f16 ? AIR_TYPE_F16 : AIR_TYPE_F32].fn;
-    size_t row_bytes = (size_t)a->k_stride * (is_f16 ? sizeof(uint16_t) : sizeof(float));
-    air_columns q = {.k = a->head_dim, .n = heads, .f32 = w->q + first * a->head_dim, .f32_stride = (size_t)a->head_dim};
-    product(attention_at(a, a->k_blocks, lo, a->k_stride, a->k_offset), row_bytes, hi - lo, &q, scores, AIR_BLOCK_POSITIONS);
-    for (int64_t h = 0; h < heads; h++) w->parts->softmax(scores + h * AIR_BLOCK_POSITIONS, hi - lo, a, &w->state[first + h]);
-    attention_values values = {
-        .v = attention_at(a, a->v_blocks, lo, a->v_stride, a->v_offset), .n = hi - lo, .stride = a->v_stride, .dim = a->value_dim,
-        .p = scores, .state = w->state + first, .out = w->out + first * a->value_dim, .group = heads,
-    };
-    (is_f16 ? w->parts->add_values_f16 : w->parts->add_values_f32)(&values);
+    int64_t block = lo / AIR_BLOCK_POSITIONS, start = block * AIR_BLOCK_POSITIONS;
+    float *scores = w->scores + first * AIR_BLOCK_POSITIONS, *p = scores + (lo - start);
+    attention_matrix k = attention_keys(a, block), v = attention_values(a, block, lo - start, hi - start);
+    k.ahead = v.data;
+    v.ahead = (const char *)a->k_blocks[hi < w->end ? block + 1 : block] + a->k_offset;
+    w->parts->scores[a->type](&k, w->q + first * a->head_dim, a->head_dim, scores, heads);
+    for (int64_t h = 0; h < heads; h++) w->parts->softmax(p + h * AIR_BLOCK_POSITIONS, hi - lo, a, &w->state[first + h]);
+    w->parts->add_values[a->type](&v, p, w->state + first, w->out + first * v.columns, heads);
 }
 
 AIR_INLINE int64_t attention_first(const air_attention_args *a, int64_t row)
@@ -76,36 +95,66 @@ AIR_INLINE int64_t attention_first(const air_attention_args *a, int64_t row)
     return a->positions + row > a->window ? a->positions + row - a->window : 0;
 }
 
+/* The positions from start to end that a row attends, none where lo >= hi. */
+typedef struct attention_span { int64_t lo, hi; } attention_span;
+AIR_INLINE attention_span attention_within(const air_attention_args *a, int64_t row, int64_t start, int64_t end)
+{
+    int64_t lo = attention_first(a, row), hi = a->positions + row;
+    return (attention_span){lo < start ? start : lo, hi > end ? end : hi};
+}
+
 AIR_INLINE void attention_run(const air_attention_args *a, const attention_parts *parts)
 {
+    attention_work w = attention_cut(a, parts);
     int64_t heads = a->rows * a->group;
-    attention_work w = {.args = a, .parts = parts, .q = a->scratch};
-    w.scores = w.q + heads * a->head_dim;
-    w.out = w.scores + heads * AIR_BLOCK_POSITIONS;
-    w.state = (attention_softmax *)(void *)(w.out + heads * a->value_dim);
     for (int64_t r = 0; r < a->rows; r++)
         memcpy(w.q + r * a->group * a->head_dim, a->q + r * a->q_stride, (size_t)(a->group * a->head_dim) * sizeof *w.q);
     for (int64_t h = 0; h < heads; h++) w.state[h] = (attention_softmax){-INFINITY, 0, 0};
-    memset(w.out, 0, (size_t)(heads * a->value_dim) * sizeof *w.out);
+    memset(w.out, 0, (size_t)(heads * air_state_padded(a->value_dim)) * sizeof *w.out);
 
-    int64_t last = a->positions + a->rows - 1, start = attention_first(a, 0) / AIR_BLOCK_POSITIONS * AIR_BLOCK_POSITIONS;
-    for (; start < last; start += AIR_BLOCK_POSITIONS) {
+    attention_span all = attention_within(a, 0, a->segment * AIR_SEGMENT_POSITIONS, (a->segment + 1) * AIR_SEGMENT_POSITIONS);
+    int64_t last = attention_within(a, a->rows - 1, all.lo, (a->segment + 1) * AIR_SEGMENT_POSITIONS).hi;
+    w.end = last;
+    for (int64_t start = all.lo / AIR_BLOCK_POSITIONS * AIR_BLOCK_POSITIONS; start < last; start += AIR_BLOCK_POSITIONS) {
         int64_t end = start + AIR_BLOCK_POSITIONS;
         if (attention_first(a, a->rows - 1) <= start && end <= a->positions) {
             attend_block(&w, start, end, 0, heads);
             continue;
         }
         for (int64_t r = 0; r < a->rows; r++) {
-            int64_t lo = attention_first(a, r), hi = a->positions + r;
-            if (lo < start) lo = start;
-            if (hi > end) hi = end;
-            if (lo < hi) attend_block(&w, lo, hi, r * a->group, a->group);
+            attention_span seen = attention_within(a, r, start, end);
+            if (seen.lo < seen.hi) attend_block(&w, seen.lo, seen.hi, r * a->group, a->group);
         }
     }
-    for (int64_t h = 0; h < heads; h++) {
-        float inverse = w.state[h].sum == 0.0f ? 0.0f : 1.0f / w.state[h].sum;
-        float *out = a->out + h / a->group * a->out_stride + h % a->group * a->value_dim;
-        for (int64_t i = 0; i < a->value_dim; i++) out[i] = w.out[h * a->value_dim + i] * inverse;
+}
+
+/* One head's segment, which is not its first, into what there is of it. */
+AIR_INLINE void merge_head(float *out, air_attention_total *total, const float *part, const attention_softmax *state, int64_t n)
+{
+    float max = fmaxf(total->max, state->max), old = expf(total->max - max), more = expf(state->max - max);
+    *total = (air_attention_total){max, total->sum * old + state->sum * more};
+    for (int64_t i = 0; i < n; i++) out[i] = out[i] * old + part[i] * more;
+}
+
+AIR_INLINE void merge_run(const air_attention_args *a)
+{
+    attention_work w = attention_cut(a, NULL);
+    int64_t start = a->segment * AIR_SEGMENT_POSITIONS, end = start + AIR_SEGMENT_POSITIONS, n = a->value_dim;
+    for (int64_t h = 0; h < a->rows * a->group; h++) {
+        int64_t row = h / a->group;
+        attention_span seen = attention_within(a, row, start, end);
+        if (seen.lo >= seen.hi) continue;
+        float *out = a->out + row * a->out_stride + h % a->group * n;
+        const float *part = w.out + h * air_state_padded(n);
+        if (attention_first(a, row) >= start) {
+            memcpy(out, part, (size_t)n * sizeof *out);
+            a->totals[h] = (air_attention_total){w.state[h].max, w.state[h].sum};
+        } else {
+            merge_head(out, &a->totals[h], part, &w.state[h], n);
+        }
+        if (seen.hi < a->positions + row) continue;
+        float inverse = a->totals[h].sum == 0.0f ? 0.0f : 1.0f / a->totals[h].sum;
+        for (int64_t i = 0; i < n; i++) out[i] *= inverse;
     }
 }
 

@@ -70,6 +70,7 @@ static void overlay(air_ops *to, const air_ops *from)
     OVERLAY(rms_norm);
     OVERLAY(rope);
     OVERLAY(attention);
+    OVERLAY(attention_merge);
     OVERLAY(swiglu);
     OVERLAY(add);
     OVERLAY(softmax);

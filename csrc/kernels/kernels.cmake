@@ -5,6 +5,7 @@
 set(_air_kernels ${CMAKE_CURRENT_LIST_DIR})
 set(AIR_KERNEL_SOURCES
     ${_air_kernels}/dispatch.c
+    ${_air_kernels}/state.c
     ${_air_kernels}/ref/attention.c
     ${_air_kernels}/ref/product_float.c
     ${_air_kernels}/ref/product_quant.c

@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 #include "base/compiler.h"
+#include "kernels/state.h"
 #include "quant/format.h"
 
 AIR_BEGIN_C
@@ -82,31 +83,33 @@ typedef enum air_rope_pairs {
     AIR_ROPE_NEOX,   /* (0, n/2), (1, n/2 + 1) … */
 } air_rope_pairs;
 
-typedef enum air_state_type { AIR_STATE_F16, AIR_STATE_F32 } air_state_type;
+/* Attention of query rows that follow each other in a sequence over one K/V head (kernels/state.h), for the group of query heads that
+ * share it (GQA), over one segment of positions: those from segment * AIR_SEGMENT_POSITIONS on that the row may see.
+ * Segments are fixed, each has an online softmax of its own, updated once per block, and they are merged in order: the bits are the
+ * same whoever takes which. `attention` leaves a segment in scratch; `attention_merge`, called with the same arguments for one
+ * segment after the other, folds it into out and totals, which it begins at a row's first segment and ends at its last. */
+typedef struct air_attention_total { float max, sum; } air_attention_total;
 
-enum { AIR_BLOCK_POSITIONS = 64 }; /* positions of one layer's K or V in a state block */
-
-/* Attention of query rows that follow each other in a sequence over one K/V head, for the group of query heads that share it (GQA).
- * A block is [AIR_BLOCK_POSITIONS][kv_stride] elements of type; the head's part of a position starts at kv_offset elements.
- * Positions are taken in blocks, in order from 0; the online softmax is updated once per block, so the split is fixed. */
 typedef struct air_attention_args {
     const float *q;             /* [rows][group][head_dim], rows q_stride apart */
     float *out;                 /* [rows][group][value_dim], rows out_stride apart */
+    air_attention_total *totals; /* [rows][group]: of the segments merged so far */
     float *scratch;             /* air_attention_scratch(rows * group, head_dim, value_dim) floats */
     const void *const *k_blocks;
     const void *const *v_blocks;
+    size_t k_offset, v_offset;  /* bytes: the head in its blocks */
     air_state_type type;
+    int64_t segment;
     int64_t rows, q_stride, out_stride;
     int64_t positions;          /* row r attends the last `window` positions before positions + r */
     int64_t window;             /* INT64_MAX: all */
     int64_t group, head_dim, value_dim;
-    int64_t k_stride, k_offset, v_stride, v_offset; /* elements */
     float scale;                /* of q.k, before softcap */
     float softcap;              /* 0: none; else s = softcap * tanh(s / softcap) */
 } air_attention_args;
 static inline size_t air_attention_scratch(int64_t heads, int64_t head_dim, int64_t value_dim)
 {
-    return (size_t)(heads * (head_dim + AIR_BLOCK_POSITIONS + value_dim + 4));
+    return (size_t)(heads * (head_dim + AIR_BLOCK_POSITIONS + air_state_padded(value_dim) + 4));
 }
 
 typedef struct air_ops {
@@ -124,6 +127,7 @@ typedef struct air_ops {
     void (*rope)(float *x, int64_t heads, int64_t head_dim, int64_t pairs, air_rope_pairs kind, const float *cos, const float *sin);
 
     void (*attention)(const air_attention_args *args);
+    void (*attention_merge)(const air_attention_args *args);
 
     /* y[i] = silu(gate[i]) * up[i]; any of them may be the same array. */
     void (*swiglu)(const float *gate, const float *up, float *y, int64_t n);

@@ -97,7 +97,7 @@ static int to_bandwidths(const core_state *state, PyObject *o, air_bandwidths *o
 static int set_option(const core_state *state, const struct option *option, PyObject *value, air_engine_config *config)
 {
     static const char *const io_names[AIR_IO_COUNT] = {[AIR_IO_AUTO] = "auto", [AIR_IO_DIRECT] = "direct", [AIR_IO_MMAP] = "mmap"};
-    static const char *const state_names[] = {[AIR_STATE_F16] = "f16", [AIR_STATE_F32] = "f32"};
+    static const char *const state_names[] = {[AIR_STATE_F16] = "f16", [AIR_STATE_F32] = "f32", [AIR_STATE_Q8_0] = "q8_0"};
     void *field = (char *)config + option->offset;
     int64_t number = 0;
     int choice = 0, st = -1;
@@ -119,7 +119,7 @@ static int set_option(const core_state *state, const struct option *option, PyOb
         if (!st) config->io = (air_io_mode)choice;
         return st;
     case OPTION_STATE:
-        st = air__py_to_choice(state, option->name, value, state_names, 2, &choice);
+        st = air__py_to_choice(state, option->name, value, state_names, AIR_STATE_TYPES, &choice);
         if (!st) config->state_type = (air_state_type)choice;
         return st;
     case OPTION_SOURCE:

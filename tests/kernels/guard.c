@@ -23,7 +23,7 @@
 #define UNPOISON(p, n) ((void)0)
 #endif
 
-enum { MAX_GUARDS = 64, CANARY = 0xa5, CANARY_BEFORE = 128 };
+enum { MAX_GUARDS = 128, CANARY = 0xa5, CANARY_BEFORE = 128 };
 
 static struct guard {
     uint8_t *map, *data, *end; /* of the pages with access */

@@ -340,37 +340,65 @@ typedef struct shape {
     float   softcap, score_scale;
 } shape;
 
-enum { MAX_BLOCKS = 7 };
+enum { MAX_BLOCKS = 36 };
 
 typedef struct state {
-    void   *blocks[MAX_BLOCKS];
-    int64_t stride, offset;
+    char   *blocks[MAX_BLOCKS];
+    size_t  offset; /* bytes: the head in a block */
+    int64_t dim;
+    air_state_part part;
 } state;
 
-static state new_state(int64_t dim, int64_t positions, air_state_type type)
+/* With other heads before it; what no position has been stored to is full of NaNs, in the scales too. */
+static state new_state(air_state_part part, int64_t dim, int64_t positions, air_state_type type)
 {
-    size_t element = type == AIR_STATE_F16 ? 2 : 4;
-    state s = {.offset = (int64_t)(check_random() % 3) * dim};
-    s.stride = s.offset + dim + (int64_t)(check_random() % 2) * 5;
-    for (int64_t b = 0; b * AIR_BLOCK_POSITIONS < positions; b++) {
-        /* The last block ends where its last head's part does. */
-        size_t n = (size_t)((AIR_BLOCK_POSITIONS - 1) * s.stride + s.offset + dim);
-        s.blocks[b] = guard_new(n * element, 64);
-        for (size_t i = 0; i < n; i++) {
-            float f = gaussian();
-            uint16_t h = air_f32_to_f16(f);
-            memcpy((char *)s.blocks[b] + i * element, type == AIR_STATE_F16 ? (void *)&h : (void *)&f, element);
+    const air_ops *ops = air_ops_tier(AIR_TIER_REF);
+    size_t head = air_state_head_bytes(type, dim);
+    state s = {.offset = check_random() % 3 * head, .dim = dim, .part = part};
+    float *x = new_floats(dim, 1), *scratch = guard_new(air_state_scratch(dim) * sizeof *scratch, 64);
+    for (int64_t p = 0; p < positions; p++) {
+        char **block = &s.blocks[p / AIR_BLOCK_POSITIONS];
+        if (!*block) {
+            *block = guard_new(s.offset + head, 64);
+            memset(*block, 0xff, s.offset + head);
         }
+        for (int64_t i = 0; i < dim; i++) x[i] = gaussian();
+        air_state_store(ops, type, part, dim, *block + s.offset, p % AIR_BLOCK_POSITIONS, x, scratch);
     }
     return s;
 }
 
 static double state_at(const state *s, air_state_type type, int64_t position, int64_t i)
 {
-    const char *block = s->blocks[position / AIR_BLOCK_POSITIONS];
-    int64_t at = position % AIR_BLOCK_POSITIONS * s->stride + s->offset + i;
-    if (type == AIR_STATE_F16) return (double)air_load_f16(block + 2 * at);
-    return (double)((const float *)(const void *)block)[at];
+    const char *head = s->blocks[position / AIR_BLOCK_POSITIONS] + s->offset;
+    int64_t p = position % 64, padded = (s->dim + 15) / 16 * 16;
+    int64_t at = s->part == AIR_STATE_K ? p / 16 * 16 * s->dim + i * 16 + p % 16 : p * padded + i;
+    if (type == AIR_STATE_F16) return (double)air_load_f16(head + 2 * at);
+    if (type == AIR_STATE_F32) return (double)((const float *)(const void *)head)[at];
+    return (double)air_load_f16(head + 64 * padded + 2 * (i / 32 * 64 + p)) * (double)((const int8_t *)head)[at];
+}
+
+TEST(a_stored_position_is_read_where_it_should_lie)
+{
+    static const double step[AIR_STATE_TYPES] = {[AIR_STATE_F16] = 0x1p-11, [AIR_STATE_F32] = 0, [AIR_STATE_Q8_0] = 1 / 254.0 + 0x1p-11};
+    FOR_EACH_TIER (ops, f32_to_f16)
+        for (int type = 0; type < AIR_STATE_TYPES; type++)
+            for (int64_t dim = 1; dim <= 200; dim += 1 + dim / 7)
+                for (int part = 0; part < 2; part++) {
+                    size_t bytes = air_state_head_bytes((air_state_type)type, dim);
+                    state s = {.blocks = {guard_new(bytes, 64)}, .dim = dim, .part = (air_state_part)part};
+                    float *x = new_floats(64 * dim, 1), *scratch = guard_new(air_state_scratch(dim) * sizeof *scratch, 64);
+                    for (int64_t p = 63; p >= 0; p--)
+                        air_state_store(ops, (air_state_type)type, s.part, dim, s.blocks[0], p, x + p * dim, scratch);
+                    CHECK(guard_intact() && bytes % 64 == 0);
+                    for (int64_t i = 0; i < 64 * dim; i++) {
+                        double most = 0, got = state_at(&s, (air_state_type)type, i / dim, i % dim);
+                        for (int64_t e = i % dim / 32 * 32; e < dim && e < i % dim / 32 * 32 + 32; e++)
+                            most = fmax(most, fabs((double)x[i / dim * dim + e]));
+                        CHECK(fabs(got - (double)x[i]) <= step[type] * most);
+                    }
+                    guard_free_all();
+                }
 }
 
 /* Of one row. Returns what errors are measured against: the sum of want^2, where a value counts at least the sum of its terms' squares,
@@ -401,24 +429,36 @@ static double exact_attention(const shape *s, const float *q, const state *k, co
     return norm;
 }
 
+/* All segments, one after the other. */
+static void attend(const air_ops *ops, air_attention_args *a)
+{
+    for (a->segment = 0; a->segment * AIR_SEGMENT_POSITIONS < a->positions + a->rows - 1; a->segment++) {
+        ops->attention(a);
+        ops->attention_merge(a);
+    }
+}
+
 static void attention_case(const air_ops *ops, shape s)
 {
     int64_t q_stride = s.group * s.head_dim + 3, out_stride = s.group * s.value_dim + 5;
     float *q = new_floats(s.rows * q_stride, 1), *out = new_floats(s.rows * out_stride, 1);
-    state k = new_state(s.head_dim, s.positions + s.rows - 1, s.type), v = new_state(s.value_dim, s.positions + s.rows - 1, s.type);
+    int64_t longest = s.positions + s.rows - 1;
+    state k = new_state(AIR_STATE_K, s.head_dim, longest, s.type), v = new_state(AIR_STATE_V, s.value_dim, longest, s.type);
     size_t scratch = air_attention_scratch(s.rows * s.group, s.head_dim, s.value_dim);
     air_attention_args args = {
         .q = q, .out = out, .scratch = guard_new(scratch * sizeof(float), 64),
+        .totals = guard_new((size_t)(s.rows * s.group) * sizeof(air_attention_total), 64),
         .k_blocks = (const void *const *)k.blocks, .v_blocks = (const void *const *)v.blocks, .type = s.type,
         .rows = s.rows, .q_stride = q_stride, .out_stride = out_stride, .positions = s.positions,
         .window = s.window ? s.window : INT64_MAX, .group = s.group, .head_dim = s.head_dim, .value_dim = s.value_dim,
-        .k_stride = k.stride, .k_offset = k.offset, .v_stride = v.stride, .v_offset = v.offset,
+        .k_offset = k.offset, .v_offset = v.offset,
         .scale = s.score_scale, .softcap = s.softcap,
     };
     memset(args.scratch, 0xff, scratch * sizeof(float)); /* NaNs: nothing may count on what was there */
-    ops->attention(&args);
+    attend(ops, &args);
     CHECK(guard_intact());
 
+    static const char *const names[] = {"attention over F16", "attention over F32", "attention over Q8_0"};
     /* Scores are as large as scale * sqrt(head_dim), times some; their rounding, relative, becomes the exponents' absolute one. */
     double gate = 5e-12 + 1e-13 * (double)s.score_scale * (double)s.score_scale * (double)s.head_dim;
     for (int64_t r = 0; r < s.rows; r++) {
@@ -426,14 +466,14 @@ static void attention_case(const air_ops *ops, shape s)
         one.positions = s.positions + r;
         one.first = s.window && one.positions > s.window ? one.positions - s.window : 0;
         double norm = exact_attention(&one, q + r * q_stride, &k, &v, want);
-        check_error(ops->name, s.type == AIR_STATE_F16 ? "attention over F16" : "attention over F32", want, out + r * out_stride,
+        check_error(ops->name, names[s.type], want, out + r * out_stride,
                     s.group * s.value_dim, norm, gate);
     }
 
     float *alone = new_floats(s.value_dim, 1); /* a head's bits depend neither on the group nor on the rows beside it */
     int64_t g = (int64_t)(check_random() % (uint64_t)s.group), r = (int64_t)(check_random() % (uint64_t)s.rows);
     args.q = q + r * q_stride + g * s.head_dim, args.out = alone, args.group = args.rows = 1, args.positions += r;
-    ops->attention(&args);
+    attend(ops, &args);
     CHECK(memcmp(alone, out + r * out_stride + g * s.value_dim, (size_t)s.value_dim * sizeof *alone) == 0);
     guard_free_all();
 }
@@ -447,10 +487,20 @@ TEST(attention_of_every_shape)
         for (size_t d = 0; d < AIR_COUNT(dims); d++)
             for (size_t p = 0; p < AIR_COUNT(spans); p++)
                 for (int64_t group = 1; group <= 9; group += 1 + (group > 4))
-                    for (int type = 0; type < 2; type++)
+                    for (int type = 0; type < AIR_STATE_TYPES; type++)
                         attention_case(ops, (shape){.rows = 1 + (int64_t)(d + p) % 5, .group = group, .head_dim = dims[d][0],
                                                     .value_dim = dims[d][1], .positions = spans[p][0], .window = spans[p][1], .type = (air_state_type)type,
                                                     .softcap = group == 3 ? 20.0f : 0, .score_scale = group == 5 ? 3.0f : 0.125f});
+}
+
+TEST(attention_merges_segments)
+{
+    static const int64_t spans[][2] = {{1021, 0}, {1024, 0}, {1025, 0}, {2048, 0}, {2190, 0}, {1100, 90}, {2100, 1030}, {2110, 64}};
+    FOR_EACH_TIER (ops, attention_merge)
+        for (size_t p = 0; p < AIR_COUNT(spans); p++)
+            for (int type = 0; type < AIR_STATE_TYPES; type++)
+                attention_case(ops, (shape){.rows = 5, .group = 3, .head_dim = 32, .value_dim = 48, .positions = spans[p][0],
+                                            .window = spans[p][1], .type = (air_state_type)type, .score_scale = 0.3f});
 }
 
 /* ------------------------------------------------------------------ tables */
@@ -484,7 +534,9 @@ int main(int argc, char **argv)
     RUN(softmax_of_every_length_and_size);
     RUN(softmax_sees_infinities_and_nans);
     RUN(softmax_has_an_exponential_right_to_one_and_a_half_units);
+    RUN(a_stored_position_is_read_where_it_should_lie);
     RUN(attention_of_every_shape);
+    RUN(attention_merges_segments);
     if (argc < 2) RUN(every_function_of_every_table_was_run);
     return check_end();
 }

@@ -4,7 +4,7 @@
 
 #include "kernels/arm/arm.h"
 
-enum { V_N = 8, V_ROWS = 4, V_COLUMNS = 2, V_HEADS = 2 }; /* lanes; how many rows, columns, heads the registers hold */
+enum { V_N = 8, V_ROWS = 4, V_COLUMNS = 2, V_PANEL = 2 }; /* lanes; how many rows and columns the registers hold; vectors beside each of four heads */
 
 typedef struct { float32x4_t low, high; } vf;
 typedef struct { float64x2_t part[4]; } vd;
@@ -16,6 +16,11 @@ AIR_INLINE vf v_load_f16(const uint16_t *p)
 {
     float16x8_t v = vreinterpretq_f16_u8(vld1q_u8((const void *)p));
     return (vf){vcvt_f32_f16(vget_low_f16(v)), vcvt_high_f32_f16(v)};
+}
+AIR_INLINE vf v_load_i8(const int8_t *p)
+{
+    int16x8_t v = vmovl_s8(vld1_s8(p));
+    return (vf){vcvtq_f32_s32(vmovl_s16(vget_low_s16(v))), vcvtq_f32_s32(vmovl_high_s16(v))};
 }
 AIR_INLINE vf v_load_bf16(const uint16_t *p)
 {

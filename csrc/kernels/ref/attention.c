@@ -18,43 +18,79 @@ static void softmax(float *s, int64_t n, const air_attention_args *a, attention_
     state->max = max;
 }
 
-static float value_f32(const void *v, int64_t i)
+/* Of a row and a column; element and position say which scale it has. */
+typedef float (*element_fn)(const attention_matrix *m, int64_t row, int64_t column, int64_t element, int64_t position);
+
+static int64_t place(const attention_matrix *m, int64_t row, int64_t column)
 {
-    return ((const float *)v)[i];
+    return row * m->row + column / AIR_STATE_TILE * m->tile + column % AIR_STATE_TILE;
 }
 
-static float value_f16(const void *v, int64_t i)
+static float element_f32(const attention_matrix *m, int64_t row, int64_t column, int64_t element, int64_t position)
 {
-    return air_f16_to_f32(((const uint16_t *)v)[i]);
+    (void)element, (void)position;
+    return ((const float *)m->data)[place(m, row, column)];
 }
 
-AIR_INLINE void add_values(const attention_values *a, float (*value)(const void *, int64_t))
+static float element_f16(const attention_matrix *m, int64_t row, int64_t column, int64_t element, int64_t position)
 {
-    for (int64_t g = 0; g < a->group; g++) {
-        const float *p = a->p + g * AIR_BLOCK_POSITIONS;
-        for (int64_t i = 0; i < a->dim; i++) {
-            float *out = a->out + g * a->dim + i;
-            double sum = (double)*out * (double)a->state[g].correction;
-            for (int64_t r = 0; r < a->n; r++) sum += (double)p[r] * (double)value(a->v, r * a->stride + i);
-            *out = (float)sum;
+    (void)element, (void)position;
+    return air_f16_to_f32(((const uint16_t *)m->data)[place(m, row, column)]);
+}
+
+static float element_q8(const attention_matrix *m, int64_t row, int64_t column, int64_t element, int64_t position)
+{
+    float scale = air_f16_to_f32(m->scales[element / AIR_STATE_GROUP * AIR_BLOCK_POSITIONS + position]);
+    return scale * (float)((const int8_t *)m->data)[place(m, row, column)];
+}
+
+AIR_INLINE void scores(const attention_matrix *k, const float *q, int64_t head_dim, float *out, int64_t heads, element_fn element)
+{
+    for (int64_t p = 0; p < k->columns; p++)
+        for (int64_t h = 0; h < heads; h++) {
+            double sum = 0;
+            for (int64_t i = 0; i < head_dim; i++) sum += (double)q[h * head_dim + i] * (double)element(k, i, p, i, p);
+            out[h * AIR_BLOCK_POSITIONS + p] = (float)sum;
         }
+}
+
+AIR_INLINE void add_values(const attention_matrix *v, const float *p, const attention_softmax *state, float *out, int64_t heads,
+                           element_fn element)
+{
+    for (int64_t h = 0; h < heads; h++)
+        for (int64_t i = 0; i < v->columns; i++) {
+            float *o = out + h * v->columns + i;
+            double sum = (double)*o * (double)state[h].correction;
+            for (int64_t r = 0; r < v->rows; r++) sum += (double)p[h * AIR_BLOCK_POSITIONS + r] * (double)element(v, r, i, i, r);
+            *o = (float)sum;
+        }
+}
+
+#define ATTENTION_OVER(type)                                                                                                       \
+    static void scores_##type(const attention_matrix *k, const float *q, int64_t head_dim, float *out, int64_t heads)             \
+    {                                                                                                                              \
+        scores(k, q, head_dim, out, heads, element_##type);                                                                        \
+    }                                                                                                                              \
+    static void add_values_##type(const attention_matrix *v, const float *p, const attention_softmax *state, float *out,          \
+                                  int64_t heads)                                                                                   \
+    {                                                                                                                              \
+        add_values(v, p, state, out, heads, element_##type);                                                                       \
     }
-}
 
-static void add_values_f16(const attention_values *a)
-{
-    add_values(a, value_f16);
-}
-
-static void add_values_f32(const attention_values *a)
-{
-    add_values(a, value_f32);
-}
+ATTENTION_OVER(f16)
+ATTENTION_OVER(f32)
+ATTENTION_OVER(q8)
 
 static void attention(const air_attention_args *args)
 {
-    static const attention_parts parts = {&air__ref_float, softmax, add_values_f16, add_values_f32};
+    static const attention_parts parts = {
+        .scores = {scores_f16, scores_f32, scores_q8},
+        .softmax = softmax,
+        .add_values = {add_values_f16, add_values_f32, add_values_q8},
+    };
     attention_run(args, &parts);
 }
 
-const air_ops air__ref_attention = {.attention = attention};
+static void attention_merge(const air_attention_args *args) { merge_run(args); }
+
+const air_ops air__ref_attention = {.attention = attention, .attention_merge = attention_merge};

@@ -1,8 +1,9 @@
-/* The parts of attention that kernels/attention.h asks for, for any vec.h included before. The includer names float products. */
+/* The parts of attention that kernels/attention.h asks for, for any vec.h included before. */
 #ifndef AIR_KERNELS_SIMD_ATTENTION_PARTS_H
 #define AIR_KERNELS_SIMD_ATTENTION_PARTS_H
 
 #include "kernels/attention.h"
+#include "kernels/simd/loops.h"
 #include "kernels/tables.h"
 #include "kernels/simd/exp.h"
 
@@ -38,84 +39,190 @@ static void softmax(float *s, int64_t n, const air_attention_args *a, attention_
     state->max = m;
 }
 
-AIR_INLINE vf value_f32(const void *v, int64_t i, int64_t n)
+/* The elements of a type of state: bytes, whether they have scales, V_N of them from the i-th on as floats. */
+typedef struct element_kind {
+    int bytes, scaled;
+    vf (*load)(const void *m, int64_t i);
+} element_kind;
+
+AIR_INLINE vf element_f32(const void *m, int64_t i) { return v_load((const float *)m + i); }
+AIR_INLINE vf element_f16(const void *m, int64_t i) { return v_load_f16((const uint16_t *)m + i); }
+AIR_INLINE vf element_q8(const void *m, int64_t i) { return v_load_i8((const int8_t *)m + i); }
+
+/* Heads taken at once, and the most vectors of columns beside each: HEADS x 2 are the accumulators of AVX2. */
+enum { HEADS = 4, WIDTH = AIR_BLOCK_POSITIONS / V_N, TILE_WIDTH = AIR_STATE_TILE / V_N, GROUP_WIDTH = AIR_STATE_GROUP / V_N };
+
+/* acc[h][d] += sum over rows of w[h][row] * m[row][column + d]: G heads of w, stride apart, and D vectors of columns from a whole tile on.
+ * An accumulator sees the same operations for any G and D. */
+AIR_INLINE void add_rows(vf acc[HEADS][WIDTH], const attention_matrix *m, int64_t first, int64_t rows, int64_t column, const float *w,
+                         int64_t stride, int G, int D, element_kind kind)
 {
-    const float *p = (const float *)v + i;
-    return n >= V_N ? v_load(p) : v_load_n(p, n, v_zero());
-}
-
-AIR_INLINE vf value_f16(const void *v, int64_t i, int64_t n)
-{
-    const uint16_t *p = (const uint16_t *)v + i;
-    return n >= V_N ? v_load_f16(p) : v_load_f16_n(p, n);
-}
-
-typedef vf (*value_fn)(const void *v, int64_t i, int64_t n);
-
-enum { WIDTH = 4 }; /* vectors of a value taken at once */
-
-/* out = out * correction + p V for G heads from g on and D vectors from element i on; n elements where D is 1. */
-AIR_INLINE void add_rectangle(const attention_values *a, int64_t g, int64_t i, int64_t n, int G, int D, value_fn value)
-{
-    vf acc[V_HEADS][WIDTH];
-    AIR__UNROLL
-    for (int h = 0; h < G; h++) {
-        vf correction = v_set(a->state[g + h].correction);
-        AIR__UNROLL
-        for (int d = 0; d < D; d++) acc[h][d] = v_mul(value_f32(a->out + (g + h) * a->dim, i + d * V_N, n), correction);
-    }
-    for (int64_t r = 0; r < a->n; r++) {
+    int64_t at = first * m->row + column / AIR_STATE_TILE * m->tile;
+    const char *ahead = m->ahead + (column * m->rows + first * D * V_N) * kind.bytes;
+    for (int64_t r = 0; r < rows; r++, at += m->row, ahead += D * V_N * kind.bytes) {
+        AIR_PREFETCH(ahead);
         vf v[WIDTH];
         AIR__UNROLL
-        for (int d = 0; d < D; d++) v[d] = value(a->v, r * a->stride + i + d * V_N, n);
+        for (int d = 0; d < D; d++) v[d] = kind.load(m->data, at + d / TILE_WIDTH * m->tile + d % TILE_WIDTH * V_N);
         AIR__UNROLL
         for (int h = 0; h < G; h++) {
-            vf p = v_set(a->p[(g + h) * AIR_BLOCK_POSITIONS + r]);
+            vf p = v_set(w[h * stride + r]);
             AIR__UNROLL
             for (int d = 0; d < D; d++) acc[h][d] = v_fma(p, v[d], acc[h][d]);
         }
     }
-    AIR__UNROLL
-    for (int h = 0; h < G; h++) {
+}
+
+typedef struct keys_call {
+    const float *q;
+    int64_t head_dim;
+    float *scores;
+} keys_call;
+
+/* Scores of G heads at D vectors of positions. Groups of elements with a scale are added up apart, then scaled. */
+AIR_INLINE void score_rectangle(const attention_matrix *k, keys_call c, int64_t column, int G, int D, element_kind kind)
+{
+    int64_t step = kind.scaled ? AIR_STATE_GROUP : k->rows;
+    for (int64_t first = 0; first < k->rows; first += step) {
+        vf acc[HEADS][WIDTH], scale[WIDTH];
         AIR__UNROLL
-        for (int d = 0; d < D; d++) {
-            float *out = a->out + (g + h) * a->dim + i + d * V_N;
-            if (n >= V_N) v_store(out, acc[h][d]);
-            else v_store_n(out, acc[h][d], n);
+        for (int h = 0; h < G; h++) {
+            AIR__UNROLL
+            for (int d = 0; d < D; d++) acc[h][d] = v_zero();
+        }
+        add_rows(acc, k, first, k->rows - first < step ? k->rows - first : step, column, c.q + first, c.head_dim, G, D, kind);
+        if (kind.scaled) {
+            AIR__UNROLL
+            for (int d = 0; d < D; d++)
+                scale[d] = v_load_f16(k->scales + first / AIR_STATE_GROUP * AIR_BLOCK_POSITIONS + column + d * V_N);
+        }
+        AIR__UNROLL
+        for (int h = 0; h < G; h++) {
+            AIR__UNROLL
+            for (int d = 0; d < D; d++) {
+                float *s = c.scores + h * AIR_BLOCK_POSITIONS + column + d * V_N;
+                if (kind.scaled) acc[h][d] = v_fma(acc[h][d], scale[d], first ? v_load(s) : v_zero());
+                v_store(s, acc[h][d]);
+            }
         }
     }
 }
 
-AIR_INLINE void add_heads(const attention_values *a, int64_t g, int G, value_fn value)
+AIR_INLINE void score_heads(const attention_matrix *k, keys_call c, int64_t g, int G, int D, element_kind kind)
 {
-    int64_t i = 0;
-    for (; i + WIDTH * V_N <= a->dim; i += WIDTH * V_N) add_rectangle(a, g, i, V_N, G, WIDTH, value);
-    for (; i + V_N <= a->dim; i += V_N) add_rectangle(a, g, i, V_N, G, 1, value);
-    if (i < a->dim) add_rectangle(a, g, i, a->dim - i, G, 1, value);
+    c.q += g * c.head_dim;
+    c.scores += g * AIR_BLOCK_POSITIONS;
+    for (int64_t column = 0; column < AIR_BLOCK_POSITIONS; column += D * V_N) score_rectangle(k, c, column, G, D, kind);
 }
 
-AIR_INLINE void add_values(const attention_values *a, value_fn value)
+/* Vectors of columns beside G heads, at most `most`. */
+#define BESIDE(G, most) (HEADS * V_PANEL / (G) < (most) ? HEADS * V_PANEL / (G) : (most))
+
+AIR_INLINE void score_all(const attention_matrix *k, keys_call c, int64_t heads, element_kind kind)
 {
     int64_t g = 0;
-    for (; g + V_HEADS <= a->group; g += V_HEADS) add_heads(a, g, V_HEADS, value);
-    for (; g < a->group; g++) add_heads(a, g, 1, value);
+    for (; g + HEADS <= heads; g += HEADS) score_heads(k, c, g, HEADS, BESIDE(HEADS, WIDTH), kind);
+    if (g + 2 <= heads) score_heads(k, c, g, 2, BESIDE(2, WIDTH), kind), g += 2;
+    if (g < heads) score_heads(k, c, g, 1, BESIDE(1, WIDTH), kind);
 }
 
-static void add_values_f32(const attention_values *a)
+typedef struct values_call {
+    const float *p;
+    const attention_softmax *state;
+    float *out;
+} values_call;
+
+AIR_INLINE void value_rectangle(const attention_matrix *v, values_call c, const float *weights, int64_t column, int G, int D,
+                                element_kind kind)
 {
-    add_values(a, value_f32);
-}
-
-static void add_values_f16(const attention_values *a)
-{
-    add_values(a, value_f16);
-}
-
-#define ATTENTION(float_products)                                                                  \
-    static void attention(const air_attention_args *args)                                          \
-    {                                                                                              \
-        static const attention_parts parts = {&float_products, softmax, add_values_f16, add_values_f32}; \
-        attention_run(args, &parts);                                                               \
+    vf acc[HEADS][WIDTH];
+    AIR__UNROLL
+    for (int h = 0; h < G; h++) {
+        vf correction = v_set(c.state[h].correction);
+        AIR__UNROLL
+        for (int d = 0; d < D; d++) acc[h][d] = v_mul(v_load(c.out + h * v->columns + column + d * V_N), correction);
     }
+    add_rows(acc, v, 0, v->rows, column, weights, AIR_BLOCK_POSITIONS, G, D, kind);
+    AIR__UNROLL
+    for (int h = 0; h < G; h++) {
+        AIR__UNROLL
+        for (int d = 0; d < D; d++) v_store(c.out + h * v->columns + column + d * V_N, acc[h][d]);
+    }
+}
+
+AIR_INLINE void value_columns(const attention_matrix *v, values_call c, const float *weights, int64_t from, int64_t to, int G, int D,
+                              element_kind kind)
+{
+    int64_t column = from;
+    for (; column + D * V_N <= to; column += D * V_N) value_rectangle(v, c, weights, column, G, D, kind);
+    for (; column < to; column += AIR_STATE_TILE) value_rectangle(v, c, weights, column, G, TILE_WIDTH, kind);
+}
+
+/* p times the scales of a group of elements: what its values are weighted by. */
+AIR_INLINE void scale_weights(const float *p, const uint16_t *scales, int64_t n, int G, float *weights)
+{
+    for (int64_t r = 0; r < n; r += V_N) {
+        vf s = n - r >= V_N ? v_load_f16(scales + r) : v_load_f16_n(scales + r, n - r);
+        AIR__UNROLL
+        for (int h = 0; h < G; h++) {
+            const float *from = p + h * AIR_BLOCK_POSITIONS + r;
+            v_store(weights + h * AIR_BLOCK_POSITIONS + r, v_mul(n - r >= V_N ? v_load(from) : v_load_n(from, n - r, v_zero()), s));
+        }
+    }
+}
+
+AIR_INLINE void value_heads(const attention_matrix *v, values_call c, int64_t g, int G, element_kind kind)
+{
+    c.p += g * AIR_BLOCK_POSITIONS;
+    c.state += g;
+    c.out += g * v->columns;
+    if (!kind.scaled) {
+        value_columns(v, c, c.p, 0, v->columns, G, BESIDE(G, WIDTH), kind);
+        return;
+    }
+    for (int64_t from = 0; from < v->columns; from += AIR_STATE_GROUP) {
+        float weights[HEADS * AIR_BLOCK_POSITIONS];
+        int64_t to = from + AIR_STATE_GROUP < v->columns ? from + AIR_STATE_GROUP : v->columns;
+        scale_weights(c.p, v->scales + from / AIR_STATE_GROUP * AIR_BLOCK_POSITIONS, v->rows, G, weights);
+        value_columns(v, c, weights, from, to, G, BESIDE(G, GROUP_WIDTH), kind);
+    }
+}
+
+AIR_INLINE void value_all(const attention_matrix *v, values_call c, int64_t heads, element_kind kind)
+{
+    int64_t g = 0;
+    for (; g + HEADS <= heads; g += HEADS) value_heads(v, c, g, HEADS, kind);
+    if (g + 2 <= heads) value_heads(v, c, g, 2, kind), g += 2;
+    if (g < heads) value_heads(v, c, g, 1, kind);
+}
+
+#define ATTENTION_OVER(type, bytes, scaled)                                                                                               \
+    static void scores_##type(const attention_matrix *k, const float *q, int64_t head_dim, float *scores, int64_t heads)          \
+    {                                                                                                                              \
+        score_all(k, (keys_call){q, head_dim, scores}, heads, (element_kind){bytes, scaled, element_##type});                                             \
+    }                                                                                                                              \
+    static void add_values_##type(const attention_matrix *v, const float *p, const attention_softmax *state, float *out,          \
+                                  int64_t heads)                                                                                   \
+    {                                                                                                                              \
+        value_all(v, (values_call){p, state, out}, heads, (element_kind){bytes, scaled, element_##type});                                                 \
+    }
+
+ATTENTION_OVER(f16, 2, 0)
+ATTENTION_OVER(f32, 4, 0)
+ATTENTION_OVER(q8, 1, 1)
+
+static void attention(const air_attention_args *args)
+{
+    static const attention_parts parts = {
+        .scores = {scores_f16, scores_f32, scores_q8},
+        .softmax = softmax,
+        .add_values = {add_values_f16, add_values_f32, add_values_q8},
+    };
+    attention_run(args, &parts);
+}
+
+static void attention_merge(const air_attention_args *args) { merge_run(args); }
+
+#define ATTENTION {.attention = attention, .attention_merge = attention_merge}
 
 #endif

@@ -3,6 +3,4 @@
 
 #include "kernels/simd/attention_parts.h"
 
-ATTENTION(air__neon_float)
-
-const air_ops air__neon_attention = {.attention = attention};
+const air_ops air__neon_attention = ATTENTION;

@@ -4,7 +4,7 @@
 
 #include "kernels/x86/x86.h"
 
-enum { V_N = 8, V_ROWS = 4, V_COLUMNS = 3, V_HEADS = 2 }; /* lanes; how many rows, columns, heads the registers hold */
+enum { V_N = 8, V_ROWS = 4, V_COLUMNS = 3, V_PANEL = 2 }; /* lanes; how many rows and columns the registers hold; vectors beside each of four heads */
 
 typedef __m256 vf;
 typedef struct { __m256d low, high; } vd;
@@ -17,6 +17,10 @@ AIR_INLINE vf v_zero(void) { return _mm256_setzero_ps(); }
 AIR_INLINE vf v_set(float f) { return _mm256_set1_ps(f); }
 AIR_INLINE vf v_load(const float *p) { return _mm256_loadu_ps(p); }
 AIR_INLINE vf v_load_f16(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p)); }
+AIR_INLINE vf v_load_i8(const int8_t *p)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)));
+}
 AIR_INLINE vf v_load_bf16(const uint16_t *p)
 {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)), 16));

@@ -4,7 +4,7 @@
 
 #include "kernels/x86/x86.h"
 
-enum { V_N = 16, V_ROWS = 4, V_COLUMNS = 4, V_HEADS = 4 }; /* lanes; how many rows, columns, heads the registers hold */
+enum { V_N = 16, V_ROWS = 4, V_COLUMNS = 4, V_PANEL = 4 }; /* lanes; how many rows and columns the registers hold; vectors beside each of four heads */
 
 typedef __m512 vf;
 typedef struct { __m512d low, high; } vd;
@@ -14,6 +14,10 @@ AIR_INLINE vf v_zero(void) { return _mm512_setzero_ps(); }
 AIR_INLINE vf v_set(float f) { return _mm512_set1_ps(f); }
 AIR_INLINE vf v_load(const float *p) { return _mm512_loadu_ps(p); }
 AIR_INLINE vf v_load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p)); }
+AIR_INLINE vf v_load_i8(const int8_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));
+}
 AIR_INLINE vf v_from_bf16(__m256i v) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16)); }
 AIR_INLINE vf v_load_bf16(const uint16_t *p) { return v_from_bf16(_mm256_loadu_si256((const __m256i *)(const void *)p)); }
 

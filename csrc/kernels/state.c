@@ -1,0 +1,57 @@
+#include "kernels/state.h"
+
+#include <string.h>
+
+#include "kernels/ops.h"
+
+/* A padded copy, then its 8-bit form. */
+size_t air_state_scratch(int64_t dim)
+{
+    int64_t k = air_state_groups(dim) * AIR_STATE_GROUP;
+    return ((size_t)k * sizeof(float) + 63) / 64 * 16 + (air_q8_bytes(k, 1) + 3) / 4;
+}
+
+/* From one element of a position to the next, and where its first is, in elements. */
+static int64_t stride_of(air_state_part part) { return part == AIR_STATE_K ? AIR_STATE_TILE : 1; }
+
+static int64_t first_of(air_state_part part, int64_t dim, int64_t position)
+{
+    if (part == AIR_STATE_V) return position * air_state_padded(dim);
+    return position / AIR_STATE_TILE * AIR_STATE_TILE * dim + position % AIR_STATE_TILE;
+}
+
+static void put_16(uint16_t *to, const uint16_t *from, int64_t n, int64_t stride)
+{
+    for (int64_t i = 0; i < n; i++) to[i * stride] = from[i];
+}
+
+static void put_8(int8_t *to, const int8_t *from, int64_t n, int64_t stride)
+{
+    for (int64_t i = 0; i < n; i++) to[i * stride] = from[i];
+}
+
+static void store_q8(const air_ops *ops, int64_t dim, int8_t *to, int64_t stride, uint16_t *scales, const float *x, float *scratch)
+{
+    int64_t groups = air_state_groups(dim), k = groups * AIR_STATE_GROUP;
+    air_q8 q8 = air_q8_place(scratch + (k + 15) / 16 * 16, k, 1);
+    memcpy(scratch, x, (size_t)dim * sizeof *x);
+    memset(scratch + dim, 0, (size_t)(k - dim) * sizeof *x);
+    ops->quantize(scratch, k, q8);
+    put_8(to, q8.q, dim, stride);
+    for (int64_t g = 0; g < groups; g++) ops->f32_to_f16(q8.scale + g, scales + g * AIR_BLOCK_POSITIONS, 1);
+}
+
+void air_state_store(const air_ops *ops, air_state_type type, air_state_part part, int64_t dim, void *head, int64_t position,
+                     const float *x, float *scratch)
+{
+    int64_t stride = stride_of(part), first = first_of(part, dim, position);
+    if (type == AIR_STATE_Q8_0) {
+        uint16_t *scales = (uint16_t *)(void *)((char *)head + air_state_scales_at(type, dim)) + position;
+        store_q8(ops, dim, (int8_t *)head + first, stride, scales, x, scratch);
+    } else if (type == AIR_STATE_F16) {
+        ops->f32_to_f16(x, (uint16_t *)(void *)scratch, dim);
+        put_16((uint16_t *)head + first, (const uint16_t *)(const void *)scratch, dim, stride);
+    } else {
+        for (int64_t i = 0; i < dim; i++) ((float *)head)[first + i * stride] = x[i];
+    }
+}
