@@ -66,9 +66,9 @@ class AutoModel:
         max_ram: what airpy may add to this process, as bytes or "4GiB"; by default most of what the machine has free. io: "direct"
         streams past the page cache, "mmap" maps the file, "auto" maps it where all of it fits. threads: as many as this process may
         use. n_ctx: tokens of prompt and answer together; min(trained, 4096), less where max_ram asks. kv_dtype: of the state,
-        "f16", "f32", or "q8_0" in about half of "f16"'s memory. plan: one made before, from the same model. progress: layers and time left of passes over a second; True, False,
-        "auto" (on a terminal) or a callable(layers_done, layers, passes_done, passes). bandwidths: bytes per second instead of
-        probed ones: disk, memory, product {type: …}.
+        "f16", "f32", or "q8_0" in about half the memory of "f16". plan: one made before, from the same model. progress: layers and
+        time left of passes over a second; True, False, "auto" (on a terminal) or a callable(layers_done, layers, passes_done,
+        passes). bandwidths: bytes per second instead of probed ones: disk, memory, product {type: …}.
 
         Raises FileIOError, FormatError, ModelError, UnsupportedError for the file, BudgetError if max_ram is too small (saying what
         would fit) or more than there is, ArgumentError for arguments, which TypeError catches where there is no such argument.

@@ -77,6 +77,9 @@ uint64_t air_sequence_bytes(const air_sequence *sequence);          /* state hel
 air_status air_sequence_truncate(air_sequence *sequence, int64_t length, air_error *err);
 /* A second sequence over the same blocks, copied when written. */
 air_status air_sequence_fork(air_sequence **out, air_sequence *sequence, air_error *err);
+/* Appends n tokens, whose ids and state are copies of those it holds, from the first on, again and again: a long context at once, for
+ * measurements, which would else spend minutes on computing one. AIR_E_ARGUMENT unless it holds whole blocks of 64 tokens. */
+air_status air_sequence_repeat(air_sequence *sequence, int64_t n, air_error *err);
 
 /* --- batches: one call's work --- */
 typedef struct air_batch_item {

@@ -213,6 +213,30 @@ air_status air_sequence_truncate(air_sequence *s, int64_t length, air_error *err
     return st;
 }
 
+static air_status repeat(air_sequence *s, int64_t n, air_error *err)
+{
+    int64_t had = s->length, blocks = s->n_blocks;
+    if (had == 0 || had % AIR_BLOCK_POSITIONS || n < 0 || n > s->engine->plan->n_ctx - had)
+        return air_fail(err, AIR_E_ARGUMENT, "cannot repeat %lld tokens for %lld more: whole blocks of 64, in a context of %lld", (long long)had,
+                        (long long)n, (long long)s->engine->plan->n_ctx);
+    air_status st = air__sequence_extend(s, had + n, err);
+    if (st) return st;
+    for (int64_t i = blocks; i < s->n_blocks; i++)
+        s->pool->api->state_copy(s->pool->backend, s->blocks[i]->memory, s->blocks[i % blocks]->memory, s->pool->block_bytes);
+    for (int64_t i = had; i < had + n; i++) s->tokens[i] = s->tokens[i % had];
+    s->length = had + n;
+    return AIR_OK;
+}
+
+air_status air_sequence_repeat(air_sequence *s, int64_t n, air_error *err)
+{
+    air_status st = air__sequence_take(s, err);
+    if (st) return st;
+    st = repeat(s, n, err);
+    air__sequence_release(s);
+    return st;
+}
+
 static air_status share(air_sequence *to, const air_sequence *from, air_error *err)
 {
     air_status st = reserve_tokens(to, from->length, err);

@@ -96,6 +96,19 @@ static PyObject *sequence_truncate(PyObject *o, PyObject *length_arg)
     Py_RETURN_NONE;
 }
 
+/* repeat(n, /): n tokens more, with copies of the state of those it holds. */
+static PyObject *sequence_repeat(PyObject *o, PyObject *n_arg)
+{
+    SequenceObject *self = (SequenceObject *)o;
+    const core_state *state = air__py_state(o);
+    int64_t n;
+    air_error err;
+    if (air__py_sequence_usable(self) < 0 || air__py_to_i64(state, "n", n_arg, 0, INT64_MAX, &n) < 0) return NULL;
+    if (air__py_sequence_usable(self) < 0) return NULL; /* as above */
+    if (air_sequence_repeat(self->sequence, n, &err)) return air__py_raise(state, &err);
+    Py_RETURN_NONE;
+}
+
 /* fork() -> a second Sequence with the same tokens. */
 static PyObject *sequence_fork(PyObject *o, PyObject *unused)
 {
@@ -134,6 +147,7 @@ static PyObject *sequence_bytes(PyObject *o, void *unused)
 static PyMethodDef sequence_methods[] = {
     {"tokens", sequence_tokens, METH_NOARGS, "tokens($self, /)\n--\n\nThe token ids, a copy: int32 (length,)."},
     {"truncate", sequence_truncate, METH_O, "truncate($self, length, /)\n--\n\nForgets the tokens from length on."},
+    {"repeat", sequence_repeat, METH_O, "repeat($self, n, /)\n--\n\nn tokens more, with copies of the state held: a long context, for measurements."},
     {"fork", sequence_fork, METH_NOARGS, "fork($self, /)\n--\n\nA second sequence with the same tokens; state is copied when written."},
     {"close", sequence_close, METH_NOARGS, "close($self, /)\n--\n\nFrees the state. Idempotent."},
     {NULL, NULL, 0, NULL},

@@ -165,19 +165,20 @@ def peer(python: str, model: Path, group: Any = None, **options: Any) -> Json:
     return run_json([python, str(Path(__file__).with_name("peer_llama_cpp.py")), str(model), *words], group)
 
 
-def model_file(given: Path | None, shape: str, format: str) -> Path:
-    """The file given, or a synthetic one of that shape, made on first use and kept in the cache folder."""
+def model_file(given: Path | None, shape: str, format: str, suffix: str = "", **sizes: int) -> Path:
+    """The file given, or a synthetic one of that shape, made on first use and kept in the cache folder; with other sizes than the
+    shape's, under a name of its own."""
     if given:
         return given
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "airpy" / "bench"
-    path = cache / f"{shape}-{format.lower()}.gguf"
+    path = cache / f"{shape}-{format.lower()}{suffix}.gguf"
     if not path.exists():
         from tools import make_gguf
 
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as folder:        # an interrupted run leaves no half of a model
             unfinished = Path(folder) / path.name
-            make_gguf.write(unfinished, shape=shape, type=format)
+            make_gguf.write(unfinished, shape=shape, type=format, **sizes)
             shutil.move(unfinished, path)
     return path
 

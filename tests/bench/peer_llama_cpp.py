@@ -45,6 +45,9 @@ class Peer:
         params.n_ctx = args.ctx or args.sequences * (args.prompt + args.new + 1)
         params.n_batch, params.n_ubatch = args.batch, min(args.batch, args.ubatch)
         params.n_seq_max = args.sequences
+        if args.kv != "auto":
+            params.type_k = params.type_v = {"f16": llama_cpp.GGML_TYPE_F16, "q8_0": llama_cpp.GGML_TYPE_Q8_0}[args.kv]
+            params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
         params.n_threads = params.n_threads_batch = args.threads
         params.kv_unified = True                    # sequences share the n_ctx positions, as they come
         self._context = llama_cpp.llama_init_from_model(self._model, params)
@@ -71,6 +74,14 @@ class Peer:
     def clear(self) -> None:
         """Forgets every sequence."""
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), True)
+
+    def share(self, source: int, to: int) -> None:
+        """The positions of one sequence are another's too."""
+        llama_cpp.llama_memory_seq_cp(llama_cpp.llama_get_memory(self._context), source, to, -1, -1)
+
+    def forget(self, sequence: int, position: int) -> None:
+        """What a sequence holds from a position on."""
+        llama_cpp.llama_memory_seq_rm(llama_cpp.llama_get_memory(self._context), sequence, position, -1)
 
     def close(self) -> None:
         llama_cpp.llama_batch_free(self._batch)
@@ -105,8 +116,30 @@ def timed(peer: Peer, prompts: Ids, new: int) -> dict[str, Any]:
             "ids": [[step[s] for step in tokens] for s in range(sequences)]}
 
 
+def at_depth(peer: Peer, depth: int, args: argparse.Namespace) -> dict[str, float]:
+    """A pass of one token and one of args.chunk tokens behind depth others, in sequence 0. Those are read as texts of 512 tokens, each
+    of which sees but itself, and then made sequence 0's: reading them as one would take minutes."""
+    ids = [int(t) for t in np.random.default_rng(args.seed).integers(3, peer.vocab, max(512, args.chunk))]
+    peer.clear()
+    for at in range(0, depth, 512):
+        other = 1 + at // 512
+        peer.decode([(t, at + i, other, i == 511) for i, t in enumerate(ids[:512])])
+        peer.share(other, 0)
+    passes = []
+    for position in range(depth, depth + args.new + 1):
+        start = time.perf_counter()
+        peer.decode([(3, position, 0, True)])
+        passes.append(time.perf_counter() - start)
+    peer.forget(0, depth)
+    start = time.perf_counter()
+    peer.decode([(t, depth + i, 0, i == args.chunk - 1) for i, t in enumerate(ids[:args.chunk])])
+    return {"decode_s": statistics.median(passes[1:]), "prompt_s": time.perf_counter() - start}
+
+
 def measure(peer: Peer, args: argparse.Namespace) -> dict[str, Any]:
     """What `timed` says of the prompts asked for, after the passes that warm up."""
+    if args.depths:
+        return {"depths": {str(d): at_depth(peer, d, args) for d in args.depths}}
     if args.ids:
         prompts = np.array([args.ids] * args.sequences, np.int32)
     else:
@@ -132,8 +165,14 @@ def arguments() -> argparse.Namespace:
     ap.add_argument("--ids", metavar="ID,…", type=lambda text: [int(t) for t in text.split(",")],
                     help="this prompt, the same for every sequence")
     ap.add_argument("--warm", type=int, default=0, metavar="N", help="passes of one token before the timing")
+    ap.add_argument("--kv", choices=("auto", "f16", "q8_0"), default="auto", help="type of K and V, with flash attention; auto: its own")
+    ap.add_argument("--depths", metavar="N,…", type=lambda text: [int(n) for n in text.split(",")], default=[],
+                    help="instead of a text: passes of one token and of --chunk behind so many others")
+    ap.add_argument("--chunk", type=int, default=512, metavar="N")
     ap.add_argument("--seed", type=int, default=1)
     args = ap.parse_args()
+    if args.depths:
+        args.ctx, args.sequences = max(args.depths) + 2 * args.chunk, 1 + max(args.depths) // 512
     args.prompt = len(args.ids) if args.ids else args.prompt
     return args
 

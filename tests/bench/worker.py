@@ -44,7 +44,7 @@ class Run:
         self.options = options
         self.before = probe(self.gguf, options)
         self.usage_at_open = _core.memory_info()["cgroup_usage"]
-        keys = ("max_ram", "io", "threads", "n_ctx")
+        keys = ("max_ram", "io", "threads", "n_ctx", "kv_dtype")
         self.engine = _core.Engine(self.gguf, bandwidths=self.before, **{k: options[k] for k in keys if k in options})
         self.vocab = self.engine.hparams["n_vocab"]
 
@@ -143,7 +143,28 @@ def prefill(model: str, options: Json) -> Json:
     return run.report(prompt={"tokens": options["prompt"], "seconds": seconds, "median_s": median, "predicted_s": predicted})
 
 
-TASKS = {"stream": stream, "resident": resident, "batch": batch, "prefill": prefill}
+def at_depth(run: Run, depth: int, new: int, chunk: int) -> Json:
+    """A pass of one token and one of chunk tokens behind depth others, the state of most of which is copied."""
+    begun = min(depth, 1024) or 1
+    [sequence], ids = run.texts(1, begun)
+    if depth > begun:
+        sequence.repeat(depth - begun)
+    held = sequence.bytes
+    one = run.decode([sequence], ids, new)
+    sequence.truncate(depth)
+    _, many = run.feed([sequence], [prompt(chunk, 99, run.vocab)])
+    sequence.close()
+    return {"bytes": held, "decode_s": one["median_s"], "prompt_s": many["seconds"]}
+
+
+def attention(model: str, options: Json) -> Json:
+    """Passes at several depths of context."""
+    run = Run(model, options)
+    run.texts(1, options["chunk"])
+    return run.report(depths={str(d): at_depth(run, d, options["new"], options["chunk"]) for d in options["depths"]})
+
+
+TASKS = {"stream": stream, "resident": resident, "batch": batch, "prefill": prefill, "attention": attention}
 
 
 def main() -> int:

@@ -1,5 +1,7 @@
 /* The engine through its C interface: bits, sequences, threads, cancellation, budgets, faults. Golden logits are Python's to check. */
+#define _GNU_SOURCE
 #include <math.h>
+#include <unistd.h>
 
 #include "base/alloc.h"
 #include "check.h"
@@ -24,11 +26,11 @@ static air_engine_config config_of(const air_gguf_set *set)
                                .state_type = AIR_STATE_F16, .max_pins = UINT64_MAX};
 }
 
-static opened open_with(const air_engine_config *changes)
+static opened open_file(const char *path, const air_engine_config *changes)
 {
     opened o = {0};
     air_error err = {0};
-    if (air_gguf_open(&o.set, model_path, &err)) printf("  %s\n", err.text);
+    if (air_gguf_open(&o.set, path, &err)) printf("  %s\n", err.text);
     if (!o.set) return o;
     air_engine_config c = changes ? *changes : config_of(o.set);
     c.set = o.set;
@@ -36,6 +38,8 @@ static opened open_with(const air_engine_config *changes)
     if (o.engine) o.n_vocab = air_model_program(air_engine_model(o.engine))->n_vocab;
     return o;
 }
+
+static opened open_with(const air_engine_config *changes) { return open_file(model_path, changes); }
 
 static void close_all(opened *o)
 {
@@ -112,6 +116,68 @@ TEST(bits_do_not_depend_on_memory_threads_or_chunks)
         air_sequence_free(s);
         close_all(&o);
     }
+}
+
+/* A copy of the model that says it was trained on 4096 positions. */
+static int write_long(const char *path)
+{
+    static char bytes[1 << 20];
+    static const char key[] = "llama.context_length";
+    FILE *from = fopen(model_path, "rb"), *to = fopen(path, "wb");
+    size_t n = from ? fread(bytes, 1, sizeof bytes, from) : 0;
+    int done = 0;
+    for (size_t i = 0; i + sizeof key + 8 < n && !done; i++) {
+        if (memcmp(bytes + i, key, sizeof key - 1)) continue;
+        memcpy(bytes + i + sizeof key - 1 + 4, &(uint32_t){4096}, 4); /* behind the value's type */
+        done = to && fwrite(bytes, 1, n, to) == n;
+    }
+    if (from) fclose(from);
+    return (to && fclose(to) == 0) && done;
+}
+
+/* Logits of a text of several segments, of rows after it, and of one beside a shorter text. */
+static void run_long(const char *path, air_state_type type, int threads, float got[3][VOCAB])
+{
+    enum { LONG = 2047 };
+    static int32_t text[LONG];
+    for (int i = 0; i < LONG; i++) text[i] = (i * 7 + i * i % 11) % 200;
+    air_engine_config c = config_of(NULL);
+    c.state_type = type;
+    c.threads = threads;
+    c.n_ctx = 4096;
+    opened o = open_file(path, &c);
+    air_sequence *s, *other;
+    air_error err = {0};
+    REQUIRE(o.engine && !air_sequence_new(&s, o.engine, &err) && !air_sequence_new(&other, o.engine, &err));
+    CHECK_EQ(step(&o, s, text, LONG, got[0], &err), AIR_OK);
+    CHECK_EQ(step(&o, s, text, 3, got[1], &err), AIR_OK); /* across the end of a segment */
+    air_batch_item items[] = {{.sequence = other, .tokens = text, .n_tokens = 2, .want = 1},
+                              {.sequence = s, .tokens = text, .n_tokens = 1, .want = 1}};
+    air_batch *b;
+    REQUIRE(!air_batch_submit(&b, o.engine, &(air_batch_request){.items = items, .n_items = 2}, &err));
+    CHECK_EQ(finish(b, &err), AIR_OK);
+    memcpy(got[2], air_batch_logits(b) + o.n_vocab, logit_bytes);
+    air_batch_free(b);
+    air_sequence_free(s);
+    air_sequence_free(other);
+    close_all(&o);
+}
+
+TEST(long_texts_are_split_between_threads_and_keep_their_bits)
+{
+    static float one[3][VOCAB], more[3][VOCAB];
+    char path[] = "/tmp/air-long-XXXXXX";
+    int fd = mkstemp(path);
+    REQUIRE(fd >= 0 && close(fd) == 0);
+    REQUIRE(write_long(path));
+    for (int type = 0; type < AIR_STATE_TYPES; type++) {
+        run_long(path, (air_state_type)type, 1, one);
+        for (int threads = 2; threads <= 7; threads++) {
+            run_long(path, (air_state_type)type, threads, more);
+            for (int i = 0; i < 3; i++) CHECK(memcmp(one[i], more[i], logit_bytes) == 0);
+        }
+    }
+    remove(path);
 }
 
 TEST(a_row_does_not_depend_on_its_neighbours)
@@ -569,6 +635,7 @@ int main(int argc, char **argv)
     check_begin(argc, argv);
     make_reference();
     RUN(bits_do_not_depend_on_memory_threads_or_chunks);
+    RUN(long_texts_are_split_between_threads_and_keep_their_bits);
     RUN(a_row_does_not_depend_on_its_neighbours);
     RUN(sequences_in_step_are_not_taken_for_one);
     RUN(a_fork_goes_its_own_way);

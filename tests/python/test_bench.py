@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from tests.bench import batch, cgroup, common, prefill, table  # noqa: E402
+from tests.bench import attention, batch, cgroup, common, prefill, table  # noqa: E402
 
 MIB = 1 << 20
 
@@ -116,3 +116,19 @@ def test_a_prompt_is_timed_in_one_pass():
     figures = prefill.figures_of("demo", [common.Round({"demo": found})])
     assert len(found["prompt"]["seconds"]) == 2 and figures["tokens"] == 48
     assert "a prompt of 48" in prefill.table("demo", figures)[0]["what"]
+
+
+def test_attention_is_timed_behind_copied_contexts(tmp_path):
+    from tools import make_gguf
+
+    [path] = make_gguf.write(tmp_path / "m.gguf", shape="tiny", type="Q8_0", ctx=8192)
+    options = {**MAPPED, "n_ctx": 4096, "depths": [0, 1024, 3072], "new": 3, "chunk": 16}
+    found = {f"m {kind}": common.worker("attention", path, kv_dtype=kind, **options) for kind in attention.KINDS}
+    depths = found["m f16"]["depths"]
+    assert depths["3072"]["bytes"] == 3 * depths["1024"]["bytes"]
+    assert found["m q8_0"]["depths"]["3072"]["bytes"] < 0.6 * depths["3072"]["bytes"]
+    for run in found.values():
+        for depth in run["depths"].values():
+            depth["decode_s"] += depth["bytes"] * 1e-9            # so small a model's attention may be lost in the noise
+    figures = {name: attention.figures_of(name, [common.Round(found)]) for name in found}
+    assert all(len(attention.table(name, f)) == 4 for name, f in figures.items())

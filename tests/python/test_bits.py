@@ -78,18 +78,26 @@ def test_bits_are_the_same(gguf, want, place, way, crowd):
     np.testing.assert_array_equal(bits(gguf, PLACES[place], way, crowd), want)
 
 
+@pytest.mark.parametrize("kv_dtype", ["f16", "f32", "q8_0"])
 @pytest.mark.parametrize("tier", _core.TIERS)
 @pytest.mark.parametrize("name", ["llama-gqa", "qwen2", "qwen3"])
-def test_bits_are_the_same_for_other_families_and_tiers(name, tier):
+def test_bits_are_the_same_for_other_families_tiers_and_states(name, tier, kv_dtype):
     gguf = _core.GGUF(str(golden(name)))
     prompt, decoded = PROMPT % 272, DECODED % 272
-    first = bits(gguf, {"io": "mmap", "tier": tier}, {"threads": 1}, False, prompt, decoded)
+    first = bits(gguf, {"io": "mmap", "tier": tier, "kv_dtype": kv_dtype}, {"threads": 1}, False, prompt, decoded)
     for place in (
         {"io": "direct", "max_pins": 0},
         {"io": "direct", "max_pins": 64 * KIB, "tile_bytes": 4 * KIB, "ring_bytes": 96 * KIB},
     ):
-        got = bits(gguf, {**place, "tier": tier}, {"threads": 3, "max_rows": 5}, False, prompt, decoded)
+        got = bits(gguf, {**place, "tier": tier, "kv_dtype": kv_dtype}, {"threads": 3, "max_rows": 5}, True, prompt, decoded)
         np.testing.assert_array_equal(got, first)
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: ",".join(f"{k}={v}" for k, v in way.items()))
+def test_bits_are_the_same_with_state_in_q8_0(gguf, way):
+    want = bits(gguf, {"io": "mmap", "kv_dtype": "q8_0"}, {"threads": 1}, False)
+    got = bits(gguf, {**PLACES[5], "kv_dtype": "q8_0"}, way, True)
+    np.testing.assert_array_equal(got, want)
 
 
 def test_a_prompt_in_two_calls_has_the_bits_of_one(gguf, want):

@@ -73,6 +73,17 @@ def test_the_demo_model_stays_inside_its_budget(budget):
     assert seen["stats"]["held"] <= budget and seen["stats"]["peak_ram"] <= budget + slack(budget)
 
 
+def test_state_in_q8_0_takes_what_the_plan_says_and_near_half_of_f16(large):
+    bytes_of = {}
+    for kind in ("f16", "q8_0"):
+        with load(large, kv_dtype=kind, n_ctx=2048, max_ram="1GiB") as model:
+            model.generate([list(range(1, 1980))], max_new_tokens=1, eos_token_id=[])
+            bytes_of[kind] = (model.stats()["held_by"]["KV cache"], model.plan["state_bytes_full"])
+    ratio = bytes_of["q8_0"][1] / bytes_of["f16"][1]
+    assert bytes_of["q8_0"][1] < bytes_of["f16"][1] and abs(ratio - 34 / 64) < 0.02
+    assert all(planned * 0.9 < held <= planned for held, planned in bytes_of.values())
+
+
 def test_pins_of_a_small_model_give_way_page_by_page():
     """What the KV cache of a growing text takes comes from pins, and a huge page that is half theirs would stay whole."""
     done = run_python(

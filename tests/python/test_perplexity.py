@@ -23,10 +23,10 @@ def log_probability(logits: np.ndarray, ids: np.ndarray) -> np.ndarray:
     return x[np.arange(len(ids)), ids] - np.log(np.exp(x).sum(-1))
 
 
-def perplexity(path: Path, windows: int | None = None) -> float:
+def perplexity(path: Path, windows: int | None = None, kv_dtype: str = "f16") -> float:
     """As llama-perplexity counts it: windows of 512, the second half of each scored, no BOS."""
     ids = np.array(airpy.Tokenizer.from_gguf(path).encode((ROOT / "tests/golden/demo_val.txt").read_text()), np.int32)
-    engine = _core.Engine(_core.GGUF(os.fspath(path)), max_ram=256 << 20, kv_dtype="f16")
+    engine = _core.Engine(_core.GGUF(os.fspath(path)), max_ram=256 << 20, kv_dtype=kv_dtype)
     total, count = 0.0, 0
     sequence = engine.sequence()
     for at in range(0, len(ids) - WINDOW + 1, WINDOW)[:windows]:
@@ -43,3 +43,8 @@ def perplexity(path: Path, windows: int | None = None) -> float:
 @pytest.mark.parametrize(("name", "want"), [("demo-q8_0", 30.1689), ("draft-q8_0", 39.8814)])
 def test_perplexity_is_that_of_the_other_implementations(name, want):
     assert perplexity(ASSETS / f"{name}.gguf") == pytest.approx(want, rel=2e-3)
+
+
+def test_perplexity_with_state_in_q8_0_is_that_in_f16():
+    path = ASSETS / "demo-q8_0.gguf"
+    assert perplexity(path, 8, "q8_0") == pytest.approx(perplexity(path, 8), rel=5e-3)
