@@ -28,7 +28,7 @@ typedef struct attention_matrix {
 typedef struct attention_parts {
     /* scores[h][position] = q[h] . k[position] for all positions of the block, whatever they hold. */
     void (*scores[AIR_STATE_TYPES])(const attention_matrix *k, const float *q, int64_t head_dim, float *scores, int64_t heads);
-    /* Scores to exponents in place; brings state up to date. scale and softcap are applied first. */
+    /* Scores to exponents in place; brings state up to date. softcap is applied first. */
     void (*softmax)(float *s, int64_t n, const air_attention_args *a, attention_softmax *state);
     /* out[h] = out[h] * correction of h + sum of p[h][row] v[row]; heads of p are AIR_BLOCK_POSITIONS apart, of out v->columns. */
     void (*add_values[AIR_STATE_TYPES])(const attention_matrix *v, const float *p, const attention_softmax *state, float *out,
@@ -39,7 +39,7 @@ typedef struct attention_parts {
 typedef struct attention_work {
     const air_attention_args *args;
     const attention_parts    *parts;
-    float *q;      /* [heads][head_dim] */
+    float *q;      /* [heads][head_dim], scaled */
     float *scores; /* [heads][AIR_BLOCK_POSITIONS] */
     float *out;    /* [heads][value_dim, padded] */
     attention_softmax *state;
@@ -108,7 +108,7 @@ AIR_INLINE void attention_run(const air_attention_args *a, const attention_parts
     attention_work w = attention_cut(a, parts);
     int64_t heads = a->rows * a->group;
     for (int64_t r = 0; r < a->rows; r++)
-        memcpy(w.q + r * a->group * a->head_dim, a->q + r * a->q_stride, (size_t)(a->group * a->head_dim) * sizeof *w.q);
+        for (int64_t i = 0, n = a->group * a->head_dim; i < n; i++) w.q[r * n + i] = a->q[r * a->q_stride + i] * a->scale;
     for (int64_t h = 0; h < heads; h++) w.state[h] = (attention_softmax){-INFINITY, 0, 0};
     memset(w.out, 0, (size_t)(heads * air_state_padded(a->value_dim)) * sizeof *w.out);
 

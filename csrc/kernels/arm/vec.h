@@ -93,6 +93,13 @@ AIR_INLINE float32x4_t times_pow2(float32x4_t a, float32x4_t n)
 }
 AIR_INLINE vf v_times_pow2(vf a, vf n) { return (vf){times_pow2(a.low, n.low), times_pow2(a.high, n.high)}; }
 
+/* The low bits of n, as a whole number, added to a's exponent. */
+AIR_INLINE float32x4_t add_exponent(float32x4_t a, float32x4_t n)
+{
+    return vreinterpretq_f32_u32(vaddq_u32(vreinterpretq_u32_f32(a), vshlq_n_u32(vreinterpretq_u32_f32(n), 23)));
+}
+AIR_INLINE vf v_add_exponent(vf a, vf n) { return (vf){add_exponent(a.low, n.low), add_exponent(a.high, n.high)}; }
+
 AIR_INLINE float v_sum(vf v) { return vaddvq_f32(vaddq_f32(v.low, v.high)); }
 AIR_INLINE float v_greatest(vf v) { return vmaxvq_f32(greater(v.low, v.high)); }
 

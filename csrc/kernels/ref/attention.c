@@ -8,7 +8,6 @@ static void softmax(float *s, int64_t n, const air_attention_args *a, attention_
     float max = state->max;
     double sum = 0;
     for (int64_t i = 0; i < n; i++) {
-        s[i] *= a->scale;
         if (a->softcap != 0.0f) s[i] = a->softcap * tanhf(s[i] / a->softcap);
         if (s[i] > max) max = s[i];
     }

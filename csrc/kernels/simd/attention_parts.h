@@ -7,33 +7,35 @@
 #include "kernels/tables.h"
 #include "kernels/simd/exp.h"
 
-AIR_INLINE vf scaled_score(const float *s, int64_t n, const air_attention_args *a)
+/* s[i] = softcap tanh(s[i] / softcap); tanh(z) = 1 - 2 / (e^2z + 1) */
+static void cap(float *s, int64_t n, float softcap)
 {
-    vf v = v_mul(n >= V_N ? v_load(s) : v_load_n(s, n, v_zero()), v_set(a->scale));
-    if (a->softcap == 0.0f) return v;
-    /* tanh(z) = 1 - 2 / (e^2z + 1) */
-    vf e = v_exp(v_mul(v_div(v, v_set(a->softcap)), v_set(2.0f)));
-    return v_mul(v_set(a->softcap), v_sub(v_set(1.0f), v_div(v_set(2.0f), v_add(e, v_set(1.0f)))));
+    for (int64_t i = 0; i < n; i += V_N) {
+        vf v = n - i >= V_N ? v_load(s + i) : v_load_n(s + i, n - i, v_zero());
+        vf e = v_exp(v_mul(v_div(v, v_set(softcap)), v_set(2.0f)));
+        v = v_mul(v_set(softcap), v_sub(v_set(1.0f), v_div(v_set(2.0f), v_add(e, v_set(1.0f)))));
+        if (n - i >= V_N) v_store(s + i, v);
+        else v_store_n(s + i, v, n - i);
+    }
 }
 
 static void softmax(float *s, int64_t n, const air_attention_args *a, attention_softmax *state)
 {
+    if (a->softcap != 0.0f) cap(s, n, a->softcap);
     vf max = v_set(state->max), sum = v_zero();
+    for (int64_t i = 0; i < n; i += V_N) max = v_max(n - i >= V_N ? v_load(s + i) : v_load_n(s + i, n - i, max), max);
+    float m = v_greatest(max), first[V_N];
     for (int64_t i = 0; i < n; i += V_N) {
-        vf v = scaled_score(s + i, n - i, a);
-        if (n - i >= V_N) v_store(s + i, v);
-        else v_store_n(s + i, v, n - i), v = v_load_n(s + i, n - i, max);
-        max = v_max(v, max);
+        if (n - i >= V_N) {
+            vf v = v_exp_down(v_sub(v_load(s + i), v_set(m)));
+            v_store(s + i, v);
+            sum = v_add(sum, v);
+        } else {
+            v_store_n(s + i, v_exp_down(v_sub(v_load_n(s + i, n - i, v_zero()), v_set(m))), n - i);
+            sum = v_add(sum, v_load_n(s + i, n - i, v_zero()));
+        }
     }
-    vf greatest = v_set(v_greatest(max));
-    for (int64_t i = 0; i < n; i += V_N) {
-        vf v = v_exp(v_sub(n - i >= V_N ? v_load(s + i) : v_load_n(s + i, n - i, v_set(-INFINITY)), greatest));
-        if (n - i >= V_N) v_store(s + i, v);
-        else v_store_n(s + i, v, n - i);
-        sum = v_add(sum, v);
-    }
-    float m = v_greatest(greatest), first[V_N];
-    v_store(first, v_exp(v_set(state->max - m)));
+    v_store(first, v_exp_down(v_set(state->max - m)));
     state->correction = first[0];
     state->sum = state->sum * state->correction + v_sum(sum);
     state->max = m;

@@ -77,6 +77,12 @@ AIR_INLINE vf v_times_pow2(vf a, vf n)
     return _mm256_mul_ps(a, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(rest, bias), 23)));
 }
 
+/* The low bits of n, as a whole number, added to a's exponent. */
+AIR_INLINE vf v_add_exponent(vf a, vf n)
+{
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), _mm256_slli_epi32(_mm256_castps_si256(n), 23)));
+}
+
 AIR_INLINE float v_sum(vf v)
 {
     __m128 a = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));

@@ -44,6 +44,12 @@ AIR_INLINE vf v_min(vf a, vf b) { return _mm512_min_ps(a, b); }
 AIR_INLINE vf v_round(vf a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 AIR_INLINE vf v_times_pow2(vf a, vf n) { return _mm512_scalef_ps(a, n); } /* n a whole number, |n| < 200 */
 
+/* The low bits of n, as a whole number, added to a's exponent. */
+AIR_INLINE vf v_add_exponent(vf a, vf n)
+{
+    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a), _mm512_slli_epi32(_mm512_castps_si512(n), 23)));
+}
+
 AIR_INLINE float v_sum(vf v) { return _mm512_reduce_add_ps(v); }
 AIR_INLINE float v_greatest(vf v) { return _mm512_reduce_max_ps(v); }
 
