@@ -459,8 +459,9 @@ static void attention_case(const air_ops *ops, shape s)
     CHECK(guard_intact());
 
     static const char *const names[] = {"attention over F16", "attention over F32", "attention over Q8_0"};
-    /* Scores are as large as scale * sqrt(head_dim), times some; their rounding, relative, becomes the exponents' absolute one. */
-    double gate = 5e-12 + 1e-13 * (double)s.score_scale * (double)s.score_scale * (double)s.head_dim;
+    /* Scores are as large as scale * sqrt(head_dim), times some; their rounding, relative, that of one sum from the first element to the
+     * last, becomes the exponents' absolute one. */
+    double gate = 5e-12 + 3e-13 * (double)s.score_scale * (double)s.score_scale * (double)s.head_dim;
     for (int64_t r = 0; r < s.rows; r++) {
         shape one = s;
         one.positions = s.positions + r;
