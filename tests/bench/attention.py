@@ -55,8 +55,8 @@ def figures_of(name: str, rounds: list[Round]) -> Json:
 def table(name: str, f: Json) -> list[Json]:
     rows = []
     for depth, d in f["decode"].items():
-        share = d["of_probed"]["median"]
-        text = f"{d['seconds']['median'] * 1e3:.2f} ms, {percent(share)} of the read speed probed (spread {percent(d['of_probed']['spread'])})"
+        share, spread = d["of_probed"]["median"], percent(d["of_probed"]["spread"])
+        text = f"{d['seconds']['median'] * 1e3:.2f} ms, {percent(share)} of the read speed probed (spread {spread})"
         if "ratio" in d:
             text += f"; llama.cpp takes {d['ratio']['median']:.2f} times that"
         asked = name.endswith("f16") and int(depth) == max(DEPTHS)

@@ -198,15 +198,15 @@ AIR_INLINE void value_all(const attention_matrix *v, values_call c, int64_t head
     if (g < heads) value_heads(v, c, g, 1, kind);
 }
 
-#define ATTENTION_OVER(type, bytes, scaled)                                                                                               \
-    static void scores_##type(const attention_matrix *k, const float *q, int64_t head_dim, float *scores, int64_t heads)          \
-    {                                                                                                                              \
-        score_all(k, (keys_call){q, head_dim, scores}, heads, (element_kind){bytes, scaled, element_##type});                                             \
-    }                                                                                                                              \
-    static void add_values_##type(const attention_matrix *v, const float *p, const attention_softmax *state, float *out,          \
-                                  int64_t heads)                                                                                   \
-    {                                                                                                                              \
-        value_all(v, (values_call){p, state, out}, heads, (element_kind){bytes, scaled, element_##type});                                                 \
+#define ATTENTION_OVER(type, bytes, scaled)                                                                                    \
+    static void scores_##type(const attention_matrix *k, const float *q, int64_t head_dim, float *scores, int64_t heads)       \
+    {                                                                                                                          \
+        score_all(k, (keys_call){q, head_dim, scores}, heads, (element_kind){bytes, scaled, element_##type});                  \
+    }                                                                                                                          \
+    static void add_values_##type(const attention_matrix *v, const float *p, const attention_softmax *state, float *out,       \
+                                  int64_t heads)                                                                               \
+    {                                                                                                                          \
+        value_all(v, (values_call){p, state, out}, heads, (element_kind){bytes, scaled, element_##type});                      \
     }
 
 ATTENTION_OVER(f16, 2, 0)
