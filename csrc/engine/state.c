@@ -217,8 +217,8 @@ static air_status repeat(air_sequence *s, int64_t n, air_error *err)
 {
     int64_t had = s->length, blocks = s->n_blocks;
     if (had == 0 || had % AIR_BLOCK_POSITIONS || n < 0 || n > s->engine->plan->n_ctx - had)
-        return air_fail(err, AIR_E_ARGUMENT, "cannot repeat %lld tokens for %lld more: whole blocks of 64, in a context of %lld", (long long)had,
-                        (long long)n, (long long)s->engine->plan->n_ctx);
+        return air_fail(err, AIR_E_ARGUMENT, "cannot repeat %lld tokens for %lld more: whole blocks of 64, in a context of %lld",
+                        (long long)had, (long long)n, (long long)s->engine->plan->n_ctx);
     air_status st = air__sequence_extend(s, had + n, err);
     if (st) return st;
     for (int64_t i = blocks; i < s->n_blocks; i++)

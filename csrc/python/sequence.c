@@ -147,7 +147,8 @@ static PyObject *sequence_bytes(PyObject *o, void *unused)
 static PyMethodDef sequence_methods[] = {
     {"tokens", sequence_tokens, METH_NOARGS, "tokens($self, /)\n--\n\nThe token ids, a copy: int32 (length,)."},
     {"truncate", sequence_truncate, METH_O, "truncate($self, length, /)\n--\n\nForgets the tokens from length on."},
-    {"repeat", sequence_repeat, METH_O, "repeat($self, n, /)\n--\n\nn tokens more, with copies of the state held: a long context, for measurements."},
+    {"repeat", sequence_repeat, METH_O,
+     "repeat($self, n, /)\n--\n\nn tokens more, with copies of the state held: a long context, for measurements."},
     {"fork", sequence_fork, METH_NOARGS, "fork($self, /)\n--\n\nA second sequence with the same tokens; state is copied when written."},
     {"close", sequence_close, METH_NOARGS, "close($self, /)\n--\n\nFrees the state. Idempotent."},
     {NULL, NULL, 0, NULL},

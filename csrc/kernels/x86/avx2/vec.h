@@ -4,7 +4,8 @@
 
 #include "kernels/x86/x86.h"
 
-enum { V_N = 8, V_ROWS = 4, V_COLUMNS = 3, V_PANEL = 2 }; /* lanes; how many rows and columns the registers hold; vectors beside each of four heads */
+/* Lanes; how many rows and columns the registers hold; vectors beside each of four heads. */
+enum { V_N = 8, V_ROWS = 4, V_COLUMNS = 3, V_PANEL = 2 };
 
 typedef __m256 vf;
 typedef struct { __m256d low, high; } vd;
