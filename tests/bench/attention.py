@@ -2,7 +2,7 @@
 
 Decoding reads the K/V of every position once, so the bound is the speed of memory: the time of a pass at a depth, less that at an
 empty context, against the time of reading so many bytes at the rate probed in the same process. A prompt's cost is that of a pass of
-512 tokens at a depth; as it grows evenly with the depth, the rate over a whole prompt follows from its ends.
+128 tokens at a depth; as it grows evenly with the depth, the rate over a whole prompt follows from its ends.
 Contexts are filled by copies of their first 1024 tokens' state; models have two layers, of the 1b's (eight query heads for a K/V
 head) and the 7b's shape (one), so that a run takes minutes.
 """
@@ -17,7 +17,7 @@ from tests.bench import common
 from tests.bench.common import Json, Round, percent, row
 
 DEPTHS = (0, 1024, 8192, 32768)
-CHUNK = 512
+CHUNK = 128
 KINDS = ("f16", "q8_0")
 SHAPES = ("1b", "7b")
 WITHIN = 1 / 1.3                # of the memory's speed, in F16 at the greatest depth
