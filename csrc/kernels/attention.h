@@ -83,7 +83,7 @@ AIR_INLINE void attend_block(const attention_work *w, int64_t lo, int64_t hi, in
     int64_t block = lo / AIR_BLOCK_POSITIONS, start = block * AIR_BLOCK_POSITIONS;
     float *scores = w->scores + first * AIR_BLOCK_POSITIONS, *p = scores + (lo - start);
     attention_matrix k = attention_keys(a, block), v = attention_values(a, block, lo - start, hi - start);
-    k.ahead = v.data;
+    k.ahead = (const char *)v.data;
     v.ahead = (const char *)a->k_blocks[hi < w->end ? block + 1 : block] + a->k_offset;
     w->parts->scores[a->type](&k, w->q + first * a->head_dim, a->head_dim, scores, heads);
     for (int64_t h = 0; h < heads; h++) w->parts->softmax(p + h * AIR_BLOCK_POSITIONS, hi - lo, a, &w->state[first + h]);
