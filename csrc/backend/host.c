@@ -231,10 +231,14 @@ static air_status host_run(air_backend *h, const air_pass *pass, const air_feed 
 
 /* --- state --- */
 
+enum { HUGE_PAGE = 2 << 20 };
+
 static void *host_state_alloc(air_backend *h, size_t bytes)
 {
     (void)h;
-    return air_pages_alloc(bytes);
+    void *memory = air_pages_alloc(bytes);
+    if (memory && bytes >= HUGE_PAGE) air_pages_huge(memory, bytes); /* a smaller region may share one with another's memory */
+    return memory;
 }
 
 static void host_state_free(air_backend *h, void *p, size_t bytes)
