@@ -140,7 +140,8 @@ def table(share: str, f: Json) -> list[Json]:
         row(f"{share}: decode", f"{figure(tok['median'])} tokens/s (spread {percent(tok['spread'])}), {percent(near)} of the roofline",
             "≥ 95 % of the roofline", near >= 0.95, headline=True),
         row(f"{share}: read per token", f"{read / 1e9:.2f} GB", f"≤ {most / 1e9:.2f} GB", read <= most),
-        row(f"{share}: walks over the best raw sweep", f"{percent(swept)} ({s['walk_rate']['median'] / 1e9:.2f} GB/s)", "≥ 95 %", swept >= 0.95),
+        row(f"{share}: walks over the best raw sweep", f"{percent(swept)} ({s['walk_rate']['median'] / 1e9:.2f} GB/s)", "≥ 95 %",
+            swept >= 0.95),
         row(f"{share}: share of the plan's speed", percent(plan), "90 to 110 %", 0.9 <= plan <= 1.1),
         row(f"{share}: peak of the group over its start", f"{m['peak'] / MIB:.0f} MiB", f"≤ {m['promise'] / MIB:.0f} MiB",
             m["peak"] <= m["promise"] and not m["kills"]),
@@ -160,7 +161,8 @@ def table_of_extras(share: str, e: Json) -> list[Json]:
     if e["batch_arithmetic_s"]:
         text += f"; arithmetic at the multipliers' peak takes {percent(e['batch_arithmetic_s'] / e['batch_s'])} of the pass"
     return [
-        row(f"{share}: {e['texts']} texts together", text + ")", f"≥ {25 * e['texts'] / 32:.0f} ×", over >= 25 * e["texts"] / 32, headline=True),
+        row(f"{share}: {e['texts']} texts together", text + ")", f"≥ {25 * e['texts'] / 32:.0f} ×", over >= 25 * e["texts"] / 32,
+            headline=True),
         row(f"{share}: a prompt of {e['prompt_tokens']}, bytes read over the streamed share", f"{e['prompt_over_streamed']:.3f}", "≤ 1.05",
             e["prompt_over_streamed"] <= 1.05),
     ]  # fmt: skip
@@ -173,8 +175,9 @@ def charts(figures: Json) -> list[Json]:
     peers_read = {p: [f["peers"][p]["bytes_per_token"]["median"] / 1e9 for f in figures.values()] for p in first["peers"]}
     return [
         common.chart("tokens/s", shares, airpy=[f["speed"]["tok_s"]["median"] for f in figures.values()], **peers),
-        common.chart("GB read per token", shares, airpy=[f["speed"]["bytes_per_token"]["median"] / 1e9 for f in figures.values()], **peers_read),
-    ]
+        common.chart("GB read per token", shares,
+                     airpy=[f["speed"]["bytes_per_token"]["median"] / 1e9 for f in figures.values()], **peers_read),
+    ]  # fmt: skip
 
 
 # ---- the run ---------------------------------------------------------------------------------------------------------------------
@@ -230,8 +233,10 @@ def main() -> int:
     limits = {str(share): int(model.stat().st_size * share) for share in options.shares}
     rounds = common.take_turns(contenders(model, limits, options), options.rounds, options.seconds)
     first = next(iter(limits))
-    more = {**our_settings(limits[first], options), "batch": options.batch, "batch_new": options.batch_new, "long_prompt": options.long_prompt}
-    once = common.take_turns({"airpy": partial(ours, model, limits[first], more), "peak": partial(common.peak, options.threads)}, 1, 0)[0].results
+    more = {"batch": options.batch, "batch_new": options.batch_new, "long_prompt": options.long_prompt}
+    turns = {"airpy": partial(ours, model, limits[first], our_settings(limits[first], options) | more),
+             "peak": partial(common.peak, options.threads)}
+    once = common.take_turns(turns, 1, 0)[0].results
     figures = {share: figures_of(share, limit, rounds, list(peer_names(options))) for share, limit in limits.items()}
     found = extras(once["airpy"], once["peak"], options.batch)
     rows = [r for share, f in figures.items() for r in table(share, f)] + table_of_extras(first, found)

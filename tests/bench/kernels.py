@@ -49,17 +49,19 @@ def product_row(tier: str, type: str, f: Json) -> Json:
     lines, all = f["lines"], f["all_threads"][type]
     one = line_of(lines, type, 1, "DRAM")
     cycles = [line_of(lines, type, n, "L2") for n in COUNTS]
-    text = (f"one column from memory {figure(one['GB/s'])} GB/s ({percent(one['share'])}), all threads {figure(all['product'] / 1e9)} of "
-            f"{figure(all['memory'] / 1e9)} GB/s ({percent(all['product'] / all['memory'])}); cycles for 32 multiply-adds at "
-            f"{', '.join(map(str, COUNTS))} columns: {', '.join(figure(c['cycles']) for c in cycles)} ({percent(cycles[-1]['share'])} of the peak)")
+    threads = f"{figure(all['product'] / 1e9)} of {figure(all['memory'] / 1e9)} GB/s ({percent(all['product'] / all['memory'])})"
+    each = ", ".join(figure(c["cycles"]) for c in cycles)
+    text = (f"one column from memory {figure(one['GB/s'])} GB/s ({percent(one['share'])}), all threads {threads}; cycles for 32 "
+            f"multiply-adds at {', '.join(map(str, COUNTS))} columns: {each} ({percent(cycles[-1]['share'])} of the peak)")
     return row(f"{tier} {type}", text)
 
 
 def function_row(line: Json) -> Json:
-    text = f"{figure(line['GB/s'])} GB/s, " + (f"{figure(line['Gop/s'])} Gop/s, " if line["Gop/s"] else "")
+    rate = f"{figure(line['GB/s'])} GB/s, " + (f"{figure(line['Gop/s'])} Gop/s, " if line["Gop/s"] else "")
     unit = "32 multiply-adds" if line["Gop/s"] else "an element"
-    columns = f", {line['n']:.0f} rows" if line["n"] > 1 else ""
-    return row(f"{line['tier']} {line['kernel']}{columns}", f"{text}{figure(line['cycles'])} cycles for {unit} ({percent(line['share'])} of the bound)")
+    rows = f", {line['n']:.0f} rows" if line["n"] > 1 else ""
+    text = f"{rate}{figure(line['cycles'])} cycles for {unit} ({percent(line['share'])} of the bound)"
+    return row(f"{line['tier']} {line['kernel']}{rows}", text)
 
 
 def table(figures: Json) -> list[Json]:

@@ -3,14 +3,15 @@
     PYTHON tests/bench/peer_llama_cpp.py MODEL --threads 2 --prompt 512 --new 32 --repack off
 
 PYTHON is one that has llama-cpp-python, best built where it runs (pip install --no-binary llama-cpp-python, with
-CMAKE_ARGS=-DGGML_NATIVE=ON), or ik-llama-cpp-python. It prints one JSON object, so that a benchmark can run it in turns with airpy, each in a process
-and, where memory is limited, a control group of its own. Greedy, on the CPU alone, through llama_decode on arrays of tokens.
+CMAKE_ARGS=-DGGML_NATIVE=ON), or ik-llama-cpp-python. It prints one JSON object, so that a benchmark can run it in turns with airpy,
+each in a process and, where memory is limited, a control group of its own. Greedy, on the CPU alone, through llama_decode on
+arrays of tokens.
 
 --repack off keeps weights as they are in the file. With it on, llama.cpp copies many formats into another order, in memory of
 its own: quicker while they fit, hopeless in a group smaller than the model. (Built with -DGGML_CPU_REPACK=OFF there is no copy
-either way.) The fork knows such an order for every format, and no --load but mmap and none. --load auto, mmap, direct (read once, into memory of its own) and none (the same, buffered) are llama.cpp's ways
-to open a file. --sequences N decodes N texts together, one token of each in a pass, each after a prompt of its own; several numbers are timed one
-after the other, each under "texts".
+either way.) --load auto, mmap, direct (read once, into memory of its own) and none (the same, buffered) are llama.cpp's ways to open
+a file; the fork knows mmap and none. --sequences N decodes N texts together, one token of each in a pass, each after a prompt of its
+own; several numbers are timed one after the other, each under "texts".
 """
 from __future__ import annotations
 
@@ -214,7 +215,8 @@ def main() -> int:
     used = resource.getrusage(resource.RUSAGE_SELF)
     print(json.dumps({"peer": peer_name(), "load": args.load, "repack": repacks(args),
                       "threads": args.threads, "prompt_tokens": args.prompt, "load_s": load_s,
-                      **(texts[args.sequences[0]] if len(texts) == 1 else {"texts": texts}), "rss_peak": used.ru_maxrss * 1024, "major_faults": used.ru_majflt}))
+                      **(texts[args.sequences[0]] if len(texts) == 1 else {"texts": texts}),
+                      "rss_peak": used.ru_maxrss * 1024, "major_faults": used.ru_majflt}))
     return 0
 
 

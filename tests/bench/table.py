@@ -33,9 +33,9 @@ def where(r: Json) -> str:
 def heading(r: Json) -> str:
     """Where and of what the figures below are."""
     files = ", ".join(f"{name} ({size / 1e9:.2f} GB)" for name, size in r["models"].items())
-    return (f"`{r['command']}`{': ' if files else ''}{files}; {where(r)}, read-ahead {r['machine']['read_ahead_kb']} KiB; commit {r['commit']}, "
-            f"{r['taken'][:10]}; {len(r['rounds'])} round{'s' if len(r['rounds']) != 1 else ''}, other programs used up to "
-            f"{max(r['other_cores']['values']):.2f} cores.")
+    ahead, rounds, load = r["machine"]["read_ahead_kb"], len(r["rounds"]), max(r["other_cores"]["values"])
+    return (f"`{r['command']}`{': ' if files else ''}{files}; {where(r)}, read-ahead {ahead} KiB; commit {r['commit']}, "
+            f"{r['taken'][:10]}; {rounds} round{'s' if rounds != 1 else ''}, other programs used up to {load:.2f} cores.")
 
 
 def full(results: list[Json], pictures: str) -> str:

@@ -64,7 +64,7 @@ class Run:
         self.options = options
         self.before = probe(self.gguf, options)
         self.usage_at_open = _core.memory_info()["cgroup_usage"]
-        keys = ("max_ram", "io", "threads", "n_ctx")
+        keys = ("max_ram", "io", "threads", "n_ctx", "max_pins")
         self.given = {k: options[k] for k in keys if k in options}
         self.engine = _core.Engine(self.gguf, bandwidths=self.bandwidths(self.before), **self.given)
         self.vocab = self.engine.hparams["n_vocab"]
