@@ -7,6 +7,7 @@ the same process, or computing at 55 % of the multipliers' peak, measured beside
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from statistics import mean
 
 from tests.bench import common
@@ -16,10 +17,10 @@ COUNTS = (1, 2, 4, 8, 16)
 OF_PEAK = 0.55
 
 
-def bound(run: Json, peak: Json, n: int) -> float:
+def bound(run: Json, peaks: Sequence[Json], n: int) -> float:
     """Seconds of a pass of n texts; 0 where no peak was measured."""
     read = run["plan"]["weight_bytes"] / mean((run["probe_before"]["memory"], run["probe_after"]["memory"]))
-    top = common.peak_for(run, peak)
+    top = common.peak_for(run, peaks)
     return max(read, common.operations(run, n, n) / (OF_PEAK * top)) if top else 0.0
 
 
@@ -34,7 +35,7 @@ def figures_of(name: str, rounds: list[Round]) -> Json:
     runs = [r.results[name] for r in rounds]
     figures: Json = {"type": runs[0]["type"], "airpy": program({n: [run["texts"][str(n)]["median_s"] for run in runs] for n in COUNTS})}
     for n in COUNTS:
-        bounds = [bound(run, r.results.get(f"{name}: peak", {}), n) for run, r in zip(runs, rounds, strict=True)]
+        bounds = [bound(run, common.peaks_in(rounds), n) for run in runs]
         if all(bounds):
             figures["airpy"][str(n)]["over_bound"] = common.ratios(figures["airpy"][str(n)]["pass_s"]["values"], bounds)
     for peer in common.PEERS:

@@ -106,7 +106,7 @@ def extras(run: Json, peak: Json, texts: int) -> Json:
     """From the one run that did them: many texts together, and the bytes of a long prompt."""
     prompt, batch = run["long_prompt"], run["batch"]
     streamed = prompt["passes"] * (run["plan"]["weight_bytes"] - prompt["pinned_bytes"])
-    top = common.peak_for(run, peak)
+    top = common.peak_for(run, [peak])
     return {
         "texts": texts, "batch_s": batch["median_s"], "batch_tok_over_one": texts * run["one"]["median_s"] / batch["median_s"],
         "batch_bytes": mean(batch["disk_bytes"]), "batch_arithmetic_s": common.operations(run, texts, texts) / top if top else None,

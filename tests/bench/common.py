@@ -283,9 +283,14 @@ def operations(run: Json, tokens: int, wanted: int = 1) -> float:
     return 2.0 * (tokens * run["weights_per_token"] + wanted * run["weights_of_output"])
 
 
-def peak_for(run: Json, peak: Json) -> float:
-    """The peak that bounds products of this model's format; 0 where it was not measured."""
-    return float(peak.get("f32" if run["type"] in ("F32", "F16", "BF16") else "int8", 0))
+def peak_for(run: Json, peaks: Sequence[Json]) -> float:
+    """The peak that bounds products of this model's format, the best of all measured, as others' work lowers it; 0 without any."""
+    kind = "f32" if run["type"] in ("F32", "F16", "BF16") else "int8"
+    return max((float(p[kind]) for p in peaks if p), default=0.0)
+
+
+def peaks_in(rounds: Sequence[Round]) -> list[Json]:
+    return [found for r in rounds for name, found in r.results.items() if name.endswith(": peak")]
 
 
 # ---- results ---------------------------------------------------------------------------------------------------------------------

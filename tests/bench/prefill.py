@@ -30,9 +30,8 @@ def figures_of(name: str, rounds: list[Round]) -> Json:
         "operations_s": common.summary(rates), "of_predicted": common.summary([predicted(r) / r["prompt"]["median_s"] for r in runs]),
         "peers": common.versus(name, rounds, speeds, lambda peer: float(peer["prefill_tok_s"])),
     }  # fmt: skip
-    peaks = [common.peak_for(run, r.results.get(f"{name}: peak", {})) for run, r in zip(runs, rounds, strict=True)]
-    if all(peaks):
-        figures |= {"peak": common.summary(peaks), "of_peak": common.ratios(rates, peaks)}
+    if peak := common.peak_for(runs[0], common.peaks_in(rounds)):
+        figures |= {"peak": peak, "of_peak": common.summary([rate / peak for rate in rates])}
     return figures
 
 
@@ -66,7 +65,7 @@ def charts(figures: Json) -> list[Json]:
     found = [common.chart("tokens/s", names, airpy=[f["tok_s"]["median"] for f in figures.values()], **peers)]
     if all("peak" in f for f in figures.values()):
         found.append(common.chart("Gop/s", names, airpy=[f["operations_s"]["median"] / 1e9 for f in figures.values()],
-                                  peak=[f["peak"]["median"] / 1e9 for f in figures.values()]))
+                                  peak=[f["peak"] / 1e9 for f in figures.values()]))
     return found
 
 

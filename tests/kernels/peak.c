@@ -118,7 +118,7 @@ int peaks(int threads)
     printf("tier int8 f32 clock\n");
     for (int t = 0; t < AIR_TIER_COUNT; t++) {
         if (!air_ops_tier((air_cpu_tier)t)) continue;
-        peak p = peak_of((air_cpu_tier)t, threads, 0.3);
+        peak p = peak_of((air_cpu_tier)t, threads, 0.6);
         printf("%s %.4g %.4g %.4g\n", air_tier_names[t], p.int8, p.f32, p.clock);
     }
     return EXIT_SUCCESS;

@@ -152,10 +152,11 @@ def test_texts_together_are_timed_for_every_count():
 def test_a_bound_is_reading_or_arithmetic():
     run = {"type": "Q8_0", "weights_per_token": 10**9, "weights_of_output": 0, "plan": {"weight_bytes": 10**9},
            "probe_before": {"memory": 1e10}, "probe_after": {"memory": 1e10}}  # fmt: skip
-    assert batch.bound(run, PEAK, 1) == pytest.approx(0.1)                            # 1 GB at 10 GB/s; 2 GB of operations in 12 ms
-    assert batch.bound(run, PEAK, 16) == pytest.approx(32e9 / (0.55 * 3e11))
-    assert batch.bound({**run, "type": "F16"}, PEAK, 16) == pytest.approx(32e9 / (0.55 * 1e11))
-    assert batch.bound(run, {}, 1) == 0
+    disturbed = {**PEAK, "int8": 1e11}
+    assert batch.bound(run, [disturbed, PEAK], 1) == pytest.approx(0.1)               # 1 GB at 10 GB/s; 2 GB of operations in 12 ms
+    assert batch.bound(run, [disturbed, PEAK], 16) == pytest.approx(32e9 / (0.55 * 3e11))
+    assert batch.bound({**run, "type": "F16"}, [PEAK], 16) == pytest.approx(32e9 / (0.55 * 1e11))
+    assert batch.bound(run, [{}], 1) == 0
 
 
 def test_a_prompt_is_timed_in_one_pass():
