@@ -24,7 +24,7 @@ from tests.bench import cgroup, common
 from tests.bench.common import Json, Round, figure, percent, row
 
 MIB = 1 << 20
-BESIDE = 160 * MIB                  # of the group: Python, the promise's tolerance, some page cache
+BESIDE = 112 * MIB                  # of the group: Python, some of the promise's tolerance, some page cache
 SLACK, SLACK_LEAST = 0.02, 16 * MIB  # the promise: budget + max(2 %, 16 MiB)
 OVERHEAD = 200 * MIB                # asked of everything but weights
 

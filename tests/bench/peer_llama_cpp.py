@@ -93,8 +93,10 @@ class Peer:
         params.n_batch, params.n_ubatch = args.batch, min(args.batch, args.ubatch)
         params.n_seq_max = max(args.sequences)
         params.n_threads = params.n_threads_batch = args.threads
-        if not IS_FORK:                             # which knows nothing else
-            params.kv_unified = True                # sequences share the n_ctx positions, as they come
+        if IS_FORK:                                 # its flash attention stops the process where a sequence sees nothing of a block
+            params.flash_attn = max(args.sequences) == 1
+        else:
+            params.kv_unified = True                # sequences share the n_ctx positions, as they come; the fork knows nothing else
         self._context = llama_cpp.llama_init_from_model(self._model, params)
         if not self._context:
             raise RuntimeError(f"llama.cpp makes no context of {params.n_ctx} positions for {args.model}")

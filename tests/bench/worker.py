@@ -137,16 +137,16 @@ def stream(model: str, options: Json) -> Json:
     sequences, ids = run.texts(1, options["prompt"])
     results: Json = {"one": run.decode(sequences, ids, options["new"], walks=True)}
     sequences[0].close()
-    if options.get("batch"):
-        sequences, ids = run.texts(options["batch"], options["prompt"])
-        results["batch"] = run.decode(sequences, ids, options["batch_new"])
-        for sequence in sequences:
-            sequence.close()
     if options.get("long_prompt"):
         sequence = run.engine.sequence()
         _, found = run.feed([sequence], [prompt(options["long_prompt"], 99, run.vocab)])
         results["long_prompt"] = {**found, "tokens": options["long_prompt"]}
         sequence.close()
+    if options.get("batch"):
+        sequences, ids = run.texts(options["batch"], options["prompt"])
+        results["batch"] = run.decode(sequences, ids, options["batch_new"])
+        for sequence in sequences:
+            sequence.close()
     return run.report(**results)
 
 
