@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from statistics import mean
 
 from tests.bench import common
-from tests.bench.common import Json, Round, figure, percent, row
+from tests.bench.common import Json, Round, figure, row
 
 COUNTS = (1, 2, 4, 8, 16)
 OF_PEAK = 0.55
@@ -50,7 +50,7 @@ def table(name: str, figures: Json) -> list[Json]:
     for n in COUNTS:
         ours = figures["airpy"][str(n)]
         tok, times = ours["tok_s"], ours["over_one"]["median"]
-        text = f"{figure(tok['median'])} tokens/s (spread {percent(tok['spread'])}), {times:.2f} × a pass of one"
+        text = f"{figure(tok['median'])} tokens/s ({common.spread(tok)}), {times:.2f} × a pass of one"
         goals, met = [], []
         if n == 4:
             goals, met = ["≤ 1.15 × a pass of one"], [times <= 1.15]

@@ -137,7 +137,7 @@ def table(share: str, f: Json) -> list[Json]:
     tok, near, plan, swept = s["tok_s"], s["of_roofline"]["median"], s["of_predicted"]["median"], s["of_sweep"]["median"]
     read, most = s["bytes_per_token"]["median"], (f["weight_bytes"] - f["limit"] + OVERHEAD) * 1.02
     rows = [
-        row(f"{share}: decode", f"{figure(tok['median'])} tokens/s (spread {percent(tok['spread'])}), {percent(near)} of the roofline",
+        row(f"{share}: decode", f"{figure(tok['median'])} tokens/s ({common.spread(tok)}), {percent(near)} of the roofline",
             "≥ 95 % of the roofline", near >= 0.95, headline=True),
         row(f"{share}: read per token", f"{read / 1e9:.2f} GB", f"≤ {most / 1e9:.2f} GB", read <= most),
         row(f"{share}: walks over the best raw sweep", f"{percent(swept)} ({s['walk_rate']['median'] / 1e9:.2f} GB/s)", "≥ 95 %",
@@ -149,7 +149,7 @@ def table(share: str, f: Json) -> list[Json]:
     ]  # fmt: skip
     for name, v in f["peers"].items():
         ratio, asked = v["ratio"]["median"], 0.95 * v["asked"]["median"]
-        text = f"{ratio:.2f} × its {figure(v['tok_s']['median'])} tokens/s (spread {percent(v['ratio']['spread'])}); it read " \
+        text = f"{ratio:.2f} × its {figure(v['tok_s']['median'])} tokens/s ({common.spread(v['ratio'])}); it read " \
                f"{v['bytes_per_token']['median'] / 1e9:.2f} GB a token at {v['disk_rate']['median'] / 1e9:.2f} GB/s"
         rows.append(row(f"{share}: over {name}", text, f"≥ {asked:.2f} ×: its bytes and rate", ratio >= asked, headline=True))
     return rows

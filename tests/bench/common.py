@@ -139,6 +139,10 @@ def summary(values: Sequence[float]) -> Json:
     return {"median": median, "spread": (max(values) - min(values)) / median if median else 0.0, "values": list(values)}
 
 
+def spread(s: Json) -> str:
+    return f"spread {percent(s['spread'])}" if len(s["values"]) > 1 else "one round"
+
+
 def ratios(above: Sequence[float], below: Sequence[float]) -> Json:
     """Summary of the ratio within each round, which what changes slowly over time leaves alone."""
     return summary([a / b for a, b in zip(above, below, strict=True)])

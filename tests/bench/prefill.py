@@ -49,7 +49,7 @@ def goal(f: Json) -> tuple[str, bool | None]:
 
 def table(name: str, f: Json) -> list[Json]:
     tok = f["tok_s"]
-    text = f"{figure(tok['median'])} tokens/s (spread {percent(tok['spread'])})"
+    text = f"{figure(tok['median'])} tokens/s ({common.spread(tok)})"
     if "of_peak" in f:
         text += f", {percent(f['of_peak']['median'])} of the peak"
     plan = f["of_predicted"]["median"]

@@ -42,7 +42,7 @@ def reached(f: Json) -> bool | None:
 
 def table(name: str, f: Json) -> list[Json]:
     tok, share, plan = f["tok_s"], f["of_probed"]["median"], f["of_predicted"]["median"]
-    text = f"{figure(tok['median'])} tokens/s (spread {percent(tok['spread'])})" + common.versus_text(f["peers"])
+    text = f"{figure(tok['median'])} tokens/s ({common.spread(tok)})" + common.versus_text(f["peers"])
     return [
         row(f"{name}: decode", text, "≥ 1.25 × llama.cpp or 92 % of memory; no peer quicker", reached(f), headline=True),
         row(f"{name}: share of the memory's speed", f"{percent(share)}: {f['bytes_s']['median'] / 1e9:.1f} of "
