@@ -128,6 +128,7 @@ class Engine:
     # an item: sequence, int32 tokens to append, want (logits of the last want tokens), sampling or None, n_prompt.
     # sampling: temperature, top_k, top_p, min_p, repetition_penalty, frequency_penalty, presence_penalty, seed
     # logits, hidden: whether Result shows them; their memory counts against the budget until Result and its arrays are gone.
+    def walk(self) -> Result: ...  # a pass with compute left out, for its cost: what bounds a pass that streams
     def cancel(self) -> None: ...  # every call of run now under way or queued raises CancelledError; any thread
     def close(self) -> None: ...  # idempotent; cancels what runs, frees sequences' state; results stay valid
     @property

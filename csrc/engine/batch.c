@@ -110,6 +110,7 @@ static air_status batch_make(air_batch **out, air_engine *e, const air_batch_req
     b->engine = e;
     b->n_items = r->n_items;
     b->keep_hidden = r->keep_hidden;
+    b->walk = r->walk;
     air_status st = AIR_OK;
     for (int32_t i = 0; i < r->n_items && !st; i++) {
         st = check_item(e, &r->items[i], i, err);
@@ -132,7 +133,7 @@ air_status air_batch_submit(air_batch **out, air_engine *e, const air_batch_requ
     *out = NULL;
     air_status st = air__engine_usable(e, err);
     if (st) return st;
-    if (r->n_items < 1) return air_fail(err, AIR_E_ARGUMENT, "batch: no items");
+    if (r->n_items < 1 && !r->walk) return air_fail(err, AIR_E_ARGUMENT, "batch: no items");
     st = take_sequences(r, err);
     if (st) return st;
     air_batch *b = NULL;

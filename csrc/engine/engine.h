@@ -95,6 +95,7 @@ typedef struct air_batch_request {
     const air_batch_item *items;
     int32_t n_items;
     int keep_hidden; /* whether air_batch_hidden will be asked for */
+    int walk;        /* with no items: a pass with compute left out, what the weights' way into memory takes by itself */
 } air_batch_request;
 
 /* Checks everything (token ids, context, budget, sequences idle and distinct) and queues. Nothing is computed or changed on failure.

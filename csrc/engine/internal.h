@@ -22,7 +22,7 @@ struct air_batch {
     air_batch_item *items;       /* tokens point into token_ids, sampling into samplings */
     air_sampling *samplings;
     int32_t n_items;
-    int keep_hidden;
+    int keep_hidden, walk;
     int32_t *token_ids, *positions, *sequences, *wanted; /* [rows], [rows], [rows], [n_wanted] */
     int64_t rows, n_wanted;
     air_state_view *states;      /* [n_items] */

@@ -213,6 +213,24 @@ static air_status run_passes(air_engine *e, air_batch *b, int64_t max_rows, air_
     return AIR_OK;
 }
 
+/* Every span of a pass, given back at once. Pins stay as the last batch left them. */
+static air_status walk_weights(air_engine *e, air_batch *b, air_error *err)
+{
+    const air_feed *feed = air_pager_feed(e->pager);
+    air_pager_stats before = air_pager_stats_get(e->pager);
+    uint64_t started = air_clock_ns();
+    air_status st = AIR_OK;
+    for (int32_t i = 0; i < e->plan->n_tiles && !st; i++) {
+        air_span span;
+        st = feed->next(feed->self, &span, err);
+        if (!st) feed->release(feed->self, &span);
+    }
+    if (!st) st = air_pager_check(e->pager, err);
+    if (st) air_pager_rewind(e->pager);
+    else note_pass(e, b, &before, started, 0);
+    return st;
+}
+
 /* Appends the tokens and samples; lengths change only when every item has succeeded. */
 static air_status sample_items(air_engine *e, air_batch *b, air_error *err)
 {
@@ -238,6 +256,7 @@ air_status air__batch_run(air_engine *e, air_batch *b, air_error *err)
 {
     if (atomic_load(&b->cancel)) return air_fail(err, AIR_E_CANCELLED, "cancelled before it began");
     air_pager_set_cancel(e->pager, &b->cancel);
+    if (b->walk) return walk_weights(e, b, err);
     room r = room_for(e, b);
     air_status st = make_room(e, &r, err);
     if (!st) st = reserve_activations(e, &r, err);

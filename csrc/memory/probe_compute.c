@@ -17,7 +17,7 @@ enum {
     MANY = 64,           /* columns of activations that count as many */
     ROWS_AT_ONCE = 64,   /* what a thread takes from the deal */
     ROWS_MANY = 16,
-    AHEAD = 2048,        /* bytes that plain reading prefetches: hardware alone stops at every page */
+    SIDE_BY_SIDE = 4,    /* rows that plain reading takes at a time */
     TURNS = 64,          /* that are looked at, at most */
     TURNS_IN_TIME = 16,
     BYTES_MOST = 512 * 1024 * 1024, /* several times the last cache of any host, of which a guest may see a part */
@@ -56,13 +56,16 @@ static air_columns columns_of(const compute_probe *p, int64_t n)
     return (air_columns){.k = K, .n = n, .f32 = p->x, .f32_stride = K, .q8 = air_q8_place(p->q8, K, MANY)};
 }
 
-static uint64_t sum_words(const uint64_t *words, int64_t n)
+/* Rows of K bytes, SIDE_BY_SIDE at a time: each is a page, which hardware follows on its own. So memory gave half as much again as to one
+ * row after the other, with prefetches or without (Zen 3: 36 GB/s, 24 to 28). */
+static uint64_t sum_rows(const uint64_t *words, int64_t rows)
 {
+    enum { WORDS = K / sizeof(uint64_t) };
     uint64_t sums[8] = {0};
-    for (int64_t i = 0; i + 8 <= n; i += 8) {
-        AIR_PREFETCH((const char *)(words + i) + AHEAD);
-        for (int j = 0; j < 8; j++) sums[j] += words[i + j];
-    }
+    for (int64_t row = 0; row < rows; row += SIDE_BY_SIDE, words += SIDE_BY_SIDE * WORDS)
+        for (int i = 0; i < WORDS; i += 8)
+            for (int side = 0; side < SIDE_BY_SIDE && row + side < rows; side++)
+                for (int j = 0; j < 8; j++) sums[j] += words[side * WORDS + i + j];
     return sums[0] + sums[1] + sums[2] + sums[3] + sums[4] + sums[5] + sums[6] + sums[7];
 }
 
@@ -92,7 +95,7 @@ static void trial_body(void *context, int index)
     for (int64_t chunk; (chunk = air_pool_job_take(&p->job)) >= 0;) {
         const uint8_t *w = p->weights + (size_t)((p->place + chunk) % p->places * p->rows_at_once) * row_bytes;
         if (p->format) multiply(p, index, w, row_bytes, p->rows_at_once);
-        else sum += sum_words((const uint64_t *)(const void *)w, p->rows_at_once * (int64_t)(row_bytes / sizeof(uint64_t)));
+        else sum += sum_rows((const uint64_t *)(const void *)w, p->rows_at_once);
     }
     atomic_fetch_add(&p->sink, sum);
 }

@@ -231,6 +231,8 @@ static PyMethodDef engine_methods[] = {
     {"run", (PyCFunction)(void (*)(void))air__py_engine_run, METH_VARARGS | METH_KEYWORDS,
      "run($self, items, *, logits=False, hidden=False, progress=None)\n--\n\n"
      "Appends tokens to sequences, in one pass where they fit; each item is (sequence, int32 tokens, want, sampling or None, n_prompt)."},
+    {"walk", air__py_engine_walk, METH_NOARGS,
+     "walk($self, /)\n--\n\nA pass with compute left out: takes every weight as run does. Result shows its cost."},
     {"cancel", engine_cancel, METH_NOARGS, "cancel($self, /)\n--\n\nEnds every call of run now under way with CancelledError."},
     {"close", engine_close, METH_NOARGS, "close($self, /)\n--\n\nCancels what runs and frees all memory. Idempotent."},
     {NULL, NULL, 0, NULL},

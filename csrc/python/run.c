@@ -219,9 +219,9 @@ static air_status call_wait(run_call *call, PyObject *progress, air_error *err)
     }
 }
 
-static PyObject *call_run(run_call *call, int logits, int hidden, PyObject *progress)
+static PyObject *call_run(run_call *call, int walk, int logits, int hidden, PyObject *progress)
 {
-    air_batch_request request = {.items = call->item, .n_items = call->n, .keep_hidden = hidden};
+    air_batch_request request = {.items = call->item, .n_items = call->n, .keep_hidden = hidden, .walk = walk};
     const core_state *state = air__py_state((PyObject *)call->engine);
     air_error err;
     air_status st;
@@ -252,7 +252,17 @@ PyObject *air__py_engine_run(PyObject *o, PyObject *args, PyObject *kwargs)
         return PyErr_Format(PyExc_TypeError, "progress must be callable or None, not %R", Py_TYPE(progress));
     run_call call = {.engine = (EngineObject *)o};
     PyObject *result = NULL;
-    if (parse_items(&call, items) == 0 && call_begin(&call) == 0) result = call_run(&call, logits, hidden, progress);
+    if (parse_items(&call, items) == 0 && call_begin(&call) == 0) result = call_run(&call, 0, logits, hidden, progress);
+    call_end(&call);
+    return result;
+}
+
+/* walk() -> Result. Blocks, without the GIL. */
+PyObject *air__py_engine_walk(PyObject *o, PyObject *unused)
+{
+    (void)unused;
+    run_call call = {.engine = (EngineObject *)o};
+    PyObject *result = call_begin(&call) == 0 ? call_run(&call, 1, 0, 0, Py_None) : NULL;
     call_end(&call);
     return result;
 }

@@ -75,7 +75,7 @@ def model_file(shape: str) -> Path:
 
 
 def arguments() -> argparse.Namespace:
-    ap = common.parser(__doc__, rounds=3, models="+")
+    ap = common.parser(__doc__, rounds=3)
     ap.add_argument("--new", type=int, default=8, metavar="N", help="passes timed at each depth")
     ap.add_argument("--depths", type=int, nargs="+", default=list(DEPTHS[1:]), metavar="N", help="multiples of 1024")
     return ap.parse_args()
@@ -83,7 +83,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     options = arguments()
-    models = options.model or [model_file(shape) for shape in SHAPES]
+    models = [options.model] if options.model else [model_file(shape) for shape in SHAPES]
     depths = [0, *options.depths]
     turns = {}
     for model in models:
@@ -92,9 +92,12 @@ def main() -> int:
             turns[name] = partial(common.worker, "attention", model, io="mmap", threads=options.threads, probe_seconds=0.3, kv_dtype=kind,
                                   n_ctx=max(depths) + 2 * CHUNK, depths=depths, new=options.new, chunk=CHUNK)
             if options.peer_python:
+                theirs = {"threads": options.threads, "load": "mmap"}
+                repack = options.peer_repack
+                if repack == "best":
+                    repack = common.best_repack(options.peer_python, model, {**theirs, "prompt": 16, "new": 9, "sequences": (1,)})
                 turns[f"{name}: llama.cpp"] = partial(
-                    common.peer, options.peer_python, model, threads=options.threads, load="mmap", repack=options.peer_repack, kv=kind,
-                    new=options.new, depths=",".join(map(str, depths)), chunk=CHUNK)
+                    common.peer, options.peer_python, model, **theirs, repack=repack, kv=kind, new=options.new, depths=",".join(map(str, depths)), chunk=CHUNK)
     rounds = common.take_turns(turns, options.rounds, options.seconds)
     names = [name for name in turns if not name.endswith("llama.cpp")]
     figures = {name: figures_of(name, rounds) for name in names}

@@ -26,6 +26,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path(__file__).with_name("results")
 QUIET_CORES = 0.1                   # used by others on average; below it a round counts as undisturbed
+KERNELS = ROOT / "build" / "release" / "tests" / "test_kernels"       # the C tests' program, which knows the multipliers' peak
+FORMATS = ("Q4_0", "Q4_K", "Q6_K", "Q8_0", "F16")
+PEERS = ("llama.cpp", "ik_llama.cpp")
 THREADS = len(os.sched_getaffinity(0))
 TICK = os.sysconf("SC_CLK_TCK")
 Json = dict[str, Any]
@@ -136,6 +139,10 @@ def summary(values: Sequence[float]) -> Json:
     return {"median": median, "spread": (max(values) - min(values)) / median if median else 0.0, "values": list(values)}
 
 
+def spread(s: Json) -> str:
+    return f"spread {percent(s['spread'])}" if len(s["values"]) > 1 else "one round"
+
+
 def ratios(above: Sequence[float], below: Sequence[float]) -> Json:
     """Summary of the ratio within each round, which what changes slowly over time leaves alone."""
     return summary([a / b for a, b in zip(above, below, strict=True)])
@@ -161,8 +168,24 @@ def worker(task: str, model: Path, group: Any = None, **options: Any) -> Json:
 
 def peer(python: str, model: Path, group: Any = None, **options: Any) -> Json:
     """One run of llama.cpp (peer_llama_cpp.py) with the Python that has it."""
-    words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
-    return run_json([python, str(Path(__file__).with_name("peer_llama_cpp.py")), str(model), *words], group)
+    words = []
+    for key, value in options.items():
+        words += [f"--{key}", *(map(str, value) if isinstance(value, tuple) else [str(value)])]
+    found = run_json([python, str(Path(__file__).with_name("peer_llama_cpp.py")), str(model), *words], group)
+    return found
+
+
+def lines_of_kernels(*words: str) -> list[Json]:
+    """What the C program prints, a dict for each line under its head; numbers as such."""
+    text = subprocess.run([KERNELS, *words], capture_output=True, text=True, check=True).stdout
+    head, *lines = [line.split() for line in text.splitlines() if not line.startswith("#")]
+    return [{k: float(v) if v[0].isdigit() else v for k, v in zip(head, line, strict=True)} for line in lines]
+
+
+def peak(threads: int) -> Json:
+    """Operations per second of the multipliers, of 8-bit integers (int8) and floats (f32), and cycles (clock); the best tier's.
+    Empty without the C program: cmake --build --preset release makes it."""
+    return lines_of_kernels("--peak", str(threads))[-1] if KERNELS.exists() else {}
 
 
 def model_file(given: Path | None, shape: str, format: str, suffix: str = "", **sizes: int) -> Path:
@@ -189,56 +212,136 @@ def evict(path: Path) -> None:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-# ---- a model in memory, beside llama.cpp at its best ---------------------------------------------------------------------------------
+# ---- models in memory, beside llama.cpp at its best ----------------------------------------------------------------------------------
 
 
 def parser(doc: str | None, rounds: int, models: str | None = None) -> argparse.ArgumentParser:
     """The options that such benchmarks share; models: "+" where several files may be given."""
     ap = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--model", type=Path, nargs=models, help="without, a synthetic 1b in Q4_K, kept in the cache folder")
+    ap.add_argument("--model", type=Path, nargs=models, help="without, synthetic ones of the 1b shape, kept in the cache folder")
+    if models:
+        ap.add_argument("--formats", nargs="+", default=FORMATS, help="of the synthetic ones")
+        ap.add_argument("--ik-python", help="a Python that has ik-llama-cpp-python, a quicker fork")
     ap.add_argument("--threads", type=int, default=THREADS)
     ap.add_argument("--peer-python", help="a Python that has llama-cpp-python, best built for this machine")
-    ap.add_argument("--peer-repack", choices=("on", "off"), default="on")
+    ap.add_argument("--peer-repack", choices=("on", "off", "best"), default="best", help="best: whichever a short trial finds quicker")
     ap.add_argument("--rounds", type=int, default=rounds)
     ap.add_argument("--seconds", type=float, default=150, help="for all rounds; disturbed ones are repeated while it lasts")
     return ap
 
 
+def models_of(options: argparse.Namespace) -> list[Path]:
+    return list(options.model or [model_file(None, "1b", format) for format in options.formats])
+
+
+def peers_of(options: argparse.Namespace) -> dict[str, str]:
+    """Name and Python of each peer given."""
+    pythons = zip(PEERS, (options.peer_python, options.ik_python), strict=True)
+    return {name: python for name, python in pythons if python}
+
+
+def best_repack(python: str, model: Path, theirs: Json) -> str:
+    """Whether a peer is quicker with its own order of the weights or without: on or off, by a short trial of the same; of several
+    numbers of texts, with four."""
+    short = {**theirs, "new": min(theirs["new"], 9), "prompt": min(theirs["prompt"], 128), "sequences": min(4, max(theirs["sequences"]))}
+
+    def seconds(repack: str) -> float:
+        found = peer(python, model, repack=repack, **short)
+        return float(found["prefill_s"] if short["new"] == 1 else found["pass_s_median"])
+
+    return min(("on", "off"), key=seconds)
+
+
 def side_by_side(task: str, models: Sequence[Path], options: argparse.Namespace, ours: Json, theirs: Json) -> dict[str, Callable[[], Json]]:
-    """For take_turns: each model with airpy, under its stem, and where a peer is given with llama.cpp, under "STEM: llama.cpp"."""
+    """For take_turns: each model with airpy, under its stem, the multipliers' peak, under "STEM: peak", and the peers given, under
+    "STEM: llama.cpp"."""
     turns: dict[str, Callable[[], Json]] = {}
     for model in models:
         turns[model.stem] = partial(worker, task, model, io="mmap", threads=options.threads, probe_seconds=0.5, **ours)
-        if options.peer_python:
-            turns[f"{model.stem}: llama.cpp"] = partial(
-                peer, options.peer_python, model, threads=options.threads, warm=2, load="mmap", repack=options.peer_repack, **theirs)
+        turns[f"{model.stem}: peak"] = partial(peak, options.threads)
+        for name, python in peers_of(options).items():
+            all = {"threads": options.threads, "warm": 2, "load": "mmap", "sequences": (1,), **theirs}
+            repack = options.peer_repack if options.peer_repack != "best" else best_repack(python, model, all)
+            turns[f"{model.stem}: {name}"] = partial(peer, python, model, repack=repack, **all)
     return turns
+
+
+def versus(name: str, rounds: Sequence[Round], speeds: Sequence[float], speed: Callable[[Json], float]) -> Json:
+    """Of every peer that ran beside a model: its speed, and how many times that airpy's is."""
+    found = {}
+    for peer_name in PEERS:
+        if f"{name}: {peer_name}" not in rounds[0].results:
+            continue
+        them = [r.results[f"{name}: {peer_name}"] for r in rounds]
+        found[peer_name] = {"peer": them[0]["peer"], "repack": them[0]["repack"], "tok_s": summary([speed(t) for t in them]),
+                            "ratio": ratios(speeds, [speed(t) for t in them])}
+    return found
+
+
+def versus_text(peers: Json) -> str:
+    """; 1.14 × llama.cpp's 28.3, …"""
+    return "".join(f"; {p['ratio']['median']:.2f} × {name}'s {figure(p['tok_s']['median'])}" for name, p in peers.items())
+
+
+def operations(run: Json, tokens: int, wanted: int = 1) -> float:
+    """A multiply and an add for each weight of every token, the output's for those whose logits are wanted."""
+    return 2.0 * (tokens * run["weights_per_token"] + wanted * run["weights_of_output"])
+
+
+def peak_for(run: Json, peaks: Sequence[Json]) -> float:
+    """The peak that bounds products of this model's format, the best of all measured, as others' work lowers it; 0 without any."""
+    kind = "f32" if run["type"] in ("F32", "F16", "BF16") else "int8"
+    return max((float(p[kind]) for p in peaks if p), default=0.0)
+
+
+def peaks_in(rounds: Sequence[Round]) -> list[Json]:
+    return [found for r in rounds for name, found in r.results.items() if name.endswith(": peak")]
 
 
 # ---- results ---------------------------------------------------------------------------------------------------------------------
 
 
-def row(what: str, text: str, goal: str = "", met: bool | None = None) -> Json:
-    """A line of the table: what was measured, the figure with its unit, what was asked for and whether that is reached."""
-    return {"what": what, "text": text, "goal": goal, "met": met}
+def row(what: str, text: str, goal: str = "", met: bool | None = None, headline: bool = False) -> Json:
+    """A line of the table: what was measured, the figure with its unit, what was asked for and whether that is reached. A headline
+    is shown in the README too."""
+    return {"what": what, "text": text, "goal": goal, "met": met, "headline": headline}
+
+
+def chart(unit: str, groups: Sequence[str], **series: Sequence[float]) -> Json:
+    """What plot.py draws: a bar of each series in every group."""
+    return {"unit": unit, "groups": list(groups), "series": {name: list(values) for name, values in series.items()}}
+
+
+def figure(x: float) -> str:
+    """Three digits."""
+    return f"{x:.0f}" if x >= 100 else f"{x:.1f}" if x >= 10 else f"{x:.2f}"
 
 
 def percent(x: float) -> str:
     return f"{100 * x:.0f} %"
 
 
-def write(name: str, models: Sequence[Path], rounds: Sequence[Round], settings: Json, figures: Json, rows: Sequence[Json]) -> None:
-    """Prints the rows and writes results/NAME.json."""
+def lines(found: Json) -> str:
+    """As JSON, each member on a line of its own."""
+    return "{\n" + ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in found.items()) + "\n}\n"
+
+
+def write(name: str, models: Sequence[Path], rounds: Sequence[Round], settings: Json, figures: Json, rows: Sequence[Json],
+          charts: Sequence[Json] = ()) -> None:
+    """Prints the rows and writes results/NAME.json, and what plot.py draws of it."""
+    from tests.bench import plot
+
     load = summary([r.other_cores for r in rounds])
     found = {
         "name": name, "command": f"python -m tests.bench.{name}",
         "taken": datetime.datetime.now(datetime.UTC).isoformat("T", "seconds"), "commit": commit(),
-        "machine": machine(models[0]), "models": {m.name: m.stat().st_size for m in models},
+        "machine": machine(models[0] if models else ROOT), "models": {m.name: m.stat().st_size for m in models},
         "settings": settings, "other_cores": load, "undisturbed": max(load["values"]) < QUIET_CORES,
-        "rows": list(rows), "figures": figures, "rounds": [r.results for r in rounds],
+        "rows": list(rows), "charts": list(charts), "figures": figures, "rounds": [r.results for r in rounds],
     }  # fmt: skip
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
+    (RESULTS / f"{name}.json").write_text(lines(found))
+    plot.draw(RESULTS / f"{name}.json")
     for r in rows:
         state = {None: "", True: "reached", False: "MISSED"}[r["met"]]
         print(f"{r['what']:<58} {r['text']:<34} {r['goal']:<14} {state}")

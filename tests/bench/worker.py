@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from airpy import _core
+from tests.bench import sweep
 
 Json = dict[str, Any]
 GREEDY = {"temperature": 0}
@@ -27,13 +28,32 @@ def matrix_types(gguf: _core.GGUF) -> list[str]:
     return sorted({type for _, type, shape, *_ in gguf.tensors if len(shape) > 1})
 
 
+def weights_of(gguf: _core.GGUF) -> Json:
+    """The type of most weights, and how many weights a token and its logits are multiplied with. An embedding is only looked up."""
+    matrices = {name: (type, shape[0] * shape[1], bytes) for name, type, shape, _, _, bytes in gguf.tensors if len(shape) == 2}
+    bytes_of: dict[str, int] = {}
+    for type, _, bytes in matrices.values():
+        bytes_of[type] = bytes_of.get(type, 0) + bytes
+    table = matrices.pop("token_embd.weight")
+    output = matrices.pop("output.weight", table)
+    return {"type": max(bytes_of, key=lambda type: bytes_of[type]), "weights_of_output": output[1],
+            "weights_per_token": sum(n for _, n, _ in matrices.values())}
+
+
 def probe(gguf: _core.GGUF, options: Json) -> Json:
     """Bandwidths as Engine takes them. disk is left out where nothing is to stream."""
     seconds = options.get("probe_seconds", 1.0)
     found = _core.probe_compute(matrix_types(gguf), options["threads"], max_bytes=512 << 20, seconds=seconds)
     if options["io"] == "direct":
         found |= _core.probe_disk(gguf.paths[0], seconds)
+    if options.get("sweep"):
+        found["sweep"] = sweep.best(gguf.paths[0], 2 * seconds)
     return found
+
+
+def in_columns(records: list[Json]) -> Json:
+    columns = {key: [r[key] for r in records] for key in records[0]}
+    return {**columns, "median_s": float(np.median(columns["seconds"]))}
 
 
 class Run:
@@ -44,9 +64,14 @@ class Run:
         self.options = options
         self.before = probe(self.gguf, options)
         self.usage_at_open = _core.memory_info()["cgroup_usage"]
-        keys = ("max_ram", "io", "threads", "n_ctx", "kv_dtype")
-        self.engine = _core.Engine(self.gguf, bandwidths=self.before, **{k: options[k] for k in keys if k in options})
+        keys = ("max_ram", "io", "threads", "n_ctx", "kv_dtype", "max_pins")
+        self.given = {k: options[k] for k in keys if k in options}
+        self.engine = _core.Engine(self.gguf, bandwidths=self.bandwidths(self.before), **self.given)
         self.vocab = self.engine.hparams["n_vocab"]
+
+    @staticmethod
+    def bandwidths(found: Json) -> Json:
+        return {k: v for k, v in found.items() if k != "sweep"}
 
     def feed(self, sequences: Sequence[_core.Sequence], tokens: Sequence[np.ndarray]) -> tuple[list[int], Json]:
         """One call: the tokens chosen, and the call's time, bytes and prediction."""
@@ -62,19 +87,27 @@ class Run:
             "predicted_s": after["last_predicted_s"], "pinned_bytes": after["pager_pinned_bytes"],
         }  # fmt: skip
 
-    def decode(self, sequences: Sequence[_core.Sequence], ids: list[int], n: int) -> Json:
-        """n passes of one token for each sequence, after those that fill what may stay in memory."""
+    def walk(self) -> Json:
+        """A pass with compute left out."""
+        began = time.perf_counter()
+        cost = self.engine.walk().cost
+        return {"seconds": time.perf_counter() - began, "disk_bytes": cost[2]}
+
+    def decode(self, sequences: Sequence[_core.Sequence], ids: list[int], n: int, walks: bool = False) -> Json:
+        """n passes of one token for each sequence, after those that fill what may stay in memory; walks: a walk before each."""
         for _ in range(SETTLED):
             held = self.engine.stats()["pager_pinned_bytes"]
             ids, _ = self.feed(sequences, [np.array([i], np.int32) for i in ids])
             if self.engine.stats()["pager_pinned_bytes"] == held:
                 break
-        passes = []
+        passes, walked = [], []
         for _ in range(n):
+            if walks:
+                walked.append(self.walk())
             ids, one = self.feed(sequences, [np.array([i], np.int32) for i in ids])
             passes.append(one)
-        columns = {key: [p[key] for p in passes] for key in passes[0]}
-        return {**columns, "median_s": float(np.median(columns["seconds"]))}
+        found = {**in_columns(passes), "beside_pins": _core.memory_info()["cgroup_usage"] - passes[-1]["pinned_bytes"]}
+        return {**found, "walks": in_columns(walked)} if walks else found
 
     def texts(self, n: int, length: int) -> tuple[list[_core.Sequence], list[int]]:
         """n sequences, each with a prompt of its own, and their next tokens."""
@@ -85,28 +118,35 @@ class Run:
     def report(self, **results: Any) -> Json:
         plan, stats = self.engine.plan, self.engine.stats()
         self.engine.close()
+        after = probe(self.gguf, self.options)
         return {
-            "probe_before": self.before, "probe_after": probe(self.gguf, self.options), "usage_at_open": self.usage_at_open,
+            "probe_before": self.before, "probe_after": after, "usage_at_open": self.usage_at_open,
             "plan": {k: v for k, v in plan.items() if k != "weights"}, "held_by": stats["held_by"], "kernels": stats["kernels"],
-            "threads": stats["threads"], **results,
+            "threads": stats["threads"], "replanned": self.replanned(plan, after), **weights_of(self.gguf), **results,
         }  # fmt: skip
+
+    def replanned(self, plan: Json, after: Json) -> Json:
+        """How many times as long passes take by the plan with the bandwidths probed after them: of one token, of a prompt."""
+        new = _core.solve_plan(self.gguf, bandwidths=self.bandwidths(after), **self.given)
+        return {key: new[key] / plan[key] for key in ("pass_s", "prompt_s")}
 
 
 def stream(model: str, options: Json) -> Json:
-    """Decoding one text; where asked, also several together and a long prompt, whose bytes are counted."""
+    """Decoding one text, in turns with walks; where asked, also several together and a long prompt, whose bytes are counted."""
     run = Run(model, options)
     sequences, ids = run.texts(1, options["prompt"])
-    results: Json = {"one": run.decode(sequences, ids, options["new"])}
+    results: Json = {"one": run.decode(sequences, ids, options["new"], walks=True)}
     sequences[0].close()
-    if options.get("batch"):
-        sequences, ids = run.texts(options["batch"], options["prompt"])
-        results["batch"] = run.decode(sequences, ids, options["new"])
-        for sequence in sequences:
-            sequence.close()
     if options.get("long_prompt"):
         sequence = run.engine.sequence()
-        _, results["long_prompt"] = run.feed([sequence], [prompt(options["long_prompt"], 99, run.vocab)])
+        _, found = run.feed([sequence], [prompt(options["long_prompt"], 99, run.vocab)])
+        results["long_prompt"] = {**found, "tokens": options["long_prompt"]}
         sequence.close()
+    if options.get("batch"):
+        sequences, ids = run.texts(options["batch"], options["prompt"])
+        results["batch"] = run.decode(sequences, ids, options["batch_new"])
+        for sequence in sequences:
+            sequence.close()
     return run.report(**results)
 
 

@@ -11,6 +11,7 @@
 #include "check.h"
 #include "guard.h"
 #include "kernels/ops.h"
+#include "peak.h"
 #include "weights.h"
 
 static int product_ran[AIR_TIER_COUNT][AIR_TYPE_COUNT];
@@ -315,6 +316,7 @@ TEST(every_product_of_every_table_was_run)
 int main(int argc, char **argv)
 {
     if (argc > 1 && strcmp(argv[1], "--bench") == 0) return bench(argc > 2 ? argv[2] : "");
+    if (argc > 1 && strcmp(argv[1], "--peak") == 0) return peaks(argc > 2 ? atoi(argv[2]) : 1);
     check_begin(argc, argv);
     RUN(tables_build_on_each_other);
     RUN(products_of_every_shape_agree);

@@ -78,6 +78,31 @@ def test_a_result_says_what_its_own_passes_cost():
     assert token.cost[5] == after["last_predicted_s"] > 0 and prompt.cost[5] > 2 * token.cost[5]
 
 
+def test_a_walk_reads_what_a_pass_reads_and_computes_nothing():
+    options = {"max_rows": 8, "max_ram": 64 << 20, "io": "direct", "max_pins": 2 << 20, "bandwidths": {"disk": 1e9, "memory": 1e10}}
+    engine = _core.Engine(_core.GGUF(DEMO), **options)
+    sequence = engine.sequence()
+    engine.run([(sequence, PROMPT[:8], 1, GREEDY, 8)])
+    walk = engine.walk()
+    assert walk.sampled == [] and walk.logits is None and sequence.length == 8
+    read = [engine.run([(sequence, PROMPT[8:9], 1, GREEDY, 8)]).cost[2], engine.walk().cost[2], engine.walk().cost[2]]
+    assert walk.cost[0] == 1 and engine.stats()["pager_pinned_bytes"] > 0 and engine.stats()["rows"] == 9
+    streamed = engine.plan["weight_bytes"] - engine.stats()["pager_pinned_bytes"]
+    for bytes in read:  # what is read ahead for the next counts here or there
+        assert 0.5 * streamed < bytes < 1.5 * streamed
+    with pytest.raises(errors.StateError):
+        engine.close() or engine.walk()
+
+
+def test_a_walk_ends_when_told_to(slow_engine):
+    canceller = threading.Timer(0.1, slow_engine.cancel)
+    canceller.start()
+    with pytest.raises(errors.CancelledError):
+        slow_engine.walk()
+    canceller.join()
+    assert slow_engine.walk().cost[0] == 1  # from the first weight again
+
+
 def test_what_is_not_asked_for_is_none(engine):
     result = engine.run([(engine.sequence(), PROMPT, 1, None, 0)])
     assert result.logits is None and result.hidden is None and result.sampled == [-1]
