@@ -151,12 +151,28 @@ static void serve(air_engine *e, air_batch *b)
     air_cond_broadcast(&e->ended);
 }
 
+/* Under the lock, which it gives away meanwhile. Until the first batch there is something better to do than to sleep: whoever opened
+ * the model builds a tokenizer now, or writes a prompt. A mapped file that memory does not hold would only push itself out. */
+static void wait_for_batch(air_engine *e)
+{
+    int more = e->plan->io == AIR_IO_DIRECT || e->request.file_bytes <= e->request.available;
+    while (!e->first && !e->closing) {
+        if (more && !e->stats.passes) {
+            air_mutex_unlock(&e->lock);
+            more = air_pager_read_ahead(e->pager);
+            air_mutex_lock(&e->lock);
+        } else {
+            air_cond_wait(&e->wake, &e->lock);
+        }
+    }
+}
+
 static void engine_main(void *context)
 {
     air_engine *e = context;
     for (;;) {
         air_mutex_lock(&e->lock);
-        while (!e->first && !e->closing) air_cond_wait(&e->wake, &e->lock);
+        wait_for_batch(e);
         air_batch *b = e->first;
         if (b) {
             e->first = b->next;
@@ -184,6 +200,7 @@ air_status air_engine_open(air_engine **out, const air_engine_config *config, ai
     e->process = air_process_id();
     air_status st = open_memory(e, config, err);
     if (!st) st = open_compute(e, config, err);
+    if (!st) air__expect_one_row(e);
     if (!st) st = air_thread_start(&e->thread, "airpy-engine", engine_main, e, err);
     if (st) {
         air_engine_close(e);

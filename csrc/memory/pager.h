@@ -54,6 +54,10 @@ void air_pager_set_cancel(air_pager *pager, const AIR_ATOMIC(int) *cancel);
  * given up; it comes back, at the pins' cost, when they no longer do. Errors: AIR_E_BUDGET, AIR_E_NOMEM (no room for the ring). */
 air_status air_pager_set_pins(air_pager *pager, uint64_t bytes, air_error *err);
 
+/* Between passes, before the first: begins with what that one uses first, so that it finds ring and pins full as later ones do. Of a
+ * mapping one tile a call is read and entered in the page tables. Returns nonzero while another call would do more. */
+int air_pager_read_ahead(air_pager *pager);
+
 /* Between passes. After a failed pass: forget where the walk stood and start from the first tile; what can be kept is kept. */
 void air_pager_rewind(air_pager *pager);
 /* After a pass, before its result is believed: AIR_E_CHANGED if a file changed underneath (mmap faults, sources' check). */

@@ -27,6 +27,8 @@ void air__mmap_close(air_pager *p)
     air_free(p->files);
 }
 
+enum { HINTS = 4 }; /* tiles that the disk is kept busy with */
+
 static void hint(const air_pager *p, uint64_t step)
 {
     const air_tile *tile = &p->tiles[step % p->n_tiles];
@@ -55,6 +57,16 @@ air_status air__mmap_next(void *self, air_span *span, air_error *err)
     p->stats.ram_bytes += tile->bytes;
     air_mutex_unlock(&p->lock);
     return AIR_OK;
+}
+
+int air__mmap_read_ahead(air_pager *p)
+{
+    if (p->walk || p->populated >= p->n_tiles) return 0;
+    for (uint64_t step = p->populated ? p->populated + HINTS - 1 : 0; step < p->populated + HINTS && step < p->n_tiles; step++)
+        hint(p, step);
+    const air_tile *tile = &p->tiles[p->populated++];
+    air_mapping_populate(p->mappings[tile->part], tile->offset, tile->bytes);
+    return 1;
 }
 
 air_status air__mmap_check(air_pager *p, air_error *err)

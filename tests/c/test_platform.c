@@ -388,6 +388,16 @@ static volatile const unsigned char *foreign_page(void)
     return page;
 }
 
+/* Whether the page's table has it, by the bit that /proc keeps for that. */
+static int in_page_table(const void *data)
+{
+    uint64_t entry = 0;
+    int fd = open("/proc/self/pagemap", O_RDONLY);
+    ssize_t n = fd < 0 ? -1 : pread(fd, &entry, sizeof entry, (off_t)((uintptr_t)data / air_page_bytes() * sizeof entry));
+    if (fd >= 0) (void)close(fd);
+    return n == sizeof entry && entry >> 63;
+}
+
 TEST(a_mapping_shows_the_file_after_the_file_is_closed)
 {
     air_mapping *mapping;
@@ -398,6 +408,10 @@ TEST(a_mapping_shows_the_file_after_the_file_is_closed)
     air_mapping_will_need(mapping, 5000, 100000);
     air_mapping_will_need(mapping, BYTES - 1, UINT64_MAX);
     air_mapping_will_need(mapping, BYTES + 1, 1);
+    CHECK(!in_page_table(air_mapping_data(mapping)));
+    air_mapping_populate(mapping, 10, BYTES - 20);
+    CHECK(in_page_table(air_mapping_data(mapping)));
+    air_mapping_populate(mapping, BYTES + 1, 1);
     CHECK_EQ(memcmp(air_mapping_data(mapping), content, BYTES), 0);
     CHECK_EQ(air_mapping_faulted(mapping), 0);
     CHECK(is_mapped());
