@@ -7,7 +7,6 @@
 #include "base/alloc.h"
 #include "base/checked.h"
 #include "engine/internal.h"
-#include "platform/file.h"
 #include "platform/sysmem.h"
 
 air_status air__engine_usable(air_engine *e, air_error *err)
@@ -28,18 +27,6 @@ static uint64_t vector_bytes(const air_program *p)
     return total;
 }
 
-static uint64_t cached_bytes(const air_gguf_set *set)
-{
-    uint64_t total = 0;
-    for (uint32_t i = 0; i < set->parts; i++) {
-        air_file *file;
-        if (air_file_open(&file, set->paths[i], AIR_FILE_CACHED, NULL)) continue; /* the sources will say what is wrong */
-        total += air_file_cached_bytes(file, 0, air_file_bytes(file));
-        air_file_close(file);
-    }
-    return total;
-}
-
 static air_plan_request request_for(const air_engine_config *c, const air_model *model, const air_backend_api *api)
 {
     const air_program *p = air_model_program(model);
@@ -54,8 +41,6 @@ static air_plan_request request_for(const air_engine_config *c, const air_model 
     };
     r.budget = c->max_ram ? c->max_ram : r.available;
     for (uint32_t i = 0; i < c->set->parts; i++) r.file_bytes += c->set->bytes[i];
-    /* Only a mapped file profits from the page cache, and asking takes time for each of its pages. */
-    if (c->io != AIR_IO_DIRECT && r.file_bytes <= air_min_u64(r.budget, r.available)) r.cached_bytes = cached_bytes(c->set);
     return r;
 }
 

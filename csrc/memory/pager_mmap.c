@@ -27,23 +27,12 @@ void air__mmap_close(air_pager *p)
     air_free(p->files);
 }
 
-enum { HINTS = 4 }; /* tiles that the disk is kept busy with */
-
-static void hint(const air_pager *p, uint64_t step)
-{
-    const air_tile *tile = &p->tiles[step % p->n_tiles];
-    air_mapping_will_need(p->mappings[tile->part], tile->offset, tile->bytes);
-}
-
 air_status air__mmap_next(void *self, air_span *span, air_error *err)
 {
     air_pager *p = self;
     *span = (air_span){0};
     if (air__pager_cancelled(p)) return air_fail(err, AIR_E_CANCELLED, "pass cancelled");
     if (!p->n_tiles) return air_fail(err, AIR_E_ARGUMENT, "the program has no matrices to walk");
-    /* Only the first pass waits for the disk; afterwards a hint would cost a look at every page and win nothing. */
-    if (p->walk == 0) hint(p, 0);
-    if (p->walk + 1 < p->n_tiles) hint(p, p->walk + 1);
     const air_tile *tile = &p->tiles[p->walk % p->n_tiles];
     *span = (air_span){
         .weight = tile->weight,
@@ -62,8 +51,6 @@ air_status air__mmap_next(void *self, air_span *span, air_error *err)
 int air__mmap_read_ahead(air_pager *p)
 {
     if (p->walk || p->populated >= p->n_tiles) return 0;
-    for (uint64_t step = p->populated ? p->populated + HINTS - 1 : 0; step < p->populated + HINTS && step < p->n_tiles; step++)
-        hint(p, step);
     const air_tile *tile = &p->tiles[p->populated++];
     air_mapping_populate(p->mappings[tile->part], tile->offset, tile->bytes);
     return 1;

@@ -24,8 +24,6 @@ const uint8_t *air_mapping_data(const air_mapping *mapping);
 uint64_t air_mapping_bytes(const air_mapping *mapping);
 /* Nonzero once a page could not be read; stays so. */
 int air_mapping_faulted(const air_mapping *mapping);
-/* Asks the system to read the range ahead (a hint). */
-void air_mapping_will_need(const air_mapping *mapping, uint64_t offset, uint64_t bytes);
 /* Reads the range and enters its pages in the process's tables, so that the first use of each needs no fault. Waits for the disk;
  * does nothing where the system cannot. Raises no signal. */
 void air_mapping_populate(const air_mapping *mapping, uint64_t offset, uint64_t bytes);

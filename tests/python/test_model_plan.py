@@ -34,7 +34,7 @@ def test_a_relative_cache_folder_is_ignored(cache, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     for base, want in (("cache", tmp_path / ".cache"), ("", tmp_path / ".cache"), (str(tmp_path / "x"), tmp_path / "x")):
         monkeypatch.setenv("XDG_CACHE_HOME", base)
-        assert calibration.cache_dir() == want / "airpy"
+        assert calibration.cache_dir() == str(want / "airpy")
 
 
 @pytest.mark.parametrize("home", [None, "rel"])
