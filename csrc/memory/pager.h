@@ -55,7 +55,7 @@ void air_pager_set_cancel(air_pager *pager, const AIR_ATOMIC(int) *cancel);
 air_status air_pager_set_pins(air_pager *pager, uint64_t bytes, air_error *err);
 
 /* Between passes, before the first: begins with what that one uses first, so that it finds ring and pins full as later ones do. Of a
- * mapping one tile a call is read and entered in the page tables. Returns nonzero while another call would do more. */
+ * mapping one tile a call is touched. Returns nonzero while another call would do more. */
 int air_pager_read_ahead(air_pager *pager);
 
 /* Between passes. After a failed pass: forget where the walk stood and start from the first tile; what can be kept is kept. */

@@ -97,7 +97,7 @@ struct air_pager {
 
     air_file **files;              /* mmap mode, [parts] */
     air_mapping **mappings;
-    uint64_t populated;            /* tiles, before the first pass */
+    uint64_t touched;              /* tiles, before the first pass */
 
     air_pager_stats stats;
     uint64_t *layer_stall;         /* [n_layers + 1] */

@@ -50,9 +50,9 @@ air_status air__mmap_next(void *self, air_span *span, air_error *err)
 
 int air__mmap_read_ahead(air_pager *p)
 {
-    if (p->walk || p->populated >= p->n_tiles) return 0;
-    const air_tile *tile = &p->tiles[p->populated++];
-    air_mapping_populate(p->mappings[tile->part], tile->offset, tile->bytes);
+    if (p->walk || p->touched >= p->n_tiles) return 0;
+    const air_tile *tile = &p->tiles[p->touched++];
+    air_mapping_touch(p->mappings[tile->part], tile->offset, tile->bytes);
     return 1;
 }
 

@@ -24,9 +24,9 @@ const uint8_t *air_mapping_data(const air_mapping *mapping);
 uint64_t air_mapping_bytes(const air_mapping *mapping);
 /* Nonzero once a page could not be read; stays so. */
 int air_mapping_faulted(const air_mapping *mapping);
-/* Reads the range and enters its pages in the process's tables, so that the first use of each needs no fault. Waits for the disk;
- * does nothing where the system cannot. Raises no signal. */
-void air_mapping_populate(const air_mapping *mapping, uint64_t offset, uint64_t bytes);
+/* Reads a byte here and there, so that the range is in memory and its pages in the process's tables: their first use needs no fault
+ * then. Waits for the disk. Unlike MADV_POPULATE_READ it does not hold up who allocates memory meanwhile. */
+void air_mapping_touch(const air_mapping *mapping, uint64_t offset, uint64_t bytes);
 
 AIR_END_C
 #endif

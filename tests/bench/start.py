@@ -36,7 +36,8 @@ model = AutoModel.from_pretrained(sys.argv[1], threads=int(sys.argv[2]))
 opened = time.perf_counter()
 times = [opened]
 step = lambda _: times.append(time.perf_counter())
-for _ in model.stream(sys.argv[3], max_new_tokens=24, do_sample=False, eos_token_id=[], on_tokens=step): pass
+prompt = model.tokenizer.encode(sys.argv[3])[:1]
+for _ in model.stream(prompt, max_new_tokens=24, do_sample=False, eos_token_id=[], on_tokens=step): pass
 steps = sorted(b - a for a, b in zip(times[1:], times[2:]))
 print(json.dumps({"import_s": imported - begin, "open_s": opened - imported, "first_s": times[1] - imported,
                   "pass_s": steps[len(steps) // 2], "io": model.stats()["io"]}))

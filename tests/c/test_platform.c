@@ -399,10 +399,10 @@ TEST(a_mapping_shows_the_file_after_the_file_is_closed)
     REQUIRE(mapping != NULL);
     CHECK_EQ(air_mapping_bytes(mapping), BYTES);
     CHECK(!in_page_table(air_mapping_data(mapping)));
-    air_mapping_populate(mapping, 10, BYTES - 20);
+    air_mapping_touch(mapping, 10, BYTES - 20);
     CHECK(in_page_table(air_mapping_data(mapping)));
-    air_mapping_populate(mapping, BYTES - 1, UINT64_MAX);
-    air_mapping_populate(mapping, BYTES + 1, 1);
+    air_mapping_touch(mapping, BYTES - 1, UINT64_MAX);
+    air_mapping_touch(mapping, BYTES + 1, 1);
     CHECK_EQ(memcmp(air_mapping_data(mapping), content, BYTES), 0);
     CHECK_EQ(air_mapping_faulted(mapping), 0);
     CHECK(is_mapped());

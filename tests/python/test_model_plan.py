@@ -231,7 +231,7 @@ def test_a_damaged_cache_costs_a_probe(cache, content):
         file.write_bytes(content)
     assert calibration.calibrate(machine())["disk"] > 0
     key = machine().disk_key
-    assert json.loads(calibration._file(key).read_text())["key"] == key
+    assert json.loads(calibration._read(calibration._file(key)))["key"] == key
 
 
 @pytest.mark.parametrize(

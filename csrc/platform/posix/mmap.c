@@ -204,15 +204,10 @@ const uint8_t *air_mapping_data(const air_mapping *mapping) { return mapping->da
 uint64_t air_mapping_bytes(const air_mapping *mapping) { return mapping->bytes; }
 int air_mapping_faulted(const air_mapping *mapping) { return mapping->slot ? atomic_load(&mapping->slot->faulted) : 0; }
 
-void air_mapping_populate(const air_mapping *mapping, uint64_t offset, uint64_t bytes)
+void air_mapping_touch(const air_mapping *mapping, uint64_t offset, uint64_t bytes)
 {
-#if defined(__linux__)
-    enum { POPULATE_READ = 22 }; /* MADV_POPULATE_READ, which headers of before Linux 5.14 lack; such a kernel refuses it */
+    enum { AROUND = 64 * 1024 }; /* fault_around_bytes, as Linux has it unless told otherwise */
     if (!mapping->slot || offset >= mapping->bytes) return;
-    uint64_t begin = air_round_down(offset, air_page_bytes());
     uint64_t end = air_min_u64(bytes, mapping->bytes - offset) + offset;
-    (void)madvise((void *)((uintptr_t)mapping->data + (size_t)begin), (size_t)(end - begin), POPULATE_READ);
-#else
-    (void)mapping, (void)offset, (void)bytes;
-#endif
+    for (uint64_t at = offset; at < end; at = air_round_down(at, AROUND) + AROUND) (void)*(const volatile uint8_t *)&mapping->data[at];
 }
