@@ -62,7 +62,7 @@ class AutoModel:
         bandwidths: Mapping[str, Any] | None = None,
         **foreign: Any,
     ) -> Model:
-        """A model from a .gguf file (any part of a split one) or a directory that holds one. Reads the header only.
+        """A model from a .gguf file (any part of a split one) or a directory that holds one. Waits for the header only.
 
         max_ram: what airpy may add to this process, as bytes or "4GiB"; by default most of what the machine has free. io: "direct"
         streams past the page cache, "mmap" maps the file, "auto" maps it where all of it fits. threads: as many as this process may

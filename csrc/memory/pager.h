@@ -7,7 +7,7 @@
  *        released ──┐                    ┌── reads in flight ──┐
  *   ring: [ free    | span held by pass  | ready               | free ]          positions only grow, modulo the ring
  *
- * A tile that is to stay is read into its pin the first time it is used, so opening reads nothing. The ring stays full between
+ * A tile that is to stay is read into its pin the first time it comes by, so opening waits for none. The ring stays full between
  * passes: reads wrap from the last tile into the next pass's first. In mmap mode there is neither ring nor pin: spans point into the
  * mapping. */
 #ifndef AIR_MEMORY_PAGER_H
