@@ -18,6 +18,7 @@ from airpy.planning import Plan
 from airpy.progress import Progress, check_progress
 from airpy.sizes import check_count, format_size, parse_size
 from airpy.tokenizer import Tokenizer
+from airpy.tokenizer.vocab import Vocabulary
 
 IO = Literal["auto", "direct", "mmap"]
 KVType = Literal["f16", "f32", "q8_0"]
@@ -61,7 +62,7 @@ class AutoModel:
         bandwidths: Mapping[str, Any] | None = None,
         **foreign: Any,
     ) -> Model:
-        """A model from a .gguf file (any part of a split one) or a directory that holds one. Reads the header only.
+        """A model from a .gguf file (any part of a split one) or a directory that holds one. Waits for the header only.
 
         max_ram: what airpy may add to this process, as bytes or "4GiB"; by default most of what the machine has free. io: "direct"
         streams past the page cache, "mmap" maps the file, "auto" maps it where all of it fits. threads: as many as this process may
@@ -200,17 +201,17 @@ def open_model(
 ) -> Model:
     """from_pretrained() with checked arguments. fresh: probe bandwidths anew. source: a slow or faulty disk, for tests. settle: may
     change the engine's options once all that a plan depends on is known."""
-    import airpy.tokenizer.build  # noqa: F401  # first: it brings a library, which is not the model's memory
+    from airpy.tokenizer.build import memory_bytes  # before memory is watched: it brings a library, which is not the model's
 
     with ExitStack() as undo:
         memory = MemoryWatch()
         undo.callback(memory.end)
         file = os.path.abspath(find_model(path))  # it is looked at again later, wherever this process may be by then
         # The metadata, large by its vocabulary, is in this first reading only: it goes with it.
-        tokenizer, metadata = _read_metadata(file)
+        parts, metadata = _read_metadata(file)
         gguf = _core.GGUF(file)
         # By their own sizes: what the process has more of now than before may be anybody's.
-        fixed = tokenizer.memory_bytes + gguf.held_bytes + INTERPRETER_BYTES
+        fixed = memory_bytes(parts[0]) + gguf.held_bytes + INTERPRETER_BYTES
         options, machine = engine_options(gguf, given, plan, bandwidths, fresh, fixed)
         options["fixed_bytes"] = fixed
         if settle is not None:
@@ -218,6 +219,7 @@ def open_model(
         with advice_under(plan):
             engine = _core.Engine(gguf, source=source, **options)
         undo.callback(engine.close)
+        tokenizer = Tokenizer(*parts)  # meanwhile the engine reads ahead
         if len(tokenizer) > engine.hparams["n_vocab"]:
             raise ModelError(f"{file}: {len(tokenizer)} tokens in the vocabulary, {engine.hparams['n_vocab']} in the model")
         config = ModelConfig.build(engine.hparams, metadata, tokenizer)
@@ -229,10 +231,10 @@ def open_model(
         return model
 
 
-def _read_metadata(file: str) -> tuple[Tokenizer, dict[str, Any]]:
-    """The tokenizer, and what else is short."""
+def _read_metadata(file: str) -> tuple[tuple[Vocabulary, dict[str, str], int], dict[str, Any]]:
+    """What the tokenizer is made of, and what else is short."""
     metadata = _core.GGUF(file).metadata
     short = {
         key: value for key, value in metadata.items() if isinstance(value, (str, int, float)) and not key.startswith("tokenizer.")
     }
-    return Tokenizer.from_metadata(metadata), short
+    return Tokenizer.parts(metadata), short

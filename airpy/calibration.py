@@ -9,13 +9,11 @@ probed.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
-import tempfile
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from airpy import _core
@@ -76,27 +74,33 @@ def _device(path: str) -> str:
         return "unknown"
 
 
-def cache_dir() -> Path | None:
+def cache_dir() -> str | None:
     """Where calibrations are kept, which may not exist; None: nowhere."""
     if chosen := os.environ.get("AIRPY_CACHE_DIR"):
-        return Path(chosen)
+        return chosen
     base = os.environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(base):  # "should consider the path invalid and ignore it", says the XDG base directory specification
         base = os.path.join(os.path.expanduser("~"), ".cache")
     # Still "~" for a user without a home, and as relative as HOME is: the current directory is no place for a cache.
-    return Path(base) / "airpy" if os.path.isabs(base) else None
+    return os.path.join(base, "airpy") if os.path.isabs(base) else None
 
 
-def _file(key: str) -> Path | None:
-    folder = cache_dir()
-    return folder and folder / f"{key.partition(' ')[0]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+def _file(key: str) -> str | None:
+    """The key is in the file, too: two that share one cost each other a probe."""
+    name = f"{key.partition(' ')[0]}-{zlib.crc32(key.encode('utf-8', 'replace')):08x}.json"
+    return None if (folder := cache_dir()) is None else os.path.join(folder, name)
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="utf-8") as file:
+        return file.read()
 
 
 def _load(key: str) -> Rates:
     if (file := _file(key)) is None:
         return {}
     try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
+        stored = json.loads(_read(file))
         return check_rates(stored["rates"]) if stored["key"] == key else {}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):  # ArgumentError is a ValueError
         return {}
@@ -105,9 +109,12 @@ def _load(key: str) -> Rates:
 def _store(key: str, rates: Rates) -> None:
     if (target := _file(key)) is None:
         return
+    import tempfile  # here: it takes longer than most starts have to store anything
+
+    folder = os.path.dirname(target)
     with contextlib.suppress(OSError):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".calibration-")
+        os.makedirs(folder, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=folder, prefix=".calibration-")
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as out:
                 json.dump({"key": key, "rates": rates}, out)
@@ -152,7 +159,7 @@ def _given(bandwidths: Mapping[str, Any] | None) -> Rates:
     rates: Rates = {}
     if text := os.environ.get("AIRPY_BANDWIDTHS"):
         try:
-            data = json.loads(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8"))
+            data = json.loads(text if text.lstrip().startswith("{") else _read(text))
         except OSError as error:
             raise ArgumentError(f"AIRPY_BANDWIDTHS is {text!r}, neither JSON nor a file with it: {error.strerror}") from None
         except (ValueError, RecursionError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -389,7 +390,7 @@ class Model:
     def _learn(self) -> None:
         """Corrects the kept calibration by what the last passes achieved that were bound by one thing."""
         with self._lock:
-            if self._machine is None:
+            if self._machine is None or sys.is_finalizing():  # a stream left open ends with the interpreter, which cannot open files
                 return
             if learn_disk(self._machine, self._learned.disk_bytes, self._learned.seconds):
                 self._learned = Phase()

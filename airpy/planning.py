@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -31,6 +30,8 @@ _SECONDS = ("disk_s", "compute_s", "pass_s", "full_s", "prompt_s")
 
 def fingerprint(gguf: _core.GGUF) -> str:
     """What a plan belongs to: names, types and shapes of all tensors; not the path, not the values."""
+    import hashlib
+
     facts = [(name, kind, shape) for name, kind, shape, *_ in gguf.tensors]
     return hashlib.sha256(json.dumps(facts).encode("utf-8", "surrogateescape")).hexdigest()[:32]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -32,7 +31,9 @@ class PassBar:
         now = time.monotonic()
         if now - self._started < _PATIENCE or now - self._drawn < _EVERY or not n_passes:
             return
-        from tqdm import tqdm  # type: ignore[import-untyped]  # only now: most calls never need it
+        import shutil  # only now: most calls never need them
+
+        from tqdm import tqdm  # type: ignore[import-untyped]
 
         total = n_layers * n_passes
         done = min(passes_done * n_layers + layers_done, total)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from importlib.resources import as_file, files
 from typing import TYPE_CHECKING, Any
 
 from airpy.cli import common
@@ -41,6 +40,8 @@ def add(commands: common.Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from importlib.resources import as_file, files  # here: every command imports this module
+
     arguments = common.generation_arguments(args)
     with as_file(files("airpy") / "assets" / "demo-q8_0.gguf") as path:
         args.model = str(path)

@@ -75,9 +75,13 @@ class Tokenizer:
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, object]) -> Tokenizer:
         """From GGUF keys and values; strings that are not UTF-8 carry their bytes as surrogateescape does."""
+        return cls(*cls.parts(metadata))
+
+    @staticmethod
+    def parts(metadata: Mapping[str, object]) -> tuple[Vocabulary, dict[str, str], int]:
+        """What from_metadata() hands to the constructor, which takes most of the time."""
         n_ctx = metadata.get(f"{metadata.get('general.architecture')}.context_length")
-        limit = n_ctx if isinstance(n_ctx, int) else _NO_LIMIT
-        return cls(Vocabulary.from_metadata(metadata), _templates(metadata), limit)
+        return Vocabulary.from_metadata(metadata), _templates(metadata), n_ctx if isinstance(n_ctx, int) else _NO_LIMIT
 
     @classmethod
     def from_gguf(cls, path: str | os.PathLike[str]) -> Tokenizer:

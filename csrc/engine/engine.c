@@ -7,7 +7,6 @@
 #include "base/alloc.h"
 #include "base/checked.h"
 #include "engine/internal.h"
-#include "platform/file.h"
 #include "platform/sysmem.h"
 
 air_status air__engine_usable(air_engine *e, air_error *err)
@@ -28,18 +27,6 @@ static uint64_t vector_bytes(const air_program *p)
     return total;
 }
 
-static uint64_t cached_bytes(const air_gguf_set *set)
-{
-    uint64_t total = 0;
-    for (uint32_t i = 0; i < set->parts; i++) {
-        air_file *file;
-        if (air_file_open(&file, set->paths[i], AIR_FILE_CACHED, NULL)) continue; /* the sources will say what is wrong */
-        total += air_file_cached_bytes(file, 0, air_file_bytes(file));
-        air_file_close(file);
-    }
-    return total;
-}
-
 static air_plan_request request_for(const air_engine_config *c, const air_model *model, const air_backend_api *api)
 {
     const air_program *p = air_model_program(model);
@@ -54,8 +41,6 @@ static air_plan_request request_for(const air_engine_config *c, const air_model 
     };
     r.budget = c->max_ram ? c->max_ram : r.available;
     for (uint32_t i = 0; i < c->set->parts; i++) r.file_bytes += c->set->bytes[i];
-    /* Only a mapped file profits from the page cache, and asking takes time for each of its pages. */
-    if (c->io != AIR_IO_DIRECT && r.file_bytes <= air_min_u64(r.budget, r.available)) r.cached_bytes = cached_bytes(c->set);
     return r;
 }
 
@@ -151,12 +136,28 @@ static void serve(air_engine *e, air_batch *b)
     air_cond_broadcast(&e->ended);
 }
 
+/* Under the lock, which it gives away meanwhile. Until the first batch there is something better to do than to sleep: whoever opened
+ * the model builds a tokenizer now, or writes a prompt. A mapped file that memory does not hold would only push itself out. */
+static void wait_for_batch(air_engine *e)
+{
+    int more = e->plan->io == AIR_IO_DIRECT || e->request.file_bytes <= e->request.available;
+    while (!e->first && !e->closing) {
+        if (more && !e->stats.passes) {
+            air_mutex_unlock(&e->lock);
+            more = air_pager_read_ahead(e->pager);
+            air_mutex_lock(&e->lock);
+        } else {
+            air_cond_wait(&e->wake, &e->lock);
+        }
+    }
+}
+
 static void engine_main(void *context)
 {
     air_engine *e = context;
     for (;;) {
         air_mutex_lock(&e->lock);
-        while (!e->first && !e->closing) air_cond_wait(&e->wake, &e->lock);
+        wait_for_batch(e);
         air_batch *b = e->first;
         if (b) {
             e->first = b->next;
@@ -184,6 +185,7 @@ air_status air_engine_open(air_engine **out, const air_engine_config *config, ai
     e->process = air_process_id();
     air_status st = open_memory(e, config, err);
     if (!st) st = open_compute(e, config, err);
+    if (!st) air__expect_one_row(e);
     if (!st) st = air_thread_start(&e->thread, "airpy-engine", engine_main, e, err);
     if (st) {
         air_engine_close(e);

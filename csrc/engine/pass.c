@@ -99,6 +99,14 @@ static air_status make_room(air_engine *e, const room *r, air_error *err)
     return set_pins(e, left >= e->all_pins ? UINT64_MAX : left - weights.ring_bytes, err);
 }
 
+void air__expect_one_row(air_engine *e)
+{
+    const air_program *p = air_model_program(e->model);
+    room r = {.rows = 1, .wanted = 1, .state = e->pool.block_bytes, .logits = e->plan->logit_bytes};
+    r.activations = e->api->pass_bytes(p, 1, 1, e->request.threads);
+    (void)make_room(e, &r, NULL); /* where there is none, the batch says so */
+}
+
 static air_status reserve_activations(air_engine *e, const room *r, air_error *err)
 {
     if (r->rows == e->rows_cap && r->wanted == e->wanted_cap) return AIR_OK;

@@ -244,6 +244,15 @@ air_status air_pager_set_pins(air_pager *p, uint64_t bytes, air_error *err)
     return st;
 }
 
+int air_pager_read_ahead(air_pager *p)
+{
+    if (p->mappings) return air__mmap_read_ahead(p);
+    air_mutex_lock(&p->lock);
+    air__window_fill(p); /* reads that end submit what remains */
+    air_mutex_unlock(&p->lock);
+    return 0;
+}
+
 void air_pager_rewind(air_pager *p)
 {
     if (!p->n_tiles) return;

@@ -7,7 +7,7 @@
  *        released ──┐                    ┌── reads in flight ──┐
  *   ring: [ free    | span held by pass  | ready               | free ]          positions only grow, modulo the ring
  *
- * A tile that is to stay is read into its pin the first time it is used, so opening reads nothing. The ring stays full between
+ * A tile that is to stay is read into its pin the first time it comes by, so opening waits for none. The ring stays full between
  * passes: reads wrap from the last tile into the next pass's first. In mmap mode there is neither ring nor pin: spans point into the
  * mapping. */
 #ifndef AIR_MEMORY_PAGER_H
@@ -53,6 +53,10 @@ void air_pager_set_cancel(air_pager *pager, const AIR_ATOMIC(int) *cancel);
  * a larger one takes budget at once, as far as there is any, and memory as tiles come by. When all tiles are to stay and fit, the ring is
  * given up; it comes back, at the pins' cost, when they no longer do. Errors: AIR_E_BUDGET, AIR_E_NOMEM (no room for the ring). */
 air_status air_pager_set_pins(air_pager *pager, uint64_t bytes, air_error *err);
+
+/* Between passes, before the first: begins with what that one uses first, so that it finds ring and pins full as later ones do. Of a
+ * mapping one tile a call is touched. Returns nonzero while another call would do more. */
+int air_pager_read_ahead(air_pager *pager);
 
 /* Between passes. After a failed pass: forget where the walk stood and start from the first tile; what can be kept is kept. */
 void air_pager_rewind(air_pager *pager);

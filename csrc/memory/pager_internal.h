@@ -97,6 +97,7 @@ struct air_pager {
 
     air_file **files;              /* mmap mode, [parts] */
     air_mapping **mappings;
+    uint64_t touched;              /* tiles, before the first pass */
 
     air_pager_stats stats;
     uint64_t *layer_stall;         /* [n_layers + 1] */
@@ -130,6 +131,7 @@ air_status air__mmap_open(air_pager *p, const char *const *paths, air_error *err
 void air__mmap_close(air_pager *p);
 air_status air__mmap_next(void *self, air_span *span, air_error *err);
 air_status air__mmap_check(air_pager *p, air_error *err);
+int air__mmap_read_ahead(air_pager *p);
 
 /* --- pager.c --- */
 int air__pager_cancelled(const air_pager *p);

@@ -27,21 +27,12 @@ void air__mmap_close(air_pager *p)
     air_free(p->files);
 }
 
-static void hint(const air_pager *p, uint64_t step)
-{
-    const air_tile *tile = &p->tiles[step % p->n_tiles];
-    air_mapping_will_need(p->mappings[tile->part], tile->offset, tile->bytes);
-}
-
 air_status air__mmap_next(void *self, air_span *span, air_error *err)
 {
     air_pager *p = self;
     *span = (air_span){0};
     if (air__pager_cancelled(p)) return air_fail(err, AIR_E_CANCELLED, "pass cancelled");
     if (!p->n_tiles) return air_fail(err, AIR_E_ARGUMENT, "the program has no matrices to walk");
-    /* Only the first pass waits for the disk; afterwards a hint would cost a look at every page and win nothing. */
-    if (p->walk == 0) hint(p, 0);
-    if (p->walk + 1 < p->n_tiles) hint(p, p->walk + 1);
     const air_tile *tile = &p->tiles[p->walk % p->n_tiles];
     *span = (air_span){
         .weight = tile->weight,
@@ -55,6 +46,14 @@ air_status air__mmap_next(void *self, air_span *span, air_error *err)
     p->stats.ram_bytes += tile->bytes;
     air_mutex_unlock(&p->lock);
     return AIR_OK;
+}
+
+int air__mmap_read_ahead(air_pager *p)
+{
+    if (p->walk || p->touched >= p->n_tiles) return 0;
+    const air_tile *tile = &p->tiles[p->touched++];
+    air_mapping_touch(p->mappings[tile->part], tile->offset, tile->bytes);
+    return 1;
 }
 
 air_status air__mmap_check(air_pager *p, air_error *err)

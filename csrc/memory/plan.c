@@ -319,9 +319,6 @@ static void predict(air_plan *p, const air_plan_request *r)
     p->pass_s = larger(p->disk_s, p->compute_s);
     p->full_s = air_plan_predict(r, p, p->pin_bytes_full, 1);
     p->disk_bound = p->disk_s > p->compute_s;
-    uint64_t cached = p->io == AIR_IO_MMAP ? air_min_u64(r->cached_bytes, p->weight_bytes) : 0;
-    double load = r->bandwidths.disk > 0 ? (double)(p->weight_bytes - cached) / r->bandwidths.disk : 0;
-    p->first_pass_s = larger(load, p->compute_s);
 }
 
 /* --- pins --- */

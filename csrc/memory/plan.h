@@ -66,7 +66,6 @@ typedef struct air_plan_request {
     int threads;
     air_io_mode io;
     uint64_t file_bytes;           /* of all parts */
-    uint64_t cached_bytes;         /* of them, in the page cache now */
     uint64_t available;            /* memory that could hold a mapped file: DESIGN's default budget */
     uint64_t reach;                /* the largest budget that there is memory for, where advice ends; 0: not known */
     uint64_t ring_bytes;           /* 0: chosen */
@@ -92,7 +91,6 @@ typedef struct air_plan {
     double full_s;                     /* predicted, one token with the context full, attention not counted */
     int disk_bound;
     double prompt_s;              /* predicted, a pass of max_rows rows */
-    double first_pass_s;          /* predicted, the first pass, which loads what is to stay */
     air_tile *tiles;              /* [n_tiles] in the order of use */
     int32_t n_tiles;
     int32_t *priority;            /* [n_tiles]: tile numbers, the first to pin first */

@@ -40,9 +40,6 @@ air_status air_file_check(const air_file *file, air_error *err);
 /* Drops this range from the page cache, where the system allows (a hint; used after cached reads that will not come again). */
 void air_file_forget(const air_file *file, uint64_t offset, uint64_t bytes);
 
-/* Bytes of [offset, offset+bytes) that the page cache holds now (mincore over a short-lived mapping). */
-uint64_t air_file_cached_bytes(const air_file *file, uint64_t offset, uint64_t bytes);
-
 /* Stable identity for caches and plans: a 64-bit hash of device, inode, size and modification time. */
 uint64_t air_file_identity(const air_file *file);
 

@@ -24,8 +24,9 @@ const uint8_t *air_mapping_data(const air_mapping *mapping);
 uint64_t air_mapping_bytes(const air_mapping *mapping);
 /* Nonzero once a page could not be read; stays so. */
 int air_mapping_faulted(const air_mapping *mapping);
-/* Asks the system to read the range ahead (a hint). */
-void air_mapping_will_need(const air_mapping *mapping, uint64_t offset, uint64_t bytes);
+/* Reads a byte here and there, so that the range is in memory and its pages in the process's tables: their first use needs no fault
+ * then. Waits for the disk. Unlike MADV_POPULATE_READ it does not hold up who allocates memory meanwhile. */
+void air_mapping_touch(const air_mapping *mapping, uint64_t offset, uint64_t bytes);
 
 AIR_END_C
 #endif

@@ -97,7 +97,8 @@ def main() -> int:
                 if repack == "best":
                     repack = common.best_repack(options.peer_python, model, {**theirs, "prompt": 16, "new": 9, "sequences": (1,)})
                 turns[f"{name}: llama.cpp"] = partial(
-                    common.peer, options.peer_python, model, **theirs, repack=repack, kv=kind, new=options.new, depths=",".join(map(str, depths)), chunk=CHUNK)
+                    common.peer, options.peer_python, model, **theirs, repack=repack, kv=kind, new=options.new,
+                    depths=",".join(map(str, depths)), chunk=CHUNK)
     rounds = common.take_turns(turns, options.rounds, options.seconds)
     names = [name for name in turns if not name.endswith("llama.cpp")]
     figures = {name: figures_of(name, rounds) for name in names}

@@ -90,6 +90,32 @@ TEST(a_pager_that_pins_everything_reads_nothing_twice_and_keeps_no_ring)
     fixture_free(&f);
 }
 
+TEST(what_is_read_ahead_is_not_read_again)
+{
+    fixture f;
+    fixture_make(&f, 12, 300);
+    for (int share = 0; share <= 2; share++) { /* of the pins: none, half, all, and then no ring */
+        bench b = bench_of(&f);
+        air_plan_request r = fixture_request(&f, 64u << 20);
+        REQUIRE(bench_open(&b, &f, &r, &err) == AIR_OK);
+        uint64_t opened = air_pager_stats_get(b.pager).disk_bytes;
+        REQUIRE(air_pager_set_pins(b.pager, b.plan->pin_bytes * (uint64_t)share / 2, &err) == AIR_OK);
+        CHECK_EQ(air_pager_read_ahead(b.pager), 0);
+        uint64_t ahead = 0, wanted = share == 2 ? f.matrix_bytes : b.plan->ring_bytes / 2;
+        for (int ms = 0; ms < 5000 && ahead < wanted; ms++) {
+            air_sleep_ns(1000 * 1000);
+            ahead = air_pager_stats_get(b.pager).disk_bytes - opened;
+        }
+        CHECK(ahead >= wanted);
+        REQUIRE(walk_pass(&f, b.pager, 1, -1, &err) == AIR_OK);
+        uint64_t read = air_pager_stats_get(b.pager).disk_bytes - opened, all = 0;
+        for (int32_t i = 0; i < b.plan->n_tiles; i++) all += air_tile_memory(&b.plan->tiles[i], 4096);
+        CHECK(share == 2 ? read == all : read >= all && read <= all + 2 * b.plan->ring_bytes);
+        bench_close(&b);
+    }
+    fixture_free(&f);
+}
+
 TEST(pins_stop_growing_where_the_budget_ends_and_the_pass_goes_on)
 {
     fixture f;
@@ -339,6 +365,7 @@ int main(int argc, char **argv)
     RUN(any_ring_tile_pin_and_depth_delivers_the_files_bytes);
     RUN(what_is_pinned_is_read_once_and_the_rest_once_a_pass);
     RUN(a_pager_that_pins_everything_reads_nothing_twice_and_keeps_no_ring);
+    RUN(what_is_read_ahead_is_not_read_again);
     RUN(pins_stop_growing_where_the_budget_ends_and_the_pass_goes_on);
     RUN(a_pass_that_fails_anywhere_leaves_a_pager_that_works);
     RUN(a_pass_given_up_anywhere_rewinds_and_keeps_what_it_can);

@@ -66,7 +66,10 @@ TEST(a_mapped_file_gives_the_same_spans_vectors_and_rows)
     const char *const names[] = {paths[0], paths[1]};
     air_pager_config config = {.program = &f.program, .plan = b.plan, .paths = names, .parts = FIXTURE_PARTS, .budget = &b.budget};
     REQUIRE(air_pager_open(&b.pager, &config, &err) == AIR_OK);
+    for (int tile = 0; tile < b.plan->n_tiles; tile++) CHECK(air_pager_read_ahead(b.pager));
+    CHECK(!air_pager_read_ahead(b.pager));
     for (int pass = 0; pass < 3; pass++) CHECK_EQ(walk_pass(&f, b.pager, 2, -1, &err), AIR_OK);
+    CHECK(!air_pager_read_ahead(b.pager));
     CHECK_EQ(walk_pass(&f, b.pager, 2, b.plan->n_tiles / 2, &err), AIR_E_NUMERIC);
     air_pager_rewind(b.pager);
     CHECK_EQ(walk_pass(&f, b.pager, 2, -1, &err), AIR_OK);

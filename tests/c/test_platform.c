@@ -274,7 +274,19 @@ TEST(check_sees_a_file_changed_replaced_or_removed)
     air_file_close(file);
 }
 
-TEST(the_page_cache_is_counted_by_the_byte_and_can_be_told_to_forget)
+/* Whether the page cache has the file's first page. */
+static int is_cached(void)
+{
+    unsigned char resident = 0;
+    int fd = open(path, O_RDONLY);
+    void *page = mmap(NULL, 1, PROT_READ, MAP_SHARED, fd, 0);
+    CHECK(page != MAP_FAILED && mincore(page, 1, &resident) == 0);
+    (void)munmap(page, 1);
+    (void)close(fd);
+    return resident & 1;
+}
+
+TEST(the_page_cache_can_be_told_to_forget)
 {
     enum { TMPFS = 0x01021994 }; /* linux/magic.h; its files live nowhere but in the cache */
     air_file *file;
@@ -285,32 +297,13 @@ TEST(the_page_cache_is_counted_by_the_byte_and_can_be_told_to_forget)
     (void)close(fd);
     open_mode(&file, AIR_FILE_CACHED);
     REQUIRE(file != NULL);
-    air_file_forget(file, 0, BYTES);
-    if (fs.f_type != TMPFS) CHECK_EQ(air_file_cached_bytes(file, 0, BYTES), 0);
     unsigned char *buffer = air_malloc(BYTES);
     REQUIRE(buffer != NULL);
     check_read(file, 0, buffer, BYTES);
-    CHECK_EQ(air_file_cached_bytes(file, 0, UINT64_MAX), BYTES);
-    CHECK_EQ(air_file_cached_bytes(file, 4000, 5000), 5000);
-    CHECK_EQ(air_file_cached_bytes(file, BYTES - 10, 1 << 20), 10);
-    CHECK_EQ(air_file_cached_bytes(file, BYTES, 10), 0);
-    CHECK(!is_mapped());
+    CHECK(is_cached());
+    air_file_forget(file, 0, BYTES);
+    if (fs.f_type != TMPFS) CHECK(!is_cached());
     air_free(buffer);
-    air_file_close(file);
-}
-
-TEST(a_file_too_large_for_one_window_is_counted_too)
-{
-    const off_t sparse = (off_t)(200 * MIB) + 5;
-    air_file *file;
-    write_file(path, content, 8192);
-    int fd = open(path, O_WRONLY);
-    REQUIRE(fd >= 0 && pwrite(fd, "tail!", 5, sparse - 5) == 5);
-    (void)close(fd);
-    open_mode(&file, AIR_FILE_CACHED);
-    REQUIRE(file != NULL);
-    CHECK_EQ(air_file_cached_bytes(file, 4096, (uint64_t)sparse), 4096 + 5); /* what was just written, at both ends */
-    CHECK_EQ(air_file_cached_bytes(file, (uint64_t)sparse - 5, 5), 5);
     air_file_close(file);
 }
 
@@ -388,6 +381,16 @@ static volatile const unsigned char *foreign_page(void)
     return page;
 }
 
+/* Whether the page's table has it, by the bit that /proc keeps for that. */
+static int in_page_table(const void *data)
+{
+    uint64_t entry = 0;
+    int fd = open("/proc/self/pagemap", O_RDONLY);
+    ssize_t n = fd < 0 ? -1 : pread(fd, &entry, sizeof entry, (off_t)((uintptr_t)data / air_page_bytes() * sizeof entry));
+    if (fd >= 0) (void)close(fd);
+    return n == sizeof entry && entry >> 63;
+}
+
 TEST(a_mapping_shows_the_file_after_the_file_is_closed)
 {
     air_mapping *mapping;
@@ -395,15 +398,41 @@ TEST(a_mapping_shows_the_file_after_the_file_is_closed)
     map_path(&mapping);
     REQUIRE(mapping != NULL);
     CHECK_EQ(air_mapping_bytes(mapping), BYTES);
-    air_mapping_will_need(mapping, 5000, 100000);
-    air_mapping_will_need(mapping, BYTES - 1, UINT64_MAX);
-    air_mapping_will_need(mapping, BYTES + 1, 1);
+    CHECK(!in_page_table(air_mapping_data(mapping)));
+    air_mapping_touch(mapping, 10, BYTES - 20);
+    CHECK(in_page_table(air_mapping_data(mapping)));
+    air_mapping_touch(mapping, BYTES - 1, UINT64_MAX);
+    air_mapping_touch(mapping, BYTES + 1, 1);
     CHECK_EQ(memcmp(air_mapping_data(mapping), content, BYTES), 0);
     CHECK_EQ(air_mapping_faulted(mapping), 0);
     CHECK(is_mapped());
     air_mapping_close(mapping);
     CHECK(!is_mapped());
     air_mapping_close(NULL);
+}
+
+/* Whether huge pages were asked for where path is mapped; -1 where the system has none. */
+static int asks_for_huge_pages(void)
+{
+    char line[8192];
+    int ours = 0, asked = access("/sys/kernel/mm/transparent_hugepage", F_OK) == 0 ? 0 : -1;
+    FILE *maps = fopen("/proc/self/smaps", "r");
+    while (maps && asked == 0 && fgets(line, sizeof line, maps)) {
+        if (strchr(line, '/')) ours = strstr(line, path) != NULL;
+        if (ours && strncmp(line, "VmFlags:", 8) == 0) asked = strstr(line, " hg") != NULL;
+    }
+    if (maps) (void)fclose(maps);
+    return asked;
+}
+
+TEST(a_mapping_asks_for_huge_pages)
+{
+    air_mapping *mapping;
+    write_file(path, content, BYTES);
+    map_path(&mapping);
+    REQUIRE(mapping != NULL);
+    CHECK(asks_for_huge_pages());
+    air_mapping_close(mapping);
 }
 
 TEST(an_empty_file_maps_to_nothing)
@@ -722,10 +751,10 @@ int main(int argc, char **argv)
     RUN(what_is_no_readable_regular_file_does_not_open);
     RUN(a_file_that_shrinks_is_found_out_by_the_read_that_misses_bytes);
     RUN(check_sees_a_file_changed_replaced_or_removed);
-    RUN(the_page_cache_is_counted_by_the_byte_and_can_be_told_to_forget);
-    RUN(a_file_too_large_for_one_window_is_counted_too);
+    RUN(the_page_cache_can_be_told_to_forget);
     RUN(files_and_mappings_that_cannot_open_leave_nothing);
     RUN(a_mapping_shows_the_file_after_the_file_is_closed);
+    RUN(a_mapping_asks_for_huge_pages);
     RUN(an_empty_file_maps_to_nothing);
     RUN(a_file_that_shrinks_reads_as_zeros_and_raises_the_flag);
     RUN(faults_on_many_threads_at_once_are_all_repaired);

@@ -1,6 +1,7 @@
 """What the benchmarks stand on: turns, summaries, memory groups, the table."""
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from tests.bench import attention, batch, beyond_ram, cgroup, common, kernels, plot, prefill, resident, sweep, table  # noqa: E402
+from tests.bench import attention, batch, beyond_ram, cgroup, common, kernels, plot, prefill, resident, start, sweep, table  # noqa: E402
 
 MIB = 1 << 20
 
@@ -254,3 +255,14 @@ def test_attention_is_timed_behind_copied_contexts(tmp_path):
             depth["decode_s"] += depth["bytes"] * 1e-9            # so small a model's attention may be lost in the noise
     figures = {name: attention.figures_of(name, [common.Round(found)]) for name in found}
     assert all(len(attention.table(name, f)) == 4 for name, f in figures.items())
+
+
+def test_a_start_is_timed_from_import_to_token_and_from_the_command_line(tmp_path):
+    options = argparse.Namespace(threads=2, vocabulary=[DEMO], peer_python=None)
+    turns = start.contenders(DEMO, str(tmp_path), options)
+    rounds = [common.Round({name: run() for name, run in turns.items()})]
+    figures = start.figures_of(rounds, [DEMO])
+    assert 0 < figures["open_s"]["median"] < figures["first_s"]["median"] < figures["command_s"]["median"]
+    assert figures["limit_s"]["median"] == start.PASSES * figures["pass_s"]["median"] + start.REST_S
+    assert [r["what"] for r in start.table(figures)][-1] == "tokenizer of demo-q8_0, 4096 tokens"
+    assert list(tmp_path.rglob("auto_model*.pyc"))  # compiled, as an installed package is

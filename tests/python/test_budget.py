@@ -175,7 +175,8 @@ def test_the_charge_for_a_tokenizer_is_what_it_takes(tmp_path, vocabulary):
     done = run_python(
         "import sys; from airpy import _core, auto_model\n"
         "now = lambda: _core.memory_info()['process_anonymous']\n"
-        "base = now(); tokenizer, _ = auto_model._read_metadata(sys.argv[1]); gguf = _core.GGUF(sys.argv[1])\n"
+        "import airpy.tokenizer.build\n"
+        "base = now(); tokenizer = auto_model.Tokenizer(*auto_model._read_metadata(sys.argv[1])[0]); gguf = _core.GGUF(sys.argv[1])\n"
         "print(now() - base, tokenizer.memory_bytes + gguf.held_bytes)",
         str(path),
     )

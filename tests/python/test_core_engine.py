@@ -52,6 +52,22 @@ def generate(engine, sequence, prompt, n, sampling=GREEDY):
 # ---- what it computes ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("budget", [10 << 20, 64 << 20])
+def test_an_engine_that_waits_for_its_first_batch_reads_ahead(budget):
+    engine = _core.Engine(_core.GGUF(DEMO), io="direct", max_ram=budget)
+    everything = sum(weight[2] for weight in engine.plan["weights"] if weight[3])
+    expected = everything if engine.plan["pin_bytes"] >= everything else engine.plan["ring_bytes"] // 2
+    deadline = time.monotonic() + 10
+    while engine.stats()["pager_disk_bytes"] < expected:
+        assert time.monotonic() < deadline and not engine.stats()["passes"]
+        time.sleep(0.005)
+    ahead = engine.stats()["pager_disk_bytes"]
+    generate(engine, engine.sequence(), PROMPT[:1], 1)
+    if expected == everything:  # nothing but a row of the embedding was left to read
+        assert engine.stats()["pager_disk_bytes"] - ahead < 64 << 10
+    engine.close()
+
+
 def test_run_appends_tokens_and_gives_what_was_asked_for(engine):
     sequence = engine.sequence()
     result = engine.run([(sequence, PROMPT, 3, GREEDY, len(PROMPT))], logits=True, hidden=True)

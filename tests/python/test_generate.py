@@ -13,7 +13,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from models import DEMO, load
+from models import DEMO, load, run_python
 
 from airpy import GenerationConfig, TextIteratorStreamer, TextStreamer, errors
 
@@ -471,6 +471,19 @@ def test_leaving_a_stream_early_leaves_the_model_usable(fresh):
     for _ in fresh.stream(TEXTS[0], max_new_tokens=400):
         break
     assert alone(fresh, TEXTS[0], 3)
+
+
+def test_a_stream_left_open_says_nothing_when_the_interpreter_ends(tmp_path):
+    done = run_python(
+        "import sys\n"
+        "from airpy import AutoModel, calibration\n"
+        "calibration._LEARN_SECONDS = 0.0\n"
+        "model = AutoModel.from_pretrained(sys.argv[1])\n"
+        "stream = model.stream('It is', max_new_tokens=8)\n"
+        "print(len([next(stream) for _ in range(3)]))",
+        str(DEMO), env={"AIRPY_BANDWIDTHS": "", "AIRPY_CACHE_DIR": str(tmp_path)},
+    )  # fmt: skip
+    assert done.stdout == "3\n" and not done.stderr
 
 
 def test_stream_checks_its_arguments_at_once(model):

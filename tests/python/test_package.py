@@ -258,10 +258,14 @@ def test_importing_airpy_is_quick_and_brings_no_framework():
 
 
 def test_importing_a_class_brings_nothing_that_only_its_use_needs():
-    code = "import sys, airpy; airpy.AutoModel, airpy.Tokenizer; print(*sys.modules)"
+    code = (
+        "import sys, airpy; before = set(sys.modules); airpy.AutoModel, airpy.Tokenizer; import airpy.cli.main\n"
+        "print(*set(sys.modules) - before)"
+    )
     loaded = set(subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True).stdout.split())
     assert "airpy.model" in loaded
     assert not loaded & {"tokenizers", "jinja2", "tqdm", "airpy.chat", "subprocess", "secrets"}
+    assert not loaded & {"pathlib", "tempfile", "shutil", "hashlib", "importlib.resources"}
 
 
 # ---- the wheel -------------------------------------------------------------------------------------------------------------------

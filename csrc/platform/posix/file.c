@@ -6,7 +6,6 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #if defined(__linux__)
@@ -222,35 +221,6 @@ air_status air_file_check(const air_file *file, air_error *err)
 void air_file_forget(const air_file *file, uint64_t offset, uint64_t bytes)
 {
     (void)posix_fadvise(file->fd, (off_t)offset, (off_t)bytes, POSIX_FADV_DONTNEED);
-}
-
-/* Resident bytes of [offset, end), which lies within one window that starts at window, a page boundary. */
-static uint64_t resident_bytes(int fd, uint64_t window, uint64_t offset, uint64_t end)
-{
-    enum { PAGES = 16384 };
-    unsigned char resident[PAGES];
-    size_t page = air_page_bytes(), length = (size_t)(end - window);
-    void *map = mmap(NULL, length, PROT_READ, MAP_SHARED, fd, (off_t)window);
-    if (map == MAP_FAILED) return 0;
-    uint64_t total = 0;
-    if (mincore(map, length, resident) == 0)
-        for (uint64_t at = window, i = 0; at < end; at += page, i++)
-            if (resident[i] & 1) total += air_min_u64(at + page, end) - air_max_u64(at, offset);
-    (void)munmap(map, length);
-    return total;
-}
-
-uint64_t air_file_cached_bytes(const air_file *file, uint64_t offset, uint64_t bytes)
-{
-    uint64_t window_bytes = 16384 * (uint64_t)air_page_bytes(), total = 0, end;
-    if (!air_add_u64(offset, bytes, &end) || end > file->id.bytes) end = file->id.bytes;
-    while (offset < end) {
-        uint64_t window = air_round_down(offset, air_page_bytes());
-        uint64_t stop = air_min_u64(window + window_bytes, end);
-        total += resident_bytes(file->fd, window, offset, stop);
-        offset = stop;
-    }
-    return total;
 }
 
 uint64_t air_file_identity(const air_file *file)
