@@ -200,7 +200,11 @@ static void call_f16(void *context)
 static void call_attention(void *context)
 {
     const function_call *c = context;
-    c->ops->attention(&c->attention);
+    air_attention_args a = c->attention;
+    for (a.segment = 0; a.segment * AIR_SEGMENT_POSITIONS < POSITIONS; a.segment++) {
+        c->ops->attention(&a);
+        c->ops->attention_merge(&a);
+    }
 }
 
 static const struct function {
@@ -215,12 +219,13 @@ static const struct function {
 static void bench_attention(const air_ops *ops, const memory *m, const bounds *b, int64_t rows)
 {
     const void *k[BLOCKS], *v[BLOCKS];
+    air_attention_total totals[64 * HEADS];
     size_t block = (size_t)AIR_BLOCK_POSITIONS * DIM;
     for (size_t i = 0; i < BLOCKS; i++) k[i] = m->kv + i * block, v[i] = m->kv + (BLOCKS + i) * block;
     function_call call = {ops, m, {
-        .q = m->x, .out = m->y, .scratch = m->scratch, .k_blocks = k, .v_blocks = v, .type = AIR_STATE_F16, .rows = rows,
+        .q = m->x, .out = m->y, .totals = totals, .scratch = m->scratch, .k_blocks = k, .v_blocks = v, .type = AIR_STATE_F16, .rows = rows,
         .q_stride = HEADS * DIM, .out_stride = HEADS * DIM, .positions = POSITIONS - rows + 1, .window = INT64_MAX, .group = HEADS,
-        .head_dim = DIM, .value_dim = DIM, .k_stride = DIM, .v_stride = DIM, .scale = 0.1f,
+        .head_dim = DIM, .value_dim = DIM, .scale = 0.1f,
     }};
     double adds = 2.0 * DIM * HEADS * (double)rows * (POSITIONS - (double)(rows - 1) / 2); /* q by k, and the weights by v */
     figure one = {.tier = ops->name, .kernel = "attention", .from = "L2", .n = rows, .bytes = 4.0 * DIM * POSITIONS, .ops = 2 * adds,
