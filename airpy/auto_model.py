@@ -84,7 +84,7 @@ class AutoModel:
             "io": _one_of("io", io, ("auto", "direct", "mmap")),
             "threads": check_count("threads", threads, _core.MAX_THREADS),
             "n_ctx": check_count("n_ctx", n_ctx),
-            "kv_dtype": _one_of("kv_dtype", kv_dtype, ("f16", "f32")),
+            "kv_dtype": _one_of("kv_dtype", kv_dtype, ("f16", "f32", "q8_0")),
         }
         return open_model(path, options, plan=plan, progress=check_progress(progress), bandwidths=bandwidths)
 
