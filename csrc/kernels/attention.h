@@ -84,7 +84,7 @@ AIR_INLINE void attend_block(const attention_work *w, int64_t lo, int64_t hi, in
     float *scores = w->scores + first * AIR_BLOCK_POSITIONS, *p = scores + (lo - start);
     attention_matrix k = attention_keys(a, block), v = attention_values(a, block, lo - start, hi - start);
     k.ahead = (const char *)v.data;
-    v.ahead = (const char *)a->k_blocks[hi < w->end ? block + 1 : block] + a->k_offset;
+    v.ahead = (const char *)a->k_blocks[start + AIR_BLOCK_POSITIONS < w->end ? block + 1 : block] + a->k_offset;
     w->parts->scores[a->type](&k, w->q + first * a->head_dim, a->head_dim, scores, heads);
     for (int64_t h = 0; h < heads; h++) w->parts->softmax(p + h * AIR_BLOCK_POSITIONS, hi - lo, a, &w->state[first + h]);
     w->parts->add_values[a->type](&v, p, w->state + first, w->out + first * v.columns, heads);
