@@ -43,7 +43,7 @@ AIR_INLINE void step(vf acc[V_ROWS][V_COLUMNS], const uint8_t *w, size_t row_byt
 }
 
 AIR_INLINE void rectangle(const uint8_t *w, size_t row_bytes, const float *x, size_t stride, int64_t k, float *y, size_t y_stride,
-                          int R, int C, load_fn load, load_n_fn load_n)
+                          int64_t y_step, int R, int C, load_fn load, load_n_fn load_n)
 {
     vf total[V_ROWS][V_COLUMNS];
     for (int r = 0; r < R; r++)
@@ -66,20 +66,20 @@ AIR_INLINE void rectangle(const uint8_t *w, size_t row_bytes, const float *x, si
         }
     }
     for (int r = 0; r < R; r++)
-        for (int c = 0; c < C; c++) y[(size_t)c * y_stride + (size_t)r] = v_sum(total[r][c]);
+        for (int c = 0; c < C; c++) y[(int64_t)y_stride * c + y_step * r] = v_sum(total[r][c]);
 }
 
 /* As many columns at once as registers hold; the last ones by two, and one if it must be. */
-AIR_INLINE void some_rows(const uint8_t *w, size_t row_bytes, const air_columns *x, float *y, size_t y_stride, int R, load_fn load,
-                          load_n_fn load_n)
+AIR_INLINE void some_rows(const uint8_t *w, size_t row_bytes, const air_columns *x, float *y, size_t y_stride, int64_t y_step, int R,
+                          load_fn load, load_n_fn load_n)
 {
     for (int64_t c = 0; c < x->n;) {
         const float *column = x->f32 + (size_t)c * x->f32_stride;
         float *out = y + (size_t)c * y_stride;
         int64_t left = x->n - c, C = left >= V_COLUMNS + 2 || left == V_COLUMNS ? V_COLUMNS : left > 1 ? 2 : 1;
-        if (C == V_COLUMNS) rectangle(w, row_bytes, column, x->f32_stride, x->k, out, y_stride, R, V_COLUMNS, load, load_n);
-        else if (C == 2) rectangle(w, row_bytes, column, x->f32_stride, x->k, out, y_stride, R, 2, load, load_n);
-        else rectangle(w, row_bytes, column, x->f32_stride, x->k, out, y_stride, R, 1, load, load_n);
+        if (C == V_COLUMNS) rectangle(w, row_bytes, column, x->f32_stride, x->k, out, y_stride, y_step, R, V_COLUMNS, load, load_n);
+        else if (C == 2) rectangle(w, row_bytes, column, x->f32_stride, x->k, out, y_stride, y_step, R, 2, load, load_n);
+        else rectangle(w, row_bytes, column, x->f32_stride, x->k, out, y_stride, y_step, R, 1, load, load_n);
         c += C;
     }
 }
@@ -87,10 +87,12 @@ AIR_INLINE void some_rows(const uint8_t *w, size_t row_bytes, const air_columns 
 AIR_INLINE void product(const uint8_t *w, size_t row_bytes, int64_t rows, const air_columns *x, float *y, size_t y_stride,
                         load_fn load, load_n_fn load_n)
 {
-    int64_t r = 0;
-    for (; r + V_ROWS <= rows; r += V_ROWS)
-        some_rows(w + (size_t)r * row_bytes, row_bytes, x, y + r, y_stride, V_ROWS, load, load_n);
-    for (; r < rows; r++) some_rows(w + (size_t)r * row_bytes, row_bytes, x, y + r, y_stride, 1, load, load_n);
+    int64_t r = 0, near = x->n > 1, apart = near ? 1 : rows / V_ROWS; /* of one column far apart: each row begins a stream of its own */
+    for (; r < rows / V_ROWS; r++) {
+        int64_t first = near ? r * V_ROWS : r;
+        some_rows(w + (size_t)first * row_bytes, (size_t)apart * row_bytes, x, y + first, y_stride, apart, V_ROWS, load, load_n);
+    }
+    for (r *= V_ROWS; r < rows; r++) some_rows(w + (size_t)r * row_bytes, row_bytes, x, y + r, y_stride, 1, 1, load, load_n);
 }
 
 #define PRODUCT(type)                                                                                                              \

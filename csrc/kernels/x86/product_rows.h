@@ -17,8 +17,11 @@ AIR_INLINE void product(const void *weights, size_t row_bytes, int64_t rows, con
     const uint8_t *w = weights;
     int64_t r = 0;
     if (x->n == 1) {
-        for (; r + ONE_ROWS <= rows; r += ONE_ROWS) one_column(w + (size_t)r * row_bytes, row_bytes, x, y + r, ONE_ROWS, f);
-        for (; r < rows; r++) one_column(w + (size_t)r * row_bytes, row_bytes, x, y + r, 1, f);
+        /* Rows side by side lie far apart: what follows each is a stream of its own for the prefetchers, which take those within a page
+         * for one. */
+        int64_t apart = rows / ONE_ROWS;
+        for (; r < apart; r++) one_column(w + (size_t)r * row_bytes, (size_t)apart * row_bytes, x, y + r, apart, ONE_ROWS, f);
+        for (r = apart * ONE_ROWS; r < rows; r++) one_column(w + (size_t)r * row_bytes, row_bytes, x, y + r, 1, 1, f);
         return;
     }
     for (; r + ROWS <= rows; r += ROWS) some_rows(w + (size_t)r * row_bytes, row_bytes, x, y + r, y_stride, ROWS, f);

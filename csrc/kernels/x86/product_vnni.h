@@ -109,11 +109,11 @@ AIR_INLINE vf take_bias(vf acc, const row_scales *r, const column *x, const tile
     return v_fnma(vb_floats(vb_madd16(r->bias_sub, x->sums)), v_mul(r->bias, x->bias), acc);
 }
 
-AIR_INLINE void store_rows(float *y, vf acc, int R)
+AIR_INLINE void store_rows(float *y, int64_t y_step, vf acc, int R)
 {
     AIR__UNROLL
     for (int r = 0; r < VB_ROWS; r++)
-        if (r < R) y[r] = add_elements(v_row(acc, r));
+        if (r < R) y[r * y_step] = add_elements(v_row(acc, r));
 }
 
 /* ---- one column ---- */
@@ -163,8 +163,9 @@ AIR_INLINE void unpack_rows(row_set tile, vb *groups, const tile_format *f)
     for (int g = 0; g < GROUPS; g++) groups[g] = vb_join(each[0][g], each[VB_ROWS - 1][g]);
 }
 
-/* R rows. */
-AIR_INLINE void one_column(const uint8_t *w, size_t row_bytes, const air_columns *x, float *y, int R, const tile_format *f)
+/* R rows, row_bytes apart, results y_step. */
+AIR_INLINE void one_column(const uint8_t *w, size_t row_bytes, const air_columns *x, float *y, int64_t y_step, int R,
+                           const tile_format *f)
 {
     const tile_shape *s = &f->shape;
     vf acc[ONE_ROWS];
@@ -174,7 +175,7 @@ AIR_INLINE void one_column(const uint8_t *w, size_t row_bytes, const air_columns
         air__q8_pad pad;
         air_q8 q8 = air__q8_tile(&pad, x, 0, at);
         column col = column_of(&q8, q8.q, s);
-        air__prefetch_next_rows(w, row_bytes, (size_t)(at / TILE) * s->bytes, s->bytes, R);
+        air__prefetch_rows(w, row_bytes, (size_t)(at / TILE) * s->bytes, s->bytes, R);
         AIR__UNROLL
         for (int v = 0; v < vectors(R); v++) {
             rows_pad pads;
@@ -185,7 +186,7 @@ AIR_INLINE void one_column(const uint8_t *w, size_t row_bytes, const air_columns
         }
     }
     AIR__UNROLL
-    for (int v = 0; v < vectors(R); v++) store_rows(y + v * VB_ROWS, acc[v], R);
+    for (int v = 0; v < vectors(R); v++) store_rows(y + v * VB_ROWS * y_step, y_step, acc[v], R);
 }
 
 /* ---- more columns ---- */
@@ -276,7 +277,7 @@ AIR_INLINE void few_columns(const uint8_t *w, size_t row_bytes, const air_column
         for (; j < n; j++) add_columns(acc + j, &u, x, c + j, at, 1, R, s);
     }
     for (int64_t j = 0; j < n; j++)
-        for (int v = 0; v < vectors(R); v++) store_rows(y + (size_t)j * y_stride + (size_t)(v * VB_ROWS), acc[j][v], R);
+        for (int v = 0; v < vectors(R); v++) store_rows(y + (size_t)j * y_stride + (size_t)(v * VB_ROWS), 1, acc[j][v], R);
 }
 
 #include "product_rows.h"

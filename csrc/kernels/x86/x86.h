@@ -18,15 +18,27 @@
 #define AIR__IN_REGISTER(v) ((void)(v))
 #endif
 
-/* With R rows from w on read side by side, `bytes` of each at a time and now at offset: asks for what follows the R rows, in the
- * order of addresses and in step. Short rows side by side make streams that no hardware prefetcher follows. Into L2, whose misses
- * may be more than L1's: on Zen 4 one thread read Q8_0 at 20.6 GB/s so, 12.7 with prefetches into L1, 8.5 without any, where a
- * plain sum took 26. A page further than the R rows: of 1152 bytes they are too near, Q4_K came at 17.5 GB/s instead of 26. */
+/* `bytes` at p, into L2, whose misses may be more than L1's. */
+AIR_INLINE void air__prefetch(const uint8_t *p, size_t bytes)
+{
+    AIR__UNROLL
+    for (size_t line = 0; line < bytes; line += AIR_CACHE_LINE) _mm_prefetch((const char *)(p + line), _MM_HINT_T1);
+}
+
+/* With R rows from w on read side by side, far apart, `bytes` of each at a time and now at offset: asks for what follows in each. */
+AIR_INLINE void air__prefetch_rows(const uint8_t *w, size_t row_bytes, size_t offset, size_t bytes, int R)
+{
+    AIR__UNROLL
+    for (int r = 0; r < R; r++) air__prefetch(w + (size_t)r * row_bytes + offset + 2048, bytes);
+}
+
+/* The same with rows that follow each other: asks for what follows the R rows, in the order of addresses and in step. Short rows side
+ * by side make streams that no hardware prefetcher follows. On Zen 4 one thread read Q8_0 at 20.6 GB/s so, 12.7 with prefetches into
+ * L1, 8.5 without any, where a plain sum took 26. A page further than the R rows: of 1152 bytes they are too near, Q4_K came at
+ * 17.5 GB/s instead of 26. */
 AIR_INLINE void air__prefetch_next_rows(const uint8_t *w, size_t row_bytes, size_t offset, size_t bytes, int R)
 {
-    const uint8_t *next = w + (size_t)R * (row_bytes + offset) + 4096;
-    AIR__UNROLL
-    for (size_t line = 0; line < (size_t)R * bytes; line += AIR_CACHE_LINE) _mm_prefetch((const char *)(next + line), _MM_HINT_T1);
+    air__prefetch(w + (size_t)R * (row_bytes + offset) + 4096, (size_t)R * bytes);
 }
 
 /* 8 binary16 values, stride bytes apart. What follows each is read too. */

@@ -156,8 +156,9 @@ AIR_INLINE void add_rows(__m256 *acc, const uint8_t *tile, size_t stride, const 
 
 AIR_INLINE vb unpacked_group(const uint8_t *w, size_t stride, int g) { return vb_load(w + 32 * g, stride); }
 
-/* R rows of one column: a group of weights goes from its block into the sum without touching memory. */
-AIR_INLINE void one_column(const uint8_t *w, size_t row_bytes, const air_columns *x, float *y, int R, const tile_format *f)
+/* R rows of one column, row_bytes apart, results y_step: a group of weights goes from its block into the sum without touching memory. */
+AIR_INLINE void one_column(const uint8_t *w, size_t row_bytes, const air_columns *x, float *y, int64_t y_step, int R,
+                           const tile_format *f)
 {
     const tile_shape *s = &f->shape;
     int B = R < BLOCK_ROWS ? R : BLOCK_ROWS;
@@ -167,7 +168,7 @@ AIR_INLINE void one_column(const uint8_t *w, size_t row_bytes, const air_columns
         air__q8_pad pad;
         air_q8 q8 = air__q8_tile(&pad, x, 0, at);
         column col = column_of(&q8, q8.q, s);
-        air__prefetch_next_rows(w, row_bytes, (size_t)(at / TILE) * s->bytes, s->bytes, R);
+        air__prefetch_rows(w, row_bytes, (size_t)(at / TILE) * s->bytes, s->bytes, R);
         AIR__ROLLED
         for (int r = 0; r < R; r += B) {
             uint8_t row_pad[BLOCK_ROWS][MAX_TILE_BYTES];
@@ -188,7 +189,7 @@ AIR_INLINE void one_column(const uint8_t *w, size_t row_bytes, const air_columns
             else add_rows(&acc[r], tile, stride, t, &col, B, f->group, s);
         }
     }
-    for (int r = 0; r < R; r++) y[r] = add_elements(acc[r]);
+    for (int r = 0; r < R; r++) y[r * y_step] = add_elements(acc[r]);
 }
 
 /* ---- more columns ---- */
