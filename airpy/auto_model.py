@@ -201,7 +201,10 @@ def open_model(
 ) -> Model:
     """from_pretrained() with checked arguments. fresh: probe bandwidths anew. source: a slow or faulty disk, for tests. settle: may
     change the engine's options once all that a plan depends on is known."""
-    from airpy.tokenizer.build import memory_bytes  # before memory is watched: it brings a library, which is not the model's
+    # Before memory is watched: these bring libraries, which are not the model's. planning hashes with the first.
+    import hashlib  # noqa: F401
+
+    from airpy.tokenizer.build import memory_bytes
 
     with ExitStack() as undo:
         memory = MemoryWatch()
