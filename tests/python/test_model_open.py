@@ -87,7 +87,7 @@ def test_what_the_system_refuses_has_its_number_and_path(tmp_path, monkeypatch):
 
 def test_too_many_open_files_say_what_to_do():
     done = run_python(
-        "import resource, sys; from airpy import AutoModel, AirpyError; import airpy.auto_model, airpy.tokenizer.build, numpy\n"
+        "import hashlib, resource, sys; from airpy import AutoModel, AirpyError; import airpy.auto_model, airpy.tokenizer.build, numpy\n"
         "from airpy import _core\n"
         "files = []\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))\n"
