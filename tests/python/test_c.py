@@ -52,8 +52,8 @@ def test_the_bench_finds_products_in_any_case_and_says_where_there_is_none(execu
     found, missed = (
         subprocess.run([executables / "test_kernels", "--bench", part], capture_output=True, text=True) for part in ("ref f32", "q99")
     )
-    assert found.returncode == 0 and re.search(r"^ref +F32 +L2 ", found.stdout, re.M)
-    assert missed.returncode == 1 and 'no product matches "q99"' in missed.stdout
+    assert found.returncode == 0 and re.search(r"^ref +F32 +1 +L2 ", found.stdout, re.M)
+    assert missed.returncode == 1 and 'no kernel matches "q99"' in missed.stdout
 
 
 @pytest.mark.timeout(900)

@@ -49,11 +49,14 @@ static uint64_t process_anonymous(const char *status)
     return bytes;
 }
 
+/* glibc gives the first thread that allocates beside others an arena, and reserves this much for it (HEAP_MAX_SIZE). */
+#define ARENA_BYTES (64 * MIB)
+
 static uint64_t address_space(const char *status)
 {
     struct rlimit limit;
     if (getrlimit(RLIMIT_AS, &limit) || limit.rlim_cur == RLIM_INFINITY) return AIR_MEMORY_UNLIMITED;
-    return air__memory_room(limit.rlim_cur, air__parse_field(status, "VmSize") * KIB);
+    return air__memory_room(limit.rlim_cur, air__parse_field(status, "VmSize") * KIB + ARENA_BYTES);
 }
 
 /* Keeps the group with the least room left: an ancestor's larger limit may be nearly used up by our siblings. */

@@ -52,6 +52,20 @@ static void block_signals(sigset_t *before)
     (void)pthread_sigmask(SIG_SETMASK, &set, before);
 }
 
+/* The usual 8 MiB a thread, pages never touched, would count against a limit on address space; our frames are some tens of KiB. */
+enum { STACK_BYTES = 1 << 20 };
+
+static int start_thread(air_thread *t)
+{
+    pthread_attr_t attributes;
+    int refused = pthread_attr_init(&attributes);
+    if (refused) return refused;
+    (void)pthread_attr_setstacksize(&attributes, STACK_BYTES);
+    refused = pthread_create(&t->id, &attributes, thread_main, t);
+    (void)pthread_attr_destroy(&attributes);
+    return refused;
+}
+
 air_status air_thread_start(air_thread **out, const char *name, void (*run)(void *), void *context, air_error *err)
 {
     *out = NULL;
@@ -63,7 +77,7 @@ air_status air_thread_start(air_thread **out, const char *name, void (*run)(void
 
     sigset_t before;
     block_signals(&before);
-    int refused = air_alloc_should_fail() ? EAGAIN : pthread_create(&t->id, NULL, thread_main, t);
+    int refused = air_alloc_should_fail() ? EAGAIN : start_thread(t);
     (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (refused) {
         air_free(t);
