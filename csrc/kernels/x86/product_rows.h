@@ -1,6 +1,38 @@
-/* Rows and columns of a product in pieces of the sizes that a family's one_column() and few_columns() are made for, included after them. */
+/* Rows and columns of a product in pieces of the sizes that a family's one_column() and add_columns() are made for, included after them. */
 #ifndef AIR_KERNELS_X86_PRODUCT_ROWS_H
 #define AIR_KERNELS_X86_PRODUCT_ROWS_H
+
+/* What is asked for while a tile of R rows meets n columns, the bytes of as many further on. */
+AIR_INLINE ahead what_follows(const uint8_t *w, size_t row_bytes, int64_t at, int64_t n, int together, int R, size_t bytes)
+{
+    int64_t columns = n / together + n % together / 2 + n % together % 2, times = columns * ((vectors(R) + BLOCK_VECTORS - 1) / BLOCK_VECTORS);
+    size_t lines = (size_t)R * bytes / AIR_CACHE_LINE;
+    return (ahead){w + (size_t)R * (row_bytes + (size_t)(at / TILE) * bytes), (lines + (size_t)times - 1) / (size_t)times};
+}
+
+/* R rows, columns [c, c + n), n <= COLUMNS. */
+AIR_INLINE void few_columns(const uint8_t *w, size_t row_bytes, const air_columns *x, int64_t c, int64_t n, float *y,
+                            size_t y_stride, int R, const tile_format *f)
+{
+    const tile_shape *s = &f->shape;
+    int together = R > 1 ? columns_together(s) : 1; /* one row is not worth the code */
+    vf acc[COLUMNS][ROWS / VB_ROWS];
+    for (int64_t j = 0; j < n; j++)
+        for (int v = 0; v < vectors(R); v++) acc[j][v] = v_zero();
+    for (int64_t at = 0; at < x->k; at += TILE) {
+        unpacked u;
+        int64_t j = 0;
+        ahead next = what_follows(w, row_bytes, at, n, together, R, s->bytes);
+        unpack(&u, w, row_bytes, at, x->k - at, R, f);
+        if (together > 2)
+            for (; j + BLOCK_COLUMNS <= n; j += BLOCK_COLUMNS) add_columns(acc + j, &u, x, c + j, at, BLOCK_COLUMNS, R, s, &next);
+        if (together > 1)
+            for (; j + 2 <= n; j += 2) add_columns(acc + j, &u, x, c + j, at, 2, R, s, &next);
+        for (; j < n; j++) add_columns(acc + j, &u, x, c + j, at, 1, R, s, &next);
+    }
+    for (int64_t j = 0; j < n; j++)
+        for (int v = 0; v < vectors(R); v++) store_rows(y + (size_t)j * y_stride + (size_t)(v * VB_ROWS), 1, acc[j][v], R);
+}
 
 AIR_INLINE void some_rows(const uint8_t *w, size_t row_bytes, const air_columns *x, float *y, size_t y_stride, int R,
                           const tile_format *f)

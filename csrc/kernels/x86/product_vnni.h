@@ -28,8 +28,6 @@ typedef struct row_set {
     size_t stride;
 } row_set;
 
-AIR_INLINE int vectors(int R) { return R < VB_ROWS ? 1 : R / VB_ROWS; }
-
 AIR_INLINE row_set rows_at(const uint8_t *w, size_t row_bytes, int vector, int R)
 {
     return (row_set){w + (size_t)(vector * VB_ROWS) * row_bytes, R < VB_ROWS ? 0 : row_bytes};
@@ -107,13 +105,6 @@ AIR_INLINE vf take_bias(vf acc, const row_scales *r, const column *x, const tile
     if (!s->has_bias) return acc;
     if (s->scaling != SCALE_HALF) return v_fnma(r->bias, x->bias, acc);
     return v_fnma(vb_floats(vb_madd16(r->bias_sub, x->sums)), v_mul(r->bias, x->bias), acc);
-}
-
-AIR_INLINE void store_rows(float *y, int64_t y_step, vf acc, int R)
-{
-    AIR__UNROLL
-    for (int r = 0; r < VB_ROWS; r++)
-        if (r < R) y[r * y_step] = add_elements(v_row(acc, r));
 }
 
 /* ---- one column ---- */
@@ -242,7 +233,7 @@ AIR_INLINE void add_block(vf (*acc)[ROWS / VB_ROWS], const unpacked *u, int firs
 }
 
 AIR_INLINE void add_columns(vf (*acc)[ROWS / VB_ROWS], const unpacked *u, const air_columns *x, int64_t c, int64_t at, int C, int R,
-                            const tile_shape *s)
+                            const tile_shape *s, ahead *next)
 {
     int V = vectors(R), B = V < BLOCK_VECTORS ? V : BLOCK_VECTORS;
     column col[BLOCK_COLUMNS];
@@ -255,30 +246,12 @@ AIR_INLINE void add_columns(vf (*acc)[ROWS / VB_ROWS], const unpacked *u, const 
     AIR__ROLLED
     for (int v = 0; v < V; v += B) {
         AIR__FORGET();
+        ask_ahead(next);
         add_block(acc, u, v, col, B, C, s);
     }
 }
 
-/* R rows, columns [c, c + n), n <= COLUMNS. */
-AIR_INLINE void few_columns(const uint8_t *w, size_t row_bytes, const air_columns *x, int64_t c, int64_t n, float *y,
-                            size_t y_stride, int R, const tile_format *f)
-{
-    const tile_shape *s = &f->shape;
-    vf acc[COLUMNS][ROWS / VB_ROWS];
-    for (int64_t j = 0; j < n; j++)
-        for (int v = 0; v < vectors(R); v++) acc[j][v] = v_zero();
-    for (int64_t at = 0; at < x->k; at += TILE) {
-        unpacked u;
-        int64_t j = 0;
-        air__prefetch_next_rows(w, row_bytes, (size_t)(at / TILE) * s->bytes, s->bytes, R);
-        unpack(&u, w, row_bytes, at, x->k - at, R, f);
-        if (R > 1) /* one row is not worth the code */
-            for (; j + BLOCK_COLUMNS <= n; j += BLOCK_COLUMNS) add_columns(acc + j, &u, x, c + j, at, BLOCK_COLUMNS, R, s);
-        for (; j < n; j++) add_columns(acc + j, &u, x, c + j, at, 1, R, s);
-    }
-    for (int64_t j = 0; j < n; j++)
-        for (int v = 0; v < vectors(R); v++) store_rows(y + (size_t)j * y_stride + (size_t)(v * VB_ROWS), 1, acc[j][v], R);
-}
+AIR_INLINE int columns_together(const tile_shape *s) { return (void)s, BLOCK_COLUMNS; }
 
 #include "product_rows.h"
 

@@ -62,6 +62,29 @@ AIR_INLINE float add_elements(__m256 v)
     return _mm_cvtss_f32(_mm_add_ss(a, _mm_movehdup_ps(a)));
 }
 
+/* ---- vectors of rows ---- */
+
+AIR_INLINE int vectors(int R) { return R < VB_ROWS ? 1 : R / VB_ROWS; }
+
+AIR_INLINE void store_rows(float *y, int64_t y_step, vf acc, int R)
+{
+    AIR__UNROLL
+    for (int r = 0; r < VB_ROWS; r++)
+        if (r < R) y[r * y_step] = add_elements(v_row(acc, r));
+}
+
+/* Weights that follow the rows in work, asked for a few lines between one block of sums and the next: where the reads of many lines
+ * wait for memory at once, those of weights already near wait behind them. */
+typedef struct ahead {
+    const uint8_t *at;
+    size_t lines; /* each time */
+} ahead;
+
+AIR_INLINE void ask_ahead(ahead *next)
+{
+    for (size_t i = 0; i < next->lines; i++, next->at += AIR_CACHE_LINE) air__prefetch(next->at, 1);
+}
+
 #define PRODUCT(type, ...) PRODUCT_OF(type, .group = group_##type, __VA_ARGS__)
 #define PRODUCT_UNPACKED(type, ...) PRODUCT_OF(type, .unpack = unpack_##type, __VA_ARGS__)
 #define PRODUCT_OF(type, from, ...)                                                                                                \

@@ -32,15 +32,6 @@ AIR_INLINE void air__prefetch_rows(const uint8_t *w, size_t row_bytes, size_t of
     for (int r = 0; r < R; r++) air__prefetch(w + (size_t)r * row_bytes + offset + 2048, bytes);
 }
 
-/* The same with rows that follow each other: asks for what follows the R rows, in the order of addresses and in step. Short rows side
- * by side make streams that no hardware prefetcher follows. On Zen 4 one thread read Q8_0 at 20.6 GB/s so, 12.7 with prefetches into
- * L1, 8.5 without any, where a plain sum took 26. A page further than the R rows: of 1152 bytes they are too near, Q4_K came at
- * 17.5 GB/s instead of 26. */
-AIR_INLINE void air__prefetch_next_rows(const uint8_t *w, size_t row_bytes, size_t offset, size_t bytes, int R)
-{
-    air__prefetch(w + (size_t)R * (row_bytes + offset) + 4096, (size_t)R * bytes);
-}
-
 /* 8 binary16 values, stride bytes apart. What follows each is read too. */
 AIR_INLINE __m128i air__halves(const uint8_t *p, size_t stride)
 {

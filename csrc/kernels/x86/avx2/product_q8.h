@@ -24,7 +24,7 @@
 #include "bytes.h"
 #include "kernels/x86/tile.h"
 
-enum { BLOCK_ROWS = 2, BLOCK_COLUMNS = 4 };
+enum { BLOCK_ROWS = 2, BLOCK_VECTORS = BLOCK_ROWS, BLOCK_COLUMNS = 4 };
 
 /* Rows side by side: of one column as many as the prefetches are fit for; of more, twice that, as all their activations pass by once for
  * so many rows. */
@@ -219,7 +219,7 @@ AIR_INLINE void unpack(unpacked *u, const uint8_t *w, size_t row_bytes, int64_t 
 }
 
 /* Adds R rows' products with C columns to their sums. */
-AIR_INLINE void add_block(__m256 (*acc)[ROWS], const unpacked *u, int first, const column *x, int R, int C, const tile_shape *s)
+AIR_INLINE void add_block(vf (*acc)[ROWS], const unpacked *u, int first, const column *x, int R, int C, const tile_shape *s)
 {
     __m256i sums[BLOCK_ROWS][BLOCK_COLUMNS], pairs[BLOCK_ROWS][BLOCK_COLUMNS];
     int each = GROUPS / s->parts, halves = s->scaling == SCALE_FLOAT_HALF;
@@ -244,6 +244,7 @@ AIR_INLINE void add_block(__m256 (*acc)[ROWS], const unpacked *u, int first, con
                 if (j % each < each - 1) continue;
                 p = _mm256_madd_epi16(pairs[r][c], t->sub[j / 4]);
                 sums[r][c] = j >= each && !halves ? add_32(sums[r][c], p) : p;
+                if (each == 1) AIR__IN_REGISTER(sums[r][c]);
                 if (j == GROUPS - 1 || halves)
                     acc[c][first + r] = add_sums(acc[c][first + r], sums[r][c], t->scale[halves ? j / 4 : 0], x[c].scale);
                 if (j == GROUPS - 1) acc[c][first + r] = take_bias(acc[c][first + r], t, &x[c], s);
@@ -252,8 +253,8 @@ AIR_INLINE void add_block(__m256 (*acc)[ROWS], const unpacked *u, int first, con
     }
 }
 
-AIR_INLINE void add_columns(__m256 (*acc)[ROWS], const unpacked *u, const air_columns *x, int64_t c, int64_t at, int C, int R,
-                            const tile_shape *s)
+AIR_INLINE void add_columns(vf (*acc)[ROWS], const unpacked *u, const air_columns *x, int64_t c, int64_t at, int C, int R,
+                            const tile_shape *s, ahead *next)
 {
     int B = R < BLOCK_ROWS ? R : BLOCK_ROWS;
     column col[BLOCK_COLUMNS];
@@ -266,32 +267,13 @@ AIR_INLINE void add_columns(__m256 (*acc)[ROWS], const unpacked *u, const air_co
     AIR__ROLLED
     for (int r = 0; r < R; r += B) {
         AIR__FORGET();
+        ask_ahead(next);
         add_block(acc, u, r, col, B, C, s);
     }
 }
 
-/* R rows, columns [c, c + n), n <= COLUMNS. */
-AIR_INLINE void few_columns(const uint8_t *w, size_t row_bytes, const air_columns *x, int64_t c, int64_t n, float *y,
-                            size_t y_stride, int R, const tile_format *f)
-{
-    const tile_shape *s = &f->shape;
-    __m256 acc[COLUMNS][ROWS];
-    for (int64_t j = 0; j < n; j++)
-        for (int r = 0; r < R; r++) acc[j][r] = _mm256_setzero_ps();
-    for (int64_t at = 0; at < x->k; at += TILE) {
-        unpacked u;
-        int64_t j = 0;
-        air__prefetch_next_rows(w, row_bytes, (size_t)(at / TILE) * s->bytes, s->bytes, R);
-        unpack(&u, w, row_bytes, at, x->k - at, R, f);
-        if (R > 1 && s->parts == 1) /* else there are more sums than registers, or too few rows to be worth the code */
-            for (; j + 4 <= n; j += 4) add_columns(acc + j, &u, x, c + j, at, 4, R, s);
-        if (R > 1)
-            for (; j + 2 <= n; j += 2) add_columns(acc + j, &u, x, c + j, at, 2, R, s);
-        for (; j < n; j++) add_columns(acc + j, &u, x, c + j, at, 1, R, s);
-    }
-    for (int64_t j = 0; j < n; j++)
-        for (int r = 0; r < R; r++) y[(size_t)j * y_stride + (size_t)r] = add_elements(acc[j][r]);
-}
+/* Others have more sums than registers for a block of four columns. */
+AIR_INLINE int columns_together(const tile_shape *s) { return s->parts == 1 || s->parts == 8 ? BLOCK_COLUMNS : 2; }
 
 #include "kernels/x86/product_rows.h"
 
