@@ -188,6 +188,16 @@ typedef struct unpacked {
     row_scales scales[ROWS / VB_ROWS];
 } unpacked;
 
+AIR_INLINE void take_groups(vb *groups, row_set tile, const tile_format *f)
+{
+    if (f->unpack) {
+        unpack_rows(tile, groups, f);
+        return;
+    }
+    AIR__UNROLL
+    for (int g = 0; g < GROUPS; g++) groups[g] = f->group(tile.w, tile.stride, g);
+}
+
 AIR_INLINE void unpack(unpacked *u, const uint8_t *w, size_t row_bytes, int64_t at, int64_t left, int R, const tile_format *f)
 {
     AIR__ROLLED
@@ -195,13 +205,14 @@ AIR_INLINE void unpack(unpacked *u, const uint8_t *w, size_t row_bytes, int64_t 
         rows_pad pad;
         row_set tile = tile_of(rows_at(w, row_bytes, v, R), pad, at, left, f->shape.bytes);
         vb groups[GROUPS];
-        if (f->unpack) unpack_rows(tile, groups, f);
+        if (f->turned) {
+            f->turned(tile.w, tile.stride, groups);
+        } else {
+            take_groups(groups, tile, f);
+            turn(groups);
+        }
         AIR__UNROLL
-        for (int g = 0; g < GROUPS; g++)
-            groups[g] = unsigned_bytes(f->unpack ? groups[g] : f->group(tile.w, tile.stride, g), &f->shape);
-        vb_turn(groups);
-        AIR__UNROLL
-        for (int g = 0; g < GROUPS; g++) u->w[v][g] = groups[g];
+        for (int g = 0; g < GROUPS; g++) u->w[v][g] = unsigned_bytes(groups[g], &f->shape);
         u->scales[v] = scales_of(tile, f);
     }
 }

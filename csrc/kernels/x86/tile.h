@@ -39,6 +39,7 @@ typedef struct tile_scales {
 /* stride: bytes from one row of a vector to the next. */
 typedef struct tile_format {
     vb (*group)(const uint8_t *w, size_t stride, int g);
+    void (*turned)(const uint8_t *w, size_t stride, vb *groups); /* all groups turned, where bytes can be turned before they are taken apart */
     void (*unpack)(const uint8_t *w, __m256i *groups); /* in its place, of one row: where much is done for all groups at once, or in too many registers */
     void (*scales)(const uint8_t *w, tile_scales *t);
     tile_shape shape;
@@ -47,6 +48,30 @@ typedef struct tile_format {
 AIR_INLINE __m256i load_q(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
 AIR_INLINE __m128i load_half(const void *p) { return _mm_loadu_si128((const __m128i *)p); }
 AIR_INLINE __m256i load_twice(const void *p) { return _mm256_broadcastsi128_si256(load_half(p)); } /* to both lanes */
+
+/* Dwords by 4 x 4 in each 16-byte lane. */
+AIR_INLINE void turn_lanes(vb v[4])
+{
+    vb a = vb_unpack_low32(v[0], v[1]), b = vb_unpack_high32(v[0], v[1]);
+    vb c = vb_unpack_low32(v[2], v[3]), d = vb_unpack_high32(v[2], v[3]);
+    v[0] = vb_unpack_low64(a, c);
+    v[1] = vb_unpack_high64(a, c);
+    v[2] = vb_unpack_low64(b, d);
+    v[3] = vb_unpack_high64(b, d);
+}
+
+/* Each row's groups to what ops.h calls turned: dwords by 8 x 8. */
+AIR_INLINE void turn(vb groups[GROUPS])
+{
+    turn_lanes(groups);
+    turn_lanes(groups + 4);
+    AIR__UNROLL
+    for (int j = 0; j < 4; j++) {
+        vb low = groups[j], high = groups[j + 4];
+        groups[j] = vb_low_lanes(low, high);
+        groups[j + 4] = vb_high_lanes(low, high);
+    }
+}
 
 /* A copy of a row's last, shorter tile, filled up with zeros. */
 AIR_INLINE const uint8_t *pad_tile(uint8_t pad[MAX_TILE_BYTES], const uint8_t *tile, int64_t left, size_t bytes)
@@ -85,12 +110,13 @@ AIR_INLINE void ask_ahead(ahead *next)
     for (size_t i = 0; i < next->lines; i++, next->at += AIR_CACHE_LINE) air__prefetch(next->at, 1);
 }
 
-#define PRODUCT(type, ...) PRODUCT_OF(type, .group = group_##type, __VA_ARGS__)
-#define PRODUCT_UNPACKED(type, ...) PRODUCT_OF(type, .unpack = unpack_##type, __VA_ARGS__)
-#define PRODUCT_OF(type, from, ...)                                                                                                \
+#define PRODUCT(type, ...) PRODUCT_OF(type, .group = group_##type, .turned = NULL, __VA_ARGS__)
+#define PRODUCT_TURNED(type, ...) PRODUCT_OF(type, .group = group_##type, .turned = turned_##type, __VA_ARGS__)
+#define PRODUCT_UNPACKED(type, ...) PRODUCT_OF(type, .unpack = unpack_##type, .turned = NULL, __VA_ARGS__)
+#define PRODUCT_OF(type, from, from_turned, ...)                                                                                   \
     static void product_##type(const void *w, size_t row_bytes, int64_t rows, const air_columns *x, float *y, size_t y_stride)    \
     {                                                                                                                              \
-        static const tile_format format = {from, .scales = scales_##type, .shape = {__VA_ARGS__}};                                 \
+        static const tile_format format = {from, from_turned, .scales = scales_##type, .shape = {__VA_ARGS__}};                    \
         product(w, row_bytes, rows, x, y, y_stride, &format);                                                                      \
     }
 

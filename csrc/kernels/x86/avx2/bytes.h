@@ -31,12 +31,20 @@ AIR_INLINE vb vb_load_16(const void *p, size_t stride)
     return vb_repeat_16(_mm_loadu_si128((const __m128i *)p));
 }
 
+/* 16 bytes at p, then 16 at q. */
+AIR_INLINE vb vb_load_two(const void *p, const void *q, size_t stride)
+{
+    (void)stride;
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)p)), _mm_loadu_si128((const __m128i *)q), 1);
+}
+
 AIR_INLINE vb vb_and(vb a, vb b) { return _mm256_and_si256(a, b); }
 AIR_INLINE vb vb_or(vb a, vb b) { return _mm256_or_si256(a, b); }
 AIR_INLINE vb vb_xor(vb a, vb b) { return _mm256_xor_si256(a, b); }
 AIR_INLINE vb vb_sll16(vb v, int n) { return _mm256_slli_epi16(v, n); }
 AIR_INLINE vb vb_srl16(vb v, int n) { return _mm256_srli_epi16(v, n); }
 AIR_INLINE vb vb_srlv64(vb v, vb n) { return _mm256_srlv_epi64(v, n); }
+AIR_INLINE vb vb_srlv32(vb v, vb n) { return _mm256_srlv_epi32(v, n); }
 AIR_INLINE vb vb_pick(vb table, vb index) { return _mm256_shuffle_epi8(table, index); } /* in 16-byte lanes */
 
 /* Bytes that are all ones where the bit of 32 is set. */
@@ -63,11 +71,19 @@ AIR_INLINE vb vb_unpack_high32(vb a, vb b) { return _mm256_unpackhi_epi32(a, b);
 AIR_INLINE vb vb_unpack_low64(vb a, vb b) { return _mm256_unpacklo_epi64(a, b); }
 AIR_INLINE vb vb_unpack_high64(vb a, vb b) { return _mm256_unpackhi_epi64(a, b); }
 
+/* Dword j of each 16-byte lane of a, twice, and of b. */
+AIR_INLINE vb vb_twice32(vb a, vb b, int j)
+{
+    __m256 x = _mm256_castsi256_ps(a), y = _mm256_castsi256_ps(b);
+    return _mm256_castps_si256(j == 0   ? _mm256_shuffle_ps(x, y, 0x00)
+                               : j == 1 ? _mm256_shuffle_ps(x, y, 0x55)
+                               : j == 2 ? _mm256_shuffle_ps(x, y, 0xaa)
+                                        : _mm256_shuffle_ps(x, y, 0xff));
+}
+
 /* The first 16 bytes of a's rows and of b's, and the second. */
 AIR_INLINE vb vb_low_lanes(vb a, vb b) { return _mm256_permute2x128_si256(a, b, 0x20); }
 AIR_INLINE vb vb_high_lanes(vb a, vb b) { return _mm256_permute2x128_si256(a, b, 0x31); }
-
-AIR_INLINE void vb_turn(vb groups[8]) { air__turn(groups); } /* to what ops.h calls turned */
 
 AIR_INLINE __m256 v_row(vf v, int r) { return (void)r, v; }
 

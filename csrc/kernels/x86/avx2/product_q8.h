@@ -30,11 +30,10 @@ enum { BLOCK_ROWS = 2, BLOCK_VECTORS = BLOCK_ROWS, BLOCK_COLUMNS = 4 };
  * so many rows. */
 enum { ONE_ROWS = 4, ROWS = 8, COLUMNS = 32 };
 
-AIR_INLINE void take_scales(tile_scales *t, const uint8_t *tile, const tile_format *f)
+/* The integers of each group, or of its first or second half. */
+AIR_INLINE __m256i integers_of(const tile_scales *t, int half, const tile_shape *s)
 {
-    f->scales(tile, t);
-    if (has_floats(&f->shape)) t->sub[0] = _mm256_set1_epi16(1);
-    if (f->shape.scaling != SCALE_HALF) t->sub[1] = t->sub[0];
+    return has_floats(s) ? _mm256_set1_epi16(1) : t->sub[s->scaling == SCALE_HALF ? half : 0];
 }
 
 /* Of a tile's activations; q stays in memory, in the order of the one column, or turned. */
@@ -122,7 +121,7 @@ AIR_INLINE __m256 add_fours(__m256 acc, __m256i v0123, __m256i v4567, const tile
         return add_sums(add_sums(acc, first, t->scale[0], x->scale), second, t->scale[1], x->scale);
     }
     __m256i first = _mm256_blend_epi32(v0123, v4567, 0xf0), second = _mm256_permute2x128_si256(v0123, v4567, 0x21);
-    __m256i sums = s->parts == 1 ? _mm256_madd_epi16(add_16(first, second), t->sub[0]) : add_32(first, second);
+    __m256i sums = s->parts == 1 ? _mm256_madd_epi16(add_16(first, second), integers_of(t, 0, s)) : add_32(first, second);
     return take_bias(add_sums(acc, sums, t->scale[0], x->scale), t, x, s);
 }
 
@@ -135,7 +134,10 @@ AIR_INLINE void add_rows(__m256 *acc, const uint8_t *tile, size_t stride, const 
     for (int half = 0; half < 2; half++) {
         __m256i two[2][BLOCK_ROWS], sub[BLOCK_ROWS];
         AIR__UNROLL
-        for (int r = 0; r < R; r++) sub[r] = half ? vb_high_lanes(t[r].sub[0], t[r].sub[1]) : vb_low_lanes(t[r].sub[0], t[r].sub[1]);
+        for (int r = 0; r < R; r++) {
+            __m256i of_first = integers_of(&t[r], 0, s), of_second = integers_of(&t[r], 1, s);
+            sub[r] = half ? vb_high_lanes(of_first, of_second) : vb_low_lanes(of_first, of_second);
+        }
         AIR__UNROLL
         for (int i = 0; i < 2; i++) {
             int g = 4 * half + 2 * i;
@@ -182,7 +184,7 @@ AIR_INLINE void one_column(const uint8_t *w, size_t row_bytes, const air_columns
             }
             AIR__UNROLL
             for (int b = 0; b < B; b++) {
-                take_scales(&t[b], tile + (size_t)b * stride, f);
+                f->scales(tile + (size_t)b * stride, &t[b]);
                 if (f->unpack) f->unpack(tile + (size_t)b * stride, groups[b]);
             }
             if (f->unpack) add_rows(&acc[r], (const uint8_t *)groups[0], sizeof groups[0], t, &col, B, unpacked_group, s);
@@ -200,6 +202,16 @@ typedef struct unpacked {
     tile_scales scales[ROWS];
 } unpacked;
 
+AIR_INLINE void take_groups(__m256i *groups, const uint8_t *tile, const tile_format *f)
+{
+    if (f->unpack) {
+        f->unpack(tile, groups);
+        return;
+    }
+    AIR__UNROLL
+    for (int g = 0; g < GROUPS; g++) groups[g] = f->group(tile, 0, g);
+}
+
 AIR_INLINE void unpack(unpacked *u, const uint8_t *w, size_t row_bytes, int64_t at, int64_t left, int R, const tile_format *f)
 {
     AIR__ROLLED
@@ -207,14 +219,13 @@ AIR_INLINE void unpack(unpacked *u, const uint8_t *w, size_t row_bytes, int64_t 
         uint8_t pad[MAX_TILE_BYTES];
         const uint8_t *tile = w + (size_t)r * row_bytes + (size_t)(at / TILE) * f->shape.bytes;
         if (AIR_UNLIKELY(left < TILE)) tile = pad_tile(pad, tile, left, f->shape.bytes);
-        if (f->unpack) {
-            f->unpack(tile, u->w[r]);
+        if (f->turned) {
+            f->turned(tile, 0, u->w[r]);
         } else {
-            AIR__UNROLL
-            for (int g = 0; g < GROUPS; g++) u->w[r][g] = f->group(tile, 0, g);
+            take_groups(u->w[r], tile, f);
+            turn(u->w[r]);
         }
-        vb_turn(u->w[r]);
-        take_scales(&u->scales[r], tile, f);
+        f->scales(tile, &u->scales[r]);
     }
 }
 
@@ -242,7 +253,7 @@ AIR_INLINE void add_block(vf (*acc)[ROWS], const unpacked *u, int first, const c
                 pairs[r][c] = j % each ? add_16(pairs[r][c], p) : p;
                 AIR__IN_REGISTER(pairs[r][c]);
                 if (j % each < each - 1) continue;
-                p = _mm256_madd_epi16(pairs[r][c], t->sub[j / 4]);
+                p = _mm256_madd_epi16(pairs[r][c], integers_of(t, j / 4, s));
                 sums[r][c] = j >= each && !halves ? add_32(sums[r][c], p) : p;
                 if (each == 1) AIR__IN_REGISTER(sums[r][c]);
                 if (j == GROUPS - 1 || halves)

@@ -31,12 +31,22 @@ AIR_INLINE vb vb_load_16(const void *p, size_t stride)
     return _mm512_mask_broadcast_i32x4(_mm512_broadcast_i32x4(first), 0xff00, second);
 }
 
+/* 16 bytes of each row at p, then 16 at q. */
+AIR_INLINE vb vb_load_two(const void *p, const void *q, size_t stride)
+{
+    vb v = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)p));
+    v = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)q), 1);
+    v = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(const void *)((const char *)p + stride)), 2);
+    return _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(const void *)((const char *)q + stride)), 3);
+}
+
 AIR_INLINE vb vb_and(vb a, vb b) { return _mm512_and_si512(a, b); }
 AIR_INLINE vb vb_or(vb a, vb b) { return _mm512_or_si512(a, b); }
 AIR_INLINE vb vb_xor(vb a, vb b) { return _mm512_xor_si512(a, b); }
 AIR_INLINE vb vb_sll16(vb v, int n) { return _mm512_slli_epi16(v, n); }
 AIR_INLINE vb vb_srl16(vb v, int n) { return _mm512_srli_epi16(v, n); }
 AIR_INLINE vb vb_srlv64(vb v, vb n) { return _mm512_srlv_epi64(v, n); }
+AIR_INLINE vb vb_srlv32(vb v, vb n) { return _mm512_srlv_epi32(v, n); }
 AIR_INLINE vb vb_pick(vb table, vb index) { return _mm512_shuffle_epi8(table, index); } /* in 16-byte lanes */
 
 /* Bytes that are all ones where the bit of each row's 32 is set. */
@@ -63,32 +73,19 @@ AIR_INLINE vb vb_unpack_high32(vb a, vb b) { return _mm512_unpackhi_epi32(a, b);
 AIR_INLINE vb vb_unpack_low64(vb a, vb b) { return _mm512_unpacklo_epi64(a, b); }
 AIR_INLINE vb vb_unpack_high64(vb a, vb b) { return _mm512_unpackhi_epi64(a, b); }
 
+/* Dword j of each 16-byte lane of a, twice, and of b. */
+AIR_INLINE vb vb_twice32(vb a, vb b, int j)
+{
+    __m512 x = _mm512_castsi512_ps(a), y = _mm512_castsi512_ps(b);
+    return _mm512_castps_si512(j == 0   ? _mm512_shuffle_ps(x, y, 0x00)
+                               : j == 1 ? _mm512_shuffle_ps(x, y, 0x55)
+                               : j == 2 ? _mm512_shuffle_ps(x, y, 0xaa)
+                                        : _mm512_shuffle_ps(x, y, 0xff));
+}
+
 /* The first 16 bytes of a's rows and of b's, and the second. */
 AIR_INLINE vb vb_low_lanes(vb a, vb b) { return _mm512_permutex2var_epi64(a, _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13), b); }
 AIR_INLINE vb vb_high_lanes(vb a, vb b) { return _mm512_permutex2var_epi64(a, _mm512_setr_epi64(2, 3, 10, 11, 6, 7, 14, 15), b); }
-
-AIR_INLINE void vb_turn_lanes(vb v[4])
-{
-    vb a = vb_unpack_low32(v[0], v[1]), b = vb_unpack_high32(v[0], v[1]);
-    vb c = vb_unpack_low32(v[2], v[3]), d = vb_unpack_high32(v[2], v[3]);
-    v[0] = vb_unpack_low64(a, c);
-    v[1] = vb_unpack_high64(a, c);
-    v[2] = vb_unpack_low64(b, d);
-    v[3] = vb_unpack_high64(b, d);
-}
-
-/* Each row's groups to what ops.h calls turned. */
-AIR_INLINE void vb_turn(vb groups[8])
-{
-    vb_turn_lanes(groups);
-    vb_turn_lanes(groups + 4);
-    AIR__UNROLL
-    for (int j = 0; j < 4; j++) {
-        vb low = groups[j], high = groups[j + 4];
-        groups[j] = vb_low_lanes(low, high);
-        groups[j + 4] = vb_high_lanes(low, high);
-    }
-}
 
 AIR_INLINE __m256 v_row(vf v, int r) { return r ? _mm512_extractf32x8_ps(v, 1) : _mm512_castps512_ps256(v); }
 

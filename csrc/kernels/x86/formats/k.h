@@ -73,6 +73,20 @@ AIR_INLINE vb group_q4_k(const uint8_t *w, size_t stride, int g)
     return nibbles(vb_load(((const air_block_q4_k *)w)->qs + g / 2 * 32, stride), g % 2);
 }
 
+/* Turned: each 32 bytes are two groups, so that a dword stands for both and is shifted for one. */
+AIR_INLINE void turned_q4_k(const uint8_t *w, size_t stride, vb *groups)
+{
+    const uint8_t *qs = ((const air_block_q4_k *)w)->qs;
+    vb shifts = vb_repeat(_mm256_setr_epi32(0, 4, 0, 4, 0, 4, 0, 4));
+    AIR__UNROLL
+    for (int half = 0; half < 2; half++) {
+        const uint8_t *p = qs + 16 * half;
+        vb even = vb_load_two(p, p + 64, stride), odd = vb_load_two(p + 32, p + 96, stride);
+        AIR__UNROLL
+        for (int j = 0; j < 4; j++) groups[4 * half + j] = nibbles(vb_srlv32(vb_twice32(even, odd, j), shifts), 0);
+    }
+}
+
 AIR_INLINE void scales_q4_k(const uint8_t *w, tile_scales *t) { scales_mins(w, t); }
 
 /* Bit g of qh[l] is bit 4 of weight l of group g. */
@@ -104,6 +118,12 @@ AIR_INLINE void scales_q6_k(const uint8_t *w, tile_scales *t)
 AIR_INLINE vb group_iq4_xs(const uint8_t *w, size_t stride, int g)
 {
     return vb_pick(vb_repeat_16(load_half(air_values_iq4nl)), nibbles_of_16(((const air_block_iq4_xs *)w)->qs + 16 * g, stride));
+}
+
+AIR_INLINE void turned_iq4_xs(const uint8_t *w, size_t stride, vb *groups)
+{
+    turned_nibbles_of_16(((const air_block_iq4_xs *)w)->qs, 16, stride, groups);
+    pick_all(vb_repeat_16(load_half(air_values_iq4nl)), groups);
 }
 
 /* Dword g takes bits 2g, 2g + 1 of scales_h, and nibble g of scales_l; both of its words become the scale. */
@@ -168,10 +188,10 @@ AIR_INLINE void scales_tq2_0(const uint8_t *w, tile_scales *t) { scales_ternary(
 
 PRODUCT(q2_k, .parts = 2, .scaling = SCALE_HALF, .has_bias = 1, .bytes = sizeof(air_block_q2_k))
 PRODUCT(q3_k, .parts = 2, .scaling = SCALE_HALF, .has_bias = 1, .bytes = sizeof(air_block_q3_k))
-PRODUCT(q4_k, .parts = 1, .scaling = SCALE_GROUP, .has_bias = 1, .bytes = sizeof(air_block_q4_k))
+PRODUCT_TURNED(q4_k, .parts = 1, .scaling = SCALE_GROUP, .has_bias = 1, .bytes = sizeof(air_block_q4_k))
 PRODUCT(q5_k, .parts = 2, .scaling = SCALE_GROUP, .has_bias = 1, .bytes = sizeof(air_block_q5_k))
 PRODUCT(q6_k, .parts = 4, .scaling = SCALE_HALF, .has_bias = 1, .bytes = sizeof(air_block_q6_k))
-PRODUCT(iq4_xs, .parts = 8, .scaling = SCALE_GROUP, .is_signed = 1, .bytes = sizeof(air_block_iq4_xs))
+PRODUCT_TURNED(iq4_xs, .parts = 8, .scaling = SCALE_GROUP, .is_signed = 1, .bytes = sizeof(air_block_iq4_xs))
 PRODUCT_UNPACKED(tq1_0, .parts = 1, .scaling = SCALE_GROUP, .has_bias = 1, .bytes = sizeof(air_block_tq1_0))
 PRODUCT(tq2_0, .parts = 1, .scaling = SCALE_GROUP, .has_bias = 1, .bytes = sizeof(air_block_tq2_0))
 

@@ -28,9 +28,21 @@ AIR_INLINE vb group_q8_0(const uint8_t *w, size_t stride, int g) { return vb_loa
 AIR_INLINE void scales_q8_0(const uint8_t *w, tile_scales *t) { t->scale[0] = block_scales(w, sizeof(air_block_q8_0)); }
 
 AIR_INLINE vb group_q4_0(const uint8_t *w, size_t stride, int g) { return nibbles_of_16(((const air_block_q4_0 *)w)[g].qs, stride); }
+
+AIR_INLINE void turned_q4_0(const uint8_t *w, size_t stride, vb *groups)
+{
+    turned_nibbles_of_16(((const air_block_q4_0 *)w)->qs, sizeof(air_block_q4_0), stride, groups);
+}
+
 AIR_INLINE void scales_q4_0(const uint8_t *w, tile_scales *t) { scales_offset(w, sizeof(air_block_q4_0), 8, t); }
 
 AIR_INLINE vb group_q4_1(const uint8_t *w, size_t stride, int g) { return nibbles_of_16(((const air_block_q4_1 *)w)[g].qs, stride); }
+
+AIR_INLINE void turned_q4_1(const uint8_t *w, size_t stride, vb *groups)
+{
+    turned_nibbles_of_16(((const air_block_q4_1 *)w)->qs, sizeof(air_block_q4_1), stride, groups);
+}
+
 AIR_INLINE void scales_q4_1(const uint8_t *w, tile_scales *t) { scales_minimum(w, sizeof(air_block_q4_1), t); }
 
 AIR_INLINE vb group_q5_0(const uint8_t *w, size_t stride, int g)
@@ -54,16 +66,25 @@ AIR_INLINE vb group_iq4_nl(const uint8_t *w, size_t stride, int g)
     return vb_pick(vb_repeat_16(load_half(air_values_iq4nl)), nibbles_of_16(((const air_block_iq4_nl *)w)[g].qs, stride));
 }
 
+AIR_INLINE void turned_iq4_nl(const uint8_t *w, size_t stride, vb *groups)
+{
+    turned_nibbles_of_16(((const air_block_iq4_nl *)w)->qs, sizeof(air_block_iq4_nl), stride, groups);
+    pick_all(vb_repeat_16(load_half(air_values_iq4nl)), groups);
+}
+
 AIR_INLINE void scales_iq4_nl(const uint8_t *w, tile_scales *t) { t->scale[0] = block_scales(w, sizeof(air_block_iq4_nl)); }
 
 /* E2M1 values doubled, as their scales are halved. */
-AIR_INLINE vb e2m1(vb codes)
-{
-    __m128i values = _mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12);
-    return vb_pick(vb_repeat_16(values), codes);
-}
+AIR_INLINE vb e2m1_values(void) { return vb_repeat_16(_mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)); }
+AIR_INLINE vb e2m1(vb codes) { return vb_pick(e2m1_values(), codes); }
 
 AIR_INLINE vb group_mxfp4(const uint8_t *w, size_t stride, int g) { return e2m1(nibbles_of_16(((const air_block_mxfp4 *)w)[g].qs, stride)); }
+
+AIR_INLINE void turned_mxfp4(const uint8_t *w, size_t stride, vb *groups)
+{
+    turned_nibbles_of_16(((const air_block_mxfp4 *)w)->qs, sizeof(air_block_mxfp4), stride, groups);
+    pick_all(e2m1_values(), groups);
+}
 
 /* 2^(e - 128), as air_e8m0_half_to_f32; the least two are subnormal. */
 AIR_INLINE void scales_mxfp4(const uint8_t *w, tile_scales *t)
@@ -104,12 +125,12 @@ AIR_INLINE void scales_nvfp4(const uint8_t *w, tile_scales *t)
 }
 
 PRODUCT(q8_0, .parts = 8, .is_signed = 1, .bytes = 8 * sizeof(air_block_q8_0))
-PRODUCT(q4_0, .parts = 1, .has_bias = 1, .bytes = 8 * sizeof(air_block_q4_0))
-PRODUCT(q4_1, .parts = 1, .has_bias = 1, .bytes = 8 * sizeof(air_block_q4_1))
+PRODUCT_TURNED(q4_0, .parts = 1, .has_bias = 1, .bytes = 8 * sizeof(air_block_q4_0))
+PRODUCT_TURNED(q4_1, .parts = 1, .has_bias = 1, .bytes = 8 * sizeof(air_block_q4_1))
 PRODUCT(q5_0, .parts = 2, .has_bias = 1, .bytes = 8 * sizeof(air_block_q5_0))
 PRODUCT(q5_1, .parts = 2, .has_bias = 1, .bytes = 8 * sizeof(air_block_q5_1))
-PRODUCT(iq4_nl, .parts = 8, .is_signed = 1, .bytes = 8 * sizeof(air_block_iq4_nl))
-PRODUCT(mxfp4, .parts = 1, .is_signed = 1, .bytes = 8 * sizeof(air_block_mxfp4))
+PRODUCT_TURNED(iq4_nl, .parts = 8, .is_signed = 1, .bytes = 8 * sizeof(air_block_iq4_nl))
+PRODUCT_TURNED(mxfp4, .parts = 1, .is_signed = 1, .bytes = 8 * sizeof(air_block_mxfp4))
 PRODUCT(nvfp4, .parts = 2, .scaling = SCALE_FLOAT_HALF, .is_signed = 1, .bytes = 4 * sizeof(air_block_nvfp4))
 
 #define LEGACY_PRODUCTS                                         \

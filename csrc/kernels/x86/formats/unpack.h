@@ -13,6 +13,25 @@ AIR_INLINE vb nibbles_of_16(const uint8_t *p, size_t stride)
     return nibbles(vb_srlv64(vb_load_16(p, stride), vb_repeat(_mm256_setr_epi64x(0, 0, 4, 4))), 0);
 }
 
+/* The same of all groups, step bytes from one to the next, turned: 16 bytes of four and of the other four side by side. */
+AIR_INLINE void turned_nibbles_of_16(const uint8_t *p, size_t step, size_t stride, vb *groups)
+{
+    AIR__UNROLL
+    for (size_t g = 0; g < 4; g++) groups[g] = vb_load_two(p + g * step, p + (g + 4) * step, stride);
+    turn_lanes(groups);
+    AIR__UNROLL
+    for (int j = 0; j < 4; j++) {
+        groups[4 + j] = nibbles(groups[j], 1);
+        groups[j] = nibbles(groups[j], 0);
+    }
+}
+
+AIR_INLINE void pick_all(vb table, vb *groups)
+{
+    AIR__UNROLL
+    for (int j = 0; j < GROUPS; j++) groups[j] = vb_pick(table, groups[j]);
+}
+
 /* Integer scales of 8 groups as ints, times d; weights have offset added. */
 AIR_INLINE void group_scales(tile_scales *t, __m256i scales, float d, float offset)
 {
