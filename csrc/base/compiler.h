@@ -14,6 +14,7 @@
 #define AIR_NOINLINE __attribute__((noinline))
 #define AIR_MAYBE_UNUSED __attribute__((unused))
 #define AIR_PREFETCH(address) __builtin_prefetch(address)
+#define AIR_PREFETCH_L2(address) __builtin_prefetch(address, 0, 2) /* whose misses may be more than L1's */
 #else
 #define AIR_PRINTF(format_index, first_arg)
 #define AIR_NODISCARD
@@ -23,6 +24,7 @@
 #define AIR_NOINLINE
 #define AIR_MAYBE_UNUSED
 #define AIR_PREFETCH(address) ((void)(address))
+#define AIR_PREFETCH_L2(address) ((void)(address))
 #endif
 
 #define AIR_CACHE_LINE 64

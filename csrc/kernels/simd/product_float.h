@@ -5,6 +5,7 @@
 #ifndef AIR_KERNELS_SIMD_PRODUCT_FLOAT_H
 #define AIR_KERNELS_SIMD_PRODUCT_FLOAT_H
 
+#include "ahead.h"
 #include "kernels/tables.h"
 
 enum { CHUNK = 64 }; /* vectors */
@@ -43,7 +44,7 @@ AIR_INLINE void step(vf acc[V_ROWS][V_COLUMNS], const uint8_t *w, size_t row_byt
 }
 
 AIR_INLINE void rectangle(const uint8_t *w, size_t row_bytes, const float *x, size_t stride, int64_t k, float *y, size_t y_stride,
-                          int64_t y_step, int R, int C, load_fn load, load_n_fn load_n)
+                          int64_t y_step, int R, int C, load_fn load, load_n_fn load_n, ahead *next)
 {
     vf total[V_ROWS][V_COLUMNS];
     for (int r = 0; r < R; r++)
@@ -56,6 +57,7 @@ AIR_INLINE void rectangle(const uint8_t *w, size_t row_bytes, const float *x, si
             AIR__UNROLL
             for (int c = 0; c < C; c++) acc[r][c] = v_zero();
         }
+        ask_ahead(next);
         for (; i + V_N <= end; i += V_N) step(acc, w, row_bytes, x, stride, i, V_N, R, C, load, load_n);
         if (i < end) step(acc, w, row_bytes, x, stride, i, end - i, R, C, load, load_n);
         i = end;
@@ -69,30 +71,36 @@ AIR_INLINE void rectangle(const uint8_t *w, size_t row_bytes, const float *x, si
         for (int c = 0; c < C; c++) y[(int64_t)y_stride * c + y_step * r] = v_sum(total[r][c]);
 }
 
-/* As many columns at once as registers hold; the last ones by two, and one if it must be. */
+/* R rows, row_bytes apart, results y_step: as many columns at once as registers hold; the last ones by two, and one if it must be. */
 AIR_INLINE void some_rows(const uint8_t *w, size_t row_bytes, const air_columns *x, float *y, size_t y_stride, int64_t y_step, int R,
-                          load_fn load, load_n_fn load_n)
+                          load_fn load, load_n_fn load_n, ahead *next)
 {
     for (int64_t c = 0; c < x->n;) {
         const float *column = x->f32 + (size_t)c * x->f32_stride;
         float *out = y + (size_t)c * y_stride;
         int64_t left = x->n - c, C = left >= V_COLUMNS + 2 || left == V_COLUMNS ? V_COLUMNS : left > 1 ? 2 : 1;
-        if (C == V_COLUMNS) rectangle(w, row_bytes, column, x->f32_stride, x->k, out, y_stride, y_step, R, V_COLUMNS, load, load_n);
-        else if (C == 2) rectangle(w, row_bytes, column, x->f32_stride, x->k, out, y_stride, y_step, R, 2, load, load_n);
-        else rectangle(w, row_bytes, column, x->f32_stride, x->k, out, y_stride, y_step, R, 1, load, load_n);
+        if (C == V_COLUMNS) rectangle(w, row_bytes, column, x->f32_stride, x->k, out, y_stride, y_step, R, V_COLUMNS, load, load_n, next);
+        else if (C == 2) rectangle(w, row_bytes, column, x->f32_stride, x->k, out, y_stride, y_step, R, 2, load, load_n, next);
+        else rectangle(w, row_bytes, column, x->f32_stride, x->k, out, y_stride, y_step, R, 1, load, load_n, next);
         c += C;
     }
 }
 
+/* Where the registers hold all columns, rows side by side lie far apart, so that each begins a stream of its own; else the weights are
+ * near while they meet the columns, and those that follow are asked for meanwhile, once for each chunk. */
 AIR_INLINE void product(const uint8_t *w, size_t row_bytes, int64_t rows, const air_columns *x, float *y, size_t y_stride,
                         load_fn load, load_n_fn load_n)
 {
-    int64_t r = 0, near = x->n > 1, apart = near ? 1 : rows / V_ROWS; /* of one column far apart: each row begins a stream of its own */
-    for (; r < rows / V_ROWS; r++) {
-        int64_t first = near ? r * V_ROWS : r;
-        some_rows(w + (size_t)first * row_bytes, (size_t)apart * row_bytes, x, y + first, y_stride, apart, V_ROWS, load, load_n);
+    int64_t near = x->n > V_COLUMNS, apart = near ? 1 : rows / V_ROWS, last = rows / V_ROWS * V_ROWS;
+    int64_t times = (x->n + V_COLUMNS - 1) / V_COLUMNS * ((x->k + CHUNK * V_N - 1) / (CHUNK * V_N));
+    ahead none = {w, 0};
+    for (int64_t i = 0; i < rows / V_ROWS; i++) {
+        int64_t r = near ? i * V_ROWS : i;
+        const uint8_t *first = w + (size_t)r * row_bytes;
+        ahead next = near ? ahead_of(first + V_ROWS * row_bytes, V_ROWS * row_bytes, times) : none;
+        some_rows(first, (size_t)apart * row_bytes, x, y + r, y_stride, apart, V_ROWS, load, load_n, &next);
     }
-    for (r *= V_ROWS; r < rows; r++) some_rows(w + (size_t)r * row_bytes, row_bytes, x, y + r, y_stride, 1, 1, load, load_n);
+    for (int64_t r = last; r < rows; r++) some_rows(w + (size_t)r * row_bytes, row_bytes, x, y + r, y_stride, 1, 1, load, load_n, &none);
 }
 
 #define PRODUCT(type)                                                                                                              \

@@ -6,8 +6,7 @@
 AIR_INLINE ahead what_follows(const uint8_t *w, size_t row_bytes, int64_t at, int64_t n, int together, int R, size_t bytes)
 {
     int64_t columns = n / together + n % together / 2 + n % together % 2, times = columns * ((vectors(R) + BLOCK_VECTORS - 1) / BLOCK_VECTORS);
-    size_t lines = (size_t)R * bytes / AIR_CACHE_LINE;
-    return (ahead){w + (size_t)R * (row_bytes + (size_t)(at / TILE) * bytes), (lines + (size_t)times - 1) / (size_t)times};
+    return ahead_of(w + (size_t)R * (row_bytes + (size_t)(at / TILE) * bytes), (size_t)R * bytes, times);
 }
 
 /* R rows, columns [c, c + n), n <= COLUMNS. */

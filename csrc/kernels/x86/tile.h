@@ -5,6 +5,7 @@
 #ifndef AIR_KERNELS_X86_TILE_H
 #define AIR_KERNELS_X86_TILE_H
 
+#include "kernels/simd/ahead.h"
 #include "kernels/x86/q8.h"
 
 enum { TILE = AIR_Q8_TILE, GROUPS = 8, MAX_TILE_BYTES = 272 };
@@ -96,18 +97,6 @@ AIR_INLINE void store_rows(float *y, int64_t y_step, vf acc, int R)
     AIR__UNROLL
     for (int r = 0; r < VB_ROWS; r++)
         if (r < R) y[r * y_step] = add_elements(v_row(acc, r));
-}
-
-/* Weights that follow the rows in work, asked for a few lines between one block of sums and the next: where the reads of many lines
- * wait for memory at once, those of weights already near wait behind them. */
-typedef struct ahead {
-    const uint8_t *at;
-    size_t lines; /* each time */
-} ahead;
-
-AIR_INLINE void ask_ahead(ahead *next)
-{
-    for (size_t i = 0; i < next->lines; i++, next->at += AIR_CACHE_LINE) air__prefetch(next->at, 1);
 }
 
 #define PRODUCT(type, ...) PRODUCT_OF(type, .group = group_##type, .turned = NULL, __VA_ARGS__)
