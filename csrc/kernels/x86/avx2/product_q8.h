@@ -229,36 +229,53 @@ AIR_INLINE void unpack(unpacked *u, const uint8_t *w, size_t row_bytes, int64_t 
     }
 }
 
-/* Adds R rows' products with C columns to their sums. */
+/* The products of `each` groups, or of one, added up in 16 bits. */
+AIR_INLINE __m256i multiply_some(const __m256i *w, const __m256i *q, int some, const tile_shape *s)
+{
+    __m256i p = multiply(w[0], q[0], s);
+    AIR__UNROLL
+    for (int i = 1; i < some; i++) p = add_16(p, multiply(w[i], q[i], s));
+    return p;
+}
+
+/* Adds R rows' products with C columns to their sums. Where sums leave the 16 bits after two groups, both groups are in registers at
+ * once, as pairs of all rows and columns then need not be; else one after the other. */
 AIR_INLINE void add_block(vf (*acc)[ROWS], const unpacked *u, int first, const column *x, int R, int C, const tile_shape *s)
 {
     __m256i sums[BLOCK_ROWS][BLOCK_COLUMNS], pairs[BLOCK_ROWS][BLOCK_COLUMNS];
-    int each = GROUPS / s->parts, halves = s->scaling == SCALE_FLOAT_HALF;
+    int each = GROUPS / s->parts, some = each == 2 ? 2 : 1, halves = s->scaling == SCALE_FLOAT_HALF;
     AIR__UNROLL
-    for (int j = 0; j < GROUPS; j++) {
-        __m256i w[BLOCK_ROWS];
+    for (int j = 0; j < GROUPS; j += some) {
+        int last = j + some - 1;
+        __m256i w[BLOCK_ROWS][2], q[2];
         AIR__UNROLL
         for (int r = 0; r < R; r++) {
-            w[r] = u->w[first + r][j];
-            AIR__IN_REGISTER(w[r]);
+            AIR__UNROLL
+            for (int i = 0; i < some; i++) {
+                w[r][i] = u->w[first + r][j + i];
+                AIR__IN_REGISTER(w[r][i]);
+            }
         }
         AIR__UNROLL
         for (int c = 0; c < C; c++) {
-            __m256i q = load_q(x[c].q + 32 * j);
-            if (R > 1) AIR__IN_REGISTER(q);
+            AIR__UNROLL
+            for (int i = 0; i < some; i++) {
+                q[i] = load_q(x[c].q + 32 * (j + i));
+                if (R > 1) AIR__IN_REGISTER(q[i]);
+            }
             AIR__UNROLL
             for (int r = 0; r < R; r++) {
                 const tile_scales *t = &u->scales[first + r];
-                __m256i p = multiply(w[r], q, s);
+                __m256i p = multiply_some(w[r], q, some, s);
                 pairs[r][c] = j % each ? add_16(pairs[r][c], p) : p;
                 AIR__IN_REGISTER(pairs[r][c]);
-                if (j % each < each - 1) continue;
+                if (last % each < each - 1) continue;
                 p = _mm256_madd_epi16(pairs[r][c], integers_of(t, j / 4, s));
                 sums[r][c] = j >= each && !halves ? add_32(sums[r][c], p) : p;
-                if (each == 1) AIR__IN_REGISTER(sums[r][c]);
-                if (j == GROUPS - 1 || halves)
+                if (some == each) AIR__IN_REGISTER(sums[r][c]);
+                if (last == GROUPS - 1 || halves)
                     acc[c][first + r] = add_sums(acc[c][first + r], sums[r][c], t->scale[halves ? j / 4 : 0], x[c].scale);
-                if (j == GROUPS - 1) acc[c][first + r] = take_bias(acc[c][first + r], t, &x[c], s);
+                if (last == GROUPS - 1) acc[c][first + r] = take_bias(acc[c][first + r], t, &x[c], s);
             }
         }
     }
@@ -284,7 +301,7 @@ AIR_INLINE void add_columns(vf (*acc)[ROWS], const unpacked *u, const air_column
 }
 
 /* Others have more sums than registers for a block of four columns. */
-AIR_INLINE int columns_together(const tile_shape *s) { return s->parts == 1 || s->parts == 8 ? BLOCK_COLUMNS : 2; }
+AIR_INLINE int columns_together(const tile_shape *s) { return s->parts == 2 ? 2 : BLOCK_COLUMNS; }
 
 #include "kernels/x86/product_rows.h"
 
