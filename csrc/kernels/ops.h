@@ -55,7 +55,7 @@ static inline air_q8 air_q8_at(air_q8 x, int64_t k, int64_t c, int64_t at)
     };
 }
 
-/* n activation vectors of k elements, n >= 1, as products read them. f32 always there; the 8-bit form only when asked for by
+/* n activation vectors of k elements, n and k >= 1, as products read them. f32 always there; the 8-bit form only when asked for by
  * air_ops.product[type].input (k is then a multiple of 32).
  *
  * Columns follow each other at the strides below. */

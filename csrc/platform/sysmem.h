@@ -15,7 +15,7 @@ typedef struct air_memory_info {
     uint64_t available;     /* MemAvailable */
     uint64_t cgroup_limit;  /* of the process's cgroup or the ancestor with the least room left (v1 and v2); UNLIMITED if none */
     uint64_t cgroup_usage;  /* of that group, less its reclaimable file cache; 0 if none */
-    uint64_t address_space; /* that we may still map (RLIMIT_AS less VmSize and an arena); UNLIMITED if nothing bounds it */
+    uint64_t address_space; /* that we may still map (RLIMIT_AS less VmSize and a thread's heap); UNLIMITED if nothing bounds it */
     uint64_t process_anonymous; /* RssAnon + page-locked: what airpy's promise is about */
 } air_memory_info;
 

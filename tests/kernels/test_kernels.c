@@ -147,6 +147,8 @@ static double nmse(const problem *p, const double *want, double norm, const floa
     return error == 0 ? 0 : error / norm; /* a NaN or an infinity in y fails every gate */
 }
 
+enum { MOST_COLUMNS = 64 };
+
 /* Every (row, column) alone, and a random rectangle, give the bits they have in company. */
 static void check_bits(const air_ops *ops, const problem *p, const float *y, size_t stride)
 {
@@ -159,7 +161,7 @@ static void check_bits(const air_ops *ops, const problem *p, const float *y, siz
         x.n = n;
         x.f32 += (size_t)c0 * x.f32_stride;
         if (x.q8.q) x.q8 = air_q8_at(x.q8, x.k, c0, 0);
-        float part[32 * 32];
+        float part[MOST_COLUMNS * 32];
         fn(p->w + (size_t)r0 * p->row_bytes, p->row_bytes, rows, &x, part, 32);
         for (int64_t c = 0; c < n; c++)
             CHECK(memcmp(part + 32 * c, y + (size_t)(c0 + c) * stride + (size_t)r0, (size_t)rows * sizeof *y) == 0);
@@ -168,7 +170,7 @@ static void check_bits(const air_ops *ops, const problem *p, const float *y, siz
 
 static void product_case(const air_format *format, int64_t rows, int64_t n, int64_t k, weights_kind weights, input_kind input)
 {
-    static double want[32 * 32];
+    static double want[MOST_COLUMNS * 32];
     problem p = make_problem(format, rows, n, k, weights, input);
     double gate = 1e-12, norm = exact_product(&p, want);
     for (int t = 0; t < AIR_TIER_COUNT; t++) {
@@ -235,6 +237,20 @@ static void shapes(const air_format *format)
 TEST(products_of_every_shape_agree)
 {
     each_product(shapes);
+}
+
+/* As many as the engine gives at once, which is more than a kernel takes at once. */
+static void many_columns(const air_format *format)
+{
+    static const int64_t counts[] = {31, 32, 33, 63, MOST_COLUMNS};
+    for (size_t i = 0; i < AIR_COUNT(counts); i++)
+        for (int64_t rows = 1; rows <= 9; rows += 8)
+            product_case(format, rows, counts[i], length(format, 2), WEIGHTS_PLAIN, INPUT_GAUSSIAN);
+}
+
+TEST(products_of_many_columns_agree)
+{
+    each_product(many_columns);
 }
 
 static void extremes(const air_format *format)
@@ -320,6 +336,7 @@ int main(int argc, char **argv)
     check_begin(argc, argv);
     RUN(tables_build_on_each_other);
     RUN(products_of_every_shape_agree);
+    RUN(products_of_many_columns_agree);
     RUN(products_of_extreme_values_agree);
     RUN(a_nan_stays_in_its_column);
     if (argc < 2) RUN(every_product_of_every_table_was_run);

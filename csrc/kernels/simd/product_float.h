@@ -87,17 +87,17 @@ AIR_INLINE void some_rows(const uint8_t *w, size_t row_bytes, const air_columns 
 }
 
 /* Where the registers hold all columns, rows side by side lie far apart, so that each begins a stream of its own; else the weights are
- * near while they meet the columns, and those that follow are asked for meanwhile, once for each chunk. */
+ * near while they meet the columns, and those that follow are asked for meanwhile: once for each chunk, as more often gains nothing. */
 AIR_INLINE void product(const uint8_t *w, size_t row_bytes, int64_t rows, const air_columns *x, float *y, size_t y_stride,
                         load_fn load, load_n_fn load_n)
 {
     int64_t near = x->n > V_COLUMNS, apart = near ? 1 : rows / V_ROWS, last = rows / V_ROWS * V_ROWS;
     int64_t times = (x->n + V_COLUMNS - 1) / V_COLUMNS * ((x->k + CHUNK * V_N - 1) / (CHUNK * V_N));
-    ahead none = {w, 0};
+    ahead none = {0};
     for (int64_t i = 0; i < rows / V_ROWS; i++) {
         int64_t r = near ? i * V_ROWS : i;
         const uint8_t *first = w + (size_t)r * row_bytes;
-        ahead next = near ? ahead_of(first + V_ROWS * row_bytes, V_ROWS * row_bytes, times) : none;
+        ahead next = near ? ahead_of(first, V_ROWS * row_bytes, V_ROWS * row_bytes, times) : none;
         some_rows(first, (size_t)apart * row_bytes, x, y + r, y_stride, apart, V_ROWS, load, load_n, &next);
     }
     for (int64_t r = last; r < rows; r++) some_rows(w + (size_t)r * row_bytes, row_bytes, x, y + r, y_stride, 1, 1, load, load_n, &none);

@@ -1,12 +1,33 @@
-/* Rows and columns of a product in pieces of the sizes that a family's one_column() and add_columns() are made for, included after them. */
+/* Rows and columns of a product in pieces of the sizes that a family's one_column() and add_block() are made for, included after them. */
 #ifndef AIR_KERNELS_X86_PRODUCT_ROWS_H
 #define AIR_KERNELS_X86_PRODUCT_ROWS_H
+
+/* Adds the products of a tile of R rows with columns [c, c + C) to their sums. */
+AIR_INLINE void add_columns(vf (*acc)[ROWS / VB_ROWS], const unpacked *u, const air_columns *x, int64_t c, int64_t at, int C, int R,
+                            const tile_shape *s, ahead *next)
+{
+    int V = vectors(R), B = V < BLOCK_VECTORS ? V : BLOCK_VECTORS;
+    column col[BLOCK_COLUMNS];
+    AIR__UNROLL
+    for (int j = 0; j < C; j++) {
+        air__q8_pad pad;
+        air_q8 q8 = air__q8_tile(&pad, x, c + j, at);
+        col[j] = column_of(&q8, q8.turned, s);
+    }
+    AIR__ROLLED
+    for (int v = 0; v < V; v += B) {
+        AIR__FORGET();
+        ask_ahead(next);
+        add_block(acc, u, v, col, B, C, s);
+    }
+}
 
 /* What is asked for while a tile of R rows meets n columns, the bytes of as many further on. */
 AIR_INLINE ahead what_follows(const uint8_t *w, size_t row_bytes, int64_t at, int64_t n, int together, int R, size_t bytes)
 {
-    int64_t columns = n / together + n % together / 2 + n % together % 2, times = columns * ((vectors(R) + BLOCK_VECTORS - 1) / BLOCK_VECTORS);
-    return ahead_of(w + (size_t)R * (row_bytes + (size_t)(at / TILE) * bytes), (size_t)R * bytes, times);
+    int64_t columns = n / together + n % together / 2 + n % together % 2;
+    int64_t times = columns * ((vectors(R) + BLOCK_VECTORS - 1) / BLOCK_VECTORS);
+    return ahead_of(w, (size_t)R * (row_bytes + (size_t)(at / TILE) * bytes), (size_t)R * bytes, times);
 }
 
 /* R rows, columns [c, c + n), n <= COLUMNS. */
@@ -21,7 +42,7 @@ AIR_INLINE void few_columns(const uint8_t *w, size_t row_bytes, const air_column
     for (int64_t at = 0; at < x->k; at += TILE) {
         unpacked u;
         int64_t j = 0;
-        ahead next = what_follows(w, row_bytes, at, n, together, R, s->bytes);
+        ahead next = what_follows(w, row_bytes, at, n, together, R, c ? 0 : s->bytes); /* once, by the first columns */
         unpack(&u, w, row_bytes, at, x->k - at, R, f);
         if (together > 2)
             for (; j + BLOCK_COLUMNS <= n; j += BLOCK_COLUMNS) add_columns(acc + j, &u, x, c + j, at, BLOCK_COLUMNS, R, s, &next);

@@ -243,25 +243,6 @@ AIR_INLINE void add_block(vf (*acc)[ROWS / VB_ROWS], const unpacked *u, int firs
     }
 }
 
-AIR_INLINE void add_columns(vf (*acc)[ROWS / VB_ROWS], const unpacked *u, const air_columns *x, int64_t c, int64_t at, int C, int R,
-                            const tile_shape *s, ahead *next)
-{
-    int V = vectors(R), B = V < BLOCK_VECTORS ? V : BLOCK_VECTORS;
-    column col[BLOCK_COLUMNS];
-    AIR__UNROLL
-    for (int j = 0; j < C; j++) {
-        air__q8_pad pad;
-        air_q8 q8 = air__q8_tile(&pad, x, c + j, at);
-        col[j] = column_of(&q8, q8.turned, s);
-    }
-    AIR__ROLLED
-    for (int v = 0; v < V; v += B) {
-        AIR__FORGET();
-        ask_ahead(next);
-        add_block(acc, u, v, col, B, C, s);
-    }
-}
-
 AIR_INLINE int columns_together(const tile_shape *s) { return (void)s, BLOCK_COLUMNS; }
 
 #include "product_rows.h"

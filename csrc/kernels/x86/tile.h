@@ -1,7 +1,8 @@
 /* kernels/x86/tile.h: what a quantised format brings to the products of every x86 family, formats/ *.h, and what they are told of it.
  *
- * A tile is 256 weights of a row: 8 groups of 32 bytes. A format brings scales(), and group() or unpack(); the family's bytes.h says how
- * many rows a vector holds, 32 bytes of each, and formats are written in its vocabulary where they work on groups. */
+ * A tile is 256 weights of a row: 8 groups of 32 bytes. A format brings scales(), and group() or unpack(), and turned() where that is
+ * quicker; the family's bytes.h says how many rows a vector holds, 32 bytes of each, and formats are written in its vocabulary where
+ * they work on groups. */
 #ifndef AIR_KERNELS_X86_TILE_H
 #define AIR_KERNELS_X86_TILE_H
 
@@ -40,8 +41,10 @@ typedef struct tile_scales {
 /* stride: bytes from one row of a vector to the next. */
 typedef struct tile_format {
     vb (*group)(const uint8_t *w, size_t stride, int g);
-    void (*turned)(const uint8_t *w, size_t stride, vb *groups); /* all groups turned, where bytes can be turned before they are taken apart */
-    void (*unpack)(const uint8_t *w, __m256i *groups); /* in its place, of one row: where much is done for all groups at once, or in too many registers */
+    /* In group's place, of one row: where much is done for all groups at once, or in too many registers. */
+    void (*unpack)(const uint8_t *w, __m256i *groups);
+    /* All groups turned, where bytes can be turned before they are taken apart. */
+    void (*turned)(const uint8_t *w, size_t stride, vb *groups);
     void (*scales)(const uint8_t *w, tile_scales *t);
     tile_shape shape;
 } tile_format;

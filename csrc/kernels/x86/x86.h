@@ -18,11 +18,11 @@
 #define AIR__IN_REGISTER(v) ((void)(v))
 #endif
 
-/* `bytes` at p, into L2, whose misses may be more than L1's. */
+/* Asks for bytes at p. */
 AIR_INLINE void air__prefetch(const uint8_t *p, size_t bytes)
 {
     AIR__UNROLL
-    for (size_t line = 0; line < bytes; line += AIR_CACHE_LINE) _mm_prefetch((const char *)(p + line), _MM_HINT_T1);
+    for (size_t line = 0; line < bytes; line += AIR_CACHE_LINE) AIR_PREFETCH_L2(p + line);
 }
 
 /* With R rows from w on read side by side, far apart, `bytes` of each at a time and now at offset: asks for what follows in each. */

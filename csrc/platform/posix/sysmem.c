@@ -49,14 +49,19 @@ static uint64_t process_anonymous(const char *status)
     return bytes;
 }
 
-/* glibc gives the first thread that allocates beside others an arena, and reserves this much for it (HEAP_MAX_SIZE). */
+/* Of ours only the engine's thread allocates beside the caller's; glibc then reserves this much for it (HEAP_MAX_SIZE of an arena). */
+#if defined(__GLIBC__)
 #define ARENA_BYTES (64 * MIB)
+#else
+#define ARENA_BYTES UINT64_C(0)
+#endif
 
 static uint64_t address_space(const char *status)
 {
     struct rlimit limit;
     if (getrlimit(RLIMIT_AS, &limit) || limit.rlim_cur == RLIM_INFINITY) return AIR_MEMORY_UNLIMITED;
-    return air__memory_room(limit.rlim_cur, air__parse_field(status, "VmSize") * KIB + ARENA_BYTES);
+    uint64_t left = air__memory_room(limit.rlim_cur, air__parse_field(status, "VmSize") * KIB);
+    return left - air_min_u64(ARENA_BYTES, left / 2);
 }
 
 /* Keeps the group with the least room left: an ancestor's larger limit may be nearly used up by our siblings. */

@@ -62,6 +62,7 @@ static int start_thread(air_thread *t)
     if (refused) return refused;
     (void)pthread_attr_setstacksize(&attributes, STACK_BYTES);
     refused = pthread_create(&t->id, &attributes, thread_main, t);
+    if (refused == EINVAL) refused = pthread_create(&t->id, NULL, thread_main, t); /* the host's thread-local data take more than that */
     (void)pthread_attr_destroy(&attributes);
     return refused;
 }

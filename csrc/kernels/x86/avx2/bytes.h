@@ -16,7 +16,6 @@ AIR_INLINE vb vb_repeat(__m256i row) { return row; }
 AIR_INLINE vf v_repeat(__m256 row) { return row; }
 AIR_INLINE vb vb_repeat_16(__m128i lane) { return _mm256_broadcastsi128_si256(lane); }
 AIR_INLINE vb vb_set(char c) { return _mm256_set1_epi8(c); }
-AIR_INLINE vb vb_set16(short s) { return _mm256_set1_epi16(s); }
 AIR_INLINE vb vb_zero(void) { return _mm256_setzero_si256(); }
 
 /* Each row's 32 bytes; its 16 bytes, twice. */

@@ -1,4 +1,4 @@
-/* The shape of every AVX2 product of quantised weights with 8-bit activations. A format brings scales(), and group() or unpack().
+/* The shape of every AVX2 product of quantised weights with 8-bit activations. tile.h says what a format brings.
  *
  * A tile is 256 weights of a row: 8 vectors of bytes, one for each group of 32. Sums of products end in one vector of 8 integers,
  * one for each group:
@@ -24,7 +24,7 @@
 #include "bytes.h"
 #include "kernels/x86/tile.h"
 
-enum { BLOCK_ROWS = 2, BLOCK_VECTORS = BLOCK_ROWS, BLOCK_COLUMNS = 4 };
+enum { BLOCK_VECTORS = 2, BLOCK_COLUMNS = 4 }; /* a vector is of one row */
 
 /* Rows side by side: of one column as many as the prefetches are fit for; of more, twice that, as all their activations pass by once for
  * so many rows. */
@@ -129,10 +129,10 @@ AIR_INLINE __m256 add_fours(__m256 acc, __m256i v0123, __m256i v4567, const tile
 AIR_INLINE void add_rows(__m256 *acc, const uint8_t *tile, size_t stride, const tile_scales *t, const column *x, int R,
                          vb (*group)(const uint8_t *w, size_t stride, int g), const tile_shape *s)
 {
-    __m256i four[2][BLOCK_ROWS];
+    __m256i four[2][BLOCK_VECTORS];
     AIR__UNROLL
     for (int half = 0; half < 2; half++) {
-        __m256i two[2][BLOCK_ROWS], sub[BLOCK_ROWS];
+        __m256i two[2][BLOCK_VECTORS], sub[BLOCK_VECTORS];
         AIR__UNROLL
         for (int r = 0; r < R; r++) {
             __m256i of_first = integers_of(&t[r], 0, s), of_second = integers_of(&t[r], 1, s);
@@ -163,7 +163,7 @@ AIR_INLINE void one_column(const uint8_t *w, size_t row_bytes, const air_columns
                            const tile_format *f)
 {
     const tile_shape *s = &f->shape;
-    int B = R < BLOCK_ROWS ? R : BLOCK_ROWS;
+    int B = R < BLOCK_VECTORS ? R : BLOCK_VECTORS;
     __m256 acc[ONE_ROWS];
     for (int r = 0; r < R; r++) acc[r] = _mm256_setzero_ps();
     for (int64_t at = 0; at < x->k; at += TILE) {
@@ -173,9 +173,9 @@ AIR_INLINE void one_column(const uint8_t *w, size_t row_bytes, const air_columns
         air__prefetch_rows(w, row_bytes, (size_t)(at / TILE) * s->bytes, s->bytes, R);
         AIR__ROLLED
         for (int r = 0; r < R; r += B) {
-            uint8_t row_pad[BLOCK_ROWS][MAX_TILE_BYTES];
-            __m256i groups[BLOCK_ROWS][GROUPS];
-            tile_scales t[BLOCK_ROWS];
+            uint8_t row_pad[BLOCK_VECTORS][MAX_TILE_BYTES];
+            __m256i groups[BLOCK_VECTORS][GROUPS];
+            tile_scales t[BLOCK_VECTORS];
             const uint8_t *tile = w + (size_t)r * row_bytes + (size_t)(at / TILE) * s->bytes;
             size_t stride = row_bytes;
             if (AIR_UNLIKELY(x->k - at < TILE)) {
@@ -229,7 +229,7 @@ AIR_INLINE void unpack(unpacked *u, const uint8_t *w, size_t row_bytes, int64_t 
     }
 }
 
-/* The products of `each` groups, or of one, added up in 16 bits. */
+/* The products of some groups, added up in 16 bits. */
 AIR_INLINE __m256i multiply_some(const __m256i *w, const __m256i *q, int some, const tile_shape *s)
 {
     __m256i p = multiply(w[0], q[0], s);
@@ -239,15 +239,15 @@ AIR_INLINE __m256i multiply_some(const __m256i *w, const __m256i *q, int some, c
 }
 
 /* Adds R rows' products with C columns to their sums. Where sums leave the 16 bits after two groups, both groups are in registers at
- * once, as pairs of all rows and columns then need not be; else one after the other. */
+ * once, as pairs of all rows and columns then need not be; else one after the other. Of one or two groups, sums stay in registers. */
 AIR_INLINE void add_block(vf (*acc)[ROWS], const unpacked *u, int first, const column *x, int R, int C, const tile_shape *s)
 {
-    __m256i sums[BLOCK_ROWS][BLOCK_COLUMNS], pairs[BLOCK_ROWS][BLOCK_COLUMNS];
+    __m256i sums[BLOCK_VECTORS][BLOCK_COLUMNS], pairs[BLOCK_VECTORS][BLOCK_COLUMNS];
     int each = GROUPS / s->parts, some = each == 2 ? 2 : 1, halves = s->scaling == SCALE_FLOAT_HALF;
     AIR__UNROLL
     for (int j = 0; j < GROUPS; j += some) {
         int last = j + some - 1;
-        __m256i w[BLOCK_ROWS][2], q[2];
+        __m256i w[BLOCK_VECTORS][2], q[2];
         AIR__UNROLL
         for (int r = 0; r < R; r++) {
             AIR__UNROLL
@@ -281,26 +281,7 @@ AIR_INLINE void add_block(vf (*acc)[ROWS], const unpacked *u, int first, const c
     }
 }
 
-AIR_INLINE void add_columns(vf (*acc)[ROWS], const unpacked *u, const air_columns *x, int64_t c, int64_t at, int C, int R,
-                            const tile_shape *s, ahead *next)
-{
-    int B = R < BLOCK_ROWS ? R : BLOCK_ROWS;
-    column col[BLOCK_COLUMNS];
-    AIR__UNROLL
-    for (int j = 0; j < C; j++) {
-        air__q8_pad pad;
-        air_q8 q8 = air__q8_tile(&pad, x, c + j, at);
-        col[j] = column_of(&q8, q8.turned, s);
-    }
-    AIR__ROLLED
-    for (int r = 0; r < R; r += B) {
-        AIR__FORGET();
-        ask_ahead(next);
-        add_block(acc, u, r, col, B, C, s);
-    }
-}
-
-/* Others have more sums than registers for a block of four columns. */
+/* In two parts, sums and pairs of four columns are more than the registers hold. */
 AIR_INLINE int columns_together(const tile_shape *s) { return s->parts == 2 ? 2 : BLOCK_COLUMNS; }
 
 #include "kernels/x86/product_rows.h"

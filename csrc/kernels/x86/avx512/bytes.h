@@ -14,7 +14,6 @@ AIR_INLINE vb vb_repeat(__m256i row) { return _mm512_broadcast_i64x4(row); }
 AIR_INLINE vf v_repeat(__m256 row) { return _mm512_broadcast_f32x8(row); }
 AIR_INLINE vb vb_repeat_16(__m128i lane) { return _mm512_broadcast_i32x4(lane); }
 AIR_INLINE vb vb_set(char c) { return _mm512_set1_epi8(c); }
-AIR_INLINE vb vb_set16(short s) { return _mm512_set1_epi16(s); }
 AIR_INLINE vb vb_zero(void) { return _mm512_setzero_si512(); }
 
 /* Each row's 32 bytes; its 16 bytes, twice. */
