@@ -244,7 +244,7 @@ static void many_columns(const air_format *format)
 {
     static const int64_t counts[] = {31, 32, 33, 63, MOST_COLUMNS};
     for (size_t i = 0; i < AIR_COUNT(counts); i++)
-        for (int64_t rows = 1; rows <= 9; rows += 8)
+        for (int64_t rows = 1; rows <= 17; rows += 8)
             product_case(format, rows, counts[i], length(format, 2), WEIGHTS_PLAIN, INPUT_GAUSSIAN);
 }
 

@@ -26,9 +26,9 @@
 
 enum { BLOCK_VECTORS = 2, BLOCK_COLUMNS = 4 }; /* a vector is of one row */
 
-/* Rows side by side: of one column as many as the prefetches are fit for; of more, twice that, as all their activations pass by once for
- * so many rows. */
-enum { ONE_ROWS = 4, ROWS = 8, COLUMNS = 32 };
+/* Rows side by side: of one column as many as the prefetches are fit for; of more, as many as the engine's smallest chunk has, since
+ * all their activations pass by once for so many rows. */
+enum { ONE_ROWS = 4, ROWS = 16, COLUMNS = 32 };
 
 /* The integers of each group, or of its first or second half. */
 AIR_INLINE __m256i integers_of(const tile_scales *t, int half, const tile_shape *s)
