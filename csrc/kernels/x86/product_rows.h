@@ -22,11 +22,11 @@ AIR_INLINE void add_columns(vf (*acc)[ROWS / VB_ROWS], const unpacked *u, const 
     }
 }
 
-/* What is asked for while a tile of R rows meets n columns, the bytes of as many further on. */
+/* What is asked for while a tile of R rows is taken apart and meets n columns, the bytes of as many further on. */
 AIR_INLINE ahead what_follows(const uint8_t *w, size_t row_bytes, int64_t at, int64_t n, int together, int R, size_t bytes)
 {
     int64_t columns = n / together + n % together / 2 + n % together % 2;
-    int64_t times = columns * ((vectors(R) + BLOCK_VECTORS - 1) / BLOCK_VECTORS);
+    int64_t times = vectors(R) + columns * ((vectors(R) + BLOCK_VECTORS - 1) / BLOCK_VECTORS);
     return ahead_of(w, (size_t)R * (row_bytes + (size_t)(at / TILE) * bytes), (size_t)R * bytes, times);
 }
 
@@ -43,7 +43,7 @@ AIR_INLINE void few_columns(const uint8_t *w, size_t row_bytes, const air_column
         unpacked u;
         int64_t j = 0;
         ahead next = what_follows(w, row_bytes, at, n, together, R, c ? 0 : s->bytes); /* once, by the first columns */
-        unpack(&u, w, row_bytes, at, x->k - at, R, f);
+        unpack(&u, w, row_bytes, at, x->k - at, R, f, &next);
         if (together > 2)
             for (; j + BLOCK_COLUMNS <= n; j += BLOCK_COLUMNS) add_columns(acc + j, &u, x, c + j, at, BLOCK_COLUMNS, R, s, &next);
         if (together > 1)
@@ -76,6 +76,9 @@ AIR_INLINE void product(const void *weights, size_t row_bytes, int64_t rows, con
         for (r = apart * ONE_ROWS; r < rows; r++) one_column(w + (size_t)r * row_bytes, row_bytes, x, y + r, 1, 1, f);
         return;
     }
+    if (x->n <= FEW_COLUMNS)
+        for (; r + FEW_ROWS <= rows; r += FEW_ROWS)
+            some_rows(w + (size_t)r * row_bytes, row_bytes, x, y + r, y_stride, FEW_ROWS, f);
     for (; r + ROWS <= rows; r += ROWS) some_rows(w + (size_t)r * row_bytes, row_bytes, x, y + r, y_stride, ROWS, f);
     for (; r < rows; r++) some_rows(w + (size_t)r * row_bytes, row_bytes, x, y + r, y_stride, 1, f);
 }

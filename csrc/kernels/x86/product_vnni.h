@@ -19,8 +19,8 @@
 #include "kernels/x86/tile.h"
 
 /* Rows side by side: of one column as many as the prefetches are fit for; of more, twice that, as all their activations pass by once for
- * so many rows. Blocks of sums are what the registers hold: 32 of AVX-512, else 16. */
-enum { ONE_ROWS = 4, ROWS = 8, COLUMNS = 32, BLOCK_VECTORS = 2 * VB_ROWS, BLOCK_COLUMNS = 4 };
+ * so many rows, however few they are. Blocks of sums are what the registers hold: 32 of AVX-512, else 16. */
+enum { ONE_ROWS = 4, ROWS = 8, FEW_ROWS = ROWS, FEW_COLUMNS = 0, COLUMNS = 32, BLOCK_VECTORS = 2 * VB_ROWS, BLOCK_COLUMNS = 4 };
 
 /* A vector's rows: where they are, and how they become one row twice when no second is left. */
 typedef struct row_set {
@@ -198,7 +198,8 @@ AIR_INLINE void take_groups(vb *groups, row_set tile, const tile_format *f)
     for (int g = 0; g < GROUPS; g++) groups[g] = f->group(tile.w, tile.stride, g);
 }
 
-AIR_INLINE void unpack(unpacked *u, const uint8_t *w, size_t row_bytes, int64_t at, int64_t left, int R, const tile_format *f)
+AIR_INLINE void unpack(unpacked *u, const uint8_t *w, size_t row_bytes, int64_t at, int64_t left, int R, const tile_format *f,
+                       ahead *next)
 {
     AIR__ROLLED
     for (int v = 0; v < vectors(R); v++) {
@@ -214,6 +215,7 @@ AIR_INLINE void unpack(unpacked *u, const uint8_t *w, size_t row_bytes, int64_t 
         AIR__UNROLL
         for (int g = 0; g < GROUPS; g++) u->w[v][g] = unsigned_bytes(groups[g], &f->shape);
         u->scales[v] = scales_of(tile, f);
+        ask_ahead(next);
     }
 }
 

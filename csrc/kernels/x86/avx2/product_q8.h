@@ -27,8 +27,9 @@
 enum { BLOCK_VECTORS = 2, BLOCK_COLUMNS = 4 }; /* a vector is of one row */
 
 /* Rows side by side: of one column as many as the prefetches are fit for; of more, as many as the engine's smallest chunk has, since
- * all their activations pass by once for so many rows. */
-enum { ONE_ROWS = 4, ROWS = 16, COLUMNS = 32 };
+ * all their activations pass by once for so many rows; of a few, whose activations are few, half of these: their weights then come from
+ * memory at a steadier pace. */
+enum { ONE_ROWS = 4, FEW_ROWS = 8, FEW_COLUMNS = 8, ROWS = 16, COLUMNS = 32 };
 
 /* The integers of each group, or of its first or second half. */
 AIR_INLINE __m256i integers_of(const tile_scales *t, int half, const tile_shape *s)
@@ -212,7 +213,8 @@ AIR_INLINE void take_groups(__m256i *groups, const uint8_t *tile, const tile_for
     for (int g = 0; g < GROUPS; g++) groups[g] = f->group(tile, 0, g);
 }
 
-AIR_INLINE void unpack(unpacked *u, const uint8_t *w, size_t row_bytes, int64_t at, int64_t left, int R, const tile_format *f)
+AIR_INLINE void unpack(unpacked *u, const uint8_t *w, size_t row_bytes, int64_t at, int64_t left, int R, const tile_format *f,
+                       ahead *next)
 {
     AIR__ROLLED
     for (int r = 0; r < R; r++) {
@@ -226,6 +228,7 @@ AIR_INLINE void unpack(unpacked *u, const uint8_t *w, size_t row_bytes, int64_t 
             turn(u->w[r]);
         }
         f->scales(tile, &u->scales[r]);
+        ask_ahead(next);
     }
 }
 
