@@ -7,8 +7,8 @@
  *       one column:   a tree of shuffles and sums brings those of a group together
  *       more columns: weights and activations are turned (ops.h), the weights once for all columns, so that vectors just add up
  *     madd: adds pairs, times the integer scales where there are such, or times 1
- *     acc += float(sums) * (scale_w * scale_x)
  *     acc -= bias_w * (scale_x * sum of x of each group)     a minimum, an offset; of halves, as integers
+ *     acc += float(sums) * (scale_w * scale_x)               last, as it comes last
  *
  * Both ways give the same integers and go on with the same float operations, so the bits do not depend on n or rows. At the end of a
  * row the elements of acc are added. A last tile of k % 256 weights is padded with zeros.
@@ -123,7 +123,7 @@ AIR_INLINE __m256 add_fours(__m256 acc, __m256i v0123, __m256i v4567, const tile
     }
     __m256i first = _mm256_blend_epi32(v0123, v4567, 0xf0), second = _mm256_permute2x128_si256(v0123, v4567, 0x21);
     __m256i sums = s->parts == 1 ? _mm256_madd_epi16(add_16(first, second), integers_of(t, 0, s)) : add_32(first, second);
-    return take_bias(add_sums(acc, sums, t->scale[0], x->scale), t, x, s);
+    return add_sums(take_bias(acc, t, x, s), sums, t->scale[0], x->scale);
 }
 
 /* Adds a tile of R rows, groups stride bytes apart from row to row, to their sums. */
@@ -241,6 +241,31 @@ AIR_INLINE __m256i multiply_some(const __m256i *w, const __m256i *q, int some, c
     return p;
 }
 
+/* The float half of a tile, of a half of each group or of all, once its last sums are there. What belongs to a row is in registers for
+ * all columns: loads are what there is least of. In one part sums are still pairs. */
+AIR_INLINE void add_floats(vf (*acc)[ROWS], const unpacked *u, int first, const column *x, __m256i (*sums)[BLOCK_COLUMNS], int half,
+                           int R, int C, const tile_shape *s)
+{
+    AIR__UNROLL
+    for (int r = 0; r < R; r++) {
+        tile_scales t = {.scale = {u->scales[first + r].scale[half]}};
+        AIR__IN_REGISTER(t.scale[0]);
+        __m256i integers = integers_of(&u->scales[first + r], 0, s);
+        if (s->parts == 1) AIR__IN_REGISTER(integers);
+        if (s->has_bias) {
+            t.bias = u->scales[first + r].bias;
+            if (s->scaling == SCALE_HALF) t.bias_sub = u->scales[first + r].bias_sub;
+            AIR__IN_REGISTER(t.bias);
+        }
+        AIR__UNROLL
+        for (int c = 0; c < C; c++) {
+            vf *a = &acc[c][first + r];
+            __m256i v = s->parts == 1 ? _mm256_madd_epi16(sums[r][c], integers) : sums[r][c];
+            *a = add_sums(take_bias(*a, &t, &x[c], s), v, t.scale[0], x[c].scale);
+        }
+    }
+}
+
 /* Adds R rows' products with C columns to their sums. Where sums leave the 16 bits after two groups, both groups are in registers at
  * once, as pairs of all rows and columns then need not be; else one after the other. Of one or two groups, sums stay in registers. */
 AIR_INLINE void add_block(vf (*acc)[ROWS], const unpacked *u, int first, const column *x, int R, int C, const tile_shape *s)
@@ -249,7 +274,7 @@ AIR_INLINE void add_block(vf (*acc)[ROWS], const unpacked *u, int first, const c
     int each = GROUPS / s->parts, some = each == 2 ? 2 : 1, halves = s->scaling == SCALE_FLOAT_HALF;
     AIR__UNROLL
     for (int j = 0; j < GROUPS; j += some) {
-        int last = j + some - 1;
+        int ends = (j + some) % each == 0;
         __m256i w[BLOCK_VECTORS][2], q[2];
         AIR__UNROLL
         for (int r = 0; r < R; r++) {
@@ -268,20 +293,18 @@ AIR_INLINE void add_block(vf (*acc)[ROWS], const unpacked *u, int first, const c
             }
             AIR__UNROLL
             for (int r = 0; r < R; r++) {
-                const tile_scales *t = &u->scales[first + r];
                 __m256i p = multiply_some(w[r], q, some, s);
                 pairs[r][c] = j % each ? add_16(pairs[r][c], p) : p;
                 AIR__IN_REGISTER(pairs[r][c]);
-                if (last % each < each - 1) continue;
-                p = _mm256_madd_epi16(pairs[r][c], integers_of(t, j / 4, s));
+                if (!ends || s->parts == 1) continue;
+                p = _mm256_madd_epi16(pairs[r][c], integers_of(&u->scales[first + r], j / 4, s));
                 sums[r][c] = j >= each && !halves ? add_32(sums[r][c], p) : p;
                 if (some == each) AIR__IN_REGISTER(sums[r][c]);
-                if (last == GROUPS - 1 || halves)
-                    acc[c][first + r] = add_sums(acc[c][first + r], sums[r][c], t->scale[halves ? j / 4 : 0], x[c].scale);
-                if (last == GROUPS - 1) acc[c][first + r] = take_bias(acc[c][first + r], t, &x[c], s);
             }
         }
+        if (halves && ends) add_floats(acc, u, first, x, sums, j / 4, R, C, s);
     }
+    if (!halves) add_floats(acc, u, first, x, s->parts == 1 ? pairs : sums, 0, R, C, s);
 }
 
 /* In two parts, sums and pairs of four columns are more than the registers hold. */
