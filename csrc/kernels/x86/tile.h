@@ -23,6 +23,7 @@ typedef struct tile_shape {
     int    parts;     /* in so many the sums of a tile must be taken that pass through 16 bits; avx2/product_q8.h says why */
     int    is_signed; /* weights are signed bytes */
     int    has_bias;
+    int    offset;    /* the bias is so many times the scales, and may be taken off as an integer; 0: a row says it */
     size_t bytes;     /* of 256 weights */
 } tile_shape;
 

@@ -31,6 +31,12 @@ enum { BLOCK_VECTORS = 2, BLOCK_COLUMNS = 4 }; /* a vector is of one row */
  * memory at a steadier pace. */
 enum { ONE_ROWS = 4, FEW_ROWS = 8, FEW_COLUMNS = 8, ROWS = 16, COLUMNS = 32 };
 
+AIR_INLINE void scales_of(const uint8_t *tile, tile_scales *t, const tile_format *f)
+{
+    f->scales(tile, t);
+    if (f->shape.offset && f->shape.scaling == SCALE_HALF) t->bias_sub = _mm256_mullo_epi16(t->bias_sub, _mm256_set1_epi16((int16_t)f->shape.offset));
+}
+
 /* The integers of each group, or of its first or second half. */
 AIR_INLINE __m256i integers_of(const tile_scales *t, int half, const tile_shape *s)
 {
@@ -42,14 +48,16 @@ typedef struct column {
     const int8_t *q;
     __m256  scale; /* of each group */
     __m256  bias;  /* of each group: its scale, times its sum unless a row's bias is of halves */
-    __m256i sums;  /* of halves */
+    __m256i sums;  /* of halves; of groups with an offset, integers: so many times theirs */
 } column;
 
 AIR_INLINE column column_of(const air_q8 *x, const int8_t *q, const tile_shape *s)
 {
     column c = {.q = q, .sums = load_q(x->sums), .scale = _mm256_loadu_ps(x->scale)};
     c.bias = c.scale;
-    if (s->scaling != SCALE_HALF)
+    if (s->offset && s->scaling != SCALE_HALF)
+        c.sums = _mm256_madd_epi16(c.sums, _mm256_set1_epi16((int16_t)s->offset));
+    else if (s->scaling != SCALE_HALF)
         c.bias = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_madd_epi16(c.sums, _mm256_set1_epi16(1))), c.bias);
     return c;
 }
@@ -66,9 +74,16 @@ AIR_INLINE __m256 add_sums(__m256 acc, __m256i sums, __m256 row_scale, __m256 co
     return _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums), _mm256_mul_ps(row_scale, column_scale), acc);
 }
 
+/* Rid of the offset that weights have. */
+AIR_INLINE __m256i take_offset(__m256i sums, const tile_scales *r, const column *x, const tile_shape *s)
+{
+    if (!s->offset) return sums;
+    return _mm256_sub_epi32(sums, s->scaling == SCALE_HALF ? _mm256_madd_epi16(r->bias_sub, x->sums) : x->sums);
+}
+
 AIR_INLINE __m256 take_bias(__m256 acc, const tile_scales *r, const column *x, const tile_shape *s)
 {
-    if (!s->has_bias) return acc;
+    if (!s->has_bias || s->offset) return acc;
     if (s->scaling != SCALE_HALF) return _mm256_fnmadd_ps(r->bias, x->bias, acc);
     __m256i sums = _mm256_madd_epi16(r->bias_sub, x->sums);
     return _mm256_fnmadd_ps(_mm256_cvtepi32_ps(sums), _mm256_mul_ps(r->bias, x->bias), acc);
@@ -123,7 +138,7 @@ AIR_INLINE __m256 add_fours(__m256 acc, __m256i v0123, __m256i v4567, const tile
     }
     __m256i first = _mm256_blend_epi32(v0123, v4567, 0xf0), second = _mm256_permute2x128_si256(v0123, v4567, 0x21);
     __m256i sums = s->parts == 1 ? _mm256_madd_epi16(add_16(first, second), integers_of(t, 0, s)) : add_32(first, second);
-    return add_sums(take_bias(acc, t, x, s), sums, t->scale[0], x->scale);
+    return add_sums(take_bias(acc, t, x, s), take_offset(sums, t, x, s), t->scale[0], x->scale);
 }
 
 /* Adds a tile of R rows, groups stride bytes apart from row to row, to their sums. */
@@ -185,7 +200,7 @@ AIR_INLINE void one_column(const uint8_t *w, size_t row_bytes, const air_columns
             }
             AIR__UNROLL
             for (int b = 0; b < B; b++) {
-                f->scales(tile + (size_t)b * stride, &t[b]);
+                scales_of(tile + (size_t)b * stride, &t[b], f);
                 if (f->unpack) f->unpack(tile + (size_t)b * stride, groups[b]);
             }
             if (f->unpack) add_rows(&acc[r], (const uint8_t *)groups[0], sizeof groups[0], t, &col, B, unpacked_group, s);
@@ -227,7 +242,7 @@ AIR_INLINE void unpack(unpacked *u, const uint8_t *w, size_t row_bytes, int64_t 
             take_groups(u->w[r], tile, f);
             turn(u->w[r]);
         }
-        f->scales(tile, &u->scales[r]);
+        scales_of(tile, &u->scales[r], f);
         ask_ahead(next);
     }
 }
@@ -252,16 +267,19 @@ AIR_INLINE void add_floats(vf (*acc)[ROWS], const unpacked *u, int first, const 
         AIR__IN_REGISTER(t.scale[0]);
         __m256i integers = integers_of(&u->scales[first + r], 0, s);
         if (s->parts == 1) AIR__IN_REGISTER(integers);
-        if (s->has_bias) {
+        if (s->has_bias && !s->offset) {
             t.bias = u->scales[first + r].bias;
-            if (s->scaling == SCALE_HALF) t.bias_sub = u->scales[first + r].bias_sub;
             AIR__IN_REGISTER(t.bias);
+        }
+        if (s->has_bias && s->scaling == SCALE_HALF) {
+            t.bias_sub = u->scales[first + r].bias_sub;
+            AIR__IN_REGISTER(t.bias_sub);
         }
         AIR__UNROLL
         for (int c = 0; c < C; c++) {
             vf *a = &acc[c][first + r];
             __m256i v = s->parts == 1 ? _mm256_madd_epi16(sums[r][c], integers) : sums[r][c];
-            *a = add_sums(take_bias(*a, &t, &x[c], s), v, t.scale[0], x[c].scale);
+            *a = add_sums(take_bias(*a, &t, &x[c], s), take_offset(v, &t, &x[c], s), t.scale[0], x[c].scale);
         }
     }
 }

@@ -187,10 +187,10 @@ AIR_INLINE vb group_tq2_0(const uint8_t *w, size_t stride, int g) { return two_b
 AIR_INLINE void scales_tq2_0(const uint8_t *w, tile_scales *t) { scales_ternary(((const air_block_tq2_0 *)w)->d, t); }
 
 PRODUCT(q2_k, .parts = 2, .scaling = SCALE_HALF, .has_bias = 1, .bytes = sizeof(air_block_q2_k))
-PRODUCT(q3_k, .parts = 2, .scaling = SCALE_HALF, .has_bias = 1, .bytes = sizeof(air_block_q3_k))
+PRODUCT(q3_k, .parts = 2, .scaling = SCALE_HALF, .has_bias = 1, .offset = 4, .bytes = sizeof(air_block_q3_k))
 PRODUCT_TURNED(q4_k, .parts = 1, .scaling = SCALE_GROUP, .has_bias = 1, .bytes = sizeof(air_block_q4_k))
 PRODUCT(q5_k, .parts = 2, .scaling = SCALE_GROUP, .has_bias = 1, .bytes = sizeof(air_block_q5_k))
-PRODUCT(q6_k, .parts = 4, .scaling = SCALE_HALF, .has_bias = 1, .bytes = sizeof(air_block_q6_k))
+PRODUCT(q6_k, .parts = 4, .scaling = SCALE_HALF, .has_bias = 1, .offset = 32, .bytes = sizeof(air_block_q6_k))
 PRODUCT_TURNED(iq4_xs, .parts = 8, .scaling = SCALE_GROUP, .is_signed = 1, .bytes = sizeof(air_block_iq4_xs))
 PRODUCT_UNPACKED(tq1_0, .parts = 1, .scaling = SCALE_GROUP, .has_bias = 1, .bytes = sizeof(air_block_tq1_0))
 PRODUCT(tq2_0, .parts = 1, .scaling = SCALE_GROUP, .has_bias = 1, .bytes = sizeof(air_block_tq2_0))

@@ -125,9 +125,9 @@ AIR_INLINE void scales_nvfp4(const uint8_t *w, tile_scales *t)
 }
 
 PRODUCT(q8_0, .parts = 8, .is_signed = 1, .bytes = 8 * sizeof(air_block_q8_0))
-PRODUCT_TURNED(q4_0, .parts = 1, .has_bias = 1, .bytes = 8 * sizeof(air_block_q4_0))
+PRODUCT_TURNED(q4_0, .parts = 1, .has_bias = 1, .offset = 8, .bytes = 8 * sizeof(air_block_q4_0))
 PRODUCT_TURNED(q4_1, .parts = 1, .has_bias = 1, .bytes = 8 * sizeof(air_block_q4_1))
-PRODUCT(q5_0, .parts = 2, .has_bias = 1, .bytes = 8 * sizeof(air_block_q5_0))
+PRODUCT(q5_0, .parts = 2, .has_bias = 1, .offset = 16, .bytes = 8 * sizeof(air_block_q5_0))
 PRODUCT(q5_1, .parts = 2, .has_bias = 1, .bytes = 8 * sizeof(air_block_q5_1))
 PRODUCT_TURNED(iq4_nl, .parts = 8, .is_signed = 1, .bytes = 8 * sizeof(air_block_iq4_nl))
 PRODUCT_TURNED(mxfp4, .parts = 1, .is_signed = 1, .bytes = 8 * sizeof(air_block_mxfp4))
