@@ -4,8 +4,8 @@
 
 #include "kernels/arm/arm.h"
 
-/* Lanes; how many rows and columns the registers hold, and how many of more columns; vectors beside each of four heads. */
-enum { V_N = 8, V_ROWS = 4, V_COLUMNS = 2, V_WIDE_ROWS = 4, V_WIDE_COLUMNS = 2, V_PANEL = 2 };
+/* Lanes; how many rows and columns the registers hold, and of V_SOME_COLUMNS to 16 columns; vectors beside each of four heads. */
+enum { V_N = 8, V_ROWS = 4, V_COLUMNS = 2, V_SOME_ROWS = 4, V_SOME_COLUMNS = 2, V_PANEL = 2 };
 
 typedef struct { float32x4_t low, high; } vf;
 typedef struct { float64x2_t part[4]; } vd;

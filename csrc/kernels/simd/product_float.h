@@ -8,8 +8,9 @@
 #include "ahead.h"
 #include "kernels/tables.h"
 
-/* A chunk is vectors. Of some columns the activations are in near caches, and weights cost more; of more it is the other way round. */
-enum { CHUNK = 64, SOME_COLUMNS = 16, MOST_ROWS = V_ROWS, MOST_COLUMNS = V_WIDE_COLUMNS };
+/* A chunk is vectors. Up to MOST_SOME columns, activations are in near caches and weights cost more; of more it is the other way round. */
+enum { CHUNK = 64, MOST_SOME = 16, MOST_ROWS = V_ROWS, MOST_COLUMNS = V_SOME_COLUMNS };
+_Static_assert((int)V_SOME_ROWS <= (int)MOST_ROWS && (int)V_COLUMNS <= (int)MOST_COLUMNS, "accumulators hold both shapes");
 
 AIR_INLINE vf load_f32(const uint8_t *p, int64_t i) { return v_load((const float *)(const void *)p + i); }
 AIR_INLINE vf load_f16(const uint8_t *p, int64_t i) { return v_load_f16((const uint16_t *)(const void *)p + i); }
@@ -89,14 +90,14 @@ AIR_INLINE void rectangle(const uint8_t *w, size_t row_bytes, const float *x, si
         for (int c = 0; c < C; c++) y[(int64_t)y_stride * c + y_step * r] = v_sum(total[r][c]);
 }
 
-/* R rows, row_bytes apart, results y_step: C columns at once; the last ones by two, and one if it must be. */
+/* R rows, row_bytes apart, results y_step: C columns at once; the last ones by two, and one if it must be, which 4 of C = 3 need not. */
 AIR_INLINE void some_rows(const uint8_t *w, size_t row_bytes, const air_columns *x, float *y, size_t y_stride, int64_t y_step, int R,
                           int C, load_fn load, load_n_fn load_n, ahead *next)
 {
     for (int64_t c = 0; c < x->n;) {
         const float *column = x->f32 + (size_t)c * x->f32_stride;
         float *out = y + (size_t)c * y_stride;
-        int64_t left = x->n - c, some = left >= C ? C : left > 1 ? 2 : 1;
+        int64_t left = x->n - c, some = left >= C && (left != 4 || C != 3) ? C : left > 1 ? 2 : 1;
         if (some == C) rectangle(w, row_bytes, column, x->f32_stride, x->k, out, y_stride, y_step, R, C, load, load_n, next);
         else if (some == 2) rectangle(w, row_bytes, column, x->f32_stride, x->k, out, y_stride, y_step, R, 2, load, load_n, next);
         else rectangle(w, row_bytes, column, x->f32_stride, x->k, out, y_stride, y_step, R, 1, load, load_n, next);
@@ -118,14 +119,15 @@ AIR_INLINE void all_rows(const uint8_t *w, size_t row_bytes, int64_t rows, const
         ahead next = near ? ahead_of(first, (size_t)R * row_bytes, (size_t)R * row_bytes, times) : none;
         some_rows(first, (size_t)apart * row_bytes, x, y + r, y_stride, apart, R, C, load, load_n, &next);
     }
-    for (int64_t r = last; r < rows; r++) some_rows(w + (size_t)r * row_bytes, row_bytes, x, y + r, y_stride, 1, 1, C, load, load_n, &none);
+    for (int64_t r = last; r < rows; r++)
+        some_rows(w + (size_t)r * row_bytes, row_bytes, x, y + r, y_stride, 1, 1, C, load, load_n, &none);
 }
 
 AIR_INLINE void product(const uint8_t *w, size_t row_bytes, int64_t rows, const air_columns *x, float *y, size_t y_stride,
                         load_fn load, load_n_fn load_n)
 {
-    int wide = V_WIDE_COLUMNS > V_COLUMNS && x->n >= V_WIDE_COLUMNS && x->n <= SOME_COLUMNS;
-    if (wide) all_rows(w, row_bytes, rows, x, y, y_stride, V_WIDE_ROWS, V_WIDE_COLUMNS, load, load_n);
+    int some = V_SOME_COLUMNS > V_COLUMNS && x->n >= V_SOME_COLUMNS && x->n <= MOST_SOME;
+    if (some) all_rows(w, row_bytes, rows, x, y, y_stride, V_SOME_ROWS, V_SOME_COLUMNS, load, load_n);
     else all_rows(w, row_bytes, rows, x, y, y_stride, V_ROWS, V_COLUMNS, load, load_n);
 }
 

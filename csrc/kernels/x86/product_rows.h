@@ -76,10 +76,10 @@ AIR_INLINE void product(const void *weights, size_t row_bytes, int64_t rows, con
         for (r = apart * ONE_ROWS; r < rows; r++) one_column(w + (size_t)r * row_bytes, row_bytes, x, y + r, 1, 1, f);
         return;
     }
-    if (x->n <= FEW_COLUMNS)
-        for (; r + FEW_ROWS <= rows; r += FEW_ROWS)
-            some_rows(w + (size_t)r * row_bytes, row_bytes, x, y + r, y_stride, FEW_ROWS, f);
-    for (; r + ROWS <= rows; r += ROWS) some_rows(w + (size_t)r * row_bytes, row_bytes, x, y + r, y_stride, ROWS, f);
+    if (x->n > FEW_COLUMNS)
+        for (; r + ROWS <= rows; r += ROWS) some_rows(w + (size_t)r * row_bytes, row_bytes, x, y + r, y_stride, ROWS, f);
+    if (FEW_ROWS < ROWS)
+        for (; r + FEW_ROWS <= rows; r += FEW_ROWS) some_rows(w + (size_t)r * row_bytes, row_bytes, x, y + r, y_stride, FEW_ROWS, f);
     for (; r < rows; r++) some_rows(w + (size_t)r * row_bytes, row_bytes, x, y + r, y_stride, 1, f);
 }
 

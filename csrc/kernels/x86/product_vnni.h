@@ -10,7 +10,8 @@
  *     acc -= bias_w * (scale_x * sum of x of each group)     a minimum, an offset; of halves, as integers
  *
  * Both ways give the same integers and go on with the same float operations, so the bits do not depend on n or rows. At the end of a
- * row the elements of acc are added. A last tile of k % 256 weights is padded with zeros.
+ * row the elements of acc are added. A last tile of k % 256 weights is padded with zeros. (AVX2 takes the bias off first, and offsets as
+ * integers: its bits are its own.)
  *
  * The multiplication takes unsigned weights: signed ones have 128 added, and sums begin at -128 times that of the activations. */
 #ifndef AIR_KERNELS_X86_PRODUCT_VNNI_H
@@ -66,7 +67,7 @@ AIR_INLINE row_scales scales_of(row_set r, const tile_format *f)
         vb integers = vb_sra32(vb_join(a->sub[half], b->sub[half]), 16);
         out.scale[half] = v_mul(vb_floats(integers), out.scale[half]);
     }
-    if (f->shape.has_bias) out.bias = v_join(a->bias, b->bias);
+    if (f->shape.has_bias) out.bias = v_join(bias_of(a, &f->shape), bias_of(b, &f->shape));
     if (f->shape.has_bias && f->shape.scaling == SCALE_HALF) out.bias_sub = vb_join(a->bias_sub, b->bias_sub);
     return out;
 }

@@ -23,7 +23,7 @@ typedef struct tile_shape {
     int    parts;     /* in so many the sums of a tile must be taken that pass through 16 bits; avx2/product_q8.h says why */
     int    is_signed; /* weights are signed bytes */
     int    has_bias;
-    int    offset;    /* the bias is so many times the scales, and may be taken off as an integer; 0: a row says it */
+    int    offset;    /* what weights have added, of a SCALE_FLOAT or SCALE_HALF with a bias: scales() then leaves that out; else 0 */
     size_t bytes;     /* of 256 weights */
 } tile_shape;
 
@@ -36,8 +36,14 @@ typedef struct tile_scales {
     __m256  scale[2]; /* of integers, the one float beside them */
     __m256i sub[2];   /* integers, words, each twice */
     __m256  bias;     /* to take off a row's, times a column's; of halves: the one float beside bias_sub */
-    __m256i bias_sub; /* of halves in their order, words */
+    __m256i bias_sub; /* of halves in their order, words; with an offset, their scales */
 } tile_scales;
+
+/* The bias, whether a format says it or an offset. */
+AIR_INLINE __m256 bias_of(const tile_scales *t, const tile_shape *s)
+{
+    return s->offset ? _mm256_mul_ps(t->scale[0], _mm256_set1_ps((float)s->offset)) : t->bias;
+}
 
 /* stride: bytes from one row of a vector to the next. */
 typedef struct tile_format {

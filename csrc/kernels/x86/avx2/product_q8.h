@@ -7,8 +7,9 @@
  *       one column:   a tree of shuffles and sums brings those of a group together
  *       more columns: weights and activations are turned (ops.h), the weights once for all columns, so that vectors just add up
  *     madd: adds pairs, times the integer scales where there are such, or times 1
- *     acc -= bias_w * (scale_x * sum of x of each group)     a minimum, an offset; of halves, as integers
- *     acc += float(sums) * (scale_w * scale_x)               last, as it comes last
+ *     sums -= offset * sum of x of each group                or, of each half, times its scale
+ *     acc -= bias_w * (scale_x * sum of x of each group)     a minimum; first, as it need not wait for the sums
+ *     acc += float(sums) * (scale_w * scale_x)
  *
  * Both ways give the same integers and go on with the same float operations, so the bits do not depend on n or rows. At the end of a
  * row the elements of acc are added. A last tile of k % 256 weights is padded with zeros.
@@ -31,10 +32,12 @@ enum { BLOCK_VECTORS = 2, BLOCK_COLUMNS = 4 }; /* a vector is of one row */
  * memory at a steadier pace. */
 enum { ONE_ROWS = 4, FEW_ROWS = 8, FEW_COLUMNS = 8, ROWS = 16, COLUMNS = 32 };
 
+/* bias_sub comes with the offset multiplied in. */
 AIR_INLINE void scales_of(const uint8_t *tile, tile_scales *t, const tile_format *f)
 {
     f->scales(tile, t);
-    if (f->shape.offset && f->shape.scaling == SCALE_HALF) t->bias_sub = _mm256_mullo_epi16(t->bias_sub, _mm256_set1_epi16((int16_t)f->shape.offset));
+    __m256i offset = _mm256_set1_epi16((int16_t)f->shape.offset);
+    if (f->shape.offset && f->shape.scaling == SCALE_HALF) t->bias_sub = _mm256_mullo_epi16(t->bias_sub, offset);
 }
 
 /* The integers of each group, or of its first or second half. */
@@ -47,8 +50,8 @@ AIR_INLINE __m256i integers_of(const tile_scales *t, int half, const tile_shape 
 typedef struct column {
     const int8_t *q;
     __m256  scale; /* of each group */
-    __m256  bias;  /* of each group: its scale, times its sum unless a row's bias is of halves */
-    __m256i sums;  /* of halves; of groups with an offset, integers: so many times theirs */
+    __m256  bias;  /* of each group, without an offset: its scale, times its sum unless a row's bias is of halves */
+    __m256i sums;  /* of halves; with an offset and SCALE_FLOAT of groups, times that */
 } column;
 
 AIR_INLINE column column_of(const air_q8 *x, const int8_t *q, const tile_shape *s)

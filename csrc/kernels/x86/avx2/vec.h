@@ -4,8 +4,8 @@
 
 #include "kernels/x86/x86.h"
 
-/* Lanes; how many rows and columns the registers hold, and how many of more columns; vectors beside each of four heads. */
-enum { V_N = 8, V_ROWS = 4, V_COLUMNS = 3, V_WIDE_ROWS = 3, V_WIDE_COLUMNS = 4, V_PANEL = 2 };
+/* Lanes; how many rows and columns the registers hold, and of V_SOME_COLUMNS to 16 columns; vectors beside each of four heads. */
+enum { V_N = 8, V_ROWS = 4, V_COLUMNS = 3, V_SOME_ROWS = 3, V_SOME_COLUMNS = 4, V_PANEL = 2 };
 
 typedef __m256 vf;
 typedef struct { __m256d low, high; } vd;

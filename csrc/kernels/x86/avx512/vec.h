@@ -4,8 +4,8 @@
 
 #include "kernels/x86/x86.h"
 
-/* Lanes; how many rows and columns the registers hold, and how many of more columns; vectors beside each of four heads. */
-enum { V_N = 16, V_ROWS = 4, V_COLUMNS = 4, V_WIDE_ROWS = 4, V_WIDE_COLUMNS = 4, V_PANEL = 4 };
+/* Lanes; how many rows and columns the registers hold, and of V_SOME_COLUMNS to 16 columns; vectors beside each of four heads. */
+enum { V_N = 16, V_ROWS = 4, V_COLUMNS = 4, V_SOME_ROWS = 4, V_SOME_COLUMNS = 4, V_PANEL = 4 };
 
 typedef __m512 vf;
 typedef struct { __m512d low, high; } vd;

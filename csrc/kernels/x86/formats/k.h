@@ -25,7 +25,7 @@ AIR_INLINE void scales_q2_k(const uint8_t *w, tile_scales *t)
 {
     const air_block_q2_k *b = (const air_block_q2_k *)w;
     __m128i packed = load_half(b->scales), low = _mm_set1_epi8(15);
-    half_scales(t, _mm_and_si128(packed, low), air__half(b->d), 0);
+    half_scales(t, _mm_and_si128(packed, low), air__half(b->d));
     t->bias_sub = _mm256_cvtepi8_epi16(_mm_and_si128(_mm_srli_epi16(packed, 4), low));
     t->bias = _mm256_set1_ps(air__half(b->dmin));
 }
@@ -45,7 +45,7 @@ AIR_INLINE void scales_q3_k(const uint8_t *w, tile_scales *t)
     __m128i top = _mm_shuffle_epi8(packed, _mm_setr_epi8(10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13));
     low = _mm_and_si128(_mm_srlv_epi64(low, _mm_set_epi64x(4, 0)), _mm_set1_epi8(15));
     top = _mm_and_si128(_mm_srlv_epi32(top, _mm_setr_epi32(0, 2, 4, 6)), _mm_set1_epi8(3));
-    half_scales(t, _mm_sub_epi8(_mm_or_si128(low, _mm_slli_epi16(top, 4)), _mm_set1_epi8(32)), air__half(b->d), 4);
+    half_scales(t, _mm_sub_epi8(_mm_or_si128(low, _mm_slli_epi16(top, 4)), _mm_set1_epi8(32)), air__half(b->d));
 }
 
 /* Of Q4_K and Q5_K, whose blocks begin alike: d, dmin, and 12 bytes that blocks.h draws. Both 16-byte lanes do the same work: to
@@ -112,7 +112,7 @@ AIR_INLINE vb group_q6_k(const uint8_t *w, size_t stride, int g)
 AIR_INLINE void scales_q6_k(const uint8_t *w, tile_scales *t)
 {
     const air_block_q6_k *b = (const air_block_q6_k *)w;
-    half_scales(t, load_half(b->scales), air__half(b->d), 32);
+    half_scales(t, load_half(b->scales), air__half(b->d));
 }
 
 AIR_INLINE vb group_iq4_xs(const uint8_t *w, size_t stride, int g)
@@ -142,13 +142,7 @@ AIR_INLINE void scales_iq4_xs(const uint8_t *w, tile_scales *t)
     t->scale[0] = _mm256_set1_ps(air__half(b->d));
 }
 
-/* One scale for all, and weights of -1, 0, 1 with 1 added. */
-AIR_INLINE void scales_ternary(const uint8_t *d, tile_scales *t)
-{
-    t->sub[0] = _mm256_set1_epi16(1);
-    t->scale[0] = t->bias = _mm256_set1_ps(air__half(d));
-}
-
+/* Weights of -1, 0, 1 with 1 added, and one scale for all. */
 AIR_INLINE __m256i times_3(__m256i v) { return _mm256_add_epi8(v, _mm256_add_epi8(v, v)); }
 
 /* The first base-3 digit of the fractions v / 256: v * 3 / 256 is (v - v / 4) / 64, the quarter rounded up as averages are. */
@@ -181,10 +175,10 @@ AIR_INLINE void unpack_tq1_0(const uint8_t *w, __m256i *groups)
     groups[7] = trits(_mm256_inserti128_si256(times_3(times_3(v)), digits, 1));
 }
 
-AIR_INLINE void scales_tq1_0(const uint8_t *w, tile_scales *t) { scales_ternary(((const air_block_tq1_0 *)w)->d, t); }
+AIR_INLINE void scales_tq1_0(const uint8_t *w, tile_scales *t) { t->scale[0] = _mm256_set1_ps(air__half(((const air_block_tq1_0 *)w)->d)); }
 
 AIR_INLINE vb group_tq2_0(const uint8_t *w, size_t stride, int g) { return two_bits(((const air_block_tq2_0 *)w)->qs, stride, g); }
-AIR_INLINE void scales_tq2_0(const uint8_t *w, tile_scales *t) { scales_ternary(((const air_block_tq2_0 *)w)->d, t); }
+AIR_INLINE void scales_tq2_0(const uint8_t *w, tile_scales *t) { t->scale[0] = _mm256_set1_ps(air__half(((const air_block_tq2_0 *)w)->d)); }
 
 PRODUCT(q2_k, .parts = 2, .scaling = SCALE_HALF, .has_bias = 1, .bytes = sizeof(air_block_q2_k))
 PRODUCT(q3_k, .parts = 2, .scaling = SCALE_HALF, .has_bias = 1, .offset = 4, .bytes = sizeof(air_block_q3_k))
@@ -192,8 +186,8 @@ PRODUCT_TURNED(q4_k, .parts = 1, .scaling = SCALE_GROUP, .has_bias = 1, .bytes =
 PRODUCT(q5_k, .parts = 2, .scaling = SCALE_GROUP, .has_bias = 1, .bytes = sizeof(air_block_q5_k))
 PRODUCT(q6_k, .parts = 4, .scaling = SCALE_HALF, .has_bias = 1, .offset = 32, .bytes = sizeof(air_block_q6_k))
 PRODUCT_TURNED(iq4_xs, .parts = 8, .scaling = SCALE_GROUP, .is_signed = 1, .bytes = sizeof(air_block_iq4_xs))
-PRODUCT_UNPACKED(tq1_0, .parts = 1, .scaling = SCALE_GROUP, .has_bias = 1, .bytes = sizeof(air_block_tq1_0))
-PRODUCT(tq2_0, .parts = 1, .scaling = SCALE_GROUP, .has_bias = 1, .bytes = sizeof(air_block_tq2_0))
+PRODUCT_UNPACKED(tq1_0, .parts = 1, .has_bias = 1, .offset = 1, .bytes = sizeof(air_block_tq1_0))
+PRODUCT(tq2_0, .parts = 1, .has_bias = 1, .offset = 1, .bytes = sizeof(air_block_tq2_0))
 
 #define K_PRODUCTS                                              \
     {                                                           \

@@ -9,12 +9,6 @@
 /* The binary16 scales of 8 blocks of 32. */
 AIR_INLINE __m256 block_scales(const uint8_t *w, size_t stride) { return _mm256_cvtph_ps(air__halves(w, stride)); }
 
-AIR_INLINE void scales_offset(const uint8_t *w, size_t stride, float offset, tile_scales *t)
-{
-    t->scale[0] = block_scales(w, stride);
-    t->bias = _mm256_mul_ps(t->scale[0], _mm256_set1_ps(offset));
-}
-
 /* A binary16 minimum follows the scale, and is added. */
 AIR_INLINE void scales_minimum(const uint8_t *w, size_t stride, tile_scales *t)
 {
@@ -34,7 +28,7 @@ AIR_INLINE void turned_q4_0(const uint8_t *w, size_t stride, vb *groups)
     turned_nibbles_of_16(((const air_block_q4_0 *)w)->qs, sizeof(air_block_q4_0), stride, groups);
 }
 
-AIR_INLINE void scales_q4_0(const uint8_t *w, tile_scales *t) { scales_offset(w, sizeof(air_block_q4_0), 8, t); }
+AIR_INLINE void scales_q4_0(const uint8_t *w, tile_scales *t) { t->scale[0] = block_scales(w, sizeof(air_block_q4_0)); }
 
 AIR_INLINE vb group_q4_1(const uint8_t *w, size_t stride, int g) { return nibbles_of_16(((const air_block_q4_1 *)w)[g].qs, stride); }
 
@@ -51,7 +45,7 @@ AIR_INLINE vb group_q5_0(const uint8_t *w, size_t stride, int g)
     return vb_or(nibbles_of_16(b->qs, stride), fifth_bits(b->qh, stride));
 }
 
-AIR_INLINE void scales_q5_0(const uint8_t *w, tile_scales *t) { scales_offset(w, sizeof(air_block_q5_0), 16, t); }
+AIR_INLINE void scales_q5_0(const uint8_t *w, tile_scales *t) { t->scale[0] = block_scales(w, sizeof(air_block_q5_0)); }
 
 AIR_INLINE vb group_q5_1(const uint8_t *w, size_t stride, int g)
 {

@@ -40,8 +40,8 @@ AIR_INLINE void group_scales(tile_scales *t, __m256i scales, float d, float offs
     t->bias = _mm256_mul_ps(_mm256_cvtepi32_ps(scales), _mm256_set1_ps(d * offset));
 }
 
-/* Integer scales of 16 halves as bytes, times d; weights have offset added. */
-AIR_INLINE void half_scales(tile_scales *t, __m128i scales, float d, float offset)
+/* Integer scales of 16 halves as bytes, times d. */
+AIR_INLINE void half_scales(tile_scales *t, __m128i scales, float d)
 {
     __m256i first = _mm256_setr_epi8(-1, 0, -1, 0, -1, 2, -1, 2, -1, 4, -1, 4, -1, 6, -1, 6, -1, 8, -1, 8, -1, 10, -1, 10, -1, 12, -1, 12,
                                      -1, 14, -1, 14);
@@ -50,7 +50,6 @@ AIR_INLINE void half_scales(tile_scales *t, __m128i scales, float d, float offse
     t->sub[0] = _mm256_srai_epi16(_mm256_shuffle_epi8(both, first), 8); /* a byte on top of a word, down with its sign */
     t->sub[1] = _mm256_srai_epi16(_mm256_shuffle_epi8(_mm256_srli_epi16(both, 8), first), 8);
     t->bias_sub = _mm256_cvtepi8_epi16(scales);
-    t->bias = _mm256_set1_ps(d * offset);
 }
 
 #endif
