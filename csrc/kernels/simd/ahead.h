@@ -1,6 +1,5 @@
 /* kernels/simd/ahead.h: weights that follow the rows in work, asked for some lines at a time between one row taken apart, or block of
- * sums, and the next.
- * Where the reads of many lines wait for memory at once, those of weights already near wait behind them. */
+ * sums, and the next. Where the reads of many lines wait for memory at once, those of weights already near wait behind them. */
 #ifndef AIR_KERNELS_SIMD_AHEAD_H
 #define AIR_KERNELS_SIMD_AHEAD_H
 

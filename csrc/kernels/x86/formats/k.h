@@ -142,7 +142,8 @@ AIR_INLINE void scales_iq4_xs(const uint8_t *w, tile_scales *t)
     t->scale[0] = _mm256_set1_ps(air__half(b->d));
 }
 
-/* Weights of -1, 0, 1 with 1 added, and one scale for all. */
+/* ---- ternary: weights of -1, 0, 1 with 1 added, and one scale for all ---- */
+
 AIR_INLINE __m256i times_3(__m256i v) { return _mm256_add_epi8(v, _mm256_add_epi8(v, v)); }
 
 /* The first base-3 digit of the fractions v / 256: v * 3 / 256 is (v - v / 4) / 64, the quarter rounded up as averages are. */
