@@ -31,12 +31,14 @@ class ContextOverflowError(AirpyError, ValueError): ...
 class CancelledError(AirpyError, RuntimeError): ...
 class StateError(AirpyError, RuntimeError): ...
 class ThreadError(AirpyError, RuntimeError): ...
+class DeviceError(AirpyError, RuntimeError): ...
 class NumericError(AirpyError, ArithmeticError): ...
 
 def dequantize(type: str | int, data: Buffer, /) -> Array: ...  # float32 (elements,)
 def memory_info() -> dict[str, int]: ...
 # total, available, cgroup_limit (-1: none), cgroup_usage, process_anonymous, room, default_budget
 def cpu_info() -> dict[str, Any]: ...  # name, threads, features: list[str], tier: the best of TIERS
+def devices(plugin: str, /) -> list[dict[str, Any]]: ...  # name, total, free (bytes), capability: (major, minor), processors
 def file_identity(path: str | os.PathLike[str], /) -> int: ...
 
 # Tests: base/alloc.h's fault injection
@@ -83,7 +85,7 @@ def probe_compute(
 # memory, op_s (of an op beside its bytes), product: {type: bytes/s}, product_columns: {type: bytes*columns/s}
 # max_bytes 0: 512 MiB
 
-def solve_plan(gguf: GGUF, /, **options: Any) -> dict[str, Any]: ...  # the options of Engine; opens nothing
+def solve_plan(gguf: GGUF, /, **options: Any) -> dict[str, Any]: ...  # the options of Engine; opens nothing, needs no device
 
 @final
 class Engine:
@@ -94,6 +96,7 @@ class Engine:
         *,
         max_ram: int = 0,
         fixed_bytes: int = 0,
+        max_vram: int = 0,
         io: Literal["auto", "direct", "mmap"] = "auto",
         threads: int = 0,
         tier: str = "",
@@ -103,15 +106,17 @@ class Engine:
         tile_bytes: int = 0,
         max_rows: int = 0,
         max_pins: int = -1,
-        bandwidths: Mapping[str, Any] | None = None,  # disk, block_bytes, depth, latency_s, memory, product, product_columns
+        bandwidths: Mapping[str, Any] | None = None,  # fields of air_bandwidths; product and those of its kind {type: rate}
+        plugin: str = "",  # path of a backend's plugin; "": the CPU computes
+        device: int = 0,  # which of its devices
         source: str = "",  # tests: memory/source.h's tampered source
     ) -> Engine: ...
     @property
     def hparams(self) -> dict[str, Any]: ...  # air_hparams by name
     @property
     def plan(self) -> dict[str, Any]: ...
-    # air_plan by name, io as str, "bound": "disk" | "compute", "weights": [(name, type, bytes, tiles, pinned_tiles)]; vectors are
-    # left out, a table that is only gathered by row has no tiles
+    # air_plan by name, io and bound as str, "weights": [(name, type, bytes, tiles, pinned_tiles, device_tiles)]; vectors are left out,
+    # a table that is only gathered by row has no tiles
     def stats(self) -> dict[str, Any]: ...  # air_engine_stats, flattened: pager_disk_bytes …, held_by: {holder: bytes}
     def layer_times(self) -> tuple[list[int], list[int]]: ...  # busy ns, stall ns
     def budget_for(self, blocks: int, rows: int, wanted: int, /) -> int: ...  # a max_ram for such passes, in bytes; 0: none is known

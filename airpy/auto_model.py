@@ -10,6 +10,7 @@ from typing import Any, Literal
 from airpy import _core
 from airpy.calibration import DISK_RATES, PROBE_BYTES, Machine, calibrate
 from airpy.config import ModelConfig
+from airpy.device import CPU, Device, find_device
 from airpy.errors import ArgumentError, ArgumentTypeError, BudgetError, ModelError, UnsupportedError
 from airpy.files import PathLike, find_model
 from airpy.measure import MemoryWatch
@@ -25,8 +26,6 @@ KVType = Literal["f16", "f32", "q8_0"]
 
 # Arguments that transformers or AirLLM take: values that mean what airpy does anyway, and what to do instead of others.
 _FOREIGN: dict[str, tuple[tuple[Any, ...], str]] = {
-    "device": ((None, "cpu"), "this version runs on the CPU"),
-    "device_map": ((None, "cpu", "auto"), "this version runs on the CPU"),
     "torch_dtype": ((None, "auto"), "weights stay in the types of the file"),
     "dtype": ((None, "auto"), "weights stay in the types of the file"),
     "compression": ((None,), "open a file that is quantised"),
@@ -52,7 +51,9 @@ class AutoModel:
         cls,
         path: PathLike,
         *,
+        device: Any = None,
         max_ram: int | str | None = None,
+        max_vram: int | str | None = None,
         io: IO | None = None,
         threads: int | None = None,
         n_ctx: int | None = None,
@@ -60,16 +61,20 @@ class AutoModel:
         plan: Plan | Mapping[str, Any] | PathLike | None = None,
         progress: Progress = "auto",
         bandwidths: Mapping[str, Any] | None = None,
+        device_map: Any = None,
         **foreign: Any,
     ) -> Model:
         """A model from a .gguf file (any part of a split one) or a directory that holds one. Waits for the header only.
 
-        max_ram: what airpy may add to this process, as bytes or "4GiB"; by default most of what the machine has free. io: "direct"
-        streams past the page cache, "mmap" maps the file, "auto" maps it where all of it fits. threads: as many as this process may
-        use. n_ctx: tokens of prompt and answer together; min(trained, 4096), less where max_ram asks. kv_dtype: of the state,
-        "f16", "f32", or "q8_0" in about half the memory of "f16". plan: one made before, from the same model. progress: layers and
-        time left of passes over a second; True, False, "auto" (on a terminal) or a callable(layers_done, layers, passes_done,
-        passes). bandwidths: bytes per second instead of probed ones: disk, memory, product {type: …}.
+        device: what computes: "cpu", as by default, "cuda", "cuda:1" …, or "auto": a GPU where there is one; device_map is the same, for
+        those who know it from transformers. max_ram: what airpy may add to this process, as bytes or "4GiB"; by default most of what
+        the machine has free. max_vram: likewise of a GPU's memory, its driver's part included; weights that it does not hold come
+        from RAM and disk in every pass. io: "direct" streams past the page cache, "mmap" maps the file, "auto" maps it where all of
+        it fits. threads: as many as this process may use. n_ctx: tokens of prompt and answer together; min(trained, 4096), less
+        where max_ram asks. kv_dtype: of the state, "f16", "f32", or "q8_0" in about half the memory of "f16". plan: one made before,
+        from the same model. progress: layers and time left of passes over a second; True, False, "auto" (on a terminal) or a
+        callable(layers_done, layers, passes_done, passes). bandwidths: bytes per second instead of probed ones: disk, memory, product
+        {type: …}.
 
         Raises FileIOError, FormatError, ModelError, UnsupportedError for the file, BudgetError if max_ram is too small (saying what
         would fit) or more than there is, ArgumentError for arguments, which TypeError catches where there is no such argument.
@@ -81,12 +86,16 @@ class AutoModel:
                 raise UnsupportedError(f"from_pretrained: {name}={value!r} is not supported; {_FOREIGN[name][1]}")
         options = {
             "max_ram": None if max_ram is None else parse_size(max_ram, "max_ram"),
+            "max_vram": None if max_vram is None else parse_size(max_vram, "max_vram"),
             "io": _one_of("io", io, ("auto", "direct", "mmap")),
             "threads": check_count("threads", threads, _core.MAX_THREADS),
             "n_ctx": check_count("n_ctx", n_ctx),
             "kv_dtype": _one_of("kv_dtype", kv_dtype, ("f16", "f32", "q8_0")),
         }
-        return open_model(path, options, plan=plan, progress=check_progress(progress), bandwidths=bandwidths)
+        if device is not None and device_map is not None:
+            raise ArgumentError(f"device is {device!r} and device_map {device_map!r}; leave one of them out")
+        chosen = find_device("from_pretrained", device_map if device is None else device)
+        return open_model(path, options, device=chosen, plan=plan, progress=check_progress(progress), bandwidths=bandwidths)
 
 
 def _one_of(name: str, value: Any, choices: tuple[str, ...]) -> Any:
@@ -162,7 +171,7 @@ def engine_options(
     and what these belong to. held: bytes of max_ram in use."""
     planned = None  # what the plan's rates of compute belong to
     if plan is None:
-        defaults: dict[str, Any] = {"max_ram": 0, "io": "auto", "threads": 0, "n_ctx": 0, "kv_dtype": "f16"}
+        defaults: dict[str, Any] = {"max_ram": 0, "max_vram": 0, "io": "auto", "threads": 0, "n_ctx": 0, "kv_dtype": "f16"}
         options: dict[str, Any] = {name: default if given.get(name) is None else given[name] for name, default in defaults.items()}
         options["tier"] = cpu_tier()
     else:
@@ -192,6 +201,7 @@ def open_model(
     path: PathLike,
     given: Mapping[str, Any],
     *,
+    device: Device = CPU,
     plan: Plan | Mapping[str, Any] | PathLike | None = None,
     progress: Progress = "auto",
     bandwidths: Mapping[str, Any] | None = None,
@@ -206,6 +216,8 @@ def open_model(
 
     from airpy.tokenizer.build import memory_bytes
 
+    if device.kind == "cpu" and given.get("max_vram") is not None:
+        raise ArgumentError("max_vram is a GPU's memory, but the CPU computes; choose device 'cuda', or leave max_vram out")
     with ExitStack() as undo:
         memory = MemoryWatch()
         undo.callback(memory.end)
@@ -217,6 +229,7 @@ def open_model(
         fixed = memory_bytes(parts[0]) + gguf.held_bytes + INTERPRETER_BYTES
         options, machine = engine_options(gguf, given, plan, bandwidths, fresh, fixed)
         options["fixed_bytes"] = fixed
+        options |= device.engine_options()
         if settle is not None:
             settle(gguf, options)
         with advice_under(plan):
@@ -227,8 +240,8 @@ def open_model(
             raise ModelError(f"{file}: {len(tokenizer)} tokens in the vocabulary, {engine.hparams['n_vocab']} in the model")
         config = ModelConfig.build(engine.hparams, metadata, tokenizer)
         model = Model(
-            engine, gguf, tokenizer, config, metadata=metadata, options=options, memory=memory,
-            machine=None if bandwidths or source else machine, progress=progress,
+            engine, gguf, tokenizer, config, device=device, metadata=metadata, options=options, memory=memory,
+            machine=None if bandwidths or source or device.kind != "cpu" else machine, progress=progress,
         )  # fmt: skip
         undo.pop_all()
         return model

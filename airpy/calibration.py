@@ -18,8 +18,10 @@ from typing import Any, Literal
 
 from airpy import _core
 from airpy.errors import AirpyError, ArgumentError
+from airpy.sizes import parse_size
 
-# disk, block_bytes, depth, latency_s, memory, op_s, product {type: B/s}, product_columns {type: B·columns/s}
+# disk, block_bytes, depth, latency_s, memory, op_s, product {type: B/s}, product_columns {type: B·columns/s}; of a device link, device
+# (its memory), device_op_s, device_product_columns
 Rates = dict[str, Any]
 
 PROBE_BYTES = 512 << 20  # several times the last cache of most machines
@@ -28,9 +30,11 @@ DISK_SECONDS, COMPUTE_SECONDS = 0.3, 0.4
 _RATE = (1.0, 1e18, "bytes per second")
 _RANGES = {
     "block_bytes": (1, 1 << 40, "bytes"), "depth": (1, 1024, "reads in flight"), "latency_s": (0.0, 1e3, "s"), "op_s": (0.0, 1e3, "s"),
+    "device_op_s": (0.0, 1e3, "s"),
 }  # fmt: skip
 DISK_RATES = ("disk", "block_bytes", "depth", "latency_s")
-_KEYS = (*DISK_RATES, "memory", "op_s", "product", "product_columns")
+_TABLES = ("product", "product_columns", "device_product_columns")
+_KEYS = (*DISK_RATES, "memory", "op_s", "link", "device", "device_op_s", *_TABLES)
 _LEARN = 0.3  # weight of what a run has just achieved
 _LEARN_SLOWER = 0.05  # of compute that took longer than predicted: others were at work, or it was attention, which is not predicted
 _LEARN_BYTES, _LEARN_SECONDS = 64 << 20, 0.25  # shorter passes say little about a disk
@@ -147,14 +151,31 @@ def check_rates(rates: Any) -> Rates:
     for name, value in rates.items():
         if name not in _KEYS:
             raise ArgumentError(f"bandwidths: unknown {name!r}; known are {', '.join(_KEYS)}")
-        if name in ("product", "product_columns"):
+        if name in _TABLES:
             checked[name] = _products(name, value)
         else:
             checked[name] = int(_number(name, value)) if name in ("block_bytes", "depth") else _number(name, value)
     return checked
 
 
-def _given(bandwidths: Mapping[str, Any] | None) -> Rates:
+def parse_rates(text: str) -> Rates:
+    """Of a text such as "disk=3GB/s,link=25GB/s,device=900GB/s,device_op_s=5e-6". Raises ArgumentError."""
+    rates: Rates = {}
+    for item in text.split(","):
+        name, _, value = (part.strip() for part in item.partition("="))
+        if name in _TABLES or name not in _KEYS:
+            raise ArgumentError(f"bandwidths {item!r} should be one of {', '.join(k for k in _KEYS if k not in _TABLES)}, = and a figure")
+        if name not in _RANGES or name == "block_bytes":
+            rates[name] = parse_size(value.removesuffix("/s"), name)
+            continue
+        try:
+            rates[name] = float(value)
+        except ValueError:
+            raise ArgumentError(f"bandwidths: {name} is {value!r}; expected a number") from None
+    return check_rates(rates)
+
+
+def given_rates(bandwidths: Mapping[str, Any] | None) -> Rates:
     """What the environment and then the caller say."""
     rates: Rates = {}
     if text := os.environ.get("AIRPY_BANDWIDTHS"):
@@ -191,7 +212,7 @@ def _lacks_types(rates: Rates, types: Iterable[str]) -> bool:
 def calibrate(machine: Machine, bandwidths: Mapping[str, Any] | None = None, *, fresh: bool = False) -> Rates:
     """All rates a plan needs: given ones, then kept ones (unless `fresh`), then probed ones, which are kept. Takes about a second.
     Raises ArgumentError for given ones that make no sense."""
-    given = _given(bandwidths)
+    given = given_rates(bandwidths)
     disk: Rates = {}
     if "disk" not in given:
         disk = {} if fresh else _load(machine.disk_key)

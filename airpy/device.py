@@ -1,15 +1,78 @@
-"""The one device of this version, for code that names one as it would for PyTorch."""
+"""Devices by the names that PyTorch has for them, and where the CUDA backend is."""
 
 from __future__ import annotations
 
+import os
+import re
+from dataclasses import dataclass
 from typing import Any
 
-from airpy.errors import UnsupportedError
+from airpy import _core
+from airpy.errors import AirpyError, UnsupportedError
 
-DEVICE = "cpu"
+_PLUGIN = "libairpy_cuda.so"
 
 
-def stay_on(where: str, device: Any) -> None:
-    """Raises UnsupportedError for any device but the CPU: its name, or what prints as it."""
-    if str(device) not in (DEVICE, f"{DEVICE}:0"):
-        raise UnsupportedError(f"{where}: {device!r} is not supported; this version runs on the CPU")
+@dataclass(frozen=True)
+class Device:
+    """What computes: "cpu", or "cuda" with its number."""
+
+    kind: str = "cpu"
+    number: int = 0
+
+    def __str__(self) -> str:
+        return self.kind if self.kind == "cpu" else f"{self.kind}:{self.number}"
+
+    def engine_options(self) -> dict[str, Any]:
+        return {} if self.kind == "cpu" else {"plugin": cuda_plugin(), "device": self.number}
+
+
+CPU = Device()
+
+
+def cuda_plugin() -> str:
+    """The path of the CUDA backend: AIRPY_CUDA_PLUGIN, or the one beside the extension, which need not be there."""
+    beside = os.path.join(os.path.dirname(os.path.abspath(_core.__file__)), _PLUGIN)
+    return os.environ.get("AIRPY_CUDA_PLUGIN") or beside
+
+
+def cuda_devices() -> list[dict[str, Any]]:
+    """Name, total and free memory, capability and processors of each. Raises UnsupportedError saying why there is none."""
+    plugin = cuda_plugin()
+    if not os.path.exists(plugin):
+        raise UnsupportedError("this build of airpy has no CUDA backend; build it beside an nvcc, or install a wheel that has it")
+    return _core.devices(plugin)
+
+
+def find_device(where: str, device: Any) -> Device:
+    """What a name, or what prints as one (torch.device), stands for; None: the CPU. "auto" is the first GPU where one can be used.
+    Raises UnsupportedError for others, and for a GPU that cannot be used, saying why."""
+    name = "cpu" if device is None else str(device)
+    if name in ("cpu", "cpu:0"):
+        return CPU
+    if name == "auto":
+        try:
+            cuda_devices()
+        except AirpyError:
+            return CPU
+        return Device("cuda")
+    match = re.fullmatch(r"cuda(?::(\d{1,3}))?", name)
+    if not match:
+        raise UnsupportedError(f"{where}: {device!r} is not supported; devices are 'cpu', 'cuda', 'cuda:0' … and 'auto'")
+    number, found = int(match[1] or 0), cuda_devices()
+    if number >= len(found):
+        raise UnsupportedError(f"{where}: there is no {name}; this machine has {len(found)} of them, counted from 0")
+    return Device("cuda", number)
+
+
+def check_name(where: str, device: Any) -> None:
+    """Raises UnsupportedError for what names no device."""
+    if not re.fullmatch(r"(cpu|cuda)(:\d{1,3})?", str(device)):
+        raise UnsupportedError(f"{where}: {device!r} is not supported; devices are 'cpu', 'cuda', 'cuda:0' …")
+
+
+def stay_on(where: str, device: Any, own: str) -> None:
+    """Raises UnsupportedError for any device but its own: its name, or what prints as it."""
+    check_name(where, device)
+    if str(device) not in {own, own.removesuffix(":0"), f"{own}:0"}:
+        raise UnsupportedError(f"{where}: this is on {own!r} and stays there; open it with from_pretrained(…, device={str(device)!r})")

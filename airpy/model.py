@@ -15,7 +15,7 @@ import numpy.typing as npt
 from airpy import _core
 from airpy.calibration import Compute, Machine, learn_compute, learn_disk
 from airpy.config import ModelConfig
-from airpy.device import DEVICE, stay_on
+from airpy.device import Device, stay_on
 from airpy.errors import ArgumentError, BudgetError, CancelledError, StateError, UnsupportedError
 from airpy.generation import CausalLMOutput, GenerateOutput, GenerationConfig, Streamer
 from airpy.generation.config import Resolved, as_config, merge, refuse, resolve
@@ -44,8 +44,6 @@ _LOGITS_HELP = "ask for fewer logits (logits_to_keep), give fewer or shorter pro
 class Model:
     """Made by AutoModel.from_pretrained(). Any number of threads may use one; their passes queue. Close it, or use it in `with`."""
 
-    device = DEVICE
-
     def __init__(
         self,
         engine: _core.Engine,
@@ -53,6 +51,7 @@ class Model:
         tokenizer: Tokenizer,
         config: ModelConfig,
         *,
+        device: Device,
         metadata: Mapping[str, Any],
         options: Mapping[str, Any],
         machine: Machine | None,
@@ -60,7 +59,7 @@ class Model:
         progress: Progress,
     ) -> None:
         """options: the engine's. machine: whose calibration to correct by what passes achieve, if any."""
-        self.tokenizer, self.config = tokenizer, config
+        self.tokenizer, self.config, self.device = tokenizer, config, str(device)
         self._file_config = GenerationConfig(eos_token_id=tokenizer.eos_token_ids, pad_token_id=tokenizer.pad_token_id)
         self._generation_config = replace(self._file_config)
         self._engine, self._gguf, self._metadata, self._options = engine, gguf, metadata, options
@@ -98,8 +97,8 @@ class Model:
         return self
 
     def to(self, device: Any) -> Model:
-        """Itself, which is on the CPU. Raises UnsupportedError for any other device, and for types: weights stay in the file's."""
-        stay_on("to()", device)
+        """Itself. Raises UnsupportedError for any device but its own, and for types: weights stay in the file's."""
+        stay_on("to()", device, self.device)
         return self
 
     def __reduce__(self) -> str:
@@ -249,7 +248,7 @@ class Model:
             items: list[Item] = []
             for row, want in zip(prompts.rows, wanted, strict=True):
                 sequences.append(self._pool.take(row, want))
-                items.append((sequences[-1], row[sequences[-1].length :].data, want, None, 0))
+                items.append((sequences[-1], row[sequences[-1].length :].data, want, None, row.size))
             lengths = [row.size for row in prompts.rows]
             result = self._run(items, watch, lambda: self._advice(lengths, sum(wanted), _LOGITS_HELP), logits=True)
         except (CancelledError, StateError) as error:

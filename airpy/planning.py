@@ -15,17 +15,20 @@ from airpy.files import PathLike, checked_path
 from airpy.sizes import format_rate, format_size, format_speed, format_time
 from airpy.text import printable
 
-FORMAT = "airpy plan 1"
+FORMAT = "airpy plan 2"
 # Options of the engine that a plan fixes: as they were solved, and as they were given, 0 or "" for a default, which is chosen again.
 _SOLVED = ("io", "n_ctx", "max_rows", "tile_bytes", "ring_bytes")
-_GIVEN = ("max_ram", "threads", "tier", "kv_dtype")
+_GIVEN = ("max_ram", "max_vram", "threads", "tier", "kv_dtype")
 _LAYER_PART = re.compile(r"blk\.\d+\.(\w+?)(?:_\w+)?\.(?:weight|bias)$")
 _CLASSES = {"attn": "attention", "ffn": "feed-forward"}
 _COUNTS = (
     "budget", "fixed", "n_ctx", "max_rows", "tile_bytes", "ring_bytes", "block_bytes", "depth", "weight_bytes", "pin_bytes",
-    "pin_bytes_full", "state_bytes_full", "activation_bytes", "activation_bytes_full", "logit_bytes",
+    "pin_bytes_full", "state_bytes_full", "activation_bytes", "activation_bytes_full", "logit_bytes", "device_budget", "device_fixed",
+    "n_device_tiles", "device_pin_bytes", "device_weight_bytes", "device_ring_bytes", "device_state_bytes", "device_activation_bytes",
+    "device_activation_bytes_full",
 )  # fmt: skip
-_SECONDS = ("disk_s", "compute_s", "pass_s", "full_s", "prompt_s")
+_SECONDS = ("disk_s", "link_s", "device_s", "compute_s", "pass_s", "full_s", "prompt_s")
+_BOUNDS = ("disk", "link", "device", "compute")
 
 
 def fingerprint(gguf: _core.GGUF) -> str:
@@ -59,8 +62,12 @@ class Plan:
             "bandwidths": dict(options.get("bandwidths") or {}),
             "plan": {**solved, "weights": [list(row) for row in solved["weights"]]},
             "more_ram": [],
+            "more_vram": [],
         }  # fmt: skip
-        data["more_ram"] = cls(data)._outlook(gguf, options)
+        plan = cls(data)
+        data["more_ram"] = plan._outlook(gguf, options, "max_ram", plan["budget"], plan.streamed_bytes)
+        if plan.on_device:
+            data["more_vram"] = plan._outlook(gguf, options, "max_vram", plan["device_budget"], plan.linked_bytes)
         return cls(data)
 
     @classmethod
@@ -88,7 +95,7 @@ class Plan:
             file.write("\n")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data: model, options, bandwidths, plan (sizes in bytes, times in seconds), more_ram."""
+        """Plain data: model, options, bandwidths, plan (sizes in bytes, times in seconds), more_ram, more_vram."""
         copy: dict[str, Any] = json.loads(json.dumps(self._data))
         copy["predicted_tok_s"] = self.predicted_tok_s
         return copy
@@ -104,7 +111,9 @@ class Plan:
         return hash(json.dumps(self._data, sort_keys=True))
 
     def __repr__(self) -> str:
-        return f"Plan({printable(self.model['name'])}, max_ram={format_size(self['budget'])}, io={self['io']}, bound={self.bound})"
+        vram = f"max_vram={format_size(self['device_budget'])}, " if self.on_device else ""
+        ram = f"max_ram={format_size(self['budget'])}, "
+        return f"Plan({printable(self.model['name'])}, {vram}{ram}io={self['io']}, bound={self.bound})"
 
     @property
     def model(self) -> dict[str, Any]:
@@ -116,13 +125,23 @@ class Plan:
 
     @property
     def bound(self) -> str:
-        """What bounds a pass: "disk" or "compute"."""
+        """What bounds a pass: "disk", "link" (to a device), "device" or "compute" (of the CPU)."""
         return str(self["bound"])
+
+    @property
+    def on_device(self) -> bool:
+        """Whether a device with memory of its own computes, and weights may lie there."""
+        return bool(self["device_budget"])
+
+    @property
+    def linked_bytes(self) -> int:
+        """Weight bytes that cross the link to the device in every pass."""
+        return self["weight_bytes"] - self["device_weight_bytes"] if self.on_device else 0
 
     @property
     def streamed_bytes(self) -> int:
         """Weight bytes that a pass of one token reads from disk, with an empty context."""
-        return 0 if self["io"] == "mmap" else max(0, self["weight_bytes"] - self["pin_bytes"])
+        return 0 if self["io"] == "mmap" else max(0, self["weight_bytes"] - self["device_weight_bytes"] - self["pin_bytes"])
 
     @property
     def predicted_tok_s(self) -> float | None:
@@ -136,17 +155,19 @@ class Plan:
         options = {name: self._data["options"][name] for name in _GIVEN} | {name: self[name] for name in _SOLVED}
         return options | {"bandwidths": self.bandwidths}
 
-    def _outlook(self, gguf: _core.GGUF, options: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """What larger budgets would bring: half of what streams kept, then all of it."""
-        missing, found = self.streamed_bytes, []
+    def _outlook(
+        self, gguf: _core.GGUF, options: Mapping[str, Any], option: str, budget: int, missing: int
+    ) -> list[dict[str, Any]]:
+        """What larger budgets of one memory would bring: half of what it lacks kept there, then all of it."""
+        found = []
         for share in (0.5, 1.0) if missing else ():
             # Slack: tiles are kept whole and in whole pages.
-            budget = self["budget"] + int(missing * share * 1.02) + (self["tile_bytes"] if share == 1 else 0)
+            more = budget + int(missing * share * 1.02) + (self["tile_bytes"] if share == 1 else 0)
             try:
-                solved = _core.solve_plan(gguf, **{**options, "max_ram": budget, "n_ctx": self["n_ctx"], "io": "direct"})
+                solved = _core.solve_plan(gguf, **{**options, option: more, "n_ctx": self["n_ctx"], "io": "direct"})
             except AirpyError:
                 continue
-            found.append({"max_ram": budget, "share": share, "pass_s": solved["pass_s"], "bound": solved["bound"]})
+            found.append({option: more, "share": share, "pass_s": solved["pass_s"], "bound": solved["bound"]})
         return found
 
     # -- as text --------------------------------------------------------------------------------------------------------
@@ -156,40 +177,62 @@ class Plan:
         return "\n\n".join("\n".join(map(printable, lines)) for lines in parts)  # names are a file's, or an edited plan's
 
     def _text_head(self) -> list[str]:
-        kinds = sorted({kind for _, kind, _, tiles, _ in self["weights"] if tiles})
+        kinds = sorted({kind for _, kind, _, tiles, *_ in self["weights"] if tiles})
         options = self._data["options"]
         how = {"mmap": "mapped, the page cache keeps it", "direct": "direct reads past the page cache"}[self["io"]]
+        vram = f"max_vram {format_size(self['device_budget'])}, " if self.on_device else ""
         return [
             f"{self.model['name']}: {self.model['arch']}, {self.model['layers']} layers, {', '.join(kinds)}; "
             f"a pass reads {format_size(self['weight_bytes'])} of weights",
-            f"max_ram {format_size(self['budget'])}, context {self['n_ctx']} ({options['kv_dtype']}), io {self['io']}: {how}",
+            f"{vram}max_ram {format_size(self['budget'])}, context {self['n_ctx']} ({options['kv_dtype']}), io {self['io']}: {how}",
         ]
 
     def _text_weights(self) -> list[str]:
         rows: dict[str, list[float]] = {}
         kinds: dict[str, set[str]] = {}
-        for name, kind, size, tiles, pinned in self["weights"]:
+        for name, kind, size, tiles, pinned, device in self["weights"]:
             label = _class_of(name, tiles)
-            row = rows.setdefault(label, [0, 0])
+            row = rows.setdefault(label, [0, 0, 0])
             row[0] += size
-            row[1] += size * pinned / tiles if tiles else 0
+            row[1] += size * device / tiles if tiles else 0
+            row[2] += size * pinned / tiles if tiles else 0
             kinds.setdefault(label, set()).add(kind)
-        lines = [f"{'weights':<22}{'type':<14}{'bytes':>10}{'stays':>10}{'streams':>10}"]
-        for label, (size, stays) in rows.items():
+        columns = ("in VRAM", "in RAM", "from disk") if self.on_device else ("stays", "streams")
+        lines = [f"{'weights':<22}{'type':<14}{'bytes':>10}" + "".join(f"{column:>11}" for column in columns)]
+        for label, (size, device, pinned) in rows.items():
             types = "/".join(sorted(kinds[label]))
-            where = ("by row", "") if label.startswith("embedding") else self._shares(size, stays)
-            lines.append(f"{label:<22}{types:<14}{format_size(size):>10}{where[0]:>10}{where[1]:>10}".rstrip())
+            shares = ["by row"] if label.startswith("embedding") else self._shares(size, device, pinned)
+            lines.append(f"{label:<22}{types:<14}{format_size(size):>10}" + "".join(f"{share:>11}" for share in shares))
         return lines
 
-    def _shares(self, size: float, stays: float) -> tuple[str, str]:
+    def _shares(self, size: float, device: float, pinned: float) -> list[str]:
+        size = max(size, 1)
+        shares = [device / size] if self.on_device else []
         if self["io"] == "mmap":
-            return "mapped", ""
-        return f"{100 * stays / size:.0f} %", f"{100 * (1 - stays / size):.0f} %"
+            return [*(f"{100 * share:.0f} %" for share in shares), "mapped"]
+        shares += [pinned / size, max(0.0, size - device - pinned) / size]
+        return [f"{100 * share:.0f} %" for share in shares]
 
     def _text_memory(self) -> list[str]:
-        mapped = self["io"] == "mmap"
+        rows = self._memory_of_both() if self.on_device else self._memory_over_time()
+        columns = ("VRAM", "RAM") if self.on_device else ("empty context", "full context")
+        budgets = (self["device_budget"], self["budget"])
+        lines = [f"{'memory':<26}" + "".join(f"{column:>15}" for column in columns)]
+        lines += [f"{name:<26}{format_size(one):>15}{format_size(other):>15}" for name, one, other in rows if one or other]
+        sums = [sum(row[1] for row in rows), sum(row[2] for row in rows)]
+        total = f"{'in all':<26}{format_size(sums[0]):>15}{format_size(sums[1]):>15}"
+        if self.on_device:
+            lines += [total, f"{'of':<26}{format_size(budgets[0]):>15}{format_size(budgets[1]):>15}"]
+        else:
+            lines.append(f"{total}   of {format_size(self['budget'])}")
+        if self["io"] == "mmap":
+            lines.append(f"{'mapped file, besides':<26}{format_size(self.model['file_bytes']):>15}")
+        return lines
+
+    def _memory_over_time(self) -> list[tuple[str, float, float]]:
+        """What RAM holds with an empty and with a full context."""
         block = self["state_bytes_full"] / max(1, math.ceil(self["n_ctx"] / 64))
-        rows: list[tuple[str, float, float]] = [
+        return [
             ("tokenizer, small weights", self["fixed"], self["fixed"]),
             ("KV cache", block, self["state_bytes_full"]),
             ("activations", self["activation_bytes"], self["activation_bytes"]),
@@ -197,51 +240,69 @@ class Plan:
             ("ring of weights", self["ring_bytes"] if self.streamed_bytes else 0, self["ring_bytes"]),
             ("weights that stay", self["pin_bytes"], self["pin_bytes_full"]),
         ]
-        lines = [f"{'memory':<26}{'empty context':>15}{'full context':>15}"]
-        lines += [f"{name:<26}{format_size(empty):>15}{format_size(full):>15}" for name, empty, full in rows if full or empty]
-        empty_sum, full_sum = sum(empty for _, empty, _ in rows), sum(full for _, _, full in rows)
-        lines.append(f"{'in all':<26}{format_size(empty_sum):>15}{format_size(full_sum):>15}   of {format_size(self['budget'])}")
-        if mapped:
-            lines.append(f"{'mapped file, besides':<26}{format_size(self.model['file_bytes']):>15}")
-        return lines
+
+    def _memory_of_both(self) -> list[tuple[str, float, float]]:
+        """What VRAM and RAM hold, at any time."""
+        return [
+            ("small weights, overhead", self["device_fixed"], self["fixed"]),
+            ("KV cache", self["device_state_bytes"], self["state_bytes_full"]),
+            ("activations", self["device_activation_bytes_full"], self["activation_bytes_full"]),
+            ("logits", 0, self["logit_bytes"]),
+            ("ring of weights", self["device_ring_bytes"], self["ring_bytes"]),
+            ("weights that stay", self["device_pin_bytes"], self["pin_bytes"]),
+        ]
 
     def _text_time(self) -> list[str]:
-        rates = self.bandwidths
-        known = [f"disk {format_rate(rates['disk'])}"] if rates.get("disk") else []
-        known += [f"memory {format_rate(rates['memory'])}"] if rates.get("memory") else []
-        known += [f"{kind} products {format_rate(rate)}" for kind, rate in sorted(rates.get("product", {}).items()) if rate]
-        lines = [f"bandwidths    {', '.join(known) or 'unknown: nothing was probed'}"]
+        lines = [f"bandwidths    {self._text_rates()}"]
         if self.predicted_tok_s is None:
             return lines
+        resources = ("disk", "link", "device") if self.on_device else ("disk", "compute")
+        times = ", ".join(f"{name} {format_time(self[f'{name}_s'])}" for name in resources)
         lines.append(
-            f"a token       {format_time(self['pass_s'])}, {format_speed(self.predicted_tok_s)}, bound by the "
-            f"{'disk' if self.bound == 'disk' else 'compute'} (disk {format_time(self['disk_s'])}, "
-            f"compute {format_time(self['compute_s'])})"
+            f"a token       {format_time(self['pass_s'])}, {format_speed(self.predicted_tok_s)}, bound by the {self.bound} ({times})"
         )
-        lines.append(self._text_full())
+        if not self.on_device:  # where the context has its room from the start
+            lines.append(self._text_full())
         passes = math.ceil(self["n_ctx"] / self["max_rows"])
+        least = " or more" if self.on_device and not self.bandwidths.get("device_product_columns") else ""  # by bytes alone
         lines.append(
             f"a prompt      of {self['n_ctx']} tokens takes {passes} pass{'es' if passes > 1 else ''} of "
-            f"{format_time(self['prompt_s'])}"
+            f"{format_time(self['prompt_s'])}{least}"
         )
-        lines.append(f"more RAM      {self._text_more()}")
+        if self.on_device:
+            lines.append(f"more VRAM     {self._text_more('max_vram', self.linked_bytes, 'crosses the link')}")
+        lines.append(f"more RAM      {self._text_more('max_ram', self.streamed_bytes, 'streams')}")
         return lines
+
+    def _text_rates(self) -> str:
+        rates = self.bandwidths
+        plain = ("disk", "link", "device") if self.on_device else ("disk", "memory")
+        known = [f"{name} {format_rate(rates[name])}" for name in plain if rates.get(name)]
+        if not self.on_device:
+            known += [f"{kind} products {format_rate(rate)}" for kind, rate in sorted(rates.get("product", {}).items()) if rate]
+        if not known:
+            return "unknown: nothing was probed"
+        missing = [name for name in plain if self.on_device and not rates.get(name)]
+        return ", ".join(known) + (f"; not known, so taken for no bound: {', '.join(missing)}" if missing else "")
 
     def _text_full(self) -> str:
         """A token when the context is full, so that less room is left for weights."""
         full = self["full_s"]
         return f"full context  {format_time(full)}, {format_speed(1 / full)}, before attention" if full else "full context  unknown"
 
-    def _text_more(self) -> str:
-        if not self.streamed_bytes:
-            return "would not help: nothing streams"
-        if not self._data["more_ram"]:
-            return f"{format_size(self.streamed_bytes)} more would keep every weight"
-        steps = []
-        for step in self._data["more_ram"]:
+    def _text_more(self, option: str, missing: int, how: str) -> str:
+        if not missing:
+            return f"would not help: nothing {how}"
+        if self.on_device and option == "max_ram" and self.bound != "disk":
+            return f"would not help: the {self.bound} bounds a token"
+        found = self._data["more_ram" if option == "max_ram" else "more_vram"]
+        if not found:
+            return f"{format_size(missing)} more would keep every weight"
+        steps: list[str] = []
+        for step in found:
             speed = format_speed(1 / step["pass_s"]) if step["pass_s"] > 0 else "speed unknown"
-            what = "all" if step["share"] == 1 else "half"
-            steps.append(f"{format_size(step['max_ram'])} keeps {what} of what streams now: {speed}")
+            what = f"{'all' if step['share'] == 1 else 'half'} of {'it' if steps else f'what {how} now'}"
+            steps.append(f"{format_size(step[option])} keeps {what}: {speed}")
         return "; ".join(steps)
 
 
@@ -260,13 +321,13 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_weight(row: Any) -> bool:
-    if not isinstance(row, (list, tuple)) or len(row) != 5:
+    if not isinstance(row, (list, tuple)) or len(row) != 6:
         return False
     return isinstance(row[0], str) and isinstance(row[1], str) and all(map(_is_count, row[2:]))
 
 
-def _is_step(step: Any) -> bool:
-    if not isinstance(step, Mapping) or not _is_count(step.get("max_ram")):
+def _is_step(step: Any, option: str) -> bool:
+    if not isinstance(step, Mapping) or not _is_count(step.get(option)):
         return False
     return _is_number(step.get("share")) and _is_number(step.get("pass_s"))
 
@@ -282,17 +343,19 @@ def _checked(data: Any) -> dict[str, Any]:
     wrong += [name for name in _SECONDS if not _is_number(plan.get(name))]
     wrong += [name for name in ("name", "arch", "fingerprint") if not isinstance(model.get(name), str)]
     wrong += [name for name in ("file_bytes", "layers") if not _is_count(model.get(name))]
-    wrong += [name for name in ("max_ram", "threads") if not _is_count(options.get(name))]
+    wrong += [name for name in ("max_ram", "max_vram", "threads") if not _is_count(options.get(name))]
     wrong += [name for name in ("tier", "kv_dtype") if not isinstance(options.get(name), str)]
     if plan.get("io") not in ("direct", "mmap"):
         wrong.append("io")
-    if plan.get("bound") not in ("disk", "compute"):
+    if plan.get("bound") not in _BOUNDS:
         wrong.append("bound")
-    weights, steps = plan.get("weights"), data.get("more_ram", [])
+    weights = plan.get("weights")
+    steps = {f"more_{memory}": (data.get(f"more_{memory}", []), f"max_{memory}") for memory in ("ram", "vram")}
     if not isinstance(weights, list) or not all(map(_is_weight, weights)):
         wrong.append("weights")
-    if not isinstance(steps, list) or not all(map(_is_step, steps)):
-        wrong.append("more_ram")
+    for name, (found, option) in steps.items():
+        if not isinstance(found, list) or not all(_is_step(step, option) for step in found):
+            wrong.append(name)
     if wrong:
         raise ArgumentError(f"the plan's {', '.join(wrong)} {'are' if len(wrong) > 1 else 'is'} missing or makes no sense")
     from airpy.calibration import check_rates
@@ -303,5 +366,5 @@ def _checked(data: Any) -> dict[str, Any]:
         "options": dict(options),
         "bandwidths": check_rates(data.get("bandwidths", {})),
         "plan": {**plan, "weights": [list(row) for row in weights or ()]},
-        "more_ram": [dict(step) for step in steps],
+        **{name: [dict(step) for step in found] for name, (found, _) in steps.items()},
     }

@@ -25,6 +25,8 @@ STATS = (
     "achieved_over_predicted", "stall_ms", "between_ms", "prompt_ms", "reused_tokens",
 )  # fmt: skip
 
+ENGINE_OPTIONS = ("max_ram", "max_vram", "io", "threads", "n_ctx", "kv_dtype")  # of add_engine()
+
 
 def command(commands: Commands, name: str, help_text: str, description: str, examples: str) -> argparse.ArgumentParser:
     """A subcommand's parser, with examples under its help."""
@@ -120,7 +122,9 @@ def add_json(parser: argparse.ArgumentParser, what: str = "one JSON object") -> 
 def add_engine(parser: argparse.ArgumentParser, *, max_ram: str = "what is free") -> None:
     """Options of from_pretrained(). max_ram: the default, as help says it."""
     group = parser.add_argument_group("memory and machine")
+    group.add_argument("--device", default="cpu", metavar="NAME", help="cpu, cuda, cuda:1 … or auto, a GPU if there is one; default: cpu")
     group.add_argument("--max-ram", type=size, metavar="SIZE", help=f"what airpy may use, such as 4GiB; default: {max_ram}")
+    group.add_argument("--max-vram", type=size, metavar="SIZE", help="likewise of a GPU's memory; default: most of it")
     group.add_argument("--io", choices=("auto", "direct", "mmap"), help="how weights are read; default: auto")
     group.add_argument("--threads", type=threads, metavar="N", help="default: all that this process may use")
     group.add_argument("--n-ctx", type=count, metavar="N", help="tokens of prompt and answer together; default: up to 4096")
@@ -152,9 +156,10 @@ def open_from(
     """The model under the options of add_engine(). fresh: probe bandwidths now, whatever is kept or in a plan. settle: as in
     open_model()."""
     from airpy.auto_model import open_model
+    from airpy.device import find_device
 
-    given = {name: getattr(args, name) for name in ("max_ram", "io", "threads", "n_ctx", "kv_dtype")}
-    model = open_model(args.model, given, plan=args.plan, fresh=fresh, settle=settle)
+    given = {name: getattr(args, name) for name in ENGINE_OPTIONS}
+    model = open_model(args.model, given, device=find_device("--device", args.device), plan=args.plan, fresh=fresh, settle=settle)
     opened()
     return model
 

@@ -3,33 +3,60 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING, Any
 
 from airpy.cli import common
+from airpy.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from airpy.planning import Plan
 
 _EXAMPLES = """\
   airpy plan model.gguf --max-ram 8GiB
   airpy plan model.gguf --max-ram 8GiB --save plan.json
   airpy generate model.gguf --plan plan.json -p "The meaning of"
   airpy plan model.gguf --n-ctx 512 --json
-  airpy plan model.gguf --probe"""
+  airpy plan model.gguf --probe
+  airpy plan model.gguf --max-vram 24GB --max-ram 64GB --bandwidths disk=3GB/s,link=25GB/s,device=900GB/s
+
+The last asks what another machine would do, here one with a GPU: that machine need not be this one, and the file may be a header
+alone. Bandwidths: disk; link, from RAM to the device; device, its memory; memory, of the CPU; and seconds: latency_s of a read, op_s and
+device_op_s of an operation beside its bytes. What is not named bounds nothing. GB are 10^9 bytes, GiB 2^30."""
 
 
 def add(commands: common.Commands) -> None:
     parser = common.command(
         commands, "plan", "what stays, what streams, how fast",
-        "Probes disk and CPU (or takes what was probed before) and prints the plan of a model. Reads no weights.", _EXAMPLES,
+        "Probes disk and CPU (or takes what was probed before) and prints the plan of a model, also for another machine. Reads no weights.",
+        _EXAMPLES,
     )  # fmt: skip
     common.add_model(parser)
     common.add_engine(parser)
     parser.add_argument("--probe", action="store_true", help="measure anew, such as after other programs slowed the last probe")
+    parser.add_argument(
+        "--bandwidths", type=_rates, metavar="NAME=RATE,…", help="of a machine to plan for; nothing is probed (see below)"
+    )
     parser.add_argument("--save", metavar="FILE", help="write the plan as JSON, for --plan of other commands")
     common.add_json(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, usage_error=parser.error)
+
+
+def _rates(text: str) -> dict[str, Any]:
+    """argparse's type for bandwidths."""
+    from airpy.calibration import parse_rates
+
+    try:
+        return parse_rates(text)
+    except ArgumentError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def run(args: argparse.Namespace) -> int:
-    with common.open_from(args, fresh=args.probe) as model:  # which reads little more than a plan needs
-        plan = model.plan
+    if (args.device == "cpu" and args.max_vram is not None) or args.bandwidths is not None:
+        plan = _elsewhere(args)
+    else:
+        with common.open_from(args, fresh=args.probe) as model:  # which reads little more than a plan needs
+            plan = model.plan
     if args.save:
         plan.save(args.save)
     if args.json:
@@ -37,3 +64,15 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(plan)
     return 0
+
+
+def _elsewhere(args: argparse.Namespace) -> Plan:
+    """For a machine that is described, not here."""
+    from airpy.forecast import forecast
+
+    if args.plan is not None:
+        args.usage_error("--plan has budgets and bandwidths of its own; leave out --max-vram and --bandwidths")
+    if args.probe and args.bandwidths is not None:
+        args.usage_error("--probe measures what --bandwidths assumes; leave out one of them")
+    given = {name: getattr(args, name) for name in common.ENGINE_OPTIONS}
+    return forecast(args.model, given, args.bandwidths, fresh=args.probe)

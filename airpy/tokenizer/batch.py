@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from airpy.device import stay_on
+from airpy.device import check_name
 from airpy.errors import ArgumentError
 
 Tensors = Literal["np", "pt"] | None
@@ -16,8 +16,9 @@ class BatchEncoding(dict[str, Any]):
     """A dict with input_ids and attention_mask, usable as **inputs; the keys are attributes as well."""
 
     def to(self, device: Any) -> BatchEncoding:
-        """Itself, which is on the CPU. Raises UnsupportedError for any other device."""
-        stay_on("to()", device)
+        """Itself: ids stay in the process's memory, and models of every device take them there. Raises UnsupportedError for what names
+        no device."""
+        check_name("to()", device)
         return self
 
     def __getattr__(self, name: str) -> Any:

@@ -1,7 +1,9 @@
 /* backend/backend.h: a device that can run a program. One small vtable; the CPU (host.c) is the specification.
  *
- * The engine owns a backend and calls it from one thread at a time. Weights reach a backend as spans of a feed (the pager's), state
- * as block pointers that its own alloc returned, never as addresses it must guess at. All sizes in bytes unless said. */
+ * The engine owns a backend and calls it from one thread at a time, but for its state memory, which comes and goes on any thread. Weights
+ * reach a backend as spans of a feed (the pager's), state as block pointers that its own alloc returned, never as addresses it must guess
+ * at. A device may have memory of its own: its state lies there, and weights that the plan gives it are copied there once and kept. All
+ * sizes in bytes unless said. */
 #ifndef AIR_BACKEND_BACKEND_H
 #define AIR_BACKEND_BACKEND_H
 
@@ -13,23 +15,28 @@
 
 AIR_BEGIN_C
 
-enum { AIR_BACKEND_VERSION = 1 };
+enum { AIR_BACKEND_VERSION = 2 };
 
 /* Rows [first_row, first_row + rows) of one weight, in memory until released. data has no alignment. */
 typedef struct air_span {
     int32_t weight;
+    int32_t tile;        /* number of this range, the same in every pass */
     int64_t first_row, rows;
-    const uint8_t *data;
-    uint64_t slot; /* the feed's own */
+    const uint8_t *data; /* NULL: kept by the backend */
+    int stays;           /* where it is until the pass ends, also when released before */
+    int locked;          /* in memory that lock_pages took */
+    uint64_t slot;       /* the feed's own */
 } air_span;
 
 /* Where weights come from during a pass. next waits for the next span in program order; release, in the same order, may come later,
- * when up to two more have been asked for. gather decodes rows of a table to float32 [n][cols]. Any thread of the backend calls them,
- * one at a time each; release may come while next waits. */
+ * when up to two more have been asked for. keep is a release that tells the feed to bring this range no more: the backend has a copy.
+ * gather decodes rows of a table to float32 [n][cols]. Any thread of the backend calls them, one at a time each; release may come while
+ * next waits. */
 typedef struct air_feed {
     void *self;
     air_status (*next)(void *self, air_span *span, air_error *err);
     void (*release)(void *self, const air_span *span);
+    void (*keep)(void *self, const air_span *span);
     air_status (*gather)(void *self, int32_t weight, const int32_t *rows, int64_t n, float *out, air_error *err);
     const float *const *vectors; /* [n_weights]: float32 data of every AIR_WEIGHT_VECTOR, else NULL */
 } air_feed;
@@ -41,11 +48,16 @@ typedef struct air_state_view {
     int64_t stride; /* blocks per layer in these tables */
 } air_state_view;
 
+/* A backend may add floats of prompts in another order than those of generated tokens, which come a few at a time (docs/design.md,
+ * invariant 1). Neither looks at how many there are. */
+typedef enum air_row_role { AIR_ROW_GENERATED, AIR_ROW_PROMPT } air_row_role;
+
 typedef struct air_pass {
     int64_t rows;             /* at least 1 */
     const int32_t *tokens;    /* [rows] */
     const int32_t *positions; /* [rows] */
     const int32_t *sequences; /* [rows]: index into states */
+    const uint8_t *roles;     /* [rows]: air_row_role */
     const air_state_view *states;
     air_state_type state_type;
     const int32_t *wanted;    /* [n_wanted] row numbers, ascending */
@@ -63,31 +75,60 @@ typedef struct air_backend_config {
     const air_program *program; /* outlives the backend */
     int threads;                /* CPU threads to use */
     int cpu_tier;               /* air_cpu_tier that caps the kernels */
+    /* of a device with memory of its own: */
+    int32_t device;
+    int32_t n_tiles, kept_tiles; /* of a pass; of them, those first in the plan's priority stay on the device */
+    const int32_t *priority;     /* [n_tiles]: tile numbers */
+    uint64_t kept_bytes, tile_bytes; /* of all kept tiles, each rounded up to AIR_DEVICE_ALIGN; of the largest tile */
+    int64_t n_ctx;
 } air_backend_config;
+
+typedef struct air_device_info {
+    char name[256];
+    uint64_t total, free;        /* of its memory, now */
+    uint64_t context;            /* of it, what using the device takes before anything is allocated; an estimate */
+    int32_t major, minor;        /* compute capability */
+    int32_t processors;
+} air_device_info;
 
 typedef struct air_backend_api {
     uint32_t version; /* AIR_BACKEND_VERSION */
-    const char *name; /* "cpu" */
+    const char *name; /* "cpu", "cuda" */
+    /* Devices with memory of their own; NULL where the backend is the CPU. *n is 0 and the status AIR_E_UNSUPPORTED, saying why, where
+     * there is none that could be used. */
+    air_status (*devices)(int32_t *n, air_error *err);
+    air_status (*device_info)(int32_t device, air_device_info *out, air_error *err);
     air_status (*open)(air_backend **out, const air_backend_config *config, air_error *err);
     void (*close)(air_backend *backend);
     const char *(*kernels)(const air_backend *backend); /* which set of kernels it runs: "avx512" */
     /* AIR_OK if every op and weight of the program can run; else AIR_E_UNSUPPORTED naming the first that cannot. */
     air_status (*supports)(const air_program *program, air_error *err);
-    /* Memory that a pass of rows rows with n_wanted wanted ones takes beyond the feed's spans; monotonic in both. */
+    /* Memory of the host that a pass of rows rows with n_wanted wanted ones takes beyond the feed's spans; monotonic in both. NULL of a
+     * device: device.h says it. */
     uint64_t (*pass_bytes)(const air_program *program, int64_t rows, int64_t n_wanted, int threads);
     /* Makes room for passes up to that size, or shrinks to it. AIR_E_NOMEM leaves the old size. */
     air_status (*reserve)(air_backend *backend, int64_t rows, int64_t n_wanted, air_error *err);
-    /* Memory for state blocks, readable and writable by passes. */
-    void *(*state_alloc)(air_backend *backend, size_t bytes);
+    /* Memory for state blocks, readable and writable by passes; thread-safe. A block to copy from may be one that a pass has just
+     * written. Errors: AIR_E_NOMEM; of a device AIR_E_DEVICE. *out is NULL then. */
+    air_status (*state_alloc)(air_backend *backend, void **out, size_t bytes, air_error *err);
     void (*state_free)(air_backend *backend, void *p, size_t bytes);
-    void (*state_copy)(air_backend *backend, void *to, const void *from, size_t bytes);
+    air_status (*state_copy)(air_backend *backend, void *to, const void *from, size_t bytes, air_error *err);
+    /* Makes pages of the host stay where they are, so that the device copies from them by itself; nonzero if it did, 0 where the system
+     * refuses, which is no failure. unlock_pages takes what one lock_pages took. NULL where nothing is gained by it. */
+    int (*lock_pages)(air_backend *backend, void *p, size_t bytes);
+    void (*unlock_pages)(air_backend *backend, void *p);
     /* Runs the program over the pass; the calling thread is the leader. Every span taken from the feed is released, also on failure;
      * after a failure the feed stands somewhere inside the program and must be rewound by its owner.
-     * Errors: those of the feed, AIR_E_CANCELLED. */
+     * Errors: those of the feed, AIR_E_CANCELLED; of a device AIR_E_NOMEM and AIR_E_DEVICE, after which it may be lost: the message says
+     * so, and every further call fails alike, of this function and others. */
     air_status (*run)(air_backend *backend, const air_pass *pass, const air_feed *feed, air_error *err);
 } air_backend_api;
 
 extern const air_backend_api air_backend_host;
+
+/* What a plugin exports, as AIR_BACKEND_SYMBOL. */
+typedef const air_backend_api *(*air_backend_plugin_fn)(void);
+#define AIR_BACKEND_SYMBOL "air_backend_plugin"
 
 AIR_END_C
 #endif

@@ -233,12 +233,13 @@ static air_status host_run(air_backend *h, const air_pass *pass, const air_feed 
 
 enum { HUGE_PAGE = 2 << 20 };
 
-static void *host_state_alloc(air_backend *h, size_t bytes)
+static air_status host_state_alloc(air_backend *h, void **out, size_t bytes, air_error *err)
 {
     (void)h;
-    void *memory = air_pages_alloc(bytes);
-    if (memory && bytes >= HUGE_PAGE) air_pages_huge(memory, bytes); /* a smaller region may share one with another's memory */
-    return memory;
+    *out = air_pages_alloc(bytes);
+    if (!*out) return air_fail(err, AIR_E_NOMEM, "state: %zu bytes for 64 more positions", bytes);
+    if (bytes >= HUGE_PAGE) air_pages_huge(*out, bytes); /* a smaller region may share one with another's memory */
+    return AIR_OK;
 }
 
 static void host_state_free(air_backend *h, void *p, size_t bytes)
@@ -247,10 +248,11 @@ static void host_state_free(air_backend *h, void *p, size_t bytes)
     air_pages_free(p, bytes);
 }
 
-static void host_state_copy(air_backend *h, void *to, const void *from, size_t bytes)
+static air_status host_state_copy(air_backend *h, void *to, const void *from, size_t bytes, air_error *err)
 {
-    (void)h;
+    (void)h, (void)err;
     memcpy(to, from, bytes);
+    return AIR_OK;
 }
 
 const air_backend_api air_backend_host = {

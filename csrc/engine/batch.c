@@ -15,6 +15,7 @@ static void batch_delete(air_batch *b)
     air_free(b->token_ids);
     air_free(b->positions);
     air_free(b->sequences);
+    air_free(b->roles);
     air_free(b->wanted);
     air_free(b->states);
     air_free(b->logits);
@@ -63,11 +64,13 @@ static air_status batch_allocate(air_batch *b, const air_batch_request *r, air_e
     b->token_ids = air_calloc(rows, sizeof *b->token_ids);
     b->positions = air_calloc(rows, sizeof *b->positions);
     b->sequences = air_calloc(rows, sizeof *b->sequences);
+    b->roles = air_calloc(rows, sizeof *b->roles);
     b->wanted = air_calloc((size_t)b->n_wanted, sizeof *b->wanted);
     b->states = air_calloc(items, sizeof *b->states);
     b->sampled = air_calloc(items, sizeof *b->sampled);
     b->logprobs = air_calloc(items, sizeof *b->logprobs);
-    if (b->items && b->samplings && b->token_ids && b->positions && b->sequences && b->wanted && b->states && b->sampled && b->logprobs)
+    if (b->items && b->samplings && b->token_ids && b->positions && b->sequences && b->roles && b->wanted && b->states && b->sampled &&
+        b->logprobs)
         return AIR_OK;
     return air_fail(err, AIR_E_NOMEM, "batch: %zu tokens", rows);
 }
@@ -85,6 +88,7 @@ static void batch_copy(air_batch *b, const air_batch_request *r)
             b->token_ids[row + t] = item->tokens[t];
             b->positions[row + t] = (int32_t)(item->sequence->length + t);
             b->sequences[row + t] = i;
+            b->roles[row + t] = item->sequence->length + t < item->n_prompt ? AIR_ROW_PROMPT : AIR_ROW_GENERATED;
             if (t >= item->n_tokens - item->want) b->wanted[wanted++] = (int32_t)(row + t);
         }
         item->tokens = b->token_ids + row;

@@ -27,14 +27,43 @@ static uint64_t vector_bytes(const air_program *p)
     return total;
 }
 
-static air_plan_request request_for(const air_engine_config *c, const air_model *model, const air_backend_api *api)
+static const air_backend_api *backend_of(const air_engine_config *c) { return c->backend ? c->backend : &air_backend_host; }
+
+/* Beside the context: tables, small weights. */
+static uint64_t device_small_bytes(const air_program *p)
+{
+    uint64_t total = AIR_DEVICE_TABLES;
+    for (int32_t i = 0; i < p->n_weights; i++)
+        if (p->weights[i].use == AIR_WEIGHT_VECTOR)
+            total += air_round_up((uint64_t)(p->weights[i].rows * p->weights[i].cols) * sizeof(float), AIR_DEVICE_ALIGN);
+    return total;
+}
+
+/* What the device has, as the plan needs it: never more than is free. */
+static air_status device_request(const air_engine_config *c, const air_program *p, air_device_request *out, air_error *err)
+{
+    const air_backend_api *api = backend_of(c);
+    air_device_info info;
+    *out = (air_device_request){.budget = c->max_vram, .fixed = AIR_DEVICE_CONTEXT + device_small_bytes(p)};
+    if (!api->device_info) return AIR_OK; /* a plan alone may be for a device that is elsewhere */
+    air_status st = api->device_info(c->device, &info, err);
+    if (st) return st;
+    out->fixed = info.context + device_small_bytes(p);
+    out->reach = info.free + info.context;
+    if (!out->budget) out->budget = out->reach - out->reach / 20; /* others may want some */
+    if (out->budget <= out->reach) return AIR_OK;
+    return air_fail(err, AIR_E_BUDGET, "max_vram %.1f MiB is more than there is: %s has %.1f MiB free of %.1f; lower max_vram or leave it "
+                    "out", air_mib(out->budget), info.name, air_mib(out->reach), air_mib(info.total));
+}
+
+static air_plan_request request_for(const air_engine_config *c, const air_model *model)
 {
     const air_program *p = air_model_program(model);
     air_memory_info memory = air_memory_query();
     air_plan_request r = {
         .program = p, .fixed = c->fixed_bytes + air_sample_scratch(p->n_vocab) + vector_bytes(p),
         .state_per_block = air__state_block_bytes(p, c->state_type),
-        .n_ctx = c->n_ctx, .n_ctx_trained = air_model_hparams(model)->n_ctx_trained, .pass_bytes = api->pass_bytes,
+        .n_ctx = c->n_ctx, .n_ctx_trained = air_model_hparams(model)->n_ctx_trained, .pass_bytes = air_backend_host.pass_bytes,
         .threads = c->threads ? c->threads : air_cpu_count(), .io = c->io,
         .available = air_memory_default_budget(&memory), .reach = air_memory_room(&memory) + c->fixed_bytes,
         .ring_bytes = c->ring_bytes, .tile_bytes = c->tile_bytes, .max_rows = c->max_rows, .bandwidths = c->bandwidths,
@@ -50,8 +79,14 @@ air_status air_engine_plan_only(air_plan **out, const air_engine_config *config,
     air_model *model = NULL;
     air_status st = air_model_open(&model, config->set, err);
     if (st) return st;
-    st = air_backend_host.supports(air_model_program(model), err);
-    air_plan_request request = request_for(config, model, &air_backend_host);
+    const air_program *p = air_model_program(model);
+    air_plan_request request = request_for(config, model);
+    if (config->max_ram > request.reach) { /* another machine's, which then has what we grant of it */
+        request.reach = 0;
+        request.available = config->max_ram;
+    }
+    st = backend_of(config)->supports(p, err);
+    if (!st) st = device_request(config, p, &request.device, err);
     if (!st) st = air_plan_make(out, &request, err);
     air_model_close(model);
     return st;
@@ -78,38 +113,60 @@ static air_status open_sources(air_engine *e, const char *spec, air_error *err)
     return AIR_OK;
 }
 
+/* What of the device's memory is there from open to close is booked here. */
+static air_status open_backend(air_engine *e, const air_engine_config *c, air_error *err)
+{
+    const air_plan *plan = e->plan;
+    uint64_t tile_bytes = 0;
+    for (int32_t i = 0; i < plan->n_tiles; i++) tile_bytes = air_max_u64(tile_bytes, air_tile_device_memory(&plan->tiles[i]));
+    air_status st = AIR_OK;
+    if (air__engine_on_device(e)) {
+        st = air_budget_reserve(&e->device_budget, AIR_HOLD_FIXED, plan->device_fixed, err);
+        if (!st) st = air_budget_reserve(&e->device_budget, AIR_HOLD_PINS, plan->device_pin_bytes, err);
+        if (!st) st = air_budget_reserve(&e->device_budget, AIR_HOLD_RING, plan->device_ring_bytes, err);
+    }
+    if (st) return st;
+    return e->api->open(&e->backend, &(air_backend_config){
+        .program = air_model_program(e->model), .threads = e->request.threads, .cpu_tier = c->cpu_tier, .device = c->device,
+        .n_tiles = plan->n_tiles, .kept_tiles = plan->n_device_tiles, .priority = plan->priority, .kept_bytes = plan->device_pin_bytes,
+        .tile_bytes = tile_bytes, .n_ctx = plan->n_ctx}, err);
+}
+
 static air_status open_memory(air_engine *e, const air_engine_config *c, air_error *err)
 {
+    if (c->max_vram && !e->api->device_info)
+        return air_fail(err, AIR_E_ARGUMENT, "max_vram is the memory of a device, but the %s computes", e->api->name);
     air_status st = air_model_open(&e->model, e->set, err);
     if (st) return st;
     const air_program *p = air_model_program(e->model);
     st = e->api->supports(p, err);
     if (st) return st;
-    e->request = request_for(c, e->model, e->api);
-    st = air_plan_make(&e->plan, &e->request, err);
+    e->request = request_for(c, e->model);
+    st = device_request(c, p, &e->request.device, err);
+    if (!st) st = air_plan_make(&e->plan, &e->request, err);
     if (st) return st;
     e->max_pins = c->max_pins;
     for (int32_t i = 0; i < e->plan->n_tiles; i++) e->all_pins += air_tile_memory(&e->plan->tiles[i], AIR_PLAN_GRANULE);
     air_budget_init(&e->budget, e->plan->budget);
+    air_budget_init(&e->device_budget, e->plan->device_budget);
     st = air_budget_reserve(&e->budget, AIR_HOLD_FIXED, c->fixed_bytes + air_sample_scratch(p->n_vocab), err);
     if (!st) st = open_sources(e, c->source_spec, err);
+    if (!st) st = open_backend(e, c, err); /* before the pager, whose pages it locks */
     if (st) return st;
     return air_pager_open(&e->pager, &(air_pager_config){
         .program = p, .plan = e->plan, .sources = e->sources, .paths = (const char *const *)e->set->paths, .parts = e->set->parts,
-        .budget = &e->budget}, err);
+        .budget = &e->budget, .api = e->api, .backend = e->backend}, err);
 }
 
 static air_status open_compute(air_engine *e, const air_engine_config *c, air_error *err)
 {
     const air_program *p = air_model_program(e->model);
     size_t layers = (size_t)p->n_layers + 1;
-    air_status st = e->api->open(&e->backend, &(air_backend_config){
-        .program = p, .threads = e->request.threads, .cpu_tier = c->cpu_tier}, err);
-    if (!st) st = air__state_pool_init(&e->pool, p, c->state_type, err);
+    air_status st = air__state_pool_init(&e->pool, p, c->state_type, err);
     if (st) return st;
     e->pool.api = e->api;
     e->pool.backend = e->backend;
-    e->pool.budget = &e->budget;
+    e->pool.budget = air__engine_on_device(e) ? &e->device_budget : &e->budget;
     e->ops = air_ops_best((air_cpu_tier)c->cpu_tier);
     e->sample_scratch = air_malloc(air_sample_scratch(p->n_vocab));
     e->layer_ns = air_calloc(layers, sizeof *e->layer_ns);
@@ -181,7 +238,7 @@ air_status air_engine_open(air_engine **out, const air_engine_config *config, ai
     air_cond_init(&e->wake);
     air_cond_init(&e->ended);
     e->set = config->set;
-    e->api = &air_backend_host;
+    e->api = backend_of(config);
     e->process = air_process_id();
     air_status st = open_memory(e, config, err);
     if (!st) st = open_compute(e, config, err);

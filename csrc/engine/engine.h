@@ -26,9 +26,12 @@ typedef struct air_engine_config {
     const air_gguf_set *set;   /* borrowed; outlives the engine */
     uint64_t max_ram;          /* 0: DESIGN's default for this machine; at most air_memory_room, which callers look at before they probe */
     uint64_t fixed_bytes;      /* of it, what the caller already holds (tokenizer, directory …) */
+    uint64_t max_vram;         /* of the device's memory; 0: most of what is free there. Without a backend that has some only for plans */
     air_io_mode io;
     int threads;               /* 0: all this process may use */
     int cpu_tier;              /* air_cpu_tier cap; AIR_TIER_COUNT: the best */
+    const air_backend_api *backend; /* what computes; NULL: the CPU */
+    int32_t device;            /* which of its devices */
     int64_t n_ctx;             /* 0: min(trained, 4096), lowered to what fits */
     air_state_type state_type;
     uint64_t ring_bytes, tile_bytes; /* 0: chosen */
@@ -42,7 +45,8 @@ typedef struct air_engine_config {
 air_status air_engine_open(air_engine **out, const air_engine_config *config, air_error *err);
 void air_engine_close(air_engine *engine);
 
-/* Fills config's zeros the way open does, and solves its plan, without opening files or allocating what it plans. */
+/* Fills config's zeros the way open does, and solves its plan, without opening files or allocating what it plans. Needs no device,
+ * and takes a max_ram beyond this machine's for that of another one. */
 air_status air_engine_plan_only(air_plan **out, const air_engine_config *config, air_error *err);
 
 const air_model *air_engine_model(const air_engine *engine);
@@ -88,7 +92,7 @@ typedef struct air_batch_item {
     int64_t n_tokens;
     int64_t want;                 /* logits (and hidden) of the last `want` tokens; 0 to n_tokens */
     const air_sampling *sampling; /* NULL: none; else samples from the last token's logits */
-    int64_t n_prompt;             /* for the penalties: tokens of the sequence that were not generated */
+    int64_t n_prompt;             /* tokens of the sequence, the first ones, that were not generated: for penalties, and rows' roles */
 } air_batch_item;
 
 typedef struct air_batch_request {

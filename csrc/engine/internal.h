@@ -24,6 +24,7 @@ struct air_batch {
     int32_t n_items;
     int keep_hidden, walk;
     int32_t *token_ids, *positions, *sequences, *wanted; /* [rows], [rows], [rows], [n_wanted] */
+    uint8_t *roles;              /* [rows] */
     int64_t rows, n_wanted;
     air_state_view *states;      /* [n_items] */
     float *logits, *hidden;      /* made by the engine's thread */
@@ -39,6 +40,7 @@ struct air_engine {
     air_plan_request request;    /* what the plan was made from; predictions are asked of it */
     air_plan *plan;
     air_budget budget;
+    air_budget device_budget;    /* of memory that is the device's own: state and activations are there; limit 0 where there is none */
     air_source **sources;        /* [set->parts] */
     air_pager *pager;
     const air_backend_api *api;
@@ -51,7 +53,7 @@ struct air_engine {
     uint64_t max_pins, pin_target;
     uint64_t all_pins;           /* memory that every tile pinned takes */
     int64_t rows_cap, wanted_cap; /* what the backend is reserved for */
-    uint64_t activation_bytes;
+    uint64_t activation_bytes, device_activation_bytes;
 
     air_thread *thread;
     air_mutex lock;              /* queue, phases, stats */
@@ -63,6 +65,8 @@ struct air_engine {
     uint64_t *stall_before, *last_busy, *last_stall;
 };
 
+/* Whether passes are computed by a device with memory of its own. */
+static inline int air__engine_on_device(const air_engine *engine) { return engine->plan->device_budget != 0; }
 /* AIR_E_CLOSED in a forked child or while closing. */
 air_status air__engine_usable(air_engine *engine, air_error *err);
 /* The engine's thread: runs a batch from room-making to sampling; sequences advance on success only. */

@@ -4,6 +4,7 @@
 
 #include "base/alloc.h"
 #include "base/checked.h"
+#include "backend/device.h"
 #include "engine/internal.h"
 #include "platform/clock.h"
 
@@ -12,7 +13,8 @@ static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 /* --- room: state, activations and logits come before pinned weights --- */
 
 typedef struct room {
-    uint64_t state, logits, activations;
+    uint64_t state, logits, activations; /* of a device's own memory the first */
+    uint64_t device_activations;
     int64_t rows, wanted; /* of the largest pass */
 } room;
 
@@ -23,6 +25,37 @@ static int64_t wanted_in(const air_batch *b, int64_t first, int64_t rows)
     return n;
 }
 
+static void pass_memory(const air_engine *e, room *r)
+{
+    const air_program *p = air_model_program(e->model);
+    if (air__engine_on_device(e)) {
+        r->activations = air_device_host_bytes(p, r->rows, r->wanted, e->plan->n_ctx);
+        r->device_activations = air_device_pass_bytes(p, r->rows, r->wanted, e->plan->n_ctx);
+    } else {
+        r->activations = e->api->pass_bytes(p, r->rows, r->wanted, e->request.threads);
+    }
+}
+
+static void passes_of(const air_engine *e, const air_batch *b, room *r)
+{
+    r->wanted = 0;
+    for (int64_t first = 0; first < b->rows; first += r->rows) {
+        int64_t wanted = wanted_in(b, first, r->rows);
+        if (wanted > r->wanted) r->wanted = wanted;
+    }
+    pass_memory(e, r);
+}
+
+static uint64_t device_left(const air_engine *e)
+{
+    return e->device_budget.limit - (atomic_load(&e->device_budget.total) - e->device_activation_bytes);
+}
+
+static int device_fits(const air_engine *e, const room *r)
+{
+    return !air__engine_on_device(e) || r->state + r->device_activations <= device_left(e);
+}
+
 static room room_for(const air_engine *e, const air_batch *b)
 {
     const air_program *p = air_model_program(e->model);
@@ -31,13 +64,13 @@ static room room_for(const air_engine *e, const air_batch *b)
         const air_batch_item *item = &b->items[i];
         r.state += (uint64_t)air__sequence_missing(item->sequence, item->sequence->length + item->n_tokens) * e->pool.block_bytes;
     }
-    for (int64_t first = 0; first < b->rows; first += r.rows) {
-        int64_t wanted = wanted_in(b, first, r.rows);
-        if (wanted > r.wanted) r.wanted = wanted;
+    passes_of(e, b, &r);
+    while (r.rows > 1 && !device_fits(e, &r)) { /* many wanted rows: their logits are the device's too for a while */
+        r.rows = (r.rows + 1) / 2;
+        passes_of(e, b, &r);
     }
     if (!air_mul_u64((uint64_t)b->n_wanted, (uint64_t)(p->n_vocab + (b->keep_hidden ? p->n_embd : 0)) * sizeof(float), &r.logits))
         r.logits = UINT64_MAX;
-    r.activations = e->api->pass_bytes(p, r.rows, r.wanted, e->request.threads);
     return r;
 }
 
@@ -58,6 +91,7 @@ uint64_t air_engine_budget_for(air_engine *e, int64_t blocks, int64_t rows, int6
     const air_program *program = air_model_program(e->model);
     air_plan_request r = e->request;
     uint64_t state, logits, need = 0;
+    if (air__engine_on_device(e)) blocks = 0; /* no matter of max_ram */
     if (!air_mul_u64((uint64_t)blocks, r.state_per_block, &state) ||
         !air_mul_u64((uint64_t)wanted, (uint64_t)program->n_vocab * sizeof(float), &logits))
         return 0;
@@ -66,7 +100,9 @@ uint64_t air_engine_budget_for(air_engine *e, int64_t blocks, int64_t rows, int6
         r.budget = air_from_tenths(air_tenths_up(air_max_u64(need, e->plan->budget)) + 1);
         air_plan *p;
         if (air_plan_make(&p, &r, NULL)) return 0;
-        uint64_t passes = e->api->pass_bytes(program, min64(rows, p->max_rows), wanted, r.threads);
+        room pass = {.rows = min64(rows, p->max_rows), .wanted = wanted};
+        pass_memory(e, &pass);
+        uint64_t passes = pass.activations;
         uint64_t others = r.fixed + p->ring_bytes + p->gather_bytes + atomic_load(&e->budget.held[AIR_HOLD_LOGITS]);
         air_plan_free(p);
         if (!air_add_u64(state, logits, &need) || !air_add_u64(need, passes + others, &need) || need > INT64_MAX) return 0;
@@ -86,24 +122,40 @@ static air_status set_pins(air_engine *e, uint64_t target, air_error *err)
     return st;
 }
 
-/* What the rest leaves goes to weights: all of them pinned, and then no ring; else the ring, and pins. */
+/* Weights of a device stay, so its state and activations have what the plan left for them. */
+static air_status device_room(const air_engine *e, const room *r, air_error *err)
+{
+    uint64_t limit = e->device_budget.limit, left = device_left(e), need = r->state + r->device_activations;
+    if (device_fits(e, r)) return AIR_OK;
+    return air_fail(err, AIR_E_BUDGET,
+                    "max_vram %.1f MiB is too small by %.1f MiB: in use %.1f, of that weights %.1f; this call needs KV cache %.1f, "
+                    "activations %.1f; close sequences, or open the model with a larger n_ctx or max_vram",
+                    air_mib(limit), (double)air_tenths_up(need - left) / 10, air_mib(limit - left), air_mib(e->plan->device_pin_bytes),
+                    air_mib(r->state), air_mib(r->device_activations));
+}
+
+/* What the rest leaves goes to weights: all of them pinned, and then no ring; else the ring, and pins. A device's own weights come
+ * through the ring, so there it stays. */
 static air_status make_room(air_engine *e, const room *r, air_error *err)
 {
     air_pager_stats weights = air_pager_stats_get(e->pager);
     uint64_t pinned = atomic_load(&e->budget.held[AIR_HOLD_PINS]);
     uint64_t others = atomic_load(&e->budget.total) - pinned - weights.ring_held - e->activation_bytes;
-    uint64_t least = air_min_u64(weights.ring_bytes, e->all_pins), need = UINT64_MAX;
-    if (!air_add_u64(r->state + r->activations, r->logits, &need) || need > e->budget.limit || others + least > e->budget.limit - need)
+    uint64_t state = air__engine_on_device(e) ? 0 : r->state, need = UINT64_MAX;
+    uint64_t least = e->plan->n_device_tiles ? weights.ring_bytes : air_min_u64(weights.ring_bytes, e->all_pins);
+    air_status st = device_room(e, r, err);
+    if (st) return st;
+    if (!air_add_u64(state + r->activations, r->logits, &need) || need > e->budget.limit || others + least > e->budget.limit - need)
         return refuse(e, r, others + least, need, err);
     uint64_t left = e->budget.limit - others - need;
-    return set_pins(e, left >= e->all_pins ? UINT64_MAX : left - weights.ring_bytes, err);
+    int all = left >= e->all_pins && !e->plan->n_device_tiles;
+    return set_pins(e, all ? UINT64_MAX : left - weights.ring_bytes, err);
 }
 
 void air__expect_one_row(air_engine *e)
 {
-    const air_program *p = air_model_program(e->model);
     room r = {.rows = 1, .wanted = 1, .state = e->pool.block_bytes, .logits = e->plan->logit_bytes};
-    r.activations = e->api->pass_bytes(p, 1, 1, e->request.threads);
+    pass_memory(e, &r);
     (void)make_room(e, &r, NULL); /* where there is none, the batch says so */
 }
 
@@ -111,11 +163,15 @@ static air_status reserve_activations(air_engine *e, const room *r, air_error *e
 {
     if (r->rows == e->rows_cap && r->wanted == e->wanted_cap) return AIR_OK;
     air_budget_release(&e->budget, AIR_HOLD_ACTIVATIONS, e->activation_bytes);
-    e->activation_bytes = 0;
+    air_budget_release(&e->device_budget, AIR_HOLD_ACTIVATIONS, e->device_activation_bytes);
+    e->activation_bytes = e->device_activation_bytes = 0;
     e->rows_cap = e->wanted_cap = -1; /* after a failure below the old memory is there but not booked: the next batch books anew */
     air_status st = air_budget_reserve(&e->budget, AIR_HOLD_ACTIVATIONS, r->activations, err);
     if (st) return st;
     e->activation_bytes = r->activations;
+    st = air_budget_reserve(&e->device_budget, AIR_HOLD_ACTIVATIONS, r->device_activations, err);
+    if (st) return st;
+    e->device_activation_bytes = r->device_activations;
     st = e->api->reserve(e->backend, r->rows, r->wanted, err);
     if (st) return st;
     e->rows_cap = r->rows;
@@ -192,6 +248,7 @@ static air_status run_pass(air_engine *e, air_batch *b, int64_t first, int64_t r
     atomic_store(&b->layers_done, 0);
     air_pass pass = {
         .rows = rows, .tokens = b->token_ids + first, .positions = b->positions + first, .sequences = b->sequences + first,
+        .roles = b->roles + first,
         .states = b->states, .state_type = e->pool.type, .wanted = wanted, .n_wanted = n_wanted,
         .logits = b->logits ? b->logits + wanted_first * p->n_vocab : NULL,
         .hidden = b->hidden ? b->hidden + wanted_first * p->n_embd : NULL,

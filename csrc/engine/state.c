@@ -47,11 +47,12 @@ static air_status block_new(air_state_pool *pool, air_block **out, air_error *er
     air_status st = air_budget_reserve(pool->budget, AIR_HOLD_STATE, pool->block_bytes, err);
     if (st) return st;
     air_block *b = air_malloc(sizeof *b);
-    char *memory = b ? pool->api->state_alloc(pool->backend, pool->block_bytes) : NULL;
-    if (!memory) {
+    void *memory = NULL;
+    st = b ? pool->api->state_alloc(pool->backend, &memory, pool->block_bytes, err) : air_fail(err, AIR_E_NOMEM, "state: a block");
+    if (st) {
         air_free(b);
         air_budget_release(pool->budget, AIR_HOLD_STATE, pool->block_bytes);
-        return air_fail(err, AIR_E_NOMEM, "state: %zu bytes for 64 more positions", pool->block_bytes);
+        return st;
     }
     atomic_init(&b->owners, 1);
     b->memory = memory;
@@ -131,7 +132,11 @@ static air_status unshare(air_sequence *s, int64_t i, air_error *err)
     air_block *copy;
     air_status st = block_new(s->pool, &copy, err);
     if (st) return st;
-    s->pool->api->state_copy(s->pool->backend, copy->memory, s->blocks[i]->memory, s->pool->block_bytes);
+    st = s->pool->api->state_copy(s->pool->backend, copy->memory, s->blocks[i]->memory, s->pool->block_bytes, err);
+    if (st) {
+        block_drop(s->pool, copy);
+        return st;
+    }
     block_drop(s->pool, s->blocks[i]);
     s->blocks[i] = copy;
     point(s, i);
@@ -221,8 +226,12 @@ static air_status repeat(air_sequence *s, int64_t n, air_error *err)
                         (long long)had, (long long)n, (long long)s->engine->plan->n_ctx);
     air_status st = air__sequence_extend(s, had + n, err);
     if (st) return st;
-    for (int64_t i = blocks; i < s->n_blocks; i++)
-        s->pool->api->state_copy(s->pool->backend, s->blocks[i]->memory, s->blocks[i % blocks]->memory, s->pool->block_bytes);
+    for (int64_t i = blocks; i < s->n_blocks && !st; i++)
+        st = s->pool->api->state_copy(s->pool->backend, s->blocks[i]->memory, s->blocks[i % blocks]->memory, s->pool->block_bytes, err);
+    if (st) {
+        air__sequence_cut(s, had);
+        return st;
+    }
     for (int64_t i = had; i < had + n; i++) s->tokens[i] = s->tokens[i % had];
     s->length = had + n;
     return AIR_OK;

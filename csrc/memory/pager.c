@@ -60,13 +60,16 @@ static air_status direct_next(void *self, air_span *span, air_error *err)
     const air_tile *tile = &p->tiles[p->walk % p->n_tiles];
     st = wait_for_slot(p, slot, err);
     if (st) goto done;
-    if (!slot->fresh) p->stats.ram_bytes += tile->bytes;
+    if (!slot->fresh && slot->memory) p->stats.ram_bytes += tile->bytes;
     slot->fresh = 0;
     *span = (air_span){
         .weight = tile->weight,
+        .tile = (int32_t)(p->walk % p->n_tiles),
         .first_row = tile->first_row,
         .rows = tile->rows,
-        .data = slot->memory + tile->offset % p->granule,
+        .data = slot->memory ? slot->memory + tile->offset % p->granule : NULL,
+        .stays = slot->memory == slot->pin,
+        .locked = slot->memory == slot->pin ? slot->pin_locked : p->ring_locked,
         .slot = p->walk++,
     };
 done:
@@ -78,6 +81,16 @@ static void direct_release(void *self, const air_span *span)
 {
     air_pager *p = self;
     air_mutex_lock(&p->lock);
+    air__window_release(p, span->slot);
+    air__window_fill(p);
+    air_mutex_unlock(&p->lock);
+}
+
+static void direct_keep(void *self, const air_span *span)
+{
+    air_pager *p = self;
+    air_mutex_lock(&p->lock);
+    p->slots[span->slot % p->n_tiles].elsewhere = 1;
     air__window_release(p, span->slot);
     air__window_fill(p);
     air_mutex_unlock(&p->lock);
@@ -137,6 +150,8 @@ air_status air_pager_open(air_pager **out, const air_pager_config *config, air_e
     p->sources = config->sources;
     p->parts = config->parts;
     p->budget = config->budget;
+    p->api = config->api && config->api->lock_pages ? config->api : NULL;
+    p->backend = config->backend;
     p->tiles = config->plan->tiles;
     p->n_tiles = (uint64_t)config->plan->n_tiles;
     int mapped = config->plan->io == AIR_IO_MMAP;
@@ -153,6 +168,7 @@ air_status air_pager_open(air_pager **out, const air_pager_config *config, air_e
         .self = p,
         .next = mapped ? air__mmap_next : direct_next,
         .release = mapped ? mmap_release : direct_release,
+        .keep = mapped ? mmap_release : direct_keep,
         .gather = air__gather,
         .vectors = p->vector_of,
     };
@@ -195,11 +211,11 @@ void air_pager_close(air_pager *p)
 const air_feed *air_pager_feed(air_pager *pager) { return &pager->feed; }
 void air_pager_set_cancel(air_pager *pager, const AIR_ATOMIC(int) *cancel) { pager->cancel = cancel; }
 
-/* Marks the longest prefix of the priority order that bytes hold and frees the other pins. A freed one in the window ends it
- * there: its place is no longer what the walk expects. Returns how many tiles are kept. */
+/* Marks the longest prefix of the priority order, behind the device's tiles, that bytes hold and frees the other pins. A freed one in the
+ * window ends it there: its place is no longer what the walk expects. Returns up to where tiles are kept, here or there. */
 static uint64_t keep_prefix(air_pager *p, uint64_t bytes)
 {
-    uint64_t count = 0;
+    uint64_t count = (uint64_t)p->plan->n_device_tiles;
     p->pin_target = 0;
     for (uint64_t i = 0; i < p->n_tiles; i++) p->slots[i].keep = 0;
     for (; count < p->n_tiles; count++) {
@@ -233,7 +249,7 @@ air_status air_pager_set_pins(air_pager *p, uint64_t bytes, air_error *err)
     air_mutex_lock(&p->lock);
     uint64_t count = keep_prefix(p, bytes);
     uint64_t there = air_budget_left(p->budget) + (p->ring ? p->ring_bytes : 0) + atomic_load(&p->budget->held[AIR_HOLD_PINS]);
-    if (count < p->n_tiles || p->pin_target > there) {
+    if (count < p->n_tiles || p->plan->n_device_tiles || p->pin_target > there) {
         st = ring_for_rest(p, bytes, err);
     } else if (p->ring) {
         air__window_cut(p, p->walk); /* what is in the ring is read again, into its pin */

@@ -38,6 +38,8 @@ typedef struct air_pager_config {
     const char *const *paths;   /* [parts]; mmap mode */
     uint32_t parts;
     air_budget *budget;
+    const air_backend_api *api; /* whose lock_pages takes the memory of ring and pins; NULL: none */
+    air_backend *backend;       /* outlives the pager */
 } air_pager_config;
 
 /* Loads vectors (small reads); no matrix. Errors: AIR_E_NOMEM, AIR_E_BUDGET, AIR_E_IO, AIR_E_THREAD. */

@@ -40,6 +40,8 @@ typedef struct air__read {
 typedef struct air__slot { /* one per tile */
     air__slot_state state;
     int keep;                     /* is to be pinned; only set_pins looks at it */
+    int elsewhere;                /* the backend has it: READY without memory */
+    int pin_locked;               /* by the backend */
     int fresh;                    /* read since it was handed out last */
     uint8_t *memory;              /* of the tile, granule included; in the ring or the pin */
     uint8_t *pin;                 /* its place among the pins, or NULL */
@@ -64,6 +66,8 @@ struct air_pager {
     air_source *const *sources;
     uint32_t parts;
     air_budget *budget;
+    const air_backend_api *api;    /* NULL: pages are not locked */
+    air_backend *backend;
     const AIR_ATOMIC(int) *cancel; /* the pass's; NULL: none */
     uint64_t granule;              /* pages and direct reads are multiples of it */
     const air_tile *tiles;
@@ -79,6 +83,7 @@ struct air_pager {
     int failed, stopping;          /* nothing more is submitted while one of them is nonzero */
 
     uint8_t *ring, *ring_region;   /* NULL while all tiles are pinned */
+    int ring_locked;
     uint64_t ring_bytes;           /* the plan's, more where the granule makes tiles larger */
     uint64_t head, tail;           /* positions, modulo ring_bytes in the ring */
     uint8_t *pins, *pins_region;   /* tiles in the order of priority, one after the other; address space for all that may stay */
@@ -114,6 +119,8 @@ uint8_t *air__region_alloc(const air_pager *p, uint64_t bytes); /* pages of whic
 void air__region_huge(const air_pager *p, uint8_t *region, uint64_t bytes); /* asks for huge pages; region may be NULL */
 void air__region_free(const air_pager *p, uint8_t *region, uint64_t bytes);
 uint8_t *air__region_data(const air_pager *p, uint8_t *region); /* its first aligned byte */
+int air__pages_lock(const air_pager *p, uint8_t *memory, uint64_t bytes); /* nonzero if the backend did */
+void air__pages_unlock(const air_pager *p, uint8_t *memory);
 air_status air__pins_open(air_pager *p, air_error *err);
 void air__pins_close(air_pager *p);
 void air__pins_grow(air_pager *p);                         /* places for slots to keep, as far as the budget goes */

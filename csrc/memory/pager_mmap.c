@@ -36,6 +36,8 @@ air_status air__mmap_next(void *self, air_span *span, air_error *err)
     const air_tile *tile = &p->tiles[p->walk % p->n_tiles];
     *span = (air_span){
         .weight = tile->weight,
+        .tile = (int32_t)(p->walk % p->n_tiles),
+        .stays = 1,
         .first_row = tile->first_row,
         .rows = tile->rows,
         .data = air_mapping_data(p->mappings[tile->part]) + tile->offset,

@@ -1,5 +1,6 @@
-/* Pins: tiles that stay, in one region, in the order of priority. What is pinned is a prefix of that order, so pins are always the
- * region's beginning: they grow and give way at its end, and in a region of some size lie on huge pages whatever a tile's size. */
+/* Pins: tiles that stay, in one region, in the order of priority. What is pinned is a prefix of that order, less what a device keeps, so
+ * that pins are the region's beginning: they grow and give way at its end, and in a region of some size lie on huge pages whatever a
+ * tile's size. */
 #include <stdatomic.h>
 
 #include "base/checked.h"
@@ -31,7 +32,7 @@ air_status air__pins_open(air_pager *p, air_error *err)
 void air__pins_grow(air_pager *p)
 {
     uint64_t end = 0;
-    for (uint64_t i = 0; i < p->n_tiles; i++) {
+    for (uint64_t i = (uint64_t)p->plan->n_device_tiles; i < p->n_tiles; i++) {
         int32_t t = p->plan->priority[i];
         air__slot *slot = &p->slots[t];
         uint64_t memory = air_tile_memory(&p->tiles[t], p->granule);
@@ -41,6 +42,12 @@ void air__pins_grow(air_pager *p)
         end += memory;
         p->pins_end = air_max_u64(p->pins_end, end);
     }
+}
+
+static void unlock(const air_pager *p, air__slot *slot)
+{
+    if (slot->pin_locked) air__pages_unlock(p, slot->pin);
+    slot->pin_locked = 0;
 }
 
 void air__pins_cut(air_pager *p)
@@ -56,6 +63,7 @@ void air__pins_cut(air_pager *p)
         }
         if (slot->state == AIR__SLOT_READY) p->stats.pinned_bytes -= memory;
         freed += memory;
+        unlock(p, slot);
         slot->pin = slot->memory = NULL;
         slot->state = AIR__SLOT_EMPTY;
     }
@@ -70,6 +78,7 @@ void air__pins_cut(air_pager *p)
 
 void air__pins_close(air_pager *p)
 {
+    for (uint64_t i = 0; p->slots && i < p->n_tiles; i++) unlock(p, &p->slots[i]);
     air__region_free(p, p->pins_region, p->pins_bytes);
     air_budget_release(p->budget, AIR_HOLD_PINS, p->pins_end);
     p->pins_end = 0;

@@ -123,6 +123,13 @@ uint8_t *air__region_data(const air_pager *p, uint8_t *region)
     return region + (air_round_up(address, p->granule) - address);
 }
 
+int air__pages_lock(const air_pager *p, uint8_t *memory, uint64_t bytes)
+{
+    return p->api && p->api->lock_pages(p->backend, memory, (size_t)bytes);
+}
+
+void air__pages_unlock(const air_pager *p, uint8_t *memory) { p->api->unlock_pages(p->backend, memory); }
+
 air_status air__ring_open(air_pager *p, air_error *err)
 {
     if (p->ring_region || !p->n_tiles) return AIR_OK;
@@ -135,6 +142,7 @@ air_status air__ring_open(air_pager *p, air_error *err)
         return air_fail(err, AIR_E_NOMEM, "ring: %llu bytes", (unsigned long long)p->ring_bytes);
     }
     p->ring = air__region_data(p, p->ring_region);
+    p->ring_locked = air__pages_lock(p, p->ring, p->ring_bytes);
     p->head = p->tail = 0;
     return AIR_OK;
 }
@@ -142,6 +150,8 @@ air_status air__ring_open(air_pager *p, air_error *err)
 void air__ring_close(air_pager *p)
 {
     if (!p->ring_region) return;
+    if (p->ring_locked) air__pages_unlock(p, p->ring);
+    p->ring_locked = 0;
     air__region_free(p, p->ring_region, p->ring_bytes);
     air_budget_release(p->budget, AIR_HOLD_RING, p->ring_bytes);
     p->ring = p->ring_region = NULL;
@@ -160,9 +170,11 @@ static int place_in_ring(air_pager *p, air__slot *slot, uint64_t memory)
     return 1;
 }
 
-static int place_in_pin(const air_pager *p, air__slot *slot)
+/* A pin is locked when it is first to be filled: that takes as long as touching its pages, which the read would else wait for. */
+static int place_in_pin(const air_pager *p, air__slot *slot, uint64_t memory)
 {
     if (!slot->pin) return 0;
+    if (!slot->pin_locked) slot->pin_locked = air__pages_lock(p, slot->pin, memory);
     slot->ring_begin = slot->ring_end = p->head;
     slot->memory = slot->pin;
     return 1;
@@ -174,7 +186,7 @@ void air__window_fill(air_pager *p)
         air__slot *slot = slot_at(p, p->ahead);
         if (slot->state == AIR__SLOT_EMPTY) {
             uint64_t memory = memory_of(p, tile_at(p, p->ahead));
-            if (!place_in_pin(p, slot) && !place_in_ring(p, slot, memory)) break;
+            if (!place_in_pin(p, slot, memory) && !place_in_ring(p, slot, memory)) break;
             slot->state = AIR__SLOT_PLACED;
             slot->fresh = 1;
             slot->reads_left = (uint32_t)air_ceil_div(memory, block_of(p, memory));
@@ -193,7 +205,7 @@ static void drop_step(air_pager *p, uint64_t step)
     if (slot->failed) slot->failed->state = AIR__READ_FREE;
     slot->failed = NULL;
     if (!in_ring(slot) && slot->state == AIR__SLOT_READY) return;
-    slot->state = AIR__SLOT_EMPTY;
+    slot->state = slot->elsewhere ? AIR__SLOT_READY : AIR__SLOT_EMPTY;
     slot->memory = NULL;
 }
 

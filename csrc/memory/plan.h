@@ -5,12 +5,22 @@
  * streamed tiles interleave evenly for any amount of pins, and a smaller amount is a subset of a larger one.
  *
  * The ring holds four of the largest tiles at least, so that two may be held while the next finds room in one piece. It is as small as
- * keeps the disk busy: then what is read is still in the last cache when it is computed with, and more memory is left for pins. */
+ * keeps the disk busy: then what is read is still in the last cache when it is computed with, and more memory is left for pins.
+ *
+ * With a device, which has memory of its own and computes every op, each of the two memories has a budget and the same parts: what is
+ * fixed, state, activations, a ring, and weights in what is left. State and activations are the device's, for the whole context and
+ * max_rows rows, for good; host memory holds the page-locked copies of what goes up and comes back. The tiles of one order:
+ *
+ *     priority: [ 0 … n_device_tiles | the next, pins of host memory | the rest, read from disk in every pass ]
+ *                 in device memory     └──────── over the link in every pass, through the device's ring ────┘
+ *
+ * So whatever the two budgets are, what lies in either is spread evenly, and disk, link and device are busy at once. */
 #ifndef AIR_MEMORY_PLAN_H
 #define AIR_MEMORY_PLAN_H
 
 #include <stdint.h>
 
+#include "backend/device.h"
 #include "backend/op.h"
 #include "base/checked.h"
 #include "base/status.h"
@@ -20,6 +30,10 @@ AIR_BEGIN_C
 typedef enum air_io_mode { AIR_IO_AUTO, AIR_IO_DIRECT, AIR_IO_MMAP, AIR_IO_COUNT } air_io_mode;
 const char *air_io_name(air_io_mode mode);
 
+/* What a pass waits for. */
+typedef enum air_bound { AIR_BOUND_COMPUTE, AIR_BOUND_DEVICE, AIR_BOUND_LINK, AIR_BOUND_DISK, AIR_BOUND_COUNT } air_bound;
+const char *air_bound_name(air_bound bound); /* "compute": the CPU; "device", "link", "disk" */
+
 typedef struct air_tile {
     int32_t weight;
     int32_t op; /* the product that uses it */
@@ -28,7 +42,10 @@ typedef struct air_tile {
     uint64_t offset, bytes; /* in the part's file */
 } air_tile;
 
-enum { AIR_PLAN_GRANULE = 4096, AIR_RING_TILES = 4, AIR_DEPTH_MOST = 32, AIR_RING_LEAST = 8 << 20 };
+enum {
+    AIR_PLAN_GRANULE = 4096, AIR_RING_TILES = 4, AIR_DEPTH_MOST = 32, AIR_RING_LEAST = 8 << 20,
+    AIR_DEVICE_CONTEXT = 512 << 20, /* what a driver takes of a device's memory for a process, kernels included, where nobody measured */
+};
 
 /* Bytes of the ring that a plan takes by itself where it has the memory, and a probe of the disk reads into: its figure then holds
  * what memory of that size costs, in the last cache or beyond it. */
@@ -44,6 +61,9 @@ static inline uint64_t air_tile_memory(const air_tile *tile, uint64_t granule)
     return air_round_up(tile->offset + tile->bytes, granule) - air_round_down(tile->offset, granule);
 }
 
+/* Device memory that holds a tile: its own bytes, at an offset of its own. */
+static inline uint64_t air_tile_device_memory(const air_tile *tile) { return air_round_up(tile->bytes, AIR_DEVICE_ALIGN); }
+
 typedef struct air_bandwidths { /* bytes per second, probed or given */
     double disk;                            /* direct reads at the chosen block and depth */
     double memory;                          /* read bandwidth of all threads together */
@@ -53,7 +73,17 @@ typedef struct air_bandwidths { /* bytes per second, probed or given */
     int32_t depth;
     double latency_s;                       /* one read of 64 KiB, waited for, takes beside its bytes; 0: not measured */
     double op_s;                            /* one op of a program takes beside its bytes; 0: not measured */
+    double link;                            /* copies from page-locked memory to the device */
+    double device;                          /* reads of the device's own memory */
+    double device_op_s;                     /* as op_s, of the device: its launch */
+    double device_product_columns[AIR_TYPE_COUNT]; /* as product_columns, of the device */
 } air_bandwidths;
+
+typedef struct air_device_request {
+    uint64_t budget; /* max_vram; 0: no device, the CPU computes */
+    uint64_t fixed;  /* of it, what the driver's context, small weights and tables take */
+    uint64_t reach;  /* the largest budget that there is memory for; 0: not known */
+} air_device_request;
 
 typedef struct air_plan_request {
     const air_program *program;
@@ -71,6 +101,7 @@ typedef struct air_plan_request {
     uint64_t ring_bytes;           /* 0: chosen */
     uint64_t tile_bytes;           /* 0: chosen; at least one row whatever it says */
     int64_t max_rows;              /* rows per pass; 0: chosen */
+    air_device_request device;
     air_bandwidths bandwidths;
 } air_plan_request;
 
@@ -84,25 +115,36 @@ typedef struct air_plan {
     uint64_t weight_bytes;        /* W: all matrices of a pass */
     uint64_t pin_bytes;           /* memory of the tiles that stay, with an empty context and one row per pass */
     uint64_t pin_bytes_full;      /* with the context full */
-    uint64_t state_bytes_full;    /* KV cache at n_ctx */
-    uint64_t activation_bytes, activation_bytes_full; /* one row; max_rows rows */
+    uint64_t state_bytes_full;    /* KV cache at n_ctx; with a device 0: it lies there */
+    uint64_t activation_bytes, activation_bytes_full; /* one row; max_rows rows; with a device, the copies for it */
     uint64_t logit_bytes;
-    double disk_s, compute_s, pass_s; /* predicted, one token */
-    double full_s;                     /* predicted, one token with the context full, attention not counted */
-    int disk_bound;
+    /* With a device, else 0. In use at any time: fixed, state, activations of max_rows rows, ring, pins. */
+    uint64_t device_budget, device_fixed;
+    int32_t n_device_tiles;
+    uint64_t device_pin_bytes;    /* air_tile_device_memory of these tiles */
+    uint64_t device_weight_bytes; /* their own bytes, of weight_bytes */
+    uint64_t device_ring_bytes;   /* AIR_DEVICE_RING_TILES of the largest tile; 0 where every tile is a device tile */
+    uint64_t device_state_bytes;  /* KV cache of one sequence at n_ctx */
+    uint64_t device_activation_bytes, device_activation_bytes_full;
+    double disk_s, link_s, device_s, compute_s; /* predicted, one token */
+    double pass_s;                /* the largest of them */
+    air_bound bound;              /* which that is */
+    double full_s;                /* predicted, one token with the context full, attention not counted */
     double prompt_s;              /* predicted, a pass of max_rows rows */
     air_tile *tiles;              /* [n_tiles] in the order of use */
     int32_t n_tiles;
-    int32_t *priority;            /* [n_tiles]: tile numbers, the first to pin first */
+    int32_t *priority;            /* [n_tiles]: tile numbers: the device's, then the first to pin first */
 } air_plan;
 
 /* Largest tiles are row ranges of equal size, a multiple of 16 rows where that is possible.
- * Errors: AIR_E_BUDGET: the message says what each part takes, the max_ram that would do, what it is more, and the n_ctx that would fit;
+ * Errors: AIR_E_BUDGET: the message says what each part takes, the max_ram or max_vram that would do, what it is more, and the n_ctx
+ * that would fit; of two budgets that are too small the device's is the first to be told of;
  * AIR_E_NOMEM; AIR_E_ARGUMENT (ring or tile size impossible, n_ctx beyond the trained one). */
 air_status air_plan_make(air_plan **out, const air_plan_request *request, air_error *err);
 void air_plan_free(air_plan *plan);
 
-/* Seconds of a pass of rows rows when pinned bytes of memory hold tiles: max((W - C) / B_disk, compute), C the weights in them.
+/* Seconds of a pass of rows rows when pinned bytes of memory hold tiles: max((W - C) / B_disk, compute), C the weights in them. With a
+ * device max((W - D - C) / B_disk, (W - D) / B_link, the device's compute), D the weights of the device's tiles, before which no pin is.
  * Reads smaller than those that gave B_disk cost their share of a read's latency besides, which is what bounds tiny rings. Compute is
  * the products' bytes, op_s for each op and, in direct mode, the latency of the rows that are read of tables: small models' passes.
  * A bandwidth that is not known bounds nothing. In mmap mode C is W where the files fit the memory available, else 0: a scan in

@@ -157,8 +157,8 @@ static air_status open_model(tiny_model *m, int threads, int cpu_tier, air_error
     if (!st) st = air_backend_host.reserve(m->backend, 1, 1, err);
     if (st) return st;
     size_t block = AIR_BLOCK_POSITIONS * WIDTH * sizeof(float);
-    m->state = air_backend_host.state_alloc(m->backend, block);
-    if (!m->state) return air_fail(err, AIR_E_NOMEM, "probe: %zu bytes", block);
+    st = air_backend_host.state_alloc(m->backend, &m->state, block, err);
+    if (st) return st;
     for (int i = 0; i < LAYERS; i++) m->blocks[i] = m->state;
     return AIR_OK;
 }

@@ -89,16 +89,14 @@ uint64_t air__small_memory(const air_program *program, uint64_t granule)
     return most;
 }
 
-int32_t air__plan_prefix(const air_plan *plan, uint64_t bytes, uint64_t *memory, uint64_t *weights)
+int32_t air__plan_prefix(const air_plan *plan, int32_t first, uint64_t bytes, uint64_t (*takes)(const air_tile *tile), uint64_t *memory)
 {
-    int32_t n = 0;
-    *memory = *weights = 0;
+    int32_t n = first;
+    *memory = 0;
     for (; n < plan->n_tiles; n++) {
-        const air_tile *tile = &plan->tiles[plan->priority[n]];
-        uint64_t takes = air_tile_memory(tile, AIR_PLAN_GRANULE);
-        if (takes > bytes - *memory) break;
-        *memory += takes;
-        *weights += tile->bytes;
+        uint64_t more = takes(&plan->tiles[plan->priority[n]]);
+        if (more > bytes - *memory) break;
+        *memory += more;
     }
     return n;
 }

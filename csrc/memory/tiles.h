@@ -13,7 +13,11 @@ air_status air__plan_tiles(air_plan *plan, const air_program *program, air_error
 /* The largest extent that is read in one small read, a row of a table or a vector, granules at both ends included; 0: none. */
 uint64_t air__small_memory(const air_program *program, uint64_t granule);
 
-/* Tiles of the priority order, from its start, that memory bytes hold; *weights gets their own bytes, *memory what they take. */
-int32_t air__plan_prefix(const air_plan *plan, uint64_t bytes, uint64_t *memory, uint64_t *weights);
+/* Memory that a tile takes in host memory, as plans count. */
+static inline uint64_t air__tile_in_ram(const air_tile *tile) { return air_tile_memory(tile, AIR_PLAN_GRANULE); }
+
+/* The place in the priority order where tiles that bytes of memory hold end, from first on, when each takes what takes says; *memory
+ * gets what they take together. */
+int32_t air__plan_prefix(const air_plan *plan, int32_t first, uint64_t bytes, uint64_t (*takes)(const air_tile *tile), uint64_t *memory);
 
 #endif

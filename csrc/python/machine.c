@@ -1,6 +1,7 @@
 /* python/machine.c: functions of the module about this machine, its files and the formats of tensors. */
 #include "python/core.h"
 
+#include "backend/loader.h"
 #include "platform/cpuid.h"
 #include "platform/file.h"
 #include "platform/sysmem.h"
@@ -92,4 +93,35 @@ PyObject *air__py_dequantize(PyObject *module, PyObject *args)
     }
     PyBuffer_Release(&view);
     return array;
+}
+
+/* devices(plugin, /) -> [{name, total, free, capability: (major, minor), processors}] of a backend's devices with memory of their own,
+ * bytes. Raises UnsupportedError saying why there are none, FileIOError where there is no such plugin. */
+PyObject *air__py_devices(PyObject *module, PyObject *plugin_arg)
+{
+    core_state *state = PyModule_GetState(module);
+    const char *path;
+    if (air__py_to_text(state, "plugin", plugin_arg, &path) < 0) return NULL;
+    air_error err;
+    const air_backend_api *api;
+    int32_t n = 0;
+    air_status st;
+    Py_BEGIN_ALLOW_THREADS
+    st = air_backend_load(&api, path, &err);
+    if (!st) st = api->devices(&n, &err);
+    Py_END_ALLOW_THREADS
+    if (st) return air__py_raise(state, &err);
+    PyObject *list = PyList_New(0);
+    for (int32_t i = 0; list && i < n; i++) {
+        air_device_info info;
+        Py_BEGIN_ALLOW_THREADS
+        st = api->device_info(i, &info, &err);
+        Py_END_ALLOW_THREADS
+        PyObject *device = st ? air__py_raise(state, &err) : Py_BuildValue(
+            "{sssKsKs(ii)si}", "name", info.name, "total", (unsigned long long)info.total, "free", (unsigned long long)info.free,
+            "capability", (int)info.major, (int)info.minor, "processors", (int)info.processors);
+        if (!device || PyList_Append(list, device) < 0) Py_CLEAR(list);
+        Py_XDECREF(device);
+    }
+    return list;
 }

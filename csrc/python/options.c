@@ -4,17 +4,23 @@
 
 #include "python/core.h"
 
+#include "backend/loader.h"
+
 typedef enum option_kind {
-    OPTION_U64, OPTION_I64, OPTION_COUNT, OPTION_PINS, OPTION_IO, OPTION_STATE, OPTION_TIER, OPTION_SOURCE, OPTION_RATES
+    OPTION_U64, OPTION_I64, OPTION_COUNT, OPTION_PINS, OPTION_IO, OPTION_STATE, OPTION_TIER, OPTION_SOURCE, OPTION_RATES,
+    OPTION_PLUGIN, OPTION_DEVICE
 } option_kind;
 
 /* What each keyword is and where it goes; absent ones keep the defaults of air__py_options_parse. */
 static const struct option { const char *name; option_kind kind; size_t offset; } options[] = {
     {"max_ram", OPTION_U64, offsetof(air_engine_config, max_ram)},
     {"fixed_bytes", OPTION_U64, offsetof(air_engine_config, fixed_bytes)},
+    {"max_vram", OPTION_U64, offsetof(air_engine_config, max_vram)},
     {"io", OPTION_IO, offsetof(air_engine_config, io)},
     {"threads", OPTION_COUNT, offsetof(air_engine_config, threads)},
     {"tier", OPTION_TIER, offsetof(air_engine_config, cpu_tier)},
+    {"plugin", OPTION_PLUGIN, offsetof(air_engine_config, backend)},
+    {"device", OPTION_DEVICE, offsetof(air_engine_config, device)},
     {"n_ctx", OPTION_I64, offsetof(air_engine_config, n_ctx)},
     {"kv_dtype", OPTION_STATE, offsetof(air_engine_config, state_type)},
     {"ring_bytes", OPTION_U64, offsetof(air_engine_config, ring_bytes)},
@@ -81,6 +87,11 @@ static int to_bandwidths(const core_state *state, PyObject *o, air_bandwidths *o
         else if (!strcmp(name, "product_columns")) st = to_rates(state, "product_columns", value, out->product_columns);
         else if (!strcmp(name, "latency_s")) st = to_rate(state, "latency_s", value, &out->latency_s);
         else if (!strcmp(name, "op_s")) st = to_rate(state, "op_s", value, &out->op_s);
+        else if (!strcmp(name, "link")) st = to_rate(state, "link", value, &out->link);
+        else if (!strcmp(name, "device")) st = to_rate(state, "device", value, &out->device);
+        else if (!strcmp(name, "device_op_s")) st = to_rate(state, "device_op_s", value, &out->device_op_s);
+        else if (!strcmp(name, "device_product_columns"))
+            st = to_rates(state, "device_product_columns", value, out->device_product_columns);
         else if (!strcmp(name, "block_bytes")) st = air__py_to_u64(state, "block_bytes", value, &out->block_bytes);
         else if (!strcmp(name, "depth")) {
             st = air__py_to_i64(state, "depth", value, 0, 1024, &depth);
@@ -92,6 +103,17 @@ static int to_bandwidths(const core_state *state, PyObject *o, air_bandwidths *o
     }
     Py_DECREF(items);
     return st;
+}
+
+/* The path of a backend's plugin; "" for the CPU. */
+static int to_backend(const core_state *state, PyObject *o, const air_backend_api **out)
+{
+    const char *path;
+    air_error err;
+    if (air__py_to_text(state, "plugin", o, &path) < 0) return -1;
+    if (!*path || !air_backend_load(out, path, &err)) return 0;
+    air__py_raise(state, &err);
+    return -1;
 }
 
 static int set_option(const core_state *state, const struct option *option, PyObject *value, air_engine_config *config)
@@ -109,6 +131,11 @@ static int set_option(const core_state *state, const struct option *option, PyOb
     case OPTION_COUNT:
         st = air__py_to_i64(state, option->name, value, 0, AIR_PY_MAX_THREADS, &number);
         if (!st) config->threads = (int)number;
+        return st;
+    case OPTION_PLUGIN: return to_backend(state, value, field);
+    case OPTION_DEVICE:
+        st = air__py_to_i64(state, option->name, value, 0, INT32_MAX, &number);
+        if (!st) config->device = (int32_t)number;
         return st;
     case OPTION_PINS:
         st = air__py_to_i64(state, option->name, value, -1, INT64_MAX, &number);

@@ -5,8 +5,8 @@
 
 #include "base/alloc.h"
 
-/* The tiles of each weight, and how many of them stay when the context is empty. */
-typedef struct tile_counts { int32_t tiles, pinned; } tile_counts;
+/* The tiles of each weight, and how many of them stay, in host memory and in a device's, when the context is empty. */
+typedef struct tile_counts { int32_t tiles, pinned, device; } tile_counts;
 
 static tile_counts *count_tiles(const air_plan *plan, int32_t n_weights)
 {
@@ -14,16 +14,21 @@ static tile_counts *count_tiles(const air_plan *plan, int32_t n_weights)
     if (!counts) return NULL;
     for (int32_t i = 0; i < plan->n_tiles; i++) counts[plan->tiles[i].weight].tiles++;
     uint64_t bytes = 0;
-    for (int32_t i = 0; plan->io == AIR_IO_DIRECT && i < plan->n_tiles; i++) {
+    for (int32_t i = 0; i < plan->n_tiles; i++) {
         const air_tile *tile = &plan->tiles[plan->priority[i]];
-        bytes += tile->bytes;
+        if (i < plan->n_device_tiles) {
+            counts[tile->weight].device++;
+            continue;
+        }
+        bytes += air_tile_memory(tile, AIR_PLAN_GRANULE);
         if (bytes > plan->pin_bytes) break;
         counts[tile->weight].pinned++;
     }
     return counts;
 }
 
-/* [(name, type, bytes, tiles, pinned tiles)]; vectors, which are always there, left out. A table that is only gathered has no tiles. */
+/* [(name, type, bytes, tiles, pinned tiles, device tiles)]; vectors, which are always there, left out. A table that is only gathered
+ * has no tiles. */
 static PyObject *weights_list(const air_plan *plan, const air_program *program)
 {
     tile_counts *counts = count_tiles(plan, program->n_weights);
@@ -32,8 +37,8 @@ static PyObject *weights_list(const air_plan *plan, const air_program *program)
         const air_weight *w = &program->weights[i];
         if (w->use == AIR_WEIGHT_VECTOR) continue;
         PyObject *name = air__py_from_string(w->name, strlen(w->name));
-        PyObject *row = name ? Py_BuildValue("(NsKii)", name, air_format_by_id(w->type)->name, (unsigned long long)w->bytes,
-                                             (int)counts[i].tiles, (int)counts[i].pinned) : NULL;
+        PyObject *row = name ? Py_BuildValue("(NsKiii)", name, air_format_by_id(w->type)->name, (unsigned long long)w->bytes,
+                                             (int)counts[i].tiles, (int)counts[i].pinned, (int)counts[i].device) : NULL;
         if (!row || PyList_Append(list, row) < 0) Py_CLEAR(list);
         Py_XDECREF(row);
     }
@@ -48,11 +53,14 @@ PyObject *air__py_plan_dict(const air_plan *plan, const air_program *program)
 #define U(field) #field, (unsigned long long)plan->field
 #define I(field) #field, (long long)plan->field
 #define D(field) #field, plan->field
-    return Py_BuildValue("{ss sK sK sL sL sK sK sK sL sK sK sK sK sK sK sK sd sd sd sd ss sd sL sN}",
+    return Py_BuildValue("{ss sK sK sL sL sK sK sK sL sK sK sK sK sK sK sK sK sK sL sK sK sK sK sK sK sd sd sd sd sd sd ss sd sL sN}",
                          "io", air_io_name(plan->io), U(budget), U(fixed), I(n_ctx), I(max_rows), U(tile_bytes), U(ring_bytes),
                          U(block_bytes), I(depth), U(weight_bytes), U(pin_bytes), U(pin_bytes_full), U(state_bytes_full),
-                         U(activation_bytes), U(activation_bytes_full), U(logit_bytes), D(disk_s), D(compute_s), D(pass_s), D(full_s),
-                         "bound", plan->disk_bound ? "disk" : "compute", D(prompt_s), I(n_tiles), "weights", weights);
+                         U(activation_bytes), U(activation_bytes_full), U(logit_bytes),
+                         U(device_budget), U(device_fixed), I(n_device_tiles), U(device_pin_bytes), U(device_weight_bytes),
+                         U(device_ring_bytes), U(device_state_bytes), U(device_activation_bytes), U(device_activation_bytes_full),
+                         D(disk_s), D(link_s), D(device_s), D(compute_s), D(pass_s), D(full_s),
+                         "bound", air_bound_name(plan->bound), D(prompt_s), I(n_tiles), "weights", weights);
 #undef U
 #undef I
 #undef D

@@ -13,7 +13,15 @@
 #ifndef AIR_TESTS_CHECK_H
 #define AIR_TESTS_CHECK_H
 
+#ifdef __cplusplus /* the tests of tests/cuda_emu */
+#include <atomic>
+using std::atomic_fetch_add;
+using std::atomic_int;
+using std::atomic_load;
+using std::atomic_store;
+#else
 #include <stdatomic.h>
+#endif
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -11,13 +11,14 @@
 #include "platform/clock.h"
 #include "platform/threads.h"
 
-enum { FIXTURE_PARTS = 2, FIXTURE_WEIGHTS = 40 };
+enum { FIXTURE_PARTS = 2, FIXTURE_WEIGHTS = 40, FIXTURE_LAYERS = 5 };
 
 typedef struct fixture {
     air_program program;
     air_op ops[FIXTURE_WEIGHTS];
     air_weight weights[FIXTURE_WEIGHTS];
     air_buffer_desc buffer;
+    air_attention_shape attention[FIXTURE_LAYERS];
     uint8_t *data[FIXTURE_PARTS]; /* the files */
     uint64_t bytes[FIXTURE_PARTS];
     int32_t table; /* number of a weight that is a table */
@@ -98,7 +99,7 @@ static inline void fixture_make_in(fixture *f, int products, int64_t most_rows, 
         if (pick(4) == 0) fixture_place(f, n++, AIR_WEIGHT_VECTOR, types[i % 3], 1, 32 * (1 + (int64_t)pick(20)), part);
         type = types[pick(4)];
         int64_t rows = 1 + (int64_t)pick((uint64_t)most_rows), cols = 256 * (1 + (int64_t)pick(4));
-        f->ops[i] = (air_op){.kind = AIR_OP_PRODUCT, .layer = i * 5 / products, .weight = n, .out = 0, .bias = AIR_NONE};
+        f->ops[i] = (air_op){.kind = AIR_OP_PRODUCT, .layer = i * FIXTURE_LAYERS / products, .weight = n, .out = 0, .bias = AIR_NONE};
         fixture_place(f, n++, AIR_WEIGHT_MATRIX, type, rows, cols, part);
         f->matrix_bytes += f->weights[n - 1].bytes;
     }
@@ -108,9 +109,12 @@ static inline void fixture_make_in(fixture *f, int products, int64_t most_rows, 
         for (uint64_t w = 0; w < words; w++) data[w] = air_random_u64((uint64_t)part, w) & UINT64_C(0x3f3f3f3f3f3f3f3f);
         f->data[part] = (uint8_t *)data;
     }
+    for (int i = 0; i < FIXTURE_LAYERS; i++)
+        f->attention[i] = (air_attention_shape){.heads = 4, .kv_heads = 2, .key_dim = 16, .value_dim = 16};
     f->buffer = (air_buffer_desc){.name = "out", .width = 1, .rows = AIR_ROWS_ALL};
     f->program = (air_program){.ops = f->ops, .n_ops = products, .weights = f->weights, .n_weights = n, .buffers = &f->buffer,
-                               .n_buffers = 1, .row_floats = 64, .n_layers = 5, .n_vocab = 100, .n_embd = 64};
+                               .n_buffers = 1, .row_floats = 64, .max_cols = 1024,
+                               .n_layers = FIXTURE_LAYERS, .attention = f->attention, .n_vocab = 100, .n_embd = 64};
 }
 
 static inline void fixture_make(fixture *f, int products, int64_t most_rows)

@@ -359,6 +359,53 @@ TEST(holding_more_spans_than_the_ring_has_room_for_is_an_error_not_a_hang)
     fixture_free(&f);
 }
 
+/* One pass in which a backend keeps some ranges more, up to tile `end`. Returns 0 where a span was not what it should be. */
+static int keep_some(const fixture *f, const bench *b, char *kept, int32_t end, uint64_t one_in)
+{
+    const air_feed *feed = air_pager_feed(b->pager);
+    for (int32_t i = 0; i < end; i++) {
+        air_span span;
+        if (feed->next(feed->self, &span, &err)) return 0;
+        const air_tile *tile = &b->plan->tiles[i];
+        int right = span.tile == i && span.weight == tile->weight && span.first_row == tile->first_row && span.rows == tile->rows;
+        right = right && (kept[i] ? !span.data : span.data && !memcmp(span.data, f->data[tile->part] + tile->offset, tile->bytes));
+        if (kept[i] || pick(one_in) == 0) {
+            kept[i] = 1;
+            feed->keep(feed->self, &span);
+        } else {
+            feed->release(feed->self, &span);
+        }
+        if (!right) return 0;
+    }
+    return 1;
+}
+
+TEST(what_the_backend_keeps_is_read_no_more)
+{
+    enum { TILES = 1000 };
+    for (int round = 0; round < 20; round++) {
+        char kept[TILES] = {0};
+        fixture f;
+        fixture_make(&f, 12, 300);
+        bench b = bench_of(&f);
+        air_plan_request r = fixture_request(&f, 64u << 20);
+        r.tile_bytes = 20000;
+        REQUIRE(bench_open(&b, &f, &r, &err) == AIR_OK && b.plan->n_tiles <= TILES);
+        for (int pass = 0; pass < 6; pass++) {
+            int32_t end = pick(3) ? b.plan->n_tiles : 1 + (int32_t)pick((uint64_t)b.plan->n_tiles);
+            CHECK(keep_some(&f, &b, kept, end, 3));
+            if (end < b.plan->n_tiles) air_pager_rewind(b.pager); /* the pass was given up */
+        }
+        CHECK(keep_some(&f, &b, kept, b.plan->n_tiles, 1));
+        CHECK(keep_some(&f, &b, kept, b.plan->n_tiles, 1));
+        uint64_t before = air_pager_stats_get(b.pager).disk_bytes;
+        CHECK(keep_some(&f, &b, kept, b.plan->n_tiles, 1));
+        CHECK_EQ(air_pager_stats_get(b.pager).disk_bytes, before);
+        bench_close(&b);
+        fixture_free(&f);
+    }
+}
+
 int main(int argc, char **argv)
 {
     check_begin(argc, argv);
@@ -374,5 +421,6 @@ int main(int argc, char **argv)
     RUN(the_budget_refuses_before_anything_is_allocated);
     RUN(vectors_and_gathered_rows_are_the_decoded_bytes);
     RUN(holding_more_spans_than_the_ring_has_room_for_is_an_error_not_a_hang);
+    RUN(what_the_backend_keeps_is_read_no_more);
     return check_end();
 }

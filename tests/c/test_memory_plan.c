@@ -319,7 +319,7 @@ TEST(the_time_of_a_pass_is_the_slower_of_disk_and_compute)
     CHECK(air_plan_predict(&r, p, 0, 1) > 0.999 * disk && air_plan_predict(&r, p, 0, 1) < 1.001 * disk);
     CHECK(air_plan_predict(&r, p, UINT64_MAX, 1) > 0.999 * memory && air_plan_predict(&r, p, UINT64_MAX, 1) < 1.001 * memory);
     CHECK(air_plan_predict(&r, p, f.matrix_bytes / 2, 1) < 0.6 * disk);
-    CHECK(!p->disk_bound && p->pass_s == p->compute_s); /* all pinned */
+    CHECK(p->bound == AIR_BOUND_COMPUTE && p->pass_s == p->compute_s); /* all pinned */
     for (int t = 0; t < AIR_TYPE_COUNT; t++) r.bandwidths.product_columns[t] = 2e10;
     double rows = w * 100 / 2e10;
     CHECK(air_plan_predict(&r, p, UINT64_MAX, 100) > 0.999 * rows && air_plan_predict(&r, p, UINT64_MAX, 100) < 1.001 * rows);

@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -18,3 +21,24 @@ if not (ROOT / "airpy" / "_core.abi3.so").exists():
 # Started in the background of a script, it would be deaf to Ctrl-C, and so would its children.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def executables() -> Path:
+    """Where the C tests are, and the CUDA backend on the emulation. AIRPY_C_TESTS names a folder with what was built already (the
+    sanitizers' run); otherwise it is built in build/c_tests, once."""
+    from models import tool
+
+    given = os.environ.get("AIRPY_C_TESTS")
+    if given:
+        return Path(given)
+    cmake, compiler = tool("cmake"), tool(os.environ.get("CC", "cc"))
+    if not cmake or not compiler:
+        pytest.skip("the C tests need cmake and a C compiler")
+    folder = ROOT / "build" / "c_tests"
+    options = ["-DAIRPY_PYTHON=OFF", "-DAIRPY_CUDA=off", "-DAIRPY_TESTS=ON", "-DCMAKE_BUILD_TYPE=Release"]
+    build = [cmake, "--build", str(folder), "--parallel", str(os.cpu_count() or 1)]
+    for command in ([cmake, "-S", str(ROOT), "-B", str(folder), *options], build):
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "tests"

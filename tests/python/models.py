@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -43,3 +44,8 @@ def run_python(code: str, *arguments: str, **kwargs: Any) -> subprocess.Complete
     folders = [str(Path(__file__).parent), str(Path(airpy.__file__).parents[1]), env.get("PYTHONPATH", "")]
     env["PYTHONPATH"] = os.pathsep.join(folders)
     return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120, env=env, **kwargs)
+
+
+def tool(name: str) -> str | None:
+    """A program beside this Python, or on the path."""
+    return shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")

@@ -1,43 +1,21 @@
-"""The C tests, each a test here: built once with CMake, run one executable at a time.
-
-AIRPY_C_TESTS names a folder with executables built already (the sanitizers' run); otherwise they are built in build/c_tests.
-"""
+"""The C tests, and those of CUDA sources on the emulation, each a test here: built once with CMake (conftest.py), run one executable at
+a time."""
 
 from __future__ import annotations
 
 import os
 import platform
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from models import tool
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted([*ROOT.glob("tests/c/test_*.c"), *ROOT.glob("tests/kernels/test_*.c")])
-
-
-def tool(name: str) -> str | None:
-    """A program beside this Python, or on the path."""
-    return shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
-
-
-@pytest.fixture(scope="session")
-def executables() -> Path:
-    given = os.environ.get("AIRPY_C_TESTS")
-    if given:
-        return Path(given)
-    cmake, compiler = tool("cmake"), tool(os.environ.get("CC", "cc"))
-    if not cmake or not compiler:
-        pytest.skip("the C tests need cmake and a C compiler")
-    folder = ROOT / "build" / "c_tests"
-    configure = [cmake, "-S", str(ROOT), "-B", str(folder), "-DAIRPY_PYTHON=OFF", "-DAIRPY_TESTS=ON", "-DCMAKE_BUILD_TYPE=Release"]
-    for command in (configure, [cmake, "--build", str(folder), "--parallel", str(os.cpu_count() or 1)]):
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-    return folder / "tests"
+CUDA_SOURCES = sorted(ROOT.glob("tests/cuda_emu/test_*.cu"))
 
 
 @pytest.mark.timeout(900)  # the first one builds
@@ -45,6 +23,14 @@ def executables() -> Path:
 def test_c(executables, name):
     done = subprocess.run([executables / name], capture_output=True, text=True, errors="replace")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", [source.stem for source in CUDA_SOURCES])
+def test_cuda_sources_on_an_emulation(executables, name):
+    if not (executables / name).exists() and not tool(os.environ.get("CXX", "c++")):
+        pytest.skip("needs a C++ compiler")
+    test_c(executables, name)
 
 
 @pytest.mark.timeout(900)
@@ -80,4 +66,4 @@ def test_the_golden_logits_of_the_c_tests_are_those_of_the_files():
 
 
 def test_there_are_c_tests_to_run():
-    assert len(SOURCES) >= 5
+    assert len(SOURCES) >= 5 and len(CUDA_SOURCES) >= 2

@@ -166,7 +166,7 @@ def test_plan_prints_saves_and_is_taken_back(airpy, tmp_path):
     code, out, _ = airpy("plan", DEMO, "--max-ram", "6MiB", "--io", "direct", "--save", tmp_path / "plan.json")
     assert code == 0 and "what streams now" in out
     data = json.loads(airpy("plan", DEMO, "--max-ram", "6MiB", "--io", "direct", "--json")[1])
-    assert data["format"] == "airpy plan 1" and data["plan"]["budget"] == 6 << 20 and data["predicted_tok_s"] > 0
+    assert data["format"] == "airpy plan 2" and data["plan"]["budget"] == 6 << 20 and data["predicted_tok_s"] > 0
     code, out, _ = airpy("generate", DEMO, "--plan", tmp_path / "plan.json", "-p", "x", "-n", "2", "--json")
     assert code == 0 and json.loads(out)["stats"]["budget"] == 6 << 20
     code, _, err = airpy("generate", golden("llama"), "--plan", tmp_path / "plan.json", "-p", "x")
@@ -199,7 +199,7 @@ def test_no_text_of_a_file_commands_the_terminal(airpy, tmp_path, monkeypatch):
     assert code == 0 and "architecture a\\x1b]0;title\\x07\\x1b[2J\\x9b31m\\u202eback\\r\\n: not supported" in out
     plan = Plan.of(json.loads(airpy("plan", DEMO, "--json")[1])).to_dict()
     plan["model"] |= {"name": HOSTILE, "arch": HOSTILE}
-    plan["plan"]["weights"].append([HOSTILE, HOSTILE, 1, 1, 1])
+    plan["plan"]["weights"].append([HOSTILE, HOSTILE, 1, 1, 1, 0])
     refused = airpy("plan", path)
     said = talk(airpy, monkeypatch, DEMO, ["x"], "--template", "{{ raise_exception('" + HOSTILE.strip() + "') }}")
     assert refused[0] == said[0] == 1 and "\\x1b]0;title" in refused[2] and "\\x1b]0;title" in said[2]

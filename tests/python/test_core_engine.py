@@ -173,7 +173,7 @@ def test_tokens_may_come_in_any_int32_buffer(engine):
 def test_hparams_plan_and_stats_agree_with_the_file(engine):
     assert engine.hparams["arch"] == "llama" and engine.hparams["n_vocab"] == 4096 and engine.hparams["tied_output"] is True
     plan = engine.plan
-    weights = {name: (kind, size) for name, kind, size, tiles, _ in plan["weights"] if tiles}
+    weights = {name: (kind, size) for name, kind, size, tiles, *_ in plan["weights"] if tiles}
     held = {t[0]: (t[1], t[5]) for t in _core.GGUF(DEMO).tensors}
     assert weights and all(held[name] == seen for name, seen in weights.items())
     assert plan["weight_bytes"] == sum(size for _, size in weights.values())

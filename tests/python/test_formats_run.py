@@ -1,4 +1,5 @@
-"""A model in any format runs: logits against a float64 forward pass over the exactly dequantised weights, at every kernel tier."""
+"""A model in any format runs: logits against a float64 forward pass over the exactly dequantised weights, at every kernel tier, and
+some by the CUDA backend on an emulation."""
 
 from __future__ import annotations
 
@@ -59,6 +60,14 @@ def run(path: Path, tier: str = "", kv_dtype: str = "f32", **options) -> np.ndar
 def test_a_model_in_this_format_gives_the_logits_of_its_dequantised_weights(files, name, tier):
     path, want = files(name)
     error = nmse(run(path, tier), want)
+    assert error <= (1e-9 if name in FLOATS else 1e-3), f"NMSE {error:.2e}"
+
+
+@pytest.mark.timeout(900)  # the first one builds
+@pytest.mark.parametrize("name", ["F16", "Q8_0", "Q4_K", "IQ4_XS", "IQ2_XXS"])  # products of all: tests/cuda_emu/test_products.cu
+def test_a_model_in_this_format_gives_them_on_an_emulated_gpu(files, executables, name):
+    path, want = files(name)
+    error = nmse(run(path, plugin=os.fspath(executables / "libairpy_cuda_emulated.so")), want)
     assert error <= (1e-9 if name in FLOATS else 1e-3), f"NMSE {error:.2e}"
 
 

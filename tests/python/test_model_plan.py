@@ -74,7 +74,7 @@ def test_the_figures_agree_with_each_other(plan):
     assert math.isclose(plan.predicted_tok_s, 1 / plan["pass_s"])
     assert plan.streamed_bytes / RATES["disk"] <= plan["pass_s"] * 1.01
     rows = plan["weights"]
-    assert sum(size for _, _, size, tiles, _ in rows if tiles) == plan["weight_bytes"]
+    assert sum(size for _, _, size, tiles, *_ in rows if tiles) == plan["weight_bytes"]
     steps = plan.to_dict()["more_ram"]
     assert [step["share"] for step in steps] == [0.5, 1.0] and steps[1]["pass_s"] <= steps[0]["pass_s"] < plan["pass_s"]
     assert steps[1]["bound"] == "compute"  # nothing streams any more
@@ -192,7 +192,7 @@ def test_an_edited_plan_that_makes_no_sense_is_refused(plan, path, value):
         Plan(data)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b"[" * 100000, b'{"format": "airpy plan 1"}'])
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b"[" * 100000, b'{"format": "airpy plan 2"}'])
 def test_a_file_that_is_no_plan_is_refused(tmp_path, content):
     (tmp_path / "plan.json").write_bytes(content)
     with pytest.raises(errors.ArgumentError):

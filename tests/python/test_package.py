@@ -28,11 +28,11 @@ STANDARD = set(  # C11, 7.1.2
     "stdint stdio stdlib stdnoreturn string tgmath threads time uchar wchar wctype".split()
 )
 SOURCES = sorted(path for path in CSRC.rglob("*") if path.suffix in (".c", ".h", ".def"))
-WRITTEN = {".c", ".h", ".def", ".py", ".pyi", ".sh", ".md", ".txt", ".toml", ".json", ".cmake"}
+WRITTEN = {".c", ".h", ".def", ".cu", ".cuh", ".cpp", ".map", ".py", ".pyi", ".sh", ".md", ".txt", ".toml", ".json", ".cmake"}
 TREE = sorted(  # all that was written by hand
     [path for path in ROOT.iterdir() if path.is_file() and path.suffix in WRITTEN]
     + [path for path in (ROOT / ".ci").rglob("*") if path.is_file()]
-    + [path for name in ("airpy", "csrc", "docs", "tests", "tools") for path in (ROOT / name).rglob("*")
+    + [path for name in ("airpy", "csrc", "cuda", "docs", "tests", "tools") for path in (ROOT / name).rglob("*")
        if path.suffix in WRITTEN and path.name != "demo_val.txt" and "results" not in path.parts]
 )  # fmt: skip
 

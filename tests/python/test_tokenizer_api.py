@@ -135,8 +135,9 @@ def test_what_means_the_same_is_taken(tokenizer):
     np.testing.assert_array_equal(tokenizer.encode("ab c", return_tensors="np"), tokenizer("ab c", return_tensors="np").input_ids)
     inputs = tokenizer("ab c", return_tensors="np")
     assert inputs.to("cpu") is inputs
-    with pytest.raises(errors.UnsupportedError, match="'cuda' is not supported; this version runs on the CPU"):
-        inputs.to("cuda")
+    assert inputs.to("cuda:1") is inputs  # a model there takes them
+    with pytest.raises(errors.UnsupportedError, match="'tpu' is not supported; devices are"):
+        inputs.to("tpu")
 
 
 def test_padding_goes_to_the_side_that_was_chosen(tokenizer):

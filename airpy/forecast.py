@@ -1,0 +1,36 @@
+"""The plan of a model on a machine that need not be this one: nothing is opened for use, nothing but a header is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from airpy import _core
+from airpy.auto_model import INTERPRETER_BYTES, _read_metadata, cpu_tier, machine_for
+from airpy.calibration import calibrate, given_rates
+from airpy.files import PathLike, find_model
+from airpy.planning import Plan
+
+_DEFAULTS: dict[str, Any] = {"max_ram": 0, "max_vram": 0, "io": "auto", "threads": 0, "n_ctx": 0, "kv_dtype": "f16"}
+
+
+def forecast(
+    path: PathLike, given: Mapping[str, Any], bandwidths: Mapping[str, Any] | None = None, *, fresh: bool = False
+) -> Plan:
+    """Under from_pretrained()'s options and max_vram, a device's memory, which no device need be there for; None is the default.
+    bandwidths: the other machine's; what they do not name bounds nothing. None: this machine's, as probed (fresh: now). Raises what
+    from_pretrained() raises for the file, and BudgetError."""
+    from airpy.tokenizer.build import memory_bytes
+
+    file = find_model(path)
+    parts, metadata = _read_metadata(file)
+    gguf = _core.GGUF(file)
+    options: dict[str, Any] = {
+        name: default if given.get(name) is None else given[name] for name, default in _DEFAULTS.items()
+    } | {"tier": cpu_tier(), "fixed_bytes": memory_bytes(parts[0]) + gguf.held_bytes + INTERPRETER_BYTES}
+    if bandwidths is None:
+        room = _core.memory_info()["default_budget"] // 2
+        options["bandwidths"] = calibrate(machine_for(gguf, options["threads"], options["tier"], room), fresh=fresh)
+    else:
+        options["bandwidths"] = given_rates(bandwidths)
+    return Plan.build(gguf, metadata, _core.solve_plan(gguf, **options), options)

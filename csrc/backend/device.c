@@ -1,0 +1,65 @@
+#include "backend/device.h"
+
+#include "base/checked.h"
+
+static size_t cut(size_t *at, uint64_t bytes)
+{
+    size_t offset = *at;
+    *at += (size_t)air_round_up(bytes, AIR_DEVICE_ALIGN);
+    return offset;
+}
+
+/* Per row, head and part: the sums of values, the greatest score and the sum of exponentials. */
+size_t air_device_attention_bytes(int64_t rows, int64_t heads, int64_t value_dim, int64_t n_ctx)
+{
+    uint64_t parts = air_ceil_div((uint64_t)n_ctx, AIR_DEVICE_ATTENTION_PART);
+    uint64_t row = (uint64_t)heads * parts * (uint64_t)(value_dim + 2) * sizeof(float);
+    return (size_t)air_min_u64((uint64_t)rows * row, air_max_u64(row, AIR_DEVICE_ATTENTION_MOST)) + AIR_DEVICE_ALIGN;
+}
+
+static size_t attention_bytes(const air_program *p, int64_t rows, int64_t n_ctx)
+{
+    size_t most = 0;
+    for (int32_t i = 0; i < p->n_layers; i++) {
+        const air_attention_shape *a = &p->attention[i];
+        size_t bytes = air_device_attention_bytes(rows, a->heads, a->value_dim, n_ctx);
+        most = bytes > most ? bytes : most;
+    }
+    return most;
+}
+
+static uint64_t block_table_bytes(int64_t rows, int64_t n_ctx)
+{
+    return (uint64_t)rows * air_ceil_div((uint64_t)n_ctx, AIR_BLOCK_POSITIONS) * sizeof(void *);
+}
+
+air_device_layout air_device_layout_of(const air_program *p, int64_t rows, int64_t n_wanted, int64_t n_ctx)
+{
+    air_device_layout l;
+    size_t at = 0;
+    uint64_t n = (uint64_t)rows, w = (uint64_t)n_wanted, columns = n > w ? n : w;
+    uint64_t k = air_round_up((uint64_t)p->max_cols, AIR_Q8_GROUP);
+    l.rows = cut(&at, n * (uint64_t)p->row_floats * sizeof(float));
+    l.wanted = cut(&at, w * (uint64_t)p->wanted_floats * sizeof(float));
+    l.logits = cut(&at, w * (uint64_t)p->n_vocab * sizeof(float));
+    l.q8 = cut(&at, columns * (k + k / AIR_Q8_SUM_GROUP * 2 + k / AIR_Q8_GROUP * 4) + 3 * AIR_DEVICE_ALIGN);
+    l.cos = cut(&at, n * (uint64_t)p->rope.pairs * sizeof(float));
+    l.sin = cut(&at, n * (uint64_t)p->rope.pairs * sizeof(float));
+    l.tokens = cut(&at, (2 * n + w) * sizeof(int32_t));
+    l.blocks = cut(&at, block_table_bytes(rows, n_ctx));
+    l.attention = cut(&at, attention_bytes(p, rows, n_ctx));
+    l.total = at;
+    return l;
+}
+
+uint64_t air_device_pass_bytes(const air_program *program, int64_t rows, int64_t n_wanted, int64_t n_ctx)
+{
+    return air_device_layout_of(program, rows, n_wanted, n_ctx).total;
+}
+
+uint64_t air_device_host_bytes(const air_program *p, int64_t rows, int64_t n_wanted, int64_t n_ctx)
+{
+    uint64_t n = (uint64_t)rows, w = (uint64_t)n_wanted;
+    uint64_t floats = n * (uint64_t)(p->n_embd + 2 * p->rope.pairs) + w * (uint64_t)(p->n_vocab + p->n_embd);
+    return floats * sizeof(float) + (2 * n + w) * sizeof(int32_t) + block_table_bytes(rows, n_ctx) + 8 * AIR_DEVICE_ALIGN;
+}

@@ -1,0 +1,40 @@
+/* backend/device.h: memory that a pass takes on a device with memory of its own: pure sizes, the same for the plan, which has no
+ * device at hand, and for the plugin, which allocates them. All offsets are multiples of AIR_DEVICE_ALIGN. */
+#ifndef AIR_BACKEND_DEVICE_H
+#define AIR_BACKEND_DEVICE_H
+
+#include "backend/op.h"
+
+AIR_BEGIN_C
+
+enum {
+    AIR_DEVICE_ALIGN = 512,                /* as CUDA rounds what it allocates: so sums of sizes are what is taken */
+    AIR_DEVICE_TABLES = 16 << 10,          /* that kernels look up, at most */
+    AIR_DEVICE_RING_TILES = 3,             /* of weights on their way: one is copied, one computed with, one handed over */
+    AIR_DEVICE_ATTENTION_PART = 256,       /* positions whose results are merged with those of others */
+    AIR_DEVICE_ATTENTION_MOST = 64 << 20,  /* scratch of attention, beyond which rows take turns, but for what one row needs */
+};
+
+/* Offsets in bytes into one region. */
+typedef struct air_device_layout {
+    size_t rows, wanted; /* float buffers of the program, as its layout says; the logits are a buffer of their own */
+    size_t logits;
+    size_t q8;           /* 8-bit form of the input of the next products */
+    size_t cos, sin;     /* [rows][pairs] */
+    size_t tokens;       /* int32 [rows] each: positions, sequences; then [n_wanted] wanted rows */
+    size_t blocks;       /* pointers to state blocks: of each row's sequence at most, those of n_ctx positions */
+    size_t attention;    /* scratch */
+    size_t total;
+} air_device_layout;
+
+air_device_layout air_device_layout_of(const air_program *program, int64_t rows, int64_t n_wanted, int64_t n_ctx);
+uint64_t air_device_pass_bytes(const air_program *program, int64_t rows, int64_t n_wanted, int64_t n_ctx);
+/* Host memory of the same pass: page-locked copies of what goes up (embeddings, angles, positions, blocks) and of the logits. */
+uint64_t air_device_host_bytes(const air_program *program, int64_t rows, int64_t n_wanted, int64_t n_ctx);
+
+/* Bytes of partial results of attention, for rows that take turns beyond AIR_DEVICE_ATTENTION_MOST. Never less than for fewer rows or
+ * positions: rows that see but a window need less each, and may be more at a time. */
+size_t air_device_attention_bytes(int64_t rows, int64_t heads, int64_t value_dim, int64_t n_ctx);
+
+AIR_END_C
+#endif

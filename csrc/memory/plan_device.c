@@ -1,0 +1,50 @@
+/* A device's memory as the plan shares it out, and what the device asks of the host's. */
+#include "memory/plan_internal.h"
+#include "memory/tiles.h"
+
+enum { RING_SHARE = 8 }; /* of device memory */
+
+static uint64_t device_activations(const air_plan_request *r, int64_t rows, int64_t n_ctx)
+{
+    return air_device_pass_bytes(r->program, rows, 1, n_ctx);
+}
+
+uint64_t air__device_host_activations(const air_plan_request *r, int64_t rows, int64_t n_ctx)
+{
+    return air_device_host_bytes(r->program, rows, 1, n_ctx);
+}
+
+static uint64_t all_tiles(const air_program *program, uint64_t tile_bytes)
+{
+    uint64_t bytes = 0;
+    for (int32_t i = 0; i < program->n_ops; i++) {
+        if (program->ops[i].kind != AIR_OP_PRODUCT) continue;
+        const air_weight *w = &program->weights[program->ops[i].weight];
+        if (w->rows <= 0) continue;
+        uint64_t each = (uint64_t)air__tile_rows(w, tile_bytes), full = (uint64_t)w->rows / each, rest = (uint64_t)w->rows % each;
+        bytes += full * air_round_up(each * w->row_bytes, AIR_DEVICE_ALIGN) + air_round_up(rest * w->row_bytes, AIR_DEVICE_ALIGN);
+    }
+    return bytes;
+}
+
+air__memory air__device_memory(const air_plan_request *r, const air_plan *p)
+{
+    uint64_t ring = AIR_DEVICE_RING_TILES * air_round_up(air__largest_tile(r->program, p->tile_bytes), AIR_DEVICE_ALIGN);
+    return (air__memory){
+        .where = AIR__DEVICE, .option = "max_vram", .fixed_name = "device context and small weights",
+        .budget = r->device.budget, .reach = r->device.reach, .fixed = r->device.fixed, .state_per_block = r->state_per_block,
+        .activations = device_activations, .ring = ring, .weights_least = air_min_u64(ring, all_tiles(r->program, p->tile_bytes)),
+        .tile = air_tile_device_memory,
+        .rows_most = AIR__PROMPT_ROWS, /* tiles that are not there for their sake are missed in every pass, prompt or not */
+    };
+}
+
+/* Each tile costs the device some launches and the link a copy of its own, so tiles are large. */
+uint64_t air__device_ring_wanted(void) { return AIR_RING_TILES * ((uint64_t)AIR__TILE_MOST + 2 * AIR_PLAN_GRANULE); }
+
+uint64_t air__device_tile_most(const air_plan_request *r)
+{
+    int64_t n_ctx = r->n_ctx ? r->n_ctx : 1;
+    uint64_t used = air__plus(air__state_bytes(r->state_per_block, n_ctx), device_activations(r, 1, n_ctx));
+    return air__less(r->device.budget, air__plus(r->device.fixed, used)) / RING_SHARE / AIR_DEVICE_RING_TILES;
+}

@@ -1,0 +1,56 @@
+/* memory/plan_internal.h: inside the plan: what plan.c (sizes), plan_device.c (a device's memory) and plan_time.c (seconds) share.
+ *
+ * A plan shares out one memory, or two: the device's, then the host's. For both that is the same: `air__memory` says what lies in it
+ * whatever the context and the rows are, what a context and rows take, and what the ring does; plan.c walks them in this order. */
+#ifndef AIR_MEMORY_PLAN_INTERNAL_H
+#define AIR_MEMORY_PLAN_INTERNAL_H
+
+#include "memory/plan.h"
+
+enum {
+    AIR__TILE_MOST = 32 << 20,
+    AIR__PROMPT_ROWS = 512, /* of a pass, as many as a context we choose leaves room for: compute bounds more of them */
+    AIR__ROWS_SHARE = 4,    /* rows take one part in so many of what weights could have at most */
+};
+
+/* Sums that cannot wrap: what is absurdly large stays too large to fit. */
+static inline uint64_t air__plus(uint64_t a, uint64_t b) { return air_add_u64(a, b, &a) ? a : UINT64_MAX; }
+static inline uint64_t air__times(uint64_t a, uint64_t b) { return air_mul_u64(a, b, &a) ? a : UINT64_MAX; }
+static inline uint64_t air__less(uint64_t a, uint64_t b) { return a > b ? a - b : 0; }
+
+typedef enum air__where { AIR__DEVICE, AIR__HOST, AIR__MEMORIES } air__where;
+
+typedef struct air__memory {
+    air__where where;
+    const char *option;       /* as messages name its budget */
+    const char *fixed_name;   /* and what is fixed */
+    uint64_t budget, reach;
+    uint64_t fixed, logits, gather;
+    uint64_t mapped;          /* of files */
+    uint64_t state_per_block; /* 0: no state lies here */
+    uint64_t (*activations)(const air_plan_request *r, int64_t rows, int64_t n_ctx);
+    uint64_t ring;            /* where anything streams */
+    uint64_t weights_least;   /* room for weights without which nothing runs: the ring, or all of them where that is less */
+    int ring_always;          /* it also loads another memory, so it stays where all weights do */
+    uint64_t (*tile)(const air_tile *tile); /* memory that one takes */
+    int64_t rows_most;        /* of a pass, where we choose */
+} air__memory;
+
+/* Those of a request under the ring and tiles chosen so far; returns how many, 1 or 2. */
+int air__plan_memories(const air_plan_request *r, const air_plan *p, air__memory out[AIR__MEMORIES]);
+
+/* Bytes of the largest tile when they are cut to tile_bytes. */
+uint64_t air__largest_tile(const air_program *program, uint64_t tile_bytes);
+uint64_t air__state_bytes(uint64_t per_block, int64_t positions);
+
+/* plan_device.c. The device's memory; what a pass takes of the host's for it; the ring in host memory that tiles of a good size for a
+ * device make, and the largest tile that its own memory allows. */
+air__memory air__device_memory(const air_plan_request *r, const air_plan *p);
+uint64_t air__device_host_activations(const air_plan_request *r, int64_t rows, int64_t n_ctx);
+uint64_t air__device_ring_wanted(void);
+uint64_t air__device_tile_most(const air_plan_request *r);
+
+/* plan_time.c: fills the plan's seconds. prompt_pins: pins beside a pass of max_rows rows. */
+void air__plan_times(air_plan *p, const air_plan_request *r, uint64_t prompt_pins);
+
+#endif

@@ -1,0 +1,63 @@
+/* cuda/attention.cuh: what the kernels of attention share: their arguments, and a row's parts in scratch.
+ *
+ * A kernel leaves, for every part of every row it is given, the sum of values weighted by exponents, and what these are relative to; the
+ * merge (attention.cu) makes one of them. Parts are cut from position 0 on, whatever the launch, so that bits are a row's own. */
+#ifndef AIR_CUDA_ATTENTION_CUH
+#define AIR_CUDA_ATTENTION_CUH
+
+#include "backend/device.h"
+#include "cuda/kernels.h"
+#include "cuda/state.cuh"
+
+/* Positions of a part: of rows, a quarter of the CPU's segments, because a sequence of a few thousand positions and few K/V heads has to
+ * be spread over more than a hundred multiprocessors; of prompts more, as they have rows to spread and would write too much. */
+enum { AIR_CUDA_ROWS_PART = AIR_DEVICE_ATTENTION_PART, AIR_CUDA_PROMPT_PART = 4096 };
+
+enum { AIR_CUDA_GRID_MOST = 65535 /* in y and z */ };
+
+/* Of a part: the greatest score, and the sum of exponents of what is below it. */
+typedef struct air_cuda_total {
+    float max, sum;
+} air_cuda_total;
+
+typedef struct air_cuda_attention_arguments {
+    const uint8_t *const *blocks;
+    int64_t stride;
+    const int32_t *sequences, *positions;
+    const float *q;
+    float *out;
+    air_cuda_total *totals; /* [row][head][slot]: slot 0 is the part with the row's first position */
+    float *partial;         /* likewise, [value_dim] */
+    size_t k_offset, v_offset;
+    air_cuda_state_sizes sizes;
+    float scale, softcap;
+    int rows, heads, kv_heads, key_dim, value_dim;
+    int window, last; /* the greatest position there is */
+    int part, slots;
+} air_cuda_attention_arguments;
+
+/* The positions that a row sees. */
+typedef struct air_cuda_span {
+    int lo, hi;
+} air_cuda_span;
+
+static __device__ __forceinline__ air_cuda_span air_cuda_seen_by(const air_cuda_attention_arguments &a, int row)
+{
+    int end = a.positions[row] + 1;
+    return {end > a.window ? end - a.window : 0, end};
+}
+
+/* Parts that the positions seen by rows may touch, if they see `window` of those up to max_position. */
+static inline int64_t air_cuda_parts_seen(int64_t max_position, int64_t window, int64_t part)
+{
+    int64_t all = max_position / part + 1, seen = window > max_position ? all : (window + part - 2) / part + 1;
+    return seen < all ? seen : all;
+}
+
+/* The kernels, for `rows` rows of the arguments. */
+cudaError_t air_cuda_attend_rows(air_state_type type, const air_cuda_attention_arguments *a, cudaStream_t stream);
+cudaError_t air_cuda_attend_prompt(air_state_type type, const air_cuda_attention_arguments *a, cudaStream_t stream);
+/* Whether there is a kernel for prompts. */
+bool air_cuda_prompt_takes(air_state_type type, int64_t key_dim, int64_t value_dim);
+
+#endif

@@ -1,0 +1,374 @@
+/* The CUDA backend's life: devices, memory, state, and the one symbol that the plugin exports. */
+#include "cuda/backend.h"
+
+#include <new>
+#include <stdio.h>
+
+#include "cuda/tables.cuh"
+#include "quant/format.h"
+
+air_status air_cuda_fail(cudaError_t error, const char *what, air_error *err)
+{
+    air_status status = error == cudaErrorMemoryAllocation ? AIR_E_NOMEM : AIR_E_DEVICE;
+    (void)cudaGetLastError(); /* not the next launch's */
+    return air_fail(err, status, "cuda: %s: %s (%s)", what, cudaGetErrorString(error), cudaGetErrorName(error));
+}
+
+/* --- devices --- */
+
+/* Why CUDA cannot be used, in words that say what would help. */
+static air_status no_cuda(cudaError_t error, air_error *err)
+{
+    int driver = 0;
+    (void)cudaGetLastError();
+    if (cudaDriverGetVersion(&driver) || driver == 0)
+        return air_fail(err, AIR_E_UNSUPPORTED, "no NVIDIA driver was found; install one, or use device \"cpu\"");
+    if (error == cudaErrorInsufficientDriver)
+        return air_fail(err, AIR_E_UNSUPPORTED, "the NVIDIA driver is for CUDA %d.%d, this build needs %d.%d; update the driver",
+                        driver / 1000, driver % 1000 / 10, CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
+    if (error == cudaErrorNoDevice) return air_fail(err, AIR_E_UNSUPPORTED, "no CUDA device is visible (CUDA_VISIBLE_DEVICES hides them?)");
+    return air_fail(err, AIR_E_UNSUPPORTED, "CUDA cannot be used: %s (%s)", cudaGetErrorString(error), cudaGetErrorName(error));
+}
+
+static air_status cuda_devices(int32_t *n, air_error *err)
+{
+    int count = 0;
+    *n = 0;
+    cudaError_t error = cudaGetDeviceCount(&count);
+    if (error == cudaSuccess && count == 0) error = cudaErrorNoDevice;
+    if (error != cudaSuccess) return no_cuda(error, err);
+    *n = count;
+    return AIR_OK;
+}
+
+static air_status choose(int32_t device, air_error *err)
+{
+    AIR_CUDA_TRY(cudaSetDevice(device), "choosing the device", err);
+    return AIR_OK;
+}
+
+/* Contexts differ by driver and device; as seen of drivers 525 to 580 they take 250 to 500 MiB. */
+#define CONTEXT_BYTES ((uint64_t)512 << 20)
+
+static air_status cuda_device_info(int32_t device, air_device_info *out, air_error *err)
+{
+    int32_t n;
+    *out = air_device_info{};
+    air_status st = cuda_devices(&n, err);
+    if (st) return st;
+    if (device < 0 || device >= n)
+        return air_fail(err, AIR_E_ARGUMENT, "there is no device cuda:%d; there are %d, counted from 0", (int)device, (int)n);
+    cudaDeviceProp properties;
+    size_t free = 0, total = 0;
+    st = choose(device, err);
+    if (st) return st;
+    AIR_CUDA_TRY(cudaGetDeviceProperties(&properties, device), "asking for the device's properties", err);
+    AIR_CUDA_TRY(cudaMemGetInfo(&free, &total), "asking for free VRAM", err);
+    (void)snprintf(out->name, sizeof out->name, "%s", properties.name);
+    out->total = total;
+    out->free = free;
+    out->context = CONTEXT_BYTES;
+    out->major = properties.major;
+    out->minor = properties.minor;
+    out->processors = properties.multiProcessorCount;
+    return AIR_OK;
+}
+
+/* --- a device that is lost --- */
+
+cudaError_t air_cuda_settle(air_backend *h, cudaStream_t stream)
+{
+    cudaError_t error = cudaStreamSynchronize(stream);
+    if (error == cudaSuccess) return error;
+    (void)cudaGetLastError();
+    cudaError_t again = cudaStreamSynchronize(stream);
+    if (again != cudaSuccess) h->lost = again;
+    return error;
+}
+
+static air_status fail_lost(const air_backend *h, air_error *err)
+{
+    cudaError_t error = h->lost;
+    return air_fail(err, AIR_E_DEVICE, "cuda: the device is lost: %s (%s); close the model and open it again, in a new process if that "
+                    "fails too", cudaGetErrorString(error), cudaGetErrorName(error));
+}
+
+/* The calls of a backend begin and end with these: what fails for the device's sake says so, now and for ever. */
+static air_status use_device(const air_backend *h, air_error *err) { return h->lost ? fail_lost(h, err) : choose(h->device, err); }
+
+static air_status leave_device(air_backend *h, air_status st, air_error *err)
+{
+    if (st == AIR_E_NOMEM || st == AIR_E_DEVICE) (void)air_cuda_settle(h, h->aside);
+    return h->lost ? fail_lost(h, err) : st;
+}
+
+/* --- memory of a pass --- */
+
+static size_t cut(size_t *at, size_t bytes)
+{
+    size_t offset = *at;
+    *at += (bytes + AIR_DEVICE_ALIGN - 1) / AIR_DEVICE_ALIGN * AIR_DEVICE_ALIGN;
+    return offset;
+}
+
+/* What air_device_host_bytes counts. */
+static air_cuda_host_layout host_layout_of(const air_backend *h, int64_t rows, int64_t n_wanted)
+{
+    const air_program *p = h->program;
+    air_cuda_host_layout l;
+    size_t at = 0, n = (size_t)rows, w = (size_t)n_wanted, pairs = (size_t)p->rope.pairs;
+    l.embed = cut(&at, n * (size_t)p->n_embd * sizeof(float));
+    l.cos = cut(&at, n * pairs * sizeof(float));
+    l.sin = cut(&at, n * pairs * sizeof(float));
+    l.tokens = cut(&at, (2 * n + w) * sizeof(int32_t));
+    l.blocks = cut(&at, h->layout.attention - h->layout.blocks);
+    l.logits = cut(&at, w * (size_t)p->n_vocab * sizeof(float));
+    l.hidden = cut(&at, w * (size_t)p->n_embd * sizeof(float));
+    l.total = at;
+    return l;
+}
+
+static void free_pass(air_backend *h)
+{
+    (void)cudaFree(h->memory);
+    (void)cudaFreeHost(h->host);
+    h->memory = h->host = nullptr;
+    h->rows_cap = h->wanted_cap = 0;
+}
+
+static air_status alloc_pass(air_backend *h, int64_t rows, int64_t n_wanted, air_error *err)
+{
+    h->layout = air_device_layout_of(h->program, rows, n_wanted, h->n_ctx);
+    h->host_layout = host_layout_of(h, rows, n_wanted);
+    AIR_CUDA_TRY(cudaMalloc((void **)&h->memory, h->layout.total), "VRAM for activations", err);
+    AIR_CUDA_TRY(cudaHostAlloc((void **)&h->host, h->host_layout.total, cudaHostAllocDefault), "page-locked memory of a pass", err);
+    h->rows_cap = rows;
+    h->wanted_cap = n_wanted;
+    return AIR_OK;
+}
+
+/* Blocks that wait to be used again are nobody's in the budget: what is booked now may need their room. */
+static void drop_free_state(air_backend *h)
+{
+    std::lock_guard<std::mutex> lock(h->state_lock);
+    for (const std::pair<void *, size_t> &block : h->state_free) (void)cudaFree(block.first);
+    h->state_free.clear();
+}
+
+/* The old memory goes first: both need not fit. After a failure the old size is made again, which was there before. */
+static air_status cuda_reserve(air_backend *h, int64_t rows, int64_t n_wanted, air_error *err)
+{
+    if (rows == h->rows_cap && n_wanted == h->wanted_cap) return AIR_OK;
+    int64_t old_rows = h->rows_cap, old_wanted = h->wanted_cap;
+    size_t old_bytes = h->memory ? h->layout.total : 0;
+    air_status st = use_device(h, err);
+    if (st) return leave_device(h, st, err);
+    free_pass(h);
+    if (air_device_pass_bytes(h->program, rows, n_wanted, h->n_ctx) > old_bytes) drop_free_state(h);
+    st = alloc_pass(h, rows, n_wanted, err);
+    if (!st) return AIR_OK;
+    free_pass(h);
+    if (old_rows && alloc_pass(h, old_rows, old_wanted, nullptr)) free_pass(h);
+    return leave_device(h, st, err);
+}
+
+float *air_cuda_buffer(const air_backend *h, int32_t buffer)
+{
+    const air_buffer_desc *d = &h->program->buffers[buffer];
+    if (buffer == h->program->logits) return (float *)(h->memory + h->layout.logits);
+    if (d->rows == AIR_ROWS_ALL) return (float *)(h->memory + h->layout.rows) + d->offset * h->pass->rows;
+    return (float *)(h->memory + h->layout.wanted) + d->offset * h->pass->n_wanted;
+}
+
+/* --- life --- */
+
+static void cuda_close(air_backend *h)
+{
+    if (!h) return;
+    (void)cudaSetDevice(h->device);
+    if (h->compute) (void)cudaStreamSynchronize(h->compute);
+    if (h->copy) (void)cudaStreamSynchronize(h->copy);
+    free_pass(h);
+    air_cuda_weights_close(h);
+    drop_free_state(h);
+    for (cudaEvent_t event : h->layers)
+        if (event) (void)cudaEventDestroy(event);
+    (void)cudaFree(h->tables);
+    (void)cudaFree(h->vectors);
+    for (cudaStream_t stream : {h->compute, h->copy, h->aside})
+        if (stream) (void)cudaStreamDestroy(stream);
+    delete h;
+}
+
+static air_status open_streams(air_backend *h, air_error *err)
+{
+    for (cudaStream_t *stream : {&h->compute, &h->copy, &h->aside})
+        AIR_CUDA_TRY(cudaStreamCreateWithFlags(stream, cudaStreamNonBlocking), "a stream", err);
+    for (cudaEvent_t &event : h->layers) AIR_CUDA_TRY(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "an event", err);
+    return AIR_OK;
+}
+
+static air_status load_tables(air_backend *h, air_error *err)
+{
+    static_assert(sizeof(air_cuda_tables) <= AIR_DEVICE_TABLES, "the plan leaves no room for the tables");
+    std::vector<uint8_t> tables(air_cuda_tables_bytes());
+    air_cuda_tables_fill(tables.data());
+    return air_cuda_upload(h, &h->tables, tables.data(), tables.size(), "VRAM for tables", err);
+}
+
+static air_status open_device(air_backend *h, const air_backend_config *config, air_error *err)
+{
+    air_status st = use_device(h, err);
+    if (!st) st = open_streams(h, err);
+    if (!st) st = air_cuda_weights_open(h, config, err);
+    if (!st) st = load_tables(h, err);
+    return st;
+}
+
+static air_status cuda_open(air_backend **out, const air_backend_config *config, air_error *err)
+{
+    *out = nullptr;
+    air_backend *h = new (std::nothrow) air_backend{};
+    if (!h) return air_fail(err, AIR_E_NOMEM, "cuda: %zu bytes", sizeof *h);
+    h->program = config->program;
+    h->device = config->device;
+    h->n_ctx = config->n_ctx;
+    air_status st;
+    try {
+        st = open_device(h, config, err);
+    } catch (const std::bad_alloc &) {
+        st = air_fail(err, AIR_E_NOMEM, "cuda: %d tiles", (int)config->n_tiles);
+    }
+    if (st) {
+        cuda_close(h);
+        return st;
+    }
+    *out = h;
+    return AIR_OK;
+}
+
+static const char *cuda_kernels(const air_backend *h)
+{
+    (void)h;
+    return "cuda";
+}
+
+static air_status cuda_supports(const air_program *program, air_error *err)
+{
+    for (int32_t i = 0; i < program->n_ops; i++) {
+        if (program->ops[i].kind != AIR_OP_PRODUCT) continue;
+        const air_weight *w = &program->weights[program->ops[i].weight];
+        const air_format *format = air_format_by_id(w->type);
+        if (!air_cuda_product_supports(w->type))
+            return air_fail(err, AIR_E_UNSUPPORTED, "cuda: %s is of type %s, which has no kernel; use device \"cpu\"", w->name,
+                            format ? format->name : "unknown");
+    }
+    return AIR_OK;
+}
+
+/* --- state --- */
+
+static void *take_free(air_backend *h, size_t bytes)
+{
+    std::lock_guard<std::mutex> lock(h->state_lock);
+    for (size_t i = 0; i < h->state_free.size(); i++) {
+        if (h->state_free[i].second != bytes) continue;
+        void *block = h->state_free[i].first;
+        h->state_free[i] = h->state_free.back();
+        h->state_free.pop_back();
+        return block;
+    }
+    return nullptr;
+}
+
+static air_status alloc_block(air_backend *h, void **out, size_t bytes, air_error *err)
+{
+    *out = nullptr;
+    air_status st = use_device(h, err);
+    if (!st) *out = take_free(h, bytes);
+    if (st || *out) return st;
+    AIR_CUDA_TRY(cudaMalloc(out, bytes), "VRAM for 64 more positions", err);
+    return AIR_OK;
+}
+
+static air_status cuda_state_alloc(air_backend *h, void **out, size_t bytes, air_error *err)
+{
+    return leave_device(h, alloc_block(h, out, bytes, err), err);
+}
+
+/* Blocks are kept: freeing memory makes a device wait for all its streams. */
+static void cuda_state_free(air_backend *h, void *p, size_t bytes)
+{
+    if (!p) return;
+    try {
+        std::lock_guard<std::mutex> lock(h->state_lock);
+        h->state_free.emplace_back(p, bytes);
+    } catch (const std::bad_alloc &) {
+        if (cudaSetDevice(h->device) == cudaSuccess) (void)cudaFree(p);
+    }
+}
+
+static air_status copy_block(air_backend *h, void *to, const void *from, size_t bytes, air_error *err)
+{
+    air_status st = use_device(h, err);
+    if (st) return st;
+    AIR_CUDA_TRY(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, h->aside), "copying state", err);
+    AIR_CUDA_TRY(air_cuda_settle(h, h->aside), "copying state", err);
+    return AIR_OK;
+}
+
+static air_status cuda_state_copy(air_backend *h, void *to, const void *from, size_t bytes, air_error *err)
+{
+    return leave_device(h, copy_block(h, to, from, bytes, err), err);
+}
+
+/* --- memory of the host --- */
+
+static int cuda_lock_pages(air_backend *h, void *p, size_t bytes)
+{
+    if (cudaSetDevice(h->device) == cudaSuccess && cudaHostRegister(p, bytes, cudaHostRegisterDefault) == cudaSuccess) return 1;
+    (void)cudaGetLastError(); /* not the next launch's */
+    return 0;
+}
+
+static void cuda_unlock_pages(air_backend *h, void *p)
+{
+    (void)cudaSetDevice(h->device);
+    (void)cudaHostUnregister(p);
+}
+
+static air_status cuda_run(air_backend *h, const air_pass *pass, const air_feed *feed, air_error *err)
+{
+    if (pass->rows > h->rows_cap || pass->n_wanted > h->wanted_cap)
+        return air_fail(err, AIR_E_ARGUMENT, "cuda: a pass of %lld rows, reserved for %lld", (long long)pass->rows, (long long)h->rows_cap);
+    air_status st = use_device(h, err);
+    if (st) return leave_device(h, st, err);
+    try {
+        st = air_cuda_run(h, pass, feed, err);
+    } catch (const std::bad_alloc &) { /* before anything was enqueued */
+        st = air_fail(err, AIR_E_NOMEM, "cuda: %d weights", (int)h->program->n_weights);
+    }
+    return leave_device(h, st, err);
+}
+
+static const air_backend_api cuda_api = {
+    AIR_BACKEND_VERSION,
+    "cuda",
+    cuda_devices,
+    cuda_device_info,
+    cuda_open,
+    cuda_close,
+    cuda_kernels,
+    cuda_supports,
+    nullptr,
+    cuda_reserve,
+    cuda_state_alloc,
+    cuda_state_free,
+    cuda_state_copy,
+    cuda_lock_pages,
+    cuda_unlock_pages,
+    cuda_run,
+};
+
+extern "C" __attribute__((visibility("default"))) const air_backend_api *air_backend_plugin(void);
+const air_backend_api *air_backend_plugin(void) { return &cuda_api; }

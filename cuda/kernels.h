@@ -1,0 +1,110 @@
+/* cuda/kernels.h: what the device computes. csrc/kernels/ops.h is the specification, function by function; docs there hold here.
+ *
+ * Launchers for the backend's host code. All pointers are device memory unless said; sizes are int64, at least 1 unless said. A launcher
+ * enqueues on the stream and returns what the launch returned (cudaErrorInvalidValue: arguments no kernel takes). It allocates nothing,
+ * waits for nothing, and is thread-safe. Buffers of activations begin at multiples of 256 bytes, their rows do not; rows of weights
+ * begin anywhere in a tile that begins at a multiple of 256.
+ *
+ * Bits (docs/design.md, invariant 1): a result depends on its weight row, its column and k alone, not on how many rows or columns a
+ * launch has nor on the grid. No float atomics. Quantising gives the CPU's bits; sums of floats have an order of their own. */
+#ifndef AIR_CUDA_KERNELS_H
+#define AIR_CUDA_KERNELS_H
+
+#include "cuda/dialect.h"
+#include "kernels/ops.h"
+
+/* --- activations in 8 bits: as air_q8 of ops.h, without its turned copy --- */
+
+typedef struct air_cuda_q8 {
+    int8_t *q;     /* [n][k] */
+    int16_t *sums; /* [n][k/16] */
+    float *scale;  /* [n][k/32] */
+} air_cuda_q8;
+
+/* Bytes of n columns of k elements (a multiple of 32), and the arrays in so much memory, each at a multiple of 256. */
+size_t air_cuda_q8_bytes(int64_t k, int64_t n);
+air_cuda_q8 air_cuda_q8_place(void *memory, int64_t k, int64_t n);
+
+cudaError_t air_cuda_quantize(const float *x, int64_t k, int64_t n, air_cuda_q8 out, cudaStream_t stream);
+
+/* What rows are, which who makes a pass knows and no count of rows says; the order of float sums, so a row's bits, are those of its role. */
+typedef enum air_cuda_role { AIR_CUDA_DECODE, AIR_CUDA_PROMPT } air_cuda_role;
+
+/* --- products: cuda/product*.cu --- */
+
+typedef enum air_cuda_epilogue { AIR_CUDA_SET, AIR_CUDA_ADD, AIR_CUDA_SWIGLU } air_cuda_epilogue; /* as air_epilogue of op.h */
+
+/* Roles: of few columns, bound by the weights' bytes, and of many, bound by arithmetic. Weights that are plain numbers have but one. */
+
+/* out[c * out_stride + r] = W[r] · x[c] + bias[r], folded in as the epilogue says, for rows r of a tile and n columns. */
+typedef struct air_cuda_product {
+    uint32_t type;         /* GGML type id of the weights */
+    air_cuda_role role;
+    const uint8_t *w;      /* first row; readable to the end of the 4 aligned bytes that hold the last row's last */
+    size_t row_bytes;
+    int64_t rows, k, n;
+    const float *x;        /* [n][k]: read where the type's input is AIR_INPUT_F32 */
+    air_cuda_q8 q8;        /* of the same columns: read where it is AIR_INPUT_Q8 */
+    const float *bias;     /* [rows] of this tile, or NULL */
+    air_cuda_epilogue epilogue;
+    float *out;            /* column 0, row 0 of the tile */
+    int64_t out_stride;
+    const void *tables;    /* air_cuda_tables, on the device */
+} air_cuda_product;
+
+cudaError_t air_cuda_product_run(const air_cuda_product *p, cudaStream_t stream);
+
+/* Whether there is a kernel for weights of a type, and what it reads. */
+int air_cuda_product_supports(uint32_t type);
+air_input air_cuda_product_input(uint32_t type);
+
+/* Grids and value tables of the formats that look weights up (quant/iq_tables.h): bytes, and the same written to host memory, to be
+ * copied to the device once. */
+size_t air_cuda_tables_bytes(void);
+void air_cuda_tables_fill(void *host);
+
+/* --- by rows: cuda/rows.cu --- */
+
+/* In groups of `group` elements (width a multiple of it); weight [group]. q8: its 8-bit form too, unless q8.q is NULL. x == y allowed. */
+cudaError_t air_cuda_rms_norm(const float *x, const float *weight, float *y, int64_t rows, int64_t width, int64_t group, float eps,
+                              air_cuda_q8 q8, cudaStream_t stream);
+/* x [rows][heads * head_dim] in place; cos, sin [rows][pairs]. */
+cudaError_t air_cuda_rope(float *x, int64_t rows, int64_t heads, int64_t head_dim, int64_t pairs, air_rope_pairs kind, const float *cos,
+                          const float *sin, cudaStream_t stream);
+/* out[i] = in[wanted[i]], rows of width. */
+cudaError_t air_cuda_select(const float *in, const int32_t *wanted, int64_t n, int64_t width, float *out, cudaStream_t stream);
+
+/* --- state and attention: cuda/state.cu, cuda/attention.cu; blocks are laid out as kernels/state.h says --- */
+
+typedef struct air_cuda_state {
+    const uint8_t *const *blocks; /* [sequences][stride]: where each block of 64 positions begins */
+    int64_t stride;
+    const int32_t *sequences, *positions; /* [rows] of the pass */
+    size_t k_offset, v_offset;    /* of the layer's K and V in a block */
+    air_state_type type;
+    int64_t heads, kv_heads, key_dim, value_dim;
+} air_cuda_state;
+
+/* k [rows][kv_heads * key_dim], v likewise, to their places in the blocks. */
+cudaError_t air_cuda_store(const air_cuda_state *state, const float *k, const float *v, int64_t rows, cudaStream_t stream);
+
+/* DECODE: any rows of any sequences, in float throughout. PROMPT: rows that follow each other in one sequence; tensor cores see
+ * queries, state and weights as halves. What they do not take is done as DECODE: F32 state, keys that are no multiple of 16, dims above
+ * 256, devices below compute capability 8.0. What is not finite in a later row of a prompt may show in an earlier one. */
+typedef struct air_cuda_attention {
+    air_cuda_state state;
+    const float *q;       /* [rows][heads * key_dim] */
+    float *out;           /* [rows][heads * value_dim] */
+    int64_t rows;
+    int64_t max_position; /* the largest of the rows' positions */
+    int64_t window;       /* INT64_MAX: all */
+    float scale, softcap; /* as air_attention_args of ops.h */
+    void *scratch;        /* air_cuda_attention_scratch bytes */
+    air_cuda_role role;
+} air_cuda_attention;
+
+cudaError_t air_cuda_attention_run(const air_cuda_attention *a, cudaStream_t stream);
+/* Bytes that rows up to that position may need, never less than fewer rows or positions would; bounded, since many rows go in turns. */
+size_t air_cuda_attention_scratch(int64_t rows, int64_t heads, int64_t value_dim, int64_t max_position);
+
+#endif

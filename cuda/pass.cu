@@ -1,0 +1,386 @@
+/* The walk: every op of the program is enqueued on the compute stream, the weights it reads ahead of it on the copy stream. The host runs
+ * at most a few layers ahead, so that a pass can be cancelled and its progress is true. */
+#include <math.h>
+#include <stdatomic.h>
+#include <string.h>
+
+#include "cuda/backend.h"
+#include "platform/clock.h"
+
+#define TRY(call) AIR_CUDA_TRY(call, "computing", err)
+
+static int64_t width_of(const air_backend *h, int32_t buffer) { return h->program->buffers[buffer].width; }
+
+static int64_t rows_of(const air_backend *h, int32_t buffer)
+{
+    return h->program->buffers[buffer].rows == AIR_ROWS_ALL ? h->pass->rows : h->pass->n_wanted;
+}
+
+static const float *vector_of(const air_backend *h, int32_t weight) { return weight == AIR_NONE ? nullptr : h->vector_of[(size_t)weight]; }
+
+static air_cuda_q8 q8_of(const air_backend *h, int32_t buffer)
+{
+    return air_cuda_q8_place(h->memory + h->layout.q8, width_of(h, buffer), rows_of(h, buffer));
+}
+
+static air_cuda_q8 q8_from(air_cuda_q8 x, int64_t k, int64_t column)
+{
+    int64_t at = column * k;
+    return air_cuda_q8{x.q + at, x.sums + at / AIR_Q8_SUM_GROUP, x.scale + at / AIR_Q8_GROUP};
+}
+
+/* --- before the walk --- */
+
+static size_t vector_floats(const air_weight *w)
+{
+    size_t align = AIR_DEVICE_ALIGN / sizeof(float);
+    return ((size_t)(w->rows * w->cols) + align - 1) / align * align;
+}
+
+/* Small weights go up in the first pass and stay. */
+static air_status load_vectors(air_backend *h, air_error *err)
+{
+    const air_program *p = h->program;
+    std::vector<float> all;
+    std::vector<size_t> at((size_t)p->n_weights);
+    std::vector<const float *> vector_of((size_t)p->n_weights);
+    if (!h->vector_of.empty()) return AIR_OK;
+    for (int32_t i = 0; i < p->n_weights; i++) {
+        const float *data = h->feed->vectors[i];
+        at[(size_t)i] = all.size();
+        if (!data) continue;
+        all.resize(all.size() + vector_floats(&p->weights[i]));
+        memcpy(all.data() + at[(size_t)i], data, (size_t)(p->weights[i].rows * p->weights[i].cols) * sizeof(float));
+    }
+    if (!all.empty()) {
+        air_status st = air_cuda_upload(h, &h->vectors, all.data(), all.size() * sizeof(float), "VRAM for small weights", err);
+        if (st) return st;
+    }
+    for (size_t i = 0; i < at.size(); i++)
+        if (h->feed->vectors[i]) vector_of[i] = (const float *)h->vectors + at[i];
+    h->vector_of.swap(vector_of);
+    return AIR_OK;
+}
+
+/* Angles once per pass, in double, as on the CPU. */
+static void fill_angles(const air_backend *h, float *cosines, float *sines)
+{
+    const air_rope *rope = &h->program->rope;
+    const float *factors = rope->factors == AIR_NONE ? nullptr : h->feed->vectors[rope->factors];
+    for (int64_t r = 0; r < h->pass->rows; r++)
+        for (int64_t i = 0; i < rope->pairs; i++) {
+            double angle = h->pass->positions[r] * rope->frequency[i] / (factors ? (double)factors[i] : 1.0);
+            *cosines++ = (float)(cos(angle) * rope->magnitude);
+            *sines++ = (float)(sin(angle) * rope->magnitude);
+        }
+}
+
+/* Where the blocks of each sequence begin, as many of all of them as the longest one of the pass has; and how far it goes. Sequences
+ * count from the first of the pass: those before it had their passes. */
+static air_status fill_blocks(air_backend *h, const void **blocks, air_error *err)
+{
+    const air_pass *pass = h->pass;
+    int32_t first = pass->sequences[0], last = first;
+    h->max_position = 0;
+    for (int64_t r = 0; r < pass->rows; r++) {
+        if (pass->positions[r] > h->max_position) h->max_position = pass->positions[r];
+        if (pass->sequences[r] < first) first = pass->sequences[r];
+        if (pass->sequences[r] > last) last = pass->sequences[r];
+    }
+    int64_t sequences = (int64_t)last - first + 1;
+    h->block_stride = h->max_position / AIR_BLOCK_POSITIONS + 1;
+    size_t room = (h->layout.attention - h->layout.blocks) / sizeof(void *);
+    h->first_sequence = first;
+    h->sequences = sequences;
+    if ((size_t)sequences * (size_t)h->block_stride > room)
+        return air_fail(err, AIR_E_ARGUMENT, "cuda: %lld sequences of %lld blocks, reserved for %zu", (long long)sequences,
+                        (long long)h->block_stride, room);
+    memset(blocks, 0, (size_t)sequences * (size_t)h->block_stride * sizeof *blocks);
+    for (int64_t r = 0; r < pass->rows; r++) {
+        int32_t s = pass->sequences[r];
+        for (int64_t b = 0; b <= pass->positions[r] / AIR_BLOCK_POSITIONS; b++) blocks[(s - first) * h->block_stride + b] = pass->states[s].k[b];
+    }
+    return AIR_OK;
+}
+
+static air_status upload(air_backend *h, size_t to, size_t from, size_t bytes, air_error *err)
+{
+    if (bytes) TRY(cudaMemcpyAsync(h->memory + to, h->host + from, bytes, cudaMemcpyHostToDevice, h->compute));
+    return AIR_OK;
+}
+
+static air_status upload_inputs(air_backend *h, air_error *err)
+{
+    const air_pass *p = h->pass;
+    const air_cuda_host_layout *l = &h->host_layout;
+    size_t rows = (size_t)p->rows, angles = rows * (size_t)h->program->rope.pairs * sizeof(float);
+    int32_t *tokens = (int32_t *)(h->host + l->tokens);
+    fill_angles(h, (float *)(h->host + l->cos), (float *)(h->host + l->sin));
+    air_status st = fill_blocks(h, (const void **)(h->host + l->blocks), err);
+    memcpy(tokens, p->positions, rows * sizeof *tokens);
+    for (size_t r = 0; r < rows; r++) tokens[rows + r] = p->sequences[r] - h->first_sequence;
+    if (p->n_wanted) memcpy(tokens + 2 * rows, p->wanted, (size_t)p->n_wanted * sizeof *tokens);
+    if (!st) st = upload(h, h->layout.cos, l->cos, angles, err);
+    if (!st) st = upload(h, h->layout.sin, l->sin, angles, err);
+    if (!st) st = upload(h, h->layout.tokens, l->tokens, (2 * rows + (size_t)p->n_wanted) * sizeof *tokens, err);
+    size_t table = (size_t)(h->sequences * h->block_stride) * sizeof(void *);
+    return st ? st : upload(h, h->layout.blocks, l->blocks, table, err);
+}
+
+/* --- ops --- */
+
+static air_status embed(air_backend *h, const air_op *op, air_error *err)
+{
+    float *x = (float *)(h->host + h->host_layout.embed);
+    size_t n = (size_t)(h->pass->rows * width_of(h, op->out));
+    air_status st = h->feed->gather(h->feed->self, op->weight, h->pass->tokens, h->pass->rows, x, err);
+    if (st) return st;
+    for (size_t i = 0; op->scale != 1.0f && i < n; i++) x[i] *= op->scale;
+    TRY(cudaMemcpyAsync(air_cuda_buffer(h, op->out), x, n * sizeof *x, cudaMemcpyHostToDevice, h->compute));
+    return AIR_OK;
+}
+
+static int reads_q8(const air_backend *h, const air_op *op)
+{
+    return op->kind == AIR_OP_PRODUCT && air_cuda_product_input(h->program->weights[op->weight].type) == AIR_INPUT_Q8;
+}
+
+/* A norm writes the 8-bit form too where the next op is a product that reads it. */
+static air_status rms_norm(air_backend *h, const air_op *op, air_error *err)
+{
+    const air_op *next = op + 1, *end = h->program->ops + h->program->n_ops;
+    int quantize = next < end && reads_q8(h, next) && next->in == op->out;
+    air_cuda_q8 q8 = quantize ? q8_of(h, op->out) : air_cuda_q8{};
+    int64_t width = width_of(h, op->in), group = op->head_dim ? op->head_dim : width;
+    TRY(air_cuda_rms_norm(air_cuda_buffer(h, op->in), vector_of(h, op->weight), air_cuda_buffer(h, op->out), rows_of(h, op->in), width,
+                          group, op->eps, q8, h->compute));
+    if (quantize) h->quantized = op->out;
+    return AIR_OK;
+}
+
+static air_status rotate(air_backend *h, const air_op *op, air_error *err)
+{
+    const air_rope *rope = &h->program->rope;
+    TRY(air_cuda_rope(air_cuda_buffer(h, op->in), h->pass->rows, op->heads, op->head_dim, rope->pairs, rope->kind,
+                      (const float *)(h->memory + h->layout.cos), (const float *)(h->memory + h->layout.sin), h->compute));
+    return AIR_OK;
+}
+
+/* A layer's K and V lie at the same place in all blocks: that of the first block of the pass tells it. */
+static air_cuda_state state_of(const air_backend *h, int32_t layer)
+{
+    const air_attention_shape *a = &h->program->attention[layer];
+    const air_state_view *view = &h->pass->states[h->pass->sequences[0]];
+    const char *block = (const char *)view->k[0];
+    const int32_t *tokens = (const int32_t *)(h->memory + h->layout.tokens);
+    air_cuda_state s = {};
+    s.blocks = (const uint8_t *const *)(h->memory + h->layout.blocks);
+    s.stride = h->block_stride;
+    s.positions = tokens;
+    s.sequences = tokens + h->pass->rows;
+    s.k_offset = (size_t)((const char *)view->k[layer * view->stride] - block);
+    s.v_offset = (size_t)((const char *)view->v[layer * view->stride] - block);
+    s.type = h->pass->state_type;
+    s.heads = a->heads;
+    s.kv_heads = a->kv_heads;
+    s.key_dim = a->key_dim;
+    s.value_dim = a->value_dim;
+    return s;
+}
+
+static air_status store(air_backend *h, const air_op *op, air_error *err)
+{
+    air_cuda_state state = state_of(h, op->layer);
+    TRY(air_cuda_store(&state, air_cuda_buffer(h, op->in), air_cuda_buffer(h, op->in2), h->pass->rows, h->compute));
+    return AIR_OK;
+}
+
+/* How many rows from `row` on are of its role: and of a prompt, follow each other in one sequence. */
+static int64_t rows_alike(const air_pass *p, int64_t row)
+{
+    int64_t next = row + 1;
+    while (next < p->rows && p->roles[next] == p->roles[row]) {
+        int follows = p->sequences[next] == p->sequences[row] && p->positions[next] == p->positions[next - 1] + 1;
+        if (p->roles[row] == AIR_ROW_PROMPT && !follows) break;
+        next++;
+    }
+    return next - row;
+}
+
+static air_status attend(air_backend *h, const air_op *op, air_error *err)
+{
+    const air_attention_shape *shape = &h->program->attention[op->layer];
+    const float *q = air_cuda_buffer(h, op->in);
+    float *out = air_cuda_buffer(h, op->out);
+    air_cuda_attention a = {};
+    a.max_position = h->max_position;
+    a.window = shape->window ? shape->window : INT64_MAX;
+    a.scale = op->scale;
+    a.softcap = shape->softcap;
+    a.scratch = h->memory + h->layout.attention;
+    for (int64_t row = 0; row < h->pass->rows; row += a.rows) {
+        a.state = state_of(h, op->layer);
+        a.state.positions += row;
+        a.state.sequences += row;
+        a.q = q + row * width_of(h, op->in);
+        a.out = out + row * width_of(h, op->out);
+        a.rows = rows_alike(h->pass, row);
+        a.role = (air_cuda_role)h->pass->roles[row];
+        TRY(air_cuda_attention_run(&a, h->compute));
+    }
+    return AIR_OK;
+}
+
+static air_status select_rows(air_backend *h, const air_op *op, air_error *err)
+{
+    const int32_t *wanted = (const int32_t *)(h->memory + h->layout.tokens) + 2 * h->pass->rows;
+    TRY(air_cuda_select(air_cuda_buffer(h, op->in), wanted, h->pass->n_wanted, width_of(h, op->in), air_cuda_buffer(h, op->out),
+                        h->compute));
+    return AIR_OK;
+}
+
+/* --- products --- */
+
+static air_row_role role_of(const air_backend *h, int32_t buffer, int64_t row)
+{
+    const air_pass *p = h->pass;
+    return (air_row_role)p->roles[h->program->buffers[buffer].rows == AIR_ROWS_ALL ? row : p->wanted[row]];
+}
+
+/* Rows of the tile for columns of one role after those of the other. */
+static air_status product_tile(air_backend *h, const air_op *op, const air_span *span, const air_cuda_tile *tile, int64_t n,
+                               air_error *err)
+{
+    const air_weight *w = &h->program->weights[op->weight];
+    const float *bias = vector_of(h, op->bias);
+    air_cuda_product p = {};
+    p.type = w->type;
+    p.w = tile->data;
+    p.row_bytes = (size_t)w->row_bytes;
+    p.rows = span->rows;
+    p.k = w->cols;
+    p.bias = bias ? bias + span->first_row : nullptr;
+    p.epilogue = (air_cuda_epilogue)op->epilogue;
+    p.out_stride = width_of(h, op->out);
+    p.tables = h->tables;
+    for (int64_t c = 0; c < n; c += p.n) {
+        air_row_role role = role_of(h, op->in, c);
+        for (p.n = 1; c + p.n < n && role_of(h, op->in, c + p.n) == role; p.n++) continue;
+        p.role = (air_cuda_role)role;
+        p.x = air_cuda_buffer(h, op->in) + c * p.k;
+        if (reads_q8(h, op)) p.q8 = q8_from(q8_of(h, op->in), p.k, c);
+        p.out = air_cuda_buffer(h, op->out) + c * p.out_stride + span->first_row;
+        TRY(air_cuda_product_run(&p, h->compute));
+    }
+    return air_cuda_weights_leave(h, tile, err);
+}
+
+static air_status quantize(air_backend *h, int32_t buffer, air_error *err)
+{
+    if (h->quantized == buffer) return AIR_OK;
+    TRY(air_cuda_quantize(air_cuda_buffer(h, buffer), width_of(h, buffer), rows_of(h, buffer), q8_of(h, buffer), h->compute));
+    h->quantized = buffer;
+    return AIR_OK;
+}
+
+/* Also where no row is wanted: the weights come by all the same. */
+static air_status product(air_backend *h, const air_op *op, air_error *err)
+{
+    int64_t n = rows_of(h, op->in), rows = h->program->weights[op->weight].rows;
+    air_status st = n && reads_q8(h, op) ? quantize(h, op->in, err) : AIR_OK;
+    for (int64_t row = 0; row < rows && !st;) {
+        air_span span;
+        air_cuda_tile tile;
+        st = air_cuda_weights_next(h, &span, &tile, err);
+        if (st) return st;
+        if (span.weight != op->weight)
+            return air_fail(err, AIR_E_ARGUMENT, "cuda: the feed brought weight %d where %d was due", (int)span.weight, (int)op->weight);
+        row = span.first_row + span.rows;
+        st = n ? product_tile(h, op, &span, &tile, n, err) : air_cuda_weights_leave(h, &tile, err);
+    }
+    return st;
+}
+
+static air_status run_op(air_backend *h, const air_op *op, air_error *err)
+{
+    if (op->out != AIR_NONE && op->out == h->quantized) h->quantized = AIR_NONE;
+    if (op->kind != AIR_OP_PRODUCT && op->out != AIR_NONE && !rows_of(h, op->out)) return AIR_OK; /* no row is wanted */
+    switch (op->kind) {
+    case AIR_OP_EMBED: return embed(h, op, err);
+    case AIR_OP_RMS_NORM: return rms_norm(h, op, err);
+    case AIR_OP_PRODUCT: return product(h, op, err);
+    case AIR_OP_ROPE: return rotate(h, op, err);
+    case AIR_OP_STORE: return store(h, op, err);
+    case AIR_OP_ATTENTION: return attend(h, op, err);
+    case AIR_OP_SELECT: return select_rows(h, op, err);
+    }
+    return air_fail(err, AIR_E_UNSUPPORTED, "cuda: op %d", (int)op->kind);
+}
+
+/* --- the walk --- */
+
+/* The host has enqueued a layer: waits until the one before the last few is done, and notes its time. */
+static air_status end_layer(air_backend *h, int32_t layer, uint64_t *started, air_error *err)
+{
+    const air_pass *pass = h->pass;
+    cudaEvent_t *event = &h->layers[layer % AIR_CUDA_LAYERS_AHEAD];
+    if (layer >= AIR_CUDA_LAYERS_AHEAD) {
+        TRY(cudaEventSynchronize(*event));
+        atomic_store(pass->layers_done, layer - AIR_CUDA_LAYERS_AHEAD + 1);
+    }
+    TRY(cudaEventRecord(*event, h->compute));
+    uint64_t now = air_clock_ns();
+    if (pass->layer_ns) atomic_fetch_add(&pass->layer_ns[layer], now - *started);
+    *started = now;
+    return AIR_OK;
+}
+
+static air_status walk(air_backend *h, air_error *err)
+{
+    const air_program *p = h->program;
+    uint64_t started = air_clock_ns();
+    air_status st = AIR_OK;
+    for (int32_t i = 0; i < p->n_ops && !st; i++) {
+        const air_op *op = &p->ops[i];
+        if (atomic_load(h->pass->cancel)) {
+            if (op->layer == AIR_NONE) return air_fail(err, AIR_E_CANCELLED, "cancelled in the %s", i ? "output" : "embedding");
+            return air_fail(err, AIR_E_CANCELLED, "cancelled in layer %d", (int)op->layer);
+        }
+        st = run_op(h, op, err);
+        int ends = op->layer != AIR_NONE && (i + 1 == p->n_ops || p->ops[i + 1].layer != op->layer);
+        if (!st && ends) st = end_layer(h, op->layer, &started, err);
+    }
+    return st;
+}
+
+static air_status download(air_backend *h, air_error *err)
+{
+    const air_pass *pass = h->pass;
+    size_t n = (size_t)pass->n_wanted, logits = n * (size_t)h->program->n_vocab * sizeof(float);
+    size_t hidden = pass->hidden ? n * (size_t)h->program->n_embd * sizeof(float) : 0;
+    uint8_t *to = h->host + h->host_layout.logits, *hidden_to = h->host + h->host_layout.hidden;
+    if (logits) TRY(cudaMemcpyAsync(to, air_cuda_buffer(h, h->program->logits), logits, cudaMemcpyDeviceToHost, h->compute));
+    if (hidden) TRY(cudaMemcpyAsync(hidden_to, air_cuda_buffer(h, h->program->hidden), hidden, cudaMemcpyDeviceToHost, h->compute));
+    TRY(cudaStreamSynchronize(h->compute));
+    if (logits) memcpy(pass->logits, to, logits);
+    if (hidden) memcpy(pass->hidden, hidden_to, hidden);
+    return AIR_OK;
+}
+
+air_status air_cuda_run(air_backend *h, const air_pass *pass, const air_feed *feed, air_error *err)
+{
+    h->pass = pass;
+    h->feed = feed;
+    h->quantized = AIR_NONE;
+    air_status st = load_vectors(h, err);
+    if (!st) st = upload_inputs(h, err);
+    if (!st) st = walk(h, err);
+    if (!st) st = download(h, err);
+    /* Whatever happened, nothing of this pass is under way when it returns: its memory may be used again. */
+    cudaError_t compute = air_cuda_settle(h, h->compute), copy = air_cuda_settle(h, h->copy);
+    air_cuda_weights_drain(h);
+    cudaError_t late = compute != cudaSuccess ? compute : copy;
+    if (!st && late != cudaSuccess) st = air_cuda_fail(late, "computing", err);
+    if (!st) atomic_store(pass->layers_done, h->program->n_layers);
+    return st;
+}

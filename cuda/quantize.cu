@@ -1,0 +1,35 @@
+/* Activations in 8 bits: a warp for each group of 32. Reads 4 bytes and writes 1.25 of an element; the vectors of a pass are small
+ * beside the weights they meet. */
+#include "cuda/quantize.cuh"
+
+enum { WARPS = 8, PLACE = 256 };
+
+static size_t placed(int64_t bytes)
+{
+    return ((size_t)bytes + PLACE - 1) / PLACE * PLACE;
+}
+
+size_t air_cuda_q8_bytes(int64_t k, int64_t n)
+{
+    return placed(n * k) + placed(n * k / AIR_Q8_SUM_GROUP * 2) + placed(n * k / AIR_Q8_GROUP * 4);
+}
+
+air_cuda_q8 air_cuda_q8_place(void *memory, int64_t k, int64_t n)
+{
+    char *p = (char *)memory;
+    char *sums = p + placed(n * k), *scale = sums + placed(n * k / AIR_Q8_SUM_GROUP * 2);
+    return {(int8_t *)p, (int16_t *)sums, (float *)scale};
+}
+
+static __global__ void __launch_bounds__(32 * WARPS) quantize(const float *x, int64_t groups, air_cuda_q8 out)
+{
+    int64_t group = (int64_t)blockIdx.x * WARPS + threadIdx.x / 32;
+    if (group < groups) air_cuda_quantize_group(x[group * AIR_Q8_GROUP + threadIdx.x % 32], out, group);
+}
+
+cudaError_t air_cuda_quantize(const float *x, int64_t k, int64_t n, air_cuda_q8 out, cudaStream_t stream)
+{
+    if (k < 1 || n < 1 || k % AIR_Q8_GROUP) return cudaErrorInvalidValue;
+    int64_t groups = n * (k / AIR_Q8_GROUP);
+    return air_launch(quantize, dim3((unsigned)((groups + WARPS - 1) / WARPS)), dim3(32 * WARPS), 0, stream, x, groups, out);
+}

@@ -1,0 +1,204 @@
+/* How weights come to the device: a tile that stays goes to its place once; others go through a ring of a few tiles, again in every pass.
+ *
+ *     copy stream:     wait used[s] · copy into slot s · record copied[s]
+ *     compute stream:                      wait copied[s] · kernels · record used[s]
+ *
+ * Copies are from the feed's own memory where that is page-locked; its span goes back when the copy is done, of which two may be under
+ * way. From pageable memory (a mapped file, or where locking was refused) they go through a few pieces of page-locked memory, which the
+ * host fills again as copies leave them. */
+#include <string.h>
+
+#include "cuda/backend.h"
+
+static uint64_t round_up(uint64_t bytes) { return (bytes + AIR_DEVICE_ALIGN - 1) / AIR_DEVICE_ALIGN * AIR_DEVICE_ALIGN; }
+
+static air_status make_event(cudaEvent_t *event, air_error *err)
+{
+    AIR_CUDA_TRY(cudaEventCreateWithFlags(event, cudaEventDisableTiming), "an event", err);
+    return AIR_OK;
+}
+
+static air_status open_ring(air_cuda_weights *w, uint64_t tile_bytes, air_error *err)
+{
+    uint64_t each = round_up(tile_bytes);
+    AIR_CUDA_TRY(cudaMalloc((void **)&w->ring, each * AIR_DEVICE_RING_TILES), "VRAM for weights on their way", err);
+    for (int i = 0; i < AIR_DEVICE_RING_TILES; i++) {
+        w->slots[i].data = w->ring + each * (uint64_t)i;
+        air_status st = make_event(&w->slots[i].copied, err);
+        if (!st) st = make_event(&w->slots[i].used, err);
+        if (st) return st;
+    }
+    return AIR_OK;
+}
+
+air_status air_cuda_weights_open(air_backend *h, const air_backend_config *c, air_error *err)
+{
+    air_cuda_weights *w = &h->weights;
+    w->place.assign((size_t)c->n_tiles, AIR_CUDA_STREAMS);
+    for (int32_t i = 0; i < c->kept_tiles; i++) w->place[(size_t)c->priority[i]] = AIR_CUDA_TO_COME;
+    if (c->kept_bytes) AIR_CUDA_TRY(cudaMalloc((void **)&w->kept, c->kept_bytes), "VRAM for weights that stay", err);
+    w->kept_bytes = c->kept_bytes;
+    air_status st = make_event(&w->kept_copied, err);
+    if (!st && c->kept_tiles < c->n_tiles) st = open_ring(w, c->tile_bytes, err);
+    if (st) return st;
+    size_t staging = (size_t)AIR_CUDA_STAGING_BYTES * AIR_CUDA_STAGING_PIECES;
+    AIR_CUDA_TRY(cudaHostAlloc((void **)&w->staging, staging, cudaHostAllocDefault), "page-locked memory for copies", err);
+    for (int i = 0; i < AIR_CUDA_STAGING_PIECES && !st; i++) st = make_event(&w->staged[i], err);
+    return st;
+}
+
+static void free_event(cudaEvent_t event)
+{
+    if (event) (void)cudaEventDestroy(event);
+}
+
+void air_cuda_weights_close(air_backend *h)
+{
+    air_cuda_weights *w = &h->weights;
+    for (int i = 0; i < AIR_DEVICE_RING_TILES; i++) {
+        free_event(w->slots[i].copied);
+        free_event(w->slots[i].used);
+    }
+    for (int i = 0; i < AIR_CUDA_STAGING_PIECES; i++) free_event(w->staged[i]);
+    free_event(w->kept_copied);
+    (void)cudaFreeHost(w->staging);
+    (void)cudaFree(w->ring);
+    (void)cudaFree(w->kept);
+}
+
+/* From pageable memory to the device, on the copy stream. When it returns, from has been read. */
+static air_status copy_staged(air_backend *h, uint8_t *to, const uint8_t *from, uint64_t bytes, air_error *err)
+{
+    air_cuda_weights *w = &h->weights;
+    for (uint64_t at = 0; at < bytes; at += AIR_CUDA_STAGING_BYTES) {
+        uint64_t left = bytes - at;
+        int i = (int)(w->pieces % AIR_CUDA_STAGING_PIECES);
+        uint8_t *piece = w->staging + (size_t)i * AIR_CUDA_STAGING_BYTES;
+        size_t n = left < AIR_CUDA_STAGING_BYTES ? (size_t)left : (size_t)AIR_CUDA_STAGING_BYTES;
+        if (w->pieces >= AIR_CUDA_STAGING_PIECES) AIR_CUDA_TRY(cudaEventSynchronize(w->staged[i]), "copying weights", err);
+        memcpy(piece, from + at, n);
+        AIR_CUDA_TRY(cudaMemcpyAsync(to + at, piece, n, cudaMemcpyHostToDevice, h->copy), "copying weights", err);
+        AIR_CUDA_TRY(cudaEventRecord(w->staged[i], h->copy), "copying weights", err);
+        w->pieces++;
+    }
+    return AIR_OK;
+}
+
+air_status air_cuda_upload(air_backend *h, void **out, const void *from, size_t bytes, const char *what, air_error *err)
+{
+    AIR_CUDA_TRY(cudaMalloc(out, bytes), what, err);
+    air_status st = copy_staged(h, (uint8_t *)*out, (const uint8_t *)from, bytes, err);
+    cudaError_t error = air_cuda_settle(h, h->copy);
+    if (!st && error != cudaSuccess) st = air_cuda_fail(error, what, err);
+    if (!st) return AIR_OK;
+    (void)cudaFree(*out);
+    *out = nullptr;
+    return st;
+}
+
+/* --- giving spans back --- */
+
+static void give_back(air_backend *h, const air_span *span, int keep)
+{
+    if (keep) h->feed->keep(h->feed->self, span);
+    else h->feed->release(h->feed->self, span);
+}
+
+static void give_back_oldest(air_backend *h)
+{
+    air_cuda_weights *w = &h->weights;
+    give_back(h, &w->held[0].span, w->held[0].keep);
+    w->held[0] = w->held[1];
+    w->n_held--;
+}
+
+void air_cuda_weights_drain(air_backend *h)
+{
+    while (h->weights.n_held) give_back_oldest(h);
+}
+
+static air_status make_room(air_backend *h, air_error *err)
+{
+    air_cuda_weights *w = &h->weights;
+    if (w->n_held < AIR_CUDA_HELD) return AIR_OK;
+    if (w->held[0].copied) AIR_CUDA_TRY(cudaEventSynchronize(w->held[0].copied), "copying weights", err);
+    give_back_oldest(h);
+    return AIR_OK;
+}
+
+/* After its copy has been enqueued, or has failed to be. Spans go back in order: one that could at once waits for those before it. */
+static void leave_span(air_backend *h, const air_span *span, cudaEvent_t copied, int keep)
+{
+    air_cuda_weights *w = &h->weights;
+    int read_later = span->data && span->locked && !span->stays && copied;
+    if (read_later || w->n_held) w->held[w->n_held++] = air_cuda_held{*span, copied, keep};
+    else give_back(h, span, keep);
+}
+
+/* --- bringing them --- */
+
+static air_status copy(air_backend *h, uint8_t *to, const air_span *span, uint64_t bytes, cudaEvent_t copied, air_error *err)
+{
+    if (span->locked) AIR_CUDA_TRY(cudaMemcpyAsync(to, span->data, bytes, cudaMemcpyHostToDevice, h->copy), "copying weights", err);
+    air_status st = span->locked ? AIR_OK : copy_staged(h, to, span->data, bytes, err);
+    if (st) return st;
+    AIR_CUDA_TRY(cudaEventRecord(copied, h->copy), "copying weights", err);
+    AIR_CUDA_TRY(cudaStreamWaitEvent(h->compute, copied, 0), "copying weights", err);
+    return AIR_OK;
+}
+
+static air_status bring_to_stay(air_backend *h, const air_span *span, uint64_t bytes, air_error *err)
+{
+    air_cuda_weights *w = &h->weights;
+    if (w->kept_used + round_up(bytes) > w->kept_bytes)
+        return air_fail(err, AIR_E_ARGUMENT, "cuda: %llu bytes of weights were to stay, %llu more have come",
+                        (unsigned long long)w->kept_bytes, (unsigned long long)bytes);
+    air_status st = copy(h, w->kept + w->kept_used, span, bytes, w->kept_copied, err);
+    if (st) return st;
+    w->place[(size_t)span->tile] = (int64_t)w->kept_used;
+    w->kept_used += round_up(bytes);
+    return AIR_OK;
+}
+
+static air_status bring_through_ring(air_backend *h, const air_span *span, uint64_t bytes, air_cuda_slot *slot, air_error *err)
+{
+    air_cuda_weights *w = &h->weights;
+    if (w->taken >= AIR_DEVICE_RING_TILES) AIR_CUDA_TRY(cudaStreamWaitEvent(h->copy, slot->used, 0), "copying weights", err);
+    air_status st = copy(h, slot->data, span, bytes, slot->copied, err);
+    if (!st) w->taken++;
+    return st;
+}
+
+static air_status bring(air_backend *h, const air_span *span, air_cuda_tile *tile, air_error *err)
+{
+    air_cuda_weights *w = &h->weights;
+    const int64_t *place = &w->place[(size_t)span->tile];
+    uint64_t bytes = (uint64_t)span->rows * h->program->weights[span->weight].row_bytes;
+    air_status st = AIR_OK;
+    if (*place == AIR_CUDA_STREAMS) {
+        tile->slot = &w->slots[w->taken % AIR_DEVICE_RING_TILES];
+        tile->data = tile->slot->data;
+        st = bring_through_ring(h, span, bytes, tile->slot, err);
+        leave_span(h, span, st ? nullptr : tile->slot->copied, 0);
+        return st;
+    }
+    int first = *place == AIR_CUDA_TO_COME;
+    if (first) st = bring_to_stay(h, span, bytes, err);
+    tile->data = w->kept + *place;
+    leave_span(h, span, first && !st ? w->kept_copied : nullptr, !st);
+    return st;
+}
+
+air_status air_cuda_weights_next(air_backend *h, air_span *span, air_cuda_tile *tile, air_error *err)
+{
+    *tile = air_cuda_tile{};
+    air_status st = make_room(h, err);
+    if (!st) st = h->feed->next(h->feed->self, span, err);
+    return st ? st : bring(h, span, tile, err);
+}
+
+air_status air_cuda_weights_leave(air_backend *h, const air_cuda_tile *tile, air_error *err)
+{
+    if (tile->slot) AIR_CUDA_TRY(cudaEventRecord(tile->slot->used, h->compute), "computing", err);
+    return AIR_OK;
+}

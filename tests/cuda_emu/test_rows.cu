@@ -1,0 +1,214 @@
+/* What the device does by rows, against the portable CPU: norms with their 8-bit form, rotation, choice of rows, storing. */
+#include "cuda/kernels.h"
+#include "kernel_check.h"
+#include "state_fixture.h"
+
+static const air_ops *ops;
+static const air_cuda_q8 no_q8 = {nullptr, nullptr, nullptr};
+
+/* --- RMS norm --- */
+
+struct norm_shape {
+    int64_t rows, width, group;
+};
+
+/* Odd ones, those of heads, those of a row that takes a block of threads, and more than one turn of it. */
+static const norm_shape norm_shapes[] = {
+    {1, 1, 1}, {3, 7, 7}, {5, 130, 65}, {2, 96, 32}, {7, 1024, 128}, {3, 80, 80}, {2, 1000, 1000}, {1, 4096, 4096}, {2, 9001, 9001},
+};
+
+static std::vector<float> norm_on_cpu(const std::vector<float> &x, const float *weight, int64_t group, float eps)
+{
+    std::vector<float> y(x.size());
+    for (size_t at = 0; at < x.size(); at += (size_t)group) ops->rms_norm(&x[at], weight, &y[at], group, eps);
+    return y;
+}
+
+static std::vector<float> norm_on_device(const std::vector<float> &x, const std::vector<float> &weight, norm_shape s, float eps,
+                                         air_cuda_q8 q8)
+{
+    GuardedArray<float> in(x), w(weight), out(x.size());
+    check_launch(air_cuda_rms_norm(in.get(), weight.empty() ? nullptr : w.get(), out.get(), s.rows, s.width, s.group, eps, q8, 0));
+    CHECK(out.guarded());
+    return out.read();
+}
+
+TEST(norms_are_those_of_the_cpu)
+{
+    for (norm_shape s : norm_shapes) {
+        std::vector<float> x = random_floats(s.rows * s.width, 3), weight = random_floats(s.group, 2);
+        in_every_order([&] {
+            check_near(norm_on_device(x, weight, s, 1e-5f, no_q8), norm_on_cpu(x, weight.data(), s.group, 1e-5f), 1e-12, "rms_norm");
+            check_near(norm_on_device(x, {}, s, 0, no_q8), norm_on_cpu(x, nullptr, s.group, 0), 1e-12, "rms_norm without weight");
+        });
+    }
+}
+
+TEST(a_norm_may_be_written_over_its_input_and_need_not_be_aligned)
+{
+    norm_shape s = {3, 128, 64};
+    std::vector<float> all = random_floats(s.rows * s.width + 1, 1), weight = random_floats(s.group, 1);
+    std::vector<float> x = part_of(all, 1, s.rows * s.width);
+    GuardedArray<float> in(all), w(weight);
+    check_launch(air_cuda_rms_norm(in.get() + 1, w.get(), in.get() + 1, s.rows, s.width, s.group, 1e-6f, no_q8, 0));
+    CHECK(in.guarded());
+    std::vector<float> got = in.read();
+    CHECK(got[0] == all[0]);
+    CHECK(same_bits(part_of(got, 1, s.rows * s.width), norm_on_device(x, weight, s, 1e-6f, no_q8)));
+}
+
+TEST(a_rows_norm_does_not_depend_on_other_rows)
+{
+    for (norm_shape s : norm_shapes) {
+        std::vector<float> x = random_floats(s.rows * s.width, 3), weight = random_floats(s.group, 2);
+        std::vector<float> together = norm_on_device(x, weight, s, 1e-5f, no_q8);
+        for (int64_t r = 0; r < s.rows; r++) {
+            std::vector<float> alone = norm_on_device(part_of(x, r * s.width, s.width), weight, {1, s.width, s.group}, 1e-5f, no_q8);
+            CHECK(same_bits(alone, part_of(together, r * s.width, s.width)));
+        }
+    }
+}
+
+static void check_quantized(const std::vector<float> &y, int64_t k, const GuardedArray<uint8_t> &memory, air_cuda_q8 at)
+{
+    int64_t n = (int64_t)y.size() / k;
+    std::vector<uint8_t> host(air_q8_bytes(k, n) + 64), got = memory.read();
+    air_q8 want = air_q8_place((void *)(((uintptr_t)host.data() + 63) / 64 * 64), k, n);
+    for (int64_t c = 0; c < n; c++) ops->quantize(&y[(size_t)(c * k)], k, air_q8_at(want, k, c, 0));
+    const uint8_t *base = memory.get();
+    CHECK(memcmp(&got[(size_t)((uint8_t *)at.q - base)], want.q, (size_t)(n * k)) == 0);
+    CHECK(memcmp(&got[(size_t)((uint8_t *)at.sums - base)], want.sums, (size_t)(n * k / AIR_Q8_SUM_GROUP) * 2) == 0);
+    CHECK(memcmp(&got[(size_t)((uint8_t *)at.scale - base)], want.scale, (size_t)(n * k / AIR_Q8_GROUP) * 4) == 0);
+}
+
+TEST(a_norm_gives_its_8_bit_form_too)
+{
+    const norm_shape shapes[] = {{1, 32, 32}, {3, 96, 96}, {2, 256, 64}, {2, 5120, 5120}};
+    for (norm_shape s : shapes) {
+        std::vector<float> x = random_floats(s.rows * s.width, 3), weight = random_floats(s.group, 2);
+        for (int64_t i = 0; i < 32; i++) x[(size_t)i] = 0; /* a group of zeros */
+        in_every_order([&] {
+            GuardedArray<uint8_t> memory(air_cuda_q8_bytes(s.width, s.rows));
+            air_cuda_q8 q8 = air_cuda_q8_place(memory.get(), s.width, s.rows);
+            std::vector<float> y = norm_on_device(x, weight, s, 1e-5f, q8);
+            CHECK(memory.guarded());
+            CHECK(same_bits(y, norm_on_device(x, weight, s, 1e-5f, no_q8)));
+            check_quantized(y, s.width, memory, q8);
+        });
+    }
+}
+
+TEST(what_is_not_finite_shows_in_a_norm)
+{
+    norm_shape s = {2, 64, 64};
+    std::vector<float> x = random_floats(128, 1), weight = random_floats(64, 1);
+    x[70] = NAN;
+    std::vector<float> y = norm_on_device(x, weight, s, 1e-5f, no_q8);
+    for (int i = 0; i < 64; i++) CHECK(std::isfinite(y[(size_t)i]) && std::isnan(y[(size_t)i + 64]));
+    for (float zero : norm_on_device(std::vector<float>(128), weight, s, 1e-5f, no_q8)) CHECK(zero == 0);
+}
+
+TEST(norms_that_no_kernel_takes_are_refused)
+{
+    float x = 0;
+    CHECK_EQ(air_cuda_rms_norm(&x, &x, &x, 0, 4, 4, 0, no_q8, 0), cudaErrorInvalidValue);
+    CHECK_EQ(air_cuda_rms_norm(&x, &x, &x, 1, 6, 4, 0, no_q8, 0), cudaErrorInvalidValue);
+    int8_t q = 0;
+    CHECK_EQ(air_cuda_rms_norm(&x, &x, &x, 1, 48, 48, 0, {&q, nullptr, nullptr}, 0), cudaErrorInvalidValue);
+}
+
+/* --- rotation --- */
+
+TEST(rotation_is_that_of_the_cpu)
+{
+    const struct { int64_t rows, heads, head_dim, pairs; } shapes[] = {{1, 1, 2, 1}, {3, 5, 80, 32}, {2, 4, 128, 64}, {7, 3, 33, 15}};
+    for (auto s : shapes)
+        for (air_rope_pairs kind : {AIR_ROPE_NORMAL, AIR_ROPE_NEOX}) {
+            int64_t width = s.heads * s.head_dim;
+            std::vector<float> x = random_floats(s.rows * width, 2), cos = random_floats(s.rows * s.pairs, 1), want = x;
+            std::vector<float> sin = random_floats(s.rows * s.pairs, 1);
+            for (int64_t r = 0; r < s.rows; r++)
+                ops->rope(&want[(size_t)(r * width)], s.heads, s.head_dim, s.pairs, kind, &cos[(size_t)(r * s.pairs)],
+                          &sin[(size_t)(r * s.pairs)]);
+            in_every_order([&] {
+                GuardedArray<float> got(x), c(cos), n(sin);
+                check_launch(air_cuda_rope(got.get(), s.rows, s.heads, s.head_dim, s.pairs, kind, c.get(), n.get(), 0));
+                CHECK(got.guarded());
+                std::vector<float> rotated = got.read();
+                check_near(rotated, want, 1e-12, "rope");
+                for (int64_t i = 0; i < s.rows * width; i++)
+                    if (i % s.head_dim >= 2 * s.pairs) CHECK(rotated[(size_t)i] == x[(size_t)i]);
+            });
+        }
+}
+
+/* --- choice of rows --- */
+
+TEST(chosen_rows_are_copied)
+{
+    for (int64_t width : {1, 3, 64, 1030, 2048}) {
+        std::vector<float> in = random_floats(5 * width, 1);
+        std::vector<int32_t> wanted = {4, 0, 0, 2};
+        in_every_order([&] {
+            GuardedArray<float> from(in), out((size_t)(4 * width));
+            GuardedArray<int32_t> which(wanted);
+            check_launch(air_cuda_select(from.get(), which.get(), 4, width, out.get(), 0));
+            CHECK(out.guarded());
+            std::vector<float> got = out.read();
+            for (int64_t i = 0; i < 4; i++) CHECK(same_bits(part_of(got, i * width, width), part_of(in, wanted[(size_t)i] * width, width)));
+        });
+    }
+}
+
+/* --- storing --- */
+
+/* Numbers whose conversions have something to decide: ties, subnormals, infinities, NaNs with payloads and signs, zeros. */
+static void set_extremes(std::vector<float> &x)
+{
+    static const uint32_t bits[] = {0x7f800000, 0xff800000, 0x7fc12345, 0xff812345, 0x80000000, 0x477ff000, 0x477fefff, 0x33000000,
+                                    0x33000001, 0x387fffff, 0x3f801000, 0x3f803000, 0x00000001, 0x08000000, 0x7f7fffff};
+    for (size_t i = 0; i < AIR_COUNT(bits) && i < x.size() / 64; i++) memcpy(&x[i * 64 + (size_t)(check_random() % 32)], &bits[i], 4);
+    for (size_t i = x.size() / 2; i < x.size() / 2 + 40 && i < x.size(); i++) x[i] = 0;
+}
+
+static void check_store(const state_shape &shape, const std::vector<state_row> &rows)
+{
+    StateBlocks want(shape, 3, 2000), fresh(shape, 3, 2000);
+    int64_t n = (int64_t)rows.size(), k_row = shape.kv_heads * shape.key_dim, v_row = shape.kv_heads * shape.value_dim;
+    std::vector<float> k = random_floats(n * k_row, 4), v = random_floats(n * v_row, 4);
+    set_extremes(k), set_extremes(v);
+    for (int64_t r = 0; r < n; r++) want.store(ops, rows[(size_t)r], &k[(size_t)(r * k_row)], &v[(size_t)(r * v_row)]);
+    in_every_order([&] {
+        air_cuda_state state = fresh.upload(rows);
+        GuardedArray<float> keys(k), values(v);
+        check_launch(air_cuda_store(&state, keys.get(), values.get(), n, 0));
+        CHECK(fresh.uploaded_equals(want));
+    });
+}
+
+TEST(storing_leaves_the_bytes_that_the_cpu_leaves)
+{
+    const std::vector<state_row> rows = {{0, 0}, {0, 1}, {2, 63}, {2, 64}, {1, 15}, {1, 16}, {2, 1023}, {2, 1024}, {0, 1999}};
+    for (air_state_type type : {AIR_STATE_F16, AIR_STATE_F32, AIR_STATE_Q8_0}) {
+        check_store({type, 4, 4, 128, 128}, rows);
+        check_store({type, 3, 3, 80, 64}, rows);
+        check_store({type, 1, 1, 33, 7}, rows);
+        check_store({type, 2, 2, 1, 250}, {{1, 77}});
+    }
+}
+
+int main(int argc, char **argv)
+{
+    check_begin(argc, argv);
+    ops = air_ops_tier(AIR_TIER_REF);
+    RUN(norms_are_those_of_the_cpu);
+    RUN(a_norm_may_be_written_over_its_input_and_need_not_be_aligned);
+    RUN(a_rows_norm_does_not_depend_on_other_rows);
+    RUN(a_norm_gives_its_8_bit_form_too);
+    RUN(what_is_not_finite_shows_in_a_norm);
+    RUN(norms_that_no_kernel_takes_are_refused);
+    RUN(rotation_is_that_of_the_cpu);
+    RUN(chosen_rows_are_copied);
+    RUN(storing_leaves_the_bytes_that_the_cpu_leaves);
+    return check_end();
+}

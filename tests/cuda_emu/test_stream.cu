@@ -1,0 +1,188 @@
+/* The order of copies and kernels in whole models whose weights stream: whatever order CUDA allows, the bits are those of a model that
+ * lies in VRAM. tests/mutations/cuda.py plants mistakes in the backend for these tests to find. */
+#include <cstdlib>
+
+#include "stream_fixture.h"
+
+using namespace air::fake;
+
+static const char MODEL[] = "llama";
+static std::vector<Logits> want; /* of the script's steps */
+
+/* How many of `most` schedules to try: the runner of mutations asks for fewer. */
+static int schedules(int most)
+{
+    const char *fewer = getenv("AIR_STREAM_SEEDS");
+    int n = fewer ? atoi(fewer) : most;
+    return n < most ? n : most;
+}
+
+static bool script_gives(Model &m, const char *what)
+{
+    for (int step = 0; step < SCRIPT; step++) {
+        Logits got;
+        air_error err = {};
+        air_status st = script_step(m, step, &got, &err);
+        if (st) printf("  %s: step %d: %s\n", what, step, err.text);
+        else if (!same_bits(got, want[static_cast<size_t>(step)])) printf("  %s: step %d: other bits\n", what, step);
+        else continue;
+        return false;
+    }
+    return true;
+}
+
+/* Opens, runs the script, closes. */
+static Spans check_script(const air_engine_config &config, const std::string &words)
+{
+    emulate(words);
+    int64_t live = air_alloc_live();
+    {
+        Model m(MODEL, config);
+        if (m.status) printf("  %s\n", m.error.text);
+        CHECK(!m.status && script_gives(m, words.c_str()));
+    }
+    check_clean(live);
+    return feed_test().spans;
+}
+
+static void check_schedules(const Memory &memory, const std::string &words, int n)
+{
+    air_engine_config config = config_for(MODEL, memory);
+    for (int seed = 0; seed < schedules(n); seed++) check_script(config, "mode=sched,seed=" + std::to_string(seed) + words);
+}
+
+static void make_reference()
+{
+    emulate("");
+    air_engine_config config = config_for(MODEL, RESIDENT);
+    Model m(MODEL, config);
+    for (int step = 0; step < SCRIPT; step++) {
+        Logits logits;
+        air_error err = {};
+        if (m.status || script_step(m, step, &logits, &err)) {
+            printf("no reference: %s %s\n", m.error.text, err.text);
+            exit(EXIT_FAILURE);
+        }
+        want.push_back(logits);
+    }
+}
+
+TEST(the_model_is_in_all_its_places_at_once)
+{
+    Spans s = check_script(config_for(MODEL, Memory()), "");
+    printf("  spans: %ld of VRAM, %ld pinned, %ld streamed, %ld not page-locked\n", s.kept, s.pinned, s.streamed, s.unlocked);
+    CHECK(s.kept > 30 && s.pinned > 30 && s.streamed > 30 && s.unlocked == 0);
+}
+
+/* Page-locked memory is refused: copies go through pieces of the backend's own. Then only the ring and a few pins may have it. */
+static const char UNLOCKED[] = ",register=0", PARTLY_LOCKED[] = ",register=96KiB";
+
+TEST(no_schedule_of_copies_and_kernels_changes_a_bit) { check_schedules(Memory(), "", 100); }
+
+TEST(nor_of_copies_from_pageable_memory)
+{
+    check_schedules(Memory(), UNLOCKED, 12);
+    check_schedules(Memory(), PARTLY_LOCKED, 12);
+    CHECK(feed_test().spans.unlocked > 0 && feed_test().spans.streamed > 0);
+}
+
+TEST(nor_of_copies_from_a_mapped_file)
+{
+    Memory mapped;
+    mapped.io = AIR_IO_MMAP;
+    check_schedules(mapped, "", 6);
+    CHECK(feed_test().spans.unlocked > 0);
+}
+
+TEST(nor_where_all_or_nothing_stays)
+{
+    check_schedules(RESIDENT, "", 8);
+    check_schedules({0, 0, AIR_IO_DIRECT, 8, 0}, "", 8);
+    check_schedules({0, 1, AIR_IO_DIRECT, 8, 0}, "", 4);
+    CHECK(feed_test().spans.streamed == 0 && feed_test().spans.kept == 0);
+}
+
+TEST(nor_of_streams_that_run_at_the_same_time)
+{
+    air_engine_config config = config_for(MODEL, Memory());
+    for (const char *words : {"copy=late", "copy=early", "copy=spread,h2d=0.2", "h2d=2,kernel_us=20", "register=0,h2d=0.2,kernel_us=1"})
+        for (int i = 0; i < schedules(2); i++) check_script(config, std::string("mode=threads,") + words);
+}
+
+TEST(nor_of_threads_in_a_kernel)
+{
+    check_schedules(Memory(), ",order=reverse", 1);
+    for (int seed = 1; seed <= schedules(3); seed++) check_schedules(Memory(), ",order=random,order_seed=" + std::to_string(seed), 1);
+}
+
+/* The pass after a cancelled one: what was on its way when that ended has come, or comes again. */
+TEST(a_cancelled_pass_leaves_nothing_behind)
+{
+    air_engine_config config = config_for(MODEL, Memory());
+    for (int i = 0; i < schedules(24); i++) {
+        std::string words = "mode=sched,seed=" + std::to_string(i / 4) + (i % 3 ? "" : UNLOCKED);
+        emulate(words);
+        int64_t live = air_alloc_live();
+        {
+            Model m(MODEL, config);
+            Logits got;
+            air_error err = {};
+            REQUIRE(!m.status);
+            reset_feed_test(1 + i * 5 % 40);
+            CHECK_EQ(script_step(m, 0, &got, &err), AIR_E_CANCELLED);
+            CHECK_EQ(air_sequence_length(m.sequences[0]), 0);
+            CHECK(script_gives(m, words.c_str()));
+        }
+        check_clean(live);
+    }
+}
+
+/* More sequences than rows of a pass. */
+TEST(a_batch_of_many_sequences_takes_several_passes)
+{
+    enum { N = 40 };
+    emulate("mode=sched,seed=3");
+    air_engine_config config = config_for(MODEL, RESIDENT);
+    config.max_vram += UINT64_C(4) << 20; /* for their state */
+    {
+        Model m(MODEL, config);
+        REQUIRE(!m.status);
+        std::vector<air_sequence *> sequences(N);
+        std::vector<air_batch_item> items(N);
+        std::vector<int32_t> tokens(N);
+        Logits alone, got;
+        for (int i = 0; i < N; i++) {
+            REQUIRE(!air_sequence_new(&sequences[i], m.engine, nullptr));
+            tokens[i] = i * 5;
+            items[i] = {};
+            items[i].sequence = sequences[i], items[i].tokens = &tokens[i], items[i].n_tokens = 1, items[i].want = 1;
+        }
+        for (int i = 0; i < N; i++) {
+            Logits one;
+            CHECK_EQ(run_items(m, &items[i], 1, &one, nullptr), AIR_OK);
+            alone.insert(alone.end(), one.begin(), one.end());
+            CHECK_EQ(air_sequence_truncate(sequences[i], 0, nullptr), AIR_OK);
+        }
+        air_error err = {};
+        CHECK_EQ(run_items(m, items.data(), N, &got, &err), AIR_OK);
+        if (err.status) printf("  %s\n", err.text);
+        CHECK(same_bits(got, alone));
+        for (air_sequence *s : sequences) air_sequence_free(s);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    check_begin(argc, argv);
+    make_reference();
+    RUN(the_model_is_in_all_its_places_at_once);
+    RUN(no_schedule_of_copies_and_kernels_changes_a_bit);
+    RUN(nor_of_copies_from_pageable_memory);
+    RUN(nor_of_copies_from_a_mapped_file);
+    RUN(nor_where_all_or_nothing_stays);
+    RUN(nor_of_streams_that_run_at_the_same_time);
+    RUN(nor_of_threads_in_a_kernel);
+    RUN(a_cancelled_pass_leaves_nothing_behind);
+    RUN(a_batch_of_many_sequences_takes_several_passes);
+    return check_end();
+}

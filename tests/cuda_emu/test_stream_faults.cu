@@ -1,0 +1,351 @@
+/* Whatever call of CUDA fails, whichever operation on the device, whatever allocation: a typed error, never a wrong result, nothing left
+ * behind; and VRAM is never more than max_vram says. */
+#include "stream_fixture.h"
+
+using namespace air::fake;
+
+static const char MODEL[] = "llama";
+
+/* A pass of two rows, two single tokens, one of a fork that copies the state it shares. */
+enum { STEPS = 3 };
+static Logits want[STEPS];
+
+static air_status fault_step(Model &m, int step, Logits *out, air_error *err)
+{
+    air_status st = step == 2 ? fork_first(m, err) : AIR_OK;
+    if (st) return st;
+    if (step == 0) return call(m, {{0, {16, 25}}}, out, err);
+    return call(m, {{step == 1 ? 0 : 1, {7}}}, out, err);
+}
+
+static bool is_typed(air_status st) { return st == AIR_E_NOMEM || st == AIR_E_DEVICE || st == AIR_E_UNSUPPORTED; }
+
+static bool says(const air_error &err, const char *what) { return strstr(err.text, what) != nullptr; }
+
+static void check_bits(const Logits &got, int step, const std::string &words)
+{
+    bool same = same_bits(got, want[step]);
+    if (!same) printf("  %s: step %d: other bits\n", words.c_str(), step);
+    CHECK(same);
+}
+
+static void check_typed(air_status st, const air_error &err, const std::string &words)
+{
+    if (!is_typed(st)) printf("  %s: %d %s\n", words.c_str(), (int)st, err.text);
+    CHECK(is_typed(st) && err.text[0]);
+}
+
+/* A step that failed for once succeeds when it is tried again. Returns how many failed. */
+static int run_with_retries(Model &m, const std::string &words)
+{
+    int failures = 0;
+    for (int step = 0; step < STEPS; step++) {
+        Logits got;
+        air_error err = {};
+        air_status st = fault_step(m, step, &got, &err);
+        if (st) {
+            check_typed(st, err, words);
+            failures++;
+            st = fault_step(m, step, &got, &err);
+        }
+        if (st) printf("  %s: step %d again: %s\n", words.c_str(), step, err.text);
+        CHECK_EQ(st, AIR_OK);
+        check_bits(got, step, words);
+    }
+    return failures;
+}
+
+static void make_reference()
+{
+    emulate("");
+    Model m(MODEL, config_for(MODEL, RESIDENT));
+    for (int step = 0; step < STEPS; step++) {
+        air_error err = {};
+        if (!m.status && !fault_step(m, step, &want[step], &err)) continue;
+        printf("no reference: %s %s\n", m.error.text, err.text);
+        exit(EXIT_FAILURE);
+    }
+}
+
+/* --- errors that go away --- */
+
+struct Counts {
+    long opened, first, all; /* after open, after the first step, after the last */
+};
+
+template <class Count>
+static Counts count_in_run(const air_engine_config &config, const std::string &words, Count count)
+{
+    emulate(words);
+    Model m(MODEL, config);
+    Counts c = {count(), 0, 0};
+    for (int step = 0; step < STEPS; step++) {
+        Logits got;
+        CHECK_EQ(m.status ? m.status : fault_step(m, step, &got, nullptr), AIR_OK);
+        if (!step) c.first = count();
+    }
+    c.all = count();
+    return c;
+}
+
+static long calls_so_far() { return stats().calls; }
+static long ops_so_far() { return stats().ops; }
+
+/* Returns whether anything failed by it. */
+static bool check_one_failing_call(const air_engine_config &config, const std::string &words)
+{
+    emulate(words);
+    int64_t live = air_alloc_live();
+    int failures = 1;
+    {
+        Model m(MODEL, config);
+        if (m.status) check_typed(m.status, m.error, words);
+        else failures = run_with_retries(m, words);
+    }
+    check_clean(live, true);
+    return failures > 0;
+}
+
+/* Every call of open and of the first pass, then one in so many. */
+static void check_failing_calls(const air_engine_config &config, const std::string &words, long stride)
+{
+    Counts calls = count_in_run(config, words, calls_so_far);
+    long tried = 0, failed = 0;
+    for (long n = 1; n <= calls.all; n += n <= calls.first ? stride : 3 * stride + 1) {
+        int code = n / stride % 2 ? cudaErrorMemoryAllocation : cudaErrorLaunchFailure;
+        failed += check_one_failing_call(config, words + ",fail=*:" + std::to_string(n) + ":" + std::to_string(code));
+        tried++;
+    }
+    printf("  %s: %ld calls, %ld tried, %ld failed by it\n", words.c_str(), calls.all, tried, failed);
+    CHECK(failed * 3 > tried);
+}
+
+TEST(any_call_that_fails_once_is_a_typed_error_and_can_be_tried_again)
+{
+    air_engine_config config = config_for(MODEL, Memory());
+    check_failing_calls(config, "mode=sched,seed=5", 1);
+    check_failing_calls(config, "mode=sched,seed=0,register=0", 5);
+}
+
+/* --- errors that stay --- */
+
+/* From the first error on, all that is asked of the device fails alike. Returns whether there was one. */
+static bool check_lost(Model &m, const std::string &words)
+{
+    bool lost = false;
+    for (int step = 0; step < STEPS; step++) {
+        Logits got;
+        air_error err = {};
+        air_status st = fault_step(m, step, &got, &err);
+        if (!st) {
+            CHECK(!lost);
+            check_bits(got, step, words);
+            continue;
+        }
+        bool clear = st == AIR_E_DEVICE && says(err, "lost") && says(err, "open it again");
+        if (!clear) printf("  %s: step %d: %d %s\n", words.c_str(), step, (int)st, err.text);
+        CHECK(clear);
+        lost = true;
+    }
+    return lost;
+}
+
+static bool check_one_failing_op(const air_engine_config &config, const std::string &words)
+{
+    emulate(words);
+    int64_t live = air_alloc_live();
+    bool lost = true;
+    {
+        Model m(MODEL, config);
+        if (m.status) check_typed(m.status, m.error, words);
+        else lost = check_lost(m, words);
+    }
+    check_clean(live, true);
+    return lost;
+}
+
+static void check_failing_ops(const air_engine_config &config, const std::string &words, const std::string &fault, long stride)
+{
+    Counts ops = count_in_run(config, words, ops_so_far);
+    long tried = 0, lost = 0;
+    for (long n = 1; n <= ops.all; n += stride, tried++) lost += check_one_failing_op(config, words + fault + std::to_string(n));
+    printf("  %s%s: %ld operations, %ld tried, %ld lost the device\n", words.c_str(), fault.c_str(), ops.all, tried, lost);
+    CHECK_EQ(lost, tried);
+}
+
+TEST(an_operation_that_fails_loses_the_device_and_every_call_says_so)
+{
+    air_engine_config config = config_for(MODEL, Memory());
+    check_failing_ops(config, "mode=sched,seed=0", ",fail_op=", 3);
+    check_failing_ops(config, "mode=sched,seed=3", ",lose=0:", 7);
+    check_failing_ops(config, "mode=sync", ",lose=0:", 11);
+}
+
+TEST(a_lost_device_can_be_opened_again)
+{
+    air_engine_config config = config_for(MODEL, Memory());
+    emulate("mode=sched,seed=2");
+    int64_t live = air_alloc_live();
+    {
+        Model m(MODEL, config);
+        Logits got;
+        air_error err = {};
+        CHECK_EQ(fault_step(m, 0, &got, &err), AIR_OK);
+        lose_device(0);
+        CHECK_EQ(fault_step(m, 1, &got, &err), AIR_E_DEVICE);
+        CHECK_EQ(fault_step(m, 2, &got, &err), AIR_E_DEVICE);
+        CHECK_EQ(call(m, {{0, text_of(8, 3)}}, &got, &err), AIR_E_DEVICE); /* more rows than memory is reserved for */
+        CHECK(says(err, "lost"));
+    }
+    emulate("mode=sched,seed=2");
+    {
+        Model m(MODEL, config);
+        CHECK_EQ(run_with_retries(m, "reopened"), 0);
+    }
+    check_clean(live);
+}
+
+/* --- allocations --- */
+
+TEST(any_allocation_that_fails_once_is_a_typed_error_and_can_be_tried_again)
+{
+    air_engine_config config = config_for(MODEL, Memory());
+    int failed = 0;
+    uint64_t n = 1;
+    for (bool happened = true; happened; n++) {
+        emulate("mode=sched,seed=" + std::to_string(n));
+        int64_t live = air_alloc_live();
+        air_alloc_fail_at(n);
+        {
+            Model m(MODEL, config);
+            if (m.status) CHECK(m.status == AIR_E_NOMEM || m.status == AIR_E_THREAD);
+            failed += m.status ? 1 : run_with_retries(m, "allocation " + std::to_string(n));
+        }
+        happened = air_alloc_failed();
+        air_alloc_fail_at(0);
+        check_clean(live, true);
+    }
+    printf("  %llu allocations, %d failed by it\n", (unsigned long long)n - 2, failed);
+    CHECK(failed > 20);
+}
+
+/* --- VRAM --- */
+
+static std::string with_vram(uint64_t bytes) { return "mode=sched,seed=1,vram=" + std::to_string(bytes); }
+
+TEST(vram_is_never_more_than_max_vram_less_the_context)
+{
+    for (int64_t rows : {1, 2, 8, 33})
+        for (int share = 0; share <= 10; share += 2) {
+            Memory memory;
+            memory.kept = share / 10.0;
+            memory.max_rows = rows;
+            air_engine_config config = config_for(MODEL, memory);
+            uint64_t limit = config.max_vram - CONTEXT_BYTES;
+            emulate(with_vram(limit));
+            {
+                Model m(MODEL, config);
+                if (m.status) printf("  %s\n", m.error.text);
+                REQUIRE(!m.status);
+                Logits got;
+                for (int n : {1, 3, 40, 2}) CHECK_EQ(call(m, {{0, text_of(n, n)}, {1, text_of(n / 2 + 1, n)}}, &got, nullptr), AIR_OK);
+                CHECK_EQ(air_sequence_truncate(m.sequences[0], 0, nullptr), AIR_OK);
+                CHECK_EQ(call(m, {{0, text_of(50, 0), 50}}, &got, nullptr), AIR_OK);
+            }
+            CHECK(stats().vram_peak <= limit);
+            CHECK(stats().vram_peak + 8192 * 5 >= limit); /* what is left is less than a tile, or the rows that were not computed */
+        }
+}
+
+TEST(max_vram_that_is_not_there_is_refused_before_anything_is_allocated)
+{
+    air_engine_config config = config_for(MODEL, Memory());
+    emulate(with_vram(config.max_vram - CONTEXT_BYTES - 1));
+    int64_t live = air_alloc_live();
+    {
+        Model m(MODEL, config);
+        CHECK_EQ(m.status, AIR_E_BUDGET);
+        CHECK(says(m.error, "max_vram"));
+    }
+    check_clean(live);
+    CHECK_EQ(stats().vram_peak, 0);
+}
+
+TEST(state_beyond_max_vram_is_refused_and_the_rest_goes_on)
+{
+    enum { MANY = 16 };
+    air_engine_config config = config_for(MODEL, Memory());
+    uint64_t limit = config.max_vram - CONTEXT_BYTES;
+    emulate(with_vram(limit));
+    {
+        Model m(MODEL, config);
+        REQUIRE(!m.status);
+        CHECK_EQ(run_with_retries(m, "before"), 0);
+        std::vector<air_sequence *> more(MANY);
+        std::vector<air_batch_item> items(MANY);
+        int32_t token = 3;
+        for (int i = 0; i < MANY; i++) {
+            REQUIRE(!air_sequence_new(&more[i], m.engine, nullptr));
+            items[i] = {};
+            items[i].sequence = more[i], items[i].tokens = &token, items[i].n_tokens = 1, items[i].want = 1;
+        }
+        Stats before = stats();
+        Logits got;
+        air_error err = {};
+        CHECK_EQ(run_items(m, items.data(), MANY, &got, &err), AIR_E_BUDGET);
+        CHECK(says(err, "max_vram"));
+        CHECK_EQ(stats().vram_used, before.vram_used);
+        CHECK_EQ(stats().calls, before.calls);
+        for (air_sequence *s : more) air_sequence_free(s);
+        for (air_sequence *&s : m.sequences) air_sequence_free(s), s = nullptr;
+        CHECK_EQ(run_with_retries(m, "after"), 0);
+    }
+    CHECK(stats().vram_peak <= limit);
+}
+
+/* State that was given back is kept for the next sequence, but not from what needs its room. */
+TEST(freed_state_makes_room_for_rows)
+{
+    Memory memory;
+    memory.max_rows = 64;
+    air_engine_config config = config_for(MODEL, memory);
+    uint64_t limit = config.max_vram - CONTEXT_BYTES;
+    emulate(with_vram(limit));
+    {
+        Model m(MODEL, config);
+        REQUIRE(!m.status);
+        Logits got;
+        air_error err = {};
+        std::vector<air_sequence *> more;
+        int32_t token = 3;
+        for (air_status st = AIR_OK; !st;) {
+            air_batch_item item = {};
+            more.push_back(nullptr);
+            REQUIRE(!air_sequence_new(&more.back(), m.engine, nullptr));
+            item.sequence = more.back(), item.tokens = &token, item.n_tokens = 1, item.want = 1;
+            st = run_items(m, &item, 1, &got, &err);
+            if (st) CHECK_EQ(st, AIR_E_BUDGET);
+        }
+        CHECK(more.size() > 3); /* one row left the others' room */
+        for (air_sequence *s : more) air_sequence_free(s);
+        air_status st = call(m, {{0, text_of(64, 1)}}, &got, &err);
+        if (st) printf("  %s\n", err.text);
+        CHECK_EQ(st, AIR_OK);
+    }
+    CHECK(stats().vram_peak <= limit);
+}
+
+int main(int argc, char **argv)
+{
+    check_begin(argc, argv);
+    make_reference();
+    RUN(any_call_that_fails_once_is_a_typed_error_and_can_be_tried_again);
+    RUN(an_operation_that_fails_loses_the_device_and_every_call_says_so);
+    RUN(a_lost_device_can_be_opened_again);
+    RUN(any_allocation_that_fails_once_is_a_typed_error_and_can_be_tried_again);
+    RUN(vram_is_never_more_than_max_vram_less_the_context);
+    RUN(max_vram_that_is_not_there_is_refused_before_anything_is_allocated);
+    RUN(state_beyond_max_vram_is_refused_and_the_rest_goes_on);
+    RUN(freed_state_makes_room_for_rows);
+    return check_end();
+}

@@ -1,0 +1,266 @@
+"""Plans for another machine, with a device or without: a model of 70 billion weights, of which there is a header alone."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from models import DEMO, RATES
+
+from airpy import Plan, _core, errors
+from airpy.calibration import check_rates, parse_rates
+from airpy.cli import main
+from airpy.forecast import forecast
+from airpy.sizes import format_size, parse_size
+
+ASSUMED = "disk=3GB/s,link=25GB/s,device=900GB/s"
+TOOL = Path(__file__).parents[2] / "tools" / "make_gguf.py"
+MIB, GB = 1 << 20, 10**9
+
+
+@pytest.fixture(autouse=True)
+def no_probes(monkeypatch):
+    monkeypatch.delenv("AIRPY_BANDWIDTHS", raising=False)
+    for name in ("probe_disk", "probe_compute"):
+        monkeypatch.setattr(_core, name, lambda *given, name=name: pytest.fail(name))
+
+
+@pytest.fixture(scope="module")
+def header(tmp_path_factory):
+    """Llama 2 70B's tensors in Q4_K over a hole."""
+    spec = importlib.util.spec_from_file_location("make_gguf", TOOL)
+    assert spec and spec.loader
+    make_gguf = importlib.util.module_from_spec(spec)
+    sys.modules["make_gguf"] = make_gguf  # its dataclasses look their module up
+    spec.loader.exec_module(make_gguf)
+    (path,) = make_gguf.write(tmp_path_factory.mktemp("70b") / "70b.gguf", shape="70b", type="Q4_K", sparse=True)
+    assert path.stat().st_size > 38 * GB and path.stat().st_blocks * 512 < 64 * MIB
+    return path
+
+
+def planned(path, vram, ram, **given):
+    given = {"max_vram": vram and parse_size(vram), "max_ram": parse_size(ram), **given}
+    return forecast(path, given, parse_rates(ASSUMED))
+
+
+def table(plan, title):
+    """Lines of a block of the plan's text, as lists of cells, by their first."""
+    block = next(block for block in str(plan).split("\n\n") if block.startswith(title))
+    rows = [re.split(r"\s{2,}", line) for line in block.splitlines()]
+    return {row[0]: row[1:] for row in rows}
+
+
+def figure(text):
+    """Of a size as the text has it, and what its rounding may be."""
+    number, unit = text.split()
+    scale = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}[unit]
+    return float(number) * scale, scale * (0.05 if "." in number else 0.5)
+
+
+BUDGETS = [("24GB", "64GB"), ("8GB", "16GB"), ("2GB", "8GB"), ("48GB", "4GB"), ("80GB", "64GB")]
+
+
+@pytest.mark.parametrize(("vram", "ram"), BUDGETS)
+def test_the_figures_of_both_memories_add_up(header, vram, ram):
+    plan = planned(header, vram, ram)
+    state = 2 * 80 * 8 * 128 * 2 * plan["n_ctx"]  # K and V, layers, heads, values of two bytes
+    assert plan["device_state_bytes"] == state and plan["state_bytes_full"] == 0 and plan["n_ctx"] % 64 == 0
+    in_vram = sum(plan[f"device_{name}"] for name in ("fixed", "state_bytes", "activation_bytes_full", "ring_bytes", "pin_bytes"))
+    in_ram = sum(plan[name] for name in ("fixed", "activation_bytes_full", "logit_bytes", "ring_bytes", "pin_bytes"))
+    assert in_vram <= plan["device_budget"] == parse_size(vram) and in_ram <= plan["budget"] == parse_size(ram)
+    if plan.linked_bytes:  # the rest is less than a tile
+        assert plan["device_budget"] - in_vram < plan["tile_bytes"] <= 32 * MIB
+        assert plan["device_ring_bytes"] <= 3 * plan["tile_bytes"]
+    if plan.streamed_bytes:
+        assert plan["budget"] - in_ram < plan["tile_bytes"] + 2 * MIB  # and the buffers of small reads
+    rows = [row for row in plan["weights"] if row[3]]
+    assert sum(size for _, _, size, *_ in rows) == plan["weight_bytes"] > 38 * GB
+    assert sum(device for *_, device in rows) == plan["n_device_tiles"]
+    assert all(pinned + device <= tiles for _, _, _, tiles, pinned, device in rows)
+    assert plan.linked_bytes == plan["weight_bytes"] - plan["device_weight_bytes"]
+
+
+@pytest.mark.parametrize(("vram", "ram"), BUDGETS)
+def test_the_printed_tables_add_up(header, vram, ram):
+    plan = planned(header, vram, ram)
+    weights, memory = table(plan, "weights"), table(plan, "memory")
+    assert weights.pop("weights") == ["type", "bytes", "in VRAM", "in RAM", "from disk"]
+    assert weights.pop("embedding table")[2:] == ["by row"]
+    for _, _, *shares in weights.values():
+        assert 99 <= sum(int(share.removesuffix(" %")) for share in shares) <= 101
+    assert list(weights) == ["attention", "feed-forward", "output"]
+    assert memory.pop("memory") == ["VRAM", "RAM"]
+    budgets, sums = memory.pop("of"), memory.pop("in all")
+    assert budgets == [format_size(parse_size(vram)), format_size(parse_size(ram))]
+    for column in (0, 1):
+        together, rounding = figure(sums[column])
+        parts = [figure(row[column]) for row in memory.values()]
+        assert abs(sum(part for part, _ in parts) - together) <= rounding + sum(slack for _, slack in parts)
+        assert together <= figure(budgets[column])[0] + rounding
+    assert max(map(len, str(plan).splitlines())) < 140
+
+
+def test_what_bounds_a_pass_is_named_with_its_time(header):
+    plan = planned(header, "24GB", "64GB")
+    assert plan.bound == "link" and plan.streamed_bytes < 2 * MIB and plan["disk_s"] == 0
+    assert plan["pass_s"] == plan["link_s"] == pytest.approx(plan.linked_bytes / 25e9)
+    assert plan["device_s"] == pytest.approx(plan["weight_bytes"] / 900e9) and plan["compute_s"] == 0
+    assert 1.2 < plan.predicted_tok_s < 1.6 and "bound by the link" in str(plan)
+    assert "takes 8 passes of 674 ms or more" in str(plan)  # how fast products of many rows are is not known
+    rates = {**plan.bandwidths, "device_product_columns": {"Q4_K": 1e13}}
+    many = forecast(header, {"max_vram": 24 * GB, "max_ram": 64 * GB}, rates)
+    assert many["prompt_s"] == pytest.approx(many["max_rows"] * many["weight_bytes"] / 1e13, rel=0.01)
+    assert many["pass_s"] == plan["pass_s"] and "or more" not in str(many)
+    plan = planned(header, "8GB", "16GB")
+    assert plan.bound == "disk" and plan["pass_s"] == plan["disk_s"] == pytest.approx(plan.streamed_bytes / 3e9, rel=0.01)
+    assert plan["link_s"] == pytest.approx(plan.linked_bytes / 25e9) and "bound by the disk" in str(plan)
+    plan = planned(header, "48GB", "4GB")
+    assert plan.bound == "device" and plan["link_s"] == plan["disk_s"] == plan["device_ring_bytes"] == plan["pin_bytes"] == 0
+    assert plan["device_weight_bytes"] == plan["weight_bytes"] and "bound by the device" in str(plan)
+
+
+def test_what_more_of_either_memory_would_bring(header):
+    plan = planned(header, "8GB", "16GB")
+    data = plan.to_dict()
+    for key, option in (("more_ram", "max_ram"), ("more_vram", "max_vram")):
+        half, all_of_it = data[key]
+        assert half["share"] == 0.5 and all_of_it["share"] == 1 and half[option] < all_of_it[option]
+        assert plan["pass_s"] > half["pass_s"] > all_of_it["pass_s"]
+    assert data["more_ram"][1]["bound"] == "link" and data["more_vram"][1]["bound"] == "device"
+    again = planned(header, str(data["more_vram"][1]["max_vram"]), "16GB", n_ctx=plan["n_ctx"])
+    assert again["pass_s"] == data["more_vram"][1]["pass_s"]
+    text = str(plan)
+    assert "more VRAM" in text and "of what crosses the link now" in text and "of what streams now" in text
+    assert "more RAM      would not help: nothing streams" in str(planned(header, "24GB", "64GB"))
+    assert "more VRAM     would not help: nothing crosses the link" in str(planned(header, "48GB", "4GB"))
+    slow = forecast(header, {"max_vram": 24 * GB, "max_ram": 8 * GB}, parse_rates("disk=100GB/s,link=1GB/s"))
+    assert "more RAM      would not help: the link bounds a token" in str(slow)
+
+
+def test_a_device_plan_is_kept_and_taken_back(header, tmp_path):
+    plan = planned(header, "24GB", "64GB")
+    plan.save(tmp_path / "plan.json")
+    loaded = Plan.load(tmp_path / "plan.json")
+    assert loaded == plan and str(loaded) == str(plan) and Plan.of(loaded.to_dict()) == plan
+    assert repr(plan) == "Plan(synthetic 70b Q4_K, max_vram=22.4 GiB, max_ram=59.6 GiB, io=direct, bound=link)"
+    gguf = _core.GGUF(str(header))
+    options = loaded.engine_options(gguf)
+    assert options["max_vram"] == 24 * GB and options["bandwidths"] == parse_rates(ASSUMED)
+    solved = _core.solve_plan(gguf, fixed_bytes=0, **options)
+    assert solved["n_device_tiles"] == plan["n_device_tiles"] and solved["pass_s"] == plan["pass_s"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (["plan", "bound"], "tape"), (["plan", "n_device_tiles"], -1), (["plan", "device_budget"], 0.5), (["plan", "link_s"], None),
+        (["plan", "weights", 0], ["x", "F32", 1, 1, 1]), (["plan", "weights", 0, 5], None), (["options", "max_vram"], "24GB"),
+        (["more_vram"], [{"max_ram": 1, "share": 1, "pass_s": 1}]), (["more_vram"], 3), (["bandwidths", "link"], -1),
+    ],
+)  # fmt: skip
+def test_an_edited_device_plan_that_makes_no_sense_is_refused(header, path, value):
+    data = copy.deepcopy(planned(header, "24GB", "64GB").to_dict())
+    *parents, last = path
+    inner = data
+    for key in parents:
+        inner = inner[key]
+    inner[last] = value
+    with pytest.raises(errors.ArgumentError):
+        Plan(data)
+
+
+def test_a_context_that_leaves_a_device_no_room_is_refused_and_a_shorter_one_works(header):
+    with pytest.raises(errors.BudgetError, match=r"^max_vram 1430\.5 MiB is too small by .*; lower n_ctx to \d+ or raise") as raised:
+        planned(header, "1.5GB", "16GB", n_ctx=4096)
+    found = re.search(r"lower n_ctx to (\d+) or raise max_vram to ([\d.]+) MiB", str(raised.value))
+    assert planned(header, "1.5GB", "16GB", n_ctx=int(found[1]))["n_ctx"] == int(found[1])
+    assert planned(header, f"{found[2]}MiB", "16GB", n_ctx=4096)["n_ctx"] == 4096
+    assert 64 <= planned(header, "1.5GB", "16GB")["n_ctx"] < 4096
+    with pytest.raises(errors.BudgetError, match=r"device context and small weights 51\d\.\d; raise max_vram to"):
+        planned(header, "300MB", "16GB")
+    with pytest.raises(errors.BudgetError, match=r"^max_ram .* is too small by .*: activations 0.\d MiB, logits"):
+        planned(header, "24GB", "10MB")
+
+
+def test_without_a_device_another_machine_is_planned_as_this_one(header):
+    plan = forecast(header, {"max_ram": 16 * GB}, parse_rates("disk=3GB/s,memory=50GB/s"))
+    assert not plan.on_device and plan.bound == "disk" and plan["io"] == "direct" and plan.linked_bytes == 0
+    assert "VRAM" not in str(plan) and "bound by the disk" in str(plan)
+    plan = forecast(header, {"max_ram": 1 << 40}, parse_rates("disk=3GB/s,memory=50GB/s"))  # more than this machine has
+    assert plan["io"] == "mmap" and plan.bound == "compute"
+
+
+def test_a_small_model_lies_in_the_device_whole():
+    plan = forecast(DEMO, {"max_vram": 1 << 30}, {"device": 9e11, "link": 1e10})
+    assert plan["device_weight_bytes"] == plan["weight_bytes"] and plan.bound == "device"
+    assert all(pinned == 0 and device == tiles for _, _, _, tiles, pinned, device in plan["weights"])
+
+
+def test_rates_that_are_not_known_are_named(header):
+    text = str(forecast(header, {"max_vram": 24 * GB, "max_ram": 64 * GB}, parse_rates("device=900GB/s")))
+    assert "bandwidths    device 900.00 GB/s; not known, so taken for no bound: disk, link" in text
+
+
+# ---- bandwidths as text --------------------------------------------------------------------------------------------------------------
+
+
+def test_bandwidths_are_read_as_people_write_them():
+    assert parse_rates("disk=3GB/s, link = 25GB ,memory=50000000000") == {"disk": 3e9, "link": 25e9, "memory": 5e10}
+    assert parse_rates("block_bytes=2MiB,depth=8,device_op_s=5e-6") == {"block_bytes": 2 << 20, "depth": 8, "device_op_s": 5e-6}
+    assert check_rates({"device_product_columns": {"Q4_K": 1e13}}) == {"device_product_columns": {"Q4_K": 1e13}}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "disk", "disk=", "disk=fast", "tape=3GB/s", "product=3GB/s", "op_s=x", "op_s=nan", "depth=5000", "disk=1GB/h"],
+)
+def test_bandwidths_that_make_no_sense_are_refused(text):
+    with pytest.raises(errors.ArgumentError):
+        parse_rates(text)
+
+
+# ---- the command ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def airpy(capsys):
+    def run(*arguments):
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as exit:
+            code = exit.code
+        seen = capsys.readouterr()
+        return code, seen.out, seen.err
+
+    return run
+
+
+def test_the_command_plans_for_a_machine_that_is_described(airpy, header, tmp_path):
+    command = ("plan", header, "--max-vram", "24GB", "--max-ram", "64GB", "--bandwidths", ASSUMED)
+    code, out, err = airpy(*command, "--save", tmp_path / "plan.json")
+    assert code == 0 and err == "" and "in VRAM" in out and "bound by the link" in out
+    assert out == f"{Plan.load(tmp_path / 'plan.json')}\n"
+    data = json.loads(airpy(*command, "--json")[1])
+    assert data["options"]["max_vram"] == 24 * GB and data["plan"]["bound"] == "link" and data["bandwidths"]["link"] == 25e9
+
+
+def test_the_command_says_what_is_wrong(airpy, header, tmp_path):
+    assert "should be one of disk" in airpy("plan", header, "--max-vram", "24GB", "--bandwidths", "tape=1")[2]
+    assert airpy("plan", header, "--max-vram", "many")[0] == 2
+    code, _, err = airpy("plan", header, "--max-vram", "24GB", "--plan", "plan.json")
+    assert code == 2 and "leave out --max-vram" in err
+    code, _, err = airpy("plan", header, "--bandwidths", ASSUMED, "--probe")
+    assert code == 2 and "leave out one" in err
+    code, _, err = airpy("plan", header, "--max-vram", "300MB", "--bandwidths", ASSUMED)
+    assert code == 1 and "max_vram 286.1 MiB is too small by" in err and err.count("\n") == 1
+
+
+def test_max_vram_alone_takes_the_disk_of_this_machine(airpy, monkeypatch):
+    monkeypatch.setenv("AIRPY_BANDWIDTHS", json.dumps(RATES))
+    code, out, _ = airpy("plan", DEMO, "--max-vram", "530MiB", "--max-ram", "64MiB")
+    assert code == 0 and "disk 1.00 GB/s; not known, so taken for no bound: link, device" in out
