@@ -38,6 +38,7 @@ def dequantize(type: str | int, data: Buffer, /) -> Array: ...  # float32 (eleme
 def memory_info() -> dict[str, int]: ...
 # total, available, cgroup_limit (-1: none), cgroup_usage, process_anonymous, room, default_budget
 def cpu_info() -> dict[str, Any]: ...  # name, threads, features: list[str], tier: the best of TIERS
+def device_count(plugin: str, /) -> int: ...  # touches none of them
 def devices(plugin: str, /) -> list[dict[str, Any]]: ...  # name, total, free (bytes), capability: (major, minor), processors
 def file_identity(path: str | os.PathLike[str], /) -> int: ...
 

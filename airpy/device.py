@@ -36,12 +36,17 @@ def cuda_plugin() -> str:
     return os.environ.get("AIRPY_CUDA_PLUGIN") or beside
 
 
-def cuda_devices() -> list[dict[str, Any]]:
-    """Name, total and free memory, capability and processors of each. Raises UnsupportedError saying why there is none."""
+def _plugin_there() -> str:
     plugin = cuda_plugin()
     if not os.path.exists(plugin):
         raise UnsupportedError("this build of airpy has no CUDA backend; build it beside an nvcc, or install a wheel that has it")
-    return _core.devices(plugin)
+    return plugin
+
+
+def cuda_devices() -> list[dict[str, Any]]:
+    """Name, total and free memory, capability and processors of each, which makes a context on each of them. Raises UnsupportedError
+    saying why there is none that could be used."""
+    return _core.devices(_plugin_there())
 
 
 def find_device(where: str, device: Any) -> Device:
@@ -52,16 +57,16 @@ def find_device(where: str, device: Any) -> Device:
         return CPU
     if name == "auto":
         try:
-            cuda_devices()
+            _core.device_count(_plugin_there())
         except AirpyError:
             return CPU
         return Device("cuda")
     match = re.fullmatch(r"cuda(?::(\d{1,3}))?", name)
     if not match:
         raise UnsupportedError(f"{where}: {device!r} is not supported; devices are 'cpu', 'cuda', 'cuda:0' … and 'auto'")
-    number, found = int(match[1] or 0), cuda_devices()
-    if number >= len(found):
-        raise UnsupportedError(f"{where}: there is no {name}; this machine has {len(found)} of them, counted from 0")
+    number, count = int(match[1] or 0), _core.device_count(_plugin_there())
+    if number >= count:
+        raise UnsupportedError(f"{where}: there is no {name}; this machine has {count} of them, counted from 0")
     return Device("cuda", number)
 
 

@@ -351,6 +351,8 @@ class Model:
             try:
                 result = self._run_in_budget(items, logits, watch)
             except BudgetError as error:
+                if str(error).startswith("max_vram"):  # which more RAM does not help
+                    raise
                 raise BudgetError(f"{error}; {advice()}") from None
         self._note(result.cost, phase, len(items), sum(len(item[1]) for item in items))
         self._memory.sample()

@@ -160,11 +160,15 @@ class Plan:
     ) -> list[dict[str, Any]]:
         """What larger budgets of one memory would bring: half of what it lacks kept there, then all of it."""
         found = []
+        # For a device as it is planned: one that is open has taken what it would be asked for.
+        rest = {name: value for name, value in options.items() if name not in ("plugin", "device")}
+        if self.on_device:
+            rest["max_vram"] = self["device_budget"]
         for share in (0.5, 1.0) if missing else ():
             # Slack: tiles are kept whole and in whole pages.
             more = budget + int(missing * share * 1.02) + (self["tile_bytes"] if share == 1 else 0)
             try:
-                solved = _core.solve_plan(gguf, **{**options, option: more, "n_ctx": self["n_ctx"], "io": "direct"})
+                solved = _core.solve_plan(gguf, **{**rest, option: more, "n_ctx": self["n_ctx"], "io": "direct"})
             except AirpyError:
                 continue
             found.append({option: more, "share": share, "pass_s": solved["pass_s"], "bound": solved["bound"]})

@@ -99,18 +99,9 @@ bool can_take(const air_cuda_attention *a)
         && s->value_dim > 0 && a->rows > 0 && a->window > 0 && a->max_position >= 0 && a->max_position < INT_MAX;
 }
 
-/* Whether this thread's device copies asynchronously and multiplies halves as the kernel for prompts does. */
-bool device_takes_prompts()
-{
-    int device = 0, major = 0;
-    return cudaGetDevice(&device) == cudaSuccess
-        && cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess && major >= 8;
-}
-
 bool is_prompt(const air_cuda_attention *a)
 {
-    return a->role == AIR_CUDA_PROMPT && air_cuda_prompt_takes(a->state.type, a->state.key_dim, a->state.value_dim)
-        && device_takes_prompts();
+    return a->role == AIR_CUDA_PROMPT && air_cuda_prompt_takes(a->state.type, a->state.key_dim, a->state.value_dim);
 }
 
 /* But for what depends on the turn. */

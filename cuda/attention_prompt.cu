@@ -327,7 +327,8 @@ template <air_state_type TYPE> kernel kernel_for(int value_row)
 
 bool air_cuda_prompt_takes(air_state_type type, int64_t key_dim, int64_t value_dim)
 {
-    return type != AIR_STATE_F32 && key_dim % 16 == 0 && key_dim <= DIM_MOST && value_dim <= DIM_MOST;
+    if (type == AIR_STATE_F32 || key_dim % 16 || key_dim > DIM_MOST || value_dim > DIM_MOST) return false;
+    return air_compiled_for((const void *)kernel_for<AIR_STATE_F16>(DIM_MOST)) >= 80;
 }
 
 cudaError_t air_cuda_attend_prompt(air_state_type type, const air_cuda_attention_arguments *a, cudaStream_t stream)

@@ -26,6 +26,8 @@ static air_status no_cuda(cudaError_t error, air_error *err)
     if (error == cudaErrorInsufficientDriver)
         return air_fail(err, AIR_E_UNSUPPORTED, "the NVIDIA driver is for CUDA %d.%d, this build needs %d.%d; update the driver",
                         driver / 1000, driver % 1000 / 10, CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
+    if (error == cudaErrorInitializationError)
+        return air_fail(err, AIR_E_UNSUPPORTED, "CUDA cannot be used in a process that was forked after it was used; start that by spawn");
     if (error == cudaErrorNoDevice) return air_fail(err, AIR_E_UNSUPPORTED, "no CUDA device is visible (CUDA_VISIBLE_DEVICES hides them?)");
     return air_fail(err, AIR_E_UNSUPPORTED, "CUDA cannot be used: %s (%s)", cudaGetErrorString(error), cudaGetErrorName(error));
 }
@@ -50,17 +52,11 @@ static air_status choose(int32_t device, air_error *err)
 /* Contexts differ by driver and device; as seen of drivers 525 to 580 they take 250 to 500 MiB. */
 #define CONTEXT_BYTES ((uint64_t)512 << 20)
 
-static air_status cuda_device_info(int32_t device, air_device_info *out, air_error *err)
+static air_status ask(int32_t device, air_device_info *out, air_error *err)
 {
-    int32_t n;
-    *out = air_device_info{};
-    air_status st = cuda_devices(&n, err);
-    if (st) return st;
-    if (device < 0 || device >= n)
-        return air_fail(err, AIR_E_ARGUMENT, "there is no device cuda:%d; there are %d, counted from 0", (int)device, (int)n);
     cudaDeviceProp properties;
     size_t free = 0, total = 0;
-    st = choose(device, err);
+    air_status st = choose(device, err);
     if (st) return st;
     AIR_CUDA_TRY(cudaGetDeviceProperties(&properties, device), "asking for the device's properties", err);
     AIR_CUDA_TRY(cudaMemGetInfo(&free, &total), "asking for free VRAM", err);
@@ -71,7 +67,25 @@ static air_status cuda_device_info(int32_t device, air_device_info *out, air_err
     out->major = properties.major;
     out->minor = properties.minor;
     out->processors = properties.multiProcessorCount;
-    return AIR_OK;
+    if (air_cuda_compiled_for()) return AIR_OK;
+    return air_fail(err, AIR_E_UNSUPPORTED, "cuda:%d, %s, is of compute capability %d.%d, which this build has no code for; build airpy with "
+                    "AIRPY_CUDA_ARCHITECTURES=%d%d, or use device \"cpu\"", (int)device, out->name, out->major, out->minor, out->major, out->minor);
+}
+
+/* Leaves the calling thread, which is the user's, on the device that it was on. */
+static air_status cuda_device_info(int32_t device, air_device_info *out, air_error *err)
+{
+    int32_t n;
+    int before = 0;
+    *out = air_device_info{};
+    air_status st = cuda_devices(&n, err);
+    if (st) return st;
+    if (device < 0 || device >= n)
+        return air_fail(err, AIR_E_ARGUMENT, "there is no device cuda:%d; there are %d, counted from 0", (int)device, (int)n);
+    int known = cudaGetDevice(&before) == cudaSuccess;
+    st = ask(device, out, err);
+    if (known) (void)cudaSetDevice(before);
+    return st;
 }
 
 /* --- a device that is lost --- */

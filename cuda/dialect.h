@@ -127,4 +127,14 @@ static __device__ __forceinline__ void air_ldmatrix_x4_trans(unsigned r[4], cons
 
 #endif
 
+/* 10 × the compute capability that the code of a kernel was compiled for which this thread's device runs: what __CUDA_ARCH__ was in it, which
+ * is less than the device's where that runs PTX of an older one. 0: there is no code that it could run. */
+static inline int air_compiled_for(const void *kernel)
+{
+    cudaFuncAttributes attributes;
+    if (cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess) return attributes.ptxVersion;
+    (void)cudaGetLastError();
+    return 0;
+}
+
 #endif

@@ -27,6 +27,9 @@ air_cuda_q8 air_cuda_q8_place(void *memory, int64_t k, int64_t n);
 
 cudaError_t air_cuda_quantize(const float *x, int64_t k, int64_t n, air_cuda_q8 out, cudaStream_t stream);
 
+/* air_compiled_for of a kernel here, which is that of all of them. */
+int air_cuda_compiled_for(void);
+
 /* What rows are, which who makes a pass knows and no count of rows says; the order of float sums, so a row's bits, are those of its role. */
 typedef enum air_cuda_role { AIR_CUDA_DECODE, AIR_CUDA_PROMPT } air_cuda_role;
 

@@ -33,3 +33,5 @@ cudaError_t air_cuda_quantize(const float *x, int64_t k, int64_t n, air_cuda_q8 
     int64_t groups = n * (k / AIR_Q8_GROUP);
     return air_launch(quantize, dim3((unsigned)((groups + WARPS - 1) / WARPS)), dim3(32 * WARPS), 0, stream, x, groups, out);
 }
+
+int air_cuda_compiled_for(void) { return air_compiled_for((const void *)quantize); }

@@ -52,6 +52,8 @@ def _rates(text: str) -> dict[str, Any]:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.device != "cpu" and args.bandwidths is not None:
+        args.usage_error("--bandwidths describes a machine, with --max-vram one that has a GPU; leave out --device")
     if (args.device == "cpu" and args.max_vram is not None) or args.bandwidths is not None:
         plan = _elsewhere(args)
     else:

@@ -8,12 +8,19 @@
 AIR_BEGIN_C
 
 enum {
-    AIR_DEVICE_ALIGN = 512,                /* as CUDA rounds what it allocates: so sums of sizes are what is taken */
+    AIR_DEVICE_ALIGN = 512,                /* as CUDA rounds small allocations: so sums of sizes are what is taken */
     AIR_DEVICE_TABLES = 16 << 10,          /* that kernels look up, at most */
     AIR_DEVICE_RING_TILES = 3,             /* of weights on their way: one is copied, one computed with, one handed over */
     AIR_DEVICE_ATTENTION_PART = 256,       /* positions whose results are merged with those of others */
     AIR_DEVICE_ATTENTION_MOST = 64 << 20,  /* scratch of attention, beyond which rows take turns, but for what one row needs */
 };
+
+/* What CUDA takes of a device for an allocation: from 1 MiB on whole pages of 2 MiB. State is allocated by the block, so it counts. */
+static inline uint64_t air_device_allocation(uint64_t bytes)
+{
+    uint64_t unit = bytes > 1 << 20 ? 2 << 20 : AIR_DEVICE_ALIGN;
+    return (bytes + unit - 1) / unit * unit;
+}
 
 /* Offsets in bytes into one region. */
 typedef struct air_device_layout {

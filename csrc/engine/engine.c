@@ -56,13 +56,21 @@ static air_status device_request(const air_engine_config *c, const air_program *
                     "out", air_mib(out->budget), info.name, air_mib(out->reach), air_mib(info.total));
 }
 
+static int is_for_device(const air_engine_config *c) { return c->max_vram || backend_of(c)->device_info; }
+
+static uint64_t state_block_bytes(const air_engine_config *c, const air_program *p)
+{
+    uint64_t bytes = air__state_block_bytes(p, c->state_type);
+    return is_for_device(c) ? air_device_allocation(bytes) : bytes;
+}
+
 static air_plan_request request_for(const air_engine_config *c, const air_model *model)
 {
     const air_program *p = air_model_program(model);
     air_memory_info memory = air_memory_query();
     air_plan_request r = {
         .program = p, .fixed = c->fixed_bytes + air_sample_scratch(p->n_vocab) + vector_bytes(p),
-        .state_per_block = air__state_block_bytes(p, c->state_type),
+        .state_per_block = state_block_bytes(c, p),
         .n_ctx = c->n_ctx, .n_ctx_trained = air_model_hparams(model)->n_ctx_trained, .pass_bytes = air_backend_host.pass_bytes,
         .threads = c->threads ? c->threads : air_cpu_count(), .io = c->io,
         .available = air_memory_default_budget(&memory), .reach = air_memory_room(&memory) + c->fixed_bytes,
@@ -164,6 +172,7 @@ static air_status open_compute(air_engine *e, const air_engine_config *c, air_er
     size_t layers = (size_t)p->n_layers + 1;
     air_status st = air__state_pool_init(&e->pool, p, c->state_type, err);
     if (st) return st;
+    e->pool.block_bytes = (size_t)e->request.state_per_block;
     e->pool.api = e->api;
     e->pool.backend = e->backend;
     e->pool.budget = air__engine_on_device(e) ? &e->device_budget : &e->budget;

@@ -264,9 +264,9 @@ int air_pager_read_ahead(air_pager *p)
 {
     if (p->mappings) return air__mmap_read_ahead(p);
     air_mutex_lock(&p->lock);
-    air__window_fill(p); /* reads that end submit what remains */
+    int more = air__window_fill(p); /* reads that end submit what remains */
     air_mutex_unlock(&p->lock);
-    return 0;
+    return more;
 }
 
 void air_pager_rewind(air_pager *p)

@@ -109,7 +109,7 @@ struct air_pager {
 };
 
 /* --- pager_window.c: under lock --- */
-void air__window_fill(air_pager *p);                       /* gives places, submits reads */
+int air__window_fill(air_pager *p);                        /* gives places, submits reads; nonzero: there is more to be done at once */
 void air__window_release(air_pager *p, uint64_t step);     /* steps up to and including step are used up */
 void air__window_cut(air_pager *p, uint64_t step);         /* forgets steps from step on; waits for their reads */
 void air__window_skip(air_pager *p, uint64_t step);        /* forgets the steps before step and walks on from there */

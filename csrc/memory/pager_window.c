@@ -171,22 +171,25 @@ static int place_in_ring(air_pager *p, air__slot *slot, uint64_t memory)
 }
 
 /* A pin is locked when it is first to be filled: that takes as long as touching its pages, which the read would else wait for. */
-static int place_in_pin(const air_pager *p, air__slot *slot, uint64_t memory)
+static int place_in_pin(const air_pager *p, air__slot *slot, uint64_t memory, int *locked)
 {
     if (!slot->pin) return 0;
-    if (!slot->pin_locked) slot->pin_locked = air__pages_lock(p, slot->pin, memory);
+    *locked = !slot->pin_locked && air__pages_lock(p, slot->pin, memory);
+    slot->pin_locked |= *locked;
     slot->ring_begin = slot->ring_end = p->head;
     slot->memory = slot->pin;
     return 1;
 }
 
-void air__window_fill(air_pager *p)
+/* One new lock a call: it takes milliseconds, in which neither reads that end nor the walker go on. */
+int air__window_fill(air_pager *p)
 {
-    while (p->ahead - p->released < p->n_tiles && !p->failed) {
+    int locked = 0;
+    while (p->ahead - p->released < p->n_tiles && !p->failed && !locked) {
         air__slot *slot = slot_at(p, p->ahead);
         if (slot->state == AIR__SLOT_EMPTY) {
             uint64_t memory = memory_of(p, tile_at(p, p->ahead));
-            if (!place_in_pin(p, slot, memory) && !place_in_ring(p, slot, memory)) break;
+            if (!place_in_pin(p, slot, memory, &locked) && !place_in_ring(p, slot, memory)) break;
             slot->state = AIR__SLOT_PLACED;
             slot->fresh = 1;
             slot->reads_left = (uint32_t)air_ceil_div(memory, block_of(p, memory));
@@ -194,6 +197,7 @@ void air__window_fill(air_pager *p)
         p->ahead++;
     }
     submit_reads(p);
+    return locked;
 }
 
 /* --- the ends of the window --- */

@@ -133,6 +133,7 @@ PyObject *air__py_probe_disk(PyObject *module, PyObject *args, PyObject *kwargs)
 PyObject *air__py_probe_compute(PyObject *module, PyObject *args, PyObject *kwargs);
 
 /* --- machine.c --- */
+PyObject *air__py_device_count(PyObject *module, PyObject *plugin);
 PyObject *air__py_devices(PyObject *module, PyObject *plugin);
 PyObject *air__py_memory_info(PyObject *module, PyObject *unused);
 PyObject *air__py_cpu_info(PyObject *module, PyObject *unused);

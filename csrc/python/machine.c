@@ -95,6 +95,23 @@ PyObject *air__py_dequantize(PyObject *module, PyObject *args)
     return array;
 }
 
+/* device_count(plugin, /) -> how many devices a backend has; touches none of them. Raises as devices() does. */
+PyObject *air__py_device_count(PyObject *module, PyObject *plugin_arg)
+{
+    core_state *state = PyModule_GetState(module);
+    const char *path;
+    if (air__py_to_text(state, "plugin", plugin_arg, &path) < 0) return NULL;
+    air_error err;
+    const air_backend_api *api;
+    int32_t n = 0;
+    air_status st;
+    Py_BEGIN_ALLOW_THREADS
+    st = air_backend_load(&api, path, &err);
+    if (!st) st = api->devices ? api->devices(&n, &err) : air_fail(&err, AIR_E_UNSUPPORTED, "%s has no devices", api->name);
+    Py_END_ALLOW_THREADS
+    return st ? air__py_raise(state, &err) : PyLong_FromLong(n);
+}
+
 /* devices(plugin, /) -> [{name, total, free, capability: (major, minor), processors}] of a backend's devices with memory of their own,
  * bytes. Raises UnsupportedError saying why there are none, FileIOError where there is no such plugin. */
 PyObject *air__py_devices(PyObject *module, PyObject *plugin_arg)

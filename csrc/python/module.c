@@ -36,6 +36,7 @@ static PyMethodDef core_functions[] = {
      "dequantize(type, data, /)\n--\n\nBlocks of a tensor type (name or id) as float32."},
     {"memory_info", air__py_memory_info, METH_NOARGS,
      "memory_info()\n--\n\nBytes of the machine, its cgroup and this process; cgroup_limit -1: none."},
+    {"device_count", air__py_device_count, METH_O, "device_count(plugin, /)\n--\n\nHow many devices that backend has."},
     {"devices", air__py_devices, METH_O, "devices(plugin, /)\n--\n\nDevices of the backend whose plugin has that path."},
     {"cpu_info", air__py_cpu_info, METH_NOARGS, "cpu_info()\n--\n\nName, usable threads, features and best kernel tier."},
     {"file_identity", air__py_file_identity, METH_O,

@@ -45,10 +45,11 @@ template <class T> struct air_cuda_numbers {
     {
         uint32_t words[WORDS];
         int64_t left = p.k - (int64_t)at * AIR_CUDA_NUMBERS;
-        if (ALIGNED >= 16) air_cuda_load<16>(row + place(at), 0, words);
+        bool whole = ALIGNED >= 16 && left >= AIR_CUDA_NUMBERS; /* what is behind a row's end may be no number, or not there */
+        if (whole) air_cuda_load<16>(row + place(at), 0, words);
         AIR_CUDA_UNROLL
         for (int i = 0; i < AIR_CUDA_NUMBERS; i++) {
-            if (ALIGNED < 16) read_one(words, row + place(at), i, i < left);
+            if (!whole) read_one(words, row + place(at), i, i < left);
             to.w[i] = T::number(words, i);
         }
     }

@@ -179,7 +179,7 @@ inline void choose_memory(air_engine_config *c, const Memory &memory)
     air_plan_free(plan);
 }
 
-enum { SEQUENCES = 2, SCRIPT = 5 };
+enum { SEQUENCES = 2, SCRIPT = 5, PROMPT = 11 };
 
 /* An engine and its sequences. Open or not: status says. */
 struct Model {
@@ -239,7 +239,7 @@ inline air_engine_config config_for(const char *name, const Memory &memory)
 struct Call {
     int sequence;
     std::vector<int32_t> tokens;
-    int64_t want = 1;
+    int64_t want = 1, prompt = 0; /* of its tokens, those that were not generated */
 };
 
 inline std::vector<int32_t> text_of(int n, int seed)
@@ -277,6 +277,7 @@ inline air_status call(Model &m, const std::vector<Call> &calls, Logits *out, ai
         item.tokens = c.tokens.data();
         item.n_tokens = static_cast<int64_t>(c.tokens.size());
         item.want = c.want;
+        item.n_prompt = c.prompt;
         items.push_back(item);
     }
     return run_items(m, items.data(), static_cast<int32_t>(items.size()), out, err);
@@ -297,28 +298,31 @@ inline air_status script_step(Model &m, int step, Logits *out, air_error *err)
     air_status st = step == 3 ? fork_first(m, err) : AIR_OK;
     if (st) return st;
     switch (step) {
-    case 0: return call(m, {{0, text_of(11, 1)}}, out, err);
-    case 1: return call(m, {{0, {7}}}, out, err);
-    case 2: return call(m, {{0, {8}}, {1, text_of(5, 2), 3}}, out, err);
-    case 3: return call(m, {{1, {30}}}, out, err);
-    default: return call(m, {{0, {31}}, {1, {32}}}, out, err);
+    case 0: return call(m, {{0, text_of(PROMPT, 1), 1, PROMPT}}, out, err);
+    case 1: return call(m, {{0, {7}, 1, PROMPT}}, out, err);
+    case 2: return call(m, {{0, {8}, 1, PROMPT}, {1, text_of(5, 2), 3, 5}}, out, err);
+    case 3: return call(m, {{1, {30}, 1, PROMPT}}, out, err);
+    default: return call(m, {{0, {31}, 1, PROMPT}, {1, {32}, 1, PROMPT}}, out, err);
     }
 }
 
-/* Nothing is left, nothing was done that CUDA forbids or that would be slow. live: air_alloc_live() before. */
-inline void check_clean(int64_t live, bool failed = false)
+/* Nothing is left, nothing was done that CUDA forbids or that would be slow. live: air_alloc_live() before. Returns whether that is so. */
+inline bool check_clean(int64_t live, bool failed = false)
 {
     air::fake::Stats s = air::fake::stats();
+    int failures = atomic_load(&check_state.failures);
     CHECK(!s.leaks());
     CHECK_EQ(s.page_locked, 0);
     CHECK_EQ(air_alloc_live(), live);
     CHECK(!feed_test().wrong);
     CHECK_STR_EQ(air::fake::log().c_str(), "");
-    if (failed) return;
-    CHECK_EQ(s.pageable_async, 0);
-    CHECK_EQ(s.null_stream_async, 0);
-    CHECK_EQ(s.unrecorded_waits, 0);
-    CHECK_STR_EQ(air::emu::last_error().c_str(), "");
+    if (!failed) {
+        CHECK_EQ(s.pageable_async, 0);
+        CHECK_EQ(s.null_stream_async, 0);
+        CHECK_EQ(s.unrecorded_waits, 0);
+        CHECK_STR_EQ(air::emu::last_error().c_str(), "");
+    }
+    return atomic_load(&check_state.failures) == failures;
 }
 
 inline bool same_bits(const Logits &a, const Logits &b)

@@ -66,4 +66,4 @@ def test_the_golden_logits_of_the_c_tests_are_those_of_the_files():
 
 
 def test_there_are_c_tests_to_run():
-    assert len(SOURCES) >= 5 and len(CUDA_SOURCES) >= 2
+    assert len(SOURCES) >= 5

@@ -315,6 +315,19 @@ cudaError_t cudaLaunchHostFunc(cudaStream_t handle, cudaHostFn_t function, void 
     });
 }
 
+/* Kernels are compiled for every device that is not older than cfg.image. */
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, const void *)
+{
+    return call("cudaFuncGetAttributes", Needs::device, [&] {
+        int capability = cfg.device[static_cast<size_t>(current_device)].capability;
+        *attributes = cudaFuncAttributes{};
+        if (capability < cfg.image) return cudaErrorNoKernelImageForDevice;
+        attributes->ptxVersion = attributes->binaryVersion = capability;
+        attributes->maxThreadsPerBlock = 1024;
+        return cudaSuccess;
+    });
+}
+
 cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute attribute, int value)
 {
     return call("cudaFuncSetAttribute", Needs::device, [&] {

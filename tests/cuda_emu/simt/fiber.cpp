@@ -99,6 +99,7 @@ Fiber *fiber_new(void (*entry)(), unsigned colour, bool visible)
 void fiber_free(Fiber *fiber)
 {
     if (fiber->tsan) free_identity(fiber->tsan);
+    sanitizer::unpoison(fiber->bottom, fiber->bytes);
     munmap(fiber->bottom - GUARD, GUARD + STACK);
     delete fiber;
 }

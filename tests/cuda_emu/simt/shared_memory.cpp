@@ -52,6 +52,7 @@ Engine::~Engine()
     for (Fiber *fiber : fibers) fiber_free(fiber);
     for (Fiber *fiber : numbered_fibers)
         if (fiber) fiber_free(fiber);
+    sanitizer::unpoison(arena, ARENA); /* what is mapped there next is not poisoned */
     munmap(arena, ARENA);
 }
 

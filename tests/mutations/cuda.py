@@ -1,0 +1,146 @@
+"""Mistakes in the order of copies and kernels of the CUDA backend, which tests/cuda_emu/test_stream.cu must catch: a table, and what
+plants them. Run by tests/python/test_cuda_mutations.py.
+
+A row is a file under cuda/, exact texts (found once each) with what replaces them, and the part of a test's name that must then fail.
+Only that file is compiled; the rest, and the test, are objects of a build of the tests (CMake's, with its compile_commands.json).
+"""
+
+# ruff: noqa: E501
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+SEEDS = "8"  # schedules each test tries at most
+TEST_SECONDS = 60  # a mistake may hang: that is a failure too
+
+
+class Mutation(NamedTuple):
+    name: str
+    file: str
+    edits: list[tuple[str, str]]
+    test: str
+
+
+def mutation(name: str, file: str, old: str, new: str, test: str = "no_schedule", *more: tuple[str, str]) -> Mutation:
+    return Mutation(name, file, [(old, new), *more], test)
+
+
+WAIT_USED = '    if (w->taken >= AIR_DEVICE_RING_TILES) AIR_CUDA_TRY(cudaStreamWaitEvent(h->copy, slot->used, 0), "copying weights", err);\n'
+WAIT_COPIED = '    AIR_CUDA_TRY(cudaStreamWaitEvent(h->compute, copied, 0), "copying weights", err);\n'
+RECORD_COPIED = '    AIR_CUDA_TRY(cudaEventRecord(copied, h->copy), "copying weights", err);\n'
+LOCKED_COPY = '    if (span->locked) AIR_CUDA_TRY(cudaMemcpyAsync(to, span->data, bytes, cudaMemcpyHostToDevice, h->copy), "copying weights", err);\n'
+WAIT_PIECE = '        if (w->pieces >= AIR_CUDA_STAGING_PIECES) AIR_CUDA_TRY(cudaEventSynchronize(w->staged[i]), "copying weights", err);\n'
+RECORD_PIECE = '        AIR_CUDA_TRY(cudaEventRecord(w->staged[i], h->copy), "copying weights", err);\n'
+STAGED_COPY = '        AIR_CUDA_TRY(cudaMemcpyAsync(to + at, piece, n, cudaMemcpyHostToDevice, h->copy), "copying weights", err);\n'
+RECORD_USED = '    if (tile->slot) AIR_CUDA_TRY(cudaEventRecord(tile->slot->used, h->compute), "computing", err);\n'
+SETTLE = "    cudaError_t compute = air_cuda_settle(h, h->compute), copy = air_cuda_settle(h, h->copy);\n"
+DRAIN = "    air_cuda_weights_drain(h);\n"
+W, P, B = "weights.cu", "pass.cu", "backend.cu"
+
+MUTATIONS = [
+    # the ring in VRAM
+    mutation("a slot is filled before its kernels are done", W, WAIT_USED, ""),
+    mutation("kernels do not wait for their copy", W, WAIT_COPIED, ""),
+    mutation("kernels wait for another copy", W, WAIT_COPIED, WAIT_COPIED.replace("copied,", "h->weights.kept_copied,")),
+    mutation("a copy's event comes before it", W, LOCKED_COPY, RECORD_COPIED + LOCKED_COPY, "no_schedule", (RECORD_COPIED + WAIT_COPIED, WAIT_COPIED)),
+    mutation("a copy's event is the kernels'", W, RECORD_COPIED, RECORD_COPIED.replace("h->copy", "h->compute")),
+    mutation("the kernels' event comes before them", W, RECORD_USED, "    (void)h, (void)tile, (void)err;\n", "no_schedule",
+             ("    return st ? st : bring(h, span, tile, err);\n",
+              "    if (!st) st = bring(h, span, tile, err);\n    if (!st && tile->slot) (void)cudaEventRecord(tile->slot->used, h->compute);\n    return st;\n")),
+    mutation("the kernels' event is the copies'", W, RECORD_USED, RECORD_USED.replace("h->compute", "h->copy")),
+    mutation("the first slot is used again one tile early", W, WAIT_USED, WAIT_USED.replace(">=", ">")),
+    mutation("a ring of one slot fewer", W, "w->taken % AIR_DEVICE_RING_TILES", "w->taken % (AIR_DEVICE_RING_TILES - 1)"),
+    mutation("memory for one slot fewer", W, "each * AIR_DEVICE_RING_TILES", "each * (AIR_DEVICE_RING_TILES - 1)"),
+    mutation("slots overlap", W, "w->ring + each * (uint64_t)i", "w->ring + each / 2 * (uint64_t)i"),
+    mutation("all tiles take the same slot", W, "    if (!st) w->taken++;\n", ""),
+    # spans
+    mutation("a span goes back before its copy is done", W, "span->data && span->locked && !span->stays && copied", "span->data && !copied"),
+    mutation("a span goes back without waiting for its copy", W,
+             '    if (w->held[0].copied) AIR_CUDA_TRY(cudaEventSynchronize(w->held[0].copied), "copying weights", err);\n', "    (void)err;\n"),
+    mutation("spans go back out of order", W, "if (read_later || w->n_held) w->held", "if (read_later) w->held", "all_its_places"),
+    mutation("spans of a pass stay behind", P, DRAIN, "", "all_its_places"),
+    mutation("spans of a cancelled pass go back before their copies are done", P, SETTLE + DRAIN, DRAIN + SETTLE, "cancelled"),
+    mutation("a cancelled pass does not wait for its copies", P, SETTLE, SETTLE.replace("air_cuda_settle(h, h->copy)", "cudaSuccess"), "cancelled"),
+    # copies
+    mutation("a copy is short by a weight", W, LOCKED_COPY, LOCKED_COPY.replace("bytes,", "bytes - 4,"), "all_its_places"),
+    mutation("copies are rounded down", W, LOCKED_COPY, LOCKED_COPY.replace("bytes,", "bytes / AIR_DEVICE_ALIGN * AIR_DEVICE_ALIGN,"), "all_its_places"),
+    mutation("copies go by a stream that nothing waits for", W, LOCKED_COPY, LOCKED_COPY.replace("h->copy", "h->aside")),
+    mutation("a piece is filled before it is copied", W, WAIT_PIECE, "", "pageable"),
+    mutation("a piece's event comes before its copy", W, STAGED_COPY + RECORD_PIECE, RECORD_PIECE + STAGED_COPY, "pageable"),
+    mutation("pageable memory is copied as if it were locked", W, "if (span->locked) AIR_CUDA_TRY", "if (span->data) AIR_CUDA_TRY", "pageable"),
+    # weights that stay
+    mutation("a tile is there without a copy", W, "air_status st = copy(h, w->kept + w->kept_used, span, bytes, w->kept_copied, err);", "air_status st = AIR_OK;",
+             "all_its_places"),
+    mutation("tiles that stay overlap", W, "    w->kept_used += round_up(bytes);\n", "    w->kept_used += round_up(bytes) / 2;\n", "all_its_places"),
+    mutation("the span of a tile that stays goes back before it is copied", W, "first && !st ? w->kept_copied : nullptr, !st", "nullptr, !st"),
+    mutation("small weights are used before they have come", W, "cudaError_t error = air_cuda_settle(h, h->copy);", "cudaError_t error = cudaSuccess;"),
+    # inputs, results, state
+    mutation("logits are read before they have come", P, "    TRY(cudaStreamSynchronize(h->compute));\n", ""),
+    mutation("logits go by another stream", P, "logits, cudaMemcpyDeviceToHost, h->compute", "logits, cudaMemcpyDeviceToHost, h->copy"),
+    mutation("positions go by another stream", P, "h->host + from, bytes, cudaMemcpyHostToDevice, h->compute", "h->host + from, bytes, cudaMemcpyHostToDevice, h->copy",
+             "all_or_nothing"),
+    mutation("embeddings go by another stream", P, "n * sizeof *x, cudaMemcpyHostToDevice, h->compute", "n * sizeof *x, cudaMemcpyHostToDevice, h->copy"),
+    mutation("angles are overwritten on their way", B, "l.sin = cut(&at, n * pairs * sizeof(float));", "l.sin = l.embed;"),
+    mutation("a fork's state is used before it is copied", B, '    AIR_CUDA_TRY(air_cuda_settle(h, h->aside), "copying state", err);\n', ""),
+    # passes
+    mutation("sequences are counted from the batch's first", P, "int32_t first = pass->sequences[0], last = first;", "int32_t first = 0, last = 0;", "many_sequences"),
+    mutation("norms of no rows are launched", P, "    if (op->kind != AIR_OP_PRODUCT && op->out != AIR_NONE && !rows_of(h, op->out)) return AIR_OK; /* no row is wanted */\n", "",
+             "all_its_places"),
+]
+
+
+def compile_command(build: Path, file: str) -> tuple[list[str], str]:
+    """That of the backend's file in a build, without what it is compiled from and to, and the folder to run it in."""
+    for entry in json.loads((build / "compile_commands.json").read_text()):
+        words = shlex.split(entry["command"])
+        if Path(entry["file"]) == ROOT / "cuda" / file and any("air_cuda_backend" in word for word in words):
+            break
+    else:
+        raise LookupError(f"cuda/{file} is not compiled in {build}")
+    kept: list[str] = []
+    skip = 0
+    for word in words:
+        if skip or word in ("-o", "-c", "-MT", "-MF", "-MD", "-Werror"):
+            skip = word in ("-o", "-c", "-MT", "-MF") and not skip
+        else:
+            kept.append("-O1" if word == "-O3" else word)
+    return kept, entry["directory"]
+
+
+def mutated(m: Mutation) -> str:
+    text = (ROOT / "cuda" / m.file).read_text()
+    for old, new in m.edits:
+        if text.count(old) != 1:
+            raise LookupError(f"{m.name}: its text is there {text.count(old)} times: {old}")
+        text = text.replace(old, new)
+    return text
+
+
+def fate(build: Path, m: Mutation, folder: Path) -> str:
+    """What becomes of it: "caught", or what else."""
+    folder.mkdir()
+    source, test = folder / m.file, folder / "test_stream"
+    source.write_text(mutated(m))
+    compiler, directory = compile_command(build, m.file)
+    emulation = build / "tests" / "cuda_emu"
+    objects = [o for o in (emulation / "CMakeFiles" / "air_cuda_backend.dir").rglob("*.cu.o") if o.name != f"{m.file}.o"]
+    link = [emulation / "CMakeFiles" / "test_stream.dir" / "test_stream.cu.o", *sorted(objects), emulation / "libair_cuda_emu.a", build / "csrc" / "libair.a"]
+    for command in (
+        [*compiler, "-o", source.with_suffix(".o"), "-c", source],
+        [compiler[0], "-o", test, source.with_suffix(".o"), *link, "-pthread", "-ldl", "-lm"],
+    ):
+        done = subprocess.run(command, cwd=directory, capture_output=True, text=True)
+        if done.returncode:
+            return "does not compile: " + done.stderr[-2000:]
+    try:
+        done = subprocess.run([test, m.test], capture_output=True, text=True, errors="replace", timeout=TEST_SECONDS, env={**os.environ, "AIR_STREAM_SEEDS": SEEDS})
+    except subprocess.TimeoutExpired:
+        return "caught"
+    return "caught" if "FAILED" in done.stdout or done.returncode < 0 or "no reference" in done.stdout else f"SURVIVED {m.test}"
