@@ -17,7 +17,7 @@
 
 enum {
     AIR_CUDA_STAGING_PIECES = 4,         /* of page-locked memory between weights in pageable memory and the device */
-    AIR_CUDA_STAGING_BYTES = 2 << 20,    /* of each: large enough that a copy costs more than its launch */
+    AIR_CUDA_STAGING_BYTES = 2 << 20,    /* of each, but no more than a tile: large enough that a copy costs more than its launch */
     AIR_CUDA_LAYERS_AHEAD = 2,           /* that the host may have enqueued beyond the one being computed */
 };
 
@@ -56,6 +56,7 @@ struct air_cuda_weights {
     air_cuda_slot slots[AIR_DEVICE_RING_TILES];
     uint64_t taken;                /* tiles that went through the ring */
     uint8_t *staging;              /* page-locked */
+    uint64_t piece_bytes;          /* of it, each */
     cudaEvent_t staged[AIR_CUDA_STAGING_PIECES];
     uint64_t pieces;               /* that went through it */
     cudaEvent_t kept_copied;

@@ -41,7 +41,9 @@ air_status air_cuda_weights_open(air_backend *h, const air_backend_config *c, ai
     air_status st = make_event(&w->kept_copied, err);
     if (!st && c->kept_tiles < c->n_tiles) st = open_ring(w, c->tile_bytes, err);
     if (st) return st;
-    size_t staging = (size_t)AIR_CUDA_STAGING_BYTES * AIR_CUDA_STAGING_PIECES;
+    w->piece_bytes = round_up(c->tile_bytes + 1);
+    if (w->piece_bytes > AIR_CUDA_STAGING_BYTES) w->piece_bytes = AIR_CUDA_STAGING_BYTES;
+    size_t staging = (size_t)w->piece_bytes * AIR_CUDA_STAGING_PIECES;
     AIR_CUDA_TRY(cudaHostAlloc((void **)&w->staging, staging, cudaHostAllocDefault), "page-locked memory for copies", err);
     for (int i = 0; i < AIR_CUDA_STAGING_PIECES && !st; i++) st = make_event(&w->staged[i], err);
     return st;
@@ -70,11 +72,11 @@ void air_cuda_weights_close(air_backend *h)
 static air_status copy_staged(air_backend *h, uint8_t *to, const uint8_t *from, uint64_t bytes, air_error *err)
 {
     air_cuda_weights *w = &h->weights;
-    for (uint64_t at = 0; at < bytes; at += AIR_CUDA_STAGING_BYTES) {
+    for (uint64_t at = 0; at < bytes; at += w->piece_bytes) {
         uint64_t left = bytes - at;
         int i = (int)(w->pieces % AIR_CUDA_STAGING_PIECES);
-        uint8_t *piece = w->staging + (size_t)i * AIR_CUDA_STAGING_BYTES;
-        size_t n = left < AIR_CUDA_STAGING_BYTES ? (size_t)left : (size_t)AIR_CUDA_STAGING_BYTES;
+        uint8_t *piece = w->staging + (size_t)i * w->piece_bytes;
+        size_t n = (size_t)(left < w->piece_bytes ? left : w->piece_bytes);
         if (w->pieces >= AIR_CUDA_STAGING_PIECES) AIR_CUDA_TRY(cudaEventSynchronize(w->staged[i]), "copying weights", err);
         memcpy(piece, from + at, n);
         AIR_CUDA_TRY(cudaMemcpyAsync(to + at, piece, n, cudaMemcpyHostToDevice, h->copy), "copying weights", err);

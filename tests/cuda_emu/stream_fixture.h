@@ -21,6 +21,12 @@ extern "C" const air_backend_api *air_backend_plugin(void);
 
 using Logits = std::vector<float>;
 
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+enum { SLOWER = 10 }; /* how many times fewer schedules and faults there is time for */
+#else
+enum { SLOWER = 1 };
+#endif
+
 /* --- the feed between pager and backend --- */
 
 /* Spans of VRAM, of page-locked memory that stays and that is used again, and of memory that is not page-locked. */

@@ -1,5 +1,5 @@
-"""Mistakes in the order of copies and kernels of the CUDA backend, which tests/cuda_emu/test_stream.cu must catch: a table, and what
-plants them. Run by tests/python/test_cuda_mutations.py.
+"""Mistakes in the order of copies and kernels of the CUDA backend, which tests/cuda_emu/test_stream.cu must catch, and in how it fails,
+which are test_stream_faults.cu's: a table, and what plants them. Run by tests/python/test_cuda_mutations.py.
 
 A row is a file under cuda/, exact texts (found once each) with what replaces them, and the part of a test's name that must then fail.
 Only that file is compiled; the rest, and the test, are objects of a build of the tests (CMake's, with its compile_commands.json).
@@ -26,10 +26,15 @@ class Mutation(NamedTuple):
     file: str
     edits: list[tuple[str, str]]
     test: str
+    killer: str
 
 
 def mutation(name: str, file: str, old: str, new: str, test: str = "no_schedule", *more: tuple[str, str]) -> Mutation:
-    return Mutation(name, file, [(old, new), *more], test)
+    return Mutation(name, file, [(old, new), *more], test, "test_stream")
+
+
+def of_faults(name: str, file: str, old: str, new: str, test: str) -> Mutation:
+    return Mutation(name, file, [(old, new)], test, "test_stream_faults")
 
 
 WAIT_USED = '    if (w->taken >= AIR_DEVICE_RING_TILES) AIR_CUDA_TRY(cudaStreamWaitEvent(h->copy, slot->used, 0), "copying weights", err);\n'
@@ -67,10 +72,9 @@ MUTATIONS = [
     mutation("spans go back out of order", W, "if (read_later || w->n_held) w->held", "if (read_later) w->held", "all_its_places"),
     mutation("spans of a pass stay behind", P, DRAIN, "", "all_its_places"),
     mutation("spans of a cancelled pass go back before their copies are done", P, SETTLE + DRAIN, DRAIN + SETTLE, "cancelled"),
-    mutation("a cancelled pass does not wait for its copies", P, SETTLE, SETTLE.replace("air_cuda_settle(h, h->copy)", "cudaSuccess"), "cancelled"),
     # copies
-    mutation("a copy is short by a weight", W, LOCKED_COPY, LOCKED_COPY.replace("bytes,", "bytes - 4,"), "all_its_places"),
-    mutation("copies are rounded down", W, LOCKED_COPY, LOCKED_COPY.replace("bytes,", "bytes / AIR_DEVICE_ALIGN * AIR_DEVICE_ALIGN,"), "all_its_places"),
+    mutation("a copy is short by a weight", W, LOCKED_COPY, LOCKED_COPY.replace("bytes,", "bytes - 4,"), "transformers"),
+    mutation("copies are rounded down", W, LOCKED_COPY, LOCKED_COPY.replace("bytes,", "bytes / AIR_DEVICE_ALIGN * AIR_DEVICE_ALIGN,"), "transformers"),
     mutation("copies go by a stream that nothing waits for", W, LOCKED_COPY, LOCKED_COPY.replace("h->copy", "h->aside")),
     mutation("a piece is filled before it is copied", W, WAIT_PIECE, "", "pageable"),
     mutation("a piece's event comes before its copy", W, STAGED_COPY + RECORD_PIECE, RECORD_PIECE + STAGED_COPY, "pageable"),
@@ -93,6 +97,14 @@ MUTATIONS = [
     mutation("sequences are counted from the batch's first", P, "int32_t first = pass->sequences[0], last = first;", "int32_t first = 0, last = 0;", "many_sequences"),
     mutation("norms of no rows are launched", P, "    if (op->kind != AIR_OP_PRODUCT && op->out != AIR_NONE && !rows_of(h, op->out)) return AIR_OK; /* no row is wanted */\n", "",
              "all_its_places"),
+    # failures
+    of_faults("a tile that stays is there before its copy is asked for", W, "    air_status st = copy(h, w->kept + w->kept_used, span,",
+              "    w->place[(size_t)span->tile] = (int64_t)w->kept_used;\n    air_status st = copy(h, w->kept + w->kept_used, span,", "any_call"),
+    of_faults("memory of a failed upload is kept", W, "    (void)cudaFree(*out);\n    *out = nullptr;\n    return st;\n", "    *out = nullptr;\n    return st;\n", "any_call"),
+    of_faults("a lost device is not known for lost", B, "    if (again != cudaSuccess) h->lost = again;\n", "    (void)again;\n", "lost_device"),
+    of_faults("freed state keeps its room from rows", B, "h->n_ctx) > old_bytes) drop_free_state(h);", "h->n_ctx) > old_bytes) (void)old_rows;", "freed_state"),
+    of_faults("pages stay locked", B, "    (void)cudaHostUnregister(p);\n", "    (void)p;\n", "lost_device"),
+    of_faults("freed state is forgotten", B, "        h->state_free.emplace_back(p, bytes);\n", "        (void)bytes;\n", "lost_device"),
 ]
 
 
@@ -126,12 +138,12 @@ def mutated(m: Mutation) -> str:
 def fate(build: Path, m: Mutation, folder: Path) -> str:
     """What becomes of it: "caught", or what else."""
     folder.mkdir()
-    source, test = folder / m.file, folder / "test_stream"
+    source, test = folder / m.file, folder / m.killer
     source.write_text(mutated(m))
     compiler, directory = compile_command(build, m.file)
     emulation = build / "tests" / "cuda_emu"
     objects = [o for o in (emulation / "CMakeFiles" / "air_cuda_backend.dir").rglob("*.cu.o") if o.name != f"{m.file}.o"]
-    link = [emulation / "CMakeFiles" / "test_stream.dir" / "test_stream.cu.o", *sorted(objects), emulation / "libair_cuda_emu.a", build / "csrc" / "libair.a"]
+    link = [emulation / "CMakeFiles" / f"{m.killer}.dir" / f"{m.killer}.cu.o", *sorted(objects), emulation / "libair_cuda_emu.a", build / "csrc" / "libair.a"]
     for command in (
         [*compiler, "-o", source.with_suffix(".o"), "-c", source],
         [compiler[0], "-o", test, source.with_suffix(".o"), *link, "-pthread", "-ldl", "-lm"],

@@ -127,7 +127,7 @@ def extended(tmp_path_factory):
     apply(source, FORMAT)
     apply(source, ARCHITECTURE)
     generator = ["-G", "Ninja"] if tool("ninja") else []
-    configure = [cmake, "-S", source, "-B", source / "build", *generator, "-DAIRPY_PYTHON=OFF", "-DAIRPY_WERROR=ON",
+    configure = [cmake, "-S", source, "-B", source / "build", *generator, "-DAIRPY_PYTHON=OFF", "-DAIRPY_CUDA=off", "-DAIRPY_WERROR=ON",
                  "-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_C_FLAGS=-O0 -g0"]  # fmt: skip
     for command in (configure, [cmake, "--build", source / "build", "--parallel", str(os.cpu_count() or 1), "--target", "try"]):
         done = subprocess.run(command, capture_output=True, text=True)
