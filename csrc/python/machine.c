@@ -95,39 +95,40 @@ PyObject *air__py_dequantize(PyObject *module, PyObject *args)
     return array;
 }
 
-/* device_count(plugin, /) -> how many devices a backend has; touches none of them. Raises as devices() does. */
-PyObject *air__py_device_count(PyObject *module, PyObject *plugin_arg)
+/* The backend whose plugin has that path, and how many devices it has, which touches none of them. -1 with an exception set. */
+static int find_devices(core_state *state, PyObject *plugin, const air_backend_api **api, int32_t *n)
 {
-    core_state *state = PyModule_GetState(module);
     const char *path;
-    if (air__py_to_text(state, "plugin", plugin_arg, &path) < 0) return NULL;
+    if (air__py_to_text(state, "plugin", plugin, &path) < 0) return -1;
     air_error err;
-    const air_backend_api *api;
-    int32_t n = 0;
     air_status st;
     Py_BEGIN_ALLOW_THREADS
-    st = air_backend_load(&api, path, &err);
-    if (!st) st = api->devices ? api->devices(&n, &err) : air_fail(&err, AIR_E_UNSUPPORTED, "%s has no devices", api->name);
+    st = air_backend_load(api, path, &err);
+    if (!st) st = (*api)->devices ? (*api)->devices(n, &err) : air_fail(&err, AIR_E_UNSUPPORTED, "%s has no devices", (*api)->name);
     Py_END_ALLOW_THREADS
-    return st ? air__py_raise(state, &err) : PyLong_FromLong(n);
+    if (!st) return 0;
+    air__py_raise(state, &err);
+    return -1;
+}
+
+/* device_count(plugin, /) -> int. Raises as devices() does. */
+PyObject *air__py_device_count(PyObject *module, PyObject *plugin)
+{
+    const air_backend_api *api;
+    int32_t n = 0;
+    return find_devices(PyModule_GetState(module), plugin, &api, &n) < 0 ? NULL : PyLong_FromLong(n);
 }
 
 /* devices(plugin, /) -> [{name, total, free, capability: (major, minor), processors}] of a backend's devices with memory of their own,
  * bytes. Raises UnsupportedError saying why there are none, FileIOError where there is no such plugin. */
-PyObject *air__py_devices(PyObject *module, PyObject *plugin_arg)
+PyObject *air__py_devices(PyObject *module, PyObject *plugin)
 {
     core_state *state = PyModule_GetState(module);
-    const char *path;
-    if (air__py_to_text(state, "plugin", plugin_arg, &path) < 0) return NULL;
     air_error err;
+    air_status st;
     const air_backend_api *api;
     int32_t n = 0;
-    air_status st;
-    Py_BEGIN_ALLOW_THREADS
-    st = air_backend_load(&api, path, &err);
-    if (!st) st = api->devices(&n, &err);
-    Py_END_ALLOW_THREADS
-    if (st) return air__py_raise(state, &err);
+    if (find_devices(state, plugin, &api, &n) < 0) return NULL;
     PyObject *list = PyList_New(0);
     for (int32_t i = 0; list && i < n; i++) {
         air_device_info info;
