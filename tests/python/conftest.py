@@ -42,3 +42,19 @@ def executables() -> Path:
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
     return folder / "tests"
+
+
+@pytest.fixture
+def airpy(capsys):
+    """Runs the command; exit code, stdout, stderr."""
+    from airpy.cli.main import main
+
+    def run(*arguments):
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as exit:
+            code = exit.code
+        seen = capsys.readouterr()
+        return code, seen.out, seen.err
+
+    return run

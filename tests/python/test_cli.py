@@ -17,7 +17,7 @@ from models import DEMO, RATES, golden, load
 from test_extending import write_gguf
 
 from airpy import Model, Plan, _core, errors
-from airpy.cli import chat, main
+from airpy.cli import chat
 
 STATS = {"pass_ms", "tok_s", "bytes_disk_per_token", "bytes_ram_per_token", "peak_ram", "budget", "predicted_tok_s",
          "achieved_over_predicted", "stall_ms"}  # fmt: skip
@@ -28,21 +28,6 @@ TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}{%
 def given_bandwidths(monkeypatch, tmp_path):
     monkeypatch.setenv("AIRPY_BANDWIDTHS", json.dumps(RATES))
     monkeypatch.setenv("AIRPY_CACHE_DIR", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def airpy(capsys):
-    """Runs the command; exit code, stdout, stderr."""
-
-    def run(*arguments):
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as exit:
-            code = exit.code
-        seen = capsys.readouterr()
-        return code, seen.out, seen.err
-
-    return run
 
 
 @pytest.fixture(scope="module")

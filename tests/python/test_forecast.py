@@ -14,7 +14,6 @@ from models import DEMO, RATES
 
 from airpy import Plan, _core, errors
 from airpy.calibration import check_rates, parse_rates
-from airpy.cli import main
 from airpy.forecast import forecast
 from airpy.sizes import format_size, parse_size
 
@@ -225,19 +224,6 @@ def test_bandwidths_that_make_no_sense_are_refused(text):
 
 
 # ---- the command ---------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def airpy(capsys):
-    def run(*arguments):
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as exit:
-            code = exit.code
-        seen = capsys.readouterr()
-        return code, seen.out, seen.err
-
-    return run
 
 
 def test_the_command_plans_for_a_machine_that_is_described(airpy, header, tmp_path):
