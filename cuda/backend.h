@@ -38,20 +38,21 @@ struct air_cuda_slot {
     cudaEvent_t copied, used; /* the copy into it, and the last kernel that read it */
 };
 
-enum : int64_t { AIR_CUDA_STREAMS = -1, AIR_CUDA_TO_COME = -2 };
-
-/* A span in page-locked memory that the device may still be copying from; given back in order. */
+/* A span that waits to be given back, in order: the device may be copying from it, or from one before it. */
 struct air_cuda_held {
     air_span span;
-    cudaEvent_t copied; /* NULL: is not, but others before it are */
+    cudaEvent_t copied; /* NULL: nothing to wait for */
     int keep;           /* instead of released */
 };
-enum { AIR_CUDA_HELD = 2 }; /* as many as a feed allows when it is asked for the next */
+enum { AIR_CUDA_READING = 2 }; /* spans of memory that the feed uses again: as many as may be held when it is asked for the next */
 
 struct air_cuda_weights {
-    uint8_t *kept;                 /* region of the tiles that stay, one after the other as they came */
-    uint64_t kept_bytes, kept_used;
-    std::vector<int64_t> place;    /* [n_tiles]: offset in it, or one of the above */
+    uint8_t *kept;                 /* region of the tiles that stay */
+    uint64_t kept_bytes;
+    std::vector<air_kept_tile> stay; /* those tiles, in the order of use */
+    std::vector<uint8_t> come;     /* of each of them, whether it has */
+    std::vector<int32_t> stays;    /* [n_tiles]: its number among them, AIR_NONE */
+    std::vector<int32_t> of_op;    /* [n_ops + 1]: the first of them that is of this op or a later one */
     uint8_t *ring;
     air_cuda_slot slots[AIR_DEVICE_RING_TILES];
     uint64_t taken;                /* tiles that went through the ring */
@@ -60,12 +61,15 @@ struct air_cuda_weights {
     cudaEvent_t staged[AIR_CUDA_STAGING_PIECES];
     uint64_t pieces;               /* that went through it */
     cudaEvent_t kept_copied;
-    air_cuda_held held[AIR_CUDA_HELD]; /* the oldest first */
-    int n_held;
+    std::vector<air_cuda_held> held; /* [first_held, n_held): the oldest first; room for all spans of a pass */
+    size_t first_held, n_held;
+    cudaEvent_t read[AIR_CUDA_READING]; /* in turns: a copy from memory that the feed uses again */
+    uint64_t readings, reading;    /* such copies begun; of them, those whose span is held */
 };
 
-/* Where a span's rows are on the device, ordered for the compute stream; slot is NULL where they stay. */
+/* Rows of a weight on the device, ordered for the compute stream; slot is NULL where they stay. */
 struct air_cuda_tile {
+    int64_t first_row, rows;
     const uint8_t *data;
     air_cuda_slot *slot;
 };
@@ -73,8 +77,11 @@ struct air_cuda_tile {
 struct air_backend;
 air_status air_cuda_weights_open(air_backend *h, const air_backend_config *config, air_error *err);
 void air_cuda_weights_close(air_backend *h);
-/* The feed's next span, once there is room for it, and where it is on the device. The feed has it back when the device has it, whatever
- * happens: at once, or in a later call of next, or of drain. */
+/* Rows of an op that are on the device already, neighbours as one, so long as there are any; *at, 0 at first, counts. They wait for
+ * nothing. */
+bool air_cuda_weights_here(const air_backend *h, int32_t op, int32_t *at, air_cuda_tile *tile);
+/* The feed's next span, once there is room for it, and where it is on the device; no rows where air_cuda_weights_here has named them. The
+ * feed has it back when the device has it, whatever happens: at once, or in a later call of next, or of drain. */
 air_status air_cuda_weights_next(air_backend *h, air_span *span, air_cuda_tile *tile, air_error *err);
 /* *out is new VRAM with a copy of what lies in pageable memory, there when this returns; null after a failure. */
 air_status air_cuda_upload(air_backend *h, void **out, const void *from, size_t bytes, const char *what, air_error *err);

@@ -248,8 +248,7 @@ static air_row_role role_of(const air_backend *h, int32_t buffer, int64_t row)
 }
 
 /* Rows of the tile for columns of one role after those of the other. */
-static air_status product_tile(air_backend *h, const air_op *op, const air_span *span, const air_cuda_tile *tile, int64_t n,
-                               air_error *err)
+static air_status product_tile(air_backend *h, const air_op *op, const air_cuda_tile *tile, int64_t n, air_error *err)
 {
     const air_weight *w = &h->program->weights[op->weight];
     const float *bias = vector_of(h, op->bias);
@@ -257,9 +256,9 @@ static air_status product_tile(air_backend *h, const air_op *op, const air_span 
     p.type = w->type;
     p.w = tile->data;
     p.row_bytes = (size_t)w->row_bytes;
-    p.rows = span->rows;
+    p.rows = tile->rows;
     p.k = w->cols;
-    p.bias = bias ? bias + span->first_row : nullptr;
+    p.bias = bias ? bias + tile->first_row : nullptr;
     p.epilogue = (air_cuda_epilogue)op->epilogue;
     p.out_stride = width_of(h, op->out);
     p.tables = h->tables;
@@ -269,7 +268,7 @@ static air_status product_tile(air_backend *h, const air_op *op, const air_span 
         p.role = (air_cuda_role)role;
         p.x = air_cuda_buffer(h, op->in) + c * p.k;
         if (reads_q8(h, op)) p.q8 = q8_from(q8_of(h, op->in), p.k, c);
-        p.out = air_cuda_buffer(h, op->out) + c * p.out_stride + span->first_row;
+        p.out = air_cuda_buffer(h, op->out) + c * p.out_stride + tile->first_row;
         TRY(air_cuda_product_run(&p, h->compute));
     }
     return air_cuda_weights_leave(h, tile, err);
@@ -288,15 +287,17 @@ static air_status product(air_backend *h, const air_op *op, air_error *err)
 {
     int64_t n = rows_of(h, op->in), rows = h->program->weights[op->weight].rows;
     air_status st = n && reads_q8(h, op) ? quantize(h, op->in, err) : AIR_OK;
+    air_cuda_tile tile;
+    int32_t here = 0;
+    while (!st && n && air_cuda_weights_here(h, (int32_t)(op - h->program->ops), &here, &tile)) st = product_tile(h, op, &tile, n, err);
     for (int64_t row = 0; row < rows && !st;) {
         air_span span;
-        air_cuda_tile tile;
         st = air_cuda_weights_next(h, &span, &tile, err);
         if (st) return st;
         if (span.weight != op->weight)
             return air_fail(err, AIR_E_ARGUMENT, "cuda: the feed brought weight %d where %d was due", (int)span.weight, (int)op->weight);
         row = span.first_row + span.rows;
-        st = n ? product_tile(h, op, &span, &tile, n, err) : air_cuda_weights_leave(h, &tile, err);
+        st = n && tile.rows ? product_tile(h, op, &tile, n, err) : air_cuda_weights_leave(h, &tile, err);
     }
     return st;
 }

@@ -28,8 +28,8 @@ typedef struct air_span {
     uint64_t slot;       /* the feed's own */
 } air_span;
 
-/* Where weights come from during a pass. next waits for the next span in program order; release, in the same order, may come later,
- * when up to two more have been asked for. keep is a release that tells the feed to bring this range no more: the backend has a copy.
+/* Where weights come from during a pass. next waits for the next span in program order; release, in the same order, may come later:
+ * up to two that do not stay are held while the next is asked for, and any number that do. keep is a release that tells the feed to bring this range no more: the backend has a copy.
  * gather decodes rows of a table to float32 [n][cols]. Any thread of the backend calls them, one at a time each; release may come while
  * next waits. */
 typedef struct air_feed {
@@ -71,15 +71,23 @@ typedef struct air_pass {
 
 typedef struct air_backend air_backend;
 
+/* A tile that stays on a device: of which product, which rows of its weight, and where among all that stay, in bytes. Tiles of one product
+ * lie as in the file, with no gap: what of them are neighbours can be computed as one. */
+typedef struct air_kept_tile {
+    int32_t tile, op;
+    int64_t first_row, rows;
+    uint64_t place;
+} air_kept_tile;
+
 typedef struct air_backend_config {
     const air_program *program; /* outlives the backend */
     int threads;                /* CPU threads to use */
     int cpu_tier;               /* air_cpu_tier that caps the kernels */
     /* of a device with memory of its own: */
     int32_t device;
-    int32_t n_tiles, kept_tiles; /* of a pass; of them, those first in the plan's priority stay on the device */
-    const int32_t *priority;     /* [n_tiles]: tile numbers */
-    uint64_t kept_bytes, tile_bytes; /* of all kept tiles, each rounded up to AIR_DEVICE_ALIGN; of the largest tile */
+    int32_t n_tiles, n_kept;     /* of a pass; of them, so many stay on the device */
+    const air_kept_tile *kept;   /* [n_kept], in the order of use; read by open alone */
+    uint64_t kept_bytes, tile_bytes; /* of all kept tiles; of the largest tile */
     int64_t n_ctx;
 } air_backend_config;
 

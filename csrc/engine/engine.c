@@ -133,11 +133,15 @@ static air_status open_backend(air_engine *e, const air_engine_config *c, air_er
         if (!st) st = air_budget_reserve(&e->device_budget, AIR_HOLD_PINS, plan->device_pin_bytes, err);
         if (!st) st = air_budget_reserve(&e->device_budget, AIR_HOLD_RING, plan->device_ring_bytes, err);
     }
-    if (st) return st;
-    return e->api->open(&e->backend, &(air_backend_config){
-        .program = air_model_program(e->model), .threads = e->request.threads, .cpu_tier = c->cpu_tier, .device = c->device,
-        .n_tiles = plan->n_tiles, .kept_tiles = plan->n_device_tiles, .priority = plan->priority, .kept_bytes = plan->device_pin_bytes,
-        .tile_bytes = tile_bytes, .n_ctx = plan->n_ctx}, err);
+    air_kept_tile *kept = NULL;
+    if (!st && air__engine_on_device(e)) st = air_plan_device_places(&kept, plan, err);
+    if (!st)
+        st = e->api->open(&e->backend, &(air_backend_config){
+            .program = air_model_program(e->model), .threads = e->request.threads, .cpu_tier = c->cpu_tier, .device = c->device,
+            .n_tiles = plan->n_tiles, .n_kept = plan->n_device_tiles, .kept = kept, .kept_bytes = plan->device_pin_bytes,
+            .tile_bytes = tile_bytes, .n_ctx = plan->n_ctx}, err);
+    air_free(kept);
+    return st;
 }
 
 static air_status open_memory(air_engine *e, const air_engine_config *c, air_error *err)

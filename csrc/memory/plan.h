@@ -20,8 +20,8 @@
 
 #include <stdint.h>
 
+#include "backend/backend.h"
 #include "backend/device.h"
-#include "backend/op.h"
 #include "base/checked.h"
 #include "base/status.h"
 
@@ -142,6 +142,10 @@ typedef struct air_plan {
  * AIR_E_NOMEM; AIR_E_ARGUMENT (ring or tile size impossible, n_ctx beyond the trained one). */
 air_status air_plan_make(air_plan **out, const air_plan_request *request, air_error *err);
 void air_plan_free(air_plan *plan);
+
+/* The device's tiles in the order of use, with places for them in device_pin_bytes. *out [n_device_tiles] is the caller's to free.
+ * Errors: AIR_E_NOMEM. */
+air_status air_plan_device_places(air_kept_tile **out, const air_plan *plan, air_error *err);
 
 /* Seconds of a pass of rows rows when pinned bytes of memory hold tiles: max((W - C) / B_disk, compute), C the weights in them. With a
  * device max((W - D - C) / B_disk, (W - D) / B_link, the device's compute), D the weights of the device's tiles, before which no pin is.

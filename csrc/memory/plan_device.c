@@ -1,4 +1,5 @@
 /* A device's memory as the plan shares it out, and what the device asks of the host's. */
+#include "base/alloc.h"
 #include "memory/plan_internal.h"
 #include "memory/tiles.h"
 
@@ -47,4 +48,34 @@ uint64_t air__device_tile_most(const air_plan_request *r)
     int64_t n_ctx = r->n_ctx ? r->n_ctx : 1;
     uint64_t used = air__plus(air__state_bytes(r->state_per_block, n_ctx), device_activations(r, 1, n_ctx));
     return air__less(r->device.budget, air__plus(r->device.fixed, used)) / RING_SHARE / AIR_DEVICE_RING_TILES;
+}
+
+/* Those of one product follow each other; each product begins aligned. So they take no more than if every tile did. */
+static void place_tiles(const air_plan *plan, const uint8_t *stays, air_kept_tile *out)
+{
+    uint64_t end = 0;
+    int32_t n = 0;
+    for (int32_t i = 0; i < plan->n_tiles; i++) {
+        const air_tile *tile = &plan->tiles[i];
+        if (!stays[i]) continue;
+        if (!n || out[n - 1].op != tile->op) end = air_round_up(end, AIR_DEVICE_ALIGN);
+        out[n++] = (air_kept_tile){.tile = i, .op = tile->op, .first_row = tile->first_row, .rows = tile->rows, .place = end};
+        end += tile->bytes;
+    }
+}
+
+air_status air_plan_device_places(air_kept_tile **out, const air_plan *plan, air_error *err)
+{
+    uint8_t *stays = air_calloc((size_t)plan->n_tiles, 1);
+    *out = air_calloc((size_t)plan->n_device_tiles, sizeof **out);
+    if (stays && *out) {
+        for (int32_t i = 0; i < plan->n_device_tiles; i++) stays[plan->priority[i]] = 1;
+        place_tiles(plan, stays, *out);
+        air_free(stays);
+        return AIR_OK;
+    }
+    air_free(stays);
+    air_free(*out);
+    *out = NULL;
+    return air_fail(err, AIR_E_NOMEM, "plan: places of %d tiles", (int)plan->n_device_tiles);
 }
