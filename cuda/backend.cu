@@ -205,7 +205,7 @@ static void cuda_close(air_backend *h)
     free_pass(h);
     air_cuda_weights_close(h);
     drop_free_state(h);
-    for (cudaEvent_t event : h->layers)
+    for (cudaEvent_t event : h->marks)
         if (event) (void)cudaEventDestroy(event);
     (void)cudaFree(h->tables);
     (void)cudaFree(h->vectors);
@@ -218,7 +218,8 @@ static air_status open_streams(air_backend *h, air_error *err)
 {
     for (cudaStream_t *stream : {&h->compute, &h->copy, &h->aside})
         AIR_CUDA_TRY(cudaStreamCreateWithFlags(stream, cudaStreamNonBlocking), "a stream", err);
-    for (cudaEvent_t &event : h->layers) AIR_CUDA_TRY(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "an event", err);
+    h->marks.assign((size_t)h->program->n_layers + 3, nullptr);
+    for (cudaEvent_t &event : h->marks) AIR_CUDA_TRY(cudaEventCreateWithFlags(&event, cudaEventBlockingSync), "an event", err);
     return AIR_OK;
 }
 

@@ -107,7 +107,7 @@ struct air_backend {
     std::atomic<cudaError_t> lost;     /* what the device failed with for good */
     int64_t n_ctx;
     cudaStream_t compute, copy, aside; /* aside: copies of state blocks */
-    cudaEvent_t layers[AIR_CUDA_LAYERS_AHEAD];
+    std::vector<cudaEvent_t> marks;    /* [n_layers + 3]: a pass begins, its first layer does, layers end, the pass does */
 
     air_cuda_weights weights;
     void *tables;

@@ -5,7 +5,6 @@
 #include <string.h>
 
 #include "cuda/backend.h"
-#include "platform/clock.h"
 
 #define TRY(call) AIR_CUDA_TRY(call, "computing", err)
 
@@ -320,38 +319,55 @@ static air_status run_op(air_backend *h, const air_op *op, air_error *err)
 
 /* --- the walk --- */
 
-/* The host has enqueued a layer: waits until the one before the last few is done, and notes its time. */
-static air_status end_layer(air_backend *h, int32_t layer, uint64_t *started, air_error *err)
+/* What the device gets to is noted by events, which the host sleeps at: h->marks in order. */
+static cudaEvent_t mark_of_layer(const air_backend *h, int32_t layer) { return h->marks[(size_t)layer + 2]; }
+
+static air_status begin(air_backend *h, air_error *err)
 {
-    const air_pass *pass = h->pass;
-    cudaEvent_t *event = &h->layers[layer % AIR_CUDA_LAYERS_AHEAD];
-    if (layer >= AIR_CUDA_LAYERS_AHEAD) {
-        TRY(cudaEventSynchronize(*event));
-        atomic_store(pass->layers_done, layer - AIR_CUDA_LAYERS_AHEAD + 1);
-    }
-    TRY(cudaEventRecord(*event, h->compute));
-    uint64_t now = air_clock_ns();
-    if (pass->layer_ns) atomic_fetch_add(&pass->layer_ns[layer], now - *started);
-    *started = now;
+    TRY(cudaEventRecord(h->marks[0], h->compute));
+    return AIR_OK;
+}
+
+/* The host has enqueued a layer: waits until the one before the last few is done. */
+static air_status end_layer(air_backend *h, int32_t layer, air_error *err)
+{
+    TRY(cudaEventRecord(mark_of_layer(h, layer), h->compute));
+    if (layer < AIR_CUDA_LAYERS_AHEAD) return AIR_OK;
+    TRY(cudaEventSynchronize(mark_of_layer(h, layer - AIR_CUDA_LAYERS_AHEAD)));
+    atomic_store(h->pass->layers_done, layer - AIR_CUDA_LAYERS_AHEAD + 1);
     return AIR_OK;
 }
 
 static air_status walk(air_backend *h, air_error *err)
 {
     const air_program *p = h->program;
-    uint64_t started = air_clock_ns();
     air_status st = AIR_OK;
+    int32_t before = AIR_NONE;
     for (int32_t i = 0; i < p->n_ops && !st; i++) {
         const air_op *op = &p->ops[i];
         if (atomic_load(h->pass->cancel)) {
             if (op->layer == AIR_NONE) return air_fail(err, AIR_E_CANCELLED, "cancelled in the %s", i ? "output" : "embedding");
             return air_fail(err, AIR_E_CANCELLED, "cancelled in layer %d", (int)op->layer);
         }
+        if (op->layer == 0 && before == AIR_NONE) TRY(cudaEventRecord(h->marks[1], h->compute));
+        before = op->layer;
         st = run_op(h, op, err);
         int ends = op->layer != AIR_NONE && (i + 1 == p->n_ops || p->ops[i + 1].layer != op->layer);
-        if (!st && ends) st = end_layer(h, op->layer, &started, err);
+        if (!st && ends) st = end_layer(h, op->layer, err);
     }
     return st;
+}
+
+/* From one mark to the next, in the device's time: with waits for weights, as on the CPU. */
+static air_status note_times(air_backend *h, air_error *err)
+{
+    int32_t n = h->program->n_layers;
+    for (int32_t i = 0; h->pass->layer_ns && i < n + 2; i++) {
+        float ms;
+        TRY(cudaEventElapsedTime(&ms, h->marks[(size_t)i], h->marks[(size_t)i + 1]));
+        atomic_fetch_add(&h->pass->layer_ns[i == 0 || i > n ? n : i - 1], (uint64_t)((double)ms * 1e6));
+    }
+    return AIR_OK;
 }
 
 static air_status download(air_backend *h, air_error *err)
@@ -362,7 +378,8 @@ static air_status download(air_backend *h, air_error *err)
     uint8_t *to = h->host + h->host_layout.logits, *hidden_to = h->host + h->host_layout.hidden;
     if (logits) TRY(cudaMemcpyAsync(to, air_cuda_buffer(h, h->program->logits), logits, cudaMemcpyDeviceToHost, h->compute));
     if (hidden) TRY(cudaMemcpyAsync(hidden_to, air_cuda_buffer(h, h->program->hidden), hidden, cudaMemcpyDeviceToHost, h->compute));
-    TRY(cudaStreamSynchronize(h->compute));
+    TRY(cudaEventRecord(h->marks.back(), h->compute));
+    TRY(cudaEventSynchronize(h->marks.back()));
     if (logits) memcpy(pass->logits, to, logits);
     if (hidden) memcpy(pass->hidden, hidden_to, hidden);
     return AIR_OK;
@@ -374,6 +391,7 @@ air_status air_cuda_run(air_backend *h, const air_pass *pass, const air_feed *fe
     h->feed = feed;
     h->quantized = AIR_NONE;
     air_status st = load_vectors(h, err);
+    if (!st) st = begin(h, err);
     if (!st) st = upload_inputs(h, err);
     if (!st) st = walk(h, err);
     if (!st) st = download(h, err);
@@ -382,6 +400,7 @@ air_status air_cuda_run(air_backend *h, const air_pass *pass, const air_feed *fe
     air_cuda_weights_drain(h);
     cudaError_t late = compute != cudaSuccess ? compute : copy;
     if (!st && late != cudaSuccess) st = air_cuda_fail(late, "computing", err);
+    if (!st) st = note_times(h, err);
     if (!st) atomic_store(pass->layers_done, h->program->n_layers);
     return st;
 }

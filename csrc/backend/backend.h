@@ -66,7 +66,7 @@ typedef struct air_pass {
     float *hidden;            /* [n_wanted][n_embd], or NULL */
     const AIR_ATOMIC(int) *cancel;      /* nonzero: end soon with AIR_E_CANCELLED */
     AIR_ATOMIC(int32_t) *layers_done;   /* progress, written as layers finish */
-    AIR_ATOMIC(uint64_t) *layer_ns;     /* [n_layers + 1] busy time per layer, or NULL */
+    AIR_ATOMIC(uint64_t) *layer_ns;     /* [n_layers + 1] time per layer, waits for weights included, or NULL; a device's own */
 } air_pass;
 
 typedef struct air_backend air_backend;

@@ -39,7 +39,7 @@ struct FeedTest {
     Spans spans;
     long asked, cancel_at; /* tiles from reset on; cancels before that one, 0: none */
     std::atomic<air_batch *> batch;
-    std::atomic<bool> wrong; /* spans went back in another order, not once, or not all */
+    std::atomic<bool> wrong; /* spans went back in another order, not once, or not all; or too many were held */
 };
 
 inline FeedTest &feed_test()
@@ -61,7 +61,8 @@ inline void reset_feed_test(long cancel_at = 0)
 struct Feed {
     const air_feed *pager;
     std::vector<size_t> row_bytes; /* by weight */
-    std::deque<uint64_t> held;
+    std::deque<air_span> held;
+    int moving; /* of them, those that do not stay */
 };
 
 inline air_status feed_next(void *self, air_span *span, air_error *err)
@@ -72,18 +73,21 @@ inline air_status feed_next(void *self, air_span *span, air_error *err)
         while (!t.batch) continue;
         air_batch_cancel(t.batch);
     }
+    if (feed->moving > 2) t.wrong = true;
     air_status st = feed->pager->next(feed->pager->self, span, err);
     if (st) return st;
-    feed->held.push_back(span->slot);
+    feed->held.push_back(*span);
+    feed->moving += span->data && !span->stays;
     (!span->data ? t.spans.kept : !span->locked ? t.spans.unlocked : span->stays ? t.spans.pinned : t.spans.streamed)++;
     return AIR_OK;
 }
 
 inline void give_back(Feed *feed, const air_span *span, void (*how)(void *, const air_span *))
 {
-    if (feed->held.empty() || feed->held.front() != span->slot) feed_test().wrong = true;
+    if (feed->held.empty() || feed->held.front().slot != span->slot) feed_test().wrong = true;
     else feed->held.pop_front();
     size_t bytes = static_cast<size_t>(span->rows) * feed->row_bytes[static_cast<size_t>(span->weight)];
+    feed->moving -= span->data && !span->stays;
     if (span->data && !span->stays) memset(const_cast<uint8_t *>(span->data), 0xFF, bytes);
     how(feed->pager->self, span);
 }
@@ -111,7 +115,7 @@ inline air_status open_noting_program(air_backend **out, const air_backend_confi
 
 inline air_status run_with_feed(air_backend *backend, const air_pass *pass, const air_feed *pager, air_error *err)
 {
-    Feed feed = {pager, {}, {}};
+    Feed feed = {pager, {}, {}, 0};
     const air_program *p = program_under_test();
     for (int32_t i = 0; i < p->n_weights; i++) feed.row_bytes.push_back(static_cast<size_t>(p->weights[i].row_bytes));
     air_feed unkind = {&feed, feed_next, feed_release, feed_keep, feed_gather, pager->vectors};

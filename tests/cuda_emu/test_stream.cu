@@ -72,6 +72,28 @@ static void make_reference()
     }
 }
 
+/* Of a model, once it has had its first passes, one generated token costs. */
+struct PassCost {
+    long ops, waits, layers, streamed;
+};
+
+static PassCost cost_of_a_pass(const air_engine_config &config, const std::string &words)
+{
+    emulate(words);
+    Model m(MODEL, config);
+    Logits got;
+    PassCost cost = {};
+    if (m.status || script_step(m, 0, &got, nullptr) || script_step(m, 1, &got, nullptr)) return cost;
+    Stats before = stats();
+    feed_test().spans = Spans();
+    CHECK_EQ(call(m, {{0, {8}}}, &got, nullptr), AIR_OK);
+    cost.ops = stats().ops - before.ops;
+    cost.waits = stats().host_waits - before.host_waits;
+    cost.layers = air_model_program(air_engine_model(m.engine))->n_layers;
+    cost.streamed = feed_test().spans.streamed;
+    return cost;
+}
+
 /* So that the bits which the other tests compare with are not wrong all the same. */
 TEST(logits_are_those_of_transformers)
 {
@@ -103,6 +125,35 @@ TEST(the_model_is_in_all_its_places_at_once)
     Spans s = feed_test().spans;
     printf("  spans: %ld of VRAM, %ld pinned, %ld streamed, %ld not page-locked\n", s.kept, s.pinned, s.streamed, s.unlocked);
     CHECK(s.kept > 30 && s.pinned > 30 && s.streamed > 30 && s.unlocked == 0);
+    air_engine_config config = config_for(MODEL, Memory());
+    config.tile_bytes = TILE / 4; /* so that of a weight several are in each place */
+    CHECK(check_script(config, ""));
+}
+
+TEST(what_stays_of_a_weight_is_computed_at_once_whatever_its_tiles)
+{
+    air_engine_config config = config_for(MODEL, RESIDENT);
+    PassCost small = cost_of_a_pass(config, "mode=sched,seed=4");
+    config.tile_bytes = TILE / 4;
+    config.max_vram += 64 << 10; /* smaller tiles are rounded up to more */
+    PassCost smaller = cost_of_a_pass(config, "mode=sched,seed=4");
+    printf("  %ld operations\n", small.ops);
+    CHECK(small.ops > 0);
+    CHECK_EQ(small.ops, smaller.ops);
+}
+
+/* But where it is as far ahead as it may be, and for the result. */
+TEST(the_host_waits_for_no_weights_that_stay_in_locked_memory)
+{
+    enum { AHEAD = 2, AT_THE_END = 3 };
+    for (double kept : {0.0, 0.4, 1.0}) {
+        PassCost cost = cost_of_a_pass(config_for(MODEL, {kept, 1, AIR_IO_DIRECT, 8, 0}), "mode=sched,seed=0");
+        CHECK(cost.ops > 0);
+        CHECK_EQ(cost.streamed, 0);
+        CHECK_EQ(cost.waits, cost.layers - AHEAD + AT_THE_END);
+    }
+    PassCost streamed = cost_of_a_pass(config_for(MODEL, {0.4, 0.1, AIR_IO_DIRECT, 8, 0}), "mode=sched,seed=0");
+    CHECK(streamed.waits > streamed.layers - AHEAD + AT_THE_END);
 }
 
 /* Page-locked memory is refused: copies go through pieces of the backend's own. Then only the ring and a few pins may have it. */
@@ -208,6 +259,8 @@ int main(int argc, char **argv)
     make_reference();
     RUN(logits_are_those_of_transformers);
     RUN(the_model_is_in_all_its_places_at_once);
+    RUN(what_stays_of_a_weight_is_computed_at_once_whatever_its_tiles);
+    RUN(the_host_waits_for_no_weights_that_stay_in_locked_memory);
     RUN(no_schedule_of_copies_and_kernels_changes_a_bit);
     RUN(nor_of_copies_from_pageable_memory);
     RUN(nor_of_copies_from_a_mapped_file);

@@ -40,6 +40,7 @@ def of_faults(name: str, file: str, old: str, new: str, test: str) -> Mutation:
 WAIT_USED = '    if (w->taken >= AIR_DEVICE_RING_TILES) AIR_CUDA_TRY(cudaStreamWaitEvent(h->copy, slot->used, 0), "copying weights", err);\n'
 WAIT_COPIED = '    AIR_CUDA_TRY(cudaStreamWaitEvent(h->compute, copied, 0), "copying weights", err);\n'
 RECORD_COPIED = '    AIR_CUDA_TRY(cudaEventRecord(copied, h->copy), "copying weights", err);\n'
+WAIT_READ = 'if (copied && w->reading == AIR_CUDA_READING) AIR_CUDA_TRY(cudaEventSynchronize(copied), "copying weights", err);\n'
 LOCKED_COPY = '    if (span->locked) AIR_CUDA_TRY(cudaMemcpyAsync(to, span->data, bytes, cudaMemcpyHostToDevice, h->copy), "copying weights", err);\n'
 WAIT_PIECE = '        if (w->pieces >= AIR_CUDA_STAGING_PIECES) AIR_CUDA_TRY(cudaEventSynchronize(w->staged[i]), "copying weights", err);\n'
 RECORD_PIECE = '        AIR_CUDA_TRY(cudaEventRecord(w->staged[i], h->copy), "copying weights", err);\n'
@@ -66,10 +67,11 @@ MUTATIONS = [
     mutation("slots overlap", W, "w->ring + each * (uint64_t)i", "w->ring + each / 2 * (uint64_t)i"),
     mutation("all tiles take the same slot", W, "    if (!st) w->taken++;\n", ""),
     # spans
-    mutation("a span goes back before its copy is done", W, "span->data && span->locked && !span->stays && copied", "span->data && !copied"),
-    mutation("a span goes back without waiting for its copy", W,
-             '    if (w->held[0].copied) AIR_CUDA_TRY(cudaEventSynchronize(w->held[0].copied), "copying weights", err);\n', "    (void)err;\n"),
-    mutation("spans go back out of order", W, "if (read_later || w->n_held) w->held", "if (read_later) w->held", "all_its_places"),
+    mutation("a span goes back before its copy is done", W, "    if (!st && span->locked && !span->stays) st", "    if (!st && !span->locked && !span->stays) st"),
+    mutation("a span goes back without waiting for its copy", W, WAIT_READ, "if (copied && w->reading == AIR_CUDA_READING) (void)err;\n"),
+    mutation("a span goes back as soon as its copy is asked for", W, "return (void)cudaGetLastError(), AIR_OK;", "error = cudaSuccess;"),
+    mutation("a span's copy is noted where it is not", W, "cudaEventRecord(event, h->copy)", "cudaEventRecord(event, h->aside)"),
+    mutation("spans go back out of order", W, "if (copied || w->n_held) w->held", "if (copied) w->held"),
     mutation("spans of a pass stay behind", P, DRAIN, "", "all_its_places"),
     mutation("spans of a cancelled pass go back before their copies are done", P, SETTLE + DRAIN, DRAIN + SETTLE, "cancelled"),
     # copies
@@ -80,13 +82,17 @@ MUTATIONS = [
     mutation("a piece's event comes before its copy", W, STAGED_COPY + RECORD_PIECE, RECORD_PIECE + STAGED_COPY, "pageable"),
     mutation("pageable memory is copied as if it were locked", W, "if (span->locked) AIR_CUDA_TRY", "if (span->data) AIR_CUDA_TRY", "pageable"),
     # weights that stay
-    mutation("a tile is there without a copy", W, "air_status st = copy(h, w->kept + w->kept_used, span, bytes, w->kept_copied, err);", "air_status st = AIR_OK;",
-             "all_its_places"),
-    mutation("tiles that stay overlap", W, "    w->kept_used += round_up(bytes);\n", "    w->kept_used += round_up(bytes) / 2;\n", "all_its_places"),
-    mutation("the span of a tile that stays goes back before it is copied", W, "first && !st ? w->kept_copied : nullptr, !st", "nullptr, !st"),
+    mutation("a tile is there without a copy", W, "return copy(h, to, span, bytes, w->kept_copied, err);", "return AIR_OK;", "all_its_places"),
+    mutation("tiles that stay overlap", W, "w->stay[(size_t)stays].place;", "w->stay[(size_t)stays].place / 2;", "all_its_places"),
+    mutation("the span of a tile that stays goes back before it is copied", W, "    if (!st && span->locked && !span->stays) st",
+             "    if (!st && span->locked && !span->stays && stays == AIR_NONE) st"),
+    mutation("rows that stay are taken for neighbours", W, " && w->stay[(size_t)i].first_row == tile->first_row + tile->rows;", ";", "all_its_places"),
+    mutation("rows that stay are computed with before they have come", W, "while (i < end && !w->come[(size_t)i]) i++;", ""),
+    mutation("each tile that stays is a launch of its own", W, "for (i++; i < end && ", "for (i++; false && ", "at_once"),
+    mutation("the host waits for weights that stay", W, "span->locked && !span->stays) st", "span->locked) st", "the_host_waits"),
     mutation("small weights are used before they have come", W, "cudaError_t error = air_cuda_settle(h, h->copy);", "cudaError_t error = cudaSuccess;"),
     # inputs, results, state
-    mutation("logits are read before they have come", P, "    TRY(cudaStreamSynchronize(h->compute));\n", ""),
+    mutation("logits are read before they have come", P, "    TRY(cudaEventSynchronize(h->marks.back()));\n", ""),
     mutation("logits go by another stream", P, "logits, cudaMemcpyDeviceToHost, h->compute", "logits, cudaMemcpyDeviceToHost, h->copy"),
     mutation("positions go by another stream", P, "h->host + from, bytes, cudaMemcpyHostToDevice, h->compute", "h->host + from, bytes, cudaMemcpyHostToDevice, h->copy",
              "all_or_nothing"),
@@ -98,8 +104,7 @@ MUTATIONS = [
     mutation("norms of no rows are launched", P, "    if (op->kind != AIR_OP_PRODUCT && op->out != AIR_NONE && !rows_of(h, op->out)) return AIR_OK; /* no row is wanted */\n", "",
              "all_its_places"),
     # failures
-    of_faults("a tile that stays is there before its copy is asked for", W, "    air_status st = copy(h, w->kept + w->kept_used, span,",
-              "    w->place[(size_t)span->tile] = (int64_t)w->kept_used;\n    air_status st = copy(h, w->kept + w->kept_used, span,", "any_call"),
+    of_faults("a tile that stays is there before its copy is asked for", W, "    if (!st && stays != AIR_NONE) w->come", "    if (stays != AIR_NONE) w->come", "any_call"),
     of_faults("memory of a failed upload is kept", W, "    (void)cudaFree(*out);\n    *out = nullptr;\n    return st;\n", "    *out = nullptr;\n    return st;\n", "any_call"),
     of_faults("a lost device is not known for lost", B, "    if (again != cudaSuccess) h->lost = again;\n", "    (void)again;\n", "lost_device"),
     of_faults("freed state keeps its room from rows", B, "h->n_ctx) > old_bytes) drop_free_state(h);", "h->n_ctx) > old_bytes) (void)old_rows;", "freed_state"),

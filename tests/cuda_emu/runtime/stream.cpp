@@ -198,6 +198,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t handle)
 {
     return call_with_stream("cudaStreamSynchronize", handle, [&](Stream &stream) {
         if (stream.capture) return refuse_captured(stream);
+        state().stats.host_waits++;
         wait_idle(stream);
         return failure_of(stream.device);
     });
@@ -277,6 +278,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t handle)
         if (event.capture) return cudaErrorStreamCaptureUnsupported;
         CompletionPtr last = event.last;
         int device = event.device;
+        state().stats.host_waits++;
         if (last) wait_for(last);
         else state().stats.unrecorded_waits++;
         return failure_of(device);
