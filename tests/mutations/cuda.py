@@ -90,7 +90,7 @@ MUTATIONS = [
     mutation("rows that stay are computed with before they have come", W, "while (i < end && !w->come[(size_t)i]) i++;", ""),
     mutation("each tile that stays is a launch of its own", W, "for (i++; i < end && ", "for (i++; false && ", "at_once"),
     mutation("the host waits for weights that stay", W, "span->locked && !span->stays) st", "span->locked) st", "the_host_waits"),
-    mutation("small weights are used before they have come", W, "cudaError_t error = air_cuda_settle(h, h->copy);", "cudaError_t error = cudaSuccess;"),
+    mutation("small weights are used before they have come", W, "cudaError_t error = air_cuda_settle(h, h->copy);", "cudaError_t error = cudaSuccess;", "all_or_nothing"),
     # inputs, results, state
     mutation("logits are read before they have come", P, "    TRY(cudaEventSynchronize(h->marks.back()));\n", ""),
     mutation("logits go by another stream", P, "logits, cudaMemcpyDeviceToHost, h->compute", "logits, cudaMemcpyDeviceToHost, h->copy"),
