@@ -255,7 +255,7 @@ air_status air_engine_open(air_engine **out, const air_engine_config *config, ai
     e->process = air_process_id();
     air_status st = open_memory(e, config, err);
     if (!st) st = open_compute(e, config, err);
-    if (!st) air__expect_one_row(e);
+    if (!st) st = air__expect_one_row(e, err);
     if (!st) st = air_thread_start(&e->thread, "airpy-engine", engine_main, e, err);
     if (st) {
         air_engine_close(e);

@@ -71,8 +71,9 @@ static inline int air__engine_on_device(const air_engine *engine) { return engin
 air_status air__engine_usable(air_engine *engine, air_error *err);
 /* The engine's thread: runs a batch from room-making to sampling; sequences advance on success only. */
 air_status air__batch_run(air_engine *engine, air_batch *batch, air_error *err);
-/* Before the first batch: gives weights the room that a batch of one row leaves, so that they can be read ahead. */
-void air__expect_one_row(air_engine *engine);
+/* Before the first batch: gives weights the room that a batch of one row leaves, so that they can be read ahead. A device gets its memory
+ * for passes now. Errors: those of the backend's reserve. */
+air_status air__expect_one_row(air_engine *engine, air_error *err);
 /* Under the lock. Who calls it wakes those that wait for engine->ended afterwards, so that they do not wake up to wait for the lock. */
 void air__batch_end(air_batch *batch, air_status status);
 

@@ -9,6 +9,7 @@
 #include "platform/clock.h"
 
 static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 
 /* --- room: state, activations and logits come before pinned weights --- */
 
@@ -16,7 +17,12 @@ typedef struct room {
     uint64_t state, logits, activations; /* of a device's own memory the first */
     uint64_t device_activations;
     int64_t rows, wanted; /* of the largest pass */
+    int64_t rows_cap, wanted_cap; /* that the backend is to be reserved for: at least those */
 } room;
+
+/* A device's memory for passes is made once, for the plan's rows, and again only where more are wanted: giving it back and taking it
+ * costs more than a small pass. EXACT: what the batch needs alone, where that does not fit. */
+typedef enum room_kind { SPARE, EXACT } room_kind;
 
 static int64_t wanted_in(const air_batch *b, int64_t first, int64_t rows)
 {
@@ -25,25 +31,31 @@ static int64_t wanted_in(const air_batch *b, int64_t first, int64_t rows)
     return n;
 }
 
-static void pass_memory(const air_engine *e, room *r)
+static void pass_memory(const air_engine *e, room *r, room_kind kind)
 {
     const air_program *p = air_model_program(e->model);
-    if (air__engine_on_device(e)) {
-        r->activations = air_device_host_bytes(p, r->rows, r->wanted, e->plan->n_ctx);
-        r->device_activations = air_device_pass_bytes(p, r->rows, r->wanted, e->plan->n_ctx);
-    } else {
+    r->rows_cap = r->rows;
+    r->wanted_cap = r->wanted;
+    if (!air__engine_on_device(e)) {
         r->activations = e->api->pass_bytes(p, r->rows, r->wanted, e->request.threads);
+        return;
     }
+    if (kind == SPARE) {
+        r->rows_cap = e->plan->max_rows;
+        r->wanted_cap = max64(1, max64(r->wanted, e->wanted_cap));
+    }
+    r->activations = air_device_host_bytes(p, r->rows_cap, r->wanted_cap, e->plan->n_ctx);
+    r->device_activations = air_device_pass_bytes(p, r->rows_cap, r->wanted_cap, e->plan->n_ctx);
 }
 
-static void passes_of(const air_engine *e, const air_batch *b, room *r)
+static void passes_of(const air_engine *e, const air_batch *b, room *r, room_kind kind)
 {
     r->wanted = 0;
     for (int64_t first = 0; first < b->rows; first += r->rows) {
         int64_t wanted = wanted_in(b, first, r->rows);
         if (wanted > r->wanted) r->wanted = wanted;
     }
-    pass_memory(e, r);
+    pass_memory(e, r, kind);
 }
 
 static uint64_t device_left(const air_engine *e)
@@ -56,7 +68,7 @@ static int device_fits(const air_engine *e, const room *r)
     return !air__engine_on_device(e) || r->state + r->device_activations <= device_left(e);
 }
 
-static room room_for(const air_engine *e, const air_batch *b)
+static room room_for(const air_engine *e, const air_batch *b, room_kind kind)
 {
     const air_program *p = air_model_program(e->model);
     room r = {.rows = min64(b->rows, e->plan->max_rows)};
@@ -64,10 +76,10 @@ static room room_for(const air_engine *e, const air_batch *b)
         const air_batch_item *item = &b->items[i];
         r.state += (uint64_t)air__sequence_missing(item->sequence, item->sequence->length + item->n_tokens) * e->pool.block_bytes;
     }
-    passes_of(e, b, &r);
-    while (r.rows > 1 && !device_fits(e, &r)) { /* many wanted rows: their logits are the device's too for a while */
+    passes_of(e, b, &r, kind);
+    while (kind == EXACT && r.rows > 1 && !device_fits(e, &r)) { /* many wanted rows: their logits are the device's too for a while */
         r.rows = (r.rows + 1) / 2;
-        passes_of(e, b, &r);
+        passes_of(e, b, &r, kind);
     }
     if (!air_mul_u64((uint64_t)b->n_wanted, (uint64_t)(p->n_vocab + (b->keep_hidden ? p->n_embd : 0)) * sizeof(float), &r.logits))
         r.logits = UINT64_MAX;
@@ -101,7 +113,7 @@ uint64_t air_engine_budget_for(air_engine *e, int64_t blocks, int64_t rows, int6
         air_plan *p;
         if (air_plan_make(&p, &r, NULL)) return 0;
         room pass = {.rows = min64(rows, p->max_rows), .wanted = wanted};
-        pass_memory(e, &pass);
+        pass_memory(e, &pass, EXACT);
         uint64_t passes = pass.activations;
         uint64_t others = r.fixed + p->ring_bytes + p->gather_bytes + atomic_load(&e->budget.held[AIR_HOLD_LOGITS]);
         air_plan_free(p);
@@ -134,34 +146,43 @@ static air_status device_room(const air_engine *e, const room *r, air_error *err
                     air_mib(r->state), air_mib(r->device_activations));
 }
 
+/* Of the host's memory: held by others than weights and activations; what this batch needs; the ring, and the least for weights. */
+typedef struct host_room {
+    uint64_t others, need, ring, least;
+} host_room;
+
+static host_room host_room_of(const air_engine *e, const room *r)
+{
+    air_pager_stats weights = air_pager_stats_get(e->pager);
+    uint64_t state = air__engine_on_device(e) ? 0 : r->state, pinned = atomic_load(&e->budget.held[AIR_HOLD_PINS]);
+    host_room h = {.ring = weights.ring_bytes};
+    h.others = atomic_load(&e->budget.total) - pinned - weights.ring_held - e->activation_bytes;
+    if (!air_add_u64(state + r->activations, r->logits, &h.need)) h.need = UINT64_MAX;
+    h.least = e->plan->n_device_tiles ? weights.ring_bytes : air_min_u64(weights.ring_bytes, e->all_pins);
+    return h;
+}
+
+static int host_fits(const air_engine *e, const host_room *h)
+{
+    return h->need <= e->budget.limit && h->others + h->least <= e->budget.limit - h->need;
+}
+
 /* What the rest leaves goes to weights: all of them pinned, and then no ring; else the ring, and pins. A device's own weights come
  * through the ring, so there it stays. */
 static air_status make_room(air_engine *e, const room *r, air_error *err)
 {
-    air_pager_stats weights = air_pager_stats_get(e->pager);
-    uint64_t pinned = atomic_load(&e->budget.held[AIR_HOLD_PINS]);
-    uint64_t others = atomic_load(&e->budget.total) - pinned - weights.ring_held - e->activation_bytes;
-    uint64_t state = air__engine_on_device(e) ? 0 : r->state, need = UINT64_MAX;
-    uint64_t least = e->plan->n_device_tiles ? weights.ring_bytes : air_min_u64(weights.ring_bytes, e->all_pins);
+    host_room h = host_room_of(e, r);
     air_status st = device_room(e, r, err);
     if (st) return st;
-    if (!air_add_u64(state + r->activations, r->logits, &need) || need > e->budget.limit || others + least > e->budget.limit - need)
-        return refuse(e, r, others + least, need, err);
-    uint64_t left = e->budget.limit - others - need;
+    if (!host_fits(e, &h)) return refuse(e, r, h.others + h.least, h.need, err);
+    uint64_t left = e->budget.limit - h.others - h.need;
     int all = left >= e->all_pins && !e->plan->n_device_tiles;
-    return set_pins(e, all ? UINT64_MAX : left - weights.ring_bytes, err);
-}
-
-void air__expect_one_row(air_engine *e)
-{
-    room r = {.rows = 1, .wanted = 1, .state = e->pool.block_bytes, .logits = e->plan->logit_bytes};
-    pass_memory(e, &r);
-    (void)make_room(e, &r, NULL); /* where there is none, the batch says so */
+    return set_pins(e, all ? UINT64_MAX : left - h.ring, err);
 }
 
 static air_status reserve_activations(air_engine *e, const room *r, air_error *err)
 {
-    if (r->rows == e->rows_cap && r->wanted == e->wanted_cap) return AIR_OK;
+    if (r->rows_cap == e->rows_cap && r->wanted_cap == e->wanted_cap) return AIR_OK;
     air_budget_release(&e->budget, AIR_HOLD_ACTIVATIONS, e->activation_bytes);
     air_budget_release(&e->device_budget, AIR_HOLD_ACTIVATIONS, e->device_activation_bytes);
     e->activation_bytes = e->device_activation_bytes = 0;
@@ -172,11 +193,19 @@ static air_status reserve_activations(air_engine *e, const room *r, air_error *e
     st = air_budget_reserve(&e->device_budget, AIR_HOLD_ACTIVATIONS, r->device_activations, err);
     if (st) return st;
     e->device_activation_bytes = r->device_activations;
-    st = e->api->reserve(e->backend, r->rows, r->wanted, err);
+    st = e->api->reserve(e->backend, r->rows_cap, r->wanted_cap, err);
     if (st) return st;
-    e->rows_cap = r->rows;
-    e->wanted_cap = r->wanted;
+    e->rows_cap = r->rows_cap;
+    e->wanted_cap = r->wanted_cap;
     return AIR_OK;
+}
+
+air_status air__expect_one_row(air_engine *e, air_error *err)
+{
+    room r = {.rows = 1, .wanted = 1, .state = e->pool.block_bytes, .logits = e->plan->logit_bytes};
+    pass_memory(e, &r, SPARE);
+    if (make_room(e, &r, NULL)) return AIR_OK; /* where there is none, the batch says so */
+    return air__engine_on_device(e) ? reserve_activations(e, &r, err) : AIR_OK;
 }
 
 static air_status make_logits(air_engine *e, air_batch *b, const room *r, air_error *err)
@@ -322,7 +351,9 @@ air_status air__batch_run(air_engine *e, air_batch *b, air_error *err)
     if (atomic_load(&b->cancel)) return air_fail(err, AIR_E_CANCELLED, "cancelled before it began");
     air_pager_set_cancel(e->pager, &b->cancel);
     if (b->walk) return walk_weights(e, b, err);
-    room r = room_for(e, b);
+    room r = room_for(e, b, SPARE);
+    host_room h = host_room_of(e, &r);
+    if (!device_fits(e, &r) || !host_fits(e, &h)) r = room_for(e, b, EXACT);
     air_status st = make_room(e, &r, err);
     if (!st) st = reserve_activations(e, &r, err);
     if (!st) st = make_logits(e, b, &r, err);

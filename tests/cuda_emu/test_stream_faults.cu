@@ -336,6 +336,27 @@ TEST(freed_state_makes_room_for_rows)
     CHECK(stats().vram_peak <= limit);
 }
 
+TEST(memory_of_passes_is_made_once_but_where_more_is_wanted)
+{
+    enum { AT_OPEN = 2 }; /* pieces for copies, and that of passes */
+    air_engine_config config = config_for(MODEL, Memory());
+    emulate("mode=sched,seed=1");
+    int64_t live = air_alloc_live();
+    {
+        Model m(MODEL, config);
+        REQUIRE(!m.status);
+        fault("cudaHostAlloc", AT_OPEN + 1, cudaErrorMemoryAllocation);
+        Logits got;
+        for (int n : {3, 1, 8, 13, 1}) CHECK_EQ(call(m, {{0, text_of(n, n), 1}}, &got, nullptr), AIR_OK);
+        CHECK_EQ(call(m, {{0, {3}}, {1, {4}}}, &got, nullptr), AIR_E_NOMEM);
+        CHECK_EQ(call(m, {{0, {3}}, {1, {4}}}, &got, nullptr), AIR_OK);
+        size_t vram = stats().vram_used;
+        CHECK_EQ(call(m, {{0, {3}}}, &got, nullptr), AIR_OK);
+        CHECK_EQ(stats().vram_used, vram);
+    }
+    check_clean(live, true);
+}
+
 int main(int argc, char **argv)
 {
     check_begin(argc, argv);
@@ -348,5 +369,6 @@ int main(int argc, char **argv)
     RUN(max_vram_that_is_not_there_is_refused_before_anything_is_allocated);
     RUN(state_beyond_max_vram_is_refused_and_the_rest_goes_on);
     RUN(freed_state_makes_room_for_rows);
+    RUN(memory_of_passes_is_made_once_but_where_more_is_wanted);
     return check_end();
 }
