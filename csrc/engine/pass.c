@@ -168,7 +168,7 @@ static int host_fits(const air_engine *e, const host_room *h)
 }
 
 /* What the rest leaves goes to weights: all of them pinned, and then no ring; else the ring, and pins. A device's own weights come
- * through the ring, so there it stays. */
+ * through the ring, so there it stays until they have. */
 static air_status make_room(air_engine *e, const room *r, air_error *err)
 {
     host_room h = host_room_of(e, r);
@@ -289,6 +289,7 @@ static air_status run_pass(air_engine *e, air_batch *b, int64_t first, int64_t r
     if (!st) st = air_pager_check(e->pager, err);
     if (st) air_pager_rewind(e->pager);
     else note_pass(e, b, &before, started, rows);
+    if (!st) air_pager_trim(e->pager);
     for (int64_t i = 0; i < n_wanted; i++) wanted[i] += (int32_t)first;
     return st;
 }

@@ -90,7 +90,9 @@ static void direct_keep(void *self, const air_span *span)
 {
     air_pager *p = self;
     air_mutex_lock(&p->lock);
-    p->slots[span->slot % p->n_tiles].elsewhere = 1;
+    air__slot *slot = &p->slots[span->slot % p->n_tiles];
+    p->elsewhere += !slot->elsewhere;
+    slot->elsewhere = 1;
     air__window_release(p, span->slot);
     air__window_fill(p);
     air_mutex_unlock(&p->lock);
@@ -249,7 +251,7 @@ air_status air_pager_set_pins(air_pager *p, uint64_t bytes, air_error *err)
     air_mutex_lock(&p->lock);
     uint64_t count = keep_prefix(p, bytes);
     uint64_t there = air_budget_left(p->budget) + (p->ring ? p->ring_bytes : 0) + atomic_load(&p->budget->held[AIR_HOLD_PINS]);
-    if (count < p->n_tiles || p->plan->n_device_tiles || p->pin_target > there) {
+    if (count < p->n_tiles || p->elsewhere < (uint64_t)p->plan->n_device_tiles || p->pin_target > there) {
         st = ring_for_rest(p, bytes, err);
     } else if (p->ring) {
         air__window_cut(p, p->walk); /* what is in the ring is read again, into its pin */
@@ -258,6 +260,20 @@ air_status air_pager_set_pins(air_pager *p, uint64_t bytes, air_error *err)
     if (!st) air__pins_grow(p);
     air_mutex_unlock(&p->lock);
     return st;
+}
+
+void air_pager_trim(air_pager *p)
+{
+    uint64_t first = (uint64_t)p->plan->n_device_tiles;
+    if (!first || p->mappings) return;
+    air_mutex_lock(&p->lock);
+    int streams = p->elsewhere < first || !p->ring_region;
+    for (uint64_t i = first; i < p->n_tiles && !streams; i++) streams = p->slots[p->plan->priority[i]].pin == NULL;
+    if (!streams) {
+        air__window_cut(p, p->walk);
+        air__ring_close(p);
+    }
+    air_mutex_unlock(&p->lock);
 }
 
 int air_pager_read_ahead(air_pager *p)
@@ -308,7 +324,7 @@ air_pager_stats air_pager_stats_get(const air_pager *pager)
     air_mutex_lock(&p->lock);
     air_pager_stats stats = p->stats;
     stats.pin_target = p->pin_target;
-    stats.ring_bytes = p->ring_bytes;
+    stats.ring_bytes = p->n_tiles && p->elsewhere == p->n_tiles ? 0 : p->ring_bytes;
     stats.ring_held = p->ring_region ? p->ring_bytes : 0;
     air_mutex_unlock(&p->lock);
     return stats;

@@ -28,7 +28,7 @@ typedef struct air_pager_stats { /* since open; bytes as read, alignment include
     uint64_t stall_ns;    /* the walker waited for reads */
     uint64_t read_ns;     /* summed over reads in flight */
     uint64_t pinned_bytes, pin_target; /* memory of pins: filled so far, and wanted */
-    uint64_t ring_bytes, ring_held;    /* memory of the ring: when there is one, and now */
+    uint64_t ring_bytes, ring_held;    /* memory of the ring: when there is one, 0 once there never will be; and now */
 } air_pager_stats;
 
 typedef struct air_pager_config {
@@ -55,6 +55,10 @@ void air_pager_set_cancel(air_pager *pager, const AIR_ATOMIC(int) *cancel);
  * a larger one takes budget at once, as far as there is any, and memory as tiles come by. When all tiles are to stay and fit, the ring is
  * given up; it comes back, at the pins' cost, when they no longer do. Errors: AIR_E_BUDGET, AIR_E_NOMEM (no room for the ring). */
 air_status air_pager_set_pins(air_pager *pager, uint64_t bytes, air_error *err);
+
+/* Between passes: gives the ring up where nothing comes through it any more, because the backend has its tiles and all others are pins.
+ * set_pins brings it back where some stream again. */
+void air_pager_trim(air_pager *pager);
 
 /* Between passes, before the first: begins with what that one uses first, so that it finds ring and pins full as later ones do. Of a
  * mapping one tile a call is touched. Returns nonzero while another call would do more. */

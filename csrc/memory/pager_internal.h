@@ -90,6 +90,7 @@ struct air_pager {
     uint64_t pins_bytes, pins_end; /* of that; up to where it holds pins */
     uint64_t pins_page;            /* multiples of which it gives back */
     uint64_t pin_target;
+    uint64_t elsewhere;            /* slots that are */
 
     air__small *small;             /* [n_small] */
     int n_small;

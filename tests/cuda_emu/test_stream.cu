@@ -142,6 +142,32 @@ TEST(what_stays_of_a_weight_is_computed_at_once_whatever_its_tiles)
     CHECK_EQ(small.ops, smaller.ops);
 }
 
+/* When its weights have come, a device needs no way for them to come by. */
+TEST(what_weights_came_by_is_given_back)
+{
+    enum { ALL_KEPT, REST_PINNED, SOME_STREAM, KINDS };
+    for (int kind = 0; kind < KINDS; kind++) {
+        Memory memory = {kind == ALL_KEPT ? 1 : 0.4, kind == SOME_STREAM ? 0.1 : 1, AIR_IO_DIRECT, 8, 0};
+        air_engine_config config = config_for(MODEL, memory);
+        emulate("mode=sched,seed=2");
+        int64_t live = air_alloc_live();
+        {
+            Model m(MODEL, config);
+            REQUIRE(!m.status);
+            uint64_t ring = air_engine_stats_get(m.engine).pager.ring_held, locked = stats().page_locked;
+            CHECK(ring > 0);
+            CHECK(script_gives(m, 1, "first"));
+            air_engine_stats s = air_engine_stats_get(m.engine);
+            CHECK_EQ(s.pager.ring_held, kind == SOME_STREAM ? ring : 0);
+            CHECK_EQ(s.pager.ring_bytes, kind == ALL_KEPT ? 0 : ring);
+            CHECK(kind != ALL_KEPT || stats().page_locked <= locked - ring);
+            CHECK_EQ(air_sequence_truncate(m.sequences[0], 0, nullptr), AIR_OK);
+            CHECK(script_gives(m, SCRIPT, "more"));
+        }
+        check_clean(live);
+    }
+}
+
 /* But where it is as far ahead as it may be, and for the result. */
 TEST(the_host_waits_for_no_weights_that_stay_in_locked_memory)
 {
@@ -260,6 +286,7 @@ int main(int argc, char **argv)
     RUN(logits_are_those_of_transformers);
     RUN(the_model_is_in_all_its_places_at_once);
     RUN(what_stays_of_a_weight_is_computed_at_once_whatever_its_tiles);
+    RUN(what_weights_came_by_is_given_back);
     RUN(the_host_waits_for_no_weights_that_stay_in_locked_memory);
     RUN(no_schedule_of_copies_and_kernels_changes_a_bit);
     RUN(nor_of_copies_from_pageable_memory);
