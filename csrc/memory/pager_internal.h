@@ -56,8 +56,16 @@ typedef struct air__small {
     air_pager *pager;
     AIR_ATOMIC(int) cancel;
     int busy;
+    int done;                      /* without a read */
     uint8_t *buffer;
 } air__small;
+
+/* Rows of tables as read last, by their numbers modulo the plan's kept_rows: tokens come again, and generated ones wait for the disk
+ * before anything else of their pass. */
+typedef struct air__kept_row {
+    int32_t weight, row; /* AIR_NONE: none yet */
+    uint8_t data[];
+} air__kept_row;
 
 struct air_pager {
     air_feed feed;
@@ -96,6 +104,8 @@ struct air_pager {
     int n_small;
     uint64_t small_bytes;          /* of each buffer */
     uint8_t *small_region;
+    uint8_t *kept_rows;            /* [plan->kept_rows]: air__kept_row; gather's alone */
+    uint64_t kept_row_bytes;       /* of each */
 
     float *vectors;
     uint64_t vector_bytes;

@@ -1,5 +1,6 @@
 /* Small reads: vectors at open, rows of tables in a pass. Some are in flight at a time, their results are taken in order. */
 #include <stdatomic.h>
+#include <string.h>
 
 #include "base/alloc.h"
 #include "base/checked.h"
@@ -111,6 +112,50 @@ void air__small_drain(air_pager *p)
         while (p->small[i].busy) air_cond_wait(&p->changed, &p->lock);
 }
 
+/* --- rows that were read before --- */
+
+static air__kept_row *kept_row(const air_pager *p, int64_t i)
+{
+    return (air__kept_row *)(void *)(p->kept_rows + (uint64_t)i * p->kept_row_bytes);
+}
+
+/* The place of an item's row among them, NULL where there is none. */
+static air__kept_row *place_of(const small_job *job, int64_t i)
+{
+    int64_t n = job->pager->plan->kept_rows;
+    return job->table == AIR_NONE || !n ? NULL : kept_row(job->pager, job->rows[i] % n);
+}
+
+/* Decodes an item if it is there. Outside of the lock. */
+static int decode_kept(const small_job *job, int64_t i)
+{
+    const air__kept_row *kept = place_of(job, i);
+    if (!kept || kept->weight != job->table || kept->row != job->rows[i]) return 0;
+    small_item item = item_at(job, i);
+    decode(&item, kept->data);
+    return 1;
+}
+
+static void keep_row(const small_job *job, int64_t i, const uint8_t *data)
+{
+    air__kept_row *kept = place_of(job, i);
+    if (!kept) return;
+    kept->weight = job->table;
+    kept->row = job->rows[i];
+    memcpy(kept->data, data, (size_t)job->pager->program->weights[job->table].row_bytes);
+}
+
+/* Under the lock, but while it decodes. */
+static void ask(air_pager *p, air__small *small, const small_job *job, int64_t i)
+{
+    small_item item = item_at(job, i);
+    air_mutex_unlock(&p->lock);
+    small->done = decode_kept(job, i);
+    air_mutex_lock(&p->lock);
+    if (small->done) p->stats.ram_bytes += item.bytes;
+    else submit(p, small, &item);
+}
+
 /* Items go round over the buffers, so the oldest read is always the next to be taken. Decoding is done outside of the lock. */
 static air_status run_direct(air_pager *p, const small_job *job, air_error *err)
 {
@@ -118,11 +163,9 @@ static air_status run_direct(air_pager *p, const small_job *job, air_error *err)
     air_status st = wait_for_all(p, err);
     int64_t asked = 0;
     for (int64_t i = 0; i < job->n && !st; i++) {
-        for (; asked < job->n && asked < i + p->n_small; asked++) {
-            small_item item = item_at(job, asked);
-            submit(p, &p->small[asked % p->n_small], &item);
-        }
+        for (; asked < job->n && asked < i + p->n_small; asked++) ask(p, &p->small[asked % p->n_small], job, asked);
         const air__small *small = &p->small[i % p->n_small];
+        if (small->done) continue;
         uint64_t begin = air_clock_ns();
         st = wait_for(p, small, err);
         if (!st && small->request.error.status) st = air_error_copy(err, &small->request.error);
@@ -133,6 +176,7 @@ static air_status run_direct(air_pager *p, const small_job *job, air_error *err)
         small_item item = item_at(job, i);
         air_mutex_unlock(&p->lock);
         decode(&item, small->buffer + item.offset % p->granule);
+        keep_row(job, i, small->buffer + item.offset % p->granule);
         air_mutex_lock(&p->lock);
     }
     if (st) cancel_all(p); /* what is in flight ends in buffers that stay; the next run waits for it */
@@ -165,6 +209,26 @@ air_status air__gather(void *self, int32_t weight, const int32_t *rows, int64_t 
     return run(p, &job, err);
 }
 
+static uint64_t kept_rows_memory(const air_pager *p) { return (uint64_t)p->plan->kept_rows * p->kept_row_bytes; }
+
+static air_status open_kept_rows(air_pager *p, air_error *err)
+{
+    int64_t n = p->plan->kept_rows;
+    if (!n) return AIR_OK;
+    uint64_t rows;
+    p->kept_row_bytes = air__table_row(p->program, &rows);
+    air_status st = air_budget_reserve(p->budget, AIR_HOLD_RING, kept_rows_memory(p), err);
+    if (st) {
+        p->kept_row_bytes = 0;
+        return st;
+    }
+    p->kept_rows = air_malloc((size_t)kept_rows_memory(p));
+    if (!p->kept_rows)
+        return air_fail(err, AIR_E_NOMEM, "pager: %lld rows of %llu bytes", (long long)n, (unsigned long long)p->kept_row_bytes);
+    for (int64_t i = 0; i < n; i++) kept_row(p, i)->weight = AIR_NONE;
+    return AIR_OK;
+}
+
 air_status air__small_open(air_pager *p, air_error *err)
 {
     p->small_bytes = air__small_memory(p->program, p->granule);
@@ -184,7 +248,7 @@ air_status air__small_open(air_pager *p, air_error *err)
         p->small[i].pager = p;
         p->small[i].buffer = air__region_data(p, p->small_region) + i * p->small_bytes;
     }
-    return AIR_OK;
+    return open_kept_rows(p, err);
 }
 
 void air__small_close(air_pager *p)
@@ -193,6 +257,8 @@ void air__small_close(air_pager *p)
     air__region_free(p, p->small_region, bytes);
     air_free(p->small);
     air_budget_release(p->budget, AIR_HOLD_RING, bytes);
+    air_free(p->kept_rows);
+    air_budget_release(p->budget, AIR_HOLD_RING, kept_rows_memory(p));
     air_budget_release(p->budget, AIR_HOLD_VECTORS, p->vector_bytes);
     air_free(p->vectors);
     air_free(p->vector_of);

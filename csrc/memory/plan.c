@@ -15,6 +15,7 @@ enum {
     RING_GRANULE = 64 * 1024,
     BLOCK_MOST = 64 * MIB,
     FIXED_VARIES = 256 * 1024, /* and a little of what it is; as seen of CPython and a tokenizer */
+    KEPT_ROWS_MOST = 2048, KEPT_ROWS_SHARE = 1024, /* tokens of a text come again and again, and from so many nearly all */
     BLOCK_LEAST = 128 * 1024, /* smaller reads cost more in calls than they win in overlap */
 };
 
@@ -361,7 +362,11 @@ static air_status solve_sizes(air_plan *p, const air_plan_request *r, air__where
     p->logit_bytes = (uint64_t)r->program->n_vocab * sizeof(float);
     choose_reads(p, r);
     p->io = choose_io(r, p); /* before there is a ring: a mapping needs none */
-    if (p->io == AIR_IO_DIRECT) p->gather_bytes = (uint64_t)p->depth * air__small_memory(r->program, AIR_PLAN_GRANULE);
+    if (p->io == AIR_IO_DIRECT) {
+        uint64_t rows, row = air__table_row(r->program, &rows);
+        p->kept_rows = row ? (int64_t)air_min_u64(air_min_u64(rows, KEPT_ROWS_MOST), r->budget / KEPT_ROWS_SHARE / row) : 0;
+        p->gather_bytes = (uint64_t)p->depth * air__small_memory(r->program, AIR_PLAN_GRANULE) + (uint64_t)p->kept_rows * row;
+    }
     air_status st = choose_ring(p, r, err);
     if (p->io == AIR_IO_MMAP) p->ring_bytes = 0;
 

@@ -110,7 +110,8 @@ typedef struct air_plan {
     uint64_t budget, fixed;
     int64_t n_ctx, max_rows;      /* max_rows: rows of one pass at most; a longer prompt takes several */
     uint64_t tile_bytes, ring_bytes, block_bytes;
-    uint64_t gather_bytes;        /* buffers of small reads: rows of the embedding */
+    uint64_t gather_bytes;        /* buffers of small reads, of the embedding's rows, and the rows that are kept */
+    int64_t kept_rows;            /* of them; 0 where a mapping has them all */
     int32_t depth;
     uint64_t weight_bytes;        /* W: all matrices of a pass */
     uint64_t pin_bytes;           /* memory of the tiles that stay, with an empty context and one row per pass */

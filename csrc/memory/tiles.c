@@ -89,6 +89,19 @@ uint64_t air__small_memory(const air_program *program, uint64_t granule)
     return most;
 }
 
+uint64_t air__table_row(const air_program *program, uint64_t *rows)
+{
+    uint64_t most = 0;
+    *rows = 0;
+    for (int32_t i = 0; i < program->n_weights; i++) {
+        const air_weight *w = &program->weights[i];
+        if (w->use != AIR_WEIGHT_TABLE) continue;
+        most = air_max_u64(most, air_round_up(w->row_bytes, sizeof(uint64_t)) + 2 * sizeof(int32_t));
+        *rows = air_max_u64(*rows, (uint64_t)w->rows);
+    }
+    return most;
+}
+
 int32_t air__plan_prefix(const air_plan *plan, int32_t first, uint64_t bytes, uint64_t (*takes)(const air_tile *tile), uint64_t *memory)
 {
     int32_t n = first;

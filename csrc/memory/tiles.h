@@ -13,6 +13,9 @@ air_status air__plan_tiles(air_plan *plan, const air_program *program, air_error
 /* The largest extent that is read in one small read, a row of a table or a vector, granules at both ends included; 0: none. */
 uint64_t air__small_memory(const air_program *program, uint64_t granule);
 
+/* Bytes that hold any row of a table and say which it is, 0: there is none; *rows: of the longest. */
+uint64_t air__table_row(const air_program *program, uint64_t *rows);
+
 /* Memory that a tile takes in host memory, as plans count. */
 static inline uint64_t air__tile_in_ram(const air_tile *tile) { return air_tile_memory(tile, AIR_PLAN_GRANULE); }
 

@@ -76,7 +76,7 @@ def test_the_figures_of_both_memories_add_up(header, vram, ram):
         assert plan["device_budget"] - in_vram < plan["tile_bytes"] <= 32 * MIB
         assert plan["device_ring_bytes"] <= 3 * plan["tile_bytes"]
     if plan.streamed_bytes:
-        assert plan["budget"] - in_ram < plan["tile_bytes"] + 2 * MIB  # and the buffers of small reads
+        assert plan["budget"] - in_ram < plan["tile_bytes"] + 2 * MIB + plan["budget"] // 1024  # buffers of small reads, rows that are kept
     rows = [row for row in plan["weights"] if row[3]]
     assert sum(size for _, _, size, *_ in rows) == plan["weight_bytes"] > 38 * GB
     assert sum(device for *_, device in rows) == plan["n_device_tiles"]
