@@ -15,6 +15,7 @@ VERSION: str
 FORMATS: tuple[tuple[str, int, int, int, str], ...]  # name, id, elements per block, bytes per block, "matrix" | "storage"
 ARCHITECTURES: tuple[str, ...]
 MAX_THREADS: int
+MAX_DEVICES: int  # that compute one model together
 TIERS: tuple[str, ...]  # kernel tiers this machine can run, worst first: ("ref", "avx2", …) or ("ref", "neon", …)
 
 # One class per row of csrc/base/status.def.
@@ -97,7 +98,7 @@ class Engine:
         *,
         max_ram: int = 0,
         fixed_bytes: int = 0,
-        max_vram: int = 0,
+        max_vram: int | tuple[int, ...] = 0,  # of each device, or each device's
         io: Literal["auto", "direct", "mmap"] = "auto",
         threads: int = 0,
         tier: str = "",
@@ -109,7 +110,8 @@ class Engine:
         max_pins: int = -1,
         bandwidths: Mapping[str, Any] | None = None,  # fields of air_bandwidths; product and those of its kind {type: rate}
         plugin: str = "",  # path of a backend's plugin; "": the CPU computes
-        device: int = 0,  # which of its devices
+        device: int | tuple[int, ...] = 0,  # which of its devices
+        cpu_share: float | None = None,  # of products beside devices: 0 to 1; None: chosen
         source: str = "",  # tests: memory/source.h's tampered source
     ) -> Engine: ...
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from airpy.measure import MemoryWatch
 from airpy.model import Model
 from airpy.planning import Plan
 from airpy.progress import Progress, check_progress
-from airpy.sizes import check_count, format_size, parse_size
+from airpy.sizes import check_count, check_share, format_size, parse_size, parse_sizes
 from airpy.tokenizer import Tokenizer
 from airpy.tokenizer.vocab import Vocabulary
 
@@ -53,7 +53,8 @@ class AutoModel:
         *,
         device: Any = None,
         max_ram: int | str | None = None,
-        max_vram: int | str | None = None,
+        max_vram: int | str | Sequence[int | str] | None = None,
+        cpu_share: float | None = None,
         io: IO | None = None,
         threads: int | None = None,
         n_ctx: int | None = None,
@@ -66,13 +67,15 @@ class AutoModel:
     ) -> Model:
         """A model from a .gguf file (any part of a split one) or a directory that holds one. Waits for the header only.
 
-        device: what computes: "cpu", as by default, "cuda", "cuda:1" …, or "auto": a GPU where there is one; device_map is the same, for
-        those who know it from transformers. max_ram: what airpy may add to this process, as bytes or "4GiB"; by default most of what
-        the machine has free. max_vram: likewise of a GPU's memory, its driver's part included; weights that it does not hold come
-        from RAM and disk in every pass. io: "direct" streams past the page cache, "mmap" maps the file, "auto" maps it where all of
-        it fits. threads: as many as this process may use. n_ctx: tokens of prompt and answer together; min(trained, 4096), less
-        where max_ram asks. kv_dtype: of the state, "f16", "f32", or "q8_0" in about half the memory of "f16". plan: one made before,
-        from the same model. progress: layers and time left of passes over a second; True, False, "auto" (on a terminal) or a
+        device: what computes: "cpu", as by default, "cuda", "cuda:1" …, "cuda:0,1" for several together, or "auto": the GPUs there
+        are; device_map is the same, for those who know it from transformers. max_ram: what airpy may add to this process, as bytes
+        or "4GiB"; by default most of what the machine has free. max_vram: likewise of a GPU's memory, its driver's part included;
+        weights that it does not hold come from RAM and disk in every pass; of several GPUs each one's, or a list. cpu_share: of the
+        weights that no GPU holds, what the CPU computes of generated tokens, 0 to 1; by default as much as takes no longer than the
+        rest takes to reach the GPU. io: "direct" streams past the page cache, "mmap" maps the file, "auto" maps it where all of it
+        fits. threads: as many as this process may use. n_ctx: tokens of prompt and answer together; min(trained, 4096), less where
+        max_ram asks. kv_dtype: of the state, "f16", "f32", or "q8_0" in about half the memory of "f16". plan: one made before, from
+        the same model. progress: layers and time left of passes over a second; True, False, "auto" (on a terminal) or a
         callable(layers_done, layers, passes_done, passes). bandwidths: bytes per second instead of probed ones: disk, memory, product
         {type: …}.
 
@@ -86,7 +89,8 @@ class AutoModel:
                 raise UnsupportedError(f"from_pretrained: {name}={value!r} is not supported; {_FOREIGN[name][1]}")
         options = {
             "max_ram": None if max_ram is None else parse_size(max_ram, "max_ram"),
-            "max_vram": None if max_vram is None else parse_size(max_vram, "max_vram"),
+            "max_vram": None if max_vram is None else parse_sizes(max_vram, "max_vram"),
+            "cpu_share": check_share("cpu_share", cpu_share),
             "io": _one_of("io", io, ("auto", "direct", "mmap")),
             "threads": check_count("threads", threads, _core.MAX_THREADS),
             "n_ctx": check_count("n_ctx", n_ctx),
@@ -171,7 +175,9 @@ def engine_options(
     and what these belong to. held: bytes of max_ram in use."""
     planned = None  # what the plan's rates of compute belong to
     if plan is None:
-        defaults: dict[str, Any] = {"max_ram": 0, "max_vram": 0, "io": "auto", "threads": 0, "n_ctx": 0, "kv_dtype": "f16"}
+        defaults: dict[str, Any] = {
+            "max_ram": 0, "max_vram": 0, "cpu_share": None, "io": "auto", "threads": 0, "n_ctx": 0, "kv_dtype": "f16",
+        }  # fmt: skip
         options: dict[str, Any] = {name: default if given.get(name) is None else given[name] for name, default in defaults.items()}
         options["tier"] = cpu_tier()
     else:
@@ -179,7 +185,7 @@ def engine_options(
         planned = _computes_as(options)
         options["tier"] = cpu_tier() or options["tier"]
         for name, value in given.items():
-            if value is not None and options[name] not in (0, value):
+            if value is not None and options[name] not in (0, None, value):
                 raise ArgumentError(f"{name} is {value!r}, but the plan was made for {options[name]!r}; leave one of them out")
         options |= {name: value for name, value in given.items() if value is not None}
     with advice_under(plan):
@@ -218,6 +224,8 @@ def open_model(
 
     if device.kind == "cpu" and given.get("max_vram") is not None:
         raise ArgumentError("max_vram is a GPU's memory, but the CPU computes; choose device 'cuda', or leave max_vram out")
+    if isinstance(given.get("max_vram"), tuple) and len(given["max_vram"]) != len(device.numbers):
+        raise ArgumentError(f"max_vram names {len(given['max_vram'])} memories, but {device} has {len(device.numbers)}")
     with ExitStack() as undo:
         memory = MemoryWatch()
         undo.callback(memory.end)

@@ -11,20 +11,21 @@ from airpy import _core
 from airpy.errors import AirpyError, UnsupportedError
 
 _PLUGIN = "libairpy_cuda.so"
+_CUDA = r"cuda(?::\d{1,3}(?:,\d{1,3})*)?"
 
 
 @dataclass(frozen=True)
 class Device:
-    """What computes: "cpu", or "cuda" with its number."""
+    """What computes: "cpu", or "cuda" with the numbers of one device or several, the first of which has the KV cache."""
 
     kind: str = "cpu"
-    number: int = 0
+    numbers: tuple[int, ...] = (0,)
 
     def __str__(self) -> str:
-        return self.kind if self.kind == "cpu" else f"{self.kind}:{self.number}"
+        return self.kind if self.kind == "cpu" else f"{self.kind}:{','.join(map(str, self.numbers))}"
 
     def engine_options(self) -> dict[str, Any]:
-        return {} if self.kind == "cpu" else {"plugin": cuda_plugin(), "device": self.number}
+        return {} if self.kind == "cpu" else {"plugin": cuda_plugin(), "device": self.numbers}
 
 
 CPU = Device()
@@ -50,30 +51,32 @@ def cuda_devices() -> list[dict[str, Any]]:
 
 
 def find_device(where: str, device: Any) -> Device:
-    """What a name, or what prints as one (torch.device), stands for; None: the CPU. "auto" is the first GPU where one can be used.
+    """What a name, or what prints as one (torch.device), stands for; None: the CPU. "auto" is all GPUs where one can be used.
     Raises UnsupportedError for others, and for a GPU that cannot be used, saying why."""
     name = "cpu" if device is None else str(device)
     if name in ("cpu", "cpu:0"):
         return CPU
     if name == "auto":
         try:
-            _core.device_count(_plugin_there())
+            return Device("cuda", tuple(range(min(_core.device_count(_plugin_there()), _core.MAX_DEVICES))))
         except AirpyError:
             return CPU
-        return Device("cuda")
-    match = re.fullmatch(r"cuda(?::(\d{1,3}))?", name)
-    if not match:
-        raise UnsupportedError(f"{where}: {device!r} is not supported; devices are 'cpu', 'cuda', 'cuda:0' … and 'auto'")
-    number, count = int(match[1] or 0), _core.device_count(_plugin_there())
-    if number >= count:
-        raise UnsupportedError(f"{where}: there is no {name}; this machine has {count} of them, counted from 0")
-    return Device("cuda", number)
+    if not re.fullmatch(_CUDA, name):
+        raise UnsupportedError(f"{where}: {device!r} is not supported; devices are 'cpu', 'cuda', 'cuda:0', 'cuda:0,1' … and 'auto'")
+    numbers = tuple(map(int, (name.partition(":")[2] or "0").split(",")))
+    if len(set(numbers)) < len(numbers) or len(numbers) > _core.MAX_DEVICES:
+        raise UnsupportedError(f"{where}: {device!r} names a device twice, or more than {_core.MAX_DEVICES} of them")
+    count = _core.device_count(_plugin_there())
+    for number in numbers:
+        if number >= count:
+            raise UnsupportedError(f"{where}: there is no cuda:{number}; this machine has {count} of them, counted from 0")
+    return Device("cuda", numbers)
 
 
 def check_name(where: str, device: Any) -> None:
     """Raises UnsupportedError for what names no device."""
-    if not re.fullmatch(r"(cpu|cuda)(:\d{1,3})?", str(device)):
-        raise UnsupportedError(f"{where}: {device!r} is not supported; devices are 'cpu', 'cuda', 'cuda:0' …")
+    if not re.fullmatch(rf"cpu(:0)?|{_CUDA}", str(device)):
+        raise UnsupportedError(f"{where}: {device!r} is not supported; devices are 'cpu', 'cuda', 'cuda:0', 'cuda:0,1' …")
 
 
 def stay_on(where: str, device: Any, own: str) -> None:

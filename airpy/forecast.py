@@ -11,7 +11,7 @@ from airpy.calibration import calibrate, given_rates
 from airpy.files import PathLike, find_model
 from airpy.planning import Plan
 
-_DEFAULTS: dict[str, Any] = {"max_ram": 0, "max_vram": 0, "io": "auto", "threads": 0, "n_ctx": 0, "kv_dtype": "f16"}
+_DEFAULTS: dict[str, Any] = {"max_ram": 0, "max_vram": 0, "cpu_share": None, "io": "auto", "threads": 0, "n_ctx": 0, "kv_dtype": "f16"}
 
 
 def forecast(

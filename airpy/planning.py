@@ -15,18 +15,19 @@ from airpy.files import PathLike, checked_path
 from airpy.sizes import format_rate, format_size, format_speed, format_time
 from airpy.text import printable
 
-FORMAT = "airpy plan 2"
+FORMAT = "airpy plan 3"
 # Options of the engine that a plan fixes: as they were solved, and as they were given, 0 or "" for a default, which is chosen again.
 _SOLVED = ("io", "n_ctx", "max_rows", "tile_bytes", "ring_bytes")
-_GIVEN = ("max_ram", "max_vram", "threads", "tier", "kv_dtype")
+_GIVEN = ("max_ram", "max_vram", "cpu_share", "threads", "tier", "kv_dtype")
 _LAYER_PART = re.compile(r"blk\.\d+\.(\w+?)(?:_\w+)?\.(?:weight|bias)$")
 _CLASSES = {"attn": "attention", "ffn": "feed-forward"}
 _COUNTS = (
     "budget", "fixed", "n_ctx", "max_rows", "tile_bytes", "ring_bytes", "block_bytes", "depth", "weight_bytes", "pin_bytes",
     "pin_bytes_full", "state_bytes_full", "activation_bytes", "activation_bytes_full", "logit_bytes", "device_budget", "device_fixed",
     "n_device_tiles", "device_pin_bytes", "device_weight_bytes", "device_ring_bytes", "device_state_bytes", "device_activation_bytes",
-    "device_activation_bytes_full",
+    "device_activation_bytes_full", "device_part_bytes", "n_host_tiles", "host_weight_bytes", "share_bytes",
 )  # fmt: skip
+_HELPER = ("budget", "fixed", "buffer_bytes", "ring_bytes", "pin_bytes", "weight_bytes", "linked_bytes", "n_tiles", "linked_tiles")
 _SECONDS = ("disk_s", "link_s", "device_s", "compute_s", "pass_s", "full_s", "prompt_s")
 _BOUNDS = ("disk", "link", "device", "compute")
 
@@ -58,7 +59,7 @@ class Plan:
                 "name": name.encode("utf-8", "replace").decode(), "arch": arch, "fingerprint": fingerprint(gguf),
                 "file_bytes": gguf.bytes, "layers": metadata.get(f"{arch}.block_count", 0),
             },
-            "options": {name: options[name] for name in _GIVEN},
+            "options": {name: list(options[name]) if isinstance(options[name], tuple) else options[name] for name in _GIVEN},
             "bandwidths": dict(options.get("bandwidths") or {}),
             "plan": {**solved, "weights": [list(row) for row in solved["weights"]]},
             "more_ram": [],
@@ -153,6 +154,8 @@ class Plan:
         if fingerprint(gguf) != self._data["model"]["fingerprint"]:
             raise ArgumentError(f"the plan is for {self.model['name']!r} with other tensors than {gguf.paths[0]}; make a new one")
         options = {name: self._data["options"][name] for name in _GIVEN} | {name: self[name] for name in _SOLVED}
+        if isinstance(options["max_vram"], list):
+            options["max_vram"] = tuple(options["max_vram"])
         return options | {"bandwidths": self.bandwidths}
 
     def _outlook(
@@ -162,13 +165,15 @@ class Plan:
         found = []
         # For a device as it is planned: one that is open has taken what it would be asked for.
         rest = {name: value for name, value in options.items() if name not in ("plugin", "device")}
+        helpers = tuple(helper["budget"] for helper in self["helpers"])
         if self.on_device:
-            rest["max_vram"] = self["device_budget"]
+            rest["max_vram"] = (self["device_budget"], *helpers)
         for share in (0.5, 1.0) if missing else ():
             # Slack: tiles are kept whole and in whole pages.
             more = budget + int(missing * share * 1.02) + (self["tile_bytes"] if share == 1 else 0)
             try:
-                solved = _core.solve_plan(gguf, **{**rest, option: more, "n_ctx": self["n_ctx"], "io": "direct"})
+                memory = {option: (more, *helpers) if option == "max_vram" else more}
+                solved = _core.solve_plan(gguf, **{**rest, **memory, "n_ctx": self["n_ctx"], "io": "direct"})
             except AirpyError:
                 continue
             found.append({option: more, "share": share, "pass_s": solved["pass_s"], "bound": solved["bound"]})
@@ -347,7 +352,14 @@ def _checked(data: Any) -> dict[str, Any]:
     wrong += [name for name in _SECONDS if not _is_number(plan.get(name))]
     wrong += [name for name in ("name", "arch", "fingerprint") if not isinstance(model.get(name), str)]
     wrong += [name for name in ("file_bytes", "layers") if not _is_count(model.get(name))]
-    wrong += [name for name in ("max_ram", "max_vram", "threads") if not _is_count(options.get(name))]
+    wrong += [name for name in ("max_ram", "threads") if not _is_count(options.get(name))]
+    vram, share, helpers = options.get("max_vram"), options.get("cpu_share"), plan.get("helpers")
+    if not all(map(_is_count, vram if isinstance(vram, (list, tuple)) else [vram])):
+        wrong.append("max_vram")
+    if share is not None and not (_is_number(share) and share <= 1):
+        wrong.append("cpu_share")
+    if not isinstance(helpers, list) or not all(isinstance(h, Mapping) and all(_is_count(h.get(n)) for n in _HELPER) for h in helpers):
+        wrong.append("helpers")
     wrong += [name for name in ("tier", "kv_dtype") if not isinstance(options.get(name), str)]
     if plan.get("io") not in ("direct", "mmap"):
         wrong.append("io")

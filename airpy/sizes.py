@@ -41,6 +41,24 @@ def parse_size(size: int | str, name: str = "size") -> int:
     return int(value)
 
 
+def parse_sizes(size: Any, name: str = "size") -> int | tuple[int, ...]:
+    """As parse_size(), or several: "24GB,8GB", or a list of sizes. Raises ArgumentError."""
+    sizes = size.split(",") if isinstance(size, str) else list(size) if isinstance(size, (list, tuple)) else [size]
+    if not sizes:
+        raise ArgumentError(f"{name} is empty; expected a size, or one for each device")
+    values = tuple(parse_size(each, name) for each in sizes)
+    return values if len(values) > 1 else values[0]
+
+
+def check_share(name: str, value: Any) -> float | None:
+    """A number from 0 to 1; None is itself. Raises ArgumentError."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise ArgumentError(f"{name} is {value!r}; expected a number from 0 to 1")
+    return float(value)
+
+
 def check_count(name: str, value: Any, most: int | None = None) -> int | None:
     """A whole number from 1, to `most` where there is one; None is itself. True and False are ints to Python, and hardly ever meant as
     such. Raises ArgumentError."""

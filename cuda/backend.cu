@@ -100,6 +100,17 @@ cudaError_t air_cuda_settle(air_backend *h, cudaStream_t stream)
     return error;
 }
 
+cudaError_t air_cuda_settle_all(air_backend *h)
+{
+    cudaError_t first = h->share.results ? air_cuda_settle(h, h->share.results) : cudaSuccess;
+    for (int32_t i = 0; i < h->n_devices; i++)
+        for (cudaStream_t stream : {h->devices[i].compute, h->devices[i].copy}) {
+            cudaError_t error = air_cuda_settle(h, stream);
+            if (first == cudaSuccess) first = error;
+        }
+    return first;
+}
+
 static air_status fail_lost(const air_backend *h, air_error *err)
 {
     cudaError_t error = h->lost;
@@ -114,6 +125,22 @@ static air_status leave_device(air_backend *h, air_status st, air_error *err)
 {
     if (st == AIR_E_NOMEM || st == AIR_E_DEVICE) (void)air_cuda_settle(h, h->aside);
     return h->lost ? fail_lost(h, err) : st;
+}
+
+/* --- helpers of all files --- */
+
+air_status air_cuda_use(const air_backend *h, int32_t device, air_error *err) { return choose(h->devices[device].number, err); }
+
+air_status air_cuda_make_event(cudaEvent_t *event, air_error *err)
+{
+    AIR_CUDA_TRY(cudaEventCreateWithFlags(event, cudaEventDisableTiming), "an event", err);
+    return AIR_OK;
+}
+
+air_status air_cuda_make_waited_event(cudaEvent_t *event, air_error *err)
+{
+    AIR_CUDA_TRY(cudaEventCreateWithFlags(event, cudaEventDisableTiming | cudaEventBlockingSync), "an event", err);
+    return AIR_OK;
 }
 
 /* --- memory of a pass --- */
@@ -200,24 +227,37 @@ static void cuda_close(air_backend *h)
 {
     if (!h) return;
     (void)cudaSetDevice(h->device);
-    if (h->compute) (void)cudaStreamSynchronize(h->compute);
-    if (h->copy) (void)cudaStreamSynchronize(h->copy);
+    for (int32_t i = 0; i < h->n_devices; i++)
+        for (cudaStream_t stream : {h->devices[i].compute, h->devices[i].copy})
+            if (stream) (void)cudaStreamSynchronize(stream);
     free_pass(h);
+    air_cuda_share_close(h);
     air_cuda_weights_close(h);
     drop_free_state(h);
     for (cudaEvent_t event : h->marks)
         if (event) (void)cudaEventDestroy(event);
-    (void)cudaFree(h->tables);
     (void)cudaFree(h->vectors);
-    for (cudaStream_t stream : {h->compute, h->copy, h->aside})
-        if (stream) (void)cudaStreamDestroy(stream);
+    for (int32_t i = 0; i < h->n_devices; i++) {
+        (void)cudaFree(h->devices[i].tables);
+        for (cudaStream_t stream : {h->devices[i].compute, h->devices[i].copy})
+            if (stream) (void)cudaStreamDestroy(stream);
+    }
+    if (h->aside) (void)cudaStreamDestroy(h->aside);
     delete h;
 }
 
 static air_status open_streams(air_backend *h, air_error *err)
 {
-    for (cudaStream_t *stream : {&h->compute, &h->copy, &h->aside})
-        AIR_CUDA_TRY(cudaStreamCreateWithFlags(stream, cudaStreamNonBlocking), "a stream", err);
+    for (int32_t i = h->n_devices - 1; i >= 0; i--) { /* so that the first is the thread's in the end */
+        air_cuda_device *d = &h->devices[i];
+        air_status st = air_cuda_use(h, i, err);
+        if (st) return st;
+        for (cudaStream_t *stream : {&d->compute, &d->copy})
+            AIR_CUDA_TRY(cudaStreamCreateWithFlags(stream, cudaStreamNonBlocking), "a stream", err);
+    }
+    h->compute = h->devices[0].compute;
+    h->copy = h->devices[0].copy;
+    AIR_CUDA_TRY(cudaStreamCreateWithFlags(&h->aside, cudaStreamNonBlocking), "a stream", err);
     h->marks.assign((size_t)h->program->n_layers + 3, nullptr);
     for (cudaEvent_t &event : h->marks) AIR_CUDA_TRY(cudaEventCreateWithFlags(&event, cudaEventBlockingSync), "an event", err);
     return AIR_OK;
@@ -228,16 +268,19 @@ static air_status load_tables(air_backend *h, air_error *err)
     static_assert(sizeof(air_cuda_tables) <= AIR_DEVICE_TABLES, "the plan leaves no room for the tables");
     std::vector<uint8_t> tables(air_cuda_tables_bytes());
     air_cuda_tables_fill(tables.data());
-    return air_cuda_upload(h, &h->tables, tables.data(), tables.size(), "VRAM for tables", err);
+    air_status st = AIR_OK;
+    for (int32_t i = h->n_devices - 1; i >= 0 && !st; i--)
+        st = air_cuda_upload(h, i, &h->devices[i].tables, tables.data(), tables.size(), "VRAM for tables", err);
+    return st;
 }
 
-static air_status open_device(air_backend *h, const air_backend_config *config, air_error *err)
+static air_status open_devices(air_backend *h, const air_backend_config *config, air_error *err)
 {
     air_status st = use_device(h, err);
     if (!st) st = open_streams(h, err);
     if (!st) st = air_cuda_weights_open(h, config, err);
     if (!st) st = load_tables(h, err);
-    return st;
+    return st ? st : air_cuda_share_open(h, config, err);
 }
 
 static air_status cuda_open(air_backend **out, const air_backend_config *config, air_error *err)
@@ -246,11 +289,13 @@ static air_status cuda_open(air_backend **out, const air_backend_config *config,
     air_backend *h = new (std::nothrow) air_backend{};
     if (!h) return air_fail(err, AIR_E_NOMEM, "cuda: %zu bytes", sizeof *h);
     h->program = config->program;
-    h->device = config->device;
+    h->device = config->devices[0].number;
+    h->n_devices = config->n_devices;
+    for (int32_t i = 0; i < h->n_devices; i++) h->devices[i].number = config->devices[i].number;
     h->n_ctx = config->n_ctx;
     air_status st;
     try {
-        st = open_device(h, config, err);
+        st = open_devices(h, config, err);
     } catch (const std::bad_alloc &) {
         st = air_fail(err, AIR_E_NOMEM, "cuda: %d tiles", (int)config->n_tiles);
     }
@@ -341,7 +386,7 @@ static air_status cuda_state_copy(air_backend *h, void *to, const void *from, si
 
 static int cuda_lock_pages(air_backend *h, void *p, size_t bytes)
 {
-    if (cudaSetDevice(h->device) == cudaSuccess && cudaHostRegister(p, bytes, cudaHostRegisterDefault) == cudaSuccess) return 1;
+    if (cudaSetDevice(h->device) == cudaSuccess && cudaHostRegister(p, bytes, cudaHostRegisterPortable) == cudaSuccess) return 1;
     (void)cudaGetLastError(); /* not the next launch's */
     return 0;
 }

@@ -1,8 +1,8 @@
 /* cuda/backend.h: inside the CUDA backend: what its files share. backend.cu: life, memory, the vtable; weights.cu: how weights come to the
- * device; pass.cu: the walk over a program.
+ * the devices; pass.cu: the walk over a program; share.cu: what other devices and the CPU compute of products.
  *
  * A backend owns a device's memory for weights, state and activations, and two streams: copies go ahead on one, kernels follow on the
- * other, events order them both ways; the host waits for neither inside a pass but to reuse its own memory. One thread at a time calls it
+ * other, events order them both ways; the host waits for neither inside a pass but to reuse its own memory, and for what it computes. One thread at a time calls it
  * (backend.h), any thread its state memory. Everything here is host code. */
 #ifndef AIR_CUDA_BACKEND_H
 #define AIR_CUDA_BACKEND_H
@@ -18,6 +18,7 @@
 enum {
     AIR_CUDA_STAGING_PIECES = 4,         /* of page-locked memory between weights in pageable memory and the device */
     AIR_CUDA_STAGING_BYTES = 2 << 20,    /* of each, but no more than a tile: large enough that a copy costs more than its launch */
+    AIR_CUDA_READING = 2,                /* spans of memory that the feed uses again: as many as may be held when it is asked for the next */
     AIR_CUDA_LAYERS_AHEAD = 2,           /* that the host may have enqueued beyond the one being computed */
 };
 
@@ -41,56 +42,119 @@ struct air_cuda_slot {
 /* A span that waits to be given back, in order: the device may be copying from it, or from one before it. */
 struct air_cuda_held {
     air_span span;
-    cudaEvent_t copied; /* NULL: nothing to wait for */
+    cudaEvent_t copied; /* NULL: no copy to wait for */
     int keep;           /* instead of released */
+    int computing;      /* the CPU is, or will be, with its data */
 };
-enum { AIR_CUDA_READING = 2 }; /* spans of memory that the feed uses again: as many as may be held when it is asked for the next */
 
-struct air_cuda_weights {
+/* A device that computes products. The first one also does all else, on the same streams, and has the state. */
+struct air_cuda_device {
+    int32_t number;
+    cudaStream_t compute, copy;
+    void *tables;
     uint8_t *kept;                 /* region of the tiles that stay */
     uint64_t kept_bytes;
     std::vector<air_kept_tile> stay; /* those tiles, in the order of use */
     std::vector<uint8_t> come;     /* of each of them, whether it has */
-    std::vector<int32_t> stays;    /* [n_tiles]: its number among them, AIR_NONE */
     std::vector<int32_t> of_op;    /* [n_ops + 1]: the first of them that is of this op or a later one */
     uint8_t *ring;
     air_cuda_slot slots[AIR_DEVICE_RING_TILES];
     uint64_t taken;                /* tiles that went through the ring */
-    uint8_t *staging;              /* page-locked */
-    uint64_t piece_bytes;          /* of it, each */
-    cudaEvent_t staged[AIR_CUDA_STAGING_PIECES];
-    uint64_t pieces;               /* that went through it */
     cudaEvent_t kept_copied;
-    std::vector<air_cuda_held> held; /* [first_held, n_held): the oldest first; room for all spans of a pass */
-    size_t first_held, n_held;
-    cudaEvent_t read[AIR_CUDA_READING]; /* in turns: a copy from memory that the feed uses again */
-    uint64_t readings, reading;    /* such copies begun; of them, those whose span is held */
+    cudaEvent_t staged[AIR_CUDA_STAGING_PIECES], read[AIR_CUDA_READING]; /* as air_cuda_weights counts, of this device's copies */
+    uint8_t *input, *part;         /* of helpers: columns, and results before they leave */
+    int32_t floats_of, q8_of;      /* buffers whose columns lie in input, as they are and in 8 bits; AIR_NONE */
 };
 
-/* Rows of a weight on the device, ordered for the compute stream; slot is NULL where they stay. */
+/* Rows of a weight: on a device, ordered for its compute stream, or the CPU's to compute with, or both, for different columns. */
 struct air_cuda_tile {
-    int64_t first_row, rows;
-    const uint8_t *data;
-    air_cuda_slot *slot;
+    int64_t first_row, rows;       /* none: they have been computed with */
+    const uint8_t *data;           /* on the device; NULL: only the CPU's */
+    air_cuda_slot *slot;           /* NULL where they stay */
+    cudaEvent_t copied;            /* what the compute stream has to wait for; NULL: nothing */
+    int32_t device;
+    int host;                      /* the CPU's, of generated rows; the span's data is there until air_cuda_weights_leave */
+    air_span span;
+};
+
+/* What all devices have of the feed together. */
+struct air_cuda_weights {
+    std::vector<int8_t> who;       /* [n_tiles]: as air_backend_config */
+    std::vector<int32_t> stays;    /* [n_tiles]: its number among those that stay on its device, AIR_NONE */
+    std::vector<int32_t> op_of;    /* [n_weights]: the product that reads it */
+    uint8_t *staging;              /* page-locked */
+    uint64_t piece_bytes;          /* of it, each */
+    cudaEvent_t staged_by[AIR_CUDA_STAGING_PIECES];
+    uint64_t pieces;               /* that went through it */
+    std::vector<air_cuda_held> held; /* [first_held, n_held): the oldest first; room for all spans of a pass */
+    size_t first_held, n_held;
+    int reading;                   /* of them, those whose memory the feed uses again */
+    uint64_t readings;             /* copies begun from such memory */
+    air_cuda_tile ahead[AIR_DEVICE_RING_TILES]; /* brought before they were asked for, in turns */
+    uint64_t brought, asked;       /* of a pass: spans taken from the feed, and given to who asked for the next */
 };
 
 struct air_backend;
 air_status air_cuda_weights_open(air_backend *h, const air_backend_config *config, air_error *err);
 void air_cuda_weights_close(air_backend *h);
-/* Rows of an op that are on the device already, neighbours as one, so long as there are any; *at, 0 at first, counts. They wait for
+/* Rows of an op that are on that device already, neighbours as one, so long as there are any; *at, 0 at first, counts. They wait for
  * nothing. */
-bool air_cuda_weights_here(const air_backend *h, int32_t op, int32_t *at, air_cuda_tile *tile);
-/* The feed's next span, once there is room for it, and where it is on the device; no rows where air_cuda_weights_here has named them. The
- * feed has it back when the device has it, whatever happens: at once, or in a later call of next, or of drain. */
-air_status air_cuda_weights_next(air_backend *h, air_span *span, air_cuda_tile *tile, air_error *err);
-/* *out is new VRAM with a copy of what lies in pageable memory, there when this returns; null after a failure. */
-air_status air_cuda_upload(air_backend *h, void **out, const void *from, size_t bytes, const char *what, air_error *err);
+bool air_cuda_weights_here(const air_backend *h, int32_t device, int32_t op, int32_t *at, air_cuda_tile *tile);
+/* The feed's next span, once there is room for it, and where it is. The feed has it back when nobody reads it any more, whatever
+ * happens: at once, or in a later call of next, or of drain. */
+air_status air_cuda_weights_next(air_backend *h, air_cuda_tile *tile, air_error *err);
+/* Begins copies of the next few spans, as far as none has to be waited for: before the host does something else. */
+air_status air_cuda_weights_ahead(air_backend *h, air_error *err);
+/* *out is new memory of that device with a copy of what lies in pageable memory, there when this returns; null after a failure. */
+air_status air_cuda_upload(air_backend *h, int32_t device, void **out, const void *from, size_t bytes, const char *what, air_error *err);
 /* When no copy is under way any more: gives all back. */
 void air_cuda_weights_drain(air_backend *h);
-/* After the last kernel that reads the tile has been enqueued. */
+/* After the last kernel that reads the tile has been enqueued, and the CPU has computed with it. */
 air_status air_cuda_weights_leave(air_backend *h, const air_cuda_tile *tile, air_error *err);
 
+/* --- share.cu: what others than the first device compute of products --- */
+
+/* A way for results into the first device: parts in its memory, in turns. */
+struct air_cuda_lane {
+    uint8_t *parts[AIR_DEVICE_PARTS];
+    cudaEvent_t arrived[AIR_DEVICE_PARTS], folded[AIR_DEVICE_PARTS]; /* of the sender's device; of the first */
+    struct { int64_t first_row, rows, column, n; } of[AIR_DEVICE_PARTS];
+    uint64_t sent, taken; /* parts; sent - taken <= AIR_DEVICE_PARTS */
+};
+
+struct air_cuda_share {
+    uint64_t part_bytes;
+    air_cuda_lane lanes[AIR_DEVICES_MOST]; /* of device i in [i], of the CPU in [0] */
+    uint8_t *parts;              /* memory of them, on the first device */
+    cudaEvent_t input;           /* the columns that others take are there */
+    air_host_products host;
+    cudaStream_t results;        /* of the CPU, on their way to the first device */
+    uint8_t *columns;            /* page-locked: AIR_SHARE_COLUMNS for the CPU, */
+    uint8_t *host_parts[AIR_DEVICE_PARTS]; /* and its results */
+    cudaEvent_t columns_there;
+    int32_t columns_of;          /* buffer of which they are, AIR_NONE, the first of them, and how many */
+    int64_t columns_first, columns_n;
+    std::vector<air_cuda_tile> later; /* tiles for the CPU that stay where they are until the product ends */
+};
+
+air_status air_cuda_share_open(air_backend *h, const air_backend_config *config, air_error *err);
+void air_cuda_share_close(air_backend *h);
+/* A product of n columns: sends the CPU the first ones that it will need; some rows by another device; some by the CPU, now or before
+ * the product ends; and the end, when all results are in the output, in the order of the first device's compute stream. */
+air_status air_cuda_share_begin(air_backend *h, const air_op *op, int64_t n, air_error *err);
+air_status air_cuda_share_by_device(air_backend *h, const air_op *op, const air_cuda_tile *tile, int64_t n, air_error *err);
+air_status air_cuda_share_by_host(air_backend *h, const air_op *op, const air_cuda_tile *tile, int64_t n, air_error *err);
+air_status air_cuda_share_end(air_backend *h, const air_op *op, int64_t n, air_error *err);
+/* The buffer has been written: what others have of it is old. reset: a pass begins, nothing of the last one is under way. */
+void air_cuda_share_forget(air_backend *h, int32_t buffer);
+void air_cuda_share_reset(air_backend *h);
+
 /* --- pass.cu --- */
+
+/* Columns of an op's input from c on that are of one role, and as many as most, all of them before n; *role gets which. */
+int64_t air_cuda_columns_alike(const air_backend *h, const air_op *op, int64_t c, int64_t n, int64_t most, air_row_role *role);
+/* Whether rows of a buffer are of that role in this pass. */
+bool air_cuda_has_role(const air_backend *h, int32_t buffer, air_row_role role);
 
 air_status air_cuda_run(air_backend *h, const air_pass *pass, const air_feed *feed, air_error *err);
 
@@ -103,14 +167,16 @@ struct air_cuda_host_layout {
 
 struct air_backend {
     const air_program *program;
-    int32_t device;
+    int32_t device;                    /* the first: its number */
+    air_cuda_device devices[AIR_DEVICES_MOST]; /* the first's streams are the ones below */
+    int32_t n_devices;
+    air_cuda_share share;
     std::atomic<cudaError_t> lost;     /* what the device failed with for good */
     int64_t n_ctx;
     cudaStream_t compute, copy, aside; /* aside: copies of state blocks */
     std::vector<cudaEvent_t> marks;    /* [n_layers + 3]: a pass begins, its first layer does, layers end, the pass does */
 
     air_cuda_weights weights;
-    void *tables;
     void *vectors;                     /* float32, made in the first pass */
     std::vector<const float *> vector_of; /* [n_weights], as soon as they are */
 
@@ -131,7 +197,20 @@ struct air_backend {
 
 /* Waits for a stream. An error that the device reports again is the device's, which is lost then; one that goes away was a call's. */
 cudaError_t air_cuda_settle(air_backend *h, cudaStream_t stream);
+cudaError_t air_cuda_settle_all(air_backend *h); /* of a pass; the first error */
 
 float *air_cuda_buffer(const air_backend *h, int32_t buffer);
+
+/* From a column on. */
+static inline air_cuda_q8 air_cuda_q8_from(air_cuda_q8 x, int64_t k, int64_t column)
+{
+    int64_t at = column * k;
+    return air_cuda_q8{x.q + at, x.sums + at / AIR_Q8_SUM_GROUP, x.scale + at / AIR_Q8_GROUP};
+}
+
+/* Makes that device the calling thread's. */
+air_status air_cuda_use(const air_backend *h, int32_t device, air_error *err);
+air_status air_cuda_make_event(cudaEvent_t *event, air_error *err);        /* of this thread's device; */
+air_status air_cuda_make_waited_event(cudaEvent_t *event, air_error *err); /* at which the host sleeps */
 
 #endif

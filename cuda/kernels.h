@@ -57,6 +57,10 @@ typedef struct air_cuda_product {
 
 cudaError_t air_cuda_product_run(const air_cuda_product *p, cudaStream_t stream);
 
+/* What a product without bias and epilogue has given elsewhere, part [n][rows], folded in as one here would have been: the same bits. */
+cudaError_t air_cuda_fold(const float *part, int64_t rows, int64_t n, const float *bias, air_cuda_epilogue epilogue, float *out,
+                          int64_t out_stride, cudaStream_t stream);
+
 /* Whether there is a kernel for weights of a type, and what it reads. */
 int air_cuda_product_supports(uint32_t type);
 air_input air_cuda_product_input(uint32_t type);

@@ -22,12 +22,6 @@ static air_cuda_q8 q8_of(const air_backend *h, int32_t buffer)
     return air_cuda_q8_place(h->memory + h->layout.q8, width_of(h, buffer), rows_of(h, buffer));
 }
 
-static air_cuda_q8 q8_from(air_cuda_q8 x, int64_t k, int64_t column)
-{
-    int64_t at = column * k;
-    return air_cuda_q8{x.q + at, x.sums + at / AIR_Q8_SUM_GROUP, x.scale + at / AIR_Q8_GROUP};
-}
-
 /* --- before the walk --- */
 
 static size_t vector_floats(const air_weight *w)
@@ -52,7 +46,7 @@ static air_status load_vectors(air_backend *h, air_error *err)
         memcpy(all.data() + at[(size_t)i], data, (size_t)(p->weights[i].rows * p->weights[i].cols) * sizeof(float));
     }
     if (!all.empty()) {
-        air_status st = air_cuda_upload(h, &h->vectors, all.data(), all.size() * sizeof(float), "VRAM for small weights", err);
+        air_status st = air_cuda_upload(h, 0, &h->vectors, all.data(), all.size() * sizeof(float), "VRAM for small weights", err);
         if (st) return st;
     }
     for (size_t i = 0; i < at.size(); i++)
@@ -246,7 +240,22 @@ static air_row_role role_of(const air_backend *h, int32_t buffer, int64_t row)
     return (air_row_role)p->roles[h->program->buffers[buffer].rows == AIR_ROWS_ALL ? row : p->wanted[row]];
 }
 
-/* Rows of the tile for columns of one role after those of the other. */
+int64_t air_cuda_columns_alike(const air_backend *h, const air_op *op, int64_t c, int64_t n, int64_t most, air_row_role *role)
+{
+    int64_t alike = 1;
+    *role = role_of(h, op->in, c);
+    while (alike < most && c + alike < n && role_of(h, op->in, c + alike) == *role) alike++;
+    return alike;
+}
+
+bool air_cuda_has_role(const air_backend *h, int32_t buffer, air_row_role role)
+{
+    for (int64_t c = 0; c < rows_of(h, buffer); c++)
+        if (role_of(h, buffer, c) == role) return true;
+    return false;
+}
+
+/* Rows of the tile for columns of one role after those of the other; not for those that the CPU computes. */
 static air_status product_tile(air_backend *h, const air_op *op, const air_cuda_tile *tile, int64_t n, air_error *err)
 {
     const air_weight *w = &h->program->weights[op->weight];
@@ -260,17 +269,18 @@ static air_status product_tile(air_backend *h, const air_op *op, const air_cuda_
     p.bias = bias ? bias + tile->first_row : nullptr;
     p.epilogue = (air_cuda_epilogue)op->epilogue;
     p.out_stride = width_of(h, op->out);
-    p.tables = h->tables;
+    p.tables = h->devices[0].tables;
     for (int64_t c = 0; c < n; c += p.n) {
-        air_row_role role = role_of(h, op->in, c);
-        for (p.n = 1; c + p.n < n && role_of(h, op->in, c + p.n) == role; p.n++) continue;
+        air_row_role role;
+        p.n = air_cuda_columns_alike(h, op, c, n, n, &role);
+        if (tile->host && role == AIR_ROW_GENERATED) continue;
         p.role = (air_cuda_role)role;
         p.x = air_cuda_buffer(h, op->in) + c * p.k;
-        if (reads_q8(h, op)) p.q8 = q8_from(q8_of(h, op->in), p.k, c);
+        if (reads_q8(h, op)) p.q8 = air_cuda_q8_from(q8_of(h, op->in), p.k, c);
         p.out = air_cuda_buffer(h, op->out) + c * p.out_stride + tile->first_row;
         TRY(air_cuda_product_run(&p, h->compute));
     }
-    return air_cuda_weights_leave(h, tile, err);
+    return AIR_OK;
 }
 
 static air_status quantize(air_backend *h, int32_t buffer, air_error *err)
@@ -281,29 +291,52 @@ static air_status quantize(air_backend *h, int32_t buffer, air_error *err)
     return AIR_OK;
 }
 
+/* A tile by whoever computes with it. */
+static air_status compute_tile(air_backend *h, const air_op *op, const air_cuda_tile *tile, int64_t n, air_error *err)
+{
+    air_status st = AIR_OK;
+    if (tile->rows && tile->data && n)
+        st = tile->device ? air_cuda_share_by_device(h, op, tile, n, err) : product_tile(h, op, tile, n, err);
+    if (!st && tile->host) st = air_cuda_share_by_host(h, op, tile, n, err);
+    return st ? st : air_cuda_weights_leave(h, tile, err);
+}
+
+/* What is on the devices already. */
+static air_status compute_what_is_here(air_backend *h, const air_op *op, int64_t n, air_error *err)
+{
+    air_cuda_tile tile;
+    for (int32_t d = h->n_devices - 1; d >= 0; d--) /* the first last: it waits for the others */
+        for (int32_t at = 0; air_cuda_weights_here(h, d, (int32_t)(op - h->program->ops), &at, &tile);) {
+            air_status st = compute_tile(h, op, &tile, n, err);
+            if (st) return st;
+        }
+    return AIR_OK;
+}
+
 /* Also where no row is wanted: the weights come by all the same. */
 static air_status product(air_backend *h, const air_op *op, air_error *err)
 {
     int64_t n = rows_of(h, op->in), rows = h->program->weights[op->weight].rows;
     air_status st = n && reads_q8(h, op) ? quantize(h, op->in, err) : AIR_OK;
-    air_cuda_tile tile;
-    int32_t here = 0;
-    while (!st && n && air_cuda_weights_here(h, (int32_t)(op - h->program->ops), &here, &tile)) st = product_tile(h, op, &tile, n, err);
+    if (!st && n) st = air_cuda_share_begin(h, op, n, err);
+    if (!st && n) st = compute_what_is_here(h, op, n, err);
     for (int64_t row = 0; row < rows && !st;) {
-        air_span span;
-        st = air_cuda_weights_next(h, &span, &tile, err);
+        air_cuda_tile tile;
+        st = air_cuda_weights_next(h, &tile, err);
         if (st) return st;
-        if (span.weight != op->weight)
-            return air_fail(err, AIR_E_ARGUMENT, "cuda: the feed brought weight %d where %d was due", (int)span.weight, (int)op->weight);
-        row = span.first_row + span.rows;
-        st = n && tile.rows ? product_tile(h, op, &tile, n, err) : air_cuda_weights_leave(h, &tile, err);
+        if (tile.span.weight != op->weight)
+            return air_fail(err, AIR_E_ARGUMENT, "cuda: the feed brought weight %d where %d was due", (int)tile.span.weight,
+                            (int)op->weight);
+        row = tile.span.first_row + tile.span.rows;
+        st = compute_tile(h, op, &tile, n, err);
     }
-    return st;
+    return st ? st : air_cuda_share_end(h, op, n, err);
 }
 
 static air_status run_op(air_backend *h, const air_op *op, air_error *err)
 {
     if (op->out != AIR_NONE && op->out == h->quantized) h->quantized = AIR_NONE;
+    if (op->out != AIR_NONE) air_cuda_share_forget(h, op->out);
     if (op->kind != AIR_OP_PRODUCT && op->out != AIR_NONE && !rows_of(h, op->out)) return AIR_OK; /* no row is wanted */
     switch (op->kind) {
     case AIR_OP_EMBED: return embed(h, op, err);
@@ -390,15 +423,15 @@ air_status air_cuda_run(air_backend *h, const air_pass *pass, const air_feed *fe
     h->pass = pass;
     h->feed = feed;
     h->quantized = AIR_NONE;
+    air_cuda_share_reset(h);
     air_status st = load_vectors(h, err);
     if (!st) st = begin(h, err);
     if (!st) st = upload_inputs(h, err);
     if (!st) st = walk(h, err);
     if (!st) st = download(h, err);
     /* Whatever happened, nothing of this pass is under way when it returns: its memory may be used again. */
-    cudaError_t compute = air_cuda_settle(h, h->compute), copy = air_cuda_settle(h, h->copy);
+    cudaError_t late = air_cuda_settle_all(h);
     air_cuda_weights_drain(h);
-    cudaError_t late = compute != cudaSuccess ? compute : copy;
     if (!st && late != cudaSuccess) st = air_cuda_fail(late, "computing", err);
     if (!st) st = note_times(h, err);
     if (!st) atomic_store(pass->layers_done, h->program->n_layers);

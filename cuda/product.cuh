@@ -12,6 +12,7 @@
 #ifndef AIR_CUDA_PRODUCT_CUH
 #define AIR_CUDA_PRODUCT_CUH
 
+#include "cuda/epilogue.cuh"
 #include "cuda/kernels.h"
 #include "cuda/scalar.cuh"
 
@@ -44,10 +45,7 @@ static __device__ __forceinline__ void air_cuda_finish(const air_cuda_product &p
 {
     if (row >= p.rows || column >= p.n) return;
     float *out = p.out + column * p.out_stride + row;
-    if (p.bias) y = __fadd_rn(y, __ldg(p.bias + row));
-    if (p.epilogue == AIR_CUDA_ADD) y = __fadd_rn(*out, y);
-    if (p.epilogue == AIR_CUDA_SWIGLU) y = __fmul_rn(__fdividef(*out, __fadd_rn(1.0f, expf(-*out))), y);
-    *out = y;
+    *out = air_cuda_folded(y, p.bias ? p.bias + row : nullptr, p.epilogue, *out);
 }
 
 /* What a thread keeps while it walks along ROWS rows. Rows and columns too many are the last one again, and not written. */

@@ -1,5 +1,6 @@
 /* What is done to each row of the activations: norms, rotation, the choice of rows. All of it is small beside the products: what counts
  * is that it takes little time until it begins and ends, so a row is spread over as many threads as it can keep busy. */
+#include "cuda/epilogue.cuh"
 #include "cuda/lanes.cuh"
 #include "cuda/quantize.cuh"
 
@@ -116,7 +117,26 @@ __global__ void __launch_bounds__(THREADS) choose(const float *in, const int32_t
         for (int64_t i = first; i < width; i += step) to[i] = from[i];
 }
 
+/* --- results from elsewhere --- */
+
+__global__ void __launch_bounds__(THREADS) fold_part(const float *part, int64_t rows, const float *bias, air_cuda_epilogue epilogue, float *out,
+                                                     int64_t out_stride)
+{
+    int64_t row = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    if (row >= rows) return;
+    float *to = out + blockIdx.y * out_stride + row;
+    *to = air_cuda_folded(part[blockIdx.y * rows + row], bias ? bias + row : nullptr, epilogue, *to);
+}
+
 } // namespace
+
+cudaError_t air_cuda_fold(const float *part, int64_t rows, int64_t n, const float *bias, air_cuda_epilogue epilogue, float *out,
+                          int64_t out_stride, cudaStream_t stream)
+{
+    if (rows < 1 || n < 1 || n > GRID_MOST) return cudaErrorInvalidValue;
+    return air_launch(fold_part, dim3((unsigned)((rows + THREADS - 1) / THREADS), (unsigned)n), dim3(THREADS), 0, stream, part, rows, bias,
+                      epilogue, out, out_stride);
+}
 
 cudaError_t air_cuda_rms_norm(const float *x, const float *weight, float *y, int64_t rows, int64_t width, int64_t group, float eps,
                               air_cuda_q8 q8, cudaStream_t stream)

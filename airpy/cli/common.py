@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from airpy.command import opened
 from airpy.errors import ArgumentError, system_errors
-from airpy.sizes import format_size, format_speed, format_time, parse_size
+from airpy.sizes import format_size, format_speed, format_time, parse_size, parse_sizes
 
 if TYPE_CHECKING:
     from airpy._core import GGUF
@@ -25,7 +25,7 @@ STATS = (
     "achieved_over_predicted", "stall_ms", "between_ms", "prompt_ms", "reused_tokens",
 )  # fmt: skip
 
-ENGINE_OPTIONS = ("max_ram", "max_vram", "io", "threads", "n_ctx", "kv_dtype")  # of add_engine()
+ENGINE_OPTIONS = ("max_ram", "max_vram", "cpu_share", "io", "threads", "n_ctx", "kv_dtype")  # of add_engine()
 
 
 def command(commands: Commands, name: str, help_text: str, description: str, examples: str) -> argparse.ArgumentParser:
@@ -52,6 +52,25 @@ def size(text: str) -> int:
 def text(value: str) -> str:
     """argparse's type for texts: UTF-8 whatever the locale says, bytes that are none as U+FFFD."""
     return os.fsencode(value).decode("utf-8", "replace")
+
+
+def sizes(text: str) -> int | tuple[int, ...]:
+    """argparse's type for a size of memory, or several with commas between."""
+    try:
+        return parse_sizes(text)
+    except ArgumentError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("size ")) from None
+
+
+def share(text: str) -> float:
+    """argparse's type for a number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    return value
 
 
 def whole(text: str) -> int:
@@ -122,9 +141,12 @@ def add_json(parser: argparse.ArgumentParser, what: str = "one JSON object") -> 
 def add_engine(parser: argparse.ArgumentParser, *, max_ram: str = "what is free") -> None:
     """Options of from_pretrained(). max_ram: the default, as help says it."""
     group = parser.add_argument_group("memory and machine")
-    group.add_argument("--device", default="cpu", metavar="NAME", help="cpu, cuda, cuda:1 … or auto, a GPU if there is one; default: cpu")
+    group.add_argument("--device", default="cpu", metavar="NAME", help="cpu, cuda, cuda:1 …, cuda:0,1, or auto: all GPUs; default: cpu")
     group.add_argument("--max-ram", type=size, metavar="SIZE", help=f"what airpy may use, such as 4GiB; default: {max_ram}")
-    group.add_argument("--max-vram", type=size, metavar="SIZE", help="likewise of a GPU's memory; default: most of it")
+    group.add_argument("--max-vram", type=sizes, metavar="SIZE", help="likewise of a GPU's memory, or 24GB,8GB of two; default: most of it")
+    group.add_argument(
+        "--cpu-share", type=share, metavar="X", help="of weights that no GPU holds, what the CPU computes, 0 to 1; default: chosen"
+    )
     group.add_argument("--io", choices=("auto", "direct", "mmap"), help="how weights are read; default: auto")
     group.add_argument("--threads", type=threads, metavar="N", help="default: all that this process may use")
     group.add_argument("--n-ctx", type=count, metavar="N", help="tokens of prompt and answer together; default: up to 4096")

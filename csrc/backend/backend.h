@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "backend/device.h"
 #include "backend/op.h"
 #include "base/status.h"
 
@@ -69,6 +70,13 @@ typedef struct air_pass {
     AIR_ATOMIC(uint64_t) *layer_ns;     /* [n_layers + 1] time per layer, waits for weights included, or NULL; a device's own */
 } air_pass;
 
+/* What the CPU computes: out[c * span->rows + r] = W[r] · x[c] for the rows of a span in host memory and n columns, 1 to
+ * AIR_SHARE_COLUMNS; x [n][cols of the weight]. One at a time, on the thread that runs the pass. */
+typedef struct air_host_products {
+    void *self;
+    void (*product)(void *self, const air_span *span, const float *x, int64_t n, float *out);
+} air_host_products;
+
 typedef struct air_backend air_backend;
 
 /* A tile that stays on a device: of which product, which rows of its weight, and where among all that stay, in bytes. Tiles of one product
@@ -79,16 +87,25 @@ typedef struct air_kept_tile {
     uint64_t place;
 } air_kept_tile;
 
+typedef struct air_backend_device {
+    int32_t number, n_kept;    /* as device_info counts; tiles that stay there */
+    const air_kept_tile *kept; /* [n_kept], in the order of use; read by open alone */
+    uint64_t kept_bytes;       /* of all of them */
+} air_backend_device;
+
 typedef struct air_backend_config {
     const air_program *program; /* outlives the backend */
     int threads;                /* CPU threads to use */
     int cpu_tier;               /* air_cpu_tier that caps the kernels */
-    /* of a device with memory of its own: */
-    int32_t device;
-    int32_t n_tiles, n_kept;     /* of a pass; of them, so many stay on the device */
-    const air_kept_tile *kept;   /* [n_kept], in the order of use; read by open alone */
-    uint64_t kept_bytes, tile_bytes; /* of all kept tiles; of the largest tile */
-    int64_t n_ctx;
+    /* Of devices with memory of their own. The first does what is no product, and has the state. */
+    air_backend_device devices[AIR_DEVICES_MOST];
+    int32_t n_devices, n_tiles;  /* tiles of a pass */
+    const int8_t *who;           /* [n_tiles]: who computes with a tile, one of devices, or AIR_NONE: the CPU for generated rows and the
+                                  * first device for those of prompts; read by open alone */
+    uint64_t tile_bytes;         /* of the largest tile */
+    uint64_t part_bytes;         /* of results that come from elsewhere, at a time */
+    air_host_products host;      /* where some tiles are the CPU's */
+    int64_t n_ctx, max_rows;     /* positions of a sequence, rows of a pass at most */
 } air_backend_config;
 
 typedef struct air_device_info {

@@ -63,3 +63,20 @@ uint64_t air_device_host_bytes(const air_program *p, int64_t rows, int64_t n_wan
     uint64_t floats = n * (uint64_t)(p->n_embd + 2 * p->rope.pairs) + w * (uint64_t)(p->n_vocab + p->n_embd);
     return floats * sizeof(float) + (2 * n + w) * sizeof(int32_t) + block_table_bytes(rows, n_ctx) + 8 * AIR_DEVICE_ALIGN;
 }
+
+uint64_t air_device_column_bytes(const air_program *p, int64_t columns)
+{
+    return air_round_up((uint64_t)columns * air_round_up((uint64_t)p->max_cols, AIR_Q8_GROUP) * sizeof(float), AIR_DEVICE_ALIGN);
+}
+
+uint64_t air_device_input_bytes(const air_program *p, int64_t columns)
+{
+    uint64_t n = (uint64_t)columns, k = air_round_up((uint64_t)p->max_cols, AIR_Q8_GROUP);
+    uint64_t q8 = n * (k + k / AIR_Q8_SUM_GROUP * 2 + k / AIR_Q8_GROUP * 4) + 3 * AIR_DEVICE_ALIGN;
+    return air_device_column_bytes(p, columns) + air_round_up(q8, AIR_DEVICE_ALIGN);
+}
+
+uint64_t air_device_host_share_bytes(const air_program *p, uint64_t part_bytes)
+{
+    return air_device_column_bytes(p, AIR_SHARE_COLUMNS) + AIR_DEVICE_PARTS * air_round_up(part_bytes, AIR_DEVICE_ALIGN);
+}

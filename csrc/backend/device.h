@@ -8,6 +8,10 @@
 AIR_BEGIN_C
 
 enum {
+    AIR_DEVICES_MOST = 8,
+    AIR_SHARE_COLUMNS = 16,                /* that the CPU computes at a time */
+    AIR_DEVICE_PARTS = 2,                  /* results from elsewhere that are under way, of each who computes some */
+    AIR_DEVICE_PART_MOST = 4 << 20,        /* bytes of one, but for one column of the largest tile */
     AIR_DEVICE_ALIGN = 512,                /* as CUDA rounds small allocations: so sums of sizes are what is taken */
     AIR_DEVICE_TABLES = 16 << 10,          /* that kernels look up, at most */
     AIR_DEVICE_RING_TILES = 3,             /* of weights on their way: one is copied, one computed with, one handed over */
@@ -38,6 +42,12 @@ air_device_layout air_device_layout_of(const air_program *program, int64_t rows,
 uint64_t air_device_pass_bytes(const air_program *program, int64_t rows, int64_t n_wanted, int64_t n_ctx);
 /* Host memory of the same pass: page-locked copies of what goes up (embeddings, angles, positions, blocks) and of the logits. */
 uint64_t air_device_host_bytes(const air_program *program, int64_t rows, int64_t n_wanted, int64_t n_ctx);
+
+/* So many columns of a product's input; and what other devices than the first need of them: as they come, then in 8 bits. */
+uint64_t air_device_column_bytes(const air_program *program, int64_t columns);
+uint64_t air_device_input_bytes(const air_program *program, int64_t columns);
+/* Host memory, page-locked, of the CPU's share: columns on their way to it, and its results, so many bytes each. */
+uint64_t air_device_host_share_bytes(const air_program *program, uint64_t part_bytes);
 
 /* Bytes of partial results of attention, for rows that take turns beyond AIR_DEVICE_ATTENTION_MOST. Never less than for fewer rows or
  * positions: rows that see but a window need less each, and may be more at a time. */

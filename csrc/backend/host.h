@@ -119,8 +119,13 @@ void air__products_run(air_backend *h, int index);
 /* Gives back what a pass that failed has left on the belt. */
 void air__belt_clear(air_backend *h);
 
-/* host_products.c: whether a product reads its input's 8-bit form. */
+/* host_products.c. Whether a product reads its input's 8-bit form; rows that a thread takes at a time of so many; results of rows weight
+ * rows for the columns of x, to y, by the format's own kernel or through a decoded row. */
 int air__product_reads_q8(const air_backend *h, const air_op *op);
+int air__reads_q8(const air_ops *ops, const air_weight *weight);
+int64_t air__chunk_rows(int threads, int64_t rows);
+void air__multiply(const air_ops *ops, const air_weight *w, const uint8_t *data, int64_t rows, const air_columns *x, float *y,
+                   size_t y_stride, float *decoded);
 
 AIR_END_C
 #endif

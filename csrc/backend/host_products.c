@@ -23,9 +23,9 @@ static int ended(const air_backend *h)
 }
 
 /* Small enough that threads finish together, large enough that taking one costs nothing; a multiple of what kernels hold in flight. */
-static int64_t chunk_rows(const air_backend *h, int64_t rows)
+int64_t air__chunk_rows(int threads, int64_t rows)
 {
-    int64_t even = rows / (h->threads * 8) & ~(int64_t)15;
+    int64_t even = rows / (threads * 8) & ~(int64_t)15;
     return even < 16 ? 16 : min64(even, AIR__CHUNK_ROWS);
 }
 
@@ -47,7 +47,7 @@ static void take_span(air_backend *h, uint32_t n)
     }
     int op_ends = s->span.first_row + s->span.rows >= h->program->weights[s->op->weight].rows;
     s->op_first = b->op_first;
-    s->chunk_rows = chunk_rows(h, s->span.rows);
+    s->chunk_rows = air__chunk_rows(h->threads, s->span.rows);
     s->last = op_ends && b->op + 1 == b->end;
     air_pool_job_reset(&s->job, (s->span.rows + s->chunk_rows - 1) / s->chunk_rows);
     atomic_store_explicit(&s->left, 0, memory_order_relaxed);
@@ -121,10 +121,15 @@ void air__belt_clear(air_backend *h)
 
 /* --- a chunk --- */
 
+int air__reads_q8(const air_ops *ops, const air_weight *weight)
+{
+    air_product product = ops->product[weight->type];
+    return product.fn && product.input == AIR_INPUT_Q8;
+}
+
 int air__product_reads_q8(const air_backend *h, const air_op *op)
 {
-    air_product product = h->ops->product[h->program->weights[op->weight].type];
-    return product.fn && product.input == AIR_INPUT_Q8;
+    return air__reads_q8(h->ops, &h->program->weights[op->weight]);
 }
 
 static air_columns columns_of(const air_backend *h, const air_op *op, int64_t first, int64_t n)
@@ -136,11 +141,10 @@ static air_columns columns_of(const air_backend *h, const air_op *op, int64_t fi
     };
 }
 
-/* Results of rows weight rows for the columns of x, to y: by the format's own kernel, or through a decoded row. */
-static void multiply(const air_backend *h, const air_weight *w, const uint8_t *data, int64_t rows, const air_columns *x, float *y,
-                     size_t y_stride, float *decoded)
+void air__multiply(const air_ops *ops, const air_weight *w, const uint8_t *data, int64_t rows, const air_columns *x, float *y,
+                   size_t y_stride, float *decoded)
 {
-    air_product product = h->ops->product[w->type];
+    air_product product = ops->product[w->type];
     if (product.fn) {
         product.fn(data, w->row_bytes, rows, x, y, y_stride);
         return;
@@ -148,7 +152,7 @@ static void multiply(const air_backend *h, const air_weight *w, const uint8_t *d
     const air_format *format = air_format_by_id(w->type);
     for (int64_t r = 0; r < rows; r++) {
         format->decode(data + (uint64_t)r * w->row_bytes, decoded, w->cols / format->block);
-        h->ops->product[AIR_TYPE_F32].fn(decoded, (size_t)w->cols * sizeof(float), 1, x, y + r, y_stride);
+        ops->product[AIR_TYPE_F32].fn(decoded, (size_t)w->cols * sizeof(float), 1, x, y + r, y_stride);
     }
 }
 
@@ -180,9 +184,9 @@ static void product_chunk(air_backend *h, const air__belt_span *s, int64_t chunk
         air_columns x = columns_of(h, op, c, columns);
         float *o = out + c * width;
         if (direct) {
-            multiply(h, w, data, rows, &x, o + row, (size_t)width, decoded);
+            air__multiply(h->ops, w, data, rows, &x, o + row, (size_t)width, decoded);
         } else {
-            multiply(h, w, data, rows, &x, result, (size_t)rows, decoded);
+            air__multiply(h->ops, w, data, rows, &x, result, (size_t)rows, decoded);
             if (op->epilogue != AIR_EPILOGUE_SET && !earlier_done(h, s)) return;
             finish(h, op, result, rows, columns, o, width, row);
         }

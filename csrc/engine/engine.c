@@ -39,14 +39,15 @@ static uint64_t device_small_bytes(const air_program *p)
     return total;
 }
 
-/* What the device has, as the plan needs it: never more than is free. */
-static air_status device_request(const air_engine_config *c, const air_program *p, air_device_request *out, air_error *err)
+/* What a device has, as the plan needs it: never more than is free. */
+static air_status device_request(const air_engine_config *c, const air_program *p, int32_t device, uint64_t budget,
+                                 air_device_request *out, air_error *err)
 {
     const air_backend_api *api = backend_of(c);
     air_device_info info;
-    *out = (air_device_request){.budget = c->max_vram, .fixed = AIR_DEVICE_CONTEXT + device_small_bytes(p)};
+    *out = (air_device_request){.budget = budget, .fixed = AIR_DEVICE_CONTEXT + device_small_bytes(p)};
     if (!api->device_info) return AIR_OK; /* a plan alone may be for a device that is elsewhere */
-    air_status st = api->device_info(c->device, &info, err);
+    air_status st = api->device_info(device, &info, err);
     if (st) return st;
     out->fixed = info.context + device_small_bytes(p);
     out->reach = info.free + info.context;
@@ -54,6 +55,17 @@ static air_status device_request(const air_engine_config *c, const air_program *
     if (out->budget <= out->reach) return AIR_OK;
     return air_fail(err, AIR_E_BUDGET, "max_vram %.1f MiB is more than there is: %s has %.1f MiB free of %.1f; lower max_vram or leave it "
                     "out", air_mib(out->budget), info.name, air_mib(out->reach), air_mib(info.total));
+}
+
+static air_status device_requests(const air_engine_config *c, const air_program *p, air_plan_request *r, air_error *err)
+{
+    air_status st = device_request(c, p, c->device, c->max_vram, &r->device, err);
+    r->n_helpers = c->n_helpers;
+    for (int32_t i = 0; i < c->n_helpers && !st; i++) {
+        const air_engine_helper *h = &c->helpers[i];
+        st = device_request(c, p, h->device, h->max_vram ? h->max_vram : c->max_vram, &r->helpers[i], err);
+    }
+    return st;
 }
 
 static int is_for_device(const air_engine_config *c) { return c->max_vram || backend_of(c)->device_info; }
@@ -74,7 +86,8 @@ static air_plan_request request_for(const air_engine_config *c, const air_model 
         .n_ctx = c->n_ctx, .n_ctx_trained = air_model_hparams(model)->n_ctx_trained, .pass_bytes = air_backend_host.pass_bytes,
         .threads = c->threads ? c->threads : air_cpu_count(), .io = c->io,
         .available = air_memory_default_budget(&memory), .reach = air_memory_room(&memory) + c->fixed_bytes,
-        .ring_bytes = c->ring_bytes, .tile_bytes = c->tile_bytes, .max_rows = c->max_rows, .bandwidths = c->bandwidths,
+        .ring_bytes = c->ring_bytes, .tile_bytes = c->tile_bytes, .max_rows = c->max_rows, .cpu_share = c->cpu_share,
+        .bandwidths = c->bandwidths,
     };
     r.budget = c->max_ram ? c->max_ram : r.available;
     for (uint32_t i = 0; i < c->set->parts; i++) r.file_bytes += c->set->bytes[i];
@@ -94,7 +107,7 @@ air_status air_engine_plan_only(air_plan **out, const air_engine_config *config,
         request.available = config->max_ram;
     }
     st = backend_of(config)->supports(p, err);
-    if (!st) st = device_request(config, p, &request.device, err);
+    if (!st) st = device_requests(config, p, &request, err);
     if (!st) st = air_plan_make(out, &request, err);
     air_model_close(model);
     return st;
@@ -121,26 +134,58 @@ static air_status open_sources(air_engine *e, const char *spec, air_error *err)
     return AIR_OK;
 }
 
-/* What of the device's memory is there from open to close is booked here. */
+/* What of the first device's memory is there from open to close; helpers have nothing else, and the plan has summed it up. */
+static air_status book_device(air_engine *e, air_error *err)
+{
+    const air_plan *plan = e->plan;
+    air_status st = air_budget_reserve(&e->device_budget, AIR_HOLD_FIXED, plan->device_fixed + plan->device_part_bytes, err);
+    if (!st) st = air_budget_reserve(&e->device_budget, AIR_HOLD_PINS, plan->device_pin_bytes, err);
+    return st ? st : air_budget_reserve(&e->device_budget, AIR_HOLD_RING, plan->device_ring_bytes, err);
+}
+
+/* The CPU's share of a device's products. */
+static air_status open_share(air_engine *e, const air_engine_config *c, air_error *err)
+{
+    if (!e->plan->n_host_tiles) return AIR_OK;
+    air_status st = air_budget_reserve(&e->budget, AIR_HOLD_FIXED, e->plan->share_bytes, err);
+    return st ? st : air_host_share_open(&e->host_share, air_model_program(e->model), e->request.threads, c->cpu_tier, err);
+}
+
+/* Who computes with which tile, and what stays where. The lists are the caller's to free, also after a failure. */
+static air_status device_config(const air_engine *e, const air_engine_config *c, air_backend_config *b, air_kept_tile **kept, int8_t **who,
+                                air_error *err)
+{
+    const air_plan *plan = e->plan;
+    air_status st = air_plan_who(who, plan, err);
+    b->who = *who;
+    b->n_devices = 1 + plan->n_helpers;
+    for (int32_t i = 0; i < b->n_devices && !st; i++) {
+        air_backend_device *d = &b->devices[i];
+        st = air_plan_device_places(&kept[i], &d->n_kept, plan, i, err);
+        d->number = i ? c->helpers[i - 1].device : c->device;
+        d->kept = kept[i];
+        d->kept_bytes = i ? plan->helpers[i - 1].pin_bytes : plan->device_pin_bytes;
+    }
+    return st;
+}
+
 static air_status open_backend(air_engine *e, const air_engine_config *c, air_error *err)
 {
     const air_plan *plan = e->plan;
-    uint64_t tile_bytes = 0;
-    for (int32_t i = 0; i < plan->n_tiles; i++) tile_bytes = air_max_u64(tile_bytes, air_tile_device_memory(&plan->tiles[i]));
-    air_status st = AIR_OK;
-    if (air__engine_on_device(e)) {
-        st = air_budget_reserve(&e->device_budget, AIR_HOLD_FIXED, plan->device_fixed, err);
-        if (!st) st = air_budget_reserve(&e->device_budget, AIR_HOLD_PINS, plan->device_pin_bytes, err);
-        if (!st) st = air_budget_reserve(&e->device_budget, AIR_HOLD_RING, plan->device_ring_bytes, err);
-    }
-    air_kept_tile *kept = NULL;
-    if (!st && air__engine_on_device(e)) st = air_plan_device_places(&kept, plan, err);
-    if (!st)
-        st = e->api->open(&e->backend, &(air_backend_config){
-            .program = air_model_program(e->model), .threads = e->request.threads, .cpu_tier = c->cpu_tier, .device = c->device,
-            .n_tiles = plan->n_tiles, .n_kept = plan->n_device_tiles, .kept = kept, .kept_bytes = plan->device_pin_bytes,
-            .tile_bytes = tile_bytes, .n_ctx = plan->n_ctx}, err);
-    air_free(kept);
+    air_kept_tile *kept[AIR_DEVICES_MOST] = {NULL};
+    int8_t *who = NULL;
+    air_backend_config b = {
+        .program = air_model_program(e->model), .threads = e->request.threads, .cpu_tier = c->cpu_tier, .n_tiles = plan->n_tiles,
+        .part_bytes = plan->part_bytes, .n_ctx = plan->n_ctx, .max_rows = plan->max_rows,
+    };
+    for (int32_t i = 0; i < plan->n_tiles; i++) b.tile_bytes = air_max_u64(b.tile_bytes, air_tile_device_memory(&plan->tiles[i]));
+    air_status st = air__engine_on_device(e) ? book_device(e, err) : AIR_OK;
+    if (!st && air__engine_on_device(e)) st = device_config(e, c, &b, kept, &who, err);
+    if (!st) st = open_share(e, c, err);
+    if (!st && e->host_share) b.host = air_host_share_products(e->host_share);
+    if (!st) st = e->api->open(&e->backend, &b, err);
+    for (int32_t i = 0; i < AIR_DEVICES_MOST; i++) air_free(kept[i]);
+    air_free(who);
     return st;
 }
 
@@ -154,7 +199,7 @@ static air_status open_memory(air_engine *e, const air_engine_config *c, air_err
     st = e->api->supports(p, err);
     if (st) return st;
     e->request = request_for(c, e->model);
-    st = device_request(c, p, &e->request.device, err);
+    st = device_requests(c, p, &e->request, err);
     if (!st) st = air_plan_make(&e->plan, &e->request, err);
     if (st) return st;
     e->max_pins = c->max_pins;
@@ -279,6 +324,7 @@ void air_engine_close(air_engine *e)
     air_free(e->sources);
     air__state_pool_deinit(&e->pool);
     if (e->backend) e->api->close(e->backend);
+    air_host_share_close(e->host_share);
     air_free(e->sample_scratch);
     air_free(e->layer_ns);
     air_free(e->stall_before);

@@ -22,6 +22,12 @@ typedef struct air_engine air_engine;
 typedef struct air_sequence air_sequence;
 typedef struct air_batch air_batch;
 
+/* A device that computes products beside the first one. */
+typedef struct air_engine_helper {
+    int32_t device;
+    uint64_t max_vram; /* 0: as much as the first has, or where that is 0 too most of what is free */
+} air_engine_helper;
+
 typedef struct air_engine_config {
     const air_gguf_set *set;   /* borrowed; outlives the engine */
     uint64_t max_ram;          /* 0: DESIGN's default for this machine; at most air_memory_room, which callers look at before they probe */
@@ -32,6 +38,9 @@ typedef struct air_engine_config {
     int cpu_tier;              /* air_cpu_tier cap; AIR_TIER_COUNT: the best */
     const air_backend_api *backend; /* what computes; NULL: the CPU */
     int32_t device;            /* which of its devices */
+    air_engine_helper helpers[AIR_DEVICES_MOST - 1]; /* and others of them */
+    int32_t n_helpers;
+    double cpu_share;          /* of products beside a device: air_plan_request */
     int64_t n_ctx;             /* 0: min(trained, 4096), lowered to what fits */
     air_state_type state_type;
     uint64_t ring_bytes, tile_bytes; /* 0: chosen */

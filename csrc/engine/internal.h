@@ -2,6 +2,7 @@
 #ifndef AIR_ENGINE_INTERNAL_H
 #define AIR_ENGINE_INTERNAL_H
 
+#include "backend/host_share.h"
 #include "engine/engine.h"
 #include "engine/state.h"
 #include "platform/threads.h"
@@ -45,6 +46,7 @@ struct air_engine {
     air_pager *pager;
     const air_backend_api *api;
     air_backend *backend;
+    air_host_share *host_share;  /* NULL where the plan has none */
     air_state_pool pool;
     const air_ops *ops;          /* for sampling */
     void *sample_scratch;

@@ -45,7 +45,7 @@ static air__memory host_memory(const air_plan_request *r, const air_plan *p)
     int device = r->device.budget > 0;
     return (air__memory){
         .where = AIR__HOST, .option = "max_ram", .fixed_name = "tokenizer and small weights", .budget = r->budget, .reach = r->reach,
-        .fixed = r->fixed, .logits = p->logit_bytes, .gather = p->gather_bytes,
+        .fixed = air__plus(r->fixed, p->share_bytes), .logits = p->logit_bytes, .gather = p->gather_bytes,
         .mapped = p->io == AIR_IO_MMAP && r->io == AIR_IO_AUTO ? r->file_bytes : 0, /* asked for by name, it is extra */
         .state_per_block = device ? 0 : r->state_per_block, .activations = device ? air__device_host_activations : host_activations,
         .ring = p->ring_bytes, .weights_least = p->ring_bytes, .ring_always = device, .tile = air__tile_in_ram,
@@ -115,6 +115,7 @@ static void choose_reads(air_plan *p, const air_plan_request *r)
 static air_status choose_ring(air_plan *p, const air_plan_request *r, air_error *err)
 {
     uint64_t ring = r->ring_bytes, device_most = r->device.budget ? air__device_tile_most(r) : UINT64_MAX;
+    if (air__plan_shares_products(r)) device_most = air_min_u64(device_most, AIR__TILE_SHARED);
     if (!ring) {
         air__memory host = host_memory(r, p);
         uint64_t there = air__less(r->budget, used(r, &host, 1, 1, 1)), wanted = air_ring_wanted(p->block_bytes, p->depth);
@@ -298,9 +299,7 @@ static int32_t keep(const air_plan *p, const air_plan_request *r, const air__mem
 
 static void choose_device_tiles(air_plan *p, const air_plan_request *r, const air__memory *m)
 {
-    p->n_device_tiles = keep(p, r, m, 0, p->n_ctx, p->max_rows, &p->device_pin_bytes);
-    for (int32_t i = 0; i < p->n_device_tiles; i++) p->device_weight_bytes += p->tiles[p->priority[i]].bytes;
-    p->device_ring_bytes = p->n_device_tiles < p->n_tiles ? m->ring : 0;
+    air__plan_deal_tiles(p, air__less(m->budget, used(r, m, p->n_ctx, p->max_rows, p->n_ctx)), m->ring);
 }
 
 /* Returns pins beside a pass of max_rows rows. Copies for a device are made for that many once and for all. */
@@ -369,6 +368,7 @@ static air_status solve_sizes(air_plan *p, const air_plan_request *r, air__where
     }
     air_status st = choose_ring(p, r, err);
     if (p->io == AIR_IO_MMAP) p->ring_bytes = 0;
+    air__plan_part_sizes(p, r);
 
     air__memory memories[AIR__MEMORIES];
     int n = air__plan_memories(r, p, memories);
@@ -378,7 +378,8 @@ static air_status solve_sizes(air_plan *p, const air_plan_request *r, air__where
         if (!st) st = choose_rows(p, r, &memories[i], err);
     }
     for (int i = 0; i < n && !st; i++) note_sizes(p, r, &memories[i]);
-    return st;
+    *refused = st ? *refused : AIR__MEMORIES;
+    return st ? st : air__plan_helper_sizes(p, r, memories[0].ring, err);
 }
 
 air_status air_plan_make(air_plan **out, const air_plan_request *request, air_error *err)
@@ -394,7 +395,12 @@ air_status air_plan_make(air_plan **out, const air_plan_request *request, air_er
     if (st) goto fail;
     air__memory memories[AIR__MEMORIES];
     int n = air__plan_memories(request, p, memories);
-    if (n > 1) choose_device_tiles(p, request, &memories[0]);
+    if (n > 1) {
+        choose_device_tiles(p, request, &memories[0]);
+        (void)choose_pins(p, request, &memories[1]);
+        air__plan_share_rest(p, request, p->pin_bytes);
+        n = air__plan_memories(request, p, memories);
+    }
     air__plan_times(p, request, choose_pins(p, request, &memories[n - 1]));
     *out = p;
     return AIR_OK;

@@ -14,7 +14,11 @@
  *     priority: [ 0 … n_device_tiles | the next, pins of host memory | the rest, read from disk in every pass ]
  *                 in device memory     └──────── over the link in every pass, through the device's ring ────┘
  *
- * So whatever the two budgets are, what lies in either is spread evenly, and disk, link and device are busy at once. */
+ * So whatever the two budgets are, what lies in either is spread evenly, and disk, link and device are busy at once.
+ *
+ * Products may be shared. Where the link bounds a pass, the CPU computes the first tiles that no device holds, as many as it takes as long
+ * for as the link does for the rest. Of several devices the first computes what is no product; tiles are dealt to all, those that stay by
+ * memory and those that stream by link. Who computes what is fixed by the plan: a row's bits do not depend on other rows. */
 #ifndef AIR_MEMORY_PLAN_H
 #define AIR_MEMORY_PLAN_H
 
@@ -77,13 +81,17 @@ typedef struct air_bandwidths { /* bytes per second, probed or given */
     double device;                          /* reads of the device's own memory */
     double device_op_s;                     /* as op_s, of the device: its launch */
     double device_product_columns[AIR_TYPE_COUNT]; /* as product_columns, of the device */
+    double hand_over_s;                     /* from the device to the CPU and back, beside what it computes meanwhile */
 } air_bandwidths;
 
 typedef struct air_device_request {
     uint64_t budget; /* max_vram; 0: no device, the CPU computes */
     uint64_t fixed;  /* of it, what the driver's context, small weights and tables take */
     uint64_t reach;  /* the largest budget that there is memory for; 0: not known */
+    double link;     /* bytes per second of its own; 0: as the bandwidths say */
 } air_device_request;
+
+#define AIR_SHARE_AUTO (-1.0)
 
 typedef struct air_plan_request {
     const air_program *program;
@@ -101,9 +109,29 @@ typedef struct air_plan_request {
     uint64_t ring_bytes;           /* 0: chosen */
     uint64_t tile_bytes;           /* 0: chosen; at least one row whatever it says */
     int64_t max_rows;              /* rows per pass; 0: chosen */
-    air_device_request device;
+    air_device_request device;     /* which computes all but its helpers' and the CPU's shares of products */
+    air_device_request helpers[AIR_DEVICES_MOST - 1];
+    int32_t n_helpers;
+    double cpu_share;              /* of the weights that no device holds, what the CPU computes of generated rows: 0 to 1, AIR_SHARE_AUTO */
     air_bandwidths bandwidths;
 } air_plan_request;
+
+/* Tiles that follow each other in the priority order, and who computes with them. */
+typedef struct air_share {
+    int32_t n_tiles;
+    int32_t device; /* 0: the first; 1 …: the helpers; AIR_NONE: the CPU, of generated rows */
+    int stays;      /* in that device's memory; else it crosses that device's link in every pass */
+} air_share;
+
+/* A device that computes products alone. */
+typedef struct air_plan_helper {
+    uint64_t budget, fixed;
+    uint64_t buffer_bytes;       /* columns of a pass, and one part of its results */
+    uint64_t ring_bytes;         /* as device_ring_bytes */
+    uint64_t pin_bytes, weight_bytes; /* of the tiles that stay there: memory, their own bytes */
+    uint64_t linked_bytes;       /* of weights that cross its link in a pass */
+    int32_t n_tiles, linked_tiles;
+} air_plan_helper;
 
 typedef struct air_plan {
     air_io_mode io;               /* DIRECT or MMAP */
@@ -119,15 +147,22 @@ typedef struct air_plan {
     uint64_t state_bytes_full;    /* KV cache at n_ctx; with a device 0: it lies there */
     uint64_t activation_bytes, activation_bytes_full; /* one row; max_rows rows; with a device, the copies for it */
     uint64_t logit_bytes;
-    /* With a device, else 0. In use at any time: fixed, state, activations of max_rows rows, ring, pins. */
+    /* With a device, else 0. In use at any time: fixed, parts, state, activations of max_rows rows, ring, pins. */
     uint64_t device_budget, device_fixed;
+    uint64_t part_bytes, device_part_bytes; /* results of others on their way into it: one; all */
     int32_t n_device_tiles;
     uint64_t device_pin_bytes;    /* air_tile_device_memory of these tiles */
-    uint64_t device_weight_bytes; /* their own bytes, of weight_bytes */
+    uint64_t device_weight_bytes; /* their own bytes, of weight_bytes; helpers' included, as in n_device_tiles */
     uint64_t device_ring_bytes;   /* AIR_DEVICE_RING_TILES of the largest tile; 0 where every tile is a device tile */
     uint64_t device_state_bytes;  /* KV cache of one sequence at n_ctx */
     uint64_t device_activation_bytes, device_activation_bytes_full;
-    double disk_s, link_s, device_s, compute_s; /* predicted, one token */
+    /* Products that others compute. share_bytes: host memory that the CPU's share takes. */
+    air_plan_helper helpers[AIR_DEVICES_MOST - 1];
+    int32_t n_helpers, n_host_tiles;
+    uint64_t host_weight_bytes, share_bytes;
+    air_share shares[2 * AIR_DEVICES_MOST + 1]; /* of the priority order */
+    int32_t n_shares;
+    double disk_s, link_s, device_s, compute_s; /* predicted, one token; compute: on the CPU */
     double pass_s;                /* the largest of them */
     air_bound bound;              /* which that is */
     double full_s;                /* predicted, one token with the context full, attention not counted */
@@ -144,9 +179,10 @@ typedef struct air_plan {
 air_status air_plan_make(air_plan **out, const air_plan_request *request, air_error *err);
 void air_plan_free(air_plan *plan);
 
-/* The device's tiles in the order of use, with places for them in device_pin_bytes. *out [n_device_tiles] is the caller's to free.
- * Errors: AIR_E_NOMEM. */
-air_status air_plan_device_places(air_kept_tile **out, const air_plan *plan, air_error *err);
+/* A device's tiles in the order of use, with places for them in its pin_bytes; and who computes with each tile, as air_backend_config has
+ * them. *out [*n], [n_tiles] is the caller's to free. Errors: AIR_E_NOMEM. */
+air_status air_plan_device_places(air_kept_tile **out, int32_t *n, const air_plan *plan, int32_t device, air_error *err);
+air_status air_plan_who(int8_t **out, const air_plan *plan, air_error *err);
 
 /* Seconds of a pass of rows rows when pinned bytes of memory hold tiles: max((W - C) / B_disk, compute), C the weights in them. With a
  * device max((W - D - C) / B_disk, (W - D) / B_link, the device's compute), D the weights of the device's tiles, before which no pin is.

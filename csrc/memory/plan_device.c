@@ -33,7 +33,8 @@ air__memory air__device_memory(const air_plan_request *r, const air_plan *p)
     uint64_t ring = AIR_DEVICE_RING_TILES * air_round_up(air__largest_tile(r->program, p->tile_bytes), AIR_DEVICE_ALIGN);
     return (air__memory){
         .where = AIR__DEVICE, .option = "max_vram", .fixed_name = "device context and small weights",
-        .budget = r->device.budget, .reach = r->device.reach, .fixed = r->device.fixed, .state_per_block = r->state_per_block,
+        .budget = r->device.budget, .reach = r->device.reach, .fixed = air__plus(r->device.fixed, p->device_part_bytes),
+        .state_per_block = r->state_per_block,
         .activations = device_activations, .ring = ring, .weights_least = air_min_u64(ring, all_tiles(r->program, p->tile_bytes)),
         .tile = air_tile_device_memory,
         .rows_most = AIR__PROMPT_ROWS, /* tiles that are not there for their sake are missed in every pass, prompt or not */
@@ -64,12 +65,15 @@ static void place_tiles(const air_plan *plan, const uint8_t *stays, air_kept_til
     }
 }
 
-air_status air_plan_device_places(air_kept_tile **out, const air_plan *plan, air_error *err)
+air_status air_plan_device_places(air_kept_tile **out, int32_t *n, const air_plan *plan, int32_t device, air_error *err)
 {
     uint8_t *stays = air_calloc((size_t)plan->n_tiles, 1);
-    *out = air_calloc((size_t)plan->n_device_tiles, sizeof **out);
+    int32_t first = 0, share = 0;
+    for (; plan->shares[share].device != device || !plan->shares[share].stays; share++) first += plan->shares[share].n_tiles;
+    *n = plan->shares[share].n_tiles;
+    *out = air_calloc((size_t)*n, sizeof **out);
     if (stays && *out) {
-        for (int32_t i = 0; i < plan->n_device_tiles; i++) stays[plan->priority[i]] = 1;
+        for (int32_t i = first; i < first + *n; i++) stays[plan->priority[i]] = 1;
         place_tiles(plan, stays, *out);
         air_free(stays);
         return AIR_OK;
@@ -77,5 +81,14 @@ air_status air_plan_device_places(air_kept_tile **out, const air_plan *plan, air
     air_free(stays);
     air_free(*out);
     *out = NULL;
-    return air_fail(err, AIR_E_NOMEM, "plan: places of %d tiles", (int)plan->n_device_tiles);
+    return air_fail(err, AIR_E_NOMEM, "plan: places of %d tiles", (int)*n);
+}
+
+air_status air_plan_who(int8_t **out, const air_plan *plan, air_error *err)
+{
+    *out = air_calloc((size_t)plan->n_tiles, sizeof **out);
+    if (!*out) return air_fail(err, AIR_E_NOMEM, "plan: who computes %d tiles", (int)plan->n_tiles);
+    for (int32_t share = 0, at = 0; share < plan->n_shares; share++)
+        for (int32_t end = at + plan->shares[share].n_tiles; at < end; at++) (*out)[plan->priority[at]] = (int8_t)plan->shares[share].device;
+    return AIR_OK;
 }

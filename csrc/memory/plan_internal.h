@@ -9,6 +9,7 @@
 
 enum {
     AIR__TILE_MOST = 32 << 20,
+    AIR__TILE_SHARED = 8 << 20, /* where several compute a matrix, so that each finds some of it */
     AIR__PROMPT_ROWS = 512, /* of a pass, as many as a context we choose leaves room for: compute bounds more of them */
     AIR__ROWS_SHARE = 4,    /* rows take one part in so many of what weights could have at most */
 };
@@ -50,7 +51,20 @@ uint64_t air__device_host_activations(const air_plan_request *r, int64_t rows, i
 uint64_t air__device_ring_wanted(void);
 uint64_t air__device_tile_most(const air_plan_request *r);
 
-/* plan_time.c: fills the plan's seconds. prompt_pins: pins beside a pass of max_rows rows. */
+/* plan_shares.c. Whether products may be shared, which sizes of parts then come before all others; helpers' sizes, once rows of a pass are
+ * known (AIR_E_BUDGET); tiles that stay dealt to devices, left being what device 0 has beside all but a ring; what streams dealt to CPU and
+ * links, pinned being what is in host memory. */
+int air__plan_shares_products(const air_plan_request *r);
+void air__plan_part_sizes(air_plan *p, const air_plan_request *r);
+air_status air__plan_helper_sizes(air_plan *p, const air_plan_request *r, uint64_t ring, air_error *err);
+void air__plan_deal_tiles(air_plan *p, uint64_t left, uint64_t ring);
+void air__plan_share_rest(air_plan *p, const air_plan_request *r, uint64_t pinned);
+double air__host_share_seconds(const air_plan_request *r, const air_plan *p); /* of the CPU, one token; hand-overs included */
+double air__link_rate(const air_plan_request *r);                           /* of all links together; 0: not known */
+
+/* plan_time.c. Over the links; rows of a prompt take the CPU's share along. */
+double air__link_seconds(const air_plan_request *r, const air_plan *p, int64_t rows);
+/* Fills the plan's seconds. prompt_pins: pins beside a pass of max_rows rows. */
 void air__plan_times(air_plan *p, const air_plan_request *r, uint64_t prompt_pins);
 
 #endif

@@ -73,29 +73,52 @@ static double read_seconds(const air_plan_request *r, const air_plan *p, int32_t
     return (double)bytes / b->disk + (more > 0 ? more * each : 0);
 }
 
-static double link_bytes(const air_plan *p) { return (double)(p->weight_bytes - p->device_weight_bytes); }
+/* Rows of prompts take the CPU's share along. */
+static double link_bytes(const air_plan *p, int64_t rows)
+{
+    return (double)(p->weight_bytes - p->device_weight_bytes - (rows > 1 ? 0 : p->host_weight_bytes));
+}
+
+double air__link_seconds(const air_plan_request *r, const air_plan *p, int64_t rows)
+{
+    double rate = air__link_rate(r);
+    return rate > 0 ? link_bytes(p, rows) / rate : 0;
+}
 
 static double disk_seconds(const air_plan_request *r, const air_plan *p, uint64_t pinned)
 {
     uint64_t memory;
     if (r->bandwidths.disk <= 0) return 0;
-    if (p->io == AIR_IO_MMAP) return r->file_bytes <= r->available ? 0 : link_bytes(p) / r->bandwidths.disk;
+    if (p->io == AIR_IO_MMAP) return r->file_bytes <= r->available ? 0 : link_bytes(p, 2) / r->bandwidths.disk;
     return read_seconds(r, p, air__plan_prefix(p, p->n_device_tiles, pinned, air__tile_in_ram, &memory));
 }
 
 /* --- together --- */
+
+/* Of all weights, those of the device that has most of them. */
+static double device_part(const air_plan *p)
+{
+    uint64_t helpers = 0, most = 0;
+    for (int32_t i = 0; i < p->n_helpers; i++) {
+        uint64_t bytes = p->helpers[i].weight_bytes + p->helpers[i].linked_bytes;
+        helpers += bytes;
+        most = air_max_u64(most, bytes);
+    }
+    most = air_max_u64(most, p->weight_bytes - p->host_weight_bytes - helpers);
+    return p->weight_bytes ? (double)most / (double)p->weight_bytes : 1;
+}
 
 /* Fills seconds by resource and returns which bounds. */
 static air_bound bounds_of(const air_plan_request *r, const air_plan *p, uint64_t pinned, int64_t rows, double seconds[AIR_BOUND_COUNT])
 {
     int device = r->device.budget > 0;
     double compute = compute_seconds(r, p, rows);
-    seconds[AIR_BOUND_COMPUTE] = device ? 0 : compute;
-    seconds[AIR_BOUND_DEVICE] = device ? compute : 0;
-    seconds[AIR_BOUND_LINK] = device && r->bandwidths.link > 0 ? link_bytes(p) / r->bandwidths.link : 0;
+    seconds[AIR_BOUND_COMPUTE] = !device ? compute : p->n_host_tiles && rows == 1 ? air__host_share_seconds(r, p) : 0;
+    seconds[AIR_BOUND_DEVICE] = device ? compute * device_part(p) : 0;
+    seconds[AIR_BOUND_LINK] = device ? air__link_seconds(r, p, rows) : 0;
     seconds[AIR_BOUND_DISK] = disk_seconds(r, p, pinned);
     air_bound most = device ? AIR_BOUND_DEVICE : AIR_BOUND_COMPUTE;
-    for (int i = most; i < AIR_BOUND_COUNT; i++)
+    for (int i = 0; i < AIR_BOUND_COUNT; i++)
         if (seconds[i] > seconds[most]) most = (air_bound)i;
     return most;
 }

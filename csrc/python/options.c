@@ -8,19 +8,20 @@
 
 typedef enum option_kind {
     OPTION_U64, OPTION_I64, OPTION_COUNT, OPTION_PINS, OPTION_IO, OPTION_STATE, OPTION_TIER, OPTION_SOURCE, OPTION_RATES,
-    OPTION_PLUGIN, OPTION_DEVICE
+    OPTION_PLUGIN, OPTION_DEVICES, OPTION_VRAM, OPTION_SHARE
 } option_kind;
 
 /* What each keyword is and where it goes; absent ones keep the defaults of air__py_options_parse. */
 static const struct option { const char *name; option_kind kind; size_t offset; } options[] = {
     {"max_ram", OPTION_U64, offsetof(air_engine_config, max_ram)},
     {"fixed_bytes", OPTION_U64, offsetof(air_engine_config, fixed_bytes)},
-    {"max_vram", OPTION_U64, offsetof(air_engine_config, max_vram)},
+    {"max_vram", OPTION_VRAM, 0},
+    {"cpu_share", OPTION_SHARE, offsetof(air_engine_config, cpu_share)},
     {"io", OPTION_IO, offsetof(air_engine_config, io)},
     {"threads", OPTION_COUNT, offsetof(air_engine_config, threads)},
     {"tier", OPTION_TIER, offsetof(air_engine_config, cpu_tier)},
     {"plugin", OPTION_PLUGIN, offsetof(air_engine_config, backend)},
-    {"device", OPTION_DEVICE, offsetof(air_engine_config, device)},
+    {"device", OPTION_DEVICES, 0},
     {"n_ctx", OPTION_I64, offsetof(air_engine_config, n_ctx)},
     {"kv_dtype", OPTION_STATE, offsetof(air_engine_config, state_type)},
     {"ring_bytes", OPTION_U64, offsetof(air_engine_config, ring_bytes)},
@@ -89,6 +90,7 @@ static int to_bandwidths(const core_state *state, PyObject *o, air_bandwidths *o
         else if (!strcmp(name, "op_s")) st = to_rate(state, "op_s", value, &out->op_s);
         else if (!strcmp(name, "link")) st = to_rate(state, "link", value, &out->link);
         else if (!strcmp(name, "device")) st = to_rate(state, "device", value, &out->device);
+        else if (!strcmp(name, "hand_over_s")) st = to_rate(state, "hand_over_s", value, &out->hand_over_s);
         else if (!strcmp(name, "device_op_s")) st = to_rate(state, "device_op_s", value, &out->device_op_s);
         else if (!strcmp(name, "device_product_columns"))
             st = to_rates(state, "device_product_columns", value, out->device_product_columns);
@@ -116,6 +118,47 @@ static int to_backend(const core_state *state, PyObject *o, const air_backend_ap
     return -1;
 }
 
+/* One for each device: the i-th to config's i-th. */
+static int set_of_device(const core_state *state, const struct option *option, PyObject *value, Py_ssize_t i, air_engine_config *c)
+{
+    uint64_t number = 0;
+    if (air__py_to_u64(state, option->name, value, &number) < 0) return -1;
+    if (i > c->n_helpers) c->n_helpers = (int32_t)i;
+    if (option->kind == OPTION_VRAM) *(i ? &c->helpers[i - 1].max_vram : &c->max_vram) = number;
+    else if (number <= INT32_MAX) *(i ? &c->helpers[i - 1].device : &c->device) = (int32_t)number;
+    else {
+        air__py_raise_text(state, AIR_E_ARGUMENT, "%s is %R, which is no device's number", option->name, value);
+        return -1;
+    }
+    return 0;
+}
+
+/* A number, or a tuple of as many as there are devices. */
+static int set_of_devices(const core_state *state, const struct option *option, PyObject *value, air_engine_config *config)
+{
+    if (!PyTuple_Check(value)) return set_of_device(state, option, value, 0, config);
+    if (PyTuple_Size(value) < 1 || PyTuple_Size(value) > AIR_DEVICES_MOST) {
+        air__py_raise_text(state, AIR_E_ARGUMENT, "%s has %zd items, but may have 1 to %d", option->name, PyTuple_Size(value),
+                           AIR_DEVICES_MOST);
+        return -1;
+    }
+    int st = 0;
+    for (Py_ssize_t i = 0; i < PyTuple_Size(value) && !st; i++)
+        st = set_of_device(state, option, PyTuple_GetItem(value, i), i, config);
+    return st;
+}
+
+static int to_share(const core_state *state, const char *name, PyObject *o, double *out)
+{
+    double share;
+    if (o == Py_None) return 0;
+    if (air__py_to_double(name, o, &share) < 0) return -1;
+    *out = share;
+    if (share >= 0 && share <= 1) return 0;
+    air__py_raise_text(state, AIR_E_ARGUMENT, "%s is %R, but must be within 0 to 1", name, o);
+    return -1;
+}
+
 static int set_option(const core_state *state, const struct option *option, PyObject *value, air_engine_config *config)
 {
     static const char *const io_names[AIR_IO_COUNT] = {[AIR_IO_AUTO] = "auto", [AIR_IO_DIRECT] = "direct", [AIR_IO_MMAP] = "mmap"};
@@ -133,10 +176,9 @@ static int set_option(const core_state *state, const struct option *option, PyOb
         if (!st) config->threads = (int)number;
         return st;
     case OPTION_PLUGIN: return to_backend(state, value, field);
-    case OPTION_DEVICE:
-        st = air__py_to_i64(state, option->name, value, 0, INT32_MAX, &number);
-        if (!st) config->device = (int32_t)number;
-        return st;
+    case OPTION_DEVICES:
+    case OPTION_VRAM: return set_of_devices(state, option, value, config);
+    case OPTION_SHARE: return to_share(state, option->name, value, field);
     case OPTION_PINS:
         st = air__py_to_i64(state, option->name, value, -1, INT64_MAX, &number);
         if (!st) config->max_pins = number < 0 ? UINT64_MAX : (uint64_t)number;
@@ -161,6 +203,7 @@ int air__py_options_parse(core_state *state, const char *who, PyObject *args, Py
 {
     *config = (air_engine_config){
         .io = AIR_IO_AUTO, .cpu_tier = AIR_TIER_COUNT, .state_type = AIR_STATE_F16, .max_pins = UINT64_MAX,
+        .cpu_share = AIR_SHARE_AUTO,
     };
     if (PyTuple_Size(args) != 1) {
         PyErr_Format(PyExc_TypeError, "%s takes one positional argument, a GGUF, not %zd", who, PyTuple_Size(args));

@@ -46,19 +46,39 @@ static PyObject *weights_list(const air_plan *plan, const air_program *program)
     return list;
 }
 
+/* [{figure: bytes or tiles}], one for each device beside the first. */
+static PyObject *helpers_list(const air_plan *plan)
+{
+    PyObject *list = PyList_New(0);
+    for (int32_t i = 0; list && i < plan->n_helpers; i++) {
+        const air_plan_helper *h = &plan->helpers[i];
+#define U(field) #field, (unsigned long long)h->field
+        PyObject *row = Py_BuildValue("{sK sK sK sK sK sK sK sK sK}", U(budget), U(fixed), U(buffer_bytes), U(ring_bytes), U(pin_bytes),
+                                      U(weight_bytes), U(linked_bytes), U(n_tiles), U(linked_tiles));
+#undef U
+        if (!row || PyList_Append(list, row) < 0) Py_CLEAR(list);
+        Py_XDECREF(row);
+    }
+    return list;
+}
+
 PyObject *air__py_plan_dict(const air_plan *plan, const air_program *program)
 {
-    PyObject *weights = weights_list(plan, program);
-    if (!weights) return NULL;
+    PyObject *weights = weights_list(plan, program), *helpers = weights ? helpers_list(plan) : NULL;
+    if (!helpers) {
+        Py_XDECREF(weights);
+        return NULL;
+    }
 #define U(field) #field, (unsigned long long)plan->field
 #define I(field) #field, (long long)plan->field
 #define D(field) #field, plan->field
-    return Py_BuildValue("{ss sK sK sL sL sK sK sK sL sK sK sK sK sK sK sK sK sK sL sK sK sK sK sK sK sd sd sd sd sd sd ss sd sL sN}",
+    return Py_BuildValue("{ss sK sK sL sL sK sK sK sL sK sK sK sK sK sK sK sK sK sL sK sK sK sK sK sK sK sL sK sK sN sd sd sd sd sd sd ss sd sL sN}",
                          "io", air_io_name(plan->io), U(budget), U(fixed), I(n_ctx), I(max_rows), U(tile_bytes), U(ring_bytes),
                          U(block_bytes), I(depth), U(weight_bytes), U(pin_bytes), U(pin_bytes_full), U(state_bytes_full),
                          U(activation_bytes), U(activation_bytes_full), U(logit_bytes),
                          U(device_budget), U(device_fixed), I(n_device_tiles), U(device_pin_bytes), U(device_weight_bytes),
                          U(device_ring_bytes), U(device_state_bytes), U(device_activation_bytes), U(device_activation_bytes_full),
+                         U(device_part_bytes), I(n_host_tiles), U(host_weight_bytes), U(share_bytes), "helpers", helpers,
                          D(disk_s), D(link_s), D(device_s), D(compute_s), D(pass_s), D(full_s),
                          "bound", air_bound_name(plan->bound), D(prompt_s), I(n_tiles), "weights", weights);
 #undef U

@@ -144,9 +144,11 @@ struct Memory {
     air_io_mode io = AIR_IO_DIRECT;
     int64_t max_rows = 8;
     uint64_t max_vram = 0; /* instead of a share */
+    double second = 0;     /* share that stays on a second device, if there is one */
+    double cpu = 0;        /* of what no device holds, the CPU's */
 };
 
-static const Memory RESIDENT = {1, 0, AIR_IO_DIRECT, 8, 0};
+static const Memory RESIDENT = {1, 0, AIR_IO_DIRECT, 8, 0, 0, 0};
 
 inline air_engine_config config_of(const air_gguf_set *set, const Memory &memory)
 {
@@ -164,6 +166,9 @@ inline air_engine_config config_of(const air_gguf_set *set, const Memory &memory
     c.max_rows = memory.max_rows;
     c.max_pins = UINT64_MAX;
     c.max_vram = memory.max_vram;
+    c.n_helpers = memory.second > 0;
+    c.helpers[0].device = 1;
+    c.cpu_share = memory.cpu;
     return c;
 }
 
@@ -183,7 +188,9 @@ inline void choose_memory(air_engine_config *c, const Memory &memory)
         pinned += air_tile_memory(&plan->tiles[i], AIR_PLAN_GRANULE);
     }
     uint64_t ring = memory.kept < 1 ? AIR_DEVICE_RING_TILES * largest : 0;
-    c->max_vram = plan->device_fixed + plan->device_state_bytes + plan->device_activation_bytes_full + ring +
+    const air_plan_helper *h = &plan->helpers[0];
+    c->helpers[0].max_vram = h->fixed + h->buffer_bytes + plan->part_bytes + ring + static_cast<uint64_t>(memory.second * static_cast<double>(kept));
+    c->max_vram = plan->device_fixed + plan->device_part_bytes + plan->device_state_bytes + plan->device_activation_bytes_full + ring +
                   static_cast<uint64_t>(memory.kept * static_cast<double>(kept));
     c->max_pins = static_cast<uint64_t>(memory.pinned * static_cast<double>(pinned));
     air_plan_free(plan);
@@ -233,7 +240,7 @@ inline void emulate(const std::string &words)
 /* Of a usual device, which it leaves as it is. */
 inline air_engine_config config_for(const char *name, const Memory &memory)
 {
-    emulate("");
+    emulate(memory.second > 0 ? "devices=2" : "");
     std::string path = std::string(AIR_TEST_MODELS "/") + name + ".gguf";
     air_gguf_set *set = nullptr;
     if (air_gguf_open(&set, path.c_str(), nullptr)) printf("  no %s\n", path.c_str());

@@ -157,6 +157,36 @@ def test_a_prompt_in_several_passes_is_the_same(cuda):
         np.testing.assert_array_equal(model([ids]).logits[0], want)
 
 
+# ---- products that others compute --------------------------------------------------------------------------------------------------
+
+
+def test_two_devices_and_the_cpu_compute_together(cuda, plugin):
+    """Order and bits: tests/cuda_emu/test_share.cu, on weights in float32. These are in 8 bits or less."""
+    cuda("devices=2")
+    options: dict[str, Any] = {"n_ctx": 64, "max_ram": "12MiB", "max_vram": (device_budget(3), device_budget(2))}
+    texts = []
+    for share in (0.0, 0.4):
+        with load(device="cuda:0,1", cpu_share=share, **options) as model:
+            plan, helper = model.plan, model.plan["helpers"][0]
+            assert model.device == "cuda:0,1" and 0 < helper["n_tiles"] < plan["n_device_tiles"] and helper["linked_tiles"] > 0
+            assert (plan["n_host_tiles"] > 0) == (share > 0)
+            texts.append(model.generate([IDS[:3]], max_new_tokens=3, eos_token_id=[])[0].tolist())
+    with load(kv_dtype="f16") as model:
+        texts.append(model.generate([IDS[:3]], max_new_tokens=3, eos_token_id=[])[0].tolist())
+    assert texts[0] == texts[1] == texts[2]
+    assert not any(value for name, value in report(plugin).items() if name.startswith("live_"))
+
+
+def test_shares_that_make_no_sense_are_refused(cuda):
+    cuda("devices=2")
+    with pytest.raises(errors.ArgumentError, match=r"cpu_share is 1\.5; expected a number from 0 to 1"):
+        load(device="cuda", cpu_share=1.5)
+    with pytest.raises(errors.ArgumentError, match="max_vram names 2 memories, but cuda:0 has 1"):
+        load(device="cuda", max_vram="1GiB,2GiB")
+    with pytest.raises(errors.BudgetError, match=r"max_vram 512\.1 MiB of device 2 of 2 is too small by .* raise it, or leave that device"):
+        load(device="cuda:0,1", max_vram=(device_budget(3), device_budget(0.1)), max_ram="12MiB", n_ctx=64)
+
+
 # ---- budgets and refusals ----------------------------------------------------------------------------------------------------------
 
 
@@ -231,10 +261,11 @@ def test_doctor_names_the_gpus(cuda, capsys):
 
 def test_devices_are_named_as_in_pytorch(cuda):
     cuda("devices=2")
-    for name, device in [("cuda", "cuda:0"), ("cuda:1", "cuda:1"), ("auto", "cuda:0"), ("cpu", "cpu")]:
+    for name, device in [("cuda", "cuda:0"), ("cuda:1", "cuda:1"), ("auto", "cuda:0,1"), ("cpu", "cpu")]:
         with load(device=name, n_ctx=64) as model:
             assert model.device == device and model.to(device) is model
-    for name, problem in [("cuda:2", "there is no cuda:2; this machine has 2"), ("tpu", "'tpu' is not supported; devices are")]:
+    problems = {"cuda:2": "there is no cuda:2; this machine has 2", "tpu": "'tpu' is not supported", "cuda:0,0": "names a device twice"}
+    for name, problem in problems.items():
         with pytest.raises(errors.UnsupportedError, match=problem):
             load(device=name)
     with pytest.raises(errors.ArgumentError, match="max_vram is a GPU's memory, but the CPU computes"):

@@ -1,0 +1,105 @@
+#include "backend/host_share.h"
+
+#include "backend/host.h"
+#include "base/alloc.h"
+#include "base/checked.h"
+#include "platform/pages.h"
+
+struct air_host_share {
+    const air_program *program;
+    const air_ops *ops;
+    air_pool *pool;
+    int threads;
+    void *memory;
+    size_t memory_bytes;
+    void *q8;                /* of AIR_SHARE_COLUMNS columns */
+    float *decoded;          /* [threads][row_floats]: a row each, of formats without a product of their own */
+    int64_t row_floats;
+
+    const air_span *span;    /* of the product under way */
+    const air_weight *weight;
+    air_columns x;
+    float *out;
+    int64_t chunk_rows;
+    air_pool_job job;
+};
+
+typedef struct layout { size_t q8, decoded, total; } layout;
+
+static int64_t row_floats(const air_program *p) { return (int64_t)air_round_up((uint64_t)p->max_cols, AIR_CACHE_LINE); }
+
+static layout lay_out(const air_program *p, int threads)
+{
+    int64_t k = (int64_t)air_round_up((uint64_t)p->max_cols, AIR_Q8_GROUP);
+    layout l = {.q8 = 0, .decoded = (size_t)air_round_up(air_q8_bytes(k, AIR_SHARE_COLUMNS), AIR_CACHE_LINE)};
+    l.total = l.decoded + (size_t)threads * (size_t)row_floats(p) * sizeof(float);
+    return l;
+}
+
+uint64_t air_host_share_bytes(const air_program *program, int threads)
+{
+    return air_round_up(lay_out(program, threads).total, air_page_bytes());
+}
+
+/* Each thread some columns; then, after a barrier, chunks of rows. */
+static void work(void *context, int index)
+{
+    air_host_share *s = context;
+    if (air__reads_q8(s->ops, s->weight)) {
+        for (int64_t c = index; c < s->x.n; c += s->threads)
+            s->ops->quantize(s->x.f32 + c * s->x.k, s->x.k, air_q8_at(s->x.q8, s->x.k, c, 0));
+        air_pool_barrier(s->pool);
+    }
+    for (int64_t i; (i = air_pool_job_take(&s->job)) >= 0;) {
+        int64_t from = i * s->chunk_rows, left = s->span->rows - from, rows = left < s->chunk_rows ? left : s->chunk_rows;
+        air__multiply(s->ops, s->weight, s->span->data + (uint64_t)from * s->weight->row_bytes, rows, &s->x, s->out + from,
+                      (size_t)s->span->rows, s->decoded + index * s->row_floats);
+    }
+}
+
+static void product(void *self, const air_span *span, const float *x, int64_t n, float *out)
+{
+    air_host_share *s = self;
+    s->span = span;
+    s->weight = &s->program->weights[span->weight];
+    s->out = out;
+    s->x = (air_columns){.k = s->weight->cols, .n = n, .f32 = x, .f32_stride = (size_t)s->weight->cols};
+    s->x.q8 = air_q8_place(s->q8, s->x.k, n);
+    s->chunk_rows = air__chunk_rows(s->threads, span->rows);
+    air_pool_job_reset(&s->job, (span->rows + s->chunk_rows - 1) / s->chunk_rows);
+    air_pool_run(s->pool, work, s);
+}
+
+air_status air_host_share_open(air_host_share **out, const air_program *program, int threads, int cpu_tier, air_error *err)
+{
+    *out = NULL;
+    layout l = lay_out(program, threads);
+    air_host_share *s = air_calloc(1, sizeof *s);
+    if (!s) return air_fail(err, AIR_E_NOMEM, "cpu: %zu bytes", sizeof *s);
+    s->program = program;
+    s->ops = air_ops_best((air_cpu_tier)cpu_tier);
+    s->threads = threads;
+    s->row_floats = row_floats(program);
+    s->memory_bytes = l.total;
+    s->memory = air_pages_alloc(l.total);
+    air_status st = s->memory ? AIR_OK : air_fail(err, AIR_E_NOMEM, "cpu: %zu bytes for its share of products", l.total);
+    if (!st) st = air_pool_open(&s->pool, threads, err);
+    if (st) {
+        air_host_share_close(s);
+        return st;
+    }
+    s->q8 = s->memory;
+    s->decoded = (float *)(void *)((char *)s->memory + l.decoded);
+    *out = s;
+    return AIR_OK;
+}
+
+void air_host_share_close(air_host_share *s)
+{
+    if (!s) return;
+    air_pool_close(s->pool);
+    air_pages_free(s->memory, s->memory_bytes);
+    air_free(s);
+}
+
+air_host_products air_host_share_products(air_host_share *share) { return (air_host_products){.self = share, .product = product}; }
