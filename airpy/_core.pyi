@@ -16,6 +16,8 @@ FORMATS: tuple[tuple[str, int, int, int, str], ...]  # name, id, elements per bl
 ARCHITECTURES: tuple[str, ...]
 MAX_THREADS: int
 MAX_DEVICES: int  # that compute one model together
+DEVICE_CONTEXT: int  # bytes that a plan counts for CUDA itself of a device's memory, where nobody measured, and of the host's
+DEVICE_HOST_CONTEXT: int
 TIERS: tuple[str, ...]  # kernel tiers this machine can run, worst first: ("ref", "avx2", …) or ("ref", "neon", …)
 
 # One class per row of csrc/base/status.def.
@@ -40,7 +42,8 @@ def memory_info() -> dict[str, int]: ...
 # total, available, cgroup_limit (-1: none), cgroup_usage, process_anonymous, room, default_budget
 def cpu_info() -> dict[str, Any]: ...  # name, threads, features: list[str], tier: the best of TIERS
 def device_count(plugin: str, /) -> int: ...  # touches none of them
-def devices(plugin: str, /) -> list[dict[str, Any]]: ...  # name, total, free (bytes), capability: (major, minor), processors
+def device_info(plugin: str, device: int, /) -> dict[str, Any]: ...
+# name, id, total, free (bytes), capability: (major, minor), processors, driver
 def file_identity(path: str | os.PathLike[str], /) -> int: ...
 
 # Tests: base/alloc.h's fault injection
@@ -86,6 +89,11 @@ def probe_compute(
 ) -> dict[str, Any]: ...
 # memory, op_s (of an op beside its bytes), product: {type: bytes/s}, product_columns: {type: bytes*columns/s}
 # max_bytes 0: 512 MiB
+def probe_device(
+    plugin: str, device: int, types: Iterable[str | int] = (), max_bytes: int = 0, seconds: float = 0.4
+) -> dict[str, Any]: ...
+# link, link_back, device (its memory), device_op_s, handover_s, device_product, device_product_columns, device_context (bytes)
+# max_bytes of its memory, 0: 256 MiB
 
 def solve_plan(gguf: GGUF, /, **options: Any) -> dict[str, Any]: ...  # the options of Engine; opens nothing, needs no device
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from airpy import _core
 from airpy.calibration import DISK_RATES, PROBE_BYTES, Machine, calibrate
 from airpy.config import ModelConfig
-from airpy.device import CPU, Device, find_device
+from airpy.device import CPU, Device, Gpu, find_device
 from airpy.errors import ArgumentError, ArgumentTypeError, BudgetError, ModelError, UnsupportedError
 from airpy.files import PathLike, find_model
 from airpy.measure import MemoryWatch
@@ -75,9 +75,10 @@ class AutoModel:
         rest takes to reach the GPU. io: "direct" streams past the page cache, "mmap" maps the file, "auto" maps it where all of it
         fits. threads: as many as this process may use. n_ctx: tokens of prompt and answer together; min(trained, 4096), less where
         max_ram asks. kv_dtype: of the state, "f16", "f32", or "q8_0" in about half the memory of "f16". plan: one made before, from
-        the same model. progress: layers and time left of passes over a second; True, False, "auto" (on a terminal) or a
-        callable(layers_done, layers, passes_done, passes). bandwidths: bytes per second instead of probed ones: disk, memory, product
-        {type: …}.
+        the same model, for a CPU or for a GPU (of another kind its sizes stay, its speeds are measured). progress: layers and time
+        left of passes over a second; True, False, "auto" (on a terminal) or a callable(layers_done, layers, passes_done, passes).
+        bandwidths: bytes per second instead of probed ones: disk, memory, product {type: …}; of a GPU link, device (its memory),
+        device_product.
 
         Raises FileIOError, FormatError, ModelError, UnsupportedError for the file, BudgetError if max_ram is too small (saying what
         would fit) or more than there is, ArgumentError for arguments, which TypeError catches where there is no such argument.
@@ -117,13 +118,16 @@ def cpu_tier() -> str:
     return tier
 
 
-def machine_for(gguf: _core.GGUF, threads: int, tier: str, max_bytes: int) -> Machine:
-    """What a calibration for this file is kept under; max_bytes is what probes may use."""
+def machine_for(
+    gguf: _core.GGUF, threads: int, tier: str, max_bytes: int, gpu: Gpu | None = None, *, shares: bool = False
+) -> Machine:
+    """What a calibration for this file is kept under; max_bytes is what probes may use, of VRAM where a GPU computes; shares: whether the
+    CPU may compute some beside that."""
     types = tuple(sorted({kind for _, kind, shape, *_ in gguf.tensors if len(shape) > 1}))
     matrices = {name for name, _, _, _, use in _core.FORMATS if use == "matrix"}
     # A small file is read from a cache, so its probes are small as well.
     room = max(1 << 20, min(PROBE_BYTES, max_bytes, gguf.bytes))
-    return Machine(gguf.paths[0], tuple(kind for kind in types if kind in matrices), threads, tier, room)
+    return Machine(gguf.paths[0], tuple(kind for kind in types if kind in matrices), threads, tier, room, gpu, shares)
 
 
 def budget_within_reach(max_ram: int, held: int) -> int:
@@ -157,10 +161,34 @@ def advice_under(plan: object) -> Iterator[None]:
         raise BudgetError(f"{error}, in a new plan") from None
 
 
-def _computes_as(options: Mapping[str, Any]) -> tuple[int, str]:
-    """What rates of compute belong to: threads and kernels."""
+def _computes_as(options: Mapping[str, Any], gpu: Mapping[str, Any] | None) -> tuple[Any, ...]:
+    """What rates of compute belong to: threads and kernels, or a kind of GPU."""
+    if gpu is not None:
+        return gpu["name"], gpu["capability"]
     cpu = _core.cpu_info()
     return options["threads"] or cpu["threads"], options["tier"] or cpu["tier"]
+
+
+def _options_of(plan: Plan, gguf: _core.GGUF, gpu: Gpu | None) -> dict[str, Any]:
+    """The engine's, from a plan. Raises ArgumentError where something of another sort computes than it is for."""
+    if plan.on_device and gpu is None:
+        raise ArgumentError(f"the plan is for {plan.device_name}, but the CPU computes; choose device 'cuda', or make a new plan")
+    if gpu is not None and not plan.on_device:
+        raise ArgumentError(f"the plan is for a CPU, but {gpu.name} computes; choose device 'cpu', or make a new plan")
+    return plan.engine_options(gguf)
+
+
+def _probe_bytes(options: Mapping[str, Any], budget: int, gpu: Gpu | None) -> int:
+    """What probes may use of the memory of what computes, half of which they leave alone."""
+    if gpu is None:
+        return budget // 2
+    return max(0, (_vram(options, gpu)[0] - _core.DEVICE_CONTEXT) // 4)
+
+
+def _vram(options: Mapping[str, Any], gpu: Gpu) -> tuple[int, ...]:
+    """Of each GPU, as far as is known before they are asked: what is free of the first is taken for all."""
+    given = options["max_vram"]
+    return given if isinstance(given, tuple) else (given or gpu.free + _core.DEVICE_CONTEXT,)
 
 
 def engine_options(
@@ -170,9 +198,11 @@ def engine_options(
     bandwidths: Mapping[str, Any] | None,
     fresh: bool,
     held: int = 0,
+    gpu: Gpu | None = None,
 ) -> tuple[dict[str, Any], Machine]:
     """The engine's options from what was asked for, a plan and calibrations (fresh: probed now, whatever is kept or in the plan);
-    and what these belong to. held: bytes of max_ram in use."""
+    and what these belong to. A plan for another kind of CPU or GPU is solved again, with the sizes that it has, under this one's rates.
+    held: bytes of max_ram in use. gpu: what computes; None: the CPU."""
     planned = None  # what the plan's rates of compute belong to
     if plan is None:
         defaults: dict[str, Any] = {
@@ -181,8 +211,9 @@ def engine_options(
         options: dict[str, Any] = {name: default if given.get(name) is None else given[name] for name, default in defaults.items()}
         options["tier"] = cpu_tier()
     else:
-        options = Plan.of(plan).engine_options(gguf)
-        planned = _computes_as(options)
+        given_plan = Plan.of(plan)
+        options = _options_of(given_plan, gguf, gpu)
+        planned = _computes_as(options, given_plan.device)
         options["tier"] = cpu_tier() or options["tier"]
         for name, value in given.items():
             if value is not None and options[name] not in (0, None, value):
@@ -190,14 +221,23 @@ def engine_options(
         options |= {name: value for name, value in given.items() if value is not None}
     with advice_under(plan):
         budget = budget_within_reach(options["max_ram"], held)
-    machine = machine_for(gguf, options["threads"], options["tier"], budget // 2)
+    shares = gpu is not None and options["cpu_share"] != 0 and gguf.bytes > sum(_vram(options, gpu))
+    machine = machine_for(gguf, options["threads"], options["tier"], _probe_bytes(options, budget, gpu), gpu, shares=shares)
     if plan is not None and bandwidths is not None:
         raise ArgumentError("bandwidths and plan exclude each other: a plan brings its own")
     if plan is None or fresh:
         options["bandwidths"] = calibrate(machine, bandwidths, fresh=fresh)
-    elif planned != _computes_as(options):
+    elif planned != _computes_as(options, gpu.kind if gpu else None):
         options["bandwidths"] = calibrate(machine, {name: rate for name, rate in options["bandwidths"].items() if name in DISK_RATES})
     return options, machine
+
+
+def check_vram(device: Device, given: Mapping[str, Any]) -> None:
+    """Raises ArgumentError for a max_vram that is nobody's."""
+    if device.kind == "cpu" and given.get("max_vram") is not None:
+        raise ArgumentError("max_vram is a GPU's memory, but the CPU computes; choose device 'cuda', or leave max_vram out")
+    if isinstance(given.get("max_vram"), tuple) and len(given["max_vram"]) != len(device.numbers):
+        raise ArgumentError(f"max_vram names {len(given['max_vram'])} memories, but {device} has {len(device.numbers)}")
 
 
 INTERPRETER_BYTES = 512 << 10  # what Python's heap grows by beside that: 0.1 to 0.6 MiB, by how full it was
@@ -222,20 +262,18 @@ def open_model(
 
     from airpy.tokenizer.build import memory_bytes
 
-    if device.kind == "cpu" and given.get("max_vram") is not None:
-        raise ArgumentError("max_vram is a GPU's memory, but the CPU computes; choose device 'cuda', or leave max_vram out")
-    if isinstance(given.get("max_vram"), tuple) and len(given["max_vram"]) != len(device.numbers):
-        raise ArgumentError(f"max_vram names {len(given['max_vram'])} memories, but {device} has {len(device.numbers)}")
+    check_vram(device, given)
     with ExitStack() as undo:
         memory = MemoryWatch()
         undo.callback(memory.end)
+        gpu = device.gpu()
         file = os.path.abspath(find_model(path))  # it is looked at again later, wherever this process may be by then
         # The metadata, large by its vocabulary, is in this first reading only: it goes with it.
         parts, metadata = _read_metadata(file)
         gguf = _core.GGUF(file)
         # By their own sizes: what the process has more of now than before may be anybody's.
         fixed = memory_bytes(parts[0]) + gguf.held_bytes + INTERPRETER_BYTES
-        options, machine = engine_options(gguf, given, plan, bandwidths, fresh, fixed)
+        options, machine = engine_options(gguf, given, plan, bandwidths, fresh, fixed, gpu)
         options["fixed_bytes"] = fixed
         options |= device.engine_options()
         if settle is not None:
@@ -249,7 +287,7 @@ def open_model(
         config = ModelConfig.build(engine.hparams, metadata, tokenizer)
         model = Model(
             engine, gguf, tokenizer, config, device=device, metadata=metadata, options=options, memory=memory,
-            machine=None if bandwidths or source or device.kind != "cpu" else machine, progress=progress,
+            machine=None if bandwidths or source else machine, gpu=gpu, progress=progress,
         )  # fmt: skip
         undo.pop_all()
         return model

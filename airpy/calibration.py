@@ -1,6 +1,6 @@
 """The machine's bandwidths: probed once, kept, and corrected by what runs achieve.
 
-One small JSON file per disk, and per CPU and way of using it, under $AIRPY_CACHE_DIR, else $XDG_CACHE_HOME/airpy, else
+One small JSON file per disk, per CPU and way of using it, and per GPU, under $AIRPY_CACHE_DIR, else $XDG_CACHE_HOME/airpy, else
 ~/.cache/airpy. A file that is missing, damaged or not writable costs a new probe, never an error, as does a home that is not known.
 AIRPY_BANDWIDTHS, a JSON object or the path of a file with one, and the argument bandwidths= stand above all: what they name is not
 probed.
@@ -17,24 +17,27 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from airpy import _core
+from airpy.device import Gpu, cuda_plugin
 from airpy.errors import AirpyError, ArgumentError
 from airpy.sizes import parse_size
 
-# disk, block_bytes, depth, latency_s, memory, op_s, product {type: B/s}, product_columns {type: B·columns/s}; of a device link, device
-# (its memory), device_op_s, device_product_columns
+# disk, block_bytes, depth, latency_s, memory, op_s, product {type: B/s}, product_columns {type: B·columns/s}; of a device link, link_back,
+# device (its memory), device_op_s, handover_s, device_product, device_product_columns, device_context (bytes)
 Rates = dict[str, Any]
 
 PROBE_BYTES = 512 << 20  # several times the last cache of most machines
-DISK_SECONDS, COMPUTE_SECONDS = 0.3, 0.4
+DISK_SECONDS, COMPUTE_SECONDS, GPU_SECONDS = 0.3, 0.4, 0.4
+GPU_PROBE_BYTES = 256 << 20  # of VRAM
 # From and to, besides 0 for what is not known: what the engine takes, and what gives times that a plan can name.
 _RATE = (1.0, 1e18, "bytes per second")
 _RANGES = {
     "block_bytes": (1, 1 << 40, "bytes"), "depth": (1, 1024, "reads in flight"), "latency_s": (0.0, 1e3, "s"), "op_s": (0.0, 1e3, "s"),
-    "device_op_s": (0.0, 1e3, "s"),
+    "device_op_s": (0.0, 1e3, "s"), "handover_s": (0.0, 1e3, "s"), "device_context": (1, 1 << 40, "bytes"),
 }  # fmt: skip
 DISK_RATES = ("disk", "block_bytes", "depth", "latency_s")
-_TABLES = ("product", "product_columns", "device_product_columns")
-_KEYS = (*DISK_RATES, "memory", "op_s", "link", "device", "device_op_s", *_TABLES)
+_TABLES = ("product", "product_columns", "device_product", "device_product_columns")
+_WHOLE = ("block_bytes", "depth", "device_context")
+_KEYS = (*DISK_RATES, "memory", "op_s", "link", "link_back", "device", "device_op_s", "handover_s", "device_context", *_TABLES)
 _LEARN = 0.3  # weight of what a run has just achieved
 _LEARN_SLOWER = 0.05  # of compute that took longer than predicted: others were at work, or it was attention, which is not predicted
 _LEARN_BYTES, _LEARN_SECONDS = 64 << 20, 0.25  # shorter passes say little about a disk
@@ -49,6 +52,8 @@ class Machine:
     threads: int
     tier: str
     max_bytes: int
+    gpu: Gpu | None = None  # which computes then, and not the CPU,
+    shares: bool = False  # unless that may compute a share beside it
 
     @property
     def disk_key(self) -> str:
@@ -60,6 +65,16 @@ class Machine:
         threads = self.threads or cpu["threads"]
         # What fits a cache is faster than memory: probes over buffers of different magnitude are different things.
         return f"cpu {cpu['name']} {threads} {self.tier or cpu['tier']} {self.max_bytes.bit_length()}"
+
+    @property
+    def gpu_bytes(self) -> int:
+        """Of VRAM, for probes."""
+        return min(self.max_bytes, GPU_PROBE_BYTES)
+
+    @property
+    def gpu_key(self) -> str:
+        assert self.gpu
+        return f"{self.gpu.key} {self.gpu_bytes.bit_length()}"
 
 
 def _device(path: str) -> str:
@@ -154,7 +169,7 @@ def check_rates(rates: Any) -> Rates:
         if name in _TABLES:
             checked[name] = _products(name, value)
         else:
-            checked[name] = int(_number(name, value)) if name in ("block_bytes", "depth") else _number(name, value)
+            checked[name] = int(_number(name, value)) if name in _WHOLE else _number(name, value)
     return checked
 
 
@@ -165,7 +180,7 @@ def parse_rates(text: str) -> Rates:
         name, _, value = (part.strip() for part in item.partition("="))
         if name in _TABLES or name not in _KEYS:
             raise ArgumentError(f"bandwidths {item!r} should be one of {', '.join(k for k in _KEYS if k not in _TABLES)}, = and a figure")
-        if name not in _RANGES or name == "block_bytes":
+        if name not in _RANGES or name in ("block_bytes", "device_context"):
             rates[name] = parse_size(value.removesuffix("/s"), name)
             continue
         try:
@@ -205,28 +220,68 @@ def probe_compute(machine: Machine, seconds: float = COMPUTE_SECONDS) -> Rates:
         return {}
 
 
+def probe_gpu(machine: Machine, seconds: float = GPU_SECONDS) -> Rates:
+    """{link, link_back, device, device_op_s, handover_s, device_product, device_product_columns, device_context} of the machine's GPU, in
+    at most machine.gpu_bytes of its memory."""
+    assert machine.gpu
+    try:
+        found = _core.probe_device(cuda_plugin(), machine.gpu.number, list(machine.types), machine.gpu_bytes, seconds)
+        return check_rates(found)
+    except (AirpyError, ArgumentError):
+        return {}  # opening the model will say what is wrong with the device
+
+
 def _lacks_types(rates: Rates, types: Iterable[str]) -> bool:
     return not rates.get("memory") or not set(types) <= rates.get("product", {}).keys()
 
 
+def _disk_rates(machine: Machine, fresh: bool) -> Rates:
+    disk = {} if fresh else _load(machine.disk_key)
+    if not disk and (disk := probe_disk(machine.path)):
+        _store(machine.disk_key, disk)
+    return disk
+
+
+def _with_types(kept: Rates, probed: Rates, *tables: str) -> Rates:
+    """What was probed; types of other models stay known."""
+    return probed | {name: {**kept.get(name, {}), **probed.get(name, {})} for name in tables}
+
+
+def _compute_rates(machine: Machine, fresh: bool) -> Rates:
+    compute = {} if fresh else _load(machine.compute_key)
+    if (_lacks_types(compute, machine.types) or "op_s" not in compute) and (probed := probe_compute(machine)):
+        compute = _with_types(compute, probed, "product", "product_columns")
+        _store(machine.compute_key, compute)
+    return compute
+
+
+def gpu_rates(machine: Machine, *, fresh: bool = False) -> Rates:
+    """Of the machine's GPU: kept ones, unless `fresh` or a type is not known, else probed ones, which are kept."""
+    kept = _load(machine.gpu_key)
+    known = kept.get("link") and kept.get("device") and set(machine.types) <= kept.get("device_product", {}).keys()
+    if (known and not fresh) or not (probed := probe_gpu(machine)):
+        return kept
+    rates = _with_types(kept, probed, "device_product", "device_product_columns")
+    # Others' memory may be in it, and a model that is open hides it.
+    contexts = [found for found in (kept.get("device_context"), probed.get("device_context")) if found]
+    rates["device_context"] = min(contexts, default=0)
+    _store(machine.gpu_key, rates)
+    return rates
+
+
 def calibrate(machine: Machine, bandwidths: Mapping[str, Any] | None = None, *, fresh: bool = False) -> Rates:
-    """All rates a plan needs: given ones, then kept ones (unless `fresh`), then probed ones, which are kept. Takes about a second.
-    Raises ArgumentError for given ones that make no sense."""
+    """All rates a plan needs, of the disk and of what computes: given ones, then kept ones (unless `fresh`), then probed ones, which are
+    kept. Takes about a second. Raises ArgumentError for given ones that make no sense."""
     given = given_rates(bandwidths)
-    disk: Rates = {}
-    if "disk" not in given:
-        disk = {} if fresh else _load(machine.disk_key)
-        if not disk and (disk := probe_disk(machine.path)):
-            _store(machine.disk_key, disk)
-    compute: Rates = {}
-    if _lacks_types(given, machine.types):
-        compute = {} if fresh else _load(machine.compute_key)
-        if (_lacks_types(compute, machine.types) or "op_s" not in compute) and (probed := probe_compute(machine)):
-            for name in ("product", "product_columns"):  # types of other models stay known
-                probed[name] = {**compute.get(name, {}), **probed.get(name, {})}
-            compute = probed
-            _store(machine.compute_key, compute)
-    return disk | compute | given
+    rates = {} if "disk" in given else _disk_rates(machine, fresh)
+    if machine.gpu is None:
+        rates |= _compute_rates(machine, fresh) if _lacks_types(given, machine.types) else {}
+    elif not given.keys() >= {"link", "device"}:
+        found = gpu_rates(machine, fresh=fresh)
+        rates |= {name: rate for name, rate in found.items() if "device" not in given or name != "device_product"}
+        if machine.shares and _lacks_types(given, machine.types):
+            rates |= _compute_rates(machine, fresh)
+    return rates | given
 
 
 def learn_disk(machine: Machine, disk_bytes: int, seconds: float) -> bool:
@@ -240,7 +295,20 @@ def learn_disk(machine: Machine, disk_bytes: int, seconds: float) -> bool:
     return True
 
 
+def learn_link(machine: Machine, link_bytes: int, seconds: float) -> bool:
+    """Moves the kept rate of the link towards what passes achieved that it bound; False where they were too short to teach anything."""
+    if link_bytes < _LEARN_BYTES or seconds < _LEARN_SECONDS:
+        return False
+    kept = _load(machine.gpu_key)
+    if rate := kept.get("link"):
+        kept["link"] = (1 - _LEARN) * rate + _LEARN * link_bytes / seconds
+        _store(machine.gpu_key, kept)
+    return True
+
+
 Compute = Literal["steps", "prompts"]
+# Rates of the CPU by the names that those of a device have.
+_OF_GPU = {"product": "device_product", "product_columns": "device_product_columns", "op_s": "device_op_s", "memory": "device"}
 
 
 def learn_compute(machine: Machine, what: Compute, used: Mapping[str, Any], predicted_s: float, seconds: float) -> bool:
@@ -249,18 +317,19 @@ def learn_compute(machine: Machine, what: Compute, used: Mapping[str, Any], pred
     bad moment is soon forgotten, a busy moment hardly remembered. False where they were too short to teach anything."""
     if seconds < _LEARN_SECONDS or predicted_s <= 0:
         return False
-    kept, faster = _load(machine.compute_key), predicted_s / seconds
-    name = "product" if what == "steps" else "product_columns"
+    key, names = (machine.gpu_key, _OF_GPU) if machine.gpu else (machine.compute_key, {name: name for name in _OF_GPU})
+    kept, faster = _load(key), predicted_s / seconds
+    name, op_s, memory = names["product" if what == "steps" else "product_columns"], names["op_s"], names["memory"]
     rates = kept.get(name, {})
     for kind in rates.keys() & used.get(name, {}).keys() & set(machine.types):
         rates[kind] = _learned(rates[kind], used[name][kind] * faster)
     if what == "steps":
-        if kept.get("op_s") and used.get("op_s"):
-            kept["op_s"] = 1 / _learned(1 / kept["op_s"], faster / used["op_s"])
-        if kept.get("memory"):
-            kept["memory"] = max([kept["memory"], *rates.values()])  # the bound of them all
+        if kept.get(op_s) and used.get(op_s):
+            kept[op_s] = 1 / _learned(1 / kept[op_s], faster / used[op_s])
+        if kept.get(memory):
+            kept[memory] = max([kept[memory], *rates.values()])  # the bound of them all
     if rates:
-        _store(machine.compute_key, kept)
+        _store(key, kept)
     return True
 
 

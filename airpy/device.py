@@ -15,6 +15,30 @@ _CUDA = r"cuda(?::\d{1,3}(?:,\d{1,3})*)?"
 
 
 @dataclass(frozen=True)
+class Gpu:
+    """One of this machine's GPUs; its memory is asked for when the record is made."""
+
+    number: int
+    name: str
+    id: str  # a UUID in hexadecimal
+    capability: tuple[int, int]
+    driver: int  # 1000 × major + 10 × minor
+    processors: int
+    total: int
+    free: int
+
+    @property
+    def kind(self) -> dict[str, Any]:
+        """What a plan for it says it is for."""
+        return {"name": self.name, "capability": list(self.capability), "driver": self.driver}
+
+    @property
+    def key(self) -> str:
+        """What its rates belong to: this one of its kind, its driver, this build of the backend."""
+        return f"gpu {self.name} {self.id} {self.driver} {_core.file_identity(cuda_plugin()):x}"
+
+
+@dataclass(frozen=True)
 class Device:
     """What computes: "cpu", or "cuda" with the numbers of one device or several, the first of which has the KV cache."""
 
@@ -26,6 +50,10 @@ class Device:
 
     def engine_options(self) -> dict[str, Any]:
         return {} if self.kind == "cpu" else {"plugin": cuda_plugin(), "device": self.numbers}
+
+    def gpu(self) -> Gpu | None:
+        """Which GPU that is now, which makes a context on it; None: none. Raises UnsupportedError where it cannot be used."""
+        return None if self.kind == "cpu" else _gpu(cuda_plugin(), self.numbers[0])
 
 
 CPU = Device()
@@ -44,10 +72,14 @@ def _plugin_there() -> str:
     return plugin
 
 
-def cuda_devices() -> list[dict[str, Any]]:
-    """Name, total and free memory, capability and processors of each, which makes a context on each of them. Raises UnsupportedError
-    saying why there is none that could be used."""
-    return _core.devices(_plugin_there())
+def _gpu(plugin: str, number: int) -> Gpu:
+    return Gpu(number, **_core.device_info(plugin, number))
+
+
+def gpus() -> list[Gpu]:
+    """All of them, which makes a context on each. Raises UnsupportedError saying why there is none that could be used."""
+    plugin = _plugin_there()
+    return [_gpu(plugin, number) for number in range(_core.device_count(plugin))]
 
 
 def find_device(where: str, device: Any) -> Device:

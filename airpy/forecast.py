@@ -1,4 +1,4 @@
-"""The plan of a model on a machine that need not be this one: nothing is opened for use, nothing but a header is read."""
+"""The plan of a model, on this machine or another: nothing is opened for use, nothing but a header is read."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from airpy import _core
-from airpy.auto_model import INTERPRETER_BYTES, _read_metadata, cpu_tier, machine_for
+from airpy.auto_model import INTERPRETER_BYTES, _read_metadata, advice_under, check_vram, cpu_tier, engine_options, machine_for
 from airpy.calibration import calibrate, given_rates
+from airpy.device import Device
 from airpy.files import PathLike, find_model
 from airpy.planning import Plan
 
@@ -34,3 +35,21 @@ def forecast(
     else:
         options["bandwidths"] = given_rates(bandwidths)
     return Plan.build(gguf, metadata, _core.solve_plan(gguf, **options), options)
+
+
+def plan_on(
+    device: Device, path: PathLike, given: Mapping[str, Any], plan: PathLike | None = None, *, fresh: bool = False
+) -> Plan:
+    """What from_pretrained(path, device=…) would plan on this machine's device, with its rates as kept or probed (fresh: now). Raises
+    what that raises."""
+    from airpy.tokenizer.build import memory_bytes
+
+    check_vram(device, given)
+    file = find_model(path)
+    parts, metadata = _read_metadata(file)
+    gguf, gpu = _core.GGUF(file), device.gpu()
+    fixed = memory_bytes(parts[0]) + gguf.held_bytes + INTERPRETER_BYTES
+    options, _ = engine_options(gguf, given, plan, None, fresh, fixed, gpu)
+    options |= {"fixed_bytes": fixed, **device.engine_options()}
+    with advice_under(plan):
+        return Plan.build(gguf, metadata, _core.solve_plan(gguf, **options), options, gpu)

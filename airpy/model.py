@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from airpy import _core
-from airpy.calibration import Compute, Machine, learn_compute, learn_disk
+from airpy.calibration import Compute, Machine, learn_compute, learn_disk, learn_link
 from airpy.config import ModelConfig
-from airpy.device import Device, stay_on
+from airpy.device import Device, Gpu, stay_on
 from airpy.errors import ArgumentError, BudgetError, CancelledError, StateError, UnsupportedError
 from airpy.generation import CausalLMOutput, GenerateOutput, GenerationConfig, Streamer
 from airpy.generation.config import Resolved, as_config, merge, refuse, resolve
@@ -55,15 +55,17 @@ class Model:
         metadata: Mapping[str, Any],
         options: Mapping[str, Any],
         machine: Machine | None,
+        gpu: Gpu | None,
         memory: MemoryWatch,
         progress: Progress,
     ) -> None:
-        """options: the engine's. machine: whose calibration to correct by what passes achieve, if any."""
+        """options: the engine's. machine: whose calibration to correct by what passes achieve, if any. gpu: what computes, if not the
+        CPU."""
         self.tokenizer, self.config, self.device = tokenizer, config, str(device)
         self._file_config = GenerationConfig(eos_token_id=tokenizer.eos_token_ids, pad_token_id=tokenizer.pad_token_id)
         self._generation_config = replace(self._file_config)
         self._engine, self._gguf, self._metadata, self._options = engine, gguf, metadata, options
-        self._machine, self._memory, self._progress = machine, memory, progress
+        self._machine, self._gpu, self._memory, self._progress = machine, gpu, memory, progress
         solved = engine.plan
         self._solved, self._budget, self._n_ctx = solved, solved["budget"], solved["n_ctx"]
         self._pool = SequencePool(engine, self._budget)
@@ -76,6 +78,7 @@ class Model:
         self._last = CallMeter()
         self._reused = 0
         self._learned = Phase()  # disk-bound passes since the calibration was last corrected
+        self._linked = Phase()  # those that the link to a GPU bound
         self._computed: dict[Compute, Phase] = {"steps": Phase(), "prompts": Phase()}  # likewise, bound by compute alone
         self._warm = False  # whether a pass has been: the first one loads what stays
 
@@ -142,7 +145,7 @@ class Model:
     def plan(self) -> Plan:
         """What stays, what streams and what that costs; print it, save it, give it to from_pretrained(plan=)."""
         if self._plan is None:
-            self._plan = Plan.build(self._gguf, self._metadata, self._solved, self._options)
+            self._plan = Plan.build(self._gguf, self._metadata, self._solved, self._options, self._gpu)
         return self._plan
 
     # -- generate -------------------------------------------------------------------------------------------------------
@@ -373,20 +376,24 @@ class Model:
         if self._teaches and stall_ns > 0.3 * pass_ns:  # the disk was what it waited for
             with self._lock:
                 self._learned.add(cost, tokens)
-        if self._machine is not None and self._warm and (what := self._computed_as(cost, rows)):
+        if self._machine is not None and self._warm:
             with self._lock:
-                self._computed[what].add(cost, tokens)
+                if what := self._computed_as(cost, rows):
+                    self._computed[what].add(cost, tokens)
+                elif self._solved["bound"] == "link" and rows == 1 and stall_ns < 0.02 * pass_ns:
+                    self._linked.add(cost, tokens)
         self._warm = True
 
     def _computed_as(self, cost: Cost, rows: int) -> Compute | None:
         """Whose time a call's passes had: that of steps or prompts, if nothing but compute bound them and their prediction."""
         passes, pass_ns, disk_bytes, _, stall_ns, _ = cost
-        if stall_ns > 0.02 * pass_ns or self._solved["disk_s"] > self._solved["compute_s"]:
+        if stall_ns > 0.02 * pass_ns or self._solved["bound"] not in ("compute", "device"):
             return None
         if rows == passes == 1:
             return "steps"
         # Larger passes are predicted with the disk in it, unless nothing streams.
-        return "prompts" if rows >= _MANY_ROWS * passes and not disk_bytes and not self._solved["disk_s"] else None
+        streams = self._solved["disk_s"] or self._solved["link_s"]
+        return "prompts" if rows >= _MANY_ROWS * passes and not disk_bytes and not streams else None
 
     def _learn(self) -> None:
         """Corrects the kept calibration by what the last passes achieved that were bound by one thing."""
@@ -395,8 +402,12 @@ class Model:
                 return
             if learn_disk(self._machine, self._learned.disk_bytes, self._learned.seconds):
                 self._learned = Phase()
+            linked = self._solved["weight_bytes"] - self._solved["device_weight_bytes"]
+            if self._linked.passes and learn_link(self._machine, self._linked.passes * linked, self._linked.seconds):
+                self._linked = Phase()
             for what, phase in self._computed.items():
-                predicted = self._solved["compute_s"] * phase.passes if what == "steps" else phase.predicted_s
+                step = self._solved["device_s" if self._gpu else "compute_s"]
+                predicted = step * phase.passes if what == "steps" else phase.predicted_s
                 if learn_compute(self._machine, what, self._options["bandwidths"] or {}, predicted, phase.seconds):
                     self._computed[what] = Phase()
 

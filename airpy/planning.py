@@ -6,10 +6,11 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from airpy import _core
+from airpy.device import Gpu
 from airpy.errors import AirpyError, ArgumentError, ArgumentTypeError, system_errors
 from airpy.files import PathLike, checked_path
 from airpy.sizes import format_rate, format_size, format_speed, format_time
@@ -25,7 +26,7 @@ _COUNTS = (
     "budget", "fixed", "n_ctx", "max_rows", "tile_bytes", "ring_bytes", "block_bytes", "depth", "weight_bytes", "pin_bytes",
     "pin_bytes_full", "state_bytes_full", "activation_bytes", "activation_bytes_full", "logit_bytes", "device_budget", "device_fixed",
     "n_device_tiles", "device_pin_bytes", "device_weight_bytes", "device_ring_bytes", "device_state_bytes", "device_activation_bytes",
-    "device_activation_bytes_full", "device_part_bytes", "n_host_tiles", "host_weight_bytes", "share_bytes",
+    "device_activation_bytes_full", "device_part_bytes", "n_host_tiles", "host_weight_bytes", "share_bytes", "staging_bytes",
 )  # fmt: skip
 _HELPER = ("budget", "fixed", "buffer_bytes", "ring_bytes", "pin_bytes", "weight_bytes", "linked_bytes", "n_tiles", "linked_tiles")
 _SECONDS = ("disk_s", "link_s", "device_s", "compute_s", "pass_s", "full_s", "prompt_s")
@@ -49,8 +50,11 @@ class Plan:
         self._data = _checked(data)
 
     @classmethod
-    def build(cls, gguf: _core.GGUF, metadata: Mapping[str, Any], solved: Mapping[str, Any], options: Mapping[str, Any]) -> Plan:
-        """From what the engine solved under `options`; solves for more memory as well."""
+    def build(
+        cls, gguf: _core.GGUF, metadata: Mapping[str, Any], solved: Mapping[str, Any], options: Mapping[str, Any], gpu: Gpu | None = None
+    ) -> Plan:
+        """From what the engine solved under `options`; solves for more memory as well. gpu: what it is for, if that is one of this
+        machine's."""
         arch = str(metadata.get("general.architecture", ""))
         name = str(metadata.get("general.name", "")) or os.path.basename(gguf.paths[0])
         data: dict[str, Any] = {
@@ -59,6 +63,7 @@ class Plan:
                 "name": name.encode("utf-8", "replace").decode(), "arch": arch, "fingerprint": fingerprint(gguf),
                 "file_bytes": gguf.bytes, "layers": metadata.get(f"{arch}.block_count", 0),
             },
+            "device": gpu.kind if gpu else None,
             "options": {name: list(options[name]) if isinstance(options[name], tuple) else options[name] for name in _GIVEN},
             "bandwidths": dict(options.get("bandwidths") or {}),
             "plan": {**solved, "weights": [list(row) for row in solved["weights"]]},
@@ -68,7 +73,7 @@ class Plan:
         plan = cls(data)
         data["more_ram"] = plan._outlook(gguf, options, "max_ram", plan["budget"], plan.streamed_bytes)
         if plan.on_device:
-            data["more_vram"] = plan._outlook(gguf, options, "max_vram", plan["device_budget"], plan.linked_bytes)
+            data["more_vram"] = plan._outlook(gguf, options, "max_vram", plan["device_budget"], plan.away_bytes)
         return cls(data)
 
     @classmethod
@@ -96,7 +101,8 @@ class Plan:
             file.write("\n")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data: model, options, bandwidths, plan (sizes in bytes, times in seconds), more_ram, more_vram."""
+        """Plain data: model, device (name, capability and driver of a GPU, or None), options, bandwidths, plan (sizes in bytes, times in
+        seconds), more_ram, more_vram."""
         copy: dict[str, Any] = json.loads(json.dumps(self._data))
         copy["predicted_tok_s"] = self.predicted_tok_s
         return copy
@@ -135,9 +141,23 @@ class Plan:
         return bool(self["device_budget"])
 
     @property
-    def linked_bytes(self) -> int:
-        """Weight bytes that cross the link to the device in every pass."""
+    def device(self) -> dict[str, Any] | None:
+        """Name, compute capability and driver of the GPU that it was made for; None: the CPU, or a machine that was described."""
+        return None if self._data["device"] is None else dict(self._data["device"])
+
+    @property
+    def device_name(self) -> str:
+        return printable(self._data["device"]["name"]) if self._data["device"] else "a GPU" if self.on_device else "a CPU"
+
+    @property
+    def away_bytes(self) -> int:
+        """Weight bytes that no device holds."""
         return self["weight_bytes"] - self["device_weight_bytes"] if self.on_device else 0
+
+    @property
+    def linked_bytes(self) -> int:
+        """Weight bytes that cross the link to the device, or several links, in a pass of a token; the CPU computes with the others."""
+        return self.away_bytes - self["host_weight_bytes"] if self.on_device else 0
 
     @property
     def streamed_bytes(self) -> int:
@@ -189,7 +209,7 @@ class Plan:
         kinds = sorted({kind for _, kind, _, tiles, *_ in self["weights"] if tiles})
         options = self._data["options"]
         how = {"mmap": "mapped, the page cache keeps it", "direct": "direct reads past the page cache"}[self["io"]]
-        vram = f"max_vram {format_size(self['device_budget'])}, " if self.on_device else ""
+        vram = f"{self.device_name}: max_vram {format_size(self['device_budget'])}, " if self.on_device else ""
         return [
             f"{self.model['name']}: {self.model['arch']}, {self.model['layers']} layers, {', '.join(kinds)}; "
             f"a pass reads {format_size(self['weight_bytes'])} of weights",
@@ -206,12 +226,16 @@ class Plan:
             row[1] += size * device / tiles if tiles else 0
             row[2] += size * pinned / tiles if tiles else 0
             kinds.setdefault(label, set()).add(kind)
-        columns = ("in VRAM", "in RAM", "from disk") if self.on_device else ("stays", "streams")
-        lines = [f"{'weights':<22}{'type':<14}{'bytes':>10}" + "".join(f"{column:>11}" for column in columns)]
+        columns = ("in VRAM", "locked RAM", "from disk") if self.on_device else ("stays", "streams")
+        lines = [f"{'weights':<22}{'type':<14}{'bytes':>10}" + "".join(f"{column:>12}" for column in columns)]
         for label, (size, device, pinned) in rows.items():
             types = "/".join(sorted(kinds[label]))
             shares = ["by row"] if label.startswith("embedding") else self._shares(size, device, pinned)
-            lines.append(f"{label:<22}{types:<14}{format_size(size):>10}" + "".join(f"{share:>11}" for share in shares))
+            lines.append(f"{label:<22}{types:<14}{format_size(size):>10}" + "".join(f"{share:>12}" for share in shares))
+        if self.on_device:
+            homes = [self["device_weight_bytes"], self.away_bytes - self.streamed_bytes, self.streamed_bytes]
+            sizes = "".join(f"{format_size(size):>12}" for size in homes)
+            lines.append(f"{'of a pass in all':<36}{format_size(self['weight_bytes']):>10}{sizes}")
         return lines
 
     def _shares(self, size: float, device: float, pinned: float) -> list[str]:
@@ -223,22 +247,27 @@ class Plan:
         return [f"{100 * share:.0f} %" for share in shares]
 
     def _text_memory(self) -> list[str]:
-        rows = self._memory_of_both() if self.on_device else self._memory_over_time()
-        columns = ("VRAM", "RAM") if self.on_device else ("empty context", "full context")
-        budgets = (self["device_budget"], self["budget"])
-        lines = [f"{'memory':<26}" + "".join(f"{column:>15}" for column in columns)]
-        lines += [f"{name:<26}{format_size(one):>15}{format_size(other):>15}" for name, one, other in rows if one or other]
-        sums = [sum(row[1] for row in rows), sum(row[2] for row in rows)]
-        total = f"{'in all':<26}{format_size(sums[0]):>15}{format_size(sums[1]):>15}"
+        rows = self._memory_of_all() if self.on_device else self._memory_over_time()
+        helpers: list[dict[str, int]] = self["helpers"]
+        several = ["VRAM 1", *(f"VRAM {i + 2}" for i in range(len(helpers)))] if helpers else ["VRAM"]
+        columns = (*several, "RAM") if self.on_device else ("empty context", "full context")
+        budgets = (self["device_budget"], *(helper["budget"] for helper in helpers), self["budget"])
+
+        def line(name: str, cells: Sequence[str]) -> str:
+            return f"{name:<26}" + "".join(f"{cell:>15}" for cell in cells)
+
+        lines = [line("memory", columns)]
+        lines += [line(name, [format_size(size) for size in sizes]) for name, *sizes in rows if any(sizes)]
+        total = line("in all", [format_size(sum(sizes)) for sizes in list(zip(*rows, strict=True))[1:]])
         if self.on_device:
-            lines += [total, f"{'of':<26}{format_size(budgets[0]):>15}{format_size(budgets[1]):>15}"]
+            lines += [total, line("of", [format_size(budget) for budget in budgets])]
         else:
             lines.append(f"{total}   of {format_size(self['budget'])}")
         if self["io"] == "mmap":
             lines.append(f"{'mapped file, besides':<26}{format_size(self.model['file_bytes']):>15}")
         return lines
 
-    def _memory_over_time(self) -> list[tuple[str, float, float]]:
+    def _memory_over_time(self) -> list[tuple[Any, ...]]:
         """What RAM holds with an empty and with a full context."""
         block = self["state_bytes_full"] / max(1, math.ceil(self["n_ctx"] / 64))
         return [
@@ -250,49 +279,65 @@ class Plan:
             ("weights that stay", self["pin_bytes"], self["pin_bytes_full"]),
         ]
 
-    def _memory_of_both(self) -> list[tuple[str, float, float]]:
-        """What VRAM and RAM hold, at any time."""
-        return [
-            ("small weights, overhead", self["device_fixed"], self["fixed"]),
-            ("KV cache", self["device_state_bytes"], self["state_bytes_full"]),
-            ("activations", self["device_activation_bytes_full"], self["activation_bytes_full"]),
-            ("logits", 0, self["logit_bytes"]),
-            ("ring of weights", self["device_ring_bytes"], self["ring_bytes"]),
-            ("weights that stay", self["device_pin_bytes"], self["pin_bytes"]),
+    def _memory_of_all(self) -> list[tuple[Any, ...]]:
+        """What VRAM, of each device, and RAM hold, at any time."""
+        helpers: list[dict[str, int]] = self["helpers"]
+        rows = [
+            ("CUDA, small weights", self["device_fixed"], "fixed", self["fixed"]),  # and, in RAM, the tokenizer
+            ("KV cache", self["device_state_bytes"], "", self["state_bytes_full"]),
+            ("activations", self["device_activation_bytes_full"], "buffer_bytes", self["activation_bytes_full"]),
+            ("logits", 0, "", self["logit_bytes"]),
+            ("results of others", self["device_part_bytes"], "", self["share_bytes"]),
+            ("weights on their way", self["device_ring_bytes"], "ring_bytes", self["ring_bytes"] + self["staging_bytes"]),
+            ("weights that stay", self["device_pin_bytes"], "pin_bytes", self["pin_bytes"]),
         ]
+        return [(name, one, *(helper.get(key, 0) for helper in helpers), ram) for name, one, key, ram in rows]
 
     def _text_time(self) -> list[str]:
-        lines = [f"bandwidths    {self._text_rates()}"]
+        lines = [*self._text_resources(), ""] if self.on_device else [f"bandwidths    {self._text_rates()}"]
         if self.predicted_tok_s is None:
             return lines
-        resources = ("disk", "link", "device") if self.on_device else ("disk", "compute")
-        times = ", ".join(f"{name} {format_time(self[f'{name}_s'])}" for name in resources)
-        lines.append(
-            f"a token       {format_time(self['pass_s'])}, {format_speed(self.predicted_tok_s)}, bound by the {self.bound} ({times})"
-        )
+        times = "" if self.on_device else f" (disk {format_time(self['disk_s'])}, compute {format_time(self['compute_s'])})"
+        lines.append(f"a token       {format_time(self['pass_s'])}, {format_speed(self.predicted_tok_s)}, bound by the {self.bound}{times}")
         if not self.on_device:  # where the context has its room from the start
             lines.append(self._text_full())
         passes = math.ceil(self["n_ctx"] / self["max_rows"])
         least = " or more" if self.on_device and not self.bandwidths.get("device_product_columns") else ""  # by bytes alone
+        together = f", {format_time(passes * self['prompt_s'])} in all" if passes > 1 else ""
         lines.append(
             f"a prompt      of {self['n_ctx']} tokens takes {passes} pass{'es' if passes > 1 else ''} of "
-            f"{format_time(self['prompt_s'])}{least}"
+            f"{format_time(self['prompt_s'])}{least}{together}"
         )
         if self.on_device:
-            lines.append(f"more VRAM     {self._text_more('max_vram', self.linked_bytes, 'crosses the link')}")
+            lines.append(f"more VRAM     {self._text_more('max_vram', self.away_bytes, 'is away from VRAM')}")
         lines.append(f"more RAM      {self._text_more('max_ram', self.streamed_bytes, 'streams')}")
+        return lines
+
+    def _text_resources(self) -> list[str]:
+        """What a token takes of each that is at work at the same time: bytes, rate, seconds."""
+        here, devices = self["host_weight_bytes"], 1 + len(self["helpers"])
+        moved = {"device": self["weight_bytes"] - here, "link": self.linked_bytes, "compute": here, "disk": self.streamed_bytes}
+        does = {"device": "device reads, of VRAM", "link": "link brings, from RAM", "compute": "CPU computes, in RAM", "disk": "disk reads"}
+        if devices > 1:
+            does |= {"device": f"{devices} devices read", "link": f"{devices} links bring"}
+        lines = [f"{'for every token':<26}{'bytes':>15}{'at':>19}{'takes':>11}"]
+        for name, size in moved.items():
+            if name == "compute" and not size:
+                continue
+            rate = self.bandwidths.get("memory" if name == "compute" else name)
+            at = format_rate(rate) if rate else "not known"
+            if rate and devices > 1 and name in ("device", "link"):
+                at = f"{devices} x {at}"
+            takes = format_time(self[f"{name}_s"]) if rate or self[f"{name}_s"] else "-"
+            mark = "   bounds it" if name == self.bound and self.predicted_tok_s else ""
+            lines.append(f"{does[name]:<26}{format_size(size):>15}{at:>19}{takes:>11}{mark}")
         return lines
 
     def _text_rates(self) -> str:
         rates = self.bandwidths
-        plain = ("disk", "link", "device") if self.on_device else ("disk", "memory")
-        known = [f"{name} {format_rate(rates[name])}" for name in plain if rates.get(name)]
-        if not self.on_device:
-            known += [f"{kind} products {format_rate(rate)}" for kind, rate in sorted(rates.get("product", {}).items()) if rate]
-        if not known:
-            return "unknown: nothing was probed"
-        missing = [name for name in plain if self.on_device and not rates.get(name)]
-        return ", ".join(known) + (f"; not known, so taken for no bound: {', '.join(missing)}" if missing else "")
+        known = [f"{name} {format_rate(rates[name])}" for name in ("disk", "memory") if rates.get(name)]
+        known += [f"{kind} products {format_rate(rate)}" for kind, rate in sorted(rates.get("product", {}).items()) if rate]
+        return ", ".join(known) or "unknown: nothing was probed"
 
     def _text_full(self) -> str:
         """A token when the context is full, so that less room is left for weights."""
@@ -335,6 +380,14 @@ def _is_weight(row: Any) -> bool:
     return isinstance(row[0], str) and isinstance(row[1], str) and all(map(_is_count, row[2:]))
 
 
+def _is_device(device: Any) -> bool:
+    if not isinstance(device, Mapping) or device.keys() != {"name", "capability", "driver"}:
+        return False
+    capability = device["capability"]
+    numbers = isinstance(capability, list) and len(capability) == 2 and all(map(_is_count, capability))
+    return isinstance(device["name"], str) and numbers and _is_count(device["driver"])
+
+
 def _is_step(step: Any, option: str) -> bool:
     if not isinstance(step, Mapping) or not _is_count(step.get(option)):
         return False
@@ -365,6 +418,8 @@ def _checked(data: Any) -> dict[str, Any]:
         wrong.append("io")
     if plan.get("bound") not in _BOUNDS:
         wrong.append("bound")
+    if data.get("device") is not None and not _is_device(data["device"]):
+        wrong.append("device")
     weights = plan.get("weights")
     steps = {f"more_{memory}": (data.get(f"more_{memory}", []), f"max_{memory}") for memory in ("ram", "vram")}
     if not isinstance(weights, list) or not all(map(_is_weight, weights)):
@@ -379,6 +434,7 @@ def _checked(data: Any) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "model": dict(model),
+        "device": None if data.get("device") is None else dict(data["device"]),
         "options": dict(options),
         "bandwidths": check_rates(data.get("bandwidths", {})),
         "plan": {**plan, "weights": [list(row) for row in weights or ()]},

@@ -21,15 +21,16 @@ _BELOW, _BACK = "\x1bD\x1b[A\x1b7\r\n", "\x1b[K\x1b8"
 
 
 class PassBar:
-    """A bar over the layers of one call's passes, on stderr, shown once the call has taken a second. Use as a context, for one call
-    after the other."""
+    """A bar over the layers of one call's passes, on stderr, shown once the call has taken a second, or over other units after other
+    times. Use as a context, for one call after the other."""
 
-    def __init__(self) -> None:
+    def __init__(self, unit: str = "layer", patience: float = _PATIENCE) -> None:
+        self._unit, self._patience = unit, patience
         self._started = self._drawn = 0.0
 
     def __call__(self, layers_done: int, n_layers: int, passes_done: int, n_passes: int) -> None:
         now = time.monotonic()
-        if now - self._started < _PATIENCE or now - self._drawn < _EVERY or not n_passes:
+        if now - self._started < self._patience or now - self._drawn < _EVERY or not n_passes:
             return
         import shutil  # only now: most calls never need them
 
@@ -39,7 +40,7 @@ class PassBar:
         done = min(passes_done * n_layers + layers_done, total)
         columns = shutil.get_terminal_size().columns - 1
         self._drawn = now
-        self._draw(tqdm.format_meter(done, total, now - self._started, ncols=columns, unit="layer"))
+        self._draw(tqdm.format_meter(done, total, now - self._started, ncols=columns, unit=self._unit))
 
     def _draw(self, bar: str) -> None:
         """ "" takes the bar away, or ends its line where there is nothing to take back."""
@@ -83,10 +84,10 @@ def check_progress(progress: Any) -> Progress:
     raise ArgumentError(f"progress is {progress!r}; expected True, False, 'auto' or a callable")
 
 
-def progress_for_call(progress: Progress) -> PassBar | CallbackProgress:
-    """What reports on calls of the engine, one at a time. "auto": a bar where stderr is a terminal."""
+def progress_for_call(progress: Progress, unit: str = "layer", patience: float = _PATIENCE) -> PassBar | CallbackProgress:
+    """What reports on calls of the engine, one at a time, or on other work. "auto": a bar where stderr is a terminal."""
     if callable(progress):
         return CallbackProgress(progress)
     if progress == "auto":
         progress = sys.stderr is not None and sys.stderr.isatty()
-    return PassBar() if progress else CallbackProgress(None)
+    return PassBar(unit, patience) if progress else CallbackProgress(None)

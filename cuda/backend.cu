@@ -14,6 +14,35 @@ air_status air_cuda_fail(cudaError_t error, const char *what, air_error *err)
     return air_fail(err, status, "cuda: %s: %s (%s)", what, cudaGetErrorString(error), cudaGetErrorName(error));
 }
 
+/* --- memory --- */
+
+static double mib(size_t bytes) { return (double)bytes / (1 << 20); }
+
+air_status air_cuda_vram(void **out, size_t bytes, const char *what, air_error *err)
+{
+    size_t free = 0, total = 0;
+    *out = nullptr;
+    cudaError_t error = cudaMalloc(out, bytes);
+    if (error == cudaSuccess) return AIR_OK;
+    *out = nullptr;
+    if (error != cudaErrorMemoryAllocation || cudaMemGetInfo(&free, &total) != cudaSuccess) return air_cuda_fail(error, what, err);
+    (void)cudaGetLastError();
+    return air_fail(err, AIR_E_NOMEM, "cuda: %.1f MiB of VRAM for %s were refused: %.1f MiB are free of %.1f; lower max_vram, or end what "
+                    "else uses the GPU", mib(bytes), what, mib(free), mib(total));
+}
+
+air_status air_cuda_locked(void **out, size_t bytes, const char *what, air_error *err)
+{
+    *out = nullptr;
+    cudaError_t error = cudaHostAlloc(out, bytes, cudaHostAllocPortable);
+    if (error == cudaSuccess) return AIR_OK;
+    *out = nullptr;
+    if (error != cudaErrorMemoryAllocation) return air_cuda_fail(error, what, err);
+    (void)cudaGetLastError();
+    return air_fail(err, AIR_E_NOMEM, "cuda: %.1f MiB of page-locked memory for %s were refused; lower max_ram, or free memory of this "
+                    "machine", mib(bytes), what);
+}
+
 /* --- devices --- */
 
 /* Why CUDA cannot be used, in words that say what would help. */
@@ -49,8 +78,10 @@ static air_status choose(int32_t device, air_error *err)
     return AIR_OK;
 }
 
-/* Contexts differ by driver and device; as seen of drivers 525 to 580 they take 250 to 500 MiB. */
-#define CONTEXT_BYTES ((uint64_t)512 << 20)
+static void write_id(const cudaDeviceProp *properties, char out[33])
+{
+    for (int i = 0; i < 16; i++) (void)snprintf(out + 2 * i, 3, "%02x", (unsigned)(unsigned char)properties->uuid.bytes[i]);
+}
 
 static air_status ask(int32_t device, air_device_info *out, air_error *err)
 {
@@ -63,7 +94,8 @@ static air_status ask(int32_t device, air_device_info *out, air_error *err)
     (void)snprintf(out->name, sizeof out->name, "%s", properties.name);
     out->total = total;
     out->free = free;
-    out->context = CONTEXT_BYTES;
+    AIR_CUDA_TRY(cudaDriverGetVersion(&out->driver), "asking for the driver's version", err);
+    write_id(&properties, out->id);
     out->major = properties.major;
     out->minor = properties.minor;
     out->processors = properties.multiProcessorCount;
@@ -73,19 +105,37 @@ static air_status ask(int32_t device, air_device_info *out, air_error *err)
 }
 
 /* Leaves the calling thread, which is the user's, on the device that it was on. */
-static air_status cuda_device_info(int32_t device, air_device_info *out, air_error *err)
+template <class F> static air_status on_device(int32_t device, air_error *err, F what)
 {
     int32_t n;
     int before = 0;
-    *out = air_device_info{};
     air_status st = cuda_devices(&n, err);
     if (st) return st;
     if (device < 0 || device >= n)
         return air_fail(err, AIR_E_ARGUMENT, "there is no device cuda:%d; there are %d, counted from 0", (int)device, (int)n);
     int known = cudaGetDevice(&before) == cudaSuccess;
-    st = ask(device, out, err);
+    st = what();
     if (known) (void)cudaSetDevice(before);
     return st;
+}
+
+static air_status cuda_device_info(int32_t device, air_device_info *out, air_error *err)
+{
+    *out = air_device_info{};
+    return on_device(device, err, [=] { return ask(device, out, err); });
+}
+
+static std::atomic<int> open_backends; /* of this process, on any device */
+
+static air_status cuda_probe(int32_t device, uint64_t types, uint64_t bytes, double seconds, air_device_rates *out, air_error *err)
+{
+    *out = air_device_rates{};
+    return on_device(device, err, [=] {
+        air_status st = choose(device, err);
+        if (!st) st = air_cuda_probe(device, types, bytes, seconds, out, err);
+        if (open_backends) out->context = 0; /* what they hold is none of it */
+        return st;
+    });
 }
 
 /* --- a device that is lost --- */
@@ -181,8 +231,9 @@ static air_status alloc_pass(air_backend *h, int64_t rows, int64_t n_wanted, air
 {
     h->layout = air_device_layout_of(h->program, rows, n_wanted, h->n_ctx);
     h->host_layout = host_layout_of(h, rows, n_wanted);
-    AIR_CUDA_TRY(cudaMalloc((void **)&h->memory, h->layout.total), "VRAM for activations", err);
-    AIR_CUDA_TRY(cudaHostAlloc((void **)&h->host, h->host_layout.total, cudaHostAllocDefault), "page-locked memory of a pass", err);
+    air_status st = air_cuda_vram((void **)&h->memory, h->layout.total, "activations", err);
+    if (!st) st = air_cuda_locked((void **)&h->host, h->host_layout.total, "a pass", err);
+    if (st) return st;
     h->rows_cap = rows;
     h->wanted_cap = n_wanted;
     return AIR_OK;
@@ -244,6 +295,7 @@ static void cuda_close(air_backend *h)
     }
     if (h->aside) (void)cudaStreamDestroy(h->aside);
     delete h;
+    open_backends--;
 }
 
 static air_status open_streams(air_backend *h, air_error *err)
@@ -270,7 +322,7 @@ static air_status load_tables(air_backend *h, air_error *err)
     air_cuda_tables_fill(tables.data());
     air_status st = AIR_OK;
     for (int32_t i = h->n_devices - 1; i >= 0 && !st; i--)
-        st = air_cuda_upload(h, i, &h->devices[i].tables, tables.data(), tables.size(), "VRAM for tables", err);
+        st = air_cuda_upload(h, i, &h->devices[i].tables, tables.data(), tables.size(), "tables", err);
     return st;
 }
 
@@ -288,6 +340,7 @@ static air_status cuda_open(air_backend **out, const air_backend_config *config,
     *out = nullptr;
     air_backend *h = new (std::nothrow) air_backend{};
     if (!h) return air_fail(err, AIR_E_NOMEM, "cuda: %zu bytes", sizeof *h);
+    open_backends++;
     h->program = config->program;
     h->device = config->devices[0].number;
     h->n_devices = config->n_devices;
@@ -347,8 +400,7 @@ static air_status alloc_block(air_backend *h, void **out, size_t bytes, air_erro
     air_status st = use_device(h, err);
     if (!st) *out = take_free(h, bytes);
     if (st || *out) return st;
-    AIR_CUDA_TRY(cudaMalloc(out, bytes), "VRAM for 64 more positions", err);
-    return AIR_OK;
+    return air_cuda_vram(out, bytes, "64 more positions", err);
 }
 
 static air_status cuda_state_alloc(air_backend *h, void **out, size_t bytes, air_error *err)
@@ -416,6 +468,7 @@ static const air_backend_api cuda_api = {
     "cuda",
     cuda_devices,
     cuda_device_info,
+    cuda_probe,
     cuda_open,
     cuda_close,
     cuda_kernels,

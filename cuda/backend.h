@@ -1,5 +1,6 @@
 /* cuda/backend.h: inside the CUDA backend: what its files share. backend.cu: life, memory, the vtable; weights.cu: how weights come to the
- * the devices; pass.cu: the walk over a program; share.cu: what other devices and the CPU compute of products.
+ * the devices; pass.cu: the walk over a program; share.cu: what other devices and the CPU compute of products; probe.cu: how fast a
+ * device does such things.
  *
  * A backend owns a device's memory for weights, state and activations, and two streams: copies go ahead on one, kernels follow on the
  * other, events order them both ways; the host waits for neither inside a pass but to reuse its own memory, and for what it computes. One thread at a time calls it
@@ -16,8 +17,6 @@
 #include "cuda/kernels.h"
 
 enum {
-    AIR_CUDA_STAGING_PIECES = 4,         /* of page-locked memory between weights in pageable memory and the device */
-    AIR_CUDA_STAGING_BYTES = 2 << 20,    /* of each, but no more than a tile: large enough that a copy costs more than its launch */
     AIR_CUDA_READING = 2,                /* spans of memory that the feed uses again: as many as may be held when it is asked for the next */
     AIR_CUDA_LAYERS_AHEAD = 2,           /* that the host may have enqueued beyond the one being computed */
 };
@@ -30,6 +29,11 @@ air_status air_cuda_fail(cudaError_t error, const char *what, air_error *err);
         cudaError_t air_cuda_error_ = (call);                                 \
         if (air_cuda_error_ != cudaSuccess) return air_cuda_fail(air_cuda_error_, what, err); \
     } while (0)
+
+/* *out is new VRAM, or page-locked memory of the host, for `what`; null after a failure, which says how much was wanted, what there is and
+ * what helps. */
+air_status air_cuda_vram(void **out, size_t bytes, const char *what, air_error *err);
+air_status air_cuda_locked(void **out, size_t bytes, const char *what, air_error *err);
 
 /* --- weights.cu --- */
 
@@ -61,7 +65,7 @@ struct air_cuda_device {
     air_cuda_slot slots[AIR_DEVICE_RING_TILES];
     uint64_t taken;                /* tiles that went through the ring */
     cudaEvent_t kept_copied;
-    cudaEvent_t staged[AIR_CUDA_STAGING_PIECES], read[AIR_CUDA_READING]; /* as air_cuda_weights counts, of this device's copies */
+    cudaEvent_t staged[AIR_DEVICE_STAGING_PIECES], read[AIR_CUDA_READING]; /* as air_cuda_weights counts, of this device's copies */
     uint8_t *input, *part;         /* of helpers: columns, and results before they leave */
     int32_t floats_of, q8_of;      /* buffers whose columns lie in input, as they are and in 8 bits; AIR_NONE */
 };
@@ -84,7 +88,7 @@ struct air_cuda_weights {
     std::vector<int32_t> op_of;    /* [n_weights]: the product that reads it */
     uint8_t *staging;              /* page-locked */
     uint64_t piece_bytes;          /* of it, each */
-    cudaEvent_t staged_by[AIR_CUDA_STAGING_PIECES];
+    cudaEvent_t staged_by[AIR_DEVICE_STAGING_PIECES];
     uint64_t pieces;               /* that went through it */
     std::vector<air_cuda_held> held; /* [first_held, n_held): the oldest first; room for all spans of a pass */
     size_t first_held, n_held;
@@ -157,6 +161,11 @@ int64_t air_cuda_columns_alike(const air_backend *h, const air_op *op, int64_t c
 bool air_cuda_has_role(const air_backend *h, int32_t buffer, air_row_role role);
 
 air_status air_cuda_run(air_backend *h, const air_pass *pass, const air_feed *feed, air_error *err);
+
+/* --- probe.cu --- */
+
+/* Of the calling thread's device; as in air_backend_api, where *out is zeros before. */
+air_status air_cuda_probe(int32_t device, uint64_t types, uint64_t bytes, double seconds, air_device_rates *out, air_error *err);
 
 /* --- backend.cu --- */
 

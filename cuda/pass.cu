@@ -46,7 +46,7 @@ static air_status load_vectors(air_backend *h, air_error *err)
         memcpy(all.data() + at[(size_t)i], data, (size_t)(p->weights[i].rows * p->weights[i].cols) * sizeof(float));
     }
     if (!all.empty()) {
-        air_status st = air_cuda_upload(h, 0, &h->vectors, all.data(), all.size() * sizeof(float), "VRAM for small weights", err);
+        air_status st = air_cuda_upload(h, 0, &h->vectors, all.data(), all.size() * sizeof(float), "small weights", err);
         if (st) return st;
     }
     for (size_t i = 0; i < at.size(); i++)

@@ -47,10 +47,9 @@ static air_status open_helper(air_backend *h, int32_t i, const air_backend_confi
 {
     air_cuda_device *d = &h->devices[i];
     air_status st = air_cuda_use(h, i, err);
-    if (st) return st;
-    TRY(cudaMalloc((void **)&d->input, air_device_input_bytes(h->program, c->max_rows)));
-    TRY(cudaMalloc((void **)&d->part, h->share.part_bytes));
-    return enable_peers(h, i, err);
+    if (!st) st = air_cuda_vram((void **)&d->input, air_device_input_bytes(h->program, c->max_rows), "columns of products", err);
+    if (!st) st = air_cuda_vram((void **)&d->part, h->share.part_bytes, "results of products", err);
+    return st ? st : enable_peers(h, i, err);
 }
 
 static air_status open_host(air_backend *h, air_error *err)
@@ -58,7 +57,8 @@ static air_status open_host(air_backend *h, air_error *err)
     air_cuda_share *s = &h->share;
     uint64_t columns = air_device_column_bytes(h->program, AIR_SHARE_COLUMNS);
     TRY(cudaStreamCreateWithFlags(&s->results, cudaStreamNonBlocking));
-    TRY(cudaHostAlloc((void **)&s->columns, air_device_host_share_bytes(h->program, s->part_bytes), cudaHostAllocDefault));
+    air_status st = air_cuda_locked((void **)&s->columns, air_device_host_share_bytes(h->program, s->part_bytes), "the CPU's share", err);
+    if (st) return st;
     for (int i = 0; i < AIR_DEVICE_PARTS; i++) s->host_parts[i] = s->columns + columns + (size_t)i * s->part_bytes;
     return air_cuda_make_event(&s->columns_there, err);
 }
@@ -74,9 +74,8 @@ air_status air_cuda_share_open(air_backend *h, const air_backend_config *c, air_
     s->later.reserve((size_t)c->n_tiles);
     for (int32_t i = 1; i < h->n_devices && !st; i++) st = open_helper(h, i, c, err);
     if (!st) st = air_cuda_use(h, 0, err);
-    if (st) return st;
-    TRY(cudaMalloc((void **)&s->parts, (size_t)lanes * AIR_DEVICE_PARTS * s->part_bytes));
-    st = air_cuda_make_event(&s->input, err);
+    if (!st) st = air_cuda_vram((void **)&s->parts, (size_t)lanes * AIR_DEVICE_PARTS * s->part_bytes, "results from elsewhere", err);
+    if (!st) st = air_cuda_make_event(&s->input, err);
     uint8_t *parts = s->parts;
     for (int32_t i = s->host.product ? 0 : 1; i < h->n_devices && !st; i++, parts += AIR_DEVICE_PARTS * s->part_bytes)
         st = open_lane(h, i, parts, err);

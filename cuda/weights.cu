@@ -42,10 +42,11 @@ static bool any_streams(const air_backend *h, int32_t device)
 static air_status open_ring(air_cuda_device *d, uint64_t tile_bytes, air_error *err)
 {
     uint64_t each = round_up(tile_bytes);
-    AIR_CUDA_TRY(cudaMalloc((void **)&d->ring, each * AIR_DEVICE_RING_TILES), "VRAM for weights on their way", err);
+    air_status st = air_cuda_vram((void **)&d->ring, each * AIR_DEVICE_RING_TILES, "weights on their way", err);
+    if (st) return st;
     for (int i = 0; i < AIR_DEVICE_RING_TILES; i++) {
         d->slots[i].data = d->ring + each * (uint64_t)i;
-        air_status st = air_cuda_make_event(&d->slots[i].copied, err);
+        st = air_cuda_make_event(&d->slots[i].copied, err);
         if (!st) st = air_cuda_make_event(&d->slots[i].used, err);
         if (st) return st;
     }
@@ -56,10 +57,10 @@ static air_status open_on_device(air_backend *h, int32_t device, const air_backe
 {
     air_cuda_device *d = &h->devices[device];
     d->kept_bytes = c->devices[device].kept_bytes;
-    if (d->kept_bytes) AIR_CUDA_TRY(cudaMalloc((void **)&d->kept, d->kept_bytes), "VRAM for weights that stay", err);
-    air_status st = air_cuda_make_event(&d->kept_copied, err);
+    air_status st = d->kept_bytes ? air_cuda_vram((void **)&d->kept, d->kept_bytes, "weights that stay", err) : AIR_OK;
+    if (!st) st = air_cuda_make_event(&d->kept_copied, err);
     if (!st && any_streams(h, device)) st = open_ring(d, c->tile_bytes, err);
-    for (int i = 0; i < AIR_CUDA_STAGING_PIECES && !st; i++) st = air_cuda_make_waited_event(&d->staged[i], err);
+    for (int i = 0; i < AIR_DEVICE_STAGING_PIECES && !st; i++) st = air_cuda_make_waited_event(&d->staged[i], err);
     for (int i = 0; i < AIR_CUDA_READING && !st; i++) st = air_cuda_make_waited_event(&d->read[i], err);
     return st;
 }
@@ -74,11 +75,8 @@ air_status air_cuda_weights_open(air_backend *h, const air_backend_config *c, ai
     for (int32_t i = 0; i < h->program->n_ops; i++)
         if (h->program->ops[i].kind == AIR_OP_PRODUCT) w->op_of[(size_t)h->program->ops[i].weight] = i;
     for (int32_t i = 0; i < h->n_devices; i++) index_kept(h, &h->devices[i], &c->devices[i]);
-    w->piece_bytes = round_up(c->tile_bytes + 1);
-    if (w->piece_bytes > AIR_CUDA_STAGING_BYTES) w->piece_bytes = AIR_CUDA_STAGING_BYTES;
-    size_t staging = (size_t)w->piece_bytes * AIR_CUDA_STAGING_PIECES;
-    AIR_CUDA_TRY(cudaHostAlloc((void **)&w->staging, staging, cudaHostAllocPortable), "page-locked memory for copies", err);
-    air_status st = AIR_OK;
+    w->piece_bytes = air_device_staging_piece(c->tile_bytes);
+    air_status st = air_cuda_locked((void **)&w->staging, air_device_staging_bytes(c->tile_bytes), "copies of weights", err);
     for (int32_t i = h->n_devices - 1; i >= 0 && !st; i--) { /* so that the first is the thread's in the end */
         st = air_cuda_use(h, i, err);
         if (!st) st = open_on_device(h, i, c, err);
@@ -116,10 +114,10 @@ static air_status copy_staged(air_backend *h, air_cuda_device *d, uint8_t *to, c
     air_cuda_weights *w = &h->weights;
     for (uint64_t at = 0; at < bytes; at += w->piece_bytes) {
         uint64_t left = bytes - at;
-        int i = (int)(w->pieces % AIR_CUDA_STAGING_PIECES);
+        int i = (int)(w->pieces % AIR_DEVICE_STAGING_PIECES);
         uint8_t *piece = w->staging + (size_t)i * w->piece_bytes;
         size_t n = (size_t)(left < w->piece_bytes ? left : w->piece_bytes);
-        if (w->pieces >= AIR_CUDA_STAGING_PIECES) AIR_CUDA_TRY(cudaEventSynchronize(w->staged_by[i]), "copying weights", err);
+        if (w->pieces >= AIR_DEVICE_STAGING_PIECES) AIR_CUDA_TRY(cudaEventSynchronize(w->staged_by[i]), "copying weights", err);
         memcpy(piece, from + at, n);
         AIR_CUDA_TRY(cudaMemcpyAsync(to + at, piece, n, cudaMemcpyHostToDevice, d->copy), "copying weights", err);
         AIR_CUDA_TRY(cudaEventRecord(d->staged[i], d->copy), "copying weights", err);
@@ -133,8 +131,8 @@ air_status air_cuda_upload(air_backend *h, int32_t device, void **out, const voi
 {
     air_cuda_device *d = &h->devices[device];
     air_status st = air_cuda_use(h, device, err);
+    if (!st) st = air_cuda_vram(out, bytes, what, err);
     if (st) return st;
-    AIR_CUDA_TRY(cudaMalloc(out, bytes), what, err);
     st = copy_staged(h, d, (uint8_t *)*out, (const uint8_t *)from, bytes, err);
     cudaError_t error = air_cuda_settle(h, d->copy);
     if (!st && error != cudaSuccess) st = air_cuda_fail(error, what, err);

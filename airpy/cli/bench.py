@@ -104,10 +104,7 @@ def bench(model: Model, length: int, tokens: int, seed: int) -> list[dict[str, A
 
 def _row(model: Model, test: str, phase: Phase) -> dict[str, Any]:
     figures = phase.figures()
-    disk_bound = phase.disk_bytes and model.plan.bound == "disk"
-    moved = phase.disk_bytes if disk_bound else phase.disk_bytes + phase.ram_bytes
-    rates = model.plan.bandwidths
-    probed = rates.get("disk", 0) if disk_bound else _product_rate(model)
+    bound, moved, probed = _bound_of(model, phase)
     return {
         "test": test,
         "tokens": phase.tokens,
@@ -115,13 +112,20 @@ def _row(model: Model, test: str, phase: Phase) -> dict[str, Any]:
         "gb_s": moved / phase.seconds / 1e9 if phase.seconds else None,
         "probe_gb_s": probed / 1e9 if probed else None,
         "predicted_tok_s": figures["predicted_tok_s"],
-        "bound": "disk" if disk_bound else "compute",
+        "bound": bound,
         "passes": phase.passes,
         "reason": None,
     }
 
 
-def _product_rate(model: Model) -> float:
-    """What the plan says all products of a pass go at, one column: its weights over its compute time."""
-    seconds = model.plan["compute_s"]
-    return float(model.plan["weight_bytes"] / seconds) if seconds else 0.0
+def _bound_of(model: Model, phase: Phase) -> tuple[str, float, float]:
+    """What bounds passes of one token, the bytes that came from there or went through it, and the rate that it was probed at: of products,
+    what the plan says all of a pass go at, one column."""
+    plan = model.plan
+    if phase.disk_bytes and plan.bound == "disk":
+        return "disk", phase.disk_bytes, plan.bandwidths.get("disk", 0.0)
+    if plan.bound == "link":
+        return "link", phase.passes * plan.linked_bytes, plan.bandwidths.get("link", 0.0)
+    name, moved = ("device", phase.passes * plan["weight_bytes"]) if plan.on_device else ("compute", phase.disk_bytes + phase.ram_bytes)
+    seconds = plan[f"{name}_s"]
+    return name, moved, plan["weight_bytes"] / seconds if seconds else 0.0

@@ -5,11 +5,18 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from airpy.cli import common
-from airpy.sizes import format_rate, format_size
+from airpy.progress import progress_for_call
+from airpy.sizes import format_rate, format_size, format_time
 from airpy.text import printable
+
+if TYPE_CHECKING:
+    from airpy.device import Gpu
+
+_PATIENCE = 2.0  # seconds without a bar
 
 _EXAMPLES = """\
   airpy doctor
@@ -21,7 +28,7 @@ def add(commands: common.Commands) -> None:
     parser = common.command(
         commands, "doctor", "what this machine has, and what would be used",
         "Says which CPU kernels, how much memory, which disk and which GPUs airpy finds, what it would use, and why not the rest. "
-        "Measures disk and memory for about a second.", _EXAMPLES,
+        "Measures disk, memory and GPUs, for a second or two each.", _EXAMPLES,
     )  # fmt: skip
     parser.add_argument("model", metavar="MODEL", nargs="?", help="a .gguf file on the disk to measure; default: the bundled one's")
     common.add_json(parser)
@@ -39,32 +46,62 @@ def run(args: argparse.Namespace) -> int:
 
 
 def examine(model: str | None) -> dict[str, Any]:
-    """All that is printed, sizes in bytes and rates in bytes per second; "gpu_problem" is None where a GPU can be used."""
+    """All that is printed, sizes in bytes and rates in bytes per second; "gpu_problem" is None where a GPU can be used. What GPUs do is
+    kept for plans."""
     from airpy import _core
     from airpy.auto_model import cpu_tier
     from airpy.calibration import probe_disk
-    from airpy.device import cuda_devices, cuda_plugin
+    from airpy.device import cuda_plugin, gpus
     from airpy.errors import AirpyError
     from airpy.files import find_model
 
     file = find_model(model) if model else os.path.join(os.path.dirname(_core.__file__), "assets", "demo-q8_0.gguf")
-    gpus: list[dict[str, Any]] = []
+    found: list[Gpu] = []
     problem = None
-    try:
-        gpus = cuda_devices()
-    except AirpyError as error:
-        problem = str(error)
     cpu = _core.cpu_info()
+    with progress_for_call("auto", "step", _PATIENCE) as report:
+        report(0, 3, 0, 1)
+        try:
+            found = gpus()  # contexts take a while to make
+        except AirpyError as error:
+            problem = str(error)
+        steps = 3 + len(found)
+        report(1, steps, 0, 1)
+        memory_rate = _core.probe_compute([], seconds=0.2)["memory"]
+        report(2, steps, 0, 1)
+        disk = probe_disk(file)
+        rates = []
+        for number, gpu in enumerate(found):
+            report(3 + number, steps, 0, 1)
+            rates.append(_rates(gpu, file))
     return {
         "version": _core.VERSION,
         "cpu": {**cpu, "tier": cpu_tier() or cpu["tier"]},
         "memory": _core.memory_info(),
-        "memory_rate": _core.probe_compute([], seconds=0.2)["memory"],
-        "disk": {"path": file, **probe_disk(file)},
+        "memory_rate": memory_rate,
+        "disk": {"path": file, **disk},
         "cuda_plugin": cuda_plugin() if os.path.exists(cuda_plugin()) else None,
-        "gpus": gpus,
+        "gpus": [{**asdict(gpu), **did} for gpu, did in zip(found, rates, strict=True)],
         "gpu_problem": problem,
     }
+
+
+def _rates(gpu: Gpu, file: str) -> dict[str, Any]:
+    """Measured now, but for products: which ones a model needs is not known; {} where it cannot be."""
+    from airpy.calibration import GPU_PROBE_BYTES, Machine, gpu_rates
+
+    machine = Machine(file, (), 0, "", min(GPU_PROBE_BYTES, gpu.free // 4), gpu)
+    rates = gpu_rates(machine, fresh=True)
+    return {name: rates[name] for name in ("link", "link_back", "device", "device_op_s", "handover_s") if name in rates}
+
+
+def _gpu_text(gpu: dict[str, Any]) -> str:
+    if not gpu.get("link"):
+        return "could not be measured"
+    return (
+        f"link {format_rate(gpu['link'])} to it, {format_rate(gpu['link_back'])} back; its memory {format_rate(gpu['device'])}; "
+        f"a launch {format_time(gpu['device_op_s'])}, a hand-over {format_time(gpu['handover_s'])}"
+    )
 
 
 def _lines(facts: dict[str, Any]) -> Iterator[str]:
@@ -84,8 +121,9 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
         major, minor = gpu["capability"]
         yield (
             f"cuda:{number}   {gpu['name']}, compute capability {major}.{minor}, {format_size(gpu['total'])}, "
-            f"{format_size(gpu['free'])} free"
+            f"{format_size(gpu['free'])} free, driver for CUDA {gpu['driver'] // 1000}.{gpu['driver'] % 1000 // 10}"
         )
+        yield f"         {_gpu_text(gpu)}"
     if facts["gpu_problem"]:
         yield f"GPU      none can be used: {facts['gpu_problem']}"
     yield "used     the CPU computes" + ("; device='cuda', or --device cuda, chooses the GPU" if facts["gpus"] else "")

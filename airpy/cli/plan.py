@@ -20,14 +20,16 @@ _EXAMPLES = """\
   airpy plan model.gguf --max-vram 24GB --max-ram 64GB --bandwidths disk=3GB/s,link=25GB/s,device=900GB/s
 
 The last asks what another machine would do, here one with a GPU: that machine need not be this one, and the file may be a header
-alone. Bandwidths: disk; link, from RAM to the device; device, its memory; memory, of the CPU; and seconds: latency_s of a read, op_s and
-device_op_s of an operation beside its bytes. What is not named bounds nothing. GB are 10^9 bytes, GiB 2^30."""
+alone. Bandwidths: disk; link, from RAM to the device, and link_back; device, its memory; memory, of the CPU; and seconds: latency_s of a
+read, op_s and device_op_s of an operation beside its bytes, handover_s from the device to the host and back. What is not named bounds
+nothing. GB are 10^9 bytes, GiB 2^30."""
 
 
 def add(commands: common.Commands) -> None:
     parser = common.command(
         commands, "plan", "what stays, what streams, how fast",
-        "Probes disk and CPU (or takes what was probed before) and prints the plan of a model, also for another machine. Reads no weights.",
+        "Probes disk and what computes, or takes what was probed before, and prints the plan of a model, also for another machine. Reads "
+        "no weights.",
         _EXAMPLES,
     )  # fmt: skip
     common.add_model(parser)
@@ -56,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
         args.usage_error("--bandwidths describes a machine, with --max-vram one that has a GPU; leave out --device")
     if (args.device == "cpu" and args.max_vram is not None) or args.bandwidths is not None:
         plan = _elsewhere(args)
+    elif args.device != "cpu":
+        plan = _on_device(args)
     else:
         with common.open_from(args, fresh=args.probe) as model:  # which reads little more than a plan needs
             plan = model.plan
@@ -66,6 +70,14 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(plan)
     return 0
+
+
+def _on_device(args: argparse.Namespace) -> Plan:
+    from airpy.device import find_device
+    from airpy.forecast import plan_on
+
+    given = {name: getattr(args, name) for name in common.ENGINE_OPTIONS}
+    return plan_on(find_device("--device", args.device), args.model, given, args.plan, fresh=args.probe)
 
 
 def _elsewhere(args: argparse.Namespace) -> Plan:

@@ -13,10 +13,11 @@
 #include "backend/device.h"
 #include "backend/op.h"
 #include "base/status.h"
+#include "quant/format.h"
 
 AIR_BEGIN_C
 
-enum { AIR_BACKEND_VERSION = 2 };
+enum { AIR_BACKEND_VERSION = 3 };
 
 /* Rows [first_row, first_row + rows) of one weight, in memory until released. data has no alignment. */
 typedef struct air_span {
@@ -110,11 +111,23 @@ typedef struct air_backend_config {
 
 typedef struct air_device_info {
     char name[256];
+    char id[33];                 /* which one of its kind: a UUID in hexadecimal */
     uint64_t total, free;        /* of its memory, now */
-    uint64_t context;            /* of it, what using the device takes before anything is allocated; an estimate */
     int32_t major, minor;        /* compute capability */
     int32_t processors;
+    int32_t driver;              /* 1000 × major + 10 × minor */
 } air_device_info;
+
+/* What a device was seen to do: bytes per second, seconds. */
+typedef struct air_device_rates {
+    double link, link_back;      /* copies from page-locked memory to the device; from there */
+    double memory;               /* reads of its own memory */
+    double op_s;                 /* a launch beside what it computes, after another one */
+    double handover_s;           /* the device is done, the host sees it and answers with a copy */
+    double product[AIR_TYPE_COUNT];         /* packed bytes of one-column products; 0: not measured */
+    double product_columns[AIR_TYPE_COUNT]; /* packed bytes × columns, with many columns; 0: not measured */
+    uint64_t context;            /* bytes of its memory that using it takes, others' use included; 0: not known */
+} air_device_rates;
 
 typedef struct air_backend_api {
     uint32_t version; /* AIR_BACKEND_VERSION */
@@ -123,6 +136,10 @@ typedef struct air_backend_api {
      * there is none that could be used. */
     air_status (*devices)(int32_t *n, air_error *err);
     air_status (*device_info)(int32_t device, air_device_info *out, air_error *err);
+    /* Measures the device for about so many seconds, products of the types whose bit is set (bit = GGML type id), in up to bytes of its
+     * memory and some of the host's, all of which is given back. What others do meanwhile slows it. Errors: AIR_E_ARGUMENT (no such
+     * device), AIR_E_NOMEM, AIR_E_DEVICE. NULL as devices is. */
+    air_status (*probe)(int32_t device, uint64_t types, uint64_t bytes, double seconds, air_device_rates *out, air_error *err);
     air_status (*open)(air_backend **out, const air_backend_config *config, air_error *err);
     void (*close)(air_backend *backend);
     const char *(*kernels)(const air_backend *backend); /* which set of kernels it runs: "avx512" */

@@ -57,6 +57,13 @@ uint64_t air_device_pass_bytes(const air_program *program, int64_t rows, int64_t
     return air_device_layout_of(program, rows, n_wanted, n_ctx).total;
 }
 
+uint64_t air_device_staging_piece(uint64_t tile_bytes)
+{
+    return air_min_u64(air_round_up(tile_bytes + 1, AIR_DEVICE_ALIGN), AIR_DEVICE_STAGING_BYTES);
+}
+
+uint64_t air_device_staging_bytes(uint64_t tile_bytes) { return AIR_DEVICE_STAGING_PIECES * air_device_staging_piece(tile_bytes); }
+
 uint64_t air_device_host_bytes(const air_program *p, int64_t rows, int64_t n_wanted, int64_t n_ctx)
 {
     uint64_t n = (uint64_t)rows, w = (uint64_t)n_wanted;

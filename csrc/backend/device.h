@@ -17,6 +17,14 @@ enum {
     AIR_DEVICE_RING_TILES = 3,             /* of weights on their way: one is copied, one computed with, one handed over */
     AIR_DEVICE_ATTENTION_PART = 256,       /* positions whose results are merged with those of others */
     AIR_DEVICE_ATTENTION_MOST = 64 << 20,  /* scratch of attention, beyond which rows take turns, but for what one row needs */
+    AIR_DEVICE_STAGING_PIECES = 4,         /* of page-locked memory between weights in pageable memory and the device */
+    AIR_DEVICE_STAGING_BYTES = 2 << 20,    /* of each, but no more than a tile: large enough that a copy costs more than its launch */
+    /* What CUDA takes for a process that uses a device, before anything is allocated: of the device's memory, kernels included, where
+     * nobody measured (250 to 500 MiB as seen of drivers 525 to 580), or by multiprocessors where that is more (about 3 MiB each: 555 MiB
+     * were seen of one with 188), and of the host's, anonymous. tests/gpu/check.py measures both; the last is a guess until it has. */
+    AIR_DEVICE_CONTEXT = 512 << 20,
+    AIR_DEVICE_CONTEXT_PROCESSOR = 4 << 20,
+    AIR_DEVICE_HOST_CONTEXT = 64 << 20,
 };
 
 /* What CUDA takes of a device for an allocation: from 1 MiB on whole pages of 2 MiB. State is allocated by the block, so it counts. */
@@ -40,6 +48,9 @@ typedef struct air_device_layout {
 
 air_device_layout air_device_layout_of(const air_program *program, int64_t rows, int64_t n_wanted, int64_t n_ctx);
 uint64_t air_device_pass_bytes(const air_program *program, int64_t rows, int64_t n_wanted, int64_t n_ctx);
+/* Page-locked memory through which weights go that do not lie in such, for tiles up to so many bytes. */
+uint64_t air_device_staging_piece(uint64_t tile_bytes); /* of AIR_DEVICE_STAGING_PIECES */
+uint64_t air_device_staging_bytes(uint64_t tile_bytes);
 /* Host memory of the same pass: page-locked copies of what goes up (embeddings, angles, positions, blocks) and of the logits. */
 uint64_t air_device_host_bytes(const air_program *program, int64_t rows, int64_t n_wanted, int64_t n_ctx);
 

@@ -39,18 +39,26 @@ static uint64_t device_small_bytes(const air_program *p)
     return total;
 }
 
+/* Of the device's memory: as measured, if that can be true (others' memory is in it where they came first). */
+static uint64_t context_bytes(const air_engine_config *c, int32_t processors)
+{
+    uint64_t measured = c->bandwidths.device_context, usual = (uint64_t)processors * AIR_DEVICE_CONTEXT_PROCESSOR;
+    usual = air_max_u64(usual, AIR_DEVICE_CONTEXT);
+    return measured && measured <= 2 * usual ? measured : usual;
+}
+
 /* What a device has, as the plan needs it: never more than is free. */
 static air_status device_request(const air_engine_config *c, const air_program *p, int32_t device, uint64_t budget,
                                  air_device_request *out, air_error *err)
 {
     const air_backend_api *api = backend_of(c);
     air_device_info info;
-    *out = (air_device_request){.budget = budget, .fixed = AIR_DEVICE_CONTEXT + device_small_bytes(p)};
+    *out = (air_device_request){.budget = budget, .fixed = context_bytes(c, 0) + device_small_bytes(p)};
     if (!api->device_info) return AIR_OK; /* a plan alone may be for a device that is elsewhere */
     air_status st = api->device_info(device, &info, err);
     if (st) return st;
-    out->fixed = info.context + device_small_bytes(p);
-    out->reach = info.free + info.context;
+    out->fixed = context_bytes(c, info.processors) + device_small_bytes(p);
+    out->reach = info.free + context_bytes(c, info.processors);
     if (!out->budget) out->budget = out->reach - out->reach / 20; /* others may want some */
     if (out->budget <= out->reach) return AIR_OK;
     return air_fail(err, AIR_E_BUDGET, "max_vram %.1f MiB is more than there is: %s has %.1f MiB free of %.1f; lower max_vram or leave it "
@@ -70,6 +78,13 @@ static air_status device_requests(const air_engine_config *c, const air_program 
 
 static int is_for_device(const air_engine_config *c) { return c->max_vram || backend_of(c)->device_info; }
 
+/* Of max_ram, what is there beside all that the engine allocates. */
+static uint64_t held_bytes(const air_engine_config *c, const air_program *p)
+{
+    uint64_t driver = is_for_device(c) ? AIR_DEVICE_HOST_CONTEXT : 0;
+    return c->fixed_bytes + air_sample_scratch(p->n_vocab) + driver;
+}
+
 static uint64_t state_block_bytes(const air_engine_config *c, const air_program *p)
 {
     uint64_t bytes = air__state_block_bytes(p, c->state_type);
@@ -81,7 +96,7 @@ static air_plan_request request_for(const air_engine_config *c, const air_model 
     const air_program *p = air_model_program(model);
     air_memory_info memory = air_memory_query();
     air_plan_request r = {
-        .program = p, .fixed = c->fixed_bytes + air_sample_scratch(p->n_vocab) + vector_bytes(p),
+        .program = p, .fixed = held_bytes(c, p) + vector_bytes(p),
         .state_per_block = state_block_bytes(c, p),
         .n_ctx = c->n_ctx, .n_ctx_trained = air_model_hparams(model)->n_ctx_trained, .pass_bytes = air_backend_host.pass_bytes,
         .threads = c->threads ? c->threads : air_cpu_count(), .io = c->io,
@@ -206,7 +221,8 @@ static air_status open_memory(air_engine *e, const air_engine_config *c, air_err
     for (int32_t i = 0; i < e->plan->n_tiles; i++) e->all_pins += air_tile_memory(&e->plan->tiles[i], AIR_PLAN_GRANULE);
     air_budget_init(&e->budget, e->plan->budget);
     air_budget_init(&e->device_budget, e->plan->device_budget);
-    st = air_budget_reserve(&e->budget, AIR_HOLD_FIXED, c->fixed_bytes + air_sample_scratch(p->n_vocab), err);
+    st = air_budget_reserve(&e->budget, AIR_HOLD_FIXED, held_bytes(c, p), err);
+    if (!st) st = air_budget_reserve(&e->budget, AIR_HOLD_FIXED, e->plan->staging_bytes, err);
     if (!st) st = open_sources(e, c->source_spec, err);
     if (!st) st = open_backend(e, c, err); /* before the pager, whose pages it locks */
     if (st) return st;

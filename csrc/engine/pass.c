@@ -70,14 +70,16 @@ static int device_fits(const air_engine *e, const room *r)
 
 static room room_for(const air_engine *e, const air_batch *b, room_kind kind)
 {
+    enum { SHARE_LEAST = 16 }; /* of the plan's rows: each pass reads all weights, so that smaller ones would take for ever */
     const air_program *p = air_model_program(e->model);
     room r = {.rows = min64(b->rows, e->plan->max_rows)};
+    int64_t least = e->plan->max_rows / SHARE_LEAST > 1 ? e->plan->max_rows / SHARE_LEAST : 1;
     for (int32_t i = 0; i < b->n_items; i++) {
         const air_batch_item *item = &b->items[i];
         r.state += (uint64_t)air__sequence_missing(item->sequence, item->sequence->length + item->n_tokens) * e->pool.block_bytes;
     }
     passes_of(e, b, &r, kind);
-    while (kind == EXACT && r.rows > 1 && !device_fits(e, &r)) { /* many wanted rows: their logits are the device's too for a while */
+    while (kind == EXACT && r.rows > least && !device_fits(e, &r)) { /* many wanted rows: their logits are the device's too for a while */
         r.rows = (r.rows + 1) / 2;
         passes_of(e, b, &r, kind);
     }
@@ -115,7 +117,7 @@ uint64_t air_engine_budget_for(air_engine *e, int64_t blocks, int64_t rows, int6
         room pass = {.rows = min64(rows, p->max_rows), .wanted = wanted};
         pass_memory(e, &pass, EXACT);
         uint64_t passes = pass.activations;
-        uint64_t others = r.fixed + p->ring_bytes + p->gather_bytes + atomic_load(&e->budget.held[AIR_HOLD_LOGITS]);
+        uint64_t others = r.fixed + p->ring_bytes + p->gather_bytes + p->staging_bytes + atomic_load(&e->budget.held[AIR_HOLD_LOGITS]);
         air_plan_free(p);
         if (!air_add_u64(state, logits, &need) || !air_add_u64(need, passes + others, &need) || need > INT64_MAX) return 0;
         if (need <= r.budget) return r.budget;
@@ -141,9 +143,10 @@ static air_status device_room(const air_engine *e, const room *r, air_error *err
     if (device_fits(e, r)) return AIR_OK;
     return air_fail(err, AIR_E_BUDGET,
                     "max_vram %.1f MiB is too small by %.1f MiB: in use %.1f, of that weights %.1f; this call needs KV cache %.1f, "
-                    "activations %.1f; close sequences, or open the model with a larger n_ctx or max_vram",
+                    "activations %.1f for passes of %lld rows, of %lld of which the logits are wanted; close sequences, ask for fewer "
+                    "logits, or open the model with a larger n_ctx or max_vram",
                     air_mib(limit), (double)air_tenths_up(need - left) / 10, air_mib(limit - left), air_mib(e->plan->device_pin_bytes),
-                    air_mib(r->state), air_mib(r->device_activations));
+                    air_mib(r->state), air_mib(r->device_activations), (long long)r->rows, (long long)r->wanted);
 }
 
 /* Of the host's memory: held by others than weights and activations; what this batch needs; the ring, and the least for weights. */

@@ -106,7 +106,13 @@ static size_t region_bytes(const air_pager *p, uint64_t bytes)
     return (size_t)(bytes + (p->granule > air_page_bytes() ? p->granule : 0));
 }
 
-uint8_t *air__region_alloc(const air_pager *p, uint64_t bytes) { return air_pages_alloc(region_bytes(p, bytes)); }
+/* A region that will be locked is no child's: none of an engine's is of use there. */
+uint8_t *air__region_alloc(const air_pager *p, uint64_t bytes)
+{
+    uint8_t *region = air_pages_alloc(region_bytes(p, bytes));
+    if (region && p->api) air_pages_not_for_children(region, region_bytes(p, bytes));
+    return region;
+}
 
 /* Huge pages: a direct read takes hold of each page it fills. On a virtual disk of 2.7 GB/s that is what 2 MiB pages reach;
  * with pages of 4 KiB it was 1.1. */

@@ -44,8 +44,10 @@ static air__memory host_memory(const air_plan_request *r, const air_plan *p)
 {
     int device = r->device.budget > 0;
     return (air__memory){
-        .where = AIR__HOST, .option = "max_ram", .fixed_name = "tokenizer and small weights", .budget = r->budget, .reach = r->reach,
-        .fixed = air__plus(r->fixed, p->share_bytes), .logits = p->logit_bytes, .gather = p->gather_bytes,
+        .where = AIR__HOST, .option = "max_ram",
+        .fixed_name = device ? "driver, tokenizer and small weights" : "tokenizer and small weights",
+        .budget = r->budget, .reach = r->reach, .fixed = air__plus(r->fixed, p->share_bytes), .logits = p->logit_bytes,
+        .gather = p->gather_bytes + p->staging_bytes,
         .mapped = p->io == AIR_IO_MMAP && r->io == AIR_IO_AUTO ? r->file_bytes : 0, /* asked for by name, it is extra */
         .state_per_block = device ? 0 : r->state_per_block, .activations = device ? air__device_host_activations : host_activations,
         .ring = p->ring_bytes, .weights_least = p->ring_bytes, .ring_always = device, .tile = air__tile_in_ram,
@@ -132,6 +134,7 @@ static air_status choose_ring(air_plan *p, const air_plan_request *r, air_error 
     p->ring_bytes = r->ring_bytes ? ring : air_round_up(air_max_u64(ring, least), RING_GRANULE);
     uint64_t block = air_round_down(p->ring_bytes / 2 / (uint64_t)p->depth, AIR_PLAN_GRANULE);
     p->block_bytes = air_min_u64(p->block_bytes, air_max_u64(block, BLOCK_LEAST));
+    if (r->device.budget) p->staging_bytes = air_device_staging_bytes(air__largest_tile(r->program, p->tile_bytes));
     return AIR_OK;
 }
 

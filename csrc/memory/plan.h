@@ -48,7 +48,6 @@ typedef struct air_tile {
 
 enum {
     AIR_PLAN_GRANULE = 4096, AIR_RING_TILES = 4, AIR_DEPTH_MOST = 32, AIR_RING_LEAST = 8 << 20,
-    AIR_DEVICE_CONTEXT = 512 << 20, /* what a driver takes of a device's memory for a process, kernels included, where nobody measured */
 };
 
 /* Bytes of the ring that a plan takes by itself where it has the memory, and a probe of the disk reads into: its figure then holds
@@ -77,11 +76,12 @@ typedef struct air_bandwidths { /* bytes per second, probed or given */
     int32_t depth;
     double latency_s;                       /* one read of 64 KiB, waited for, takes beside its bytes; 0: not measured */
     double op_s;                            /* one op of a program takes beside its bytes; 0: not measured */
-    double link;                            /* copies from page-locked memory to the device */
+    double link, link_back;                 /* copies from page-locked memory to the device, and from it */
     double device;                          /* reads of the device's own memory */
     double device_op_s;                     /* as op_s, of the device: its launch */
-    double device_product_columns[AIR_TYPE_COUNT]; /* as product_columns, of the device */
-    double hand_over_s;                     /* from the device to the CPU and back, beside what it computes meanwhile */
+    double handover_s;                      /* the device is done, the host sees it and answers: as each token does */
+    double device_product[AIR_TYPE_COUNT], device_product_columns[AIR_TYPE_COUNT]; /* as product, product_columns, of the device */
+    uint64_t device_context;                /* bytes of the device's memory that its context takes; 0: not measured */
 } air_bandwidths;
 
 typedef struct air_device_request {
@@ -140,6 +140,7 @@ typedef struct air_plan {
     uint64_t tile_bytes, ring_bytes, block_bytes;
     uint64_t gather_bytes;        /* buffers of small reads, of the embedding's rows, and the rows that are kept */
     int64_t kept_rows;            /* of them; 0 where a mapping has them all */
+    uint64_t staging_bytes;       /* with a device: page-locked memory through which weights go that do not lie in such */
     int32_t depth;
     uint64_t weight_bytes;        /* W: all matrices of a pass */
     uint64_t pin_bytes;           /* memory of the tiles that stay, with an empty context and one row per pass */
@@ -185,7 +186,8 @@ air_status air_plan_device_places(air_kept_tile **out, int32_t *n, const air_pla
 air_status air_plan_who(int8_t **out, const air_plan *plan, air_error *err);
 
 /* Seconds of a pass of rows rows when pinned bytes of memory hold tiles: max((W - C) / B_disk, compute), C the weights in them. With a
- * device max((W - D - C) / B_disk, (W - D) / B_link, the device's compute), D the weights of the device's tiles, before which no pin is.
+ * device max((W - D - C) / B_disk, (W - D) / B_link, the device's compute), D the weights of the device's tiles, before which no pin is;
+ * its compute has the hand-over of a token in it, whose logits come back.
  * Reads smaller than those that gave B_disk cost their share of a read's latency besides, which is what bounds tiny rings. Compute is
  * the products' bytes, op_s for each op and, in direct mode, the latency of the rows that are read of tables: small models' passes.
  * A bandwidth that is not known bounds nothing. In mmap mode C is W where the files fit the memory available, else 0: a scan in

@@ -26,7 +26,7 @@ typedef struct air__memory {
     const char *option;       /* as messages name its budget */
     const char *fixed_name;   /* and what is fixed */
     uint64_t budget, reach;
-    uint64_t fixed, logits, gather;
+    uint64_t fixed, logits, gather; /* gather: buffers on the weights' way, beside the ring */
     uint64_t mapped;          /* of files */
     uint64_t state_per_block; /* 0: no state lies here */
     uint64_t (*activations)(const air_plan_request *r, int64_t rows, int64_t n_ctx);

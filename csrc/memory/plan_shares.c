@@ -134,7 +134,7 @@ double air__host_share_seconds(const air_plan_request *r, const air_plan *p)
     int32_t end = p->n_device_tiles + p->n_host_tiles, ops = 0;
     for (int32_t i = p->n_device_tiles; i < end; i++) seconds += host_tile_seconds(r, &p->tiles[p->priority[i]]);
     for (int32_t i = 0; i < r->program->n_ops; i++) ops += r->program->ops[i].kind == AIR_OP_PRODUCT;
-    return seconds + r->bandwidths.hand_over_s * (double)(p->n_host_tiles < ops ? p->n_host_tiles : ops);
+    return seconds + r->bandwidths.handover_s * (double)(p->n_host_tiles < ops ? p->n_host_tiles : ops);
 }
 
 static void set_host_tiles(air_plan *p, int32_t n)

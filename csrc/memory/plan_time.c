@@ -16,10 +16,9 @@ typedef struct rates { const double *product, *product_columns; double memory, o
 
 static rates rates_of(const air_plan_request *r)
 {
-    static const double unknown[AIR_TYPE_COUNT];
     const air_bandwidths *b = &r->bandwidths;
     if (!r->device.budget) return (rates){b->product, b->product_columns, b->memory, b->op_s};
-    return (rates){unknown, b->device_product_columns, b->device, b->device_op_s};
+    return (rates){b->device_product, b->device_product_columns, b->device, b->device_op_s};
 }
 
 static double op_seconds(const air_program *program, const air_op *op, const rates *by, int64_t rows)
@@ -41,10 +40,18 @@ static double gather_seconds(const air_plan_request *r, const air_plan *p, int64
     return p->io == AIR_IO_DIRECT ? r->bandwidths.latency_s * (double)air_ceil_div((uint64_t)rows, (uint64_t)p->depth) : 0;
 }
 
+/* What a pass waits for between its parts on the host and on the device: one token's begins with what the last one ended with. */
+static double handover_seconds(const air_plan_request *r)
+{
+    const air_bandwidths *b = &r->bandwidths;
+    double logits = (double)r->program->n_vocab * sizeof(float);
+    return b->handover_s + (b->link_back > 0 ? logits / b->link_back : 0);
+}
+
 static double compute_seconds(const air_plan_request *r, const air_plan *p, int64_t rows)
 {
     const rates by = rates_of(r);
-    double seconds = by.op_s * r->program->n_ops;
+    double seconds = by.op_s * r->program->n_ops + (r->device.budget ? handover_seconds(r) : 0);
     for (int32_t i = 0; i < r->program->n_ops; i++) {
         if (r->program->ops[i].kind == AIR_OP_PRODUCT) seconds += op_seconds(r->program, &r->program->ops[i], &by, rows);
         if (r->program->ops[i].kind == AIR_OP_EMBED) seconds += gather_seconds(r, p, rows);

@@ -21,5 +21,9 @@ void air_pages_decommit(void *p, size_t bytes);
 /* Asks for huge pages in the range (a hint). */
 void air_pages_huge(void *p, size_t bytes);
 
+/* Children that fork() makes have nothing where these whole pages are: pages that a device copies from or to must stay this process's,
+ * which would go on with copies once it writes to pages that a child has too. A hint. */
+void air_pages_not_for_children(void *p, size_t bytes);
+
 AIR_END_C
 #endif

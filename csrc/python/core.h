@@ -131,10 +131,11 @@ void air__py_result_detach(ResultObject *self); /* before its engine goes: what 
 /* --- probe.c --- */
 PyObject *air__py_probe_disk(PyObject *module, PyObject *args, PyObject *kwargs);
 PyObject *air__py_probe_compute(PyObject *module, PyObject *args, PyObject *kwargs);
+PyObject *air__py_probe_device(PyObject *module, PyObject *args, PyObject *kwargs);
 
 /* --- machine.c --- */
 PyObject *air__py_device_count(PyObject *module, PyObject *plugin);
-PyObject *air__py_devices(PyObject *module, PyObject *plugin);
+PyObject *air__py_device_info(PyObject *module, PyObject *args);
 PyObject *air__py_memory_info(PyObject *module, PyObject *unused);
 PyObject *air__py_cpu_info(PyObject *module, PyObject *unused);
 PyObject *air__py_file_identity(PyObject *module, PyObject *path);

@@ -119,27 +119,25 @@ PyObject *air__py_device_count(PyObject *module, PyObject *plugin)
     return find_devices(PyModule_GetState(module), plugin, &api, &n) < 0 ? NULL : PyLong_FromLong(n);
 }
 
-/* devices(plugin, /) -> [{name, total, free, capability: (major, minor), processors}] of a backend's devices with memory of their own,
- * bytes. Raises UnsupportedError saying why there are none, FileIOError where there is no such plugin. */
-PyObject *air__py_devices(PyObject *module, PyObject *plugin)
+/* device_info(plugin, device, /) -> {name, id: a UUID in hexadecimal, total, free, capability: (major, minor), processors, driver: 1000 ×
+ * major + 10 × minor} of one of a backend's devices with memory of their own, bytes; it makes a context there. Raises UnsupportedError
+ * saying why there is none, FileIOError where there is no such plugin. */
+PyObject *air__py_device_info(PyObject *module, PyObject *args)
 {
     core_state *state = PyModule_GetState(module);
+    const air_backend_api *api;
+    air_device_info info;
     air_error err;
     air_status st;
-    const air_backend_api *api;
+    PyObject *plugin;
+    int device = 0;
     int32_t n = 0;
-    if (find_devices(state, plugin, &api, &n) < 0) return NULL;
-    PyObject *list = PyList_New(0);
-    for (int32_t i = 0; list && i < n; i++) {
-        air_device_info info;
-        Py_BEGIN_ALLOW_THREADS
-        st = api->device_info(i, &info, &err);
-        Py_END_ALLOW_THREADS
-        PyObject *device = st ? air__py_raise(state, &err) : Py_BuildValue(
-            "{sssKsKs(ii)si}", "name", info.name, "total", (unsigned long long)info.total, "free", (unsigned long long)info.free,
-            "capability", (int)info.major, (int)info.minor, "processors", (int)info.processors);
-        if (!device || PyList_Append(list, device) < 0) Py_CLEAR(list);
-        Py_XDECREF(device);
-    }
-    return list;
+    if (!PyArg_ParseTuple(args, "Oi:device_info", &plugin, &device) || find_devices(state, plugin, &api, &n) < 0) return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    st = api->device_info(device, &info, &err);
+    Py_END_ALLOW_THREADS
+    if (st) return air__py_raise(state, &err);
+    return Py_BuildValue("{sssssKsKs(ii)sisi}", "name", info.name, "id", info.id, "total", (unsigned long long)info.total, "free",
+                         (unsigned long long)info.free, "capability", (int)info.major, (int)info.minor, "processors",
+                         (int)info.processors, "driver", (int)info.driver);
 }

@@ -37,7 +37,8 @@ static PyMethodDef core_functions[] = {
     {"memory_info", air__py_memory_info, METH_NOARGS,
      "memory_info()\n--\n\nBytes of the machine, its cgroup and this process; cgroup_limit -1: none."},
     {"device_count", air__py_device_count, METH_O, "device_count(plugin, /)\n--\n\nHow many devices that backend has."},
-    {"devices", air__py_devices, METH_O, "devices(plugin, /)\n--\n\nDevices of the backend whose plugin has that path."},
+    {"device_info", air__py_device_info, METH_VARARGS,
+     "device_info(plugin, device, /)\n--\n\nOne of the devices of the backend whose plugin has that path."},
     {"cpu_info", air__py_cpu_info, METH_NOARGS, "cpu_info()\n--\n\nName, usable threads, features and best kernel tier."},
     {"file_identity", air__py_file_identity, METH_O,
      "file_identity(path, /)\n--\n\nA hash that changes when the path names another or a changed file."},
@@ -46,6 +47,9 @@ static PyMethodDef core_functions[] = {
     {"probe_compute", KEYWORDS(air__py_probe_compute), METH_VARARGS | METH_KEYWORDS,
      "probe_compute(types, threads=0, tier='', max_bytes=0, seconds=0.5)\n--\n\n"
      "Measures memory (bytes/s), product {type: bytes/s} and product_columns {type: bytes*columns/s}."},
+    {"probe_device", KEYWORDS(air__py_probe_device), METH_VARARGS | METH_KEYWORDS,
+     "probe_device(plugin, device, types=(), max_bytes=0, seconds=0.4)\n--\n\n"
+     "Rates of its link, memory, launches, hand-overs and products, in bytes per second and seconds."},
     {"solve_plan", KEYWORDS(air__py_solve_plan), METH_VARARGS | METH_KEYWORDS,
      "solve_plan(gguf, /, **options)\n--\n\nThe plan that Engine would make with the same options; opens nothing."},
     {"alloc_fail_at", core_alloc_fail_at, METH_O,
@@ -114,7 +118,9 @@ static int core_exec(PyObject *module)
         add_value(module, "ARCHITECTURES", names_tuple(air_arch_name, INT_MAX)) < 0 ||
         add_value(module, "TIERS", names_tuple(tier_name, AIR_TIER_COUNT)) < 0 ||
         PyModule_AddIntConstant(module, "MAX_THREADS", AIR_PY_MAX_THREADS) < 0 ||
-        PyModule_AddIntConstant(module, "MAX_DEVICES", AIR_DEVICES_MOST) < 0)
+        PyModule_AddIntConstant(module, "MAX_DEVICES", AIR_DEVICES_MOST) < 0 ||
+        PyModule_AddIntConstant(module, "DEVICE_CONTEXT", AIR_DEVICE_CONTEXT) < 0 ||
+        PyModule_AddIntConstant(module, "DEVICE_HOST_CONTEXT", AIR_DEVICE_HOST_CONTEXT) < 0)
         return -1;
     return 0;
 }

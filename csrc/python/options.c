@@ -70,6 +70,41 @@ static int to_rates(const core_state *state, const char *what, PyObject *o, doub
     return st;
 }
 
+/* What each figure of bandwidths is and where it goes. */
+static const struct rate { const char *name; enum { RATE, RATE_BYTES, RATE_TABLE, RATE_DEPTH } kind; size_t offset; } rates[] = {
+    {"disk", RATE, offsetof(air_bandwidths, disk)},
+    {"memory", RATE, offsetof(air_bandwidths, memory)},
+    {"product", RATE_TABLE, offsetof(air_bandwidths, product)},
+    {"product_columns", RATE_TABLE, offsetof(air_bandwidths, product_columns)},
+    {"block_bytes", RATE_BYTES, offsetof(air_bandwidths, block_bytes)},
+    {"depth", RATE_DEPTH, offsetof(air_bandwidths, depth)},
+    {"latency_s", RATE, offsetof(air_bandwidths, latency_s)},
+    {"op_s", RATE, offsetof(air_bandwidths, op_s)},
+    {"link", RATE, offsetof(air_bandwidths, link)},
+    {"link_back", RATE, offsetof(air_bandwidths, link_back)},
+    {"device", RATE, offsetof(air_bandwidths, device)},
+    {"device_op_s", RATE, offsetof(air_bandwidths, device_op_s)},
+    {"handover_s", RATE, offsetof(air_bandwidths, handover_s)},
+    {"device_product", RATE_TABLE, offsetof(air_bandwidths, device_product)},
+    {"device_product_columns", RATE_TABLE, offsetof(air_bandwidths, device_product_columns)},
+    {"device_context", RATE_BYTES, offsetof(air_bandwidths, device_context)},
+};
+
+static int set_rate(const core_state *state, const struct rate *rate, PyObject *value, air_bandwidths *out)
+{
+    void *field = (char *)out + rate->offset;
+    int64_t depth = 0;
+    switch (rate->kind) {
+    case RATE: return to_rate(state, rate->name, value, field);
+    case RATE_TABLE: return to_rates(state, rate->name, value, field);
+    case RATE_BYTES: return air__py_to_u64(state, rate->name, value, field);
+    case RATE_DEPTH: break;
+    }
+    if (air__py_to_i64(state, rate->name, value, 0, 1024, &depth) < 0) return -1;
+    out->depth = (int32_t)depth;
+    return 0;
+}
+
 static int to_bandwidths(const core_state *state, PyObject *o, air_bandwidths *out)
 {
     if (o == Py_None) return 0;
@@ -79,25 +114,13 @@ static int to_bandwidths(const core_state *state, PyObject *o, air_bandwidths *o
     for (Py_ssize_t i = 0; !st && i < PyList_Size(items); i++) {
         PyObject *key, *value;
         const char *name;
-        int64_t depth;
+        size_t which = 0;
         if (!PyArg_ParseTuple(PyList_GetItem(items, i), "OO", &key, &value)) st = -1;
         else if (air__py_to_text(state, "a key of bandwidths", key, &name) < 0) st = -1;
-        else if (!strcmp(name, "disk")) st = to_rate(state, "disk", value, &out->disk);
-        else if (!strcmp(name, "memory")) st = to_rate(state, "memory", value, &out->memory);
-        else if (!strcmp(name, "product")) st = to_rates(state, "product", value, out->product);
-        else if (!strcmp(name, "product_columns")) st = to_rates(state, "product_columns", value, out->product_columns);
-        else if (!strcmp(name, "latency_s")) st = to_rate(state, "latency_s", value, &out->latency_s);
-        else if (!strcmp(name, "op_s")) st = to_rate(state, "op_s", value, &out->op_s);
-        else if (!strcmp(name, "link")) st = to_rate(state, "link", value, &out->link);
-        else if (!strcmp(name, "device")) st = to_rate(state, "device", value, &out->device);
-        else if (!strcmp(name, "hand_over_s")) st = to_rate(state, "hand_over_s", value, &out->hand_over_s);
-        else if (!strcmp(name, "device_op_s")) st = to_rate(state, "device_op_s", value, &out->device_op_s);
-        else if (!strcmp(name, "device_product_columns"))
-            st = to_rates(state, "device_product_columns", value, out->device_product_columns);
-        else if (!strcmp(name, "block_bytes")) st = air__py_to_u64(state, "block_bytes", value, &out->block_bytes);
-        else if (!strcmp(name, "depth")) {
-            st = air__py_to_i64(state, "depth", value, 0, 1024, &depth);
-            if (!st) out->depth = (int32_t)depth;
+        if (st) break;
+        while (which < AIR_COUNT(rates) && strcmp(rates[which].name, name)) which++;
+        if (which < AIR_COUNT(rates)) {
+            st = set_rate(state, &rates[which], value, out);
         } else {
             PyErr_Format(PyExc_TypeError, "bandwidths has no %R", key);
             st = -1;

@@ -1,6 +1,7 @@
 /* python/probe.c: functions of the module that measure bandwidths for a plan. */
 #include "python/core.h"
 
+#include "backend/loader.h"
 #include "memory/probe.h"
 #include "platform/threads.h"
 
@@ -110,4 +111,40 @@ PyObject *air__py_probe_compute(PyObject *module, PyObject *args, PyObject *kwar
     if (st) return air__py_raise(state, &err);
     return Py_BuildValue("{sdsdsNsN}", "memory", found.memory, "op_s", found.op_s, "product", rates_dict(found.product, set),
                          "product_columns", rates_dict(found.product_columns, set));
+}
+
+static PyObject *device_rates(const air_device_rates *r, uint64_t set)
+{
+    return Py_BuildValue("{sdsdsdsdsdsNsNsK}", "link", r->link, "link_back", r->link_back, "device", r->memory, "device_op_s", r->op_s,
+                         "handover_s", r->handover_s, "device_product", rates_dict(r->product, set), "device_product_columns",
+                         rates_dict(r->product_columns, set), "device_context", (unsigned long long)r->context);
+}
+
+/* probe_device(plugin, device, types=(), max_bytes=0, seconds=0.4) -> {link, link_back, device, device_op_s, handover_s, device_product,
+ * device_product_columns, device_context}: as bandwidths have them. max_bytes: of the device's memory, 0: 256 MiB. Blocks for about
+ * seconds, and while a context is made, without the GIL. Raises what device_info() raises, OutOfMemoryError and DeviceError. */
+PyObject *air__py_probe_device(PyObject *module, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"plugin", "device", "types", "max_bytes", "seconds", NULL};
+    const core_state *state = PyModule_GetState(module);
+    PyObject *types = NULL, *bytes_arg = NULL;
+    const air_backend_api *api;
+    const char *path;
+    double seconds = 0.4;
+    uint64_t bytes = 0, set = 0;
+    int device = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "si|OOd:probe_device", names, &path, &device, &types, &bytes_arg, &seconds)) return NULL;
+    if (check_seconds(state, seconds) < 0 || (types && type_set(state, types, &set) < 0)) return NULL;
+    if (bytes_arg && air__py_to_u64(state, "max_bytes", bytes_arg, &bytes) < 0) return NULL;
+
+    air_device_rates found;
+    air_error err;
+    air_status st;
+    Py_BEGIN_ALLOW_THREADS
+    st = air_backend_load(&api, path, &err);
+    if (!st && !api->probe) st = air_fail(&err, AIR_E_UNSUPPORTED, "%s has no devices", api->name);
+    if (!st) st = api->probe(device, set, bytes ? bytes : UINT64_C(256) << 20, seconds, &found, &err);
+    Py_END_ALLOW_THREADS
+    if (st) return air__py_raise(state, &err);
+    return PyErr_CheckSignals() < 0 ? NULL : device_rates(&found, set);
 }

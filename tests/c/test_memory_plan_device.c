@@ -22,7 +22,7 @@ static uint64_t device_used(const air_plan *p)
 
 static uint64_t host_used(const air_plan *p)
 {
-    return p->fixed + p->gather_bytes + p->logit_bytes + p->activation_bytes_full + p->ring_bytes + p->pin_bytes;
+    return p->fixed + p->gather_bytes + p->staging_bytes + p->logit_bytes + p->activation_bytes_full + p->ring_bytes + p->pin_bytes;
 }
 
 static uint64_t device_memory_of_all(const air_plan *p)
@@ -34,10 +34,11 @@ static uint64_t device_memory_of_all(const air_plan *p)
 
 static void check_figures(const fixture *f, const air_plan_request *r, const air_plan *p)
 {
-    uint64_t weights = 0, memory = 0, most = 0;
+    uint64_t weights = 0, memory = 0, most = 0, largest = 0;
     for (int32_t i = 0; i < p->n_tiles; i++) {
         const air_tile *tile = &p->tiles[p->priority[i]];
         most = air_max_u64(most, air_tile_device_memory(tile));
+        largest = air_max_u64(largest, tile->bytes);
         if (i >= p->n_device_tiles) continue;
         weights += tile->bytes;
         memory += air_tile_device_memory(tile);
@@ -50,6 +51,8 @@ static void check_figures(const fixture *f, const air_plan_request *r, const air
     CHECK_EQ(p->activation_bytes_full, air_device_host_bytes(&f->program, p->max_rows, 1, p->n_ctx));
     CHECK_EQ(p->device_state_bytes, air_ceil_div((uint64_t)p->n_ctx, 64) * r->state_per_block);
     CHECK_EQ(p->state_bytes_full, 0);
+    CHECK_EQ(p->staging_bytes, air_device_staging_bytes(largest));
+    CHECK(p->staging_bytes >= AIR_DEVICE_STAGING_PIECES && p->staging_bytes <= AIR_DEVICE_STAGING_PIECES * AIR_DEVICE_STAGING_BYTES);
     CHECK(p->max_rows >= 1 && p->max_rows <= p->n_ctx);
     CHECK(p->n_ctx >= 64 && (r->n_ctx || p->n_ctx % 64 == 0 || p->n_ctx == r->n_ctx_trained));
 }
@@ -314,6 +317,11 @@ TEST(the_time_of_a_pass_on_a_device_is_the_slowest_of_disk_link_and_device)
     for (int t = 0; t < AIR_TYPE_COUNT; t++) r.bandwidths.device_product_columns[t] = 2e6;
     CHECK(near(air_plan_predict(&r, p, 0, 100), 100 * weights / 2e6 + 1e-3 * f.program.n_ops));
     CHECK(near(air_plan_predict(&r, p, 0, 1), weights / 1e6 + 1e-3 * f.program.n_ops));
+    for (int t = 0; t < AIR_TYPE_COUNT; t++) r.bandwidths.device_product[t] = 5e5; /* rather than reads */
+    r.bandwidths.handover_s = 0.25;
+    r.bandwidths.link_back = 1e3;
+    double logits = 4.0 * (double)f.program.n_vocab;
+    CHECK(near(air_plan_predict(&r, p, 0, 1), weights / 5e5 + 1e-3 * f.program.n_ops + 0.25 + logits / 1e3));
     double before = air_plan_predict(&r, p, 0, 1);
     r.bandwidths.memory = r.bandwidths.op_s = 1; /* the CPU computes nothing */
     CHECK(air_plan_predict(&r, p, 0, 1) == before);

@@ -112,8 +112,11 @@ enum cudaDeviceAttr {
     cudaDevAttrHostRegisterReadOnlySupported = 113
 };
 
+typedef struct CUuuid_st { char bytes[16]; } cudaUUID_t;
+
 struct cudaDeviceProp {
     char name[256];
+    cudaUUID_t uuid;
     size_t totalGlobalMem, sharedMemPerBlock, sharedMemPerBlockOptin, sharedMemPerMultiprocessor;
     int regsPerBlock, warpSize, maxThreadsPerBlock, maxThreadsDim[3], maxGridSize[3];
     int major, minor, multiProcessorCount, maxThreadsPerMultiProcessor, maxBlocksPerMultiProcessor;

@@ -154,7 +154,7 @@ inline air_engine_config config_of(const air_gguf_set *set, const Memory &memory
 {
     air_engine_config c = {};
     c.set = set;
-    c.max_ram = 64 << 20;
+    c.max_ram = AIR_DEVICE_HOST_CONTEXT + (64 << 20);
     c.io = memory.io;
     c.threads = 1;
     c.cpu_tier = AIR_TIER_COUNT;

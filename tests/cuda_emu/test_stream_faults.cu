@@ -230,6 +230,43 @@ TEST(any_allocation_that_fails_once_is_a_typed_error_and_can_be_tried_again)
     CHECK(failed > 20);
 }
 
+/* --- the probe --- */
+
+enum { PROBED_TYPE = 12, PROBE_BYTES = 64 << 10 }; /* Q4_K */
+
+static air_status probe(air_device_rates *rates, air_error *err)
+{
+    return air_backend_plugin()->probe(0, UINT64_C(1) << PROBED_TYPE, PROBE_BYTES, 1e-9, rates, err);
+}
+
+TEST(a_probe_gives_every_figure_or_a_typed_error_and_all_memory_back)
+{
+    air_device_rates rates;
+    air_error err = {};
+    long n = 0, failed = 0;
+    emulate("mode=sched,seed=1,sms=1");
+    CHECK_EQ(probe(&rates, &err), AIR_OK);
+    CHECK(rates.link > 0 && rates.link_back > 0 && rates.memory > 0 && rates.op_s > 0 && rates.handover_s > 0);
+    CHECK(rates.product[PROBED_TYPE] > 0 && rates.product_columns[PROBED_TYPE] > 0 && rates.product[0] == 0);
+    CHECK(rates.context > 0 && rates.context < AIR_DEVICE_CONTEXT);
+    long calls = check_clean(air_alloc_live()) ? stats().calls : 0;
+    for (n = 1; n <= calls; n++) {
+        std::string words = "mode=sched,seed=1,sms=1,fail=*:" + std::to_string(n) + (n % 2 ? ":2" : ":719");
+        emulate(words);
+        air_status st = probe(&rates, &err);
+        if (st) check_typed(st, err, words);
+        failed += st != AIR_OK;
+        if (!check_clean(air_alloc_live(), true)) break;
+    }
+    printf("  %ld calls, %ld failed by it\n", calls, failed);
+    CHECK(failed > 40);
+    emulate("vram=1MiB");
+    CHECK_EQ(probe(&rates, &err), AIR_E_NOMEM);
+    CHECK(says(err, "MiB of VRAM for a measurement were refused: 1.0 MiB are free of 1.0; lower max_vram"));
+    emulate("devices=1");
+    CHECK_EQ(air_backend_plugin()->probe(1, 0, 0, 0.1, &rates, &err), AIR_E_ARGUMENT);
+}
+
 /* --- VRAM --- */
 
 static std::string with_vram(uint64_t bytes) { return "mode=sched,seed=1,vram=" + std::to_string(bytes); }
@@ -304,6 +341,41 @@ TEST(state_beyond_max_vram_is_refused_and_the_rest_goes_on)
     CHECK(stats().vram_peak <= limit);
 }
 
+/* Sequences of a token, until there is no room for another one, which is the last. */
+static std::vector<air_sequence *> fill_with_sequences(Model &m)
+{
+    std::vector<air_sequence *> more;
+    Logits got;
+    int32_t token = 3;
+    for (air_status st = AIR_OK; !st;) {
+        air_batch_item item = {};
+        more.push_back(nullptr);
+        CHECK_EQ(air_sequence_new(&more.back(), m.engine, nullptr), AIR_OK);
+        item.sequence = more.back(), item.tokens = &token, item.n_tokens = 1, item.want = 1;
+        st = run_items(m, &item, 1, &got, nullptr);
+        if (st) CHECK_EQ(st, AIR_E_BUDGET);
+    }
+    return more;
+}
+
+TEST(passes_are_not_of_a_few_rows_for_want_of_vram)
+{
+    Memory memory;
+    memory.max_rows = 512;
+    air_engine_config config = config_for(MODEL, memory);
+    emulate(with_vram(config.max_vram - CONTEXT_BYTES));
+    Model m(MODEL, config);
+    REQUIRE(!m.status);
+    Logits got;
+    air_error err = {};
+    CHECK_EQ(call(m, {{0, {4}}}, &got, &err), AIR_OK);
+    std::vector<air_sequence *> more = fill_with_sequences(m);
+    CHECK_EQ(call(m, {{0, text_of(48, 1), 48}}, &got, &err), AIR_E_BUDGET);
+    CHECK(says(err, "for passes of 24 rows, of 24 of which the logits are wanted; close sequences, ask for fewer logits"));
+    for (air_sequence *s : more) air_sequence_free(s);
+    CHECK_EQ(call(m, {{0, text_of(48, 1), 48}}, &got, &err), AIR_OK);
+}
+
 /* State that was given back is kept for the next sequence, but not from what needs its room. */
 TEST(freed_state_makes_room_for_rows)
 {
@@ -317,16 +389,7 @@ TEST(freed_state_makes_room_for_rows)
         REQUIRE(!m.status);
         Logits got;
         air_error err = {};
-        std::vector<air_sequence *> more;
-        int32_t token = 3;
-        for (air_status st = AIR_OK; !st;) {
-            air_batch_item item = {};
-            more.push_back(nullptr);
-            REQUIRE(!air_sequence_new(&more.back(), m.engine, nullptr));
-            item.sequence = more.back(), item.tokens = &token, item.n_tokens = 1, item.want = 1;
-            st = run_items(m, &item, 1, &got, &err);
-            if (st) CHECK_EQ(st, AIR_E_BUDGET);
-        }
+        std::vector<air_sequence *> more = fill_with_sequences(m);
         CHECK(more.size() > 3); /* one row left the others' room */
         for (air_sequence *s : more) air_sequence_free(s);
         air_status st = call(m, {{0, text_of(64, 1)}}, &got, &err);
@@ -365,9 +428,11 @@ int main(int argc, char **argv)
     RUN(an_operation_that_fails_loses_the_device_and_every_call_says_so);
     RUN(a_lost_device_can_be_opened_again);
     RUN(any_allocation_that_fails_once_is_a_typed_error_and_can_be_tried_again);
+    RUN(a_probe_gives_every_figure_or_a_typed_error_and_all_memory_back);
     RUN(vram_is_never_more_than_max_vram_less_the_context);
     RUN(max_vram_that_is_not_there_is_refused_before_anything_is_allocated);
     RUN(state_beyond_max_vram_is_refused_and_the_rest_goes_on);
+    RUN(passes_are_not_of_a_few_rows_for_want_of_vram);
     RUN(freed_state_makes_room_for_rows);
     RUN(memory_of_passes_is_made_once_but_where_more_is_wanted);
     return check_end();

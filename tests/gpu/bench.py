@@ -40,6 +40,7 @@ RESULTS = Path(__file__).with_name("results")
 MIB = 1 << 20
 HEADROOM = 3 << 30                  # of RAM beside a model's weights: KV cache, ring, tokenizer, the interpreter
 FIRST_FORMATS = ("Q4_K", "Q8_0", "Q6_K", "F16")
+NO_RATES = ("took_s", "failed", "left_out")     # of a step
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,8 @@ class Bench:
         return found
 
     def worker(self, task: str, model: Path, **options: Any) -> Json:
-        rates = {"link": self.figure("link", "h2d"), "device": self.figure("memory", "read")}
-        given = {"n_ctx": self.options.n_ctx, **rates, **options}
+        rates = {name: rate for name, rate in self.found["steps"].get("probe", {}).items() if name not in NO_RATES}
+        given = {"n_ctx": self.options.n_ctx, "rates": rates, **options}
         found: Json = json.loads(self.run(build.python("tests.gpu.worker", task, str(model), json.dumps(given))))
         return found
 
@@ -150,6 +151,13 @@ def model_file(bench: Bench, model: Synthetic) -> Path:
     bench.run([sys.executable, build.ROOT / "tools" / "make_gguf.py", *words, path])
     bench.files[model.name] = path
     return path
+
+
+def backend_probe(bench: Bench, formats: Sequence[str]) -> Json:
+    """What plans are told: the backend's own, shorter measures."""
+    options = json.dumps({"types": list(formats), "megabytes": min(256.0, bench.options.megabytes)})
+    found: Json = json.loads(bench.run(build.python("tests.gpu.worker", "probe", "", options)))
+    return found
 
 
 def drop(bench: Bench, model: Synthetic) -> None:
@@ -252,6 +260,7 @@ def steps(bench: Bench) -> None:
     bench.step("runtime", 0, partial(runtime, bench))
     bench.step("link", 0, partial(bench.probed, "link"))
     bench.step("memory", 0, partial(bench.probed, "memory", megabytes=4 * options.megabytes))
+    bench.step("probe", 0, partial(backend_probe, bench, options.formats or FIRST_FORMATS))
     chosen = [Synthetic("given", "7b", "")] if options.model else list(SYNTHETIC)
     first, ratios, formats = chosen[0], list(options.ratios), options.formats or FIRST_FORMATS
     middle = [ratio for ratio in ratios if ratio in (2, 4)] or ratios[:1]
@@ -332,9 +341,10 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
 def gpu_facts(emulated: bool) -> Json:
     if not emulated:
         return {**facts(), "driver": driver_version()}
-    from airpy.device import cuda_devices
+    from airpy.device import gpus
 
-    return {"name": cuda_devices()[0]["name"], "memory_bytes": cuda_devices()[0]["total"], "driver": "", "cuda_of_driver": ""}
+    gpu = gpus()[0]
+    return {"name": gpu.name, "memory_bytes": gpu.total, "driver": "", "cuda_of_driver": ""}
 
 
 def prepared(options: argparse.Namespace, folder: Path) -> Bench:

@@ -199,12 +199,23 @@ def hold(session: Session, watch: Watch, model: str, megabytes: float) -> None:
     if done.state != "ok" or not found:
         session.add(name, "FAILED", done.seconds, done.tail())
         return
+    ram = found.pop("ram")
     sizes = {key: int(str(value)) for key, value in found.items()}
     planned = sum(sizes.values()) - sizes["budget"] - 2 * sizes["context"]        # fixed holds the context too
     context = watch.taken - planned
     text = (f"{watch.taken / MIB:.0f} MiB taken of {sizes['budget'] / MIB:.0f}; planned for the model {planned / MIB:.0f}, so the context "
             f"with all kernels takes {context / MIB:.0f} (the backend counts {sizes['context'] / MIB:.0f})")
     session.add(name, "ok" if watch.taken <= sizes["budget"] else "FAILED", done.seconds, text)
+    hold_ram(session, name.replace("max_vram", "max_ram"), ram)
+
+
+def hold_ram(session: Session, name: str, ram: dict[str, int]) -> None:
+    """Anonymous memory of the process against what the engine booked, the driver's own in it: docs/design.md, invariant 2."""
+    own = ram["held"] - ram["context"]
+    text = (f"{ram['grown'] / MIB:.0f} MiB more anonymous memory, {ram['held'] / MIB:.0f} booked, {own / MIB:.0f} of them the model's, so "
+            f"CUDA takes {(ram['grown'] - own) / MIB:.0f}, or more where its page-locked memory is not anonymous (plans count "
+            f"{ram['context'] / MIB:.0f})")
+    session.add(name, "ok" if ram["grown"] <= ram["held"] + 16 * MIB else "FAILED", 0.0, text)
 
 
 # ---- compute-sanitizer --------------------------------------------------------------------------------------------------------------

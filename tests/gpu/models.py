@@ -33,7 +33,10 @@ FORMATS = ("Q4_K_M", "Q8_0", "Q2_K", "IQ3_S", "MXFP4", "F16")               # of
 
 @contextmanager
 def opened(path: Path, gpu: bool = True, **options: Any) -> Iterator[_core.Engine]:
+    """max_ram: beside what CUDA takes of it."""
     where = {"plugin": cuda_plugin(), "device": 0} if gpu else {}
+    if gpu and "max_ram" in options:
+        options["max_ram"] += _core.DEVICE_HOST_CONTEXT
     engine = _core.Engine(_core.GGUF(str(path)), bandwidths=RATES, **{"n_ctx": 64, **where, **options})
     try:
         yield engine
@@ -211,13 +214,14 @@ CHECKS: tuple[Callable[[], str], ...] = (
 
 def hold(path: Path, megabytes: float, seconds: float) -> Json:
     """Opens a model under a budget beyond the context's, computes, and stays a while so that others can see what it takes."""
-    weights = path.stat().st_size
+    weights, before = path.stat().st_size, _core.memory_info()["process_anonymous"]
     with opened(path, max_vram=vram(megabytes), max_ram=2 * weights + 64 * MIB, io="direct") as engine:
         greedy(engine, IDS, 8)
         time.sleep(seconds)
-        plan = engine.plan
+        plan, ram = engine.plan, {"grown": _core.memory_info()["process_anonymous"] - before, "held": engine.stats()["held"],
+                                "context": _core.DEVICE_HOST_CONTEXT}
     names = ("fixed", "pin_bytes", "ring_bytes", "state_bytes", "activation_bytes")
-    return {"budget": plan["device_budget"], "context": context_bytes(), **{name: plan[f"device_{name}"] for name in names}}
+    return {"ram": ram, "budget": plan["device_budget"], "context": context_bytes(), **{name: plan[f"device_{name}"] for name in names}}
 
 
 def run_check(check: Callable[[], str]) -> Json:

@@ -47,6 +47,19 @@ def rows_of_link(f: Json) -> Iterator[Json]:
     yield row("link: other memory", text if f.get("can_register") else text + "; locking it later is refused")
 
 
+def rows_of_probe(found: Json, f: Json) -> Iterator[Json]:
+    """Plans' own figures beside the long measures."""
+    link, back, read = known(found, "link", "h2d"), known(found, "link", "d2h"), known(found, "memory", "read")
+    yield row("probe for plans: the link", f"{rate(f['link'])}{share_of(f['link'], link, 'the above')}; back {rate(f['link_back'])}"
+              f"{share_of(f['link_back'], back, 'the above')}")
+    yield row("probe for plans: the GPU", f"memory {rate(f['device'])}{share_of(f['device'], read, 'the above')}; a launch "
+              f"{f['device_op_s'] * 1e6:.1f} µs, a hand-over {f['handover_s'] * 1e6:.1f} µs; its context "
+              f"{f['device_context'] / 2**20:.0f} MiB at most")
+    for name, one in f["device_product"].items():
+        yield row(f"probe for plans: product {name}", f"{rate(one)}; of many columns "
+                  f"{figure(f['device_product_columns'][name] / 1e12)} TB/s × columns")
+
+
 def rows_of_products(found: Json, f: Json) -> Iterator[Json]:
     read = known(found, "memory", "read")
     for name, value in f.items():
@@ -84,6 +97,7 @@ def bound_of(found: Json, plan: Json, passes: int = 1) -> tuple[float, str]:
 
 def rows_of_decode(found: Json, name: str, f: Json) -> Iterator[Json]:
     plan, median = f["plan"], f["median_s"]
+    predicted = plan.get("pass_s", 0.0)
     bound, what = bound_of(found, plan)
     linked = plan["weight_bytes"] - plan["device_weight_bytes"]
     text = f"{figure(1 / median)} tokens/s"
@@ -95,6 +109,8 @@ def rows_of_decode(found: Json, name: str, f: Json) -> Iterator[Json]:
         text += f"; {rate(plan['weight_bytes'] / median)}"
     if f["disk_bytes"] > 1e6:
         text += f"; {f['disk_bytes'] / 1e9:.2f} GB read from files, {rate(f['disk_bytes'] / median)}"
+    if predicted:
+        text += f"; {percent(predicted / median)} of the plan's {figure(1 / predicted)}"
     yield row(name, text)
 
 
@@ -127,6 +143,8 @@ def rows_of(name: str, found: Json) -> list[Json]:
         return list(rows_of_runtime(f))
     if name == "link":
         return list(rows_of_link(f))
+    if name == "probe":
+        return list(rows_of_probe(found, f))
     if name == "memory":
         return [row("memory of the GPU", f"read at {rate(f['read'])}, copied at {rate(f['copy'])} (read and written)")]
     if name.startswith("products"):

@@ -1,7 +1,8 @@
 """One run of a model on a GPU for the benchmark, in a process of its own: python -m tests.gpu.worker TASK MODEL OPTIONS → one JSON object.
 
 Works on the extension itself, so that a figure holds no more than the engine. Options: vram_bytes beside what the device takes for itself
-(0: all there is), max_ram, io, n_ctx, kv_dtype, max_rows, link and device (bytes/s, which the plan is told); new, prompts."""
+(0: all there is), max_ram, io, n_ctx, kv_dtype, max_rows, rates (bandwidths, which the plan is told); new, prompts.
+TASK probe measures those rates as the backend does for every plan: MODEL is "", options are types and megabytes of VRAM."""
 from __future__ import annotations
 
 import json
@@ -28,7 +29,7 @@ class Run:
         began = time.perf_counter()
         gguf = _core.GGUF(model)
         given: Json = {key: options[key] for key in ("max_ram", "io", "n_ctx", "kv_dtype", "max_rows") if key in options}
-        rates = {key: options[key] for key in ("link", "device") if options.get(key)}
+        rates: Json = options.get("rates", {})
         if options.get("vram_bytes"):
             fixed = int(_core.solve_plan(gguf, max_vram=64 << 30, n_ctx=64, bandwidths=rates)["device_fixed"])
             given["max_vram"] = fixed + options["vram_bytes"]
@@ -87,6 +88,9 @@ TASKS = {"decode": decode, "prefill": prefill}
 def main() -> int:
     task, model, text = sys.argv[1:]
     options = json.loads(text)
+    if task == "probe":
+        print(json.dumps(_core.probe_device(cuda_plugin(), 0, options["types"], int(options["megabytes"] * (1 << 20)))))
+        return 0
     print(json.dumps(TASKS[task](Run(model, options), options)))
     return 0
 

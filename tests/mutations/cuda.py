@@ -42,13 +42,13 @@ WAIT_COPIED = '    AIR_CUDA_TRY(cudaStreamWaitEvent(h->compute, copied, 0), "cop
 RECORD_COPIED = '    AIR_CUDA_TRY(cudaEventRecord(copied, h->copy), "copying weights", err);\n'
 WAIT_READ = 'if (copied && w->reading == AIR_CUDA_READING) AIR_CUDA_TRY(cudaEventSynchronize(copied), "copying weights", err);\n'
 LOCKED_COPY = '    if (span->locked) AIR_CUDA_TRY(cudaMemcpyAsync(to, span->data, bytes, cudaMemcpyHostToDevice, h->copy), "copying weights", err);\n'
-WAIT_PIECE = '        if (w->pieces >= AIR_CUDA_STAGING_PIECES) AIR_CUDA_TRY(cudaEventSynchronize(w->staged[i]), "copying weights", err);\n'
+WAIT_PIECE = '        if (w->pieces >= AIR_DEVICE_STAGING_PIECES) AIR_CUDA_TRY(cudaEventSynchronize(w->staged[i]), "copying weights", err);\n'
 RECORD_PIECE = '        AIR_CUDA_TRY(cudaEventRecord(w->staged[i], h->copy), "copying weights", err);\n'
 STAGED_COPY = '        AIR_CUDA_TRY(cudaMemcpyAsync(to + at, piece, n, cudaMemcpyHostToDevice, h->copy), "copying weights", err);\n'
 RECORD_USED = '    if (tile->slot) AIR_CUDA_TRY(cudaEventRecord(tile->slot->used, h->compute), "computing", err);\n'
 SETTLE = "    cudaError_t compute = air_cuda_settle(h, h->compute), copy = air_cuda_settle(h, h->copy);\n"
 DRAIN = "    air_cuda_weights_drain(h);\n"
-W, P, B = "weights.cu", "pass.cu", "backend.cu"
+W, P, B, M = "weights.cu", "pass.cu", "backend.cu", "probe.cu"
 
 MUTATIONS = [
     # the ring in VRAM
@@ -109,6 +109,9 @@ MUTATIONS = [
     of_faults("a lost device is not known for lost", B, "    if (again != cudaSuccess) h->lost = again;\n", "    (void)again;\n", "lost_device"),
     of_faults("freed state keeps its room from rows", B, "h->n_ctx) > old_bytes) drop_free_state(h);", "h->n_ctx) > old_bytes) (void)old_rows;", "freed_state"),
     of_faults("pages stay locked", B, "    (void)cudaHostUnregister(p);\n", "    (void)p;\n", "lost_device"),
+    of_faults("a probe keeps its memory", M, "    (void)cudaFree(p->window);\n", "", "a_probe"),
+    of_faults("a probe that fails succeeds", M, "    return st ? st : context_bytes(&out->context, err);\n", "    return context_bytes(&out->context, err);\n",
+              "a_probe"),
     of_faults("freed state is forgotten", B, "        h->state_free.emplace_back(p, bytes);\n", "        (void)bytes;\n", "lost_device"),
 ]
 

@@ -12,19 +12,21 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from models import DEMO, GOLDEN, GOLDEN_NAMES, golden, load
+from models import DEMO, GOLDEN, GOLDEN_NAMES, golden, load, run_python
 
 from airpy import _core, errors
 from airpy.device import cuda_plugin
 
 pytestmark = pytest.mark.timeout(900)  # the first one builds
 
-CONTEXT = 512 << 20  # that a device takes for itself, as its backend says
+CONTEXT = _core.DEVICE_CONTEXT  # that a device takes for itself, as plans count it
+SMALL_RAM = _core.DEVICE_HOST_CONTEXT + (12 << 20)
 IDS = [1, 45, 300, 7, 12, 99, 5, 81, 23, 64, 150, 31]
 Configure = Callable[[str], None]
 REAL = os.environ.get("AIRPY_TEST_GPU") == "1"
@@ -103,7 +105,7 @@ def test_generated_tokens_are_those_of_the_cpu(cuda):
 
 # ---- bits -------------------------------------------------------------------------------------------------------------------------
 
-SMALL = {"n_ctx": 64, "max_ram": "12MiB"}  # of the demo model: the rest of RAM does not hold its weights
+SMALL = {"n_ctx": 64, "max_ram": SMALL_RAM}  # of the demo model: the rest of RAM does not hold its weights
 
 
 def device_budget(megabytes: float) -> int:
@@ -152,7 +154,7 @@ def test_a_prompt_in_several_passes_is_the_same(cuda):
     ids = [int(i) for i in np.arange(100) * 7 % 500]
     with load(device="cuda", n_ctx=128) as model:
         want = np.array(model([ids]).logits[0])
-    with load(device="cuda", n_ctx=128, max_vram=device_budget(3), max_ram="12MiB") as model:
+    with load(device="cuda", n_ctx=128, max_vram=device_budget(3), max_ram=SMALL_RAM) as model:
         assert model.plan["max_rows"] < len(ids)
         np.testing.assert_array_equal(model([ids]).logits[0], want)
 
@@ -185,6 +187,181 @@ def test_shares_that_make_no_sense_are_refused(cuda):
         load(device="cuda", max_vram="1GiB,2GiB")
     with pytest.raises(errors.BudgetError, match=r"max_vram 512\.1 MiB of device 2 of 2 is too small by .* raise it, or leave that device"):
         load(device="cuda:0,1", max_vram=(device_budget(3), device_budget(0.1)), max_ram="12MiB", n_ctx=64)
+# ---- rates and plans --------------------------------------------------------------------------------------------------------------
+
+
+TINY, KIND = golden("llama"), "F32"
+
+
+@pytest.fixture
+def probes(monkeypatch, tmp_path) -> dict[str, int]:
+    """An empty store of calibrations; how often each probe was called."""
+    monkeypatch.setenv("AIRPY_CACHE_DIR", os.fspath(tmp_path / "cache"))
+    monkeypatch.delenv("AIRPY_BANDWIDTHS", raising=False)
+    calls = dict.fromkeys(("probe_disk", "probe_compute", "probe_device"), 0)
+    for name in calls:
+
+        def counted(name: str, probe: Any, *given: Any, **options: Any) -> Any:
+            calls[name] += 1
+            return probe(*given, **options)
+
+        monkeypatch.setattr(_core, name, partial(counted, name, getattr(_core, name)))
+    return calls
+
+
+def test_opening_on_a_gpu_measures_it_once_and_predicts(cuda, probes):
+    for _ in range(2):
+        with load(TINY, device="cuda", n_ctx=64, bandwidths=None) as model:
+            rates, plan = model.plan.bandwidths, model.plan
+            model.generate([[1]], max_new_tokens=3, eos_token_id=[])
+            assert model.stats()["predicted_tok_s"] > 0
+    assert probes == {"probe_disk": 1, "probe_compute": 0, "probe_device": 1}
+    for name in ("disk", "link", "link_back", "device", "device_op_s", "handover_s", "device_context"):
+        assert rates[name] > 0, name
+    assert rates["device_product"][KIND] > 0 and rates["device_product_columns"][KIND] > 0 and "product" not in rates
+    assert plan["pass_s"] == plan["device_s"] > plan["weight_bytes"] / rates["device_product"][KIND] and plan["compute_s"] == 0
+    with load(TINY, n_ctx=64, bandwidths=None) as model:
+        assert "link" not in model.plan.bandwidths
+    assert probes == {"probe_disk": 1, "probe_compute": 1, "probe_device": 1}
+
+
+def test_what_is_given_is_not_measured(cuda, probes):
+    with load(TINY, device="cuda", n_ctx=64, bandwidths={"link": 1e9, "device": 1e10}) as model:
+        assert model.plan.bandwidths["link"] == 1e9 and "handover_s" not in model.plan.bandwidths
+    assert probes["probe_device"] == 0
+    with load(TINY, device="cuda", n_ctx=64, bandwidths={"device": 1e10}) as model:
+        rates = model.plan.bandwidths
+    assert rates["device"] == 1e10 and rates["link"] > 0 and "device_product" not in rates and probes["probe_device"] == 1
+
+
+def test_a_device_that_cannot_be_measured_is_opened_all_the_same(cuda, probes):
+    cuda("fail=cudaMemcpyAsync:1:2")
+    with load(TINY, device="cuda", n_ctx=64, bandwidths=None) as model:
+        assert model([[1]]).logits.shape[1] == 1 and "link" not in model.plan.bandwidths
+
+
+def test_passes_correct_the_rate_of_the_link(cuda, probes, monkeypatch):
+    from airpy import calibration
+
+    only_emulated("a slow link" if REAL else "")
+    monkeypatch.setattr(calibration, "_LEARN_BYTES", 1)
+    monkeypatch.setattr(calibration, "_LEARN_SECONDS", 0.0)
+    with load(TINY, device="cuda", n_ctx=64, max_ram=SMALL_RAM, bandwidths=None) as model:
+        plan, key = model.plan, model._machine.gpu_key
+    less = sum(plan[f"device_{name}"] for name in ("fixed", "state_bytes", "activation_bytes")) + plan["device_pin_bytes"] * 3 // 4
+    calibration._store(key, {**calibration._load(key), "link": 1e5})  # as if it had been measured at a bad moment
+    with load(TINY, device="cuda", n_ctx=64, max_ram=SMALL_RAM, max_vram=less, cpu_share=0, bandwidths=None) as model:
+        assert model.plan.bound == "link" and model._machine.gpu_key == key
+        model.generate([[1]], max_new_tokens=4, eos_token_id=[])
+        assert calibration._load(key)["link"] > 2e5
+    assert probes["probe_device"] == 1
+
+
+def test_a_plan_says_what_it_was_made_for_and_is_solved_again_elsewhere(cuda, probes, tmp_path):
+    only_emulated("another GPU" if REAL else "")
+    with load(TINY, device="cuda", n_ctx=64, bandwidths=None) as model:
+        plan = model.plan
+    assert plan.device == {"name": "Emulated GPU", "capability": [8, 0], "driver": 13000} and "Emulated GPU: max_vram" in str(plan)
+    assert type(plan)(json.loads(json.dumps(plan.to_dict()))) == plan
+    with load(TINY, device="cuda", plan=plan, bandwidths=None) as model:
+        assert model.plan.bandwidths == plan.bandwidths and model.plan.device == plan.device
+    assert probes["probe_device"] == 1
+    cuda("sm=90,vram=1GiB")
+    with load(TINY, device="cuda", plan=plan, bandwidths=None) as model:
+        again = model.plan
+    assert again.device and again.device["capability"] == [9, 0] and again["device_budget"] < 1 << 30 and again["n_ctx"] == plan["n_ctx"]
+    with pytest.raises(errors.ArgumentError, match=r"the plan is for Emulated GPU, but the CPU computes; choose device 'cuda'"):
+        load(TINY, plan=plan, bandwidths=None)
+    with load(TINY, n_ctx=64, bandwidths=None) as model:
+        on_cpu = model.plan
+    assert on_cpu.device is None
+    with pytest.raises(errors.ArgumentError, match="the plan is for a CPU, but Emulated GPU computes; choose device 'cpu'"):
+        load(TINY, device="cuda", plan=on_cpu, bandwidths=None)
+    for wrong in ("H100", {"name": 1, "capability": [8, 0], "driver": 1}, {"name": "H100", "capability": [8], "driver": 1}):
+        with pytest.raises(errors.ArgumentError, match="device"):
+            type(plan)({**plan.to_dict(), "device": wrong})
+
+
+def test_the_command_plans_for_the_gpu_without_opening_the_model(cuda, probes, monkeypatch, airpy, tmp_path):
+    command = ("plan", TINY, "--device", "cuda", "--n-ctx", "64")
+    with load(TINY, device="cuda", n_ctx=64, bandwidths=None) as model:
+        plan = model.plan
+    monkeypatch.setattr(_core, "Engine", lambda *given, **options: pytest.fail("it was opened"))
+    code, out, _ = airpy(*command, "--json", "--save", tmp_path / "plan.json")
+    found = json.loads(out)
+    assert code == 0 and found["device"] == plan.device and found["bandwidths"] == plan.bandwidths
+    assert found["plan"]["device_weight_bytes"] == plan["device_weight_bytes"] and found["predicted_tok_s"] == plan.predicted_tok_s
+    assert probes["probe_device"] == 1
+    assert airpy(*command[:4], "--plan", tmp_path / "plan.json")[0] == 0 and probes["probe_device"] == 1
+    assert airpy(*command, "--probe")[0] == 0 and probes["probe_device"] == 2
+    cuda("devices=0")
+    code, _, err = airpy("plan", TINY, "--device", "auto", "--max-vram", "1GiB")
+    assert code == 1 and "max_vram is a GPU's memory, but the CPU computes" in err
+
+
+@pytest.mark.parametrize(("bound", "share"), [("device", 1.0), ("link", 0.75)])
+def test_bench_measures_what_bounds_a_token_on_a_gpu(cuda, monkeypatch, airpy, bound, share):
+    rates = {"disk": 1e12, "link": 1e6, "device": 1e9}
+    monkeypatch.setenv("AIRPY_BANDWIDTHS", json.dumps(rates))
+    with load(TINY, device="cuda", n_ctx=64, bandwidths=None) as model:
+        plan = model.plan
+    most = sum(plan[f"device_{name}"] for name in ("fixed", "state_bytes", "activation_bytes"))
+    vram = most + (1 << 20 if share == 1 else int(plan["device_pin_bytes"] * share))
+    memory = ("--max-vram", vram, "--max-ram", SMALL_RAM, "--cpu-share", 0, "--n-ctx", 64)
+    options = ("--device", "cuda", *memory, "--prompt-tokens", 2, "--tokens", 2, "--json")
+    code, out, _ = airpy("bench", TINY, *options)
+    decode = next(row for row in json.loads(out) if row["test"] == "decode")
+    assert code == 0 and decode["bound"] == bound and decode["gb_s"] > 0 and decode["tok_s"] > 0
+    assert decode["probe_gb_s"] == pytest.approx(rates[bound] / 1e9)
+
+
+# ---- forked children ----------------------------------------------------------------------------------------------------------------
+
+FORKS = r"""
+import gc, os, re, sys
+from airpy import AutoModel, errors
+from models import RATES, golden
+
+def open_tiny(**options):
+    return AutoModel.from_pretrained(golden("llama"), device="cuda", n_ctx=64, bandwidths=RATES, progress=False, **options)
+
+def ids(model):
+    return model.generate([[1, 2]], max_new_tokens=4, eos_token_id=[]).tolist()
+
+def kept_from_children():
+    found = re.findall(r"^Size: +(\d+) kB$.*?^VmFlags:([^\n]*)", open("/proc/self/smaps").read(), re.M | re.S)
+    return sum(int(size) << 10 for size, flags in found if "dc" in flags.split())
+
+def fails(kind, call):
+    try:
+        call()
+    except kind as error:
+        return str(error)
+    raise SystemExit(f"no {kind.__name__}")
+
+before = kept_from_children()
+model = open_tiny()
+want = ids(model)
+assert kept_from_children() - before >= model.plan["ring_bytes"] > 0
+if not (child := os.fork()):
+    assert "fork" in fails(errors.StateError, lambda: ids(model))
+    assert "forked after it was used" in fails(errors.UnsupportedError, open_tiny)
+    model.close()
+    del model
+    gc.collect()
+    print("the child is done", flush=True)
+    sys.exit(0)  # as children end that did not know of any of it
+assert os.waitpid(child, 0)[1] == 0
+assert ids(model) == want
+model.close()
+print("and the parent")
+"""
+
+
+def test_a_forked_child_leaves_the_device_and_its_pages_alone(cuda, plugin):
+    only_emulated("a child" if REAL else "")
+    done = run_python(FORKS, env={"AIRPY_CUDA_PLUGIN": os.fspath(plugin)})
+    assert (done.returncode, done.stdout) == (0, "the child is done\nand the parent\n"), done.stderr
 
 
 # ---- budgets and refusals ----------------------------------------------------------------------------------------------------------
@@ -206,6 +383,15 @@ def test_vram_in_use_stays_within_the_budget(cuda, plugin, megabytes):
     assert left["vram_peak"] <= megabytes * (1 << 20)
     assert not any(value for name, value in left.items() if name.startswith("live_")), left
     assert left["pageable_async"] == left["null_stream_async"] == left["unrecorded_waits"] == 0, left
+
+
+def test_a_context_is_counted_as_measured_or_by_multiprocessors(cuda):
+    fixed = []
+    for words, context in [("", 0), ("sms=188", 0), ("", 200 << 20), ("", 5 << 30)]:
+        cuda(words)
+        with load(TINY, device="cuda", n_ctx=64, bandwidths={"link": 1e9, "device": 1e9, "device_context": context}) as model:
+            fixed.append(model.plan["device_fixed"] >> 20)
+    assert fixed == [512, 752, 200, 512]  # what others hold, who came first, is not the context's
 
 
 def test_a_budget_that_is_too_small_says_what_would_do(cuda):
@@ -250,13 +436,16 @@ def test_where_there_is_no_gpu_it_says_why_and_the_cpu_computes(cuda, words, pro
     assert re.search(rf"GPU +none can be used: .*{problem}", capsys.readouterr().out)
 
 
-def test_doctor_names_the_gpus(cuda, capsys):
+def test_doctor_names_the_gpus_and_measures_them(cuda, capsys, probes):
     from airpy.cli.main import main
 
     cuda("devices=2,vram=8GiB/4GiB")
     assert main(["doctor", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert [gpu["total"] >> 30 for gpu in facts["gpus"]] == [8, 4] and facts["gpu_problem"] is None
+    assert len({gpu["id"] for gpu in facts["gpus"]}) == 2 and all(gpu["link"] > 0 and gpu["handover_s"] > 0 for gpu in facts["gpus"])
+    assert main(["doctor"]) == 0
+    assert re.search(r"cuda:1 .*driver for CUDA 13\.0\n +link .* to it, .* back; its memory .*; a launch ", capsys.readouterr().out)
 
 
 def test_devices_are_named_as_in_pytorch(cuda):
@@ -272,10 +461,17 @@ def test_devices_are_named_as_in_pytorch(cuda):
         load(device="cpu", max_vram="1GiB")
 
 
-@pytest.mark.parametrize("words", ["fail=cudaMalloc:2:2", "fail=cudaStreamCreateWithFlags:1:2", "fail=cudaHostAlloc:1:2"])
-def test_what_fails_to_open_leaves_nothing_behind(cuda, plugin, words):
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        ("fail=cudaMalloc:2:2", r"cuda: \d+\.\d MiB of VRAM for [a-z ]+ were refused: [\d.]+ MiB are free of 8192\.0; lower max_vram"),
+        ("fail=cudaHostAlloc:1:2", r"cuda: \d+\.\d MiB of page-locked memory for copies of weights were refused; lower max_ram"),
+        ("fail=cudaStreamCreateWithFlags:1:2", "cuda: a stream: out of memory"),
+    ],
+)
+def test_what_fails_to_open_leaves_nothing_behind_and_says_what_helps(cuda, plugin, words, problem):
     cuda(words)
-    with pytest.raises(errors.OutOfMemoryError, match="cuda: "):
+    with pytest.raises(errors.OutOfMemoryError, match=problem):
         load(device="cuda", n_ctx=64)([IDS])
     assert not any(value for name, value in report(plugin).items() if name.startswith("live_"))
 

@@ -43,7 +43,7 @@ def header(tmp_path_factory):
 
 
 def planned(path, vram, ram, **given):
-    given = {"max_vram": vram and parse_size(vram), "max_ram": parse_size(ram), **given}
+    given = {"max_vram": vram and parse_size(vram), "max_ram": parse_size(ram)} | given
     return forecast(path, given, parse_rates(ASSUMED))
 
 
@@ -70,7 +70,7 @@ def test_the_figures_of_both_memories_add_up(header, vram, ram):
     state = 2 * 80 * 8 * 128 * 2 * plan["n_ctx"]  # K and V, layers, heads, values of two bytes
     assert plan["device_state_bytes"] == state and plan["state_bytes_full"] == 0 and plan["n_ctx"] % 64 == 0
     in_vram = sum(plan[f"device_{name}"] for name in ("fixed", "state_bytes", "activation_bytes_full", "ring_bytes", "pin_bytes"))
-    in_ram = sum(plan[name] for name in ("fixed", "activation_bytes_full", "logit_bytes", "ring_bytes", "pin_bytes"))
+    in_ram = sum(plan[name] for name in ("fixed", "activation_bytes_full", "logit_bytes", "ring_bytes", "staging_bytes", "pin_bytes"))
     assert in_vram <= plan["device_budget"] == parse_size(vram) and in_ram <= plan["budget"] == parse_size(ram)
     if plan.linked_bytes:  # the rest is less than a tile
         assert plan["device_budget"] - in_vram < plan["tile_bytes"] <= 32 * MIB
@@ -88,8 +88,10 @@ def test_the_figures_of_both_memories_add_up(header, vram, ram):
 def test_the_printed_tables_add_up(header, vram, ram):
     plan = planned(header, vram, ram)
     weights, memory = table(plan, "weights"), table(plan, "memory")
-    assert weights.pop("weights") == ["type", "bytes", "in VRAM", "in RAM", "from disk"]
+    assert weights.pop("weights") == ["type", "bytes", "in VRAM", "locked RAM", "from disk"]
     assert weights.pop("embedding table")[2:] == ["by row"]
+    size, *homes = map(figure, weights.pop("of a pass in all"))
+    assert abs(sum(home for home, _ in homes) - size[0]) <= sum(slack for _, slack in [size, *homes])
     for _, _, *shares in weights.values():
         assert 99 <= sum(int(share.removesuffix(" %")) for share in shares) <= 101
     assert list(weights) == ["attention", "feed-forward", "output"]
@@ -110,7 +112,7 @@ def test_what_bounds_a_pass_is_named_with_its_time(header):
     assert plan["pass_s"] == plan["link_s"] == pytest.approx(plan.linked_bytes / 25e9)
     assert plan["device_s"] == pytest.approx(plan["weight_bytes"] / 900e9) and plan["compute_s"] == 0
     assert 1.2 < plan.predicted_tok_s < 1.6 and "bound by the link" in str(plan)
-    assert "takes 8 passes of 674 ms or more" in str(plan)  # how fast products of many rows are is not known
+    assert re.search(r"takes 8 passes of 67\d ms or more", str(plan))  # how fast products of many rows are is not known
     rates = {**plan.bandwidths, "device_product_columns": {"Q4_K": 1e13}}
     many = forecast(header, {"max_vram": 24 * GB, "max_ram": 64 * GB}, rates)
     assert many["prompt_s"] == pytest.approx(many["max_rows"] * many["weight_bytes"] / 1e13, rel=0.01)
@@ -121,6 +123,37 @@ def test_what_bounds_a_pass_is_named_with_its_time(header):
     plan = planned(header, "48GB", "4GB")
     assert plan.bound == "device" and plan["link_s"] == plan["disk_s"] == plan["device_ring_bytes"] == plan["pin_bytes"] == 0
     assert plan["device_weight_bytes"] == plan["weight_bytes"] and "bound by the device" in str(plan)
+
+
+def test_the_cpu_takes_as_long_as_the_link(header):
+    """Where it is known how fast it is, while devices read memory too; and not where something else bounds a pass."""
+    rates = parse_rates(ASSUMED + ",memory=60GB/s")
+    memory = {"max_vram": 24 * GB, "max_ram": 64 * GB}
+    plan, without = forecast(header, memory, rates), forecast(header, {**memory, "cpu_share": 0.0}, rates)
+    assert without["n_host_tiles"] == 0 and without.bound == "link" and without["compute_s"] == 0
+    assert plan["pass_s"] < 0.5 * without["pass_s"]
+    assert plan["compute_s"] == pytest.approx(plan["host_weight_bytes"] / 35e9) == pytest.approx(plan["link_s"], rel=0.01)
+    assert plan["prompt_s"] == pytest.approx(without["prompt_s"], rel=0.01)  # rows of prompts are the device's
+    assert "CPU computes, in RAM" in str(plan) and "CPU computes" not in str(without)
+    half = forecast(header, {**memory, "cpu_share": 0.5}, rates)
+    assert half["host_weight_bytes"] == pytest.approx(half.away_bytes / 2, rel=0.01)
+    assert Plan(half.to_dict()) == half and half.to_dict()["options"]["cpu_share"] == 0.5
+    for other in ({"memory": 0.0}, {"disk": 1e8}, {"handover_s": 1.0}, {"link": 1e12}):
+        poor = forecast(header, {"max_vram": 24 * GB, "max_ram": 16 * GB}, rates | other)
+        assert poor["n_host_tiles"] == 0, other
+
+
+def test_several_devices_share_weights_and_links(header):
+    plan = planned(header, None, "64GB", max_vram=(10 * GB, 20 * GB))
+    one, (two,) = planned(header, "10GB", "64GB"), plan["helpers"]
+    assert plan["device_weight_bytes"] == pytest.approx(one["device_weight_bytes"] + two["weight_bytes"], rel=0.01)
+    assert two["weight_bytes"] > 18 * GB and two["linked_bytes"] == pytest.approx(plan.linked_bytes / 2, rel=0.01)
+    assert plan["link_s"] == pytest.approx(plan.linked_bytes / 50e9)
+    assert table(plan, "memory")["memory"] == ["VRAM 1", "VRAM 2", "RAM"] and "2 links bring" in str(plan)
+    both = planned(header, None, "8GB", max_vram=(24 * GB, 24 * GB))
+    assert both["device_weight_bytes"] == both["weight_bytes"] and both["device_ring_bytes"] == both["helpers"][0]["ring_bytes"] == 0
+    assert both["device_s"] == pytest.approx(both["weight_bytes"] / 1.8e12, rel=0.1)
+    assert planned(header, None, "8GB", max_vram=(48 * GB, 24 * GB))["helpers"] == []  # one alone is as fast, without handing over
 
 
 def test_what_more_of_either_memory_would_bring(header):
@@ -134,9 +167,9 @@ def test_what_more_of_either_memory_would_bring(header):
     again = planned(header, str(data["more_vram"][1]["max_vram"]), "16GB", n_ctx=plan["n_ctx"])
     assert again["pass_s"] == data["more_vram"][1]["pass_s"]
     text = str(plan)
-    assert "more VRAM" in text and "of what crosses the link now" in text and "of what streams now" in text
+    assert "more VRAM" in text and "of what is away from VRAM now" in text and "of what streams now" in text
     assert "more RAM      would not help: nothing streams" in str(planned(header, "24GB", "64GB"))
-    assert "more VRAM     would not help: nothing crosses the link" in str(planned(header, "48GB", "4GB"))
+    assert "more VRAM     would not help: nothing is away from VRAM" in str(planned(header, "48GB", "4GB"))
     slow = forecast(header, {"max_vram": 24 * GB, "max_ram": 8 * GB}, parse_rates("disk=100GB/s,link=1GB/s"))
     assert "more RAM      would not help: the link bounds a token" in str(slow)
 
@@ -202,7 +235,8 @@ def test_a_small_model_lies_in_the_device_whole():
 
 def test_rates_that_are_not_known_are_named(header):
     text = str(forecast(header, {"max_vram": 24 * GB, "max_ram": 64 * GB}, parse_rates("device=900GB/s")))
-    assert "bandwidths    device 900.00 GB/s; not known, so taken for no bound: disk, link" in text
+    rows = {line.split("  ")[0]: line.split()[-2:] for line in text.splitlines()}
+    assert rows["disk reads"] == rows["link brings, from RAM"] == ["known", "-"] and rows["device reads, of VRAM"][-1] == "it"
 
 
 # ---- bandwidths as text --------------------------------------------------------------------------------------------------------------
@@ -247,6 +281,7 @@ def test_the_command_says_what_is_wrong(airpy, header, tmp_path):
 
 
 def test_max_vram_alone_takes_the_disk_of_this_machine(airpy, monkeypatch):
-    monkeypatch.setenv("AIRPY_BANDWIDTHS", json.dumps(RATES))
-    code, out, _ = airpy("plan", DEMO, "--max-vram", "530MiB", "--max-ram", "64MiB")
-    assert code == 0 and "disk 1.00 GB/s; not known, so taken for no bound: link, device" in out
+    monkeypatch.setenv("AIRPY_BANDWIDTHS", json.dumps({name: rate for name, rate in RATES.items() if name not in ("link", "device")}))
+    code, out, _ = airpy("plan", DEMO, "--max-vram", "530MiB", "--max-ram", "128MiB")
+    assert code == 0 and re.search(r"^link brings, from RAM .* not known +-$", out, re.M)
+    assert re.search(r"^disk reads .* 1\.00 GB/s", out, re.M)

@@ -154,6 +154,10 @@ SAMPLE: dict[str, Any] = {
     "steps": {
         "link": {"can_pin": 1, "h2d": 5e10, "h2d_2mib": 4e10, "d2h": 5e10, "pageable": 1e10, "can_register": 0, "took_s": 1},
         "memory": {"read": 2e12, "copy": 2.5e12, "took_s": 1},
+        "probe": {
+            "link": 4.5e10, "link_back": 5e10, "device": 1.9e12, "device_op_s": 2e-6, "handover_s": 1.5e-5, "device_context": 450 << 20,
+            "device_product": {"Q4_K": 1.4e12}, "device_product_columns": {"Q4_K": 5e13}, "took_s": 1,
+        },
         "products": {"Q4_K": 1.5e12, "Q4_K 4096x4096": 1e12, "took_s": 1},
         "prompts": {"Q4_K x 512": 2e14, "took_s": 1},
         "attention": {"decode f16 8192": 1e12, "prompt f16 8192": 3e14, "took_s": 1},
@@ -171,6 +175,10 @@ def test_tables_put_figures_beside_their_bounds():
     assert text.startswith("## A GPU, 80 GiB, driver 580.1, CUDA 13.0, commit 0123456789ab, 2026-01-02\n")
     for line in [
         "| m: decode, 4 × VRAM | 13.3 tokens/s, 80 % of the bound by the link (16.7); 3.00 of 4.00 GB cross the link, 40.0 GB/s |",
+        "| probe for plans: the link | 45.0 GB/s, 90 % of the above; back 50.0 GB/s, 100 % of the above |",
+        "| probe for plans: the GPU | memory 1900 GB/s, 95 % of the above; a launch 2.0 µs, a hand-over 15.0 µs; its context "
+        "450 MiB at most |",
+        "| probe for plans: product Q4_K | 1400 GB/s; of many columns 50.0 TB/s × columns |",
         "| product Q4_K, one column | 1500 GB/s, 75 % of the memory; 4096 × 4096: 1000 GB/s, 50 % of it |",
         "| product Q4_K, 512 columns | 200 TOPS |",
         "| attention of a token, f16 8192 | 1000 GB/s of K and V, 50 % of the memory |",
@@ -214,7 +222,8 @@ def test_the_benchmark_runs_on_an_emulated_gpu_and_leaves_no_results(executables
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["emulated"] and sorted(table.RESULTS.glob("*")) == before
     streamed = found["steps"]["given: decode, 2 × VRAM"]["plan"]
-    assert 0 < streamed["device_weight_bytes"] < streamed["weight_bytes"]
+    assert 0 < streamed["device_weight_bytes"] < streamed["weight_bytes"] and streamed["pass_s"] > 0
+    assert found["steps"]["probe"]["device_product"]["Q8_0"] > 0
     left_out = {name for name, step in found["steps"].items() if "left_out" in step}
     assert left_out == {"given: llama.cpp", "given: llama.cpp, 2 × VRAM", "airllm"}
     assert "EMULATED" in (tmp_path / "found.md").read_text()

@@ -6,6 +6,7 @@ import copy
 import errno
 import os
 import pickle
+import re
 import shutil
 import sys
 import threading
@@ -266,6 +267,13 @@ def test_progress_may_be_a_callable_or_a_bar(capsys):
         bar._started -= 2
         bar(3, 6, 0, 1)
     assert "3/6" in capsys.readouterr().err
+    with progress_for_call(True, "step", 2.0) as bar:
+        bar._started -= 1.5
+        bar(1, 4, 0, 1)
+        assert capsys.readouterr().err == ""
+        bar._started -= 1
+        bar(3, 4, 0, 1)
+    assert re.search("3/4.*step", capsys.readouterr().err)
 
 
 def test_the_bar_leaves_text_that_is_being_streamed_alone(monkeypatch, capsys):

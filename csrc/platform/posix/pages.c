@@ -77,3 +77,14 @@ void air_pages_huge(void *p, size_t bytes)
     (void)p, (void)bytes;
 #endif
 }
+
+void air_pages_not_for_children(void *p, size_t bytes)
+{
+#ifdef MADV_DONTFORK
+    void *first;
+    size_t whole = inner_pages(p, bytes, &first);
+    if (whole) (void)madvise(first, whole, MADV_DONTFORK);
+#else
+    (void)p, (void)bytes;
+#endif
+}

@@ -3,6 +3,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include <unistd.h>
+
 #include "runtime/state.h"
 
 namespace air::fake {
@@ -193,6 +195,8 @@ cudaError_t enter(const char *api, Needs needs)
     for (const Fault &fault : s.faults)
         if (fault.api == "*" ? fault.nth == s.stats.calls : fault.api == api && fault.nth == nth) return fault.error;
     if (needs == Needs::nothing) return cudaSuccess;
+    if (!s.process) s.process = getpid();
+    if (s.process != getpid()) return cudaErrorInitializationError; /* forked after it was used */
     if (cfg.driver / 1000 < cfg.runtime / 1000) return cudaErrorInsufficientDriver;
     if (cfg.devices == 0) return cudaErrorNoDevice;
     return needs == Needs::device ? failure_of(current_device) : cudaSuccess;

@@ -187,6 +187,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int device)
     return call("cudaGetDeviceProperties", Needs::driver, [&] {
         if (!is_device(device)) return cudaErrorInvalidDevice;
         describe(properties, cfg.device[static_cast<size_t>(device)]);
+        properties->uuid.bytes[15] = static_cast<char>(device + 1);
         return cudaSuccess;
     });
 }

@@ -99,6 +99,7 @@ struct Fault {
 };
 
 struct State {
+    int process = 0; /* that used it first */
     Gate gate;
     std::map<char *, Allocation> memory;
     std::vector<Stream *> streams;       /* null streams and lanes of graphs too */
