@@ -221,6 +221,7 @@ static air_cuda_host_layout host_layout_of(const air_backend *h, int64_t rows, i
 
 static void free_pass(air_backend *h)
 {
+    air_cuda_graph_drop(h); /* which names it */
     (void)cudaFree(h->memory);
     (void)cudaFreeHost(h->host);
     h->memory = h->host = nullptr;
@@ -310,6 +311,7 @@ static air_status open_streams(air_backend *h, air_error *err)
     h->compute = h->devices[0].compute;
     h->copy = h->devices[0].copy;
     AIR_CUDA_TRY(cudaStreamCreateWithFlags(&h->aside, cudaStreamNonBlocking), "a stream", err);
+    h->layer_share.assign((size_t)h->program->n_layers + 1, 0);
     h->marks.assign((size_t)h->program->n_layers + 3, nullptr);
     for (cudaEvent_t &event : h->marks) AIR_CUDA_TRY(cudaEventCreateWithFlags(&event, cudaEventBlockingSync), "an event", err);
     return AIR_OK;

@@ -1,6 +1,6 @@
 /* cuda/backend.h: inside the CUDA backend: what its files share. backend.cu: life, memory, the vtable; weights.cu: how weights come to the
- * the devices; pass.cu: the walk over a program; share.cu: what other devices and the CPU compute of products; probe.cu: how fast a
- * device does such things.
+ * the devices; pass.cu: the walk over a program; graph.cu: passes alike, as one launch; share.cu: what other devices and the CPU compute
+ * of products; probe.cu: how fast a device does such things.
  *
  * A backend owns a device's memory for weights, state and activations, and two streams: copies go ahead on one, kernels follow on the
  * other, events order them both ways; the host waits for neither inside a pass but to reuse its own memory, and for what it computes. One thread at a time calls it
@@ -86,6 +86,7 @@ struct air_cuda_weights {
     std::vector<int8_t> who;       /* [n_tiles]: as air_backend_config */
     std::vector<int32_t> stays;    /* [n_tiles]: its number among those that stay on its device, AIR_NONE */
     std::vector<int32_t> op_of;    /* [n_weights]: the product that reads it */
+    int32_t to_come;               /* tiles that have not come to stay on a device, or never will */
     uint8_t *staging;              /* page-locked */
     uint64_t piece_bytes;          /* of it, each */
     cudaEvent_t staged_by[AIR_DEVICE_STAGING_PIECES];
@@ -113,6 +114,8 @@ air_status air_cuda_weights_ahead(air_backend *h, air_error *err);
 air_status air_cuda_upload(air_backend *h, int32_t device, void **out, const void *from, size_t bytes, const char *what, air_error *err);
 /* When no copy is under way any more: gives all back. */
 void air_cuda_weights_drain(air_backend *h);
+/* Whether every weight is on one device to stay, so that a pass needs no feed. */
+bool air_cuda_weights_resident(const air_backend *h);
 /* After the last kernel that reads the tile has been enqueued, and the CPU has computed with it. */
 air_status air_cuda_weights_leave(air_backend *h, const air_cuda_tile *tile, air_error *err);
 
@@ -161,6 +164,29 @@ int64_t air_cuda_columns_alike(const air_backend *h, const air_op *op, int64_t c
 bool air_cuda_has_role(const air_backend *h, int32_t buffer, air_row_role role);
 
 air_status air_cuda_run(air_backend *h, const air_pass *pass, const air_feed *feed, air_error *err);
+/* Enqueues a pass whose inputs lie in h->host, from their way up to that of its results down. */
+air_status air_cuda_enqueue(air_backend *h, air_error *err);
+
+/* --- graph.cu --- */
+
+/* What the launches of a pass depend on, beside memory that stays where it is. What else changes from pass to pass kernels read from
+ * memory. Equal where all of it is. */
+struct air_cuda_shape {
+    int64_t rows, n_wanted, sequences, block_stride, max_position;
+    bool hidden;
+};
+
+struct air_cuda_graph {
+    air_cuda_shape shape;   /* of exec; where that is NULL of the last pass that could be one */
+    cudaGraphExec_t exec;
+    bool refused;           /* by a capture that failed: no more of them */
+};
+
+/* Whether the pass may be a graph: all weights are there, all rows are generated. */
+bool air_cuda_graph_takes(const air_backend *h);
+/* Launches the pass, if it is the second alike or a later one; *done says whether it did. A capture that fails is no failure. */
+air_status air_cuda_graph_run(air_backend *h, bool *done, air_error *err);
+void air_cuda_graph_drop(air_backend *h);
 
 /* --- probe.cu --- */
 
@@ -196,6 +222,10 @@ struct air_backend {
 
     std::mutex state_lock;
     std::vector<std::pair<void *, size_t>> state_free; /* blocks to be used again */
+
+    air_cuda_graph graph;
+    bool capturing;                    /* nothing may be waited for, nor be asked of the feed */
+    std::vector<double> layer_share;   /* [n_layers + 1]: of the time of the last pass that was walked */
 
     const air_pass *pass;
     const air_feed *feed;

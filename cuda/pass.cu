@@ -68,6 +68,13 @@ static void fill_angles(const air_backend *h, float *cosines, float *sines)
         }
 }
 
+/* So many passes are alike that follow each other: to kernels a greater position means threads that find nothing to do. */
+static int64_t bucket_of(const air_backend *h, int64_t position)
+{
+    int64_t last = position / AIR_DEVICE_ATTENTION_PART * AIR_DEVICE_ATTENTION_PART + AIR_DEVICE_ATTENTION_PART - 1;
+    return last < h->n_ctx ? last : h->n_ctx - 1;
+}
+
 /* Where the blocks of each sequence begin, as many of all of them as the longest one of the pass has; and how far it goes. Sequences
  * count from the first of the pass: those before it had their passes. */
 static air_status fill_blocks(air_backend *h, const void **blocks, air_error *err)
@@ -81,6 +88,7 @@ static air_status fill_blocks(air_backend *h, const void **blocks, air_error *er
         if (pass->sequences[r] > last) last = pass->sequences[r];
     }
     int64_t sequences = (int64_t)last - first + 1;
+    if (air_cuda_graph_takes(h)) h->max_position = bucket_of(h, h->max_position);
     h->block_stride = h->max_position / AIR_BLOCK_POSITIONS + 1;
     size_t room = (h->layout.attention - h->layout.blocks) / sizeof(void *);
     h->first_sequence = first;
@@ -102,20 +110,44 @@ static air_status upload(air_backend *h, size_t to, size_t from, size_t bytes, a
     return AIR_OK;
 }
 
+/* The embedding comes first, as its rows may have to be read. */
+static air_status fill_embedding(air_backend *h, air_error *err)
+{
+    const air_op *op = h->program->ops, *end = op + h->program->n_ops;
+    while (op < end && op->kind != AIR_OP_EMBED) op++;
+    if (op == end) return AIR_OK;
+    float *x = (float *)(h->host + h->host_layout.embed);
+    size_t n = (size_t)(h->pass->rows * width_of(h, op->out));
+    air_status st = h->feed->gather(h->feed->self, op->weight, h->pass->tokens, h->pass->rows, x, err);
+    for (size_t i = 0; !st && op->scale != 1.0f && i < n; i++) x[i] *= op->scale;
+    return st;
+}
+
+/* What goes up, into memory of the host that stays where it is. */
+static air_status fill_inputs(air_backend *h, air_error *err)
+{
+    const air_pass *p = h->pass;
+    const air_cuda_host_layout *l = &h->host_layout;
+    size_t rows = (size_t)p->rows;
+    int32_t *tokens = (int32_t *)(h->host + l->tokens);
+    air_status st = fill_embedding(h, err);
+    if (st) return st;
+    fill_angles(h, (float *)(h->host + l->cos), (float *)(h->host + l->sin));
+    memcpy(tokens, p->positions, rows * sizeof *tokens);
+    st = fill_blocks(h, (const void **)(h->host + l->blocks), err);
+    for (size_t r = 0; r < rows; r++) tokens[rows + r] = p->sequences[r] - h->first_sequence;
+    if (p->n_wanted) memcpy(tokens + 2 * rows, p->wanted, (size_t)p->n_wanted * sizeof *tokens);
+    return st;
+}
+
 static air_status upload_inputs(air_backend *h, air_error *err)
 {
     const air_pass *p = h->pass;
     const air_cuda_host_layout *l = &h->host_layout;
     size_t rows = (size_t)p->rows, angles = rows * (size_t)h->program->rope.pairs * sizeof(float);
-    int32_t *tokens = (int32_t *)(h->host + l->tokens);
-    fill_angles(h, (float *)(h->host + l->cos), (float *)(h->host + l->sin));
-    air_status st = fill_blocks(h, (const void **)(h->host + l->blocks), err);
-    memcpy(tokens, p->positions, rows * sizeof *tokens);
-    for (size_t r = 0; r < rows; r++) tokens[rows + r] = p->sequences[r] - h->first_sequence;
-    if (p->n_wanted) memcpy(tokens + 2 * rows, p->wanted, (size_t)p->n_wanted * sizeof *tokens);
-    if (!st) st = upload(h, h->layout.cos, l->cos, angles, err);
+    air_status st = upload(h, h->layout.cos, l->cos, angles, err);
     if (!st) st = upload(h, h->layout.sin, l->sin, angles, err);
-    if (!st) st = upload(h, h->layout.tokens, l->tokens, (2 * rows + (size_t)p->n_wanted) * sizeof *tokens, err);
+    if (!st) st = upload(h, h->layout.tokens, l->tokens, (2 * rows + (size_t)p->n_wanted) * sizeof(int32_t), err);
     size_t table = (size_t)(h->sequences * h->block_stride) * sizeof(void *);
     return st ? st : upload(h, h->layout.blocks, l->blocks, table, err);
 }
@@ -124,11 +156,8 @@ static air_status upload_inputs(air_backend *h, air_error *err)
 
 static air_status embed(air_backend *h, const air_op *op, air_error *err)
 {
-    float *x = (float *)(h->host + h->host_layout.embed);
+    const float *x = (const float *)(h->host + h->host_layout.embed);
     size_t n = (size_t)(h->pass->rows * width_of(h, op->out));
-    air_status st = h->feed->gather(h->feed->self, op->weight, h->pass->tokens, h->pass->rows, x, err);
-    if (st) return st;
-    for (size_t i = 0; op->scale != 1.0f && i < n; i++) x[i] *= op->scale;
     TRY(cudaMemcpyAsync(air_cuda_buffer(h, op->out), x, n * sizeof *x, cudaMemcpyHostToDevice, h->compute));
     return AIR_OK;
 }
@@ -320,7 +349,7 @@ static air_status product(air_backend *h, const air_op *op, air_error *err)
     air_status st = n && reads_q8(h, op) ? quantize(h, op->in, err) : AIR_OK;
     if (!st && n) st = air_cuda_share_begin(h, op, n, err);
     if (!st && n) st = compute_what_is_here(h, op, n, err);
-    for (int64_t row = 0; row < rows && !st;) {
+    for (int64_t row = 0; row < rows && !st && !h->capturing;) {
         air_cuda_tile tile;
         st = air_cuda_weights_next(h, &tile, err);
         if (st) return st;
@@ -364,6 +393,7 @@ static air_status begin(air_backend *h, air_error *err)
 /* The host has enqueued a layer: waits until the one before the last few is done. */
 static air_status end_layer(air_backend *h, int32_t layer, air_error *err)
 {
+    if (h->capturing) return AIR_OK;
     TRY(cudaEventRecord(mark_of_layer(h, layer), h->compute));
     if (layer < AIR_CUDA_LAYERS_AHEAD) return AIR_OK;
     TRY(cudaEventSynchronize(mark_of_layer(h, layer - AIR_CUDA_LAYERS_AHEAD)));
@@ -382,7 +412,7 @@ static air_status walk(air_backend *h, air_error *err)
             if (op->layer == AIR_NONE) return air_fail(err, AIR_E_CANCELLED, "cancelled in the %s", i ? "output" : "embedding");
             return air_fail(err, AIR_E_CANCELLED, "cancelled in layer %d", (int)op->layer);
         }
-        if (op->layer == 0 && before == AIR_NONE) TRY(cudaEventRecord(h->marks[1], h->compute));
+        if (op->layer == 0 && before == AIR_NONE && !h->capturing) TRY(cudaEventRecord(h->marks[1], h->compute));
         before = op->layer;
         st = run_op(h, op, err);
         int ends = op->layer != AIR_NONE && (i + 1 == p->n_ops || p->ops[i + 1].layer != op->layer);
@@ -391,15 +421,25 @@ static air_status walk(air_backend *h, air_error *err)
     return st;
 }
 
-/* From one mark to the next, in the device's time: with waits for weights, as on the CPU. */
-static air_status note_times(air_backend *h, air_error *err)
+/* From one mark to the next, in the device's time: with waits for weights, as on the CPU. A graph has its first and last mark only:
+ * layers had their parts of the last pass that was walked. */
+static air_status note_times(air_backend *h, bool graph, air_error *err)
 {
     int32_t n = h->program->n_layers;
-    for (int32_t i = 0; h->pass->layer_ns && i < n + 2; i++) {
+    double all = 0;
+    std::vector<double> &share = h->layer_share;
+    if (!h->pass->layer_ns) return AIR_OK;
+    if (!graph) share.assign(share.size(), 0);
+    for (int32_t i = 0; i < n + 2 && !graph; i++) {
         float ms;
         TRY(cudaEventElapsedTime(&ms, h->marks[(size_t)i], h->marks[(size_t)i + 1]));
-        atomic_fetch_add(&h->pass->layer_ns[i == 0 || i > n ? n : i - 1], (uint64_t)((double)ms * 1e6));
+        share[(size_t)(i == 0 || i > n ? n : i - 1)] += (double)ms;
     }
+    float ms;
+    TRY(cudaEventElapsedTime(&ms, h->marks[0], h->marks.back()));
+    for (double part : share) all += part;
+    for (int32_t i = 0; i <= n && all > 0; i++)
+        atomic_fetch_add(&h->pass->layer_ns[i], (uint64_t)((double)ms * 1e6 * share[(size_t)i] / all));
     return AIR_OK;
 }
 
@@ -411,10 +451,26 @@ static air_status download(air_backend *h, air_error *err)
     uint8_t *to = h->host + h->host_layout.logits, *hidden_to = h->host + h->host_layout.hidden;
     if (logits) TRY(cudaMemcpyAsync(to, air_cuda_buffer(h, h->program->logits), logits, cudaMemcpyDeviceToHost, h->compute));
     if (hidden) TRY(cudaMemcpyAsync(hidden_to, air_cuda_buffer(h, h->program->hidden), hidden, cudaMemcpyDeviceToHost, h->compute));
+    return AIR_OK;
+}
+
+air_status air_cuda_enqueue(air_backend *h, air_error *err)
+{
+    h->quantized = AIR_NONE;
+    air_status st = upload_inputs(h, err);
+    if (!st) st = walk(h, err);
+    return st ? st : download(h, err);
+}
+
+/* Waits for the results and hands them out. */
+static air_status finish(air_backend *h, air_error *err)
+{
+    const air_pass *pass = h->pass;
+    size_t n = (size_t)pass->n_wanted;
     TRY(cudaEventRecord(h->marks.back(), h->compute));
     TRY(cudaEventSynchronize(h->marks.back()));
-    if (logits) memcpy(pass->logits, to, logits);
-    if (hidden) memcpy(pass->hidden, hidden_to, hidden);
+    if (n) memcpy(pass->logits, h->host + h->host_layout.logits, n * (size_t)h->program->n_vocab * sizeof(float));
+    if (pass->hidden) memcpy(pass->hidden, h->host + h->host_layout.hidden, n * (size_t)h->program->n_embd * sizeof(float));
     return AIR_OK;
 }
 
@@ -422,18 +478,19 @@ air_status air_cuda_run(air_backend *h, const air_pass *pass, const air_feed *fe
 {
     h->pass = pass;
     h->feed = feed;
-    h->quantized = AIR_NONE;
+    bool graph = false;
     air_cuda_share_reset(h);
     air_status st = load_vectors(h, err);
+    if (!st) st = fill_inputs(h, err);
     if (!st) st = begin(h, err);
-    if (!st) st = upload_inputs(h, err);
-    if (!st) st = walk(h, err);
-    if (!st) st = download(h, err);
+    if (!st) st = air_cuda_graph_run(h, &graph, err);
+    if (!st && !graph) st = air_cuda_enqueue(h, err);
+    if (!st) st = finish(h, err);
     /* Whatever happened, nothing of this pass is under way when it returns: its memory may be used again. */
     cudaError_t late = air_cuda_settle_all(h);
     air_cuda_weights_drain(h);
     if (!st && late != cudaSuccess) st = air_cuda_fail(late, "computing", err);
-    if (!st) st = note_times(h, err);
+    if (!st) st = note_times(h, graph, err);
     if (!st) atomic_store(pass->layers_done, h->program->n_layers);
     return st;
 }

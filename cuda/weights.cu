@@ -71,6 +71,7 @@ air_status air_cuda_weights_open(air_backend *h, const air_backend_config *c, ai
     w->who.assign(c->who, c->who + c->n_tiles);
     w->stays.assign((size_t)c->n_tiles, AIR_NONE);
     w->held.resize((size_t)c->n_tiles);
+    w->to_come = c->n_tiles;
     w->op_of.assign((size_t)h->program->n_weights, AIR_NONE);
     for (int32_t i = 0; i < h->program->n_ops; i++)
         if (h->program->ops[i].kind == AIR_OP_PRODUCT) w->op_of[(size_t)h->program->ops[i].weight] = i;
@@ -166,7 +167,9 @@ static void give_back_oldest(air_backend *h)
 static void note_come(air_backend *h, const air_cuda_tile *tile)
 {
     int32_t stays = h->weights.stays[(size_t)tile->span.tile];
-    if (tile->rows && stays != AIR_NONE) h->devices[tile->device].come[(size_t)stays] = 1;
+    if (!tile->rows || stays == AIR_NONE) return;
+    h->devices[tile->device].come[(size_t)stays] = 1;
+    h->weights.to_come--;
 }
 
 void air_cuda_weights_drain(air_backend *h)
@@ -360,6 +363,8 @@ bool air_cuda_weights_here(const air_backend *h, int32_t device, int32_t op, int
     *at = i - d->of_op[(size_t)op];
     return true;
 }
+
+bool air_cuda_weights_resident(const air_backend *h) { return h->n_devices == 1 && h->weights.to_come == 0; }
 
 air_status air_cuda_weights_leave(air_backend *h, const air_cuda_tile *tile, air_error *err)
 {

@@ -74,7 +74,7 @@ static void make_reference()
 
 /* Of a model, once it has had its first passes, one generated token costs. */
 struct PassCost {
-    long ops, waits, layers, streamed;
+    long ops, waits, layers, streamed, graphs;
 };
 
 static PassCost cost_of_a_pass(const air_engine_config &config, const std::string &words)
@@ -91,6 +91,7 @@ static PassCost cost_of_a_pass(const air_engine_config &config, const std::strin
     cost.waits = stats().host_waits - before.host_waits;
     cost.layers = air_model_program(air_engine_model(m.engine))->n_layers;
     cost.streamed = feed_test().spans.streamed;
+    cost.graphs = stats().graph_launches - before.graph_launches;
     return cost;
 }
 
@@ -168,7 +169,7 @@ TEST(what_weights_came_by_is_given_back)
     }
 }
 
-/* But where it is as far ahead as it may be, and for the result. */
+/* But where it is as far ahead as it may be, and for the result; a graph is one thing. */
 TEST(the_host_waits_for_no_weights_that_stay_in_locked_memory)
 {
     enum { AHEAD = 2, AT_THE_END = 3 };
@@ -176,10 +177,57 @@ TEST(the_host_waits_for_no_weights_that_stay_in_locked_memory)
         PassCost cost = cost_of_a_pass(config_for(MODEL, {kept, 1, AIR_IO_DIRECT, 8, 0}), "mode=sched,seed=0");
         CHECK(cost.ops > 0);
         CHECK_EQ(cost.streamed, 0);
-        CHECK_EQ(cost.waits, cost.layers - AHEAD + AT_THE_END);
+        CHECK_EQ(cost.graphs, kept == 1);
+        CHECK_EQ(cost.waits, (kept < 1 ? cost.layers - AHEAD : 0) + AT_THE_END);
     }
     PassCost streamed = cost_of_a_pass(config_for(MODEL, {0.4, 0.1, AIR_IO_DIRECT, 8, 0}), "mode=sched,seed=0");
     CHECK(streamed.waits > streamed.layers - AHEAD + AT_THE_END);
+}
+
+/* Single tokens across the end of a block, two sequences beside each other, each alone, then again when memory has moved. */
+static std::vector<Logits> conversation(const air_engine_config &config, const std::string &words, long *graphs)
+{
+    emulate(words);
+    int64_t live = air_alloc_live();
+    std::vector<Logits> all;
+    {
+        Model m(MODEL, config);
+        auto say = [&](const std::vector<Call> &calls) {
+            Logits got;
+            air_error err = {};
+            if (!m.status && call(m, calls, &got, &err)) printf("  %s: call %zu: %s\n", words.c_str(), all.size(), err.text);
+            all.push_back(got);
+        };
+        say({{0, text_of(61, 1), 1, 61}});
+        say({{1, text_of(9, 2), 1, 9}});
+        for (int i = 0; i < 5; i++) say({{0, {i + 3}}});
+        for (int i = 0; i < 4; i++) say({{0, {i + 9}}, {1, {2 * i}}});
+        for (int i = 0; i < 3; i++) say({{1, {i + 70}}});
+        for (int i = 0; i < 3; i++) say({{0, {i + 90}}}); /* as those before */
+        say({{1, {4, 5, 6}, 3}});
+        for (int i = 0; i < 4; i++) say({{1, {i + 50}}});
+        *graphs = stats().graph_launches;
+    }
+    check_clean(live);
+    return all;
+}
+
+TEST(passes_alike_are_one_launch_with_the_bits_of_the_walk)
+{
+    enum { OF_ONE = 4 + 2 + 3, OF_TWO = 3, MOVED = 3 };
+    air_engine_config config = config_for(MODEL, {1, 0, AIR_IO_DIRECT, 16, 0});
+    config.max_vram += 1 << 20; /* for both sequences */
+    long graphs;
+    std::vector<Logits> expected = conversation(config, "fail=cudaStreamBeginCapture:1", &graphs); /* is not asked again */
+    CHECK_EQ(graphs, 0);
+    for (int seed = 0; seed < schedules(3); seed++) {
+        std::vector<Logits> got = conversation(config, "mode=sched,seed=" + std::to_string(seed), &graphs);
+        CHECK_EQ(graphs, OF_ONE + OF_TWO + MOVED);
+        for (size_t i = 0; i < expected.size(); i++) {
+            if (!same_bits(got[i], expected[i])) printf("  seed %d: call %zu: other bits\n", seed, i);
+            CHECK(same_bits(got[i], expected[i]));
+        }
+    }
 }
 
 /* Page-locked memory is refused: copies go through pieces of the backend's own. Then only the ring and a few pins may have it. */
@@ -288,6 +336,7 @@ int main(int argc, char **argv)
     RUN(what_stays_of_a_weight_is_computed_at_once_whatever_its_tiles);
     RUN(what_weights_came_by_is_given_back);
     RUN(the_host_waits_for_no_weights_that_stay_in_locked_memory);
+    RUN(passes_alike_are_one_launch_with_the_bits_of_the_walk);
     RUN(no_schedule_of_copies_and_kernels_changes_a_bit);
     RUN(nor_of_copies_from_pageable_memory);
     RUN(nor_of_copies_from_a_mapped_file);

@@ -70,7 +70,7 @@ static void make_reference()
 /* --- errors that go away --- */
 
 struct Counts {
-    long opened, first, all; /* after open, after the first step, after the last */
+    long opened, first, second, all; /* after open, after the first steps, after the last */
 };
 
 template <class Count>
@@ -78,11 +78,12 @@ static Counts count_in_run(const air_engine_config &config, const std::string &w
 {
     emulate(words);
     Model m(MODEL, config);
-    Counts c = {count(), 0, 0};
+    Counts c = {count(), 0, 0, 0};
     for (int step = 0; step < STEPS; step++) {
         Logits got;
         CHECK_EQ(m.status ? m.status : fault_step(m, step, &got, nullptr), AIR_OK);
         if (!step) c.first = count();
+        if (step == 1) c.second = count();
     }
     c.all = count();
     return c;
@@ -126,6 +127,21 @@ TEST(any_call_that_fails_once_is_a_typed_error_and_can_be_tried_again)
     air_engine_config config = config_for(MODEL, Memory());
     check_failing_calls(config, "mode=sched,seed=5", 1);
     check_failing_calls(config, "mode=sched,seed=0,register=0", 7);
+}
+
+/* The third step is the second alike, so it is captured. */
+TEST(a_graph_that_cannot_be_made_is_walked)
+{
+    air_engine_config config = config_for(MODEL, RESIDENT);
+    Counts calls = count_in_run(config, "mode=sched,seed=6", calls_so_far);
+    CHECK_EQ(stats().graph_launches, 1);
+    long failed = 0, tried = 0;
+    for (long n = calls.second + 1; n <= calls.all; n += 2 * SLOWER, tried++) {
+        int code = n / 2 % 2 ? cudaErrorMemoryAllocation : cudaErrorStreamCaptureInvalidated;
+        failed += check_one_failing_call(config, "mode=sched,seed=6,fail=*:" + std::to_string(n) + ":" + std::to_string(code));
+    }
+    printf("  %ld calls, %ld tried, %ld failed by it\n", calls.all - calls.second, tried, failed);
+    CHECK(failed > 0 && failed * 2 < tried);
 }
 
 /* --- errors that stay --- */
@@ -425,6 +441,7 @@ int main(int argc, char **argv)
     check_begin(argc, argv);
     make_reference();
     RUN(any_call_that_fails_once_is_a_typed_error_and_can_be_tried_again);
+    RUN(a_graph_that_cannot_be_made_is_walked);
     RUN(an_operation_that_fails_loses_the_device_and_every_call_says_so);
     RUN(a_lost_device_can_be_opened_again);
     RUN(any_allocation_that_fails_once_is_a_typed_error_and_can_be_tried_again);

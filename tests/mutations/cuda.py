@@ -48,7 +48,7 @@ STAGED_COPY = '        AIR_CUDA_TRY(cudaMemcpyAsync(to + at, piece, n, cudaMemcp
 RECORD_USED = '    if (tile->slot) AIR_CUDA_TRY(cudaEventRecord(tile->slot->used, h->compute), "computing", err);\n'
 SETTLE = "    cudaError_t compute = air_cuda_settle(h, h->compute), copy = air_cuda_settle(h, h->copy);\n"
 DRAIN = "    air_cuda_weights_drain(h);\n"
-W, P, B, M = "weights.cu", "pass.cu", "backend.cu", "probe.cu"
+W, P, B, G, M = "weights.cu", "pass.cu", "backend.cu", "graph.cu", "probe.cu"
 
 MUTATIONS = [
     # the ring in VRAM
@@ -103,6 +103,14 @@ MUTATIONS = [
     mutation("sequences are counted from the batch's first", P, "int32_t first = pass->sequences[0], last = first;", "int32_t first = 0, last = 0;", "many_sequences"),
     mutation("norms of no rows are launched", P, "    if (op->kind != AIR_OP_PRODUCT && op->out != AIR_NONE && !rows_of(h, op->out)) return AIR_OK; /* no row is wanted */\n", "",
              "all_its_places"),
+    # graphs
+    mutation("a graph serves other rows", G, "a.rows == b.rows && a.n_wanted == b.n_wanted && a.sequences == b.sequences && ", "", "alike"),
+    mutation("a graph outlives the memory it names", B, "    air_cuda_graph_drop(h); /* which names it */\n", "", "alike"),
+    mutation("a graph is made of weights that stream", G, " || !air_cuda_weights_resident(h)", "", "the_host_waits"),
+    mutation("each position has a graph of its own", P, "    if (air_cuda_graph_takes(h)) h->max_position = bucket_of(h, h->max_position);\n", "    (void)bucket_of;\n", "alike"),
+    mutation("a graph is forgotten", G, "    if (graph) (void)cudaGraphDestroy(graph);\n    if (error", "    if (error", "alike"),
+    of_faults("a graph of half a pass is launched", G, "    if (!st && error == cudaSuccess) return graph;", "    (void)st;\n    if (error == cudaSuccess) return graph;", "walked"),
+    mutation("a capture that failed is tried again", G, "    h->graph.refused = !atomic_load(h->pass->cancel);\n", "", "alike"),
     # failures
     of_faults("a tile that stays is there before its copy is asked for", W, "    if (!st && stays != AIR_NONE) w->come", "    if (stays != AIR_NONE) w->come", "any_call"),
     of_faults("memory of a failed upload is kept", W, "    (void)cudaFree(*out);\n    *out = nullptr;\n    return st;\n", "    *out = nullptr;\n    return st;\n", "any_call"),

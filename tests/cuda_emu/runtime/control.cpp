@@ -225,7 +225,7 @@ void reset()
     s.random = cfg.seed * 7919u + 1;
     s.log.clear();
     Stats &st = s.stats;
-    st.calls = st.ops = st.host_waits = st.pageable_async = st.null_stream_async = st.unrecorded_waits = 0;
+    st.calls = st.ops = st.host_waits = st.graph_launches = st.pageable_async = st.null_stream_async = st.unrecorded_waits = 0;
     st.vram_peak = 0;
     for (Device &device : s.device) {
         device.failed = cudaSuccess;

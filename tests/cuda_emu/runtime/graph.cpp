@@ -200,6 +200,7 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t handle, cudaStream_t stream_handle)
         Stream *stream = find_stream(stream_handle);
         if (!executables.count(exec) || !stream || stream->device != exec->graph.device) return cudaErrorInvalidResourceHandle;
         if (stream->capture) return refuse_captured(*stream);
+        state().stats.graph_launches++;
         return launch_graph(*exec, *stream);
     });
 }

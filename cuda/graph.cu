@@ -1,0 +1,76 @@
+/* Passes alike as one launch. Where all weights are on the device, a pass over a few generated rows is some hundred launches of a few
+ * microseconds each, which the host takes longer to ask for than the device to do. The second of two passes alike is captured, from its
+ * inputs' way up to its results' way down, and launched again for every one that follows, until one is not.
+ *
+ * A graph is launched as a whole: it can be cancelled before it begins, and layers have no times of their own. The feed is not asked for
+ * anything: it stands between two passes. */
+#include <stdatomic.h>
+
+#include "cuda/backend.h"
+
+bool air_cuda_graph_takes(const air_backend *h)
+{
+    const air_pass *p = h->pass;
+    if (h->graph.refused || !p->n_wanted || !air_cuda_weights_resident(h)) return false;
+    for (int64_t r = 0; r < p->rows; r++)
+        if (p->roles[r] != AIR_ROW_GENERATED) return false;
+    return true;
+}
+
+void air_cuda_graph_drop(air_backend *h)
+{
+    if (h->graph.exec) (void)cudaGraphExecDestroy(h->graph.exec);
+    h->graph.exec = nullptr;
+    h->graph.shape = air_cuda_shape{};
+}
+
+static bool alike(const air_cuda_shape &a, const air_cuda_shape &b)
+{
+    return a.rows == b.rows && a.n_wanted == b.n_wanted && a.sequences == b.sequences && a.block_stride == b.block_stride
+        && a.max_position == b.max_position && a.hidden == b.hidden;
+}
+
+/* The stream is no longer being captured when it returns, whatever happens. */
+static cudaGraph_t capture(air_backend *h)
+{
+    cudaGraph_t graph = nullptr;
+    if (cudaStreamBeginCapture(h->compute, cudaStreamCaptureModeThreadLocal) != cudaSuccess) return nullptr;
+    h->capturing = true;
+    air_status st = air_cuda_enqueue(h, nullptr);
+    h->capturing = false;
+    cudaError_t error = cudaStreamEndCapture(h->compute, &graph);
+    if (!st && error == cudaSuccess) return graph;
+    if (graph) (void)cudaGraphDestroy(graph);
+    return nullptr;
+}
+
+/* Whatever refuses it, the walk can do without. */
+static void make(air_backend *h)
+{
+    cudaGraph_t graph = capture(h);
+    cudaError_t error = graph ? cudaGraphInstantiate(&h->graph.exec, graph, 0) : cudaErrorUnknown;
+    if (graph) (void)cudaGraphDestroy(graph);
+    if (error == cudaSuccess) return;
+    h->graph.exec = nullptr;
+    h->graph.refused = !atomic_load(h->pass->cancel);
+    (void)cudaGetLastError(); /* not the next launch's */
+}
+
+air_status air_cuda_graph_run(air_backend *h, bool *done, air_error *err)
+{
+    air_cuda_graph *g = &h->graph;
+    air_cuda_shape shape = {h->pass->rows, h->pass->n_wanted, h->sequences, h->block_stride, h->max_position, h->pass->hidden != nullptr};
+    *done = false;
+    if (!air_cuda_graph_takes(h)) return AIR_OK;
+    if (atomic_load(h->pass->cancel)) return air_fail(err, AIR_E_CANCELLED, "cancelled before it began");
+    if (!alike(shape, g->shape)) {
+        air_cuda_graph_drop(h);
+        g->shape = shape; /* should the next one be like this */
+        return AIR_OK;
+    }
+    if (!g->exec) make(h);
+    if (!g->exec) return AIR_OK;
+    AIR_CUDA_TRY(cudaGraphLaunch(g->exec, h->compute), "computing", err);
+    *done = true;
+    return AIR_OK;
+}
