@@ -97,7 +97,7 @@ MUTATIONS = [
     mutation("positions go by another stream", P, "h->host + from, bytes, cudaMemcpyHostToDevice, h->compute", "h->host + from, bytes, cudaMemcpyHostToDevice, h->copy",
              "all_or_nothing"),
     mutation("embeddings go by another stream", P, "n * sizeof *x, cudaMemcpyHostToDevice, h->compute", "n * sizeof *x, cudaMemcpyHostToDevice, h->copy"),
-    mutation("angles are overwritten on their way", B, "l.sin = cut(&at, n * pairs * sizeof(float));", "l.sin = l.embed;"),
+    mutation("angles lie where embeddings do", B, "l.sin = cut(&at, n * pairs * sizeof(float));", "l.sin = l.embed;", "transformers"),
     mutation("a fork's state is used before it is copied", B, '    AIR_CUDA_TRY(air_cuda_settle(h, h->aside), "copying state", err);\n', ""),
     # passes
     mutation("sequences are counted from the batch's first", P, "int32_t first = pass->sequences[0], last = first;", "int32_t first = 0, last = 0;", "many_sequences"),
@@ -112,7 +112,7 @@ MUTATIONS = [
     of_faults("a graph of half a pass is launched", G, "    if (!st && error == cudaSuccess) return graph;", "    (void)st;\n    if (error == cudaSuccess) return graph;", "walked"),
     mutation("a capture that failed is tried again", G, "    h->graph.refused = !atomic_load(h->pass->cancel);\n", "", "alike"),
     # failures
-    of_faults("a tile that stays is there before its copy is asked for", W, "    if (!st && stays != AIR_NONE) w->come", "    if (stays != AIR_NONE) w->come", "any_call"),
+    of_faults("a tile that stays is there before its copy is asked for", W, "    if (!st && stays != AIR_NONE) {", "    if (stays != AIR_NONE) {", "any_call"),
     of_faults("memory of a failed upload is kept", W, "    (void)cudaFree(*out);\n    *out = nullptr;\n    return st;\n", "    *out = nullptr;\n    return st;\n", "any_call"),
     of_faults("a lost device is not known for lost", B, "    if (again != cudaSuccess) h->lost = again;\n", "    (void)again;\n", "lost_device"),
     of_faults("freed state keeps its room from rows", B, "h->n_ctx) > old_bytes) drop_free_state(h);", "h->n_ctx) > old_bytes) (void)old_rows;", "freed_state"),
