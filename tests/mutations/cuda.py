@@ -37,60 +37,49 @@ def of_faults(name: str, file: str, old: str, new: str, test: str) -> Mutation:
     return Mutation(name, file, [(old, new)], test, "test_stream_faults")
 
 
-WAIT_USED = '    if (w->taken >= AIR_DEVICE_RING_TILES) AIR_CUDA_TRY(cudaStreamWaitEvent(h->copy, slot->used, 0), "copying weights", err);\n'
-WAIT_COPIED = '    AIR_CUDA_TRY(cudaStreamWaitEvent(h->compute, copied, 0), "copying weights", err);\n'
-RECORD_COPIED = '    AIR_CUDA_TRY(cudaEventRecord(copied, h->copy), "copying weights", err);\n'
-WAIT_READ = 'if (copied && w->reading == AIR_CUDA_READING) AIR_CUDA_TRY(cudaEventSynchronize(copied), "copying weights", err);\n'
-LOCKED_COPY = '    if (span->locked) AIR_CUDA_TRY(cudaMemcpyAsync(to, span->data, bytes, cudaMemcpyHostToDevice, h->copy), "copying weights", err);\n'
-WAIT_PIECE = '        if (w->pieces >= AIR_DEVICE_STAGING_PIECES) AIR_CUDA_TRY(cudaEventSynchronize(w->staged[i]), "copying weights", err);\n'
-RECORD_PIECE = '        AIR_CUDA_TRY(cudaEventRecord(w->staged[i], h->copy), "copying weights", err);\n'
-STAGED_COPY = '        AIR_CUDA_TRY(cudaMemcpyAsync(to + at, piece, n, cudaMemcpyHostToDevice, h->copy), "copying weights", err);\n'
-RECORD_USED = '    if (tile->slot) AIR_CUDA_TRY(cudaEventRecord(tile->slot->used, h->compute), "computing", err);\n'
-SETTLE = "    cudaError_t compute = air_cuda_settle(h, h->compute), copy = air_cuda_settle(h, h->copy);\n"
-DRAIN = "    air_cuda_weights_drain(h);\n"
+PDRAIN = "    air_cuda_weights_drain(h);\n"
 W, P, B, G, M = "weights.cu", "pass.cu", "backend.cu", "graph.cu", "probe.cu"
 
 MUTATIONS = [
     # the ring in VRAM
     mutation("a slot is filled before its kernels are done", W, WAIT_USED, ""),
     mutation("kernels do not wait for their copy", W, WAIT_COPIED, ""),
-    mutation("kernels wait for another copy", W, WAIT_COPIED, WAIT_COPIED.replace("copied,", "h->weights.kept_copied,")),
-    mutation("a copy's event comes before it", W, LOCKED_COPY, RECORD_COPIED + LOCKED_COPY, "no_schedule", (RECORD_COPIED + WAIT_COPIED, WAIT_COPIED)),
-    mutation("a copy's event is the kernels'", W, RECORD_COPIED, RECORD_COPIED.replace("h->copy", "h->compute")),
-    mutation("the kernels' event comes before them", W, RECORD_USED, "    (void)h, (void)tile, (void)err;\n", "no_schedule",
-             ("    return st ? st : bring(h, span, tile, err);\n",
-              "    if (!st) st = bring(h, span, tile, err);\n    if (!st && tile->slot) (void)cudaEventRecord(tile->slot->used, h->compute);\n    return st;\n")),
-    mutation("the kernels' event is the copies'", W, RECORD_USED, RECORD_USED.replace("h->compute", "h->copy")),
+    mutation("kernels wait for another copy", W, WAIT_COPIED, WAIT_COPIED.replace("tile->copied, 0", "h->devices[0].kept_copied, 0")),
+    mutation("a copy's event comes before it", W, LOCKED_COPY, RECORD_COPIED + LOCKED_COPY, "no_schedule", (RECORD_COPIED + "    return AIR_OK;\n}\n\nstatic air_status bring_to_stay", "    return AIR_OK;\n}\n\nstatic air_status bring_to_stay")),
+    mutation("a copy's event is the kernels'", W, RECORD_COPIED, RECORD_COPIED.replace("d->copy", "d->compute")),
+    mutation("the kernels' event comes before them", W, RECORD_USED, "    (void)err;\n", "no_schedule",
+             (WAIT_COPIED, WAIT_COPIED + "    if (tile->slot) (void)cudaEventRecord(tile->slot->used, h->devices[tile->device].compute);\n")),
+    mutation("the kernels' event is the copies'", W, RECORD_USED, RECORD_USED.replace(".compute", ".copy")),
     mutation("the first slot is used again one tile early", W, WAIT_USED, WAIT_USED.replace(">=", ">")),
-    mutation("a ring of one slot fewer", W, "w->taken % AIR_DEVICE_RING_TILES", "w->taken % (AIR_DEVICE_RING_TILES - 1)"),
+    mutation("a ring of one slot fewer", W, "d->taken % AIR_DEVICE_RING_TILES", "d->taken % (AIR_DEVICE_RING_TILES - 1)"),
     mutation("memory for one slot fewer", W, "each * AIR_DEVICE_RING_TILES", "each * (AIR_DEVICE_RING_TILES - 1)"),
-    mutation("slots overlap", W, "w->ring + each * (uint64_t)i", "w->ring + each / 2 * (uint64_t)i"),
-    mutation("all tiles take the same slot", W, "    if (!st) w->taken++;\n", ""),
+    mutation("slots overlap", W, "d->ring + each * (uint64_t)i", "d->ring + each / 2 * (uint64_t)i"),
+    mutation("all tiles take the same slot", W, "    if (!st) d->taken++;\n", ""),
     # spans
-    mutation("a span goes back before its copy is done", W, "    if (!st && span->locked && !span->stays) st", "    if (!st && !span->locked && !span->stays) st"),
-    mutation("a span goes back without waiting for its copy", W, WAIT_READ, "if (copied && w->reading == AIR_CUDA_READING) (void)err;\n"),
-    mutation("a span goes back as soon as its copy is asked for", W, "return (void)cudaGetLastError(), AIR_OK;", "error = cudaSuccess;"),
-    mutation("a span's copy is noted where it is not", W, "cudaEventRecord(event, h->copy)", "cudaEventRecord(event, h->aside)"),
-    mutation("spans go back out of order", W, "if (copied || w->n_held) w->held", "if (copied) w->held"),
+    mutation("a span goes back before its copy is done", W, "return !st && span->locked && !span->stays ? note", "return !st && !span->locked && !span->stays ? note"),
+    mutation("a span goes back without waiting for its copy", W, WAIT_READ, "        (void)err;\n"),
+    mutation("a span goes back as soon as its copy is asked for", W, "    *done = error == cudaSuccess;\n", "    *done = true;\n"),
+    mutation("a span's copy is noted where it is not", W, "cudaEventRecord(event, d->copy)", "cudaEventRecord(event, h->aside)"),
+    mutation("spans go back out of order", W, "if (copied || computing || w->n_held) {", "if (copied || computing) {"),
     mutation("spans of a pass stay behind", P, DRAIN, "", "all_its_places"),
     mutation("spans of a cancelled pass go back before their copies are done", P, SETTLE + DRAIN, DRAIN + SETTLE, "cancelled"),
     # copies
     mutation("a copy is short by a weight", W, LOCKED_COPY, LOCKED_COPY.replace("bytes,", "bytes - 4,"), "transformers"),
     mutation("copies are rounded down", W, LOCKED_COPY, LOCKED_COPY.replace("bytes,", "bytes / AIR_DEVICE_ALIGN * AIR_DEVICE_ALIGN,"), "transformers"),
-    mutation("copies go by a stream that nothing waits for", W, LOCKED_COPY, LOCKED_COPY.replace("h->copy", "h->aside")),
+    mutation("copies go by a stream that nothing waits for", W, LOCKED_COPY, LOCKED_COPY.replace("d->copy", "h->aside")),
     mutation("a piece is filled before it is copied", W, WAIT_PIECE, "", "pageable"),
     mutation("a piece's event comes before its copy", W, STAGED_COPY + RECORD_PIECE, RECORD_PIECE + STAGED_COPY, "pageable"),
     mutation("pageable memory is copied as if it were locked", W, "if (span->locked) AIR_CUDA_TRY", "if (span->data) AIR_CUDA_TRY", "pageable"),
     # weights that stay
-    mutation("a tile is there without a copy", W, "return copy(h, to, span, bytes, w->kept_copied, err);", "return AIR_OK;", "all_its_places"),
-    mutation("tiles that stay overlap", W, "w->stay[(size_t)stays].place;", "w->stay[(size_t)stays].place / 2;", "all_its_places"),
-    mutation("the span of a tile that stays goes back before it is copied", W, "    if (!st && span->locked && !span->stays) st",
-             "    if (!st && span->locked && !span->stays && stays == AIR_NONE) st"),
-    mutation("rows that stay are taken for neighbours", W, " && w->stay[(size_t)i].first_row == tile->first_row + tile->rows;", ";", "all_its_places"),
-    mutation("rows that stay are computed with before they have come", W, "while (i < end && !w->come[(size_t)i]) i++;", ""),
+    mutation("a tile is there without a copy", W, "return copy(h, d, to, span, bytes, d->kept_copied, err);", "return AIR_OK;", "all_its_places"),
+    mutation("tiles that stay overlap", W, "d->stay[(size_t)stays].place;", "d->stay[(size_t)stays].place / 2;", "all_its_places"),
+    mutation("the span of a tile that stays goes back before it is copied", W, "return !st && span->locked && !span->stays ? note",
+             "return !st && span->locked && !span->stays && stays == AIR_NONE ? note"),
+    mutation("rows that stay are taken for neighbours", W, " && d->stay[(size_t)i].first_row == tile->first_row + tile->rows;", ";", "all_its_places"),
+    mutation("rows that stay are computed with before they have come", W, "while (i < end && !d->come[(size_t)i]) i++;", ""),
     mutation("each tile that stays is a launch of its own", W, "for (i++; i < end && ", "for (i++; false && ", "at_once"),
-    mutation("the host waits for weights that stay", W, "span->locked && !span->stays) st", "span->locked) st", "the_host_waits"),
-    mutation("small weights are used before they have come", W, "cudaError_t error = air_cuda_settle(h, h->copy);", "cudaError_t error = cudaSuccess;", "all_or_nothing"),
+    mutation("the host waits for weights that stay", W, "static int used_again(const air_span *span) { return span->data && !span->stays; }", "static int used_again(const air_span *span) { return span->data != nullptr; }", "the_host_waits", ("span->locked && !span->stays ? note", "span->locked ? note")),
+    mutation("small weights are used before they have come", W, "cudaError_t error = air_cuda_settle(h, d->copy);", "cudaError_t error = cudaSuccess;", "all_or_nothing"),
     # inputs, results, state
     mutation("logits are read before they have come", P, "    TRY(cudaEventSynchronize(h->marks.back()));\n", ""),
     mutation("logits go by another stream", P, "logits, cudaMemcpyDeviceToHost, h->compute", "logits, cudaMemcpyDeviceToHost, h->copy"),
@@ -112,7 +101,7 @@ MUTATIONS = [
     of_faults("a graph of half a pass is launched", G, "    if (!st && error == cudaSuccess) return graph;", "    (void)st;\n    if (error == cudaSuccess) return graph;", "walked"),
     mutation("a capture that failed is tried again", G, "    h->graph.refused = !atomic_load(h->pass->cancel);\n", "", "alike"),
     # failures
-    of_faults("a tile that stays is there before its copy is asked for", W, "    if (!st && stays != AIR_NONE) {", "    if (stays != AIR_NONE) {", "any_call"),
+    of_faults("a tile that stays is there before its copy is asked for", W, "    if (st) tile->rows = 0;\n", "", "any_call"),
     of_faults("memory of a failed upload is kept", W, "    (void)cudaFree(*out);\n    *out = nullptr;\n    return st;\n", "    *out = nullptr;\n    return st;\n", "any_call"),
     of_faults("a lost device is not known for lost", B, "    if (again != cudaSuccess) h->lost = again;\n", "    (void)again;\n", "lost_device"),
     of_faults("freed state keeps its room from rows", B, "h->n_ctx) > old_bytes) drop_free_state(h);", "h->n_ctx) > old_bytes) (void)old_rows;", "freed_state"),
