@@ -72,6 +72,7 @@ air_status air_cuda_share_open(air_backend *h, const air_backend_config *c, air_
     s->host = c->host;
     s->part_bytes = c->part_bytes;
     s->later.reserve((size_t)c->n_tiles);
+    s->by_host.assign((size_t)h->program->n_ops, 0);
     for (int32_t i = 1; i < h->n_devices && !st; i++) st = open_helper(h, i, c, err);
     if (!st) st = air_cuda_use(h, 0, err);
     if (!st) st = air_cuda_vram((void **)&s->parts, (size_t)lanes * AIR_DEVICE_PARTS * s->part_bytes, "results from elsewhere", err);
@@ -250,7 +251,8 @@ static air_status send_to_host(air_backend *h, const air_op *op, int64_t c, int6
 
 air_status air_cuda_share_begin(air_backend *h, const air_op *op, int64_t n, air_error *err)
 {
-    int64_t c = 0, some = h->share.host.product ? columns_for_host(h, op, AIR_SHARE_COLUMNS, &c, n) : 0;
+    int64_t c = 0, some = 0;
+    if (h->share.host.product && h->share.by_host[(size_t)(op - h->program->ops)]) some = columns_for_host(h, op, AIR_SHARE_COLUMNS, &c, n);
     return some ? send_to_host(h, op, c, some, err) : AIR_OK;
 }
 
@@ -272,6 +274,7 @@ static air_status compute_on_host(air_backend *h, const air_op *op, const air_cu
 
 static air_status by_host(air_backend *h, const air_op *op, const air_cuda_tile *tile, int64_t n, air_error *err)
 {
+    h->share.by_host[(size_t)(op - h->program->ops)] = 1;
     int64_t part = columns_of_part(h, tile->rows), most = part < AIR_SHARE_COLUMNS ? part : (int64_t)AIR_SHARE_COLUMNS;
     air_status st = AIR_OK;
     for (int64_t c = 0, some; !st && (some = columns_for_host(h, op, most, &c, n)) != 0; c += some)

@@ -111,6 +111,17 @@ TEST(the_cpu_computes_generated_rows_and_no_others)
     }
 }
 
+/* Whoever computes with few tiles sees the same buffer again before another one, layers later. */
+TEST(columns_are_those_of_the_layer)
+{
+    for (double kept : {0.3, 0.8, 0.9})
+        for (double share : {0.1, 0.3, 0.5}) {
+            air_engine_config config = config_for(MODEL, {kept, 1, AIR_IO_DIRECT, 8, 0, 0, share});
+            config.tile_bytes = 16 * TILE; /* a matrix is a tile */
+            CHECK(apart(script_under(config, "", 2)[1], one_device()[1]) < 1e-8);
+        }
+}
+
 TEST(the_cpu_and_two_devices_together)
 {
     air_engine_config config = config_for(MODEL, {0.2, 0.5, AIR_IO_DIRECT, 8, 0, 0.2, 0.4});
@@ -152,6 +163,7 @@ int main(int argc, char **argv)
     RUN(devices_share_products_that_stay_and_that_stream);
     RUN(nor_does_it_matter_how_they_reach_each_other);
     RUN(the_cpu_computes_generated_rows_and_no_others);
+    RUN(columns_are_those_of_the_layer);
     RUN(the_cpu_and_two_devices_together);
     RUN(a_device_that_has_all_of_it_needs_no_other);
     RUN(many_rows_for_the_cpu_go_in_turns);

@@ -33,12 +33,26 @@ def mutation(name: str, file: str, old: str, new: str, test: str = "no_schedule"
     return Mutation(name, file, [(old, new), *more], test, "test_stream")
 
 
+def of_shares(name: str, file: str, old: str, new: str, test: str = "devices_share", *more: tuple[str, str]) -> Mutation:
+    return Mutation(name, file, [(old, new), *more], test, "test_share")
+
+
 def of_faults(name: str, file: str, old: str, new: str, test: str) -> Mutation:
     return Mutation(name, file, [(old, new)], test, "test_stream_faults")
 
 
-PDRAIN = "    air_cuda_weights_drain(h);\n"
-W, P, B, G, M = "weights.cu", "pass.cu", "backend.cu", "graph.cu", "probe.cu"
+WAIT_USED = '    if (d->taken >= AIR_DEVICE_RING_TILES) AIR_CUDA_TRY(cudaStreamWaitEvent(d->copy, slot->used, 0), "copying weights", err);\n'
+WAIT_COPIED = '    if (tile->copied) AIR_CUDA_TRY(cudaStreamWaitEvent(h->devices[tile->device].compute, tile->copied, 0), "copying weights", err);\n'
+RECORD_COPIED = '    AIR_CUDA_TRY(cudaEventRecord(copied, d->copy), "copying weights", err);\n'
+WAIT_READ = '        AIR_CUDA_TRY(cudaEventSynchronize(oldest->copied), "copying weights", err);\n'
+LOCKED_COPY = '    if (span->locked) AIR_CUDA_TRY(cudaMemcpyAsync(to, span->data, bytes, cudaMemcpyHostToDevice, d->copy), "copying weights", err);\n'
+WAIT_PIECE = '        if (w->pieces >= AIR_DEVICE_STAGING_PIECES) AIR_CUDA_TRY(cudaEventSynchronize(w->staged_by[i]), "copying weights", err);\n'
+RECORD_PIECE = '        AIR_CUDA_TRY(cudaEventRecord(d->staged[i], d->copy), "copying weights", err);\n'
+STAGED_COPY = '        AIR_CUDA_TRY(cudaMemcpyAsync(to + at, piece, n, cudaMemcpyHostToDevice, d->copy), "copying weights", err);\n'
+RECORD_USED = '    if (tile->slot) AIR_CUDA_TRY(cudaEventRecord(tile->slot->used, h->devices[tile->device].compute), "computing", err);\n'
+SETTLE = "    cudaError_t late = air_cuda_settle_all(h);\n"
+DRAIN = "    air_cuda_weights_drain(h);\n"
+W, P, B, G, M, S = "weights.cu", "pass.cu", "backend.cu", "graph.cu", "probe.cu", "share.cu"
 
 MUTATIONS = [
     # the ring in VRAM
@@ -110,6 +124,23 @@ MUTATIONS = [
     of_faults("a probe that fails succeeds", M, "    return st ? st : context_bytes(&out->context, err);\n", "    return context_bytes(&out->context, err);\n",
               "a_probe"),
     of_faults("freed state is forgotten", B, "        h->state_free.emplace_back(p, bytes);\n", "        (void)bytes;\n", "lost_device"),
+    # products that others compute
+    of_shares("another device does not wait for the columns", S, "    TRY(cudaStreamWaitEvent(d->compute, h->share.input, 0));\n", ""),
+    of_shares("the columns are said to be there before they are", S, "    TRY(cudaEventRecord(h->share.input, h->compute));\n", ""),
+    of_shares("columns of the last layer are taken for this one's", P, "    if (op->out != AIR_NONE) air_cuda_share_forget(h, op->out);\n", "", "columns_are"),
+    of_shares("a result is folded before it has arrived", S, "    TRY(cudaStreamWaitEvent(h->compute, lane->arrived[slot], 0));\n", ""),
+    of_shares("a result is said to have arrived before it left", S, "    TRY(cudaEventRecord(lane->arrived[slot], sender));\n", ""),
+    of_shares("a result comes over one that is being folded", S, "    if (lane->sent >= AIR_DEVICE_PARTS) TRY(cudaStreamWaitEvent(sender, lane->folded[*slot], 0));\n", ""),
+    of_shares("a result counts as folded before it is", S, "    TRY(cudaEventRecord(lane->folded[slot], h->compute));\n", ""),
+    of_shares("a short copy of results", S, "d->part, d->number, bytes, d->compute", "d->part, d->number, bytes - 4, d->compute"),
+    of_shares("a short copy of columns", S, "(size_t)(n * k) * sizeof(float), d->compute", "(size_t)(n * k - 1) * sizeof(float), d->compute"),
+    of_shares("a product is over before all results are in", S, "while (!st && s->lanes[i].taken < s->lanes[i].sent)", "while (!st && s->lanes[i].taken + 1 < s->lanes[i].sent)"),
+    of_shares("the CPU does not wait for the columns", S, "    TRY(cudaEventSynchronize(s->columns_there));\n", "", "the_cpu_computes"),
+    of_shares("the CPU writes over results that have not left", S, "    if (lane->sent >= AIR_DEVICE_PARTS) TRY(cudaEventSynchronize(lane->arrived[slot])); /* the last results have left */\n", "", "the_cpu_computes"),
+    of_shares("the CPU computes prompts", S, "if (role == AIR_ROW_GENERATED) return", "if (role >= 0) return", "the_cpu_computes"),
+    of_shares("the CPU's rows are the device's too", P, "        if (tile->host && role == AIR_ROW_GENERATED) continue;\n", "", "the_cpu_computes"),
+    of_shares("a span goes back while the CPU computes with it", W, "!st && tile->host && !span.stays);", "0);", "the_cpu_computes"),
+    of_shares("tiles brought ahead are not waited for", W, WAIT_COPIED, "", "the_cpu_computes"),
 ]
 
 
