@@ -174,7 +174,7 @@ air_status air_cuda_enqueue(air_backend *h, air_error *err);
  * memory. Equal where all of it is. */
 struct air_cuda_shape {
     int64_t rows, n_wanted, sequences, block_stride, max_position;
-    bool hidden;
+    bool hidden, choices;
 };
 
 struct air_cuda_graph {

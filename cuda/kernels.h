@@ -10,6 +10,7 @@
 #ifndef AIR_CUDA_KERNELS_H
 #define AIR_CUDA_KERNELS_H
 
+#include "backend/device.h"
 #include "cuda/dialect.h"
 #include "kernels/ops.h"
 
@@ -80,6 +81,11 @@ cudaError_t air_cuda_rope(float *x, int64_t rows, int64_t heads, int64_t head_di
                           const float *sin, cudaStream_t stream);
 /* out[i] = in[wanted[i]], rows of width. */
 cudaError_t air_cuda_select(const float *in, const int32_t *wanted, int64_t n, int64_t width, float *out, cudaStream_t stream);
+
+/* --- greedy tokens: cuda/greedy.cu --- */
+
+/* out[i] of row i of logits [rows][n], rows at most 65535. scratch: air_device_choice_part [rows][AIR_DEVICE_CHOICE_PARTS]. */
+cudaError_t air_cuda_choose(const float *logits, int64_t rows, int64_t n, void *scratch, air_choice *out, cudaStream_t stream);
 
 /* --- state and attention: cuda/state.cu, cuda/attention.cu; blocks are laid out as kernels/state.h says --- */
 

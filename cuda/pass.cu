@@ -446,10 +446,16 @@ static air_status note_times(air_backend *h, bool graph, air_error *err)
 static air_status download(air_backend *h, air_error *err)
 {
     const air_pass *pass = h->pass;
-    size_t n = (size_t)pass->n_wanted, logits = n * (size_t)h->program->n_vocab * sizeof(float);
+    size_t n = (size_t)pass->n_wanted, logits = pass->choices ? 0 : n * (size_t)h->program->n_vocab * sizeof(float);
     size_t hidden = pass->hidden ? n * (size_t)h->program->n_embd * sizeof(float) : 0;
     uint8_t *to = h->host + h->host_layout.logits, *hidden_to = h->host + h->host_layout.hidden;
     if (logits) TRY(cudaMemcpyAsync(to, air_cuda_buffer(h, h->program->logits), logits, cudaMemcpyDeviceToHost, h->compute));
+    if (n && pass->choices) {
+        air_choice *choices = (air_choice *)(h->memory + h->layout.choices);
+        TRY(air_cuda_choose(air_cuda_buffer(h, h->program->logits), pass->n_wanted, h->program->n_vocab, h->memory + h->layout.choice_parts,
+                            choices, h->compute));
+        TRY(cudaMemcpyAsync(to, choices, n * sizeof *choices, cudaMemcpyDeviceToHost, h->compute));
+    }
     if (hidden) TRY(cudaMemcpyAsync(hidden_to, air_cuda_buffer(h, h->program->hidden), hidden, cudaMemcpyDeviceToHost, h->compute));
     return AIR_OK;
 }
@@ -469,7 +475,9 @@ static air_status finish(air_backend *h, air_error *err)
     size_t n = (size_t)pass->n_wanted;
     TRY(cudaEventRecord(h->marks.back(), h->compute));
     TRY(cudaEventSynchronize(h->marks.back()));
-    if (n) memcpy(pass->logits, h->host + h->host_layout.logits, n * (size_t)h->program->n_vocab * sizeof(float));
+    const uint8_t *from = h->host + h->host_layout.logits; /* which choices are small beside */
+    if (n && pass->choices) memcpy(pass->choices, from, n * sizeof *pass->choices);
+    else if (n) memcpy(pass->logits, from, n * (size_t)h->program->n_vocab * sizeof(float));
     if (pass->hidden) memcpy(pass->hidden, h->host + h->host_layout.hidden, n * (size_t)h->program->n_embd * sizeof(float));
     return AIR_OK;
 }

@@ -66,6 +66,7 @@ typedef struct air_pass {
     int64_t n_wanted;
     float *logits;            /* [n_wanted][n_vocab]; may be NULL where n_wanted is 0 */
     float *hidden;            /* [n_wanted][n_embd], or NULL */
+    air_choice *choices;      /* [n_wanted], or NULL; of a device alone, instead of logits, which are NULL then */
     const AIR_ATOMIC(int) *cancel;      /* nonzero: end soon with AIR_E_CANCELLED */
     AIR_ATOMIC(int32_t) *layers_done;   /* progress, written as layers finish */
     AIR_ATOMIC(uint64_t) *layer_ns;     /* [n_layers + 1] time per layer, waits for weights included, or NULL; a device's own */

@@ -48,6 +48,8 @@ air_device_layout air_device_layout_of(const air_program *p, int64_t rows, int64
     l.tokens = cut(&at, (2 * n + w) * sizeof(int32_t));
     l.blocks = cut(&at, block_table_bytes(rows, n_ctx));
     l.attention = cut(&at, attention_bytes(p, rows, n_ctx));
+    l.choice_parts = cut(&at, w * AIR_DEVICE_CHOICE_PARTS * sizeof(air_device_choice_part));
+    l.choices = cut(&at, w * sizeof(air_choice));
     l.total = at;
     return l;
 }

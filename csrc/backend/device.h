@@ -15,6 +15,7 @@ enum {
     AIR_DEVICE_ALIGN = 512,                /* as CUDA rounds small allocations: so sums of sizes are what is taken */
     AIR_DEVICE_TABLES = 16 << 10,          /* that kernels look up, at most */
     AIR_DEVICE_RING_TILES = 3,             /* of weights on their way: one is copied, one computed with, one handed over */
+    AIR_DEVICE_CHOICE_PARTS = 64,          /* of a row of logits */
     AIR_DEVICE_ATTENTION_PART = 256,       /* positions whose results are merged with those of others */
     AIR_DEVICE_ATTENTION_MOST = 64 << 20,  /* scratch of attention, beyond which rows take turns, but for what one row needs */
     AIR_DEVICE_STAGING_PIECES = 4,         /* of page-locked memory between weights in pageable memory and the device */
@@ -34,6 +35,18 @@ static inline uint64_t air_device_allocation(uint64_t bytes)
     return (bytes + unit - 1) / unit * unit;
 }
 
+/* Of a row of logits: the largest, the first of equals, and the logarithm of the sum of all exponents. token is -1 where one is not finite. */
+typedef struct air_choice {
+    int32_t token;
+    float logit, log_sum;
+} air_choice;
+
+/* The same of some of the row: the sum is relative to max; no token is INT32_MAX. */
+typedef struct air_device_choice_part {
+    float max, sum;
+    int32_t token, wrong;
+} air_device_choice_part;
+
 /* Offsets in bytes into one region. */
 typedef struct air_device_layout {
     size_t rows, wanted; /* float buffers of the program, as its layout says; the logits are a buffer of their own */
@@ -43,6 +56,7 @@ typedef struct air_device_layout {
     size_t tokens;       /* int32 [rows] each: positions, sequences; then [n_wanted] wanted rows */
     size_t blocks;       /* pointers to state blocks: of each row's sequence at most, those of n_ctx positions */
     size_t attention;    /* scratch */
+    size_t choice_parts, choices; /* of wanted rows */
     size_t total;
 } air_device_layout;
 

@@ -20,6 +20,7 @@ static void batch_delete(air_batch *b)
     air_free(b->states);
     air_free(b->logits);
     air_free(b->hidden);
+    air_free(b->choices);
     air_free(b->sampled);
     air_free(b->logprobs);
     if (b->engine) air_budget_release(&b->engine->budget, AIR_HOLD_LOGITS, b->logit_bytes);
@@ -114,10 +115,13 @@ static air_status batch_make(air_batch **out, air_engine *e, const air_batch_req
     b->engine = e;
     b->n_items = r->n_items;
     b->keep_hidden = r->keep_hidden;
+    b->greedy = r->sampled_only && air__engine_on_device(e) && r->n_items;
     b->walk = r->walk;
     air_status st = AIR_OK;
     for (int32_t i = 0; i < r->n_items && !st; i++) {
         st = check_item(e, &r->items[i], i, err);
+        const air_batch_item *item = &r->items[i];
+        b->greedy &= item->want == 1 && item->sampling && air_sampling_takes_largest(item->sampling);
         b->rows += r->items[i].n_tokens;
         b->n_wanted += r->items[i].want;
     }

@@ -24,12 +24,14 @@ struct air_batch {
     air_sampling *samplings;
     int32_t n_items;
     int keep_hidden, walk;
+    int greedy;                  /* a device chooses the tokens; there are no logits */
     int32_t *token_ids, *positions, *sequences, *wanted; /* [rows], [rows], [rows], [n_wanted] */
     uint8_t *roles;              /* [rows] */
     int64_t rows, n_wanted;
     air_state_view *states;      /* [n_items] */
     float *logits, *hidden;      /* made by the engine's thread */
     uint64_t logit_bytes;        /* reserved for both */
+    air_choice *choices;         /* [n_wanted], likewise, where greedy */
     int32_t *sampled;            /* [n_items] */
     float *logprobs;
     air_batch_cost cost;         /* written by the engine's thread */

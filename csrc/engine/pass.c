@@ -83,8 +83,9 @@ static room room_for(const air_engine *e, const air_batch *b, room_kind kind)
         r.rows = (r.rows + 1) / 2;
         passes_of(e, b, &r, kind);
     }
-    if (!air_mul_u64((uint64_t)b->n_wanted, (uint64_t)(p->n_vocab + (b->keep_hidden ? p->n_embd : 0)) * sizeof(float), &r.logits))
-        r.logits = UINT64_MAX;
+    uint64_t row = b->greedy ? sizeof(air_choice) : (uint64_t)p->n_vocab * sizeof(float);
+    if (b->keep_hidden) row += (uint64_t)p->n_embd * sizeof(float);
+    if (!air_mul_u64((uint64_t)b->n_wanted, row, &r.logits)) r.logits = UINT64_MAX;
     return r;
 }
 
@@ -218,9 +219,10 @@ static air_status make_logits(air_engine *e, air_batch *b, const room *r, air_er
     air_status st = air_budget_reserve(&e->budget, AIR_HOLD_LOGITS, r->logits, err);
     if (st) return st;
     b->logit_bytes = r->logits;
-    b->logits = air_malloc((size_t)(b->n_wanted * p->n_vocab) * sizeof *b->logits);
+    if (b->greedy) b->choices = air_malloc((size_t)b->n_wanted * sizeof *b->choices);
+    else b->logits = air_malloc((size_t)(b->n_wanted * p->n_vocab) * sizeof *b->logits);
     if (b->keep_hidden) b->hidden = air_malloc((size_t)(b->n_wanted * p->n_embd) * sizeof *b->hidden);
-    if (b->logits && (b->hidden || !b->keep_hidden)) return AIR_OK;
+    if ((b->logits || b->choices) && (b->hidden || !b->keep_hidden)) return AIR_OK;
     return air_fail(err, AIR_E_NOMEM, "batch: %llu bytes of logits", (unsigned long long)r->logits);
 }
 
@@ -283,6 +285,7 @@ static air_status run_pass(air_engine *e, air_batch *b, int64_t first, int64_t r
         .roles = b->roles + first,
         .states = b->states, .state_type = e->pool.type, .wanted = wanted, .n_wanted = n_wanted,
         .logits = b->logits ? b->logits + wanted_first * p->n_vocab : NULL,
+        .choices = b->choices ? b->choices + wanted_first : NULL,
         .hidden = b->hidden ? b->hidden + wanted_first * p->n_embd : NULL,
         .cancel = &b->cancel, .layers_done = &b->layers_done, .layer_ns = e->layer_ns,
     };
@@ -339,6 +342,13 @@ static air_status sample_items(air_engine *e, air_batch *b, air_error *err)
         memcpy(s->tokens + s->length, item->tokens, (size_t)item->n_tokens * sizeof *s->tokens);
         wanted += item->want;
         if (!item->sampling) continue;
+        if (b->choices) {
+            const air_choice *choice = &b->choices[wanted - 1];
+            if (choice->token < 0) return air_sample_not_finite(s->length + item->n_tokens, err);
+            b->sampled[i] = choice->token;
+            b->logprobs[i] = choice->logit - choice->log_sum;
+            continue;
+        }
         air_sample_args args = {
             .sampling = item->sampling, .ops = e->ops, .logits = b->logits + (wanted - 1) * n_vocab, .n_vocab = n_vocab,
             .history = s->tokens, .n = s->length + item->n_tokens, .n_prompt = item->n_prompt, .scratch = e->sample_scratch,

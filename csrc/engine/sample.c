@@ -40,6 +40,18 @@ air_status air_sampling_check(const air_sampling *s, air_error *err)
     return AIR_OK;
 }
 
+static int has_penalties(const air_sampling *s)
+{
+    return s->repetition_penalty != 1 || s->frequency_penalty != 0 || s->presence_penalty != 0;
+}
+
+int air_sampling_takes_largest(const air_sampling *s) { return s->temperature == 0 && !has_penalties(s); }
+
+air_status air_sample_not_finite(int64_t n, air_error *err)
+{
+    return air_fail(err, AIR_E_NUMERIC, "a logit after %lld tokens is not a finite number: are the weights damaged?", (long long)n);
+}
+
 /* Index of the largest, the first of equals; -1 where one is not finite. */
 static int64_t argmax(const float *x, int64_t n)
 {
@@ -184,12 +196,10 @@ air_status air_sample(const air_sample_args *a, int32_t *token, float *logprob, 
     const air_sampling *s = a->sampling;
     work w = {a->scratch, (int32_t *)(void *)((char *)a->scratch + lane(a->n_vocab))};
     int64_t best = argmax(a->logits, a->n_vocab);
-    if (best < 0)
-        return air_fail(err, AIR_E_NUMERIC, "a logit after %lld tokens is not a finite number: are the weights damaged?",
-                        (long long)a->n);
+    if (best < 0) return air_sample_not_finite(a->n, err);
     memcpy(w.p, a->logits, (size_t)a->n_vocab * sizeof *w.p);
     float log_sum = a->ops->softmax(w.p, a->n_vocab);
-    int penalties = s->repetition_penalty != 1 || s->frequency_penalty != 0 || s->presence_penalty != 0;
+    int penalties = has_penalties(s);
     if (penalties || s->temperature > 0) memcpy(w.p, a->logits, (size_t)a->n_vocab * sizeof *w.p);
     if (penalties) {
         penalize(a, w);

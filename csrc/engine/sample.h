@@ -26,6 +26,11 @@ air_sampling air_sampling_greedy(void);
 /* AIR_E_ARGUMENT naming the parameter, its value and range. */
 air_status air_sampling_check(const air_sampling *s, air_error *err);
 
+/* Whether the token is the largest logit's as it is. */
+int air_sampling_takes_largest(const air_sampling *s);
+/* AIR_E_NUMERIC, of logits after n tokens. */
+air_status air_sample_not_finite(int64_t n, air_error *err);
+
 /* Scratch that a call needs, bytes. */
 size_t air_sample_scratch(int64_t n_vocab);
 

@@ -221,7 +221,7 @@ static air_status call_wait(run_call *call, PyObject *progress, air_error *err)
 
 static PyObject *call_run(run_call *call, int walk, int logits, int hidden, PyObject *progress)
 {
-    air_batch_request request = {.items = call->item, .n_items = call->n, .keep_hidden = hidden, .walk = walk};
+    air_batch_request request = {.items = call->item, .n_items = call->n, .sampled_only = !logits, .keep_hidden = hidden, .walk = walk};
     const core_state *state = air__py_state((PyObject *)call->engine);
     air_error err;
     air_status st;

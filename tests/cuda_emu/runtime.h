@@ -79,6 +79,7 @@ struct Stats {
     long live_device, live_host, live_registered, live_streams, live_events, live_graphs;
     long calls, ops;
     long graph_launches;
+    long downloaded;                     /* bytes from devices to the host */
     long host_waits;                     /* calls that wait for an event or a stream */
     long pageable_async;                 /* asynchronous copies of memory that is not page-locked: they are not asynchronous */
     long null_stream_async;              /* work on the null stream */

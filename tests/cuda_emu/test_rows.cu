@@ -160,6 +160,56 @@ TEST(chosen_rows_are_copied)
     }
 }
 
+/* --- greedy tokens --- */
+
+/* What the CPU chooses, and its logarithm of the sum of exponents. */
+static air_choice choice_on_cpu(std::vector<float> x)
+{
+    int32_t best = 0;
+    for (size_t i = 0; i < x.size(); i++)
+        if (x[i] > x[(size_t)best]) best = (int32_t)i;
+    float logit = x[(size_t)best];
+    return {best, logit, ops->softmax(x.data(), (int64_t)x.size())};
+}
+
+static std::vector<air_choice> choices_on_device(const std::vector<float> &x, int64_t rows)
+{
+    GuardedArray<float> logits(x);
+    GuardedArray<air_device_choice_part> parts((size_t)rows * AIR_DEVICE_CHOICE_PARTS);
+    GuardedArray<air_choice> out((size_t)rows);
+    check_launch(air_cuda_choose(logits.get(), rows, (int64_t)x.size() / rows, parts.get(), out.get(), 0));
+    CHECK(parts.guarded() && out.guarded());
+    return out.read();
+}
+
+TEST(greedy_tokens_are_those_of_the_cpu)
+{
+    for (int64_t n : {1, 2, 63, 64, 65, 1000, 33001}) {
+        const int64_t rows = n > 10000 ? 1 : 3;
+        std::vector<float> x = random_floats(rows * n, 8);
+        x[(size_t)n / 2] = x[(size_t)n - 1] = 9; /* equals: the first of them */
+        in_every_order([&] {
+            std::vector<air_choice> got = choices_on_device(x, rows);
+            for (int64_t r = 0; r < rows; r++) {
+                air_choice want = choice_on_cpu({x.begin() + r * n, x.begin() + (r + 1) * n});
+                CHECK_EQ(got[(size_t)r].token, want.token);
+                CHECK(got[(size_t)r].logit == want.logit && fabsf(got[(size_t)r].log_sum - want.log_sum) < 1e-4f);
+            }
+        });
+    }
+}
+
+TEST(a_logit_that_is_not_finite_is_no_token)
+{
+    for (float wrong : {(float)NAN, (float)INFINITY, -(float)INFINITY}) {
+        std::vector<float> x = random_floats(3 * 200, 5);
+        x[200 + 77] = wrong;
+        std::vector<air_choice> got = choices_on_device(x, 3);
+        CHECK(got[0].token >= 0 && got[1].token == -1 && got[2].token >= 0);
+    }
+    CHECK_EQ(air_cuda_choose(nullptr, 0, 1, nullptr, nullptr, 0), cudaErrorInvalidValue);
+}
+
 /* --- storing --- */
 
 /* Numbers whose conversions have something to decide: ties, subnormals, infinities, NaNs with payloads and signs, zeros. */
@@ -209,6 +259,8 @@ int main(int argc, char **argv)
     RUN(norms_that_no_kernel_takes_are_refused);
     RUN(rotation_is_that_of_the_cpu);
     RUN(chosen_rows_are_copied);
+    RUN(greedy_tokens_are_those_of_the_cpu);
+    RUN(a_logit_that_is_not_finite_is_no_token);
     RUN(storing_leaves_the_bytes_that_the_cpu_leaves);
     return check_end();
 }

@@ -230,6 +230,48 @@ TEST(passes_alike_are_one_launch_with_the_bits_of_the_walk)
     }
 }
 
+/* Tokens that follow a prompt, each the largest logit's: chosen where the logits are, or here; *bytes of a token came down. */
+static std::vector<int32_t> greedy_text(const air_engine_config &config, bool sampled_only, std::vector<float> *logprobs, long *bytes)
+{
+    emulate("mode=sched,seed=5");
+    std::vector<int32_t> text;
+    Model m(MODEL, config);
+    air_sampling greedy = air_sampling_greedy();
+    std::vector<int32_t> tokens = text_of(PROMPT, 1);
+    for (int i = 0; i < 6 && !m.status; i++) {
+        air_batch_item item = {};
+        item.sequence = m.sequence(0), item.tokens = tokens.data(), item.n_tokens = static_cast<int64_t>(tokens.size());
+        item.want = 1, item.sampling = &greedy, item.n_prompt = PROMPT;
+        air_batch_request request = {&item, 1, sampled_only, 0, 0};
+        air_batch *b;
+        air_error err = {};
+        long before = stats().downloaded;
+        if (air_batch_submit(&b, m.engine, &request, &err)) break;
+        for (int done = 0; !done;) CHECK_EQ(air_batch_wait(b, 50000000, &done, nullptr, &err), AIR_OK);
+        CHECK_EQ(air_batch_logits(b) == nullptr, sampled_only);
+        tokens.assign(1, air_batch_sampled(b)[0]);
+        text.push_back(tokens[0]);
+        logprobs->push_back(air_batch_logprobs(b)[0]);
+        *bytes = stats().downloaded - before;
+        air_batch_free(b);
+    }
+    return text;
+}
+
+TEST(greedy_tokens_are_chosen_where_the_logits_are)
+{
+    for (const Memory &memory : {Memory(), RESIDENT}) {
+        air_engine_config config = config_for(MODEL, memory);
+        std::vector<float> expected, got;
+        long whole = 0, chosen = 0;
+        std::vector<int32_t> text = greedy_text(config, false, &expected, &whole);
+        CHECK(greedy_text(config, true, &got, &chosen) == text && text.size() == 6);
+        for (size_t i = 0; i < expected.size(); i++) CHECK(fabsf(got[i] - expected[i]) < 1e-4f);
+        printf("  bytes that come down for a token: %ld, of logits %ld\n", chosen, whole);
+        CHECK_EQ(chosen, static_cast<long>(sizeof(air_choice)));
+    }
+}
+
 /* Page-locked memory is refused: copies go through pieces of the backend's own. Then only the ring and a few pins may have it. */
 static const char UNLOCKED[] = ",register=0", PARTLY_LOCKED[] = ",register=96KiB";
 
@@ -337,6 +379,7 @@ int main(int argc, char **argv)
     RUN(what_weights_came_by_is_given_back);
     RUN(the_host_waits_for_no_weights_that_stay_in_locked_memory);
     RUN(passes_alike_are_one_launch_with_the_bits_of_the_walk);
+    RUN(greedy_tokens_are_chosen_where_the_logits_are);
     RUN(no_schedule_of_copies_and_kernels_changes_a_bit);
     RUN(nor_of_copies_from_pageable_memory);
     RUN(nor_of_copies_from_a_mapped_file);

@@ -418,7 +418,8 @@ TEST(freed_state_makes_room_for_rows)
 TEST(memory_of_passes_is_made_once_but_where_more_is_wanted)
 {
     enum { AT_OPEN = 2 }; /* pieces for copies, and that of passes */
-    air_engine_config config = config_for(MODEL, Memory());
+    air_engine_config config = config_for(MODEL, RESIDENT);
+    config.max_vram += 64 << 10;
     emulate("mode=sched,seed=1");
     int64_t live = air_alloc_live();
     {

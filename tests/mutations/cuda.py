@@ -106,6 +106,9 @@ MUTATIONS = [
     mutation("sequences are counted from the batch's first", P, "int32_t first = pass->sequences[0], last = first;", "int32_t first = 0, last = 0;", "many_sequences"),
     mutation("norms of no rows are launched", P, "    if (op->kind != AIR_OP_PRODUCT && op->out != AIR_NONE && !rows_of(h, op->out)) return AIR_OK; /* no row is wanted */\n", "",
              "all_its_places"),
+    # tokens
+    mutation("choices come down before they are made", P, "TRY(cudaMemcpyAsync(to, choices, n * sizeof *choices, cudaMemcpyDeviceToHost, h->compute));",
+             "TRY(cudaMemcpyAsync(to, choices, n * sizeof *choices, cudaMemcpyDeviceToHost, h->copy));", "greedy"),
     # graphs
     mutation("a graph serves other rows", G, "a.rows == b.rows && a.n_wanted == b.n_wanted && a.sequences == b.sequences && ", "", "alike"),
     mutation("a graph outlives the memory it names", B, "    air_cuda_graph_drop(h); /* which names it */\n", "", "alike"),

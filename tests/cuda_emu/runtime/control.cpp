@@ -207,6 +207,7 @@ Stats stats()
     Lock lock;
     Stats now = state().stats;
     now.vram_used = 0;
+    now.downloaded = state().downloaded;
     for (size_t i = 0; i < MAX_DEVICES; i++) {
         const Device &device = state().device[i];
         now.device[i] = {device.used, device.peak, device.ops};
@@ -227,6 +228,7 @@ void reset()
     Stats &st = s.stats;
     st.calls = st.ops = st.host_waits = st.graph_launches = st.pageable_async = st.null_stream_async = st.unrecorded_waits = 0;
     st.vram_peak = 0;
+    s.downloaded = 0;
     for (Device &device : s.device) {
         device.failed = cudaSuccess;
         device.lost = false;

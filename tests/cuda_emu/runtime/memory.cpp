@@ -91,6 +91,7 @@ void copy(char *to, const char *from, size_t n, int device, Direction direction)
     double gbs = direction == TO_DEVICE ? cfg.h2d_gbs : direction == FROM_DEVICE ? cfg.d2h_gbs : 0;
     sanitizer::reads(from, n);
     sanitizer::writes(to, n);
+    if (direction == FROM_DEVICE) state().downloaded += static_cast<long>(n);
     if (!(gbs > 0) || cfg.mode != Mode::threads) {
         memmove(to, from, n);
         return;

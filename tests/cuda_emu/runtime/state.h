@@ -112,6 +112,7 @@ struct State {
     unsigned random = 1;
     size_t registered_bytes = 0;
     Stats stats{};
+    std::atomic<long> downloaded{0};     /* counted with the gate open */
     std::string log;
 };
 
