@@ -1,12 +1,13 @@
 /* Who computes which products: tiles dealt to devices, and the CPU's share. */
-#include <math.h>
-
 #include "backend/host_share.h"
 #include "memory/budget.h"
 #include "memory/plan_internal.h"
 #include "memory/tiles.h"
 
-enum { SHARE_WINS = 20 }; /* one part in so many of a pass is what a CPU's share must win to be taken */
+enum {
+    SHARE_WINS = 20, /* one part in so many of a pass is what a CPU's share must win to be taken */
+    MEMORY_SHARE = 4, /* of what memory gives, what the CPU has at least of it while devices read too */
+};
 
 /* --- sizes --- */
 
@@ -117,15 +118,16 @@ void air__plan_deal_tiles(air_plan *p, uint64_t left, uint64_t ring)
 
 /* --- the CPU's share --- */
 
-/* Seconds that the CPU takes for a tile, while devices read memory too. 0: not known. */
+/* Seconds that the CPU takes for a tile; 0: not known. */
 static double host_tile_seconds(const air_plan_request *r, const air_tile *tile)
 {
     const air_bandwidths *b = &r->bandwidths;
     uint32_t type = r->program->weights[tile->weight].type;
     double rate = type < AIR_TYPE_COUNT && b->product[type] > 0 ? b->product[type] : b->memory;
     double beside = b->memory - air__link_rate(r);
+    if (beside < b->memory / MEMORY_SHARE) beside = b->memory / MEMORY_SHARE;
     if (b->memory > 0 && beside < rate) rate = beside;
-    return rate > 0 ? (double)tile->bytes / rate : INFINITY;
+    return rate > 0 ? (double)tile->bytes / rate : 0;
 }
 
 double air__host_share_seconds(const air_plan_request *r, const air_plan *p)
