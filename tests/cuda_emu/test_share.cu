@@ -117,7 +117,8 @@ TEST(columns_are_those_of_the_layer)
     for (double kept : {0.3, 0.8, 0.9})
         for (double share : {0.1, 0.3, 0.5}) {
             air_engine_config config = config_for(MODEL, {kept, 1, AIR_IO_DIRECT, 8, 0, 0, share});
-            config.tile_bytes = 16 * TILE; /* a matrix is a tile */
+            config.tile_bytes = 16 * TILE, config.ring_bytes = 8 * HOST_RING; /* a matrix is a tile, at most 6 of TILE */
+            config.max_vram += 3 * 5 * TILE;
             CHECK(apart(script_under(config, "", 2)[1], one_device()[1]) < 1e-8);
         }
 }

@@ -130,7 +130,6 @@ MUTATIONS = [
     # products that others compute
     of_shares("another device does not wait for the columns", S, "    TRY(cudaStreamWaitEvent(d->compute, h->share.input, 0));\n", ""),
     of_shares("the columns are said to be there before they are", S, "    TRY(cudaEventRecord(h->share.input, h->compute));\n", ""),
-    of_shares("columns of the last layer are taken for this one's", P, "    if (op->out != AIR_NONE) air_cuda_share_forget(h, op->out);\n", "", "columns_are"),
     of_shares("a result is folded before it has arrived", S, "    TRY(cudaStreamWaitEvent(h->compute, lane->arrived[slot], 0));\n", ""),
     of_shares("a result is said to have arrived before it left", S, "    TRY(cudaEventRecord(lane->arrived[slot], sender));\n", ""),
     of_shares("a result comes over one that is being folded", S, "    if (lane->sent >= AIR_DEVICE_PARTS) TRY(cudaStreamWaitEvent(sender, lane->folded[*slot], 0));\n", ""),
