@@ -111,7 +111,7 @@ class Engine:
         threads: int = 0,
         tier: str = "",
         n_ctx: int = 0,
-        kv_dtype: Literal["f16", "f32", "q8_0"] = "f16",
+        kv_dtype: Literal["f16", "f32", "q8_0", "q4_0"] = "f16",
         ring_bytes: int = 0,
         tile_bytes: int = 0,
         max_rows: int = 0,
@@ -172,6 +172,8 @@ class Sequence:
     def length(self) -> int: ...
     @property
     def bytes(self) -> int: ...
+    @property
+    def host_bytes(self) -> int: ...
     def tokens(self) -> Array: ...  # int32 (length,), a copy
     def truncate(self, length: int, /) -> None: ...
     def repeat(self, n: int, /) -> None: ...

@@ -22,7 +22,7 @@ from airpy.tokenizer import Tokenizer
 from airpy.tokenizer.vocab import Vocabulary
 
 IO = Literal["auto", "direct", "mmap"]
-KVType = Literal["f16", "f32", "q8_0"]
+KVType = Literal["f16", "f32", "q8_0", "q4_0"]
 
 # Arguments that transformers or AirLLM take: values that mean what airpy does anyway, and what to do instead of others.
 _FOREIGN: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -74,9 +74,10 @@ class AutoModel:
         weights that no GPU holds, what the CPU computes of generated tokens, 0 to 1; by default as much as takes no longer than the
         rest takes to reach the GPU. io: "direct" streams past the page cache, "mmap" maps the file, "auto" maps it where all of it
         fits. threads: as many as this process may use. n_ctx: tokens of prompt and answer together; min(trained, 4096), less where
-        max_ram asks. kv_dtype: of the state, "f16", "f32", or "q8_0" in about half the memory of "f16". plan: one made before, from
-        the same model, for a CPU or for a GPU (of another kind its sizes stay, its speeds are measured). progress: layers and time
-        left of passes over a second; True, False, "auto" (on a terminal) or a callable(layers_done, layers, passes_done, passes).
+        max_ram asks; what max_vram does not hold of a longer one that is asked for lies in RAM. kv_dtype: of the state, "f16", "f32",
+        or "q8_0" and "q4_0" in about half and a quarter of the memory of "f16". plan: one made before, from the same model, for a CPU
+        or for a GPU (of another kind its sizes stay, its speeds are measured). progress: layers and time left of passes over a
+        second; True, False, "auto" (on a terminal) or a callable(layers_done, layers, passes_done, passes).
         bandwidths: bytes per second instead of probed ones: disk, memory, product {type: …}; of a GPU link, device (its memory),
         device_product.
 
@@ -95,7 +96,7 @@ class AutoModel:
             "io": _one_of("io", io, ("auto", "direct", "mmap")),
             "threads": check_count("threads", threads, _core.MAX_THREADS),
             "n_ctx": check_count("n_ctx", n_ctx),
-            "kv_dtype": _one_of("kv_dtype", kv_dtype, ("f16", "f32", "q8_0")),
+            "kv_dtype": _one_of("kv_dtype", kv_dtype, ("f16", "f32", "q8_0", "q4_0")),
         }
         if device is not None and device_map is not None:
             raise ArgumentError(f"device is {device!r} and device_map {device_map!r}; leave one of them out")

@@ -27,6 +27,7 @@ _COUNTS = (
     "pin_bytes_full", "state_bytes_full", "activation_bytes", "activation_bytes_full", "logit_bytes", "device_budget", "device_fixed",
     "n_device_tiles", "device_pin_bytes", "device_weight_bytes", "device_ring_bytes", "device_state_bytes", "device_activation_bytes",
     "device_activation_bytes_full", "device_part_bytes", "n_host_tiles", "host_weight_bytes", "share_bytes", "staging_bytes",
+    "away_blocks", "device_shuttle_bytes",
 )  # fmt: skip
 _HELPER = ("budget", "fixed", "buffer_bytes", "ring_bytes", "pin_bytes", "weight_bytes", "linked_bytes", "n_tiles", "linked_tiles")
 _SECONDS = ("disk_s", "link_s", "device_s", "compute_s", "pass_s", "full_s", "prompt_s")
@@ -280,7 +281,7 @@ class Plan:
         ]
 
     def _memory_of_all(self) -> list[tuple[Any, ...]]:
-        """What VRAM, of each device, and RAM hold, at any time."""
+        """What VRAM, of each device, and RAM hold with a full context, but for which only KV cache in RAM would leave room for weights."""
         helpers: list[dict[str, int]] = self["helpers"]
         rows = [
             ("CUDA, small weights", self["device_fixed"], "fixed", self["fixed"]),  # and, in RAM, the tokenizer
@@ -289,7 +290,8 @@ class Plan:
             ("logits", 0, "", self["logit_bytes"]),
             ("results of others", self["device_part_bytes"], "", self["share_bytes"]),
             ("weights on their way", self["device_ring_bytes"], "ring_bytes", self["ring_bytes"] + self["staging_bytes"]),
-            ("weights that stay", self["device_pin_bytes"], "pin_bytes", self["pin_bytes"]),
+            ("KV cache on its way", self["device_shuttle_bytes"], "", 0),
+            ("weights that stay", self["device_pin_bytes"], "pin_bytes", self["pin_bytes_full"]),
         ]
         return [(name, one, *(helper.get(key, 0) for helper in helpers), ram) for name, one, key, ram in rows]
 
@@ -299,7 +301,7 @@ class Plan:
             return lines
         times = "" if self.on_device else f" (disk {format_time(self['disk_s'])}, compute {format_time(self['compute_s'])})"
         lines.append(f"a token       {format_time(self['pass_s'])}, {format_speed(self.predicted_tok_s)}, bound by the {self.bound}{times}")
-        if not self.on_device:  # where the context has its room from the start
+        if not self.on_device or self["away_blocks"]:  # else the context has its room from the start
             lines.append(self._text_full())
         passes = math.ceil(self["n_ctx"] / self["max_rows"])
         least = " or more" if self.on_device and not self.bandwidths.get("device_product_columns") else ""  # by bytes alone
@@ -342,7 +344,8 @@ class Plan:
     def _text_full(self) -> str:
         """A token when the context is full, so that less room is left for weights."""
         full = self["full_s"]
-        return f"full context  {format_time(full)}, {format_speed(1 / full)}, before attention" if full else "full context  unknown"
+        away = f", {format_size(self['state_bytes_full'])} of KV cache over the link" if self["away_blocks"] else ""
+        return f"full context  {format_time(full)}, {format_speed(1 / full)}, before attention{away}" if full else "full context  unknown"
 
     def _text_more(self, option: str, missing: int, how: str) -> str:
         if not missing:

@@ -12,7 +12,7 @@ from airpy import _core
 Ids = npt.NDArray[np.int32]
 
 MOST_IDLE = 8
-IDLE_SHARE = 0.05  # of the budget: what idle state beyond the last sequence's may keep from weights
+IDLE_SHARE = 0.05  # of max_ram: what idle state beyond the last sequence's may keep from weights; in VRAM it keeps nothing from them
 
 
 class SequencePool:
@@ -50,7 +50,7 @@ class SequencePool:
             dropped = [sequence for sequence in sequences if not sequence.length]
             kept = 0
             for i, sequence in enumerate(reversed(self._idle)):
-                kept += sequence.bytes if i else 0
+                kept += sequence.host_bytes if i else 0
                 if i >= MOST_IDLE or kept > self._idle_bytes:
                     cut = len(self._idle) - i
                     dropped += self._idle[:cut]

@@ -111,6 +111,7 @@ arguments arguments_of(const air_cuda_attention *a, bool prompt)
     arguments to = {};
     to.blocks = s->blocks, to.stride = s->stride;
     to.k_offset = s->k_offset, to.v_offset = s->v_offset;
+    to.shuttle = (uint64_t)s->shuttle - s->k_offset;
     to.sizes = air_cuda_state_sizes_of(s->type, s->key_dim, s->value_dim);
     to.scale = a->scale, to.softcap = a->softcap;
     to.heads = (int)s->heads, to.kv_heads = (int)s->kv_heads, to.key_dim = (int)s->key_dim, to.value_dim = (int)s->value_dim;

@@ -23,6 +23,7 @@ typedef struct air_cuda_total {
 typedef struct air_cuda_attention_arguments {
     const uint8_t *const *blocks;
     int64_t stride;
+    uint64_t shuttle; /* where blocks with odd entries would begin, if all of their layers were there */
     const int32_t *sequences, *positions;
     const float *q;
     float *out;
@@ -35,6 +36,13 @@ typedef struct air_cuda_attention_arguments {
     int window, last; /* the greatest position there is */
     int part, slots;
 } air_cuda_attention_arguments;
+
+/* Where a block begins, to which k_offset and v_offset are added. */
+static __device__ __forceinline__ const uint8_t *air_cuda_block(const air_cuda_attention_arguments &a, int row, int block)
+{
+    uint64_t entry = (uint64_t)a.blocks[a.sequences[row] * a.stride + block];
+    return (const uint8_t *)(entry & 1 ? a.shuttle + (entry >> 1) : entry);
+}
 
 /* The positions that a row sees. */
 typedef struct air_cuda_span {

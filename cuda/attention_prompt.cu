@@ -256,12 +256,12 @@ __device__ __forceinline__ task task_of(const arguments &a)
 /* Block `block` of one K/V head. */
 __device__ __forceinline__ const uint8_t *keys_of(const arguments &a, int block)
 {
-    return a.blocks[a.sequences[0] * a.stride + block] + a.k_offset + blockIdx.y * a.sizes.k_head;
+    return air_cuda_block(a, 0, block) + a.k_offset + blockIdx.y * a.sizes.k_head;
 }
 
 __device__ __forceinline__ const uint8_t *values_of(const arguments &a, int block)
 {
-    return a.blocks[a.sequences[0] * a.stride + block] + a.v_offset + blockIdx.y * a.sizes.v_head;
+    return air_cuda_block(a, 0, block) + a.v_offset + blockIdx.y * a.sizes.v_head;
 }
 
 template <int VALUES> __device__ __forceinline__ void correct(const float by[2], float out[VALUES / COLUMNS][4])
@@ -323,6 +323,12 @@ template <air_state_type TYPE> kernel kernel_for(int value_row)
     return value_row <= 64 ? attend<TYPE, 64> : value_row <= 128 ? attend<TYPE, 128> : attend<TYPE, DIM_MOST>;
 }
 
+kernel kernel_of(air_state_type type, int value_row)
+{
+    if (type == AIR_STATE_F16) return kernel_for<AIR_STATE_F16>(value_row);
+    return type == AIR_STATE_Q8_0 ? kernel_for<AIR_STATE_Q8_0>(value_row) : kernel_for<AIR_STATE_Q4_0>(value_row);
+}
+
 } // namespace
 
 bool air_cuda_prompt_takes(air_state_type type, int64_t key_dim, int64_t value_dim)
@@ -333,7 +339,7 @@ bool air_cuda_prompt_takes(air_state_type type, int64_t key_dim, int64_t value_d
 
 cudaError_t air_cuda_attend_prompt(air_state_type type, const air_cuda_attention_arguments *a, cudaStream_t stream)
 {
-    kernel attend = type == AIR_STATE_F16 ? kernel_for<AIR_STATE_F16>(a->sizes.value_row) : kernel_for<AIR_STATE_Q8_0>(a->sizes.value_row);
+    kernel attend = kernel_of(type, a->sizes.value_row);
     int shared = (halves_of_q(a->key_dim) + halves_of_k(a->key_dim) + halves_of_v(a->sizes.value_row)) * (int)sizeof(uint16_t);
     cudaError_t error = cudaFuncSetAttribute((const void *)attend, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
     if (error) return error;

@@ -263,7 +263,7 @@ template <air_state_type TYPE, int HEADS> __global__ void __launch_bounds__(THRE
     float out[HEADS][AIR_CUDA_EIGHT] = {};
     if (at.lo < at.hi) {
         float *p = (float *)p_memory + warp * AIR_BLOCK_POSITIONS * HEADS;
-        const uint8_t *base = a.blocks[a.sequences[t.row] * a.stride + block];
+        const uint8_t *base = air_cuda_block(a, t.row, block);
         scores<TYPE, HEADS>(a, base + a.k_offset + t.kv_head * a.sizes.k_head, q, at, p, lane);
         softmax<HEADS>(a, at, p, totals + warp * HEADS, lane);
         add_values<TYPE, HEADS>(a, base + a.v_offset + t.kv_head * a.sizes.v_head, p, at, lanes_of(width, t.slice, lane), out);
@@ -296,7 +296,8 @@ template <air_state_type TYPE> kernel kernel_for(int heads)
 kernel kernel_of(air_state_type type, int heads)
 {
     if (type == AIR_STATE_F16) return kernel_for<AIR_STATE_F16>(heads);
-    return type == AIR_STATE_F32 ? kernel_for<AIR_STATE_F32>(heads) : kernel_for<AIR_STATE_Q8_0>(heads);
+    if (type == AIR_STATE_F32) return kernel_for<AIR_STATE_F32>(heads);
+    return type == AIR_STATE_Q8_0 ? kernel_for<AIR_STATE_Q8_0>(heads) : kernel_for<AIR_STATE_Q4_0>(heads);
 }
 
 /* Of a group, how many heads a block of threads takes: a power of two. */

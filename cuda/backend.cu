@@ -152,7 +152,11 @@ cudaError_t air_cuda_settle(air_backend *h, cudaStream_t stream)
 
 cudaError_t air_cuda_settle_all(air_backend *h)
 {
-    cudaError_t first = h->share.results ? air_cuda_settle(h, h->share.results) : cudaSuccess;
+    cudaError_t first = cudaSuccess;
+    for (cudaStream_t stream : {h->share.results, h->shuttle.stream}) {
+        cudaError_t error = stream ? air_cuda_settle(h, stream) : cudaSuccess;
+        if (first == cudaSuccess) first = error;
+    }
     for (int32_t i = 0; i < h->n_devices; i++)
         for (cudaStream_t stream : {h->devices[i].compute, h->devices[i].copy}) {
             cudaError_t error = air_cuda_settle(h, stream);
@@ -285,6 +289,7 @@ static void cuda_close(air_backend *h)
     free_pass(h);
     air_cuda_share_close(h);
     air_cuda_weights_close(h);
+    air_cuda_shuttle_close(h);
     drop_free_state(h);
     for (cudaEvent_t event : h->marks)
         if (event) (void)cudaEventDestroy(event);
@@ -333,6 +338,7 @@ static air_status open_devices(air_backend *h, const air_backend_config *config,
     air_status st = use_device(h, err);
     if (!st) st = open_streams(h, err);
     if (!st) st = air_cuda_weights_open(h, config, err);
+    if (!st) st = air_cuda_shuttle_open(h, config, err);
     if (!st) st = load_tables(h, err);
     return st ? st : air_cuda_share_open(h, config, err);
 }
@@ -422,18 +428,20 @@ static void cuda_state_free(air_backend *h, void *p, size_t bytes)
     }
 }
 
-static air_status copy_block(air_backend *h, void *to, const void *from, size_t bytes, air_error *err)
+/* Pageable memory is copied by the driver's own pieces, the last of which may be on its way when that returns. */
+static air_status copy_block(air_backend *h, void *to, const void *from, size_t bytes, int pageable, air_error *err)
 {
     air_status st = use_device(h, err);
     if (st) return st;
-    AIR_CUDA_TRY(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, h->aside), "copying state", err);
-    AIR_CUDA_TRY(air_cuda_settle(h, h->aside), "copying state", err);
+    if (pageable) AIR_CUDA_TRY(cudaMemcpy(to, from, bytes, cudaMemcpyDefault), "copying state", err);
+    else AIR_CUDA_TRY(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, h->aside), "copying state", err);
+    AIR_CUDA_TRY(air_cuda_settle(h, pageable ? cudaStreamLegacy : h->aside), "copying state", err);
     return AIR_OK;
 }
 
-static air_status cuda_state_copy(air_backend *h, void *to, const void *from, size_t bytes, air_error *err)
+static air_status cuda_state_copy(air_backend *h, void *to, const void *from, size_t bytes, int pageable, air_error *err)
 {
-    return leave_device(h, copy_block(h, to, from, bytes, err), err);
+    return leave_device(h, copy_block(h, to, from, bytes, pageable, err), err);
 }
 
 /* --- memory of the host --- */

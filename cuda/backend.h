@@ -1,5 +1,5 @@
 /* cuda/backend.h: inside the CUDA backend: what its files share. backend.cu: life, memory, the vtable; weights.cu: how weights come to the
- * the devices; pass.cu: the walk over a program; graph.cu: passes alike, as one launch; share.cu: what other devices and the CPU compute
+ * the devices; shuttle.cu: how state does that lies in the host's memory; pass.cu: the walk over a program; graph.cu: passes alike, as one launch; share.cu: what other devices and the CPU compute
  * of products; probe.cu: how fast a device does such things.
  *
  * A backend owns a device's memory for weights, state and activations, and two streams: copies go ahead on one, kernels follow on the
@@ -112,12 +112,34 @@ air_status air_cuda_weights_next(air_backend *h, air_cuda_tile *tile, air_error 
 air_status air_cuda_weights_ahead(air_backend *h, air_error *err);
 /* *out is new memory of that device with a copy of what lies in pageable memory, there when this returns; null after a failure. */
 air_status air_cuda_upload(air_backend *h, int32_t device, void **out, const void *from, size_t bytes, const char *what, air_error *err);
+/* Enqueues a copy to a device on one of its streams, through the pieces of page-locked memory. When it returns, from has been read. */
+air_status air_cuda_copy_staged(air_backend *h, air_cuda_device *d, uint8_t *to, const uint8_t *from, uint64_t bytes, cudaStream_t stream,
+                                air_error *err);
 /* When no copy is under way any more: gives all back. */
 void air_cuda_weights_drain(air_backend *h);
 /* Whether every weight is on one device to stay, so that a pass needs no feed. */
 bool air_cuda_weights_resident(const air_backend *h);
 /* After the last kernel that reads the tile has been enqueued, and the CPU has computed with it. */
 air_status air_cuda_weights_leave(air_backend *h, const air_cuda_tile *tile, air_error *err);
+
+/* --- shuttle.cu --- */
+
+/* Two buffers of `most` blocks' K and V of a layer; block i of the pass's away lies at i * block_bytes. */
+struct air_cuda_shuttle {
+    uint8_t *memory;
+    int64_t most;
+    size_t block_bytes;
+    cudaStream_t stream;
+    cudaEvent_t copied[AIR_DEVICE_SHUTTLE], used[AIR_DEVICE_SHUTTLE]; /* the copies into a buffer, and the last kernel that read it */
+};
+
+air_status air_cuda_shuttle_open(air_backend *h, const air_backend_config *config, air_error *err);
+void air_cuda_shuttle_close(air_backend *h);
+/* Before the walk; then around the attention of each layer, in their order. Nothing where no block is away. */
+air_status air_cuda_shuttle_begin(air_backend *h, air_error *err);
+air_status air_cuda_shuttle_await(air_backend *h, int32_t layer, air_error *err);
+air_status air_cuda_shuttle_leave(air_backend *h, int32_t layer, air_error *err);
+const uint8_t *air_cuda_shuttle_layer(const air_backend *h, int32_t layer); /* the buffer it comes to */
 
 /* --- share.cu: what others than the first device compute of products --- */
 
@@ -163,6 +185,8 @@ void air_cuda_share_reset(air_backend *h);
 int64_t air_cuda_columns_alike(const air_backend *h, const air_op *op, int64_t c, int64_t n, int64_t most, air_row_role *role);
 /* Whether rows of a buffer are of that role in this pass. */
 bool air_cuda_has_role(const air_backend *h, int32_t buffer, air_row_role role);
+/* Where a layer's K begins in a block; its V is right behind. */
+size_t air_cuda_layer_offset(const air_backend *h, int32_t layer);
 
 air_status air_cuda_run(air_backend *h, const air_pass *pass, const air_feed *feed, air_error *err);
 /* Enqueues a pass whose inputs lie in h->host, from their way up to that of its results down. */
@@ -213,6 +237,7 @@ struct air_backend {
     std::vector<cudaEvent_t> marks;    /* [n_layers + 3]: a pass begins, its first layer does, layers end, the pass does */
 
     air_cuda_weights weights;
+    air_cuda_shuttle shuttle;
     void *vectors;                     /* float32, made in the first pass */
     std::vector<const float *> vector_of; /* [n_weights], as soon as they are */
 
@@ -232,7 +257,7 @@ struct air_backend {
     const air_feed *feed;
     int32_t quantized;                 /* buffer whose 8-bit form is there, AIR_NONE */
     int32_t first_sequence;
-    int64_t max_position, sequences, block_stride;
+    int64_t min_position, max_position, sequences, block_stride;
 };
 
 /* Waits for a stream. An error that the device reports again is the device's, which is lost then; one that goes away was a call's. */

@@ -11,7 +11,7 @@
 bool air_cuda_graph_takes(const air_backend *h)
 {
     const air_pass *p = h->pass;
-    if (h->graph.refused || !p->n_wanted || !air_cuda_weights_resident(h)) return false;
+    if (h->graph.refused || !p->n_wanted || p->n_away || !air_cuda_weights_resident(h)) return false;
     for (int64_t r = 0; r < p->rows; r++)
         if (p->roles[r] != AIR_ROW_GENERATED) return false;
     return true;

@@ -90,10 +90,12 @@ cudaError_t air_cuda_choose(const float *logits, int64_t rows, int64_t n, void *
 /* --- state and attention: cuda/state.cu, cuda/attention.cu; blocks are laid out as kernels/state.h says --- */
 
 typedef struct air_cuda_state {
-    const uint8_t *const *blocks; /* [sequences][stride]: where each block of 64 positions begins */
+    const uint8_t *const *blocks; /* [sequences][stride]: where each block of 64 positions begins; of one that is only read, an odd entry
+                                   * says that this layer's K, then V, lie entry / 2 bytes behind shuttle */
     int64_t stride;
     const int32_t *sequences, *positions; /* [rows] of the pass */
     size_t k_offset, v_offset;    /* of the layer's K and V in a block */
+    const uint8_t *shuttle;
     air_state_type type;
     int64_t heads, kv_heads, key_dim, value_dim;
 } air_cuda_state;

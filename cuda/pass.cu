@@ -68,6 +68,13 @@ static void fill_angles(const air_backend *h, float *cosines, float *sines)
         }
 }
 
+/* An entry of the table: where a block begins, or of one that is away, odd, where it does in the shuttle. */
+static const void *block_entry(const air_backend *h, const air_state_view *view, int64_t b)
+{
+    int32_t away = view->away ? view->away[b] : -1;
+    return away < 0 ? view->k[b] : (const void *)((size_t)away * h->shuttle.block_bytes * 2 + 1);
+}
+
 /* So many passes are alike that follow each other: to kernels a greater position means threads that find nothing to do. */
 static int64_t bucket_of(const air_backend *h, int64_t position)
 {
@@ -82,8 +89,10 @@ static air_status fill_blocks(air_backend *h, const void **blocks, air_error *er
     const air_pass *pass = h->pass;
     int32_t first = pass->sequences[0], last = first;
     h->max_position = 0;
+    h->min_position = INT64_MAX;
     for (int64_t r = 0; r < pass->rows; r++) {
         if (pass->positions[r] > h->max_position) h->max_position = pass->positions[r];
+        if (pass->positions[r] < h->min_position) h->min_position = pass->positions[r];
         if (pass->sequences[r] < first) first = pass->sequences[r];
         if (pass->sequences[r] > last) last = pass->sequences[r];
     }
@@ -99,7 +108,8 @@ static air_status fill_blocks(air_backend *h, const void **blocks, air_error *er
     memset(blocks, 0, (size_t)sequences * (size_t)h->block_stride * sizeof *blocks);
     for (int64_t r = 0; r < pass->rows; r++) {
         int32_t s = pass->sequences[r];
-        for (int64_t b = 0; b <= pass->positions[r] / AIR_BLOCK_POSITIONS; b++) blocks[(s - first) * h->block_stride + b] = pass->states[s].k[b];
+        const void **of = blocks + (s - first) * h->block_stride;
+        for (int64_t b = pass->positions[r] / AIR_BLOCK_POSITIONS; b >= 0 && !of[b]; b--) of[b] = block_entry(h, &pass->states[s], b);
     }
     return AIR_OK;
 }
@@ -189,6 +199,12 @@ static air_status rotate(air_backend *h, const air_op *op, air_error *err)
 }
 
 /* A layer's K and V lie at the same place in all blocks: that of the first block of the pass tells it. */
+size_t air_cuda_layer_offset(const air_backend *h, int32_t layer)
+{
+    const air_state_view *view = &h->pass->states[h->pass->sequences[0]];
+    return (size_t)((const char *)view->k[layer * view->stride] - (const char *)view->k[0]);
+}
+
 static air_cuda_state state_of(const air_backend *h, int32_t layer)
 {
     const air_attention_shape *a = &h->program->attention[layer];
@@ -200,7 +216,8 @@ static air_cuda_state state_of(const air_backend *h, int32_t layer)
     s.stride = h->block_stride;
     s.positions = tokens;
     s.sequences = tokens + h->pass->rows;
-    s.k_offset = (size_t)((const char *)view->k[layer * view->stride] - block);
+    s.shuttle = air_cuda_shuttle_layer(h, layer);
+    s.k_offset = air_cuda_layer_offset(h, layer);
     s.v_offset = (size_t)((const char *)view->v[layer * view->stride] - block);
     s.type = h->pass->state_type;
     s.heads = a->heads;
@@ -240,6 +257,8 @@ static air_status attend(air_backend *h, const air_op *op, air_error *err)
     a.scale = op->scale;
     a.softcap = shape->softcap;
     a.scratch = h->memory + h->layout.attention;
+    air_status st = air_cuda_shuttle_await(h, op->layer, err);
+    if (st) return st;
     for (int64_t row = 0; row < h->pass->rows; row += a.rows) {
         a.state = state_of(h, op->layer);
         a.state.positions += row;
@@ -250,7 +269,7 @@ static air_status attend(air_backend *h, const air_op *op, air_error *err)
         a.role = (air_cuda_role)h->pass->roles[row];
         TRY(air_cuda_attention_run(&a, h->compute));
     }
-    return AIR_OK;
+    return air_cuda_shuttle_leave(h, op->layer, err);
 }
 
 static air_status select_rows(air_backend *h, const air_op *op, air_error *err)
@@ -464,6 +483,7 @@ air_status air_cuda_enqueue(air_backend *h, air_error *err)
 {
     h->quantized = AIR_NONE;
     air_status st = upload_inputs(h, err);
+    if (!st) st = air_cuda_shuttle_begin(h, err);
     if (!st) st = walk(h, err);
     return st ? st : download(h, err);
 }

@@ -42,6 +42,32 @@ __device__ __forceinline__ void put(uint8_t *head, const part &p, int position, 
     }
 }
 
+/* The nibble of each lane's element of a group, and the group's scale: group_of_q4 of kernels/state.c. */
+__device__ __forceinline__ unsigned nibble(float x, float *scale)
+{
+    unsigned magnitude = __float_as_uint(x) & 0x7fffffffu, most = magnitude;
+    for (int apart = AIR_CUDA_WARP / 2; apart; apart /= 2) most = max(most, __shfl_xor_sync(AIR_CUDA_ALL_LANES, most, apart));
+    int farthest = __ffs((int)__ballot_sync(AIR_CUDA_ALL_LANES, magnitude == most)) - 1;
+    *scale = __shfl_sync(AIR_CUDA_ALL_LANES, x, farthest) / -8.0f;
+    float inverse = most >= AIR_STATE_Q4_LEAST && most < 0x7f800000u ? 1.0f / *scale : 0.0f;
+    float up = __fadd_rn(__fmul_rn(x, inverse), 8.5f);
+    return up >= 15.0f ? 15u : up > 0.0f ? (unsigned)up : 0u;
+}
+
+/* As put; the lane of the first element of a byte stores it. */
+__device__ __forceinline__ void put_nibbles(uint8_t *head, const part &p, bool values, int position, int value_row, int e, float x)
+{
+    float scale;
+    unsigned q = nibble(x, &scale);
+    int apart = values ? AIR_CUDA_EIGHT : 1, tile = position / AIR_STATE_TILE;
+    unsigned both = q | __shfl_xor_sync(AIR_CUDA_ALL_LANES, q, apart) << 4;
+    int keys = (tile * ((p.dim + 1) / 2) + e / 2) * AIR_STATE_TILE + position % AIR_STATE_TILE;
+    int at = values ? position * value_row / 2 + e / AIR_STATE_TILE * AIR_CUDA_EIGHT + e % AIR_CUDA_EIGHT : keys;
+    if ((e & apart) == 0 && e < (values ? value_row : p.dim)) head[at] = (uint8_t)both;
+    if (e % AIR_STATE_GROUP == 0)
+        ((uint16_t *)(head + p.scales))[e / AIR_STATE_GROUP * AIR_BLOCK_POSITIONS + position] = air_float_to_half(scale);
+}
+
 template <air_state_type TYPE> __global__ void __launch_bounds__(WARPS * AIR_CUDA_WARP) store(arguments a)
 {
     int unit = (int)(blockIdx.y * WARPS + threadIdx.x / AIR_CUDA_WARP), lane = (int)threadIdx.x % AIR_CUDA_WARP;
@@ -56,7 +82,9 @@ template <air_state_type TYPE> __global__ void __launch_bounds__(WARPS * AIR_CUD
     int step = values ? 1 : AIR_STATE_TILE;
     for (int start = 0; start < p.dim; start += AIR_CUDA_WARP) {
         int e = start + lane;
-        put<TYPE>(to, p, position, first + e * step, e, e < p.dim ? x[e] : 0.0f);
+        float of_lane = e < p.dim ? x[e] : 0.0f;
+        if constexpr (TYPE == AIR_STATE_Q4_0) put_nibbles(to, p, values, position, a.value_row, e, of_lane);
+        else put<TYPE>(to, p, position, first + e * step, e, of_lane);
     }
 }
 
@@ -73,6 +101,7 @@ cudaError_t air_cuda_store(const air_cuda_state *state, const float *k, const fl
                    {k, state->k_offset, s.k_head, s.k_scales, (int)state->key_dim},
                    {v, state->v_offset, s.v_head, s.v_scales, (int)state->value_dim},
                    (int)state->kv_heads, s.value_row};
-    void (*const of_type[AIR_STATE_TYPES])(arguments) = {store<AIR_STATE_F16>, store<AIR_STATE_F32>, store<AIR_STATE_Q8_0>};
+    void (*const of_type[AIR_STATE_TYPES])(arguments) = {store<AIR_STATE_F16>, store<AIR_STATE_F32>, store<AIR_STATE_Q8_0>,
+                                                          store<AIR_STATE_Q4_0>};
     return air_launch(of_type[state->type], dim3((unsigned)rows, (unsigned)blocks), dim3(WARPS * AIR_CUDA_WARP), 0, stream, a);
 }

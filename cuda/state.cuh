@@ -34,6 +34,17 @@ static __device__ __forceinline__ void air_bytes_to_floats(uint32_t bytes, float
         x[i] = __int_as_float((int)__byte_perm(turned, 0x4b000000u, 0x7440u | i)) - 8388736.0f;
 }
 
+/* Eight of four bits, those of eight bytes from bit `shift` on, less 8, by the same means. */
+static __device__ __forceinline__ void air_load_eight_nibbles(const uint8_t *data, int shift, float x[8])
+{
+    uint2 a = __ldg((const uint2 *)data);
+    AIR_CUDA_UNROLL
+    for (unsigned i = 0; i < 8; i++) {
+        uint32_t bytes = ((i < 4 ? a.x : a.y) >> shift) & 0x0f0f0f0fu;
+        x[i] = __int_as_float((int)__byte_perm(bytes, 0x4b000000u, 0x7440u | i % 4)) - 8388616.0f;
+    }
+}
+
 /* Elements at to at + 7 as they are stored: of Q8_0 without their scale. */
 template <air_state_type TYPE> static __device__ __forceinline__ void air_load_eight(const uint8_t *data, int at, float x[8])
 {
@@ -58,8 +69,11 @@ static __device__ __forceinline__ void air_load_keys(const uint8_t *head, size_t
                                                      float x[8])
 {
     int tile = position / AIR_STATE_TILE;
-    air_load_eight<TYPE>(head, (tile * key_dim + element) * AIR_STATE_TILE + position % AIR_STATE_TILE, x);
-    if constexpr (TYPE == AIR_STATE_Q8_0) {
+    if constexpr (TYPE == AIR_STATE_Q4_0)
+        air_load_eight_nibbles(head + (tile * ((key_dim + 1) / 2) + element / 2) * AIR_STATE_TILE + position % AIR_STATE_TILE,
+                               element % 2 * 4, x);
+    else air_load_eight<TYPE>(head, (tile * key_dim + element) * AIR_STATE_TILE + position % AIR_STATE_TILE, x);
+    if constexpr (TYPE == AIR_STATE_Q8_0 || TYPE == AIR_STATE_Q4_0) {
         float scale[8];
         air_load_eight<AIR_STATE_F16>(head + scales_at, element / AIR_STATE_GROUP * AIR_BLOCK_POSITIONS + position, scale);
         AIR_CUDA_UNROLL
@@ -72,8 +86,10 @@ template <air_state_type TYPE>
 static __device__ __forceinline__ void air_load_values(const uint8_t *head, size_t scales_at, int row, int position, int element,
                                                        float x[8])
 {
-    air_load_eight<TYPE>(head, position * row + element, x);
-    if constexpr (TYPE == AIR_STATE_Q8_0) {
+    int at = position * row + element;
+    if constexpr (TYPE == AIR_STATE_Q4_0) air_load_eight_nibbles(head + at / AIR_STATE_TILE * AIR_CUDA_EIGHT, at % AIR_STATE_TILE / 2, x);
+    else air_load_eight<TYPE>(head, at, x);
+    if constexpr (TYPE == AIR_STATE_Q8_0 || TYPE == AIR_STATE_Q4_0) {
         const uint16_t *scales = (const uint16_t *)(head + scales_at);
         float scale = air_half_to_float(__ldg(scales + element / AIR_STATE_GROUP * AIR_BLOCK_POSITIONS + position));
         AIR_CUDA_UNROLL

@@ -109,8 +109,8 @@ void air_cuda_weights_close(air_backend *h)
 
 /* --- copies through staging --- */
 
-/* From pageable memory to a device, on its copy stream. When it returns, from has been read. */
-static air_status copy_staged(air_backend *h, air_cuda_device *d, uint8_t *to, const uint8_t *from, uint64_t bytes, air_error *err)
+air_status air_cuda_copy_staged(air_backend *h, air_cuda_device *d, uint8_t *to, const uint8_t *from, uint64_t bytes, cudaStream_t stream,
+                                air_error *err)
 {
     air_cuda_weights *w = &h->weights;
     for (uint64_t at = 0; at < bytes; at += w->piece_bytes) {
@@ -118,10 +118,10 @@ static air_status copy_staged(air_backend *h, air_cuda_device *d, uint8_t *to, c
         int i = (int)(w->pieces % AIR_DEVICE_STAGING_PIECES);
         uint8_t *piece = w->staging + (size_t)i * w->piece_bytes;
         size_t n = (size_t)(left < w->piece_bytes ? left : w->piece_bytes);
-        if (w->pieces >= AIR_DEVICE_STAGING_PIECES) AIR_CUDA_TRY(cudaEventSynchronize(w->staged_by[i]), "copying weights", err);
+        if (w->pieces >= AIR_DEVICE_STAGING_PIECES) AIR_CUDA_TRY(cudaEventSynchronize(w->staged_by[i]), "copying", err);
         memcpy(piece, from + at, n);
-        AIR_CUDA_TRY(cudaMemcpyAsync(to + at, piece, n, cudaMemcpyHostToDevice, d->copy), "copying weights", err);
-        AIR_CUDA_TRY(cudaEventRecord(d->staged[i], d->copy), "copying weights", err);
+        AIR_CUDA_TRY(cudaMemcpyAsync(to + at, piece, n, cudaMemcpyHostToDevice, stream), "copying", err);
+        AIR_CUDA_TRY(cudaEventRecord(d->staged[i], stream), "copying", err);
         w->staged_by[i] = d->staged[i];
         w->pieces++;
     }
@@ -134,7 +134,7 @@ air_status air_cuda_upload(air_backend *h, int32_t device, void **out, const voi
     air_status st = air_cuda_use(h, device, err);
     if (!st) st = air_cuda_vram(out, bytes, what, err);
     if (st) return st;
-    st = copy_staged(h, d, (uint8_t *)*out, (const uint8_t *)from, bytes, err);
+    st = air_cuda_copy_staged(h, d, (uint8_t *)*out, (const uint8_t *)from, bytes, d->copy, err);
     cudaError_t error = air_cuda_settle(h, d->copy);
     if (!st && error != cudaSuccess) st = air_cuda_fail(error, what, err);
     if (!st) return AIR_OK;
@@ -229,7 +229,7 @@ static air_status copy(air_backend *h, air_cuda_device *d, uint8_t *to, const ai
                        air_error *err)
 {
     if (span->locked) AIR_CUDA_TRY(cudaMemcpyAsync(to, span->data, bytes, cudaMemcpyHostToDevice, d->copy), "copying weights", err);
-    air_status st = span->locked ? AIR_OK : copy_staged(h, d, to, span->data, bytes, err);
+    air_status st = span->locked ? AIR_OK : air_cuda_copy_staged(h, d, to, span->data, bytes, d->copy, err);
     if (st) return st;
     AIR_CUDA_TRY(cudaEventRecord(copied, d->copy), "copying weights", err);
     return AIR_OK;

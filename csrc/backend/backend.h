@@ -43,12 +43,24 @@ typedef struct air_feed {
     const float *const *vectors; /* [n_weights]: float32 data of every AIR_WEIGHT_VECTOR, else NULL */
 } air_feed;
 
-/* State of one sequence as a pass sees it: for layer l and block b of 64 positions k[l * stride + b], v likewise. Blocks that
- * cover the pass's new positions are there and writable. */
+/* Where a block of state lies: in memory that state_alloc gave, or in pages of the host, locked by lock_pages or not. */
+typedef enum air_state_home { AIR_STATE_HERE, AIR_STATE_LOCKED, AIR_STATE_PAGEABLE } air_state_home;
+
+/* State of one sequence as a pass sees it: for layer l and block b of 64 positions k[l * stride + b], v likewise, of any home. Blocks
+ * that cover the pass's new positions are HERE and writable; of the others, away[b] is the number among the pass's of one that is not
+ * HERE, -1 of one that is. */
 typedef struct air_state_view {
     void *const *k, *const *v;
     int64_t stride; /* blocks per layer in these tables */
+    const int32_t *away; /* NULL: all are HERE */
 } air_state_view;
+
+/* A block in the host's memory that a pass reads. */
+typedef struct air_state_away {
+    const char *memory;
+    air_state_home home;
+    int64_t end; /* the position after its last */
+} air_state_away;
 
 /* A backend may add floats of prompts in another order than those of generated tokens, which come a few at a time (docs/design.md,
  * invariant 1). Neither looks at how many there are. */
@@ -61,6 +73,8 @@ typedef struct air_pass {
     const int32_t *sequences; /* [rows]: index into states */
     const uint8_t *roles;     /* [rows]: air_row_role */
     const air_state_view *states;
+    const air_state_away *away; /* [n_away], n_away at most the config's away_most */
+    int64_t n_away;
     air_state_type state_type;
     const int32_t *wanted;    /* [n_wanted] row numbers, ascending */
     int64_t n_wanted;
@@ -108,6 +122,8 @@ typedef struct air_backend_config {
     uint64_t part_bytes;         /* of results that come from elsewhere, at a time */
     air_host_products host;      /* where some tiles are the CPU's */
     int64_t n_ctx, max_rows;     /* positions of a sequence, rows of a pass at most */
+    air_state_type state_type;
+    int64_t away_most;           /* blocks in the host's memory that passes may read; 0: none are */
 } air_backend_config;
 
 typedef struct air_device_info {
@@ -151,11 +167,11 @@ typedef struct air_backend_api {
     uint64_t (*pass_bytes)(const air_program *program, int64_t rows, int64_t n_wanted, int threads);
     /* Makes room for passes up to that size, or shrinks to it. AIR_E_NOMEM leaves the old size. */
     air_status (*reserve)(air_backend *backend, int64_t rows, int64_t n_wanted, air_error *err);
-    /* Memory for state blocks, readable and writable by passes; thread-safe. A block to copy from may be one that a pass has just
-     * written. Errors: AIR_E_NOMEM; of a device AIR_E_DEVICE. *out is NULL then. */
+    /* Memory for state blocks, readable and writable by passes; thread-safe. Copies are from and to blocks of any home (pageable: of
+     * one of them), also one that a pass has just written. Errors: AIR_E_NOMEM; of a device AIR_E_DEVICE. *out is NULL then. */
     air_status (*state_alloc)(air_backend *backend, void **out, size_t bytes, air_error *err);
     void (*state_free)(air_backend *backend, void *p, size_t bytes);
-    air_status (*state_copy)(air_backend *backend, void *to, const void *from, size_t bytes, air_error *err);
+    air_status (*state_copy)(air_backend *backend, void *to, const void *from, size_t bytes, int pageable, air_error *err);
     /* Makes pages of the host stay where they are, so that the device copies from them by itself; nonzero if it did, 0 where the system
      * refuses, which is no failure. unlock_pages takes what one lock_pages took. NULL where nothing is gained by it. */
     int (*lock_pages)(air_backend *backend, void *p, size_t bytes);

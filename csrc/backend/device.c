@@ -59,6 +59,17 @@ uint64_t air_device_pass_bytes(const air_program *program, int64_t rows, int64_t
     return air_device_layout_of(program, rows, n_wanted, n_ctx).total;
 }
 
+size_t air_device_shuttle_block(const air_program *p, air_state_type type)
+{
+    size_t most = 0;
+    for (int32_t i = 0; i < p->n_layers; i++) {
+        const air_attention_shape *a = &p->attention[i];
+        size_t bytes = (size_t)a->kv_heads * (air_state_head_bytes(type, a->key_dim) + air_state_head_bytes(type, a->value_dim));
+        most = bytes > most ? bytes : most;
+    }
+    return (size_t)air_round_up(most, AIR_DEVICE_ALIGN);
+}
+
 uint64_t air_device_staging_piece(uint64_t tile_bytes)
 {
     return air_min_u64(air_round_up(tile_bytes + 1, AIR_DEVICE_ALIGN), AIR_DEVICE_STAGING_BYTES);

@@ -17,6 +17,7 @@ enum {
     AIR_DEVICE_RING_TILES = 3,             /* of weights on their way: one is copied, one computed with, one handed over */
     AIR_DEVICE_CHOICE_PARTS = 64,          /* of a row of logits */
     AIR_DEVICE_ATTENTION_PART = 256,       /* positions whose results are merged with those of others */
+    AIR_DEVICE_SHUTTLE = 2,                /* layers of state on their way: one is copied, one is attended */
     AIR_DEVICE_ATTENTION_MOST = 64 << 20,  /* scratch of attention, beyond which rows take turns, but for what one row needs */
     AIR_DEVICE_STAGING_PIECES = 4,         /* of page-locked memory between weights in pageable memory and the device */
     AIR_DEVICE_STAGING_BYTES = 2 << 20,    /* of each, but no more than a tile: large enough that a copy costs more than its launch */
@@ -62,6 +63,8 @@ typedef struct air_device_layout {
 
 air_device_layout air_device_layout_of(const air_program *program, int64_t rows, int64_t n_wanted, int64_t n_ctx);
 uint64_t air_device_pass_bytes(const air_program *program, int64_t rows, int64_t n_wanted, int64_t n_ctx);
+/* Of each of the AIR_DEVICE_SHUTTLE layers, what takes one block of 64 positions that lies in the host's memory. */
+size_t air_device_shuttle_block(const air_program *program, air_state_type type);
 /* Page-locked memory through which weights go that do not lie in such, for tiles up to so many bytes. */
 uint64_t air_device_staging_piece(uint64_t tile_bytes); /* of AIR_DEVICE_STAGING_PIECES */
 uint64_t air_device_staging_bytes(uint64_t tile_bytes);

@@ -248,9 +248,9 @@ static void host_state_free(air_backend *h, void *p, size_t bytes)
     air_pages_free(p, bytes);
 }
 
-static air_status host_state_copy(air_backend *h, void *to, const void *from, size_t bytes, air_error *err)
+static air_status host_state_copy(air_backend *h, void *to, const void *from, size_t bytes, int pageable, air_error *err)
 {
-    (void)h, (void)err;
+    (void)h, (void)pageable, (void)err;
     memcpy(to, from, bytes);
     return AIR_OK;
 }

@@ -18,6 +18,7 @@ static void batch_delete(air_batch *b)
     air_free(b->roles);
     air_free(b->wanted);
     air_free(b->states);
+    air_free(b->uses);
     air_free(b->logits);
     air_free(b->hidden);
     air_free(b->choices);
@@ -68,10 +69,11 @@ static air_status batch_allocate(air_batch *b, const air_batch_request *r, air_e
     b->roles = air_calloc(rows, sizeof *b->roles);
     b->wanted = air_calloc((size_t)b->n_wanted, sizeof *b->wanted);
     b->states = air_calloc(items, sizeof *b->states);
+    b->uses = air_calloc(items, sizeof *b->uses);
     b->sampled = air_calloc(items, sizeof *b->sampled);
     b->logprobs = air_calloc(items, sizeof *b->logprobs);
-    if (b->items && b->samplings && b->token_ids && b->positions && b->sequences && b->roles && b->wanted && b->states && b->sampled &&
-        b->logprobs)
+    if (b->items && b->samplings && b->token_ids && b->positions && b->sequences && b->roles && b->wanted && b->states && b->uses &&
+        b->sampled && b->logprobs)
         return AIR_OK;
     return air_fail(err, AIR_E_NOMEM, "batch: %zu tokens", rows);
 }

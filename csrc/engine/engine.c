@@ -53,7 +53,11 @@ static air_status device_request(const air_engine_config *c, const air_program *
 {
     const air_backend_api *api = backend_of(c);
     air_device_info info;
-    *out = (air_device_request){.budget = budget, .fixed = context_bytes(c, 0) + device_small_bytes(p)};
+    *out = (air_device_request){
+        .budget = budget, .fixed = context_bytes(c, 0) + device_small_bytes(p),
+        .away_per_block = air__state_block_bytes(p, c->state_type),
+        .shuttle_per_block = AIR_DEVICE_SHUTTLE * air_device_shuttle_block(p, c->state_type),
+    };
     if (!api->device_info) return AIR_OK; /* a plan alone may be for a device that is elsewhere */
     air_status st = api->device_info(device, &info, err);
     if (st) return st;
@@ -155,7 +159,7 @@ static air_status book_device(air_engine *e, air_error *err)
     const air_plan *plan = e->plan;
     air_status st = air_budget_reserve(&e->device_budget, AIR_HOLD_FIXED, plan->device_fixed + plan->device_part_bytes, err);
     if (!st) st = air_budget_reserve(&e->device_budget, AIR_HOLD_PINS, plan->device_pin_bytes, err);
-    return st ? st : air_budget_reserve(&e->device_budget, AIR_HOLD_RING, plan->device_ring_bytes, err);
+    return st ? st : air_budget_reserve(&e->device_budget, AIR_HOLD_RING, plan->device_ring_bytes + plan->device_shuttle_bytes, err);
 }
 
 /* The CPU's share of a device's products. */
@@ -192,6 +196,7 @@ static air_status open_backend(air_engine *e, const air_engine_config *c, air_er
     air_backend_config b = {
         .program = air_model_program(e->model), .threads = e->request.threads, .cpu_tier = c->cpu_tier, .n_tiles = plan->n_tiles,
         .part_bytes = plan->part_bytes, .n_ctx = plan->n_ctx, .max_rows = plan->max_rows,
+        .state_type = c->state_type, .away_most = plan->away_blocks,
     };
     for (int32_t i = 0; i < plan->n_tiles; i++) b.tile_bytes = air_max_u64(b.tile_bytes, air_tile_device_memory(&plan->tiles[i]));
     air_status st = air__engine_on_device(e) ? book_device(e, err) : AIR_OK;
@@ -241,6 +246,8 @@ static air_status open_compute(air_engine *e, const air_engine_config *c, air_er
     e->pool.api = e->api;
     e->pool.backend = e->backend;
     e->pool.budget = air__engine_on_device(e) ? &e->device_budget : &e->budget;
+    e->pool.host_budget = air__engine_on_device(e) ? &e->budget : NULL;
+    e->pool.away_most = e->plan->away_blocks;
     e->ops = air_ops_best((air_cpu_tier)c->cpu_tier);
     e->sample_scratch = air_malloc(air_sample_scratch(p->n_vocab));
     e->layer_ns = air_calloc(layers, sizeof *e->layer_ns);

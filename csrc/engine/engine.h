@@ -87,6 +87,7 @@ void air_sequence_free(air_sequence *sequence);
 int64_t air_sequence_length(const air_sequence *sequence);          /* tokens whose state is held */
 const int32_t *air_sequence_tokens(const air_sequence *sequence);   /* [length]; valid until the next change */
 uint64_t air_sequence_bytes(const air_sequence *sequence);          /* state held, shared blocks counted in full */
+uint64_t air_sequence_host_bytes(const air_sequence *sequence);     /* of max_ram: where a device computes, what of it lies in RAM */
 air_status air_sequence_truncate(air_sequence *sequence, int64_t length, air_error *err);
 /* A second sequence over the same blocks, copied when written. */
 air_status air_sequence_fork(air_sequence **out, air_sequence *sequence, air_error *err);

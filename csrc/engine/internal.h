@@ -28,7 +28,8 @@ struct air_batch {
     int32_t *token_ids, *positions, *sequences, *wanted; /* [rows], [rows], [rows], [n_wanted] */
     uint8_t *roles;              /* [rows] */
     int64_t rows, n_wanted;
-    air_state_view *states;      /* [n_items] */
+    air_state_view *states;      /* [n_items]: those of the present pass are right */
+    air_state_use *uses;         /* [n_items]: of the present pass, its first ones */
     float *logits, *hidden;      /* made by the engine's thread */
     uint64_t logit_bytes;        /* reserved for both */
     air_choice *choices;         /* [n_wanted], likewise, where greedy */

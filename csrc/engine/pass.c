@@ -14,9 +14,11 @@ static int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 /* --- room: state, activations and logits come before pinned weights --- */
 
 typedef struct room {
-    uint64_t state, logits, activations; /* of a device's own memory the first */
+    uint64_t state, logits, activations; /* state: beside what there is, of max_ram */
     uint64_t device_activations;
-    int64_t rows, wanted; /* of the largest pass */
+    uint64_t device_state; /* without which a pass cannot run: of the longest sequence, what cannot be read where it is away */
+    int64_t blocks;        /* to be made */
+    int64_t rows, wanted;  /* of the largest pass */
     int64_t rows_cap, wanted_cap; /* that the backend is to be reserved for: at least those */
 } room;
 
@@ -48,9 +50,20 @@ static void pass_memory(const air_engine *e, room *r, room_kind kind)
     r->device_activations = air_device_pass_bytes(p, r->rows_cap, r->wanted_cap, e->plan->n_ctx);
 }
 
+/* A device's passes may begin at any row. */
+static int64_t wanted_within(const air_batch *b, int64_t rows)
+{
+    int64_t most = 0;
+    for (int64_t i = 0, first = 0; i < b->n_wanted; i++) {
+        while (b->wanted[i] - b->wanted[first] >= rows) first++;
+        if (i - first + 1 > most) most = i - first + 1;
+    }
+    return most;
+}
+
 static void passes_of(const air_engine *e, const air_batch *b, room *r, room_kind kind)
 {
-    r->wanted = 0;
+    r->wanted = air__engine_on_device(e) ? wanted_within(b, r->rows) : 0;
     for (int64_t first = 0; first < b->rows; first += r->rows) {
         int64_t wanted = wanted_in(b, first, r->rows);
         if (wanted > r->wanted) r->wanted = wanted;
@@ -58,14 +71,50 @@ static void passes_of(const air_engine *e, const air_batch *b, room *r, room_kin
     pass_memory(e, r, kind);
 }
 
+/* Of the device's memory, what state and activations of passes share. */
 static uint64_t device_left(const air_engine *e)
 {
-    return e->device_budget.limit - (atomic_load(&e->device_budget.total) - e->device_activation_bytes);
+    uint64_t others = atomic_load(&e->device_budget.total) - e->device_activation_bytes;
+    return e->device_budget.limit - (others - atomic_load(&e->device_budget.held[AIR_HOLD_STATE]));
 }
 
 static int device_fits(const air_engine *e, const room *r)
 {
-    return !air__engine_on_device(e) || r->state + r->device_activations <= device_left(e);
+    return !air__engine_on_device(e) || r->device_state + r->device_activations <= device_left(e);
+}
+
+/* Blocks that the device can hold beside the activations of these passes. */
+static int64_t device_blocks(const air_engine *e, uint64_t activations)
+{
+    uint64_t left = device_left(e);
+    return left > activations ? (int64_t)((left - activations) / e->pool.block_bytes) : 0;
+}
+
+static int64_t blocks_held(const air_engine *e)
+{
+    return (int64_t)(atomic_load(&e->pool.budget->held[AIR_HOLD_STATE]) / e->pool.block_bytes);
+}
+
+static void state_of_items(const air_engine *e, const air_batch *b, room *r)
+{
+    int64_t longest = 0;
+    for (int32_t i = 0; i < b->n_items; i++) {
+        int64_t length = b->items[i].sequence->length + b->items[i].n_tokens;
+        int64_t blocks = (int64_t)air_ceil_div((uint64_t)length, AIR_BLOCK_POSITIONS);
+        r->blocks += air__sequence_missing(b->items[i].sequence, length);
+        if (blocks > longest) longest = blocks;
+    }
+    int64_t least = longest - e->pool.away_most;
+    r->device_state = (uint64_t)(least > 1 ? least : 1) * e->pool.block_bytes;
+}
+
+/* What the device does not hold is away, and while blocks change places one more. */
+static uint64_t host_state(const air_engine *e, const room *r)
+{
+    if (!air__engine_on_device(e)) return (uint64_t)r->blocks * e->pool.block_bytes;
+    int64_t away = (int64_t)(atomic_load(&e->budget.held[AIR_HOLD_STATE]) / e->pool.state_bytes);
+    int64_t all = away + blocks_held(e) + r->blocks, here = device_blocks(e, r->device_activations);
+    return all > here && all - here + 1 > away ? (uint64_t)(all - here + 1 - away) * e->pool.state_bytes : 0;
 }
 
 static room room_for(const air_engine *e, const air_batch *b, room_kind kind)
@@ -74,15 +123,13 @@ static room room_for(const air_engine *e, const air_batch *b, room_kind kind)
     const air_program *p = air_model_program(e->model);
     room r = {.rows = min64(b->rows, e->plan->max_rows)};
     int64_t least = e->plan->max_rows / SHARE_LEAST > 1 ? e->plan->max_rows / SHARE_LEAST : 1;
-    for (int32_t i = 0; i < b->n_items; i++) {
-        const air_batch_item *item = &b->items[i];
-        r.state += (uint64_t)air__sequence_missing(item->sequence, item->sequence->length + item->n_tokens) * e->pool.block_bytes;
-    }
+    state_of_items(e, b, &r);
     passes_of(e, b, &r, kind);
     while (kind == EXACT && r.rows > least && !device_fits(e, &r)) { /* many wanted rows: their logits are the device's too for a while */
         r.rows = (r.rows + 1) / 2;
         passes_of(e, b, &r, kind);
     }
+    r.state = host_state(e, &r);
     uint64_t row = b->greedy ? sizeof(air_choice) : (uint64_t)p->n_vocab * sizeof(float);
     if (b->keep_hidden) row += (uint64_t)p->n_embd * sizeof(float);
     if (!air_mul_u64((uint64_t)b->n_wanted, row, &r.logits)) r.logits = UINT64_MAX;
@@ -106,8 +153,12 @@ uint64_t air_engine_budget_for(air_engine *e, int64_t blocks, int64_t rows, int6
     const air_program *program = air_model_program(e->model);
     air_plan_request r = e->request;
     uint64_t state, logits, need = 0;
-    if (air__engine_on_device(e)) blocks = 0; /* no matter of max_ram */
-    if (!air_mul_u64((uint64_t)blocks, r.state_per_block, &state) ||
+    uint64_t per_block = air__engine_on_device(e) ? r.device.away_per_block : r.state_per_block;
+    if (air__engine_on_device(e)) {
+        int64_t here = device_blocks(e, e->plan->device_activation_bytes_full);
+        blocks = blocks > here ? blocks - here + 1 : 0;
+    }
+    if (!air_mul_u64((uint64_t)blocks, per_block, &state) ||
         !air_mul_u64((uint64_t)wanted, (uint64_t)program->n_vocab * sizeof(float), &logits))
         return 0;
     r.n_ctx = e->plan->n_ctx;
@@ -140,14 +191,14 @@ static air_status set_pins(air_engine *e, uint64_t target, air_error *err)
 /* Weights of a device stay, so its state and activations have what the plan left for them. */
 static air_status device_room(const air_engine *e, const room *r, air_error *err)
 {
-    uint64_t limit = e->device_budget.limit, left = device_left(e), need = r->state + r->device_activations;
+    uint64_t limit = e->device_budget.limit, left = device_left(e), need = r->device_state + r->device_activations;
     if (device_fits(e, r)) return AIR_OK;
     return air_fail(err, AIR_E_BUDGET,
                     "max_vram %.1f MiB is too small by %.1f MiB: in use %.1f, of that weights %.1f; this call needs KV cache %.1f, "
-                    "activations %.1f for passes of %lld rows, of %lld of which the logits are wanted; close sequences, ask for fewer "
-                    "logits, or open the model with a larger n_ctx or max_vram",
+                    "activations %.1f for passes of %lld rows, of %lld of which the logits are wanted; ask for fewer logits, "
+                    " or open the model with a larger n_ctx or max_vram",
                     air_mib(limit), (double)air_tenths_up(need - left) / 10, air_mib(limit - left), air_mib(e->plan->device_pin_bytes),
-                    air_mib(r->state), air_mib(r->device_activations), (long long)r->rows, (long long)r->wanted);
+                    air_mib(r->device_state), air_mib(r->device_activations), (long long)r->rows, (long long)r->wanted);
 }
 
 /* Of the host's memory: held by others than weights and activations; what this batch needs; the ring, and the least for weights. */
@@ -158,10 +209,10 @@ typedef struct host_room {
 static host_room host_room_of(const air_engine *e, const room *r)
 {
     air_pager_stats weights = air_pager_stats_get(e->pager);
-    uint64_t state = air__engine_on_device(e) ? 0 : r->state, pinned = atomic_load(&e->budget.held[AIR_HOLD_PINS]);
+    uint64_t pinned = atomic_load(&e->budget.held[AIR_HOLD_PINS]);
     host_room h = {.ring = weights.ring_bytes};
     h.others = atomic_load(&e->budget.total) - pinned - weights.ring_held - e->activation_bytes;
-    if (!air_add_u64(state + r->activations, r->logits, &h.need)) h.need = UINT64_MAX;
+    if (!air_add_u64(r->state + r->activations, r->logits, &h.need)) h.need = UINT64_MAX;
     h.least = e->plan->n_device_tiles ? weights.ring_bytes : air_min_u64(weights.ring_bytes, e->all_pins);
     return h;
 }
@@ -206,8 +257,9 @@ static air_status reserve_activations(air_engine *e, const room *r, air_error *e
 
 air_status air__expect_one_row(air_engine *e, air_error *err)
 {
-    room r = {.rows = 1, .wanted = 1, .state = e->pool.block_bytes, .logits = e->plan->logit_bytes};
+    room r = {.rows = 1, .wanted = 1, .blocks = 1, .logits = e->plan->logit_bytes};
     pass_memory(e, &r, SPARE);
+    r.state = host_state(e, &r);
     if (make_room(e, &r, NULL)) return AIR_OK; /* where there is none, the batch says so */
     return air__engine_on_device(e) ? reserve_activations(e, &r, err) : AIR_OK;
 }
@@ -226,18 +278,51 @@ static air_status make_logits(air_engine *e, air_batch *b, const room *r, air_er
     return air_fail(err, AIR_E_NOMEM, "batch: %llu bytes of logits", (unsigned long long)r->logits);
 }
 
-static air_status extend_sequences(air_batch *b, air_error *err)
+/* --- passes --- */
+
+/* Of the item that a row is of, its rows from that one on, as a pass that has room for `most` of them uses it. */
+static air_state_use use_from(const air_batch *b, int64_t row, int64_t most)
 {
-    air_status st = AIR_OK;
-    for (int32_t i = 0; i < b->n_items && !st; i++) {
-        air_sequence *s = b->items[i].sequence;
-        st = air__sequence_extend(s, s->length + b->items[i].n_tokens, err);
-        b->states[i] = (air_state_view){.k = s->k, .v = s->v, .stride = s->block_capacity};
+    const air_batch_item *item = &b->items[b->sequences[row]];
+    int64_t first = b->positions[row], left = item->sequence->length + item->n_tokens - first;
+    return (air_state_use){.sequence = item->sequence, .first = first, .end = first + min64(left, most)};
+}
+
+/* Rows of the pass from row `first` on, at least one: as many as may be, but no more than write and read state that the device can hold
+ * or have on its way. */
+static int64_t rows_of_pass(air_engine *e, const air_batch *b, int64_t first, int64_t most)
+{
+    most = min64(most, b->rows - first);
+    if (!air__engine_on_device(e)) return most;
+    int64_t here = device_blocks(e, e->device_activation_bytes), reach = here + e->pool.away_most, rows = 0;
+    air__state_count(&e->pool);
+    while (rows < most) {
+        air_state_use use = use_from(b, first + rows, most - rows);
+        int64_t end = use.end, written, more = air__state_count_more(&use, &written);
+        for (; use.end > use.first && (written > here || more > reach); written--, more--)
+            use.end = (use.end - 1) / AIR_BLOCK_POSITIONS * AIR_BLOCK_POSITIONS;
+        if (use.end > use.first) rows += use.end - use.first;
+        if (use.end < end) break;
+        here -= written;
+        reach -= more;
+    }
+    return rows ? rows : 1;
+}
+
+static air_status settle_state(air_engine *e, air_batch *b, int64_t first, int64_t rows, air_error *err)
+{
+    int32_t n = 0;
+    for (int64_t row = first; row < first + rows; n++) {
+        b->uses[n] = use_from(b, row, first + rows - row);
+        row += b->uses[n].end - b->uses[n].first;
+    }
+    air_status st = air__state_settle(&e->pool, b->uses, n, err);
+    for (int32_t i = 0; i < n; i++) {
+        const air_sequence *s = b->uses[i].sequence;
+        b->states[b->sequences[first] + i] = (air_state_view){.k = s->k, .v = s->v, .stride = s->block_capacity, .away = s->away};
     }
     return st;
 }
-
-/* --- passes --- */
 
 static void note_pass(air_engine *e, air_batch *b, const air_pager_stats *before, uint64_t started, int64_t rows)
 {
@@ -280,10 +365,12 @@ static air_status run_pass(air_engine *e, air_batch *b, int64_t first, int64_t r
     memcpy(e->stall_before, air_pager_layer_stall(e->pager), (size_t)(p->n_layers + 1) * sizeof *e->stall_before);
     for (int32_t i = 0; i <= p->n_layers; i++) atomic_store(&e->layer_ns[i], 0);
     atomic_store(&b->layers_done, 0);
+    air_status st = settle_state(e, b, first, rows, err);
     air_pass pass = {
         .rows = rows, .tokens = b->token_ids + first, .positions = b->positions + first, .sequences = b->sequences + first,
         .roles = b->roles + first,
-        .states = b->states, .state_type = e->pool.type, .wanted = wanted, .n_wanted = n_wanted,
+        .states = b->states, .away = e->pool.away, .n_away = e->pool.n_away, .state_type = e->pool.type,
+        .wanted = wanted, .n_wanted = n_wanted,
         .logits = b->logits ? b->logits + wanted_first * p->n_vocab : NULL,
         .choices = b->choices ? b->choices + wanted_first : NULL,
         .hidden = b->hidden ? b->hidden + wanted_first * p->n_embd : NULL,
@@ -291,7 +378,7 @@ static air_status run_pass(air_engine *e, air_batch *b, int64_t first, int64_t r
     };
     air_pager_stats before = air_pager_stats_get(e->pager);
     uint64_t started = air_clock_ns();
-    air_status st = e->api->run(e->backend, &pass, air_pager_feed(e->pager), err);
+    if (!st) st = e->api->run(e->backend, &pass, air_pager_feed(e->pager), err);
     if (!st) st = air_pager_check(e->pager, err);
     if (st) air_pager_rewind(e->pager);
     else note_pass(e, b, &before, started, rows);
@@ -303,9 +390,11 @@ static air_status run_pass(air_engine *e, air_batch *b, int64_t first, int64_t r
 static air_status run_passes(air_engine *e, air_batch *b, int64_t max_rows, air_error *err)
 {
     int64_t wanted = 0;
-    atomic_store(&b->n_passes, (int32_t)((b->rows + max_rows - 1) / max_rows));
-    for (int64_t first = 0; first < b->rows; first += max_rows) {
-        int64_t rows = min64(max_rows, b->rows - first);
+    int32_t n = 0;
+    for (int64_t first = 0; first < b->rows; n++) first += rows_of_pass(e, b, first, max_rows);
+    atomic_store(&b->n_passes, n);
+    for (int64_t first = 0, rows; first < b->rows; first += rows) {
+        rows = rows_of_pass(e, b, first, max_rows);
         air_status st = run_pass(e, b, first, rows, wanted, err);
         if (st) return st;
         wanted += wanted_in(b, first, rows);
@@ -369,9 +458,9 @@ air_status air__batch_run(air_engine *e, air_batch *b, air_error *err)
     host_room h = host_room_of(e, &r);
     if (!device_fits(e, &r) || !host_fits(e, &h)) r = room_for(e, b, EXACT);
     air_status st = make_room(e, &r, err);
+    if (!st && air__engine_on_device(e)) st = air__pool_shrink(&e->pool, device_left(e) - r.device_activations, err);
     if (!st) st = reserve_activations(e, &r, err);
     if (!st) st = make_logits(e, b, &r, err);
-    if (!st) st = extend_sequences(b, err);
     if (!st) st = run_passes(e, b, r.rows, err);
     if (!st) st = sample_items(e, b, err);
     if (st)

@@ -4,79 +4,18 @@
 #include <string.h>
 
 #include "base/alloc.h"
-#include "base/checked.h"
 #include "engine/internal.h"
-#include "platform/pages.h"
-
-static size_t state_bytes(const air_attention_shape *a, air_state_type type, int value)
-{
-    return (size_t)a->kv_heads * air_state_head_bytes(type, value ? a->value_dim : a->key_dim);
-}
-
-uint64_t air__state_block_bytes(const air_program *program, air_state_type type)
-{
-    uint64_t total = 0;
-    for (int32_t i = 0; i < program->n_layers; i++)
-        total += state_bytes(&program->attention[i], type, 0) + state_bytes(&program->attention[i], type, 1);
-    return air_round_up(total, air_page_bytes());
-}
-
-air_status air__state_pool_init(air_state_pool *pool, const air_program *program, air_state_type type, air_error *err)
-{
-    pool->offsets = air_calloc((size_t)program->n_layers * 2, sizeof *pool->offsets);
-    if (!pool->offsets) return air_fail(err, AIR_E_NOMEM, "state: %d layers", (int)program->n_layers);
-    size_t at = 0;
-    for (int32_t i = 0; i < program->n_layers * 2; i++) {
-        pool->offsets[i] = at;
-        at += state_bytes(&program->attention[i / 2], type, i & 1);
-    }
-    pool->type = type;
-    pool->n_layers = program->n_layers;
-    pool->block_bytes = (size_t)air__state_block_bytes(program, type);
-    return AIR_OK;
-}
-
-void air__state_pool_deinit(air_state_pool *pool)
-{
-    air_free(pool->offsets);
-    pool->offsets = NULL;
-}
-
-static air_status block_new(air_state_pool *pool, air_block **out, air_error *err)
-{
-    air_status st = air_budget_reserve(pool->budget, AIR_HOLD_STATE, pool->block_bytes, err);
-    if (st) return st;
-    air_block *b = air_malloc(sizeof *b);
-    void *memory = NULL;
-    st = b ? pool->api->state_alloc(pool->backend, &memory, pool->block_bytes, err) : air_fail(err, AIR_E_NOMEM, "state: a block");
-    if (st) {
-        air_free(b);
-        air_budget_release(pool->budget, AIR_HOLD_STATE, pool->block_bytes);
-        return st;
-    }
-    atomic_init(&b->owners, 1);
-    b->memory = memory;
-    *out = b;
-    return AIR_OK;
-}
-
-static void block_drop(air_state_pool *pool, air_block *b)
-{
-    if (atomic_fetch_sub(&b->owners, 1) > 1) return;
-    pool->api->state_free(pool->backend, b->memory, pool->block_bytes);
-    air_free(b);
-    air_budget_release(pool->budget, AIR_HOLD_STATE, pool->block_bytes);
-}
 
 static void point(air_sequence *s, int64_t i)
 {
+    s->away[i] = s->blocks[i]->home == AIR_STATE_HERE ? -1 : s->blocks[i]->slot;
     for (int32_t layer = 0; layer < s->pool->n_layers; layer++) {
         s->k[layer * s->block_capacity + i] = s->blocks[i]->memory + s->pool->offsets[2 * layer];
         s->v[layer * s->block_capacity + i] = s->blocks[i]->memory + s->pool->offsets[2 * layer + 1];
     }
 }
 
-/* Room for n blocks in the tables, which are laid out anew. */
+/* Room for n blocks in the tables, which are laid out anew, to be pointed. */
 static air_status reserve_blocks(air_sequence *s, int64_t n, air_error *err)
 {
     if (n <= s->block_capacity) return AIR_OK;
@@ -85,8 +24,10 @@ static air_status reserve_blocks(air_sequence *s, int64_t n, air_error *err)
     size_t entries = (size_t)capacity * (size_t)s->pool->n_layers;
     void **k = air_malloc(entries * sizeof *k), **v = air_malloc(entries * sizeof *v);
     air_block **blocks = air_realloc(s->blocks, (size_t)capacity * sizeof *blocks);
+    int32_t *away = air_realloc(s->away, (size_t)capacity * sizeof *away);
     if (blocks) s->blocks = blocks;
-    if (!k || !v || !blocks) {
+    if (away) s->away = away;
+    if (!k || !v || !blocks || !away) {
         air_free(k);
         air_free(v);
         return air_fail(err, AIR_E_NOMEM, "state: tables of %lld blocks", (long long)capacity);
@@ -96,7 +37,7 @@ static air_status reserve_blocks(air_sequence *s, int64_t n, air_error *err)
     s->k = k;
     s->v = v;
     s->block_capacity = capacity;
-    for (int64_t i = 0; i < s->n_blocks; i++) point(s, i);
+    s->pointed = 0;
     return AIR_OK;
 }
 
@@ -127,42 +68,138 @@ int64_t air__sequence_missing(const air_sequence *s, int64_t length)
     return (more > 0 ? more : 0) + (length > s->length && shared_tail(s) >= 0);
 }
 
-static air_status unshare(air_sequence *s, int64_t i, air_error *err)
+static air_status unshare(air_sequence *s, int64_t i, int moves, air_error *err)
 {
     air_block *copy;
-    air_status st = block_new(s->pool, &copy, err);
+    air_status st = air__block_new(s->pool, i, moves, &copy, err);
     if (st) return st;
-    st = s->pool->api->state_copy(s->pool->backend, copy->memory, s->blocks[i]->memory, s->pool->block_bytes, err);
+    st = air__block_copy(s->pool, copy, s->blocks[i], err);
     if (st) {
-        block_drop(s->pool, copy);
+        air__block_drop(s->pool, copy);
         return st;
     }
-    block_drop(s->pool, s->blocks[i]);
+    air__block_drop(s->pool, s->blocks[i]);
     s->blocks[i] = copy;
-    point(s, i);
+    if (s->pointed > i) s->pointed = i;
     return AIR_OK;
 }
 
-air_status air__sequence_extend(air_sequence *s, int64_t length, air_error *err)
+air_status air__sequence_extend(air_sequence *s, int64_t length, int moves, air_error *err)
 {
     int64_t need = blocks_for(length), had = s->n_blocks;
     air_status st = reserve_tokens(s, length, err);
     if (!st) st = reserve_blocks(s, need, err);
     int64_t shared = st ? -1 : shared_tail(s);
-    if (!st && shared >= 0) st = unshare(s, shared, err);
+    if (!st && shared >= 0) st = unshare(s, shared, moves, err);
     while (!st && s->n_blocks < need) {
-        st = block_new(s->pool, &s->blocks[s->n_blocks], err);
-        if (!st) point(s, s->n_blocks++);
+        st = air__block_new(s->pool, s->n_blocks, moves, &s->blocks[s->n_blocks], err);
+        if (!st) s->n_blocks++;
     }
     if (st)
-        while (s->n_blocks > had) block_drop(s->pool, s->blocks[--s->n_blocks]);
+        while (s->n_blocks > had) air__block_drop(s->pool, s->blocks[--s->n_blocks]);
     return st;
 }
 
 void air__sequence_cut(air_sequence *s, int64_t length)
 {
     s->length = length;
-    while (s->n_blocks > blocks_for(length)) block_drop(s->pool, s->blocks[--s->n_blocks]);
+    while (s->n_blocks > blocks_for(length)) air__block_drop(s->pool, s->blocks[--s->n_blocks]);
+    if (s->pointed > s->n_blocks) s->pointed = s->n_blocks;
+}
+
+/* --- between passes --- */
+
+/* Blocks that are written by it, from this one on. */
+static int64_t first_written(const air_state_use *use) { return use->first / AIR_BLOCK_POSITIONS; }
+
+void air__state_count(air_state_pool *pool) { pool->counts++; }
+
+int64_t air__state_count_more(const air_state_use *use, int64_t *written)
+{
+    const air_sequence *s = use->sequence;
+    int64_t from = first_written(use), more = blocks_for(use->end) - from;
+    *written = more;
+    if (from > s->n_blocks) more += from - s->n_blocks; /* passes before it make them */
+    for (int64_t i = 0; i < from && i < s->n_blocks; i++) {
+        more += s->blocks[i]->counted != s->pool->counts;
+        s->blocks[i]->counted = s->pool->counts;
+    }
+    return more;
+}
+
+/* A shared block is not written: its copy will be, and then this pass has no use for it. */
+static void mark_used(const air_state_use *use, uint64_t now)
+{
+    const air_sequence *s = use->sequence;
+    for (int64_t i = 0; i < s->n_blocks; i++) {
+        air_block *b = s->blocks[i];
+        int written = i >= first_written(use);
+        b->slot = -1;
+        if (written && atomic_load(&b->owners) > 1) continue;
+        if (written || b->used != now + 1) b->used = now + (written != 0);
+    }
+}
+
+static air_status bring_written(air_state_pool *pool, const air_state_use *use, air_error *err)
+{
+    const air_sequence *s = use->sequence;
+    air_status st = AIR_OK;
+    for (int64_t i = first_written(use); i < s->n_blocks && !st; i++) {
+        int moved = s->blocks[i]->home == AIR_STATE_HERE;
+        if (!moved) st = air__block_bring(pool, s->blocks[i], pool->clock + 1, &moved, err);
+        if (!st && !moved)
+            st = air_fail(err, AIR_E_BUDGET, "max_vram %.1f MiB has no room for the %.1f MiB of state that a pass writes; raise it",
+                          air_mib(pool->budget->limit), air_mib(pool->block_bytes));
+    }
+    return st;
+}
+
+/* The newest first, as long as there is room that the pass does not use. */
+static air_status bring_read(air_state_pool *pool, const air_state_use *use, air_error *err)
+{
+    const air_sequence *s = use->sequence;
+    air_status st = AIR_OK;
+    int moved = 1;
+    for (int64_t i = first_written(use) - 1; i >= 0 && moved && !st; i--)
+        if (s->blocks[i]->home != AIR_STATE_HERE) st = air__block_bring(pool, s->blocks[i], pool->clock, &moved, err);
+    return st;
+}
+
+static air_status note_away(air_state_pool *pool, const air_state_use *uses, int32_t n, air_error *err)
+{
+    air_status st = AIR_OK;
+    pool->n_away = 0;
+    for (int32_t u = 0; u < n; u++)
+        for (int64_t i = 0; i < uses[u].sequence->n_blocks && !st; i++) st = air__pool_note_away(pool, uses[u].sequence->blocks[i], err);
+    if (st || pool->n_away <= pool->away_most) return st;
+    return air_fail(err, AIR_E_BUDGET, "a pass would read %lld blocks of 64 positions in RAM, max_vram has room for %lld on their way; "
+                    "another call took VRAM meanwhile: try again, or raise max_vram", (long long)pool->n_away, (long long)pool->away_most);
+}
+
+/* Slots are new in every pass. */
+static void point_tables(air_sequence *s)
+{
+    if (s->moves != s->pool->moves || s->pool->n_away) s->pointed = 0;
+    s->moves = s->pool->moves;
+    while (s->pointed < s->n_blocks) point(s, s->pointed++);
+}
+
+air_status air__state_settle(air_state_pool *pool, const air_state_use *uses, int32_t n, air_error *err)
+{
+    air_status st = AIR_OK;
+    air_mutex_lock(&pool->lock);
+    pool->clock += 2;
+    air_mutex_unlock(&pool->lock);
+    for (int32_t u = 0; u < n; u++) mark_used(&uses[u], pool->clock);
+    for (int32_t u = 0; u < n && !st; u++) st = air__sequence_extend(uses[u].sequence, uses[u].end, 1, err);
+    for (int32_t u = 0; u < n; u++) mark_used(&uses[u], pool->clock); /* what was shared then */
+    if (pool->host_budget) {
+        for (int32_t u = 0; u < n && !st; u++) st = bring_written(pool, &uses[u], err);
+        for (int32_t u = 0; u < n && !st; u++) st = bring_read(pool, &uses[u], err);
+        if (!st) st = note_away(pool, uses, n, err);
+    }
+    for (int32_t u = 0; u < n; u++) point_tables(uses[u].sequence);
+    return st;
 }
 
 air_status air__sequence_take(air_sequence *s, air_error *err)
@@ -197,6 +234,7 @@ void air_sequence_free(air_sequence *s)
     air_free(s->blocks);
     air_free(s->k);
     air_free(s->v);
+    air_free(s->away);
     air_free(s->tokens);
     air_free(s);
 }
@@ -204,6 +242,13 @@ void air_sequence_free(air_sequence *s)
 int64_t air_sequence_length(const air_sequence *s) { return s->length; }
 const int32_t *air_sequence_tokens(const air_sequence *s) { return s->tokens; }
 uint64_t air_sequence_bytes(const air_sequence *s) { return (uint64_t)s->n_blocks * s->pool->block_bytes; }
+
+uint64_t air_sequence_host_bytes(const air_sequence *s)
+{
+    uint64_t bytes = 0;
+    for (int64_t i = 0; i < s->n_blocks; i++) bytes += air__block_host_bytes(s->pool, s->blocks[i]);
+    return bytes;
+}
 
 air_status air_sequence_truncate(air_sequence *s, int64_t length, air_error *err)
 {
@@ -224,10 +269,9 @@ static air_status repeat(air_sequence *s, int64_t n, air_error *err)
     if (had == 0 || had % AIR_BLOCK_POSITIONS || n < 0 || n > s->engine->plan->n_ctx - had)
         return air_fail(err, AIR_E_ARGUMENT, "cannot repeat %lld tokens for %lld more: whole blocks of 64, in a context of %lld",
                         (long long)had, (long long)n, (long long)s->engine->plan->n_ctx);
-    air_status st = air__sequence_extend(s, had + n, err);
+    air_status st = air__sequence_extend(s, had + n, 0, err);
     if (st) return st;
-    for (int64_t i = blocks; i < s->n_blocks && !st; i++)
-        st = s->pool->api->state_copy(s->pool->backend, s->blocks[i]->memory, s->blocks[i % blocks]->memory, s->pool->block_bytes, err);
+    for (int64_t i = blocks; i < s->n_blocks && !st; i++) st = air__block_copy(s->pool, s->blocks[i], s->blocks[i % blocks], err);
     if (st) {
         air__sequence_cut(s, had);
         return st;
@@ -254,8 +298,7 @@ static air_status share(air_sequence *to, const air_sequence *from, air_error *e
     if (from->length) memcpy(to->tokens, from->tokens, (size_t)from->length * sizeof *to->tokens);
     for (int64_t i = 0; i < from->n_blocks; i++) {
         atomic_fetch_add(&from->blocks[i]->owners, 1);
-        to->blocks[i] = from->blocks[i];
-        point(to, to->n_blocks++);
+        to->blocks[to->n_blocks++] = from->blocks[i];
     }
     to->length = from->length;
     return AIR_OK;

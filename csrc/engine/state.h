@@ -1,35 +1,14 @@
-/* engine/state.h: the K/V state of sequences, in ref-counted blocks of 64 positions.
+/* engine/state.h: the K/V state of sequences, in ref-counted blocks of 64 positions (engine/blocks.h).
  *
- * A block holds 64 positions of all layers, each layer's K and V apart inside it: every layer of a sequence advances together, so
- * one count serves them all. A block with more than one owner is copied before it is written. Blocks come and go on any thread; what a
- * sequence holds is changed only by whoever uses that sequence. */
+ * Every layer of a sequence advances together, so one count serves them all. A block with more than one owner is copied before it is
+ * written. What a sequence holds is changed only by whoever uses that sequence; where it lies may change between two passes. */
 #ifndef AIR_ENGINE_STATE_H
 #define AIR_ENGINE_STATE_H
 
-#include "backend/backend.h"
+#include "engine/blocks.h"
 #include "engine/engine.h"
-#include "memory/budget.h"
 
 AIR_BEGIN_C
-
-typedef struct air_block {
-    AIR_ATOMIC(int32_t) owners;
-    char *memory;
-} air_block;
-
-typedef struct air_state_pool {
-    const air_backend_api *api;
-    air_backend *backend;
-    air_budget *budget;
-    air_state_type type;
-    int32_t n_layers;
-    size_t block_bytes;    /* whole pages */
-    size_t *offsets;       /* [n_layers][2]: K and V inside a block */
-} air_state_pool;
-
-air_status air__state_pool_init(air_state_pool *pool, const air_program *program, air_state_type type, air_error *err);
-void air__state_pool_deinit(air_state_pool *pool);
-uint64_t air__state_block_bytes(const air_program *program, air_state_type type);
 
 struct air_sequence {
     air_engine *engine;
@@ -39,15 +18,34 @@ struct air_sequence {
     int64_t length, token_capacity;
     air_block **blocks;    /* cover length positions, and during a pass those it adds */
     int64_t n_blocks, block_capacity;
-    void **k, **v;         /* [n_layers][block_capacity]: what a pass reads */
+    void **k, **v;         /* [n_layers][block_capacity]: what a pass reads, once they have been pointed */
+    int32_t *away;         /* [block_capacity]: likewise */
+    int64_t pointed;       /* blocks for which they are right, unless blocks moved since */
+    uint64_t moves;
 };
 
 /* Blocks that must be made (new ones, and the copy of a shared one about to be written) to hold length tokens. */
 int64_t air__sequence_missing(const air_sequence *s, int64_t length);
-/* Makes them and room for the token ids. On failure the sequence is as before. Errors: AIR_E_NOMEM, AIR_E_BUDGET. */
-air_status air__sequence_extend(air_sequence *s, int64_t length, air_error *err);
+/* Makes them and room for the token ids; moves as for air__block_new. On failure the sequence is as before. Errors: AIR_E_NOMEM,
+ * AIR_E_BUDGET, those of the backend. */
+air_status air__sequence_extend(air_sequence *s, int64_t length, int moves, air_error *err);
 /* Drops the blocks that length does not need. */
 void air__sequence_cut(air_sequence *s, int64_t length);
+
+/* --- the engine's thread, between passes --- */
+
+/* What a pass does with a sequence: positions [first, end) are written, those before are read. */
+typedef struct air_state_use { air_sequence *sequence; int64_t first, end; } air_state_use;
+
+/* Begins a count; then the blocks that a pass of this use too would have beyond those counted, and of these *written. Nothing moves. */
+void air__state_count(air_state_pool *pool);
+int64_t air__state_count_more(const air_state_use *use, int64_t *written);
+
+/* Extends the sequences to a pass's end and makes it their state's turn: what it writes is in the memory that it writes to, of the rest
+ * as much as there is room for, away lists what is not. Tables are right until the next call. Errors: AIR_E_NOMEM, AIR_E_BUDGET where
+ * more is away than a pass can read, those of the backend; sequences may have been extended all the same. */
+air_status air__state_settle(air_state_pool *pool, const air_state_use *uses, int32_t n, air_error *err);
+
 /* AIR_E_CLOSED if another caller uses it. */
 air_status air__sequence_take(air_sequence *s, air_error *err);
 void air__sequence_release(air_sequence *s);

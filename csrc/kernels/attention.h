@@ -19,7 +19,7 @@ typedef struct attention_softmax {
 /* A head's K or V in one block, from a row of it on (state.h). Columns come in tiles of AIR_STATE_TILE. */
 typedef struct attention_matrix {
     const void *data;
-    const uint16_t *scales; /* Q8_0: of element group 0 and the first position */
+    const uint16_t *scales; /* Q8_0, Q4_0: of element group 0 and the first position */
     int64_t rows, columns;  /* columns: a multiple of AIR_STATE_TILE */
     int64_t row, tile;      /* elements from one to the next */
     const char *ahead;      /* what is read after this: asked for at the same pace */
@@ -61,7 +61,7 @@ AIR_INLINE attention_matrix attention_keys(const air_attention_args *a, int64_t 
     const char *head = (const char *)a->k_blocks[block] + a->k_offset;
     return (attention_matrix){
         .data = head, .scales = (const uint16_t *)(const void *)(head + air_state_scales_at(a->type, a->head_dim)), .rows = a->head_dim,
-        .columns = AIR_BLOCK_POSITIONS, .row = AIR_STATE_TILE, .tile = a->head_dim * AIR_STATE_TILE,
+        .columns = AIR_BLOCK_POSITIONS, .row = AIR_STATE_TILE, .tile = air_state_key_tile(a->type, a->head_dim),
     };
 }
 
@@ -70,7 +70,7 @@ AIR_INLINE attention_matrix attention_values(const air_attention_args *a, int64_
     const char *head = (const char *)a->v_blocks[block] + a->v_offset;
     int64_t row = air_state_padded(a->value_dim);
     return (attention_matrix){
-        .data = head + (size_t)(lo * row) * air_state_element_bytes(a->type),
+        .data = head + air_state_bytes_of(a->type, lo * row),
         .scales = (const uint16_t *)(const void *)(head + air_state_scales_at(a->type, a->value_dim)) + lo, .rows = hi - lo,
         .columns = row, .row = row, .tile = AIR_STATE_TILE,
     };

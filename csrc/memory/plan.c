@@ -29,9 +29,11 @@ const char *air_io_name(air_io_mode mode)
 
 /* --- the memories --- */
 
-uint64_t air__state_bytes(uint64_t per_block, int64_t positions)
+uint64_t air__blocks(int64_t positions) { return air_ceil_div((uint64_t)positions, AIR_BLOCK_POSITIONS); }
+
+uint64_t air__state_bytes(const air__memory *m, int64_t positions)
 {
-    return air__times(per_block, air_ceil_div((uint64_t)positions, AIR_BLOCK_POSITIONS));
+    return air__times(m->state_per_block, air__less(air_min_u64(air__blocks(positions), m->end_block), m->first_block));
 }
 
 static uint64_t host_activations(const air_plan_request *r, int64_t rows, int64_t n_ctx)
@@ -49,7 +51,9 @@ static air__memory host_memory(const air_plan_request *r, const air_plan *p)
         .budget = r->budget, .reach = r->reach, .fixed = air__plus(r->fixed, p->share_bytes), .logits = p->logit_bytes,
         .gather = p->gather_bytes + p->staging_bytes,
         .mapped = p->io == AIR_IO_MMAP && r->io == AIR_IO_AUTO ? r->file_bytes : 0, /* asked for by name, it is extra */
-        .state_per_block = device ? 0 : r->state_per_block, .activations = device ? air__device_host_activations : host_activations,
+        .state_per_block = !device ? r->state_per_block : p->away_blocks ? r->device.away_per_block : 0,
+        .first_block = p->away_blocks ? air__blocks(p->n_ctx) - (uint64_t)p->away_blocks - 1 : 0, /* one more is on its way */
+        .end_block = UINT64_MAX, .activations = device ? air__device_host_activations : host_activations,
         .ring = p->ring_bytes, .weights_least = p->ring_bytes, .ring_always = device, .tile = air__tile_in_ram,
         .rows_most = INT64_MAX,
     };
@@ -66,14 +70,20 @@ int air__plan_memories(const air_plan_request *r, const air_plan *p, air__memory
 /* All but weights, with so many positions of a context of n_ctx. */
 static uint64_t used(const air_plan_request *r, const air__memory *m, int64_t positions, int64_t rows, int64_t n_ctx)
 {
-    uint64_t fixed = air__plus(m->fixed, air__plus(m->logits, m->gather));
-    return air__plus(air__plus(fixed, air__state_bytes(m->state_per_block, positions)), m->activations(r, rows, n_ctx));
+    uint64_t fixed = air__plus(m->fixed, air__plus(m->logits, air__plus(m->gather, m->shuttle)));
+    return air__plus(air__plus(fixed, air__state_bytes(m, positions)), m->activations(r, rows, n_ctx));
+}
+
+/* What else there is beside the state of a context of n_ctx, in passes of one row. */
+static uint64_t beside_state(const air_plan_request *r, const air__memory *m, int64_t n_ctx)
+{
+    return air__plus(used(r, m, 0, 1, n_ctx), air__plus(m->weights_least, m->mapped));
 }
 
 /* To run passes of one row in a full context of n_ctx. */
 static uint64_t needed(const air_plan_request *r, const air__memory *m, int64_t n_ctx)
 {
-    return air__plus(used(r, m, n_ctx, 1, n_ctx), air__plus(m->weights_least, m->mapped));
+    return air__plus(beside_state(r, m, n_ctx), air__state_bytes(m, n_ctx));
 }
 
 /* --- tiles and ring --- */
@@ -210,8 +220,7 @@ static void list_parts(const air_plan_request *r, const air__memory *m, int64_t 
 {
     char state[64] = "", logits[32] = "";
     if (m->state_per_block)
-        (void)snprintf(state, sizeof state, "KV cache %.1f MiB (n_ctx %lld), ", air_mib(air__state_bytes(m->state_per_block, n_ctx)),
-                       (long long)n_ctx);
+        (void)snprintf(state, sizeof state, "KV cache %.1f MiB (n_ctx %lld), ", air_mib(air__state_bytes(m, n_ctx)), (long long)n_ctx);
     if (m->logits) (void)snprintf(logits, sizeof logits, "logits %.1f, ", air_mib(m->logits));
     (void)snprintf(text, n, "%sactivations %.1f%s, %sring %.1f, %s %.1f", state, air_mib(m->activations(r, 1, n_ctx)),
                    *state ? "" : " MiB", logits, air_mib(air__plus(m->weights_least, m->gather)), m->fixed_name, air_mib(m->fixed));
@@ -342,7 +351,7 @@ static air_status check_request(const air_plan_request *r, air_error *err)
 
 static void note_sizes(air_plan *p, const air_plan_request *r, const air__memory *m)
 {
-    uint64_t state = air__state_bytes(m->state_per_block, p->n_ctx);
+    uint64_t state = air__state_bytes(m, p->n_ctx);
     uint64_t one = m->activations(r, 1, p->n_ctx), full = m->activations(r, p->max_rows, p->n_ctx);
     if (m->where == AIR__HOST) {
         p->state_bytes_full = state;
@@ -375,6 +384,10 @@ static air_status solve_sizes(air_plan *p, const air_plan_request *r, air__where
 
     air__memory memories[AIR__MEMORIES];
     int n = air__plan_memories(r, p, memories);
+    if (n > 1) {
+        air__plan_away(p, r, &memories[0], air__less(memories[0].budget, beside_state(r, &memories[0], p->n_ctx)));
+        n = air__plan_memories(r, p, memories);
+    }
     for (int i = 0; i < n && !st; i++) {
         *refused = memories[i].where;
         st = choose_context(p, r, &memories[i], err);

@@ -9,7 +9,9 @@
  *
  * With a device, which has memory of its own and computes every op, each of the two memories has a budget and the same parts: what is
  * fixed, state, activations, a ring, and weights in what is left. State and activations are the device's, for the whole context and
- * max_rows rows, for good; host memory holds the page-locked copies of what goes up and comes back. The tiles of one order:
+ * max_rows rows, for good; host memory holds the page-locked copies of what goes up and comes back. Where an n_ctx that is asked for is
+ * more than the device holds beside the rest, the host's memory has the blocks beyond, and the device room for two layers of them (the
+ * shuttle). The tiles of one order:
  *
  *     priority: [ 0 … n_device_tiles | the next, pins of host memory | the rest, read from disk in every pass ]
  *                 in device memory     └──────── over the link in every pass, through the device's ring ────┘
@@ -88,6 +90,8 @@ typedef struct air_device_request {
     uint64_t budget; /* max_vram; 0: no device, the CPU computes */
     uint64_t fixed;  /* of it, what the driver's context, small weights and tables take */
     uint64_t reach;  /* the largest budget that there is memory for; 0: not known */
+    uint64_t away_per_block;    /* memory of the host for a block of state that is not in the device's; 0: there are none */
+    uint64_t shuttle_per_block; /* of the device, so that passes can read it */
     double link;     /* bytes per second of its own; 0: as the bandwidths say */
 } air_device_request;
 
@@ -145,7 +149,7 @@ typedef struct air_plan {
     uint64_t weight_bytes;        /* W: all matrices of a pass */
     uint64_t pin_bytes;           /* memory of the tiles that stay, with an empty context and one row per pass */
     uint64_t pin_bytes_full;      /* with the context full */
-    uint64_t state_bytes_full;    /* KV cache at n_ctx; with a device 0: it lies there */
+    uint64_t state_bytes_full;    /* KV cache at n_ctx; with a device: away_blocks, and one on its way there, else 0 */
     uint64_t activation_bytes, activation_bytes_full; /* one row; max_rows rows; with a device, the copies for it */
     uint64_t logit_bytes;
     /* With a device, else 0. In use at any time: fixed, parts, state, activations of max_rows rows, ring, pins. */
@@ -155,7 +159,9 @@ typedef struct air_plan {
     uint64_t device_pin_bytes;    /* air_tile_device_memory of these tiles */
     uint64_t device_weight_bytes; /* their own bytes, of weight_bytes; helpers' included, as in n_device_tiles */
     uint64_t device_ring_bytes;   /* AIR_DEVICE_RING_TILES of the largest tile; 0 where every tile is a device tile */
-    uint64_t device_state_bytes;  /* KV cache of one sequence at n_ctx */
+    uint64_t device_state_bytes;  /* KV cache of one sequence at n_ctx, but for away_blocks */
+    int64_t away_blocks;          /* of it, blocks of 64 positions in host memory; as many a pass can read */
+    uint64_t device_shuttle_bytes; /* through which they come */
     uint64_t device_activation_bytes, device_activation_bytes_full;
     /* Products that others compute. share_bytes: host memory that the CPU's share takes. */
     air_plan_helper helpers[AIR_DEVICES_MOST - 1];
@@ -166,7 +172,7 @@ typedef struct air_plan {
     double disk_s, link_s, device_s, compute_s; /* predicted, one token; compute: on the CPU */
     double pass_s;                /* the largest of them */
     air_bound bound;              /* which that is */
-    double full_s;                /* predicted, one token with the context full, attention not counted */
+    double full_s;                /* predicted, one token with the context full, of attention only what crosses the link */
     double prompt_s;              /* predicted, a pass of max_rows rows */
     air_tile *tiles;              /* [n_tiles] in the order of use */
     int32_t n_tiles;

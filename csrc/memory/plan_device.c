@@ -35,6 +35,7 @@ air__memory air__device_memory(const air_plan_request *r, const air_plan *p)
         .where = AIR__DEVICE, .option = "max_vram", .fixed_name = "device context and small weights",
         .budget = r->device.budget, .reach = r->device.reach, .fixed = air__plus(r->device.fixed, p->device_part_bytes),
         .state_per_block = r->state_per_block,
+        .end_block = p->away_blocks ? air__blocks(p->n_ctx) - (uint64_t)p->away_blocks : UINT64_MAX, .shuttle = p->device_shuttle_bytes,
         .activations = device_activations, .ring = ring, .weights_least = air_min_u64(ring, all_tiles(r->program, p->tile_bytes)),
         .tile = air_tile_device_memory,
         .rows_most = AIR__PROMPT_ROWS, /* tiles that are not there for their sake are missed in every pass, prompt or not */
@@ -47,8 +48,25 @@ uint64_t air__device_ring_wanted(void) { return AIR_RING_TILES * ((uint64_t)AIR_
 uint64_t air__device_tile_most(const air_plan_request *r)
 {
     int64_t n_ctx = r->n_ctx ? r->n_ctx : 1;
-    uint64_t used = air__plus(air__state_bytes(r->state_per_block, n_ctx), device_activations(r, 1, n_ctx));
-    return air__less(r->device.budget, air__plus(r->device.fixed, used)) / RING_SHARE / AIR_DEVICE_RING_TILES;
+    uint64_t there = air__less(r->device.budget, air__plus(r->device.fixed, device_activations(r, 1, n_ctx)));
+    uint64_t state = air__times(r->state_per_block, air__blocks(n_ctx));
+    if (r->device.away_per_block) state = air_min_u64(state, there / 2); /* rather than a tiny ring, some of it is away */
+    return air__less(there, state) / RING_SHARE / AIR_DEVICE_RING_TILES;
+}
+
+/* Every block that is here costs its own bytes, every other one its share of the shuttle. What is away leaves room for rows of prompts,
+ * at least those asked for; for the rows that it then has room for it is the same again. */
+void air__plan_away(air_plan *p, const air_plan_request *r, const air__memory *m, uint64_t room)
+{
+    uint64_t all = air__blocks(p->n_ctx), here = r->state_per_block, away = r->device.shuttle_per_block;
+    uint64_t rows = r->max_rows ? air__less(m->activations(r, r->max_rows, p->n_ctx), m->activations(r, 1, p->n_ctx)) : 0;
+    if (!r->n_ctx || !r->device.away_per_block || all < 2 || here <= away || air__less(room, rows) >= air__times(all, here)) return;
+    uint64_t shuttle = air__times(all, away), left = air__less(room, shuttle);
+    if (left < air__plus(rows, here - away)) return; /* not even one block */
+    uint64_t wanted = air__times(AIR__ROWS_SHARE, m->activations(r, AIR__PROMPT_ROWS, p->n_ctx));
+    uint64_t prompts = air_max_u64(rows, air_min_u64(wanted, left / 4)), blocks = air_max_u64(1, (left - prompts) / (here - away));
+    p->away_blocks = (int64_t)(all - air_min_u64(blocks, all - 1));
+    p->device_shuttle_bytes = (uint64_t)p->away_blocks * away;
 }
 
 /* Those of one product follow each other; each product begins aligned. So they take no more than if every tile did. */

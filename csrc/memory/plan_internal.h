@@ -27,8 +27,10 @@ typedef struct air__memory {
     const char *fixed_name;   /* and what is fixed */
     uint64_t budget, reach;
     uint64_t fixed, logits, gather; /* gather: buffers on the weights' way, beside the ring */
+    uint64_t shuttle;         /* of state on its way */
     uint64_t mapped;          /* of files */
     uint64_t state_per_block; /* 0: no state lies here */
+    uint64_t first_block, end_block; /* of a context, those that lie here */
     uint64_t (*activations)(const air_plan_request *r, int64_t rows, int64_t n_ctx);
     uint64_t ring;            /* where anything streams */
     uint64_t weights_least;   /* room for weights without which nothing runs: the ring, or all of them where that is less */
@@ -42,7 +44,8 @@ int air__plan_memories(const air_plan_request *r, const air_plan *p, air__memory
 
 /* Bytes of the largest tile when they are cut to tile_bytes. */
 uint64_t air__largest_tile(const air_program *program, uint64_t tile_bytes);
-uint64_t air__state_bytes(uint64_t per_block, int64_t positions);
+uint64_t air__blocks(int64_t positions);
+uint64_t air__state_bytes(const air__memory *m, int64_t positions);
 
 /* plan_device.c. The device's memory; what a pass takes of the host's for it; the ring in host memory that tiles of a good size for a
  * device make, and the largest tile that its own memory allows. */
@@ -50,6 +53,9 @@ air__memory air__device_memory(const air_plan_request *r, const air_plan *p);
 uint64_t air__device_host_activations(const air_plan_request *r, int64_t rows, int64_t n_ctx);
 uint64_t air__device_ring_wanted(void);
 uint64_t air__device_tile_most(const air_plan_request *r);
+/* Where device memory m, which has room for so many bytes beside all but state, does not hold an n_ctx that is asked for: leaves what it
+ * cannot hold to the host, and the shuttle in its place. */
+void air__plan_away(air_plan *p, const air_plan_request *r, const air__memory *m, uint64_t room);
 
 /* plan_shares.c. Whether products may be shared, which sizes of parts then come before all others; helpers' sizes, once rows of a pass are
  * known (AIR_E_BUDGET); tiles that stay dealt to devices, left being what device 0 has beside all but a ring; what streams dealt to CPU and

@@ -115,14 +115,15 @@ static double device_part(const air_plan *p)
     return p->weight_bytes ? (double)most / (double)p->weight_bytes : 1;
 }
 
-/* Fills seconds by resource and returns which bounds. */
-static air_bound bounds_of(const air_plan_request *r, const air_plan *p, uint64_t pinned, int64_t rows, double seconds[AIR_BOUND_COUNT])
+/* Fills seconds by resource and returns which bounds; state: bytes of it that cross the first device's link. */
+static air_bound bounds_of(const air_plan_request *r, const air_plan *p, uint64_t pinned, int64_t rows, uint64_t state,
+                           double seconds[AIR_BOUND_COUNT])
 {
     int device = r->device.budget > 0;
-    double compute = compute_seconds(r, p, rows);
+    double compute = compute_seconds(r, p, rows), link = r->device.link > 0 ? r->device.link : r->bandwidths.link;
     seconds[AIR_BOUND_COMPUTE] = !device ? compute : p->n_host_tiles && rows == 1 ? air__host_share_seconds(r, p) : 0;
     seconds[AIR_BOUND_DEVICE] = device ? compute * device_part(p) : 0;
-    seconds[AIR_BOUND_LINK] = device ? air__link_seconds(r, p, rows) : 0;
+    seconds[AIR_BOUND_LINK] = device ? air__link_seconds(r, p, rows) + (link > 0 ? (double)state / link : 0) : 0;
     seconds[AIR_BOUND_DISK] = disk_seconds(r, p, pinned);
     air_bound most = device ? AIR_BOUND_DEVICE : AIR_BOUND_COMPUTE;
     for (int i = 0; i < AIR_BOUND_COUNT; i++)
@@ -133,18 +134,18 @@ static air_bound bounds_of(const air_plan_request *r, const air_plan *p, uint64_
 double air_plan_predict(const air_plan_request *request, const air_plan *plan, uint64_t pinned, int64_t rows)
 {
     double seconds[AIR_BOUND_COUNT];
-    return seconds[bounds_of(request, plan, pinned, rows, seconds)];
+    return seconds[bounds_of(request, plan, pinned, rows, 0, seconds)];
 }
 
 void air__plan_times(air_plan *p, const air_plan_request *r, uint64_t prompt_pins)
 {
-    double seconds[AIR_BOUND_COUNT];
-    p->bound = bounds_of(r, p, p->pin_bytes, 1, seconds);
+    double seconds[AIR_BOUND_COUNT], full[AIR_BOUND_COUNT];
+    p->bound = bounds_of(r, p, p->pin_bytes, 1, 0, seconds);
     p->compute_s = seconds[AIR_BOUND_COMPUTE];
     p->device_s = seconds[AIR_BOUND_DEVICE];
     p->link_s = seconds[AIR_BOUND_LINK];
     p->disk_s = seconds[AIR_BOUND_DISK];
     p->pass_s = seconds[p->bound];
-    p->full_s = air_plan_predict(r, p, p->pin_bytes_full, 1);
+    p->full_s = full[bounds_of(r, p, p->pin_bytes_full, 1, (uint64_t)p->away_blocks * r->device.away_per_block, full)];
     p->prompt_s = air_plan_predict(r, p, prompt_pins, p->max_rows);
 }

@@ -185,7 +185,8 @@ static int to_share(const core_state *state, const char *name, PyObject *o, doub
 static int set_option(const core_state *state, const struct option *option, PyObject *value, air_engine_config *config)
 {
     static const char *const io_names[AIR_IO_COUNT] = {[AIR_IO_AUTO] = "auto", [AIR_IO_DIRECT] = "direct", [AIR_IO_MMAP] = "mmap"};
-    static const char *const state_names[] = {[AIR_STATE_F16] = "f16", [AIR_STATE_F32] = "f32", [AIR_STATE_Q8_0] = "q8_0"};
+    static const char *const state_names[] = {[AIR_STATE_F16] = "f16", [AIR_STATE_F32] = "f32", [AIR_STATE_Q8_0] = "q8_0",
+                                               [AIR_STATE_Q4_0] = "q4_0"};
     void *field = (char *)config + option->offset;
     int64_t number = 0;
     int choice = 0, st = -1;

@@ -144,6 +144,13 @@ static PyObject *sequence_bytes(PyObject *o, void *unused)
     return air__py_sequence_usable(self) < 0 ? NULL : PyLong_FromUnsignedLongLong(air_sequence_bytes(self->sequence));
 }
 
+static PyObject *sequence_host_bytes(PyObject *o, void *unused)
+{
+    (void)unused;
+    SequenceObject *self = (SequenceObject *)o;
+    return air__py_sequence_usable(self) < 0 ? NULL : PyLong_FromUnsignedLongLong(air_sequence_host_bytes(self->sequence));
+}
+
 static PyMethodDef sequence_methods[] = {
     {"tokens", sequence_tokens, METH_NOARGS, "tokens($self, /)\n--\n\nThe token ids, a copy: int32 (length,)."},
     {"truncate", sequence_truncate, METH_O, "truncate($self, length, /)\n--\n\nForgets the tokens from length on."},
@@ -157,6 +164,7 @@ static PyMethodDef sequence_methods[] = {
 static PyGetSetDef sequence_getset[] = {
     {"length", sequence_length, NULL, "Tokens whose state is held.", NULL},
     {"bytes", sequence_bytes, NULL, "Of state held, shared blocks counted in full.", NULL},
+    {"host_bytes", sequence_host_bytes, NULL, "Of max_ram: where a device computes, those that lie in RAM.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

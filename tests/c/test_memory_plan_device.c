@@ -17,7 +17,8 @@ static air_plan_request device_request(const fixture *f, uint64_t ram, uint64_t 
 
 static uint64_t device_used(const air_plan *p)
 {
-    return p->device_fixed + p->device_state_bytes + p->device_activation_bytes_full + p->device_ring_bytes + p->device_pin_bytes;
+    return p->device_fixed + p->device_state_bytes + p->device_shuttle_bytes + p->device_activation_bytes_full + p->device_ring_bytes +
+           p->device_pin_bytes;
 }
 
 static uint64_t host_used(const air_plan *p)
@@ -412,6 +413,74 @@ TEST(absurd_numbers_of_a_device_never_wrap)
     fixture_free(&f);
 }
 
+/* As much VRAM as there is; then less and less, down to a refusal. */
+static void check_away(const fixture *f, air_plan_request *r, int *somewhere)
+{
+    uint64_t all = air_ceil_div((uint64_t)r->n_ctx, 64);
+    int64_t before = 0;
+    air_plan *p;
+    for (; !air_plan_make(&p, r, &err); r->device.budget -= 1 + pick(9000)) {
+        uint64_t away = (uint64_t)p->away_blocks;
+        CHECK(p->n_ctx == r->n_ctx && p->away_blocks >= before && away < all);
+        CHECK_EQ(p->device_state_bytes, (all - away) * r->state_per_block);
+        CHECK_EQ(p->device_shuttle_bytes, away * r->device.shuttle_per_block);
+        CHECK_EQ(p->state_bytes_full, away ? (away + 1) * r->device.away_per_block : 0);
+        CHECK(device_used(p) <= r->device.budget);
+        CHECK(host_used(p) - p->pin_bytes + p->pin_bytes_full + p->state_bytes_full <= r->budget);
+        double linked = ((double)(p->weight_bytes - p->device_weight_bytes) + (double)(away * r->device.away_per_block)) / r->bandwidths.link;
+        CHECK(p->full_s >= linked * (1 - 1e-12) && p->pass_s <= p->full_s && p->max_rows >= 1);
+        if (away) check_solved_again(r, p);
+        *somewhere += away && away + 1 < all;
+        before = p->away_blocks;
+        air_plan_free(p);
+        if (r->device.budget < 10000) break;
+    }
+    CHECK(strstr(err.text, "max_vram ") == err.text); /* nor would more RAM help */
+    (void)f;
+}
+
+TEST(a_context_beyond_the_device_lies_in_the_host_s_memory)
+{
+    int somewhere = 0;
+    for (int round = 0; round < 30; round++) {
+        fixture f;
+        fixture_make(&f, 3 + (int)pick(12), 300);
+        air_plan_request r = device_request(&f, 64u << 20, 16u << 20);
+        r.n_ctx_trained = 4096;
+        r.n_ctx = 65 + (int64_t)pick(2000);
+        r.state_per_block = 20000 + pick(60000);
+        r.device.away_per_block = r.state_per_block - pick(5000);
+        r.device.shuttle_per_block = r.state_per_block / (2 + pick(6));
+        if (pick(2)) r.max_rows = 1 + (int64_t)pick(60);
+        r.tile_bytes = 1 + pick(60000);
+        r.device.budget = 4000000 + (uint64_t)r.n_ctx * 1500;
+        check_away(&f, &r, &somewhere);
+        fixture_free(&f);
+    }
+    CHECK(somewhere > 500);
+}
+
+TEST(a_context_that_neither_memory_holds_is_refused)
+{
+    fixture f;
+    fixture_make(&f, 8, 300);
+    air_plan_request r = device_request(&f, 4u << 20, 900000);
+    r.n_ctx = r.n_ctx_trained = 2048;
+    r.state_per_block = r.device.away_per_block = 40000;
+    r.device.shuttle_per_block = 8000;
+    r.max_rows = 1;
+    r.tile_bytes = 20000;
+    air_plan *p;
+    int made = 0;
+    for (; !air_plan_make(&p, &r, &err); r.budget -= 9973, made++) {
+        CHECK(p->away_blocks > 8 && host_used(p) - p->pin_bytes + p->pin_bytes_full + p->state_bytes_full <= r.budget);
+        air_plan_free(p);
+    }
+    CHECK(made > 50 && r.budget > 880000);
+    CHECK(strstr(err.text, "max_ram ") == err.text && strstr(err.text, "KV cache") && strstr(err.text, "raise max_ram to"));
+    fixture_free(&f);
+}
+
 int main(int argc, char **argv)
 {
     check_begin(argc, argv);
@@ -425,5 +494,7 @@ int main(int argc, char **argv)
     RUN(tiles_for_a_device_are_large_where_there_is_room);
     RUN(files_are_mapped_for_a_device_only_when_asked_for);
     RUN(absurd_numbers_of_a_device_never_wrap);
+    RUN(a_context_beyond_the_device_lies_in_the_host_s_memory);
+    RUN(a_context_that_neither_memory_holds_is_refused);
     return check_end();
 }

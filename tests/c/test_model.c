@@ -196,7 +196,7 @@ TEST(a_cancel_that_comes_during_the_last_op_is_no_success)
     REQUIRE(!air_engine_open(&e, &(air_engine_config){.set = set, .max_ram = 64 << 20, .io = AIR_IO_DIRECT, .threads = 2,
                                  .cpu_tier = AIR_TIER_COUNT, .max_pins = UINT64_MAX, .tile_bytes = UINT64_MAX}, &err));
     REQUIRE(!air_sequence_new(&s, e, &err));
-    REQUIRE(!air__sequence_extend(s, 1, &err));
+    REQUIRE(!air__state_settle(&e->pool, &(air_state_use){.sequence = s, .end = 1}, 1, &err));
     const air_program *p = air_model_program(e->model);
     static float logits[4096];
     int32_t zero = 0;

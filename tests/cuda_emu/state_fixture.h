@@ -41,19 +41,23 @@ public:
         store_part(ops, AIR_STATE_V, to + v_offset, row.position, v, shape.value_dim);
     }
 
-    /* A copy on the device. What it points to is this object's, until the next upload. */
-    air_cuda_state upload(const std::vector<state_row> &rows)
+    /* A copy on the device. What it points to is this object's, until the next upload. away: every other block as if only this layer of
+     * it had been brought, for kernels that only read. */
+    air_cuda_state upload(const std::vector<state_row> &rows, bool away = false)
     {
         std::vector<int32_t> of_sequence, position;
         for (state_row row : rows) of_sequence.push_back(row.sequence), position.push_back(row.position);
         device = std::make_unique<GuardedArray<uint8_t>>(bytes);
         std::vector<const uint8_t *> starts;
-        for (int64_t i = 0; i < sequences * stride; i++) starts.push_back(device->get() + (size_t)i * block_bytes);
+        for (int64_t i = 0; i < sequences * stride; i++) {
+            size_t at = (size_t)i * block_bytes;
+            starts.push_back(away && i % 2 == 0 ? (const uint8_t *)(2 * at + 1) : device->get() + at);
+        }
         device_blocks = std::make_unique<GuardedArray<const uint8_t *>>(starts);
         device_sequences = std::make_unique<GuardedArray<int32_t>>(of_sequence);
         device_positions = std::make_unique<GuardedArray<int32_t>>(position);
-        return {device_blocks->get(), stride, device_sequences->get(), device_positions->get(), K_OFFSET, v_offset, shape.type,
-                shape.heads, shape.kv_heads, shape.key_dim, shape.value_dim};
+        return {device_blocks->get(), stride, device_sequences->get(), device_positions->get(), K_OFFSET, v_offset,
+                device->get() + K_OFFSET, shape.type, shape.heads, shape.kv_heads, shape.key_dim, shape.value_dim};
     }
 
     /* Whether what was uploaded is now what `want` has on the host. */

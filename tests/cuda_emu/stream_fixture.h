@@ -198,6 +198,9 @@ inline void choose_memory(air_engine_config *c, const Memory &memory)
 
 enum { SEQUENCES = 2, SCRIPT = 5, PROMPT = 11 };
 
+/* Of a model there, or any other file. */
+inline std::string path_of(const char *name) { return *name == '/' ? name : std::string(AIR_TEST_MODELS "/") + name + ".gguf"; }
+
 /* An engine and its sequences. Open or not: status says. */
 struct Model {
     air_gguf_set *set = nullptr;
@@ -208,7 +211,7 @@ struct Model {
 
     Model(const char *name, const air_engine_config &config)
     {
-        std::string path = std::string(AIR_TEST_MODELS "/") + name + ".gguf";
+        std::string path = path_of(name);
         air_engine_config c = config;
         status = air_gguf_open(&set, path.c_str(), &error);
         c.set = set;
@@ -241,7 +244,7 @@ inline void emulate(const std::string &words)
 inline air_engine_config config_for(const char *name, const Memory &memory)
 {
     emulate(memory.second > 0 ? "devices=2" : "");
-    std::string path = std::string(AIR_TEST_MODELS "/") + name + ".gguf";
+    std::string path = path_of(name);
     air_gguf_set *set = nullptr;
     if (air_gguf_open(&set, path.c_str(), nullptr)) printf("  no %s\n", path.c_str());
     air_engine_config c = config_of(set, memory);

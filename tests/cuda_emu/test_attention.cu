@@ -93,7 +93,7 @@ static std::vector<float> on_device(scene &s, int64_t first, int64_t n, int64_t 
     GuardedArray<float> q(part_of(s.q, first * q_row, n * q_row)), out((size_t)(n * out_row));
     GuardedArray<uint8_t> scratch(air_cuda_attention_scratch(n, shape.heads, shape.value_dim, most));
     air_cuda_attention a = {};
-    a.state = s.state.upload(part_of(s.c.rows, first, n));
+    a.state = s.state.upload(part_of(s.c.rows, first, n), true);
     a.q = q.get(), a.out = out.get(), a.rows = n, a.max_position = most, a.window = s.c.window;
     a.scale = s.scale(), a.softcap = s.c.softcap, a.scratch = scratch.get(), a.role = s.role;
     check_launch(air_cuda_attention_run(&a, 0));
@@ -113,7 +113,7 @@ static void check_case(const attention_case &c, double most)
     in_every_order([&] { check_near(all_on_device(s), want, most, what); });
 }
 
-static const air_state_type types[] = {AIR_STATE_F16, AIR_STATE_F32, AIR_STATE_Q8_0};
+static const air_state_type types[] = {AIR_STATE_F16, AIR_STATE_F32, AIR_STATE_Q8_0, AIR_STATE_Q4_0};
 
 /* --- shapes --- */
 
@@ -218,13 +218,13 @@ static void check_prompt(const attention_case &c)
 TEST(prompts_attend_on_tensor_cores)
 {
     const int64_t dims[][2] = {{16, 16}, {32, 32}, {64, 64}, {80, 80}, {96, 128}, {128, 72}, {192, 130}, {256, 256}};
-    for (air_state_type type : {AIR_STATE_F16, AIR_STATE_Q8_0})
+    for (air_state_type type : {AIR_STATE_F16, AIR_STATE_Q8_0, AIR_STATE_Q4_0})
         for (auto dim : dims) check_prompt({{type, 2, 1, dim[0], dim[1]}, prompt(1, 59, 40), ALL, 0});
 }
 
 TEST(prompts_attend_in_every_order_of_threads)
 {
-    for (air_state_type type : {AIR_STATE_F16, AIR_STATE_Q8_0})
+    for (air_state_type type : {AIR_STATE_F16, AIR_STATE_Q8_0, AIR_STATE_Q4_0})
         in_every_order([&] { check_prompt({{type, 4, 2, 48, 40}, prompt(0, 100, 40), 70, 0}); });
 }
 
@@ -262,7 +262,7 @@ TEST(a_row_of_a_prompt_has_its_bits_however_the_prompt_is_cut)
 
 TEST(prompts_that_no_tensor_core_takes_go_row_by_row)
 {
-    const state_shape shapes[] = {{AIR_STATE_F32, 2, 1, 32, 32}, {AIR_STATE_F16, 2, 1, 24, 32}, {AIR_STATE_Q8_0, 2, 1, 32, 272}};
+    const state_shape shapes[] = {{AIR_STATE_F32, 2, 1, 32, 32}, {AIR_STATE_F16, 2, 1, 24, 32}, {AIR_STATE_Q8_0, 2, 1, 32, 272}, {AIR_STATE_Q4_0, 2, 1, 24, 40}};
     for (const state_shape &shape : shapes) {
         scene s({shape, prompt(0, 60, 9), ALL, 0}, 2, 1);
         std::vector<float> want = all_on_device(s);
@@ -280,7 +280,7 @@ TEST(prompts_that_no_tensor_core_takes_go_row_by_row)
 
 TEST(what_is_not_finite_shows_in_a_prompt)
 {
-    for (air_state_type type : {AIR_STATE_F16, AIR_STATE_Q8_0}) {
+    for (air_state_type type : {AIR_STATE_F16, AIR_STATE_Q8_0, AIR_STATE_Q4_0}) {
         scene s({{type, 2, 2, 32, 32}, prompt(0, 200, 3), ALL, 0}, 1, 1);
         s.role = AIR_CUDA_PROMPT;
         std::vector<float> k = random_floats(64, 1), v = random_floats(64, 1);

@@ -239,7 +239,7 @@ static void check_store(const state_shape &shape, const std::vector<state_row> &
 TEST(storing_leaves_the_bytes_that_the_cpu_leaves)
 {
     const std::vector<state_row> rows = {{0, 0}, {0, 1}, {2, 63}, {2, 64}, {1, 15}, {1, 16}, {2, 1023}, {2, 1024}, {0, 1999}};
-    for (air_state_type type : {AIR_STATE_F16, AIR_STATE_F32, AIR_STATE_Q8_0}) {
+    for (air_state_type type : {AIR_STATE_F16, AIR_STATE_F32, AIR_STATE_Q8_0, AIR_STATE_Q4_0}) {
         check_store({type, 4, 4, 128, 128}, rows);
         check_store({type, 3, 3, 80, 64}, rows);
         check_store({type, 1, 1, 33, 7}, rows);

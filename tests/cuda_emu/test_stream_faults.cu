@@ -325,51 +325,18 @@ TEST(max_vram_that_is_not_there_is_refused_before_anything_is_allocated)
     CHECK_EQ(stats().vram_peak, 0);
 }
 
-TEST(state_beyond_max_vram_is_refused_and_the_rest_goes_on)
-{
-    enum { MANY = 16 };
-    air_engine_config config = config_for(MODEL, Memory());
-    uint64_t limit = config.max_vram - CONTEXT_BYTES;
-    emulate(with_vram(limit));
-    {
-        Model m(MODEL, config);
-        REQUIRE(!m.status);
-        CHECK_EQ(run_with_retries(m, "before"), 0);
-        std::vector<air_sequence *> more(MANY);
-        std::vector<air_batch_item> items(MANY);
-        int32_t token = 3;
-        for (int i = 0; i < MANY; i++) {
-            REQUIRE(!air_sequence_new(&more[i], m.engine, nullptr));
-            items[i] = {};
-            items[i].sequence = more[i], items[i].tokens = &token, items[i].n_tokens = 1, items[i].want = 1;
-        }
-        Stats before = stats();
-        Logits got;
-        air_error err = {};
-        CHECK_EQ(run_items(m, items.data(), MANY, &got, &err), AIR_E_BUDGET);
-        CHECK(says(err, "max_vram"));
-        CHECK_EQ(stats().vram_used, before.vram_used);
-        CHECK_EQ(stats().calls, before.calls);
-        for (air_sequence *s : more) air_sequence_free(s);
-        for (air_sequence *&s : m.sequences) air_sequence_free(s), s = nullptr;
-        CHECK_EQ(run_with_retries(m, "after"), 0);
-    }
-    CHECK(stats().vram_peak <= limit);
-}
-
-/* Sequences of a token, until there is no room for another one, which is the last. */
+/* Sequences of a token, until VRAM has no room for another one. */
 static std::vector<air_sequence *> fill_with_sequences(Model &m)
 {
     std::vector<air_sequence *> more;
     Logits got;
     int32_t token = 3;
-    for (air_status st = AIR_OK; !st;) {
+    while (!air_engine_stats_get(m.engine).held_by[AIR_HOLD_STATE] && more.size() < 100) {
         air_batch_item item = {};
         more.push_back(nullptr);
         CHECK_EQ(air_sequence_new(&more.back(), m.engine, nullptr), AIR_OK);
         item.sequence = more.back(), item.tokens = &token, item.n_tokens = 1, item.want = 1;
-        st = run_items(m, &item, 1, &got, nullptr);
-        if (st) CHECK_EQ(st, AIR_E_BUDGET);
+        CHECK_EQ(run_items(m, &item, 1, &got, nullptr), AIR_OK);
     }
     return more;
 }
@@ -386,10 +353,9 @@ TEST(passes_are_not_of_a_few_rows_for_want_of_vram)
     air_error err = {};
     CHECK_EQ(call(m, {{0, {4}}}, &got, &err), AIR_OK);
     std::vector<air_sequence *> more = fill_with_sequences(m);
-    CHECK_EQ(call(m, {{0, text_of(48, 1), 48}}, &got, &err), AIR_E_BUDGET);
-    CHECK(says(err, "for passes of 24 rows, of 24 of which the logits are wanted; close sequences, ask for fewer logits"));
-    for (air_sequence *s : more) air_sequence_free(s);
     CHECK_EQ(call(m, {{0, text_of(48, 1), 48}}, &got, &err), AIR_OK);
+    CHECK(air_engine_stats_get(m.engine).last_rows >= 24);
+    for (air_sequence *s : more) air_sequence_free(s);
 }
 
 /* State that was given back is kept for the next sequence, but not from what needs its room. */
@@ -406,11 +372,13 @@ TEST(freed_state_makes_room_for_rows)
         Logits got;
         air_error err = {};
         std::vector<air_sequence *> more = fill_with_sequences(m);
-        CHECK(more.size() > 3); /* one row left the others' room */
+        CHECK(more.size() > 2);
         for (air_sequence *s : more) air_sequence_free(s);
-        air_status st = call(m, {{0, text_of(64, 1)}}, &got, &err);
-        if (st) printf("  %s\n", err.text);
-        CHECK_EQ(st, AIR_OK);
+        for (int64_t wanted = 2; wanted <= 64; wanted += 2) {
+            if (call(m, {{0, text_of(64, 1), wanted}}, &got, &err)) printf("  %d: %s\n", static_cast<int>(wanted), err.text);
+            CHECK(!err.status);
+            CHECK_EQ(air_sequence_truncate(m.sequence(0), 0, nullptr), AIR_OK);
+        }
     }
     CHECK(stats().vram_peak <= limit);
 }
@@ -449,7 +417,6 @@ int main(int argc, char **argv)
     RUN(a_probe_gives_every_figure_or_a_typed_error_and_all_memory_back);
     RUN(vram_is_never_more_than_max_vram_less_the_context);
     RUN(max_vram_that_is_not_there_is_refused_before_anything_is_allocated);
-    RUN(state_beyond_max_vram_is_refused_and_the_rest_goes_on);
     RUN(passes_are_not_of_a_few_rows_for_want_of_vram);
     RUN(freed_state_makes_room_for_rows);
     RUN(memory_of_passes_is_made_once_but_where_more_is_wanted);

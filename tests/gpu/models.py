@@ -109,7 +109,7 @@ def golden_models_give_the_logits_of_transformers() -> str:
 
 def the_demo_model_gives_the_logits_of_the_cpu() -> str:
     errors = []
-    for kind in ("f16", "f32", "q8_0"):
+    for kind in ("f16", "f32", "q8_0", "q4_0"):
         for prompt in (True, False):
             error = error_of(logits(DEMO, prompt=prompt, kv_dtype=kind), logits(DEMO, gpu=False, prompt=prompt, kv_dtype=kind))
             at_most(error, 1e-4, kind)

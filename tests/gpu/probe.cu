@@ -294,8 +294,8 @@ struct attention_bench {
         a.q = q.get(), a.out = out.get(), a.rows = rows, a.max_position = depth - 1, a.window = INT64_MAX;
         a.scale = 1.0f / sqrtf((float)HEAD_DIM), a.scratch = scratch.get(), a.role = role;
         return seconds_of([&](int i) {
-            a.state = {table.get() + (int64_t)i % layers * blocks, blocks, sequences.get(), positions.get(), 0, KV_HEADS * head_bytes, type,
-                       HEADS, KV_HEADS, HEAD_DIM, HEAD_DIM};
+            a.state = {table.get() + (int64_t)i % layers * blocks, blocks, sequences.get(), positions.get(), 0, KV_HEADS * head_bytes, nullptr,
+                       type, HEADS, KV_HEADS, HEAD_DIM, HEAD_DIM};
             must(air_cuda_attention_run(&a, 0));
         });
     }

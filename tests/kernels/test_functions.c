@@ -375,12 +375,19 @@ static double state_at(const state *s, air_state_type type, int64_t position, in
     int64_t at = s->part == AIR_STATE_K ? p / 16 * 16 * s->dim + i * 16 + p % 16 : p * padded + i;
     if (type == AIR_STATE_F16) return (double)air_load_f16(head + 2 * at);
     if (type == AIR_STATE_F32) return (double)((const float *)(const void *)head)[at];
+    if (type == AIR_STATE_Q4_0) {
+        int64_t key = p / 16 * ((s->dim + 1) / 2) * 16 + i / 2 * 16 + p % 16, value = p * padded / 2 + i / 16 * 8 + i % 8;
+        int64_t high = s->part == AIR_STATE_K ? i % 2 : i % 16 / 8;
+        int byte = (uint8_t)head[s->part == AIR_STATE_K ? key : value];
+        return (double)air_load_f16(head + 32 * padded + 2 * (i / 32 * 64 + p)) * (double)((byte >> 4 * high & 15) - 8);
+    }
     return (double)air_load_f16(head + 64 * padded + 2 * (i / 32 * 64 + p)) * (double)((const int8_t *)head)[at];
 }
 
 TEST(a_stored_position_is_read_where_it_should_lie)
 {
-    static const double step[AIR_STATE_TYPES] = {[AIR_STATE_F16] = 0x1p-11, [AIR_STATE_F32] = 0, [AIR_STATE_Q8_0] = 1 / 254.0 + 0x1p-11};
+    static const double step[AIR_STATE_TYPES] = {[AIR_STATE_F16] = 0x1p-11, [AIR_STATE_F32] = 0, [AIR_STATE_Q8_0] = 1 / 254.0 + 0x1p-11,
+                                                  [AIR_STATE_Q4_0] = 1 / 8.0 + 0x1p-11};
     FOR_EACH_TIER (ops, f32_to_f16)
         for (int type = 0; type < AIR_STATE_TYPES; type++)
             for (int64_t dim = 1; dim <= 200; dim += 1 + dim / 7)
@@ -458,7 +465,7 @@ static void attention_case(const air_ops *ops, shape s)
     attend(ops, &args);
     CHECK(guard_intact());
 
-    static const char *const names[] = {"attention over F16", "attention over F32", "attention over Q8_0"};
+    static const char *const names[] = {"attention over F16", "attention over F32", "attention over Q8_0", "attention over Q4_0"};
     /* Scores are as large as scale * sqrt(head_dim), times some; their rounding, relative, that of one sum from the first element to the
      * last, becomes the exponents' absolute one. */
     double gate = 5e-12 + 3e-13 * (double)s.score_scale * (double)s.score_scale * (double)s.head_dim;

@@ -1,5 +1,5 @@
 """Mistakes in the order of copies and kernels of the CUDA backend, which tests/cuda_emu/test_stream.cu must catch, and in how it fails,
-which are test_stream_faults.cu's: a table, and what plants them. Run by tests/python/test_cuda_mutations.py.
+which are test_stream_faults.cu's, and with state in RAM, test_state.cu's: a table, and what plants them. Run by tests/python/test_cuda_mutations.py.
 
 A row is a file under cuda/, exact texts (found once each) with what replaces them, and the part of a test's name that must then fail.
 Only that file is compiled; the rest, and the test, are objects of a build of the tests (CMake's, with its compile_commands.json).
@@ -41,14 +41,18 @@ def of_faults(name: str, file: str, old: str, new: str, test: str) -> Mutation:
     return Mutation(name, file, [(old, new)], test, "test_stream_faults")
 
 
+def of_state(name: str, old: str, new: str, test: str = "whatever_order", file: str = "shuttle.cu") -> Mutation:
+    return Mutation(name, file, [(old, new)], test, "test_state")
+
+
 WAIT_USED = '    if (d->taken >= AIR_DEVICE_RING_TILES) AIR_CUDA_TRY(cudaStreamWaitEvent(d->copy, slot->used, 0), "copying weights", err);\n'
 WAIT_COPIED = '    if (tile->copied) AIR_CUDA_TRY(cudaStreamWaitEvent(h->devices[tile->device].compute, tile->copied, 0), "copying weights", err);\n'
 RECORD_COPIED = '    AIR_CUDA_TRY(cudaEventRecord(copied, d->copy), "copying weights", err);\n'
 WAIT_READ = '        AIR_CUDA_TRY(cudaEventSynchronize(oldest->copied), "copying weights", err);\n'
 LOCKED_COPY = '    if (span->locked) AIR_CUDA_TRY(cudaMemcpyAsync(to, span->data, bytes, cudaMemcpyHostToDevice, d->copy), "copying weights", err);\n'
-WAIT_PIECE = '        if (w->pieces >= AIR_DEVICE_STAGING_PIECES) AIR_CUDA_TRY(cudaEventSynchronize(w->staged_by[i]), "copying weights", err);\n'
-RECORD_PIECE = '        AIR_CUDA_TRY(cudaEventRecord(d->staged[i], d->copy), "copying weights", err);\n'
-STAGED_COPY = '        AIR_CUDA_TRY(cudaMemcpyAsync(to + at, piece, n, cudaMemcpyHostToDevice, d->copy), "copying weights", err);\n'
+WAIT_PIECE = '        if (w->pieces >= AIR_DEVICE_STAGING_PIECES) AIR_CUDA_TRY(cudaEventSynchronize(w->staged_by[i]), "copying", err);\n'
+RECORD_PIECE = '        AIR_CUDA_TRY(cudaEventRecord(d->staged[i], stream), "copying", err);\n'
+STAGED_COPY = '        AIR_CUDA_TRY(cudaMemcpyAsync(to + at, piece, n, cudaMemcpyHostToDevice, stream), "copying", err);\n'
 RECORD_USED = '    if (tile->slot) AIR_CUDA_TRY(cudaEventRecord(tile->slot->used, h->devices[tile->device].compute), "computing", err);\n'
 SETTLE = "    cudaError_t late = air_cuda_settle_all(h);\n"
 DRAIN = "    air_cuda_weights_drain(h);\n"
@@ -101,7 +105,6 @@ MUTATIONS = [
              "all_or_nothing"),
     mutation("embeddings go by another stream", P, "n * sizeof *x, cudaMemcpyHostToDevice, h->compute", "n * sizeof *x, cudaMemcpyHostToDevice, h->copy"),
     mutation("angles lie where embeddings do", B, "l.sin = cut(&at, n * pairs * sizeof(float));", "l.sin = l.embed;", "transformers"),
-    mutation("a fork's state is used before it is copied", B, '    AIR_CUDA_TRY(air_cuda_settle(h, h->aside), "copying state", err);\n', ""),
     # passes
     mutation("sequences are counted from the batch's first", P, "int32_t first = pass->sequences[0], last = first;", "int32_t first = 0, last = 0;", "many_sequences"),
     mutation("norms of no rows are launched", P, "    if (op->kind != AIR_OP_PRODUCT && op->out != AIR_NONE && !rows_of(h, op->out)) return AIR_OK; /* no row is wanted */\n", "",
@@ -109,6 +112,14 @@ MUTATIONS = [
     # tokens
     mutation("choices come down before they are made", P, "TRY(cudaMemcpyAsync(to, choices, n * sizeof *choices, cudaMemcpyDeviceToHost, h->compute));",
              "TRY(cudaMemcpyAsync(to, choices, n * sizeof *choices, cudaMemcpyDeviceToHost, h->copy));", "greedy"),
+    # state in RAM
+    of_state("attention does not wait for state", 'AIR_CUDA_TRY(cudaStreamWaitEvent(h->compute, h->shuttle.copied[layer % AIR_DEVICE_SHUTTLE], 0), "copying state", err);', "(void)layer, (void)err;"),
+    of_state("a buffer of state is filled before it was attended", "if (layer >= AIR_DEVICE_SHUTTLE) AIR_CUDA_TRY", "if (layer < 0) AIR_CUDA_TRY"),
+    of_state("copies of state are short", "cudaMemcpyAsync(to, from, bytes,", "cudaMemcpyAsync(to, from, bytes - 64,", "bits_of_state"),
+    of_state("a window is a block short", "block->end > h->min_position + 1 - window", "block->end > h->min_position + 65 - window", "window"),
+    of_state("state's event is the weights'", "cudaEventRecord(s->copied[i], s->stream)", "cudaEventRecord(s->copied[i], h->copy)"),
+    of_state("pageable state is copied as if it were locked", "if (block->home != AIR_STATE_LOCKED) return", "if (!block->memory) return"),
+    of_state("a block of state is used before it is copied, or given away", 'AIR_CUDA_TRY(air_cuda_settle(h, pageable ? cudaStreamLegacy : h->aside), "copying state", err);', "(void)err;", file="backend.cu"),
     # graphs
     mutation("a graph serves other rows", G, "a.rows == b.rows && a.n_wanted == b.n_wanted && a.sequences == b.sequences && ", "", "alike"),
     mutation("a graph outlives the memory it names", B, "    air_cuda_graph_drop(h); /* which names it */\n", "", "alike"),

@@ -78,7 +78,7 @@ def test_bits_are_the_same(gguf, want, place, way, crowd):
     np.testing.assert_array_equal(bits(gguf, PLACES[place], way, crowd), want)
 
 
-@pytest.mark.parametrize("kv_dtype", ["f16", "f32", "q8_0"])
+@pytest.mark.parametrize("kv_dtype", ["f16", "f32", "q8_0", "q4_0"])
 @pytest.mark.parametrize("tier", _core.TIERS)
 @pytest.mark.parametrize("name", ["llama-gqa", "qwen2", "qwen3"])
 def test_bits_are_the_same_for_other_families_tiers_and_states(name, tier, kv_dtype):

@@ -73,14 +73,14 @@ def test_the_demo_model_stays_inside_its_budget(budget):
     assert seen["stats"]["held"] <= budget and seen["stats"]["peak_ram"] <= budget + slack(budget)
 
 
-def test_state_in_q8_0_takes_what_the_plan_says_and_near_half_of_f16(large):
+def test_quantised_state_takes_what_the_plan_says_and_near_half_and_a_quarter_of_f16(large):
     bytes_of = {}
-    for kind in ("f16", "q8_0"):
+    for kind in ("f16", "q8_0", "q4_0"):
         with load(large, kv_dtype=kind, n_ctx=2048, max_ram="1GiB") as model:
             model.generate([list(range(1, 1980))], max_new_tokens=1, eos_token_id=[])
             bytes_of[kind] = (model.stats()["held_by"]["KV cache"], model.plan["state_bytes_full"])
-    ratio = bytes_of["q8_0"][1] / bytes_of["f16"][1]
-    assert bytes_of["q8_0"][1] < bytes_of["f16"][1] and abs(ratio - 34 / 64) < 0.02
+    for kind, block in (("q8_0", 34), ("q4_0", 18)):
+        assert abs(bytes_of[kind][1] / bytes_of["f16"][1] - block / 64) < 0.02
     assert all(planned * 0.9 < held <= planned for held, planned in bytes_of.values())
 
 

@@ -221,7 +221,7 @@ def test_each_tier_can_be_chosen():
         ({"max_ram": 1000}, errors.BudgetError, "max_ram"),
         ({"io": "fast"}, errors.ArgumentError, "io is 'fast', but must be one of auto, direct, mmap"),
         ({"io": None}, TypeError, "io must be a str"),
-        ({"kv_dtype": "f64"}, errors.ArgumentError, "kv_dtype is 'f64', but must be one of f16, f32, q8_0"),
+        ({"kv_dtype": "f64"}, errors.ArgumentError, "kv_dtype is 'f64', but must be one of f16, f32, q8_0, q4_0"),
         ({"tier": "sse"}, errors.ArgumentError, "tier is 'sse'"),
         ({"threads": -1}, errors.ArgumentError, "threads is -1"),
         ({"threads": 10**6}, errors.ArgumentError, "threads is 1000000"),

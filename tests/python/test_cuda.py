@@ -86,13 +86,13 @@ def test_logits_are_those_of_transformers(cuda, name):
     assert error <= 1e-6
 
 
-@pytest.mark.parametrize("kv_dtype", ["f16", "f32", "q8_0"])
+@pytest.mark.parametrize("kv_dtype", ["f16", "f32", "q8_0", "q4_0"])
 def test_logits_are_near_those_of_the_cpu(cuda, kv_dtype):
     """Both round activations to 8 bits and state alike; what differs is the order of float sums, and now and then, by that, a rounding:
-    together less than rounding activations may cost (docs/design.md)."""
+    together less than rounding activations may cost (docs/design.md). A rounding in Q4_0 is a sixteenth of the largest of 32."""
     error = error_of(logits_of(device="cuda", kv_dtype=kv_dtype), logits_of(kv_dtype=kv_dtype))
     print(f"{kv_dtype}: {error:.2e}")
-    assert error <= 1e-4
+    assert error <= (1e-3 if kv_dtype == "q4_0" else 1e-4)
 
 
 def test_generated_tokens_are_those_of_the_cpu(cuda):
@@ -409,11 +409,25 @@ def test_more_than_there_is_free_is_refused(cuda):
         load(device="cuda", max_vram="2GiB")
 
 
-def test_sequences_beyond_the_context_are_refused_and_the_model_goes_on(cuda, resident):
+def test_sequences_beyond_vram_are_in_ram_and_beyond_that_refused(cuda):
     with load(device="cuda", max_vram=device_budget(3), **SMALL) as model:
-        with pytest.raises(errors.BudgetError, match=r"max_vram .* is too small by .*this call needs KV cache"):
-            model.generate([IDS] * 40, max_new_tokens=2)
-        np.testing.assert_array_equal(model([IDS]).logits[0], resident)
+        want = np.array(model([[1]]).logits[0])
+        with pytest.raises(errors.BudgetError, match=r"max_ram .* is too small by .*this call needs KV cache"):
+            model.generate([IDS] * 60, max_new_tokens=2)
+        model.generate([[1], [45], [7]], max_new_tokens=1)
+        assert model.stats()["held_by"]["KV cache"] > 0, "of RAM: VRAM has room for fewer"
+        np.testing.assert_array_equal(model([[1]]).logits[0], want)
+
+
+def test_a_context_beyond_vram_is_in_ram_and_the_plan_says_so(cuda, plugin):
+    with load(device="cuda", max_vram=device_budget(1.4), max_ram="96MiB", n_ctx=512) as model:
+        plan = model.plan
+        block = plan["state_bytes_full"] // (plan["away_blocks"] + 1)  # one is on its way
+        assert 0 < plan["away_blocks"] < 8 and plan["device_shuttle_bytes"] == plan["away_blocks"] * block // 3  # two of six layers
+        assert plan["device_state_bytes"] == (8 - plan["away_blocks"]) * block
+        assert re.search(r"KV cache +\d+\.?\d* \w+ +\d+\.?\d* \w+\n(.*\n)*KV cache on its way +\d", str(plan)), str(plan)
+        assert model([[1]]).logits.shape[0] == 1
+    assert report(plugin)["vram_peak"] <= 1.4 * (1 << 20)
 
 
 @pytest.mark.parametrize(

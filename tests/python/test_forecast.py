@@ -206,11 +206,20 @@ def test_an_edited_device_plan_that_makes_no_sense_is_refused(header, path, valu
         Plan(data)
 
 
+def test_a_context_beyond_vram_lies_in_ram(header):
+    plan = planned(header, "1.5GB", "16GB", n_ctx=4096)
+    assert plan["n_ctx"] == 4096 and 0 < plan["away_blocks"] < 64
+    assert re.search(r"KV cache +[\d.]+ MiB +[\d.]+ \wiB", str(plan)) and "KV cache on its way" in str(plan)
+    assert plan["full_s"] > plan["pass_s"] and "of KV cache over the link" in str(plan)
+    with pytest.raises(errors.BudgetError, match=r"^max_ram .* is too small by .*KV cache [\d.]+ MiB \(n_ctx 4096\)"):
+        planned(header, "1.5GB", "800MB", n_ctx=4096)
+
+
 def test_a_context_that_leaves_a_device_no_room_is_refused_and_a_shorter_one_works(header):
-    with pytest.raises(errors.BudgetError, match=r"^max_vram 1430\.5 MiB is too small by .*; lower n_ctx to \d+ or raise") as raised:
-        planned(header, "1.5GB", "16GB", n_ctx=4096)
+    with pytest.raises(errors.BudgetError, match=r"^max_vram 562\.7 MiB is too small by .*; lower n_ctx to \d+ or raise") as raised:
+        planned(header, "590MB", "16GB", n_ctx=4096)
     found = re.search(r"lower n_ctx to (\d+) or raise max_vram to ([\d.]+) MiB", str(raised.value))
-    assert planned(header, "1.5GB", "16GB", n_ctx=int(found[1]))["n_ctx"] == int(found[1])
+    assert planned(header, "590MB", "16GB", n_ctx=int(found[1]))["n_ctx"] == int(found[1])
     assert planned(header, f"{found[2]}MiB", "16GB", n_ctx=4096)["n_ctx"] == 4096
     assert 64 <= planned(header, "1.5GB", "16GB")["n_ctx"] < 4096
     with pytest.raises(errors.BudgetError, match=r"device context and small weights 51\d\.\d; raise max_vram to"):

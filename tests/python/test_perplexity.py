@@ -45,6 +45,9 @@ def test_perplexity_is_that_of_the_other_implementations(name, want):
     assert perplexity(ASSETS / f"{name}.gguf") == pytest.approx(want, rel=2e-3)
 
 
-def test_perplexity_with_state_in_q8_0_is_that_in_f16():
+@pytest.mark.parametrize(("kv_dtype", "rel"), [("q8_0", 5e-3), ("q4_0", 5e-3)])
+def test_perplexity_with_quantised_state_is_near_that_in_f16(kv_dtype, rel):
     path = ASSETS / "demo-q8_0.gguf"
-    assert perplexity(path, 8, "q8_0") == pytest.approx(perplexity(path, 8), rel=5e-3)
+    got, want = perplexity(path, 8, kv_dtype), perplexity(path, 8)
+    print(f"{kv_dtype}: {got:.4f}, f16 {want:.4f}")
+    assert got == pytest.approx(want, rel=rel)

@@ -23,6 +23,14 @@ AIR_INLINE vf v_load_i8(const int8_t *p)
     int16x8_t v = vmovl_s8(vld1_s8(p));
     return (vf){vcvtq_f32_s32(vmovl_s16(vget_low_s16(v))), vcvtq_f32_s32(vmovl_high_s16(v))};
 }
+/* Four bits less 8: those of V_N bytes from bit `shift` on; those from element `at` on of 16, of which a byte has elements j and j + 8. */
+AIR_INLINE vf v_load_i4(const uint8_t *p, int64_t shift)
+{
+    uint8x8_t nibbles = vand_u8(vshl_u8(vld1_u8(p), vdup_n_s8((int8_t)-shift)), vdup_n_u8(15));
+    int16x8_t v = vsubq_s16(vreinterpretq_s16_u16(vmovl_u8(nibbles)), vdupq_n_s16(8));
+    return (vf){vcvtq_f32_s32(vmovl_s16(vget_low_s16(v))), vcvtq_f32_s32(vmovl_high_s16(v))};
+}
+AIR_INLINE vf v_load_i4_tile(const uint8_t *tile, int64_t at) { return v_load_i4(tile, at / 2); }
 AIR_INLINE vf v_load_bf16(const uint16_t *p)
 {
     uint16x8_t v = vreinterpretq_u16_u8(vld1q_u8((const void *)p));

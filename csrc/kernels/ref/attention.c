@@ -43,6 +43,24 @@ static float element_q8(const attention_matrix *m, int64_t row, int64_t column, 
     return scale * (float)((const int8_t *)m->data)[place(m, row, column)];
 }
 
+static float element_q4(const attention_matrix *m, int64_t element, int64_t position, uint8_t byte, int64_t high)
+{
+    float scale = air_f16_to_f32(m->scales[element / AIR_STATE_GROUP * AIR_BLOCK_POSITIONS + position]);
+    return scale * (float)((byte >> 4 * high & 15) - 8);
+}
+
+static float element_q4_key(const attention_matrix *m, int64_t row, int64_t column, int64_t element, int64_t position)
+{
+    int64_t at = place(m, row - row % 2, column); /* two rows share their bytes */
+    return element_q4(m, element, position, ((const uint8_t *)m->data)[(at - at % AIR_STATE_TILE) / 2 + at % AIR_STATE_TILE], row % 2);
+}
+
+static float element_q4_value(const attention_matrix *m, int64_t row, int64_t column, int64_t element, int64_t position)
+{
+    int64_t at = place(m, row, column);
+    return element_q4(m, element, position, ((const uint8_t *)m->data)[at / 16 * 8 + at % 8], at % 16 / 8);
+}
+
 AIR_INLINE void scores(const attention_matrix *k, const float *q, int64_t head_dim, float *out, int64_t heads, element_fn element)
 {
     for (int64_t p = 0; p < k->columns; p++)
@@ -65,27 +83,28 @@ AIR_INLINE void add_values(const attention_matrix *v, const float *p, const atte
         }
 }
 
-#define ATTENTION_OVER(type)                                                                                                       \
+#define ATTENTION_OVER(type, key, value)                                                                                                     \
     static void scores_##type(const attention_matrix *k, const float *q, int64_t head_dim, float *out, int64_t heads)             \
     {                                                                                                                              \
-        scores(k, q, head_dim, out, heads, element_##type);                                                                        \
+        scores(k, q, head_dim, out, heads, element_##key);                                                                         \
     }                                                                                                                              \
     static void add_values_##type(const attention_matrix *v, const float *p, const attention_softmax *state, float *out,          \
                                   int64_t heads)                                                                                   \
     {                                                                                                                              \
-        add_values(v, p, state, out, heads, element_##type);                                                                       \
+        add_values(v, p, state, out, heads, element_##value);                                                                      \
     }
 
-ATTENTION_OVER(f16)
-ATTENTION_OVER(f32)
-ATTENTION_OVER(q8)
+ATTENTION_OVER(f16, f16, f16)
+ATTENTION_OVER(f32, f32, f32)
+ATTENTION_OVER(q8, q8, q8)
+ATTENTION_OVER(q4, q4_key, q4_value)
 
 static void attention(const air_attention_args *args)
 {
     static const attention_parts parts = {
-        .scores = {scores_f16, scores_f32, scores_q8},
+        .scores = {scores_f16, scores_f32, scores_q8, scores_q4},
         .softmax = softmax,
-        .add_values = {add_values_f16, add_values_f32, add_values_q8},
+        .add_values = {add_values_f16, add_values_f32, add_values_q8, add_values_q4},
     };
     attention_run(args, &parts);
 }

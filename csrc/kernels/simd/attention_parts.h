@@ -41,15 +41,24 @@ static void softmax(float *s, int64_t n, const air_attention_args *a, attention_
     state->max = m;
 }
 
-/* The elements of a type of state: bytes, whether they have scales, V_N of them from the i-th on as floats. */
+/* The elements of a type of state: bits, whether they have scales, V_N of them from the i-th on as floats. */
 typedef struct element_kind {
-    int bytes, scaled;
+    int bits, scaled;
     vf (*load)(const void *m, int64_t i);
 } element_kind;
 
 AIR_INLINE vf element_f32(const void *m, int64_t i) { return v_load((const float *)m + i); }
 AIR_INLINE vf element_f16(const void *m, int64_t i) { return v_load_f16((const uint16_t *)m + i); }
 AIR_INLINE vf element_q8(const void *m, int64_t i) { return v_load_i8((const int8_t *)m + i); }
+/* The i-th as if elements lay one by one: rows of keys share their bytes by twos, a row's values by tiles (state.h). */
+AIR_INLINE vf element_q4_key(const void *m, int64_t i)
+{
+    return v_load_i4((const uint8_t *)m + i / (2 * AIR_STATE_TILE) * AIR_STATE_TILE + i % AIR_STATE_TILE, i / AIR_STATE_TILE % 2 * 4);
+}
+AIR_INLINE vf element_q4_value(const void *m, int64_t i)
+{
+    return v_load_i4_tile((const uint8_t *)m + i / AIR_STATE_TILE * (AIR_STATE_TILE / 2), i % AIR_STATE_TILE);
+}
 
 /* Heads taken at once, and the most vectors of columns beside each: HEADS x 2 are the accumulators of AVX2. */
 enum { HEADS = 4, WIDTH = AIR_BLOCK_POSITIONS / V_N, TILE_WIDTH = AIR_STATE_TILE / V_N, GROUP_WIDTH = AIR_STATE_GROUP / V_N };
@@ -60,8 +69,8 @@ AIR_INLINE void add_rows(vf acc[HEADS][WIDTH], const attention_matrix *m, int64_
                          int64_t stride, int G, int D, element_kind kind)
 {
     int64_t at = first * m->row + column / AIR_STATE_TILE * m->tile;
-    const char *ahead = m->ahead + (column * m->rows + first * D * V_N) * kind.bytes;
-    for (int64_t r = 0; r < rows; r++, at += m->row, ahead += D * V_N * kind.bytes) {
+    const char *ahead = m->ahead + (column * m->rows + first * D * V_N) * kind.bits / 8;
+    for (int64_t r = 0; r < rows; r++, at += m->row, ahead += D * V_N * kind.bits / 8) {
         AIR_PREFETCH(ahead);
         vf v[WIDTH];
         AIR__UNROLL
@@ -198,27 +207,28 @@ AIR_INLINE void value_all(const attention_matrix *v, values_call c, int64_t head
     if (g < heads) value_heads(v, c, g, 1, kind);
 }
 
-#define ATTENTION_OVER(type, bytes, scaled)                                                                                    \
+#define ATTENTION_OVER(type, bits, scaled, key, value)                                                                              \
     static void scores_##type(const attention_matrix *k, const float *q, int64_t head_dim, float *scores, int64_t heads)       \
     {                                                                                                                          \
-        score_all(k, (keys_call){q, head_dim, scores}, heads, (element_kind){bytes, scaled, element_##type});                  \
+        score_all(k, (keys_call){q, head_dim, scores}, heads, (element_kind){bits, scaled, element_##key});                   \
     }                                                                                                                          \
     static void add_values_##type(const attention_matrix *v, const float *p, const attention_softmax *state, float *out,       \
                                   int64_t heads)                                                                               \
     {                                                                                                                          \
-        value_all(v, (values_call){p, state, out}, heads, (element_kind){bytes, scaled, element_##type});                      \
+        value_all(v, (values_call){p, state, out}, heads, (element_kind){bits, scaled, element_##value});                     \
     }
 
-ATTENTION_OVER(f16, 2, 0)
-ATTENTION_OVER(f32, 4, 0)
-ATTENTION_OVER(q8, 1, 1)
+ATTENTION_OVER(f16, 16, 0, f16, f16)
+ATTENTION_OVER(f32, 32, 0, f32, f32)
+ATTENTION_OVER(q8, 8, 1, q8, q8)
+ATTENTION_OVER(q4, 4, 1, q4_key, q4_value)
 
 static void attention(const air_attention_args *args)
 {
     static const attention_parts parts = {
-        .scores = {scores_f16, scores_f32, scores_q8},
+        .scores = {scores_f16, scores_f32, scores_q8, scores_q4},
         .softmax = softmax,
-        .add_values = {add_values_f16, add_values_f32, add_values_q8},
+        .add_values = {add_values_f16, add_values_f32, add_values_q8, add_values_q4},
     };
     attention_run(args, &parts);
 }

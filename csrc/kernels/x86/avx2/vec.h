@@ -22,6 +22,14 @@ AIR_INLINE vf v_load_i8(const int8_t *p)
 {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)));
 }
+/* Four bits less 8: those of V_N bytes from bit `shift` on; those from element `at` on of 16, of which a byte has elements j and j + 8. */
+AIR_INLINE vf v_load_i4(const uint8_t *p, int64_t shift)
+{
+    __m256i v = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p));
+    v = _mm256_and_si256(_mm256_srl_epi32(v, _mm_cvtsi64_si128(shift)), _mm256_set1_epi32(15));
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(v, _mm256_set1_epi32(8)));
+}
+AIR_INLINE vf v_load_i4_tile(const uint8_t *tile, int64_t at) { return v_load_i4(tile, at / 2); }
 AIR_INLINE vf v_load_bf16(const uint16_t *p)
 {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)), 16));

@@ -19,6 +19,22 @@ AIR_INLINE vf v_load_i8(const int8_t *p)
 {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));
 }
+/* Four bits less 8: those of V_N bytes from bit `shift` on; those from element `at` on of 16, of which a byte has elements j and j + 8. */
+AIR_INLINE vf v_from_u4(__m128i nibbles)
+{
+    __m512i v = _mm512_cvtepu8_epi32(_mm_and_si128(nibbles, _mm_set1_epi8(15)));
+    return _mm512_cvtepi32_ps(_mm512_sub_epi32(v, _mm512_set1_epi32(8)));
+}
+AIR_INLINE vf v_load_i4(const uint8_t *p, int64_t shift)
+{
+    return v_from_u4(_mm_srl_epi16(_mm_loadu_si128((const __m128i *)(const void *)p), _mm_cvtsi64_si128(shift)));
+}
+AIR_INLINE vf v_load_i4_tile(const uint8_t *tile, int64_t at)
+{
+    (void)at;
+    __m128i low = _mm_loadl_epi64((const __m128i *)(const void *)tile);
+    return v_from_u4(_mm_unpacklo_epi64(low, _mm_srli_epi16(low, 4)));
+}
 AIR_INLINE vf v_from_bf16(__m256i v) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16)); }
 AIR_INLINE vf v_load_bf16(const uint16_t *p) { return v_from_bf16(_mm256_loadu_si256((const __m256i *)(const void *)p)); }
 
