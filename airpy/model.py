@@ -380,7 +380,7 @@ class Model:
             with self._lock:
                 if what := self._computed_as(cost, rows):
                     self._computed[what].add(cost, tokens)
-                elif self._solved["bound"] == "link" and rows == 1 and stall_ns < 0.02 * pass_ns:
+                elif self._solved["bound"] == "link" and rows == 1 and stall_ns < 0.1 * pass_ns:
                     self._linked.add(cost, tokens)
         self._warm = True
 
