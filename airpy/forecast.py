@@ -11,8 +11,16 @@ from airpy.calibration import calibrate, given_rates
 from airpy.device import Device
 from airpy.files import PathLike, find_model
 from airpy.planning import Plan
+from airpy.tokenizer.vocab import Vocabulary
 
 _DEFAULTS: dict[str, Any] = {"max_ram": 0, "max_vram": 0, "cpu_share": None, "io": "auto", "threads": 0, "n_ctx": 0, "kv_dtype": "f16"}
+
+
+def _held(parts: tuple[Vocabulary, dict[str, str], int], gguf: _core.GGUF) -> int:
+    """What tokenizer and header will take of max_ram."""
+    from airpy.tokenizer.build import memory_bytes
+
+    return memory_bytes(parts[0]) + gguf.held_bytes + INTERPRETER_BYTES
 
 
 def forecast(
@@ -21,14 +29,12 @@ def forecast(
     """Under from_pretrained()'s options and max_vram, a device's memory, which no device need be there for; None is the default.
     bandwidths: the other machine's; what they do not name bounds nothing. None: this machine's, as probed (fresh: now). Raises what
     from_pretrained() raises for the file, and BudgetError."""
-    from airpy.tokenizer.build import memory_bytes
-
     file = find_model(path)
     parts, metadata = _read_metadata(file)
     gguf = _core.GGUF(file)
     options: dict[str, Any] = {
         name: default if given.get(name) is None else given[name] for name, default in _DEFAULTS.items()
-    } | {"tier": cpu_tier(), "fixed_bytes": memory_bytes(parts[0]) + gguf.held_bytes + INTERPRETER_BYTES}
+    } | {"tier": cpu_tier(), "fixed_bytes": _held(parts, gguf)}
     if bandwidths is None:
         room = _core.memory_info()["default_budget"] // 2
         options["bandwidths"] = calibrate(machine_for(gguf, options["threads"], options["tier"], room), fresh=fresh)
@@ -42,13 +48,11 @@ def plan_on(
 ) -> Plan:
     """What from_pretrained(path, device=…) would plan on this machine's device, with its rates as kept or probed (fresh: now). Raises
     what that raises."""
-    from airpy.tokenizer.build import memory_bytes
-
     check_vram(device, given)
     file = find_model(path)
     parts, metadata = _read_metadata(file)
     gguf, gpu = _core.GGUF(file), device.gpu()
-    fixed = memory_bytes(parts[0]) + gguf.held_bytes + INTERPRETER_BYTES
+    fixed = _held(parts, gguf)
     options, _ = engine_options(gguf, given, plan, None, fresh, fixed, gpu)
     options |= {"fixed_bytes": fixed, **device.engine_options()}
     with advice_under(plan):

@@ -7,28 +7,29 @@
 #include "cuda/tables.cuh"
 #include "quant/format.h"
 
+static double mib(size_t bytes) { return (double)bytes / (1 << 20); }
+
 air_status air_cuda_fail(cudaError_t error, const char *what, air_error *err)
 {
-    air_status status = error == cudaErrorMemoryAllocation ? AIR_E_NOMEM : AIR_E_DEVICE;
+    size_t free = 0, total = 0;
+    const char *text = cudaGetErrorString(error), *name = cudaGetErrorName(error);
+    int memory = error == cudaErrorMemoryAllocation, known = memory && cudaMemGetInfo(&free, &total) == cudaSuccess;
     (void)cudaGetLastError(); /* not the next launch's */
-    return air_fail(err, status, "cuda: %s: %s (%s)", what, cudaGetErrorString(error), cudaGetErrorName(error));
+    if (!known) return air_fail(err, memory ? AIR_E_NOMEM : AIR_E_DEVICE, "cuda: %s: %s (%s)", what, text, name);
+    return air_fail(err, AIR_E_NOMEM, "cuda: %s: %s (%s); %.1f MiB of VRAM are free of %.1f; lower max_vram, or end what else uses the GPU",
+                    what, text, name, mib(free), mib(total));
 }
 
 /* --- memory --- */
 
-static double mib(size_t bytes) { return (double)bytes / (1 << 20); }
-
 air_status air_cuda_vram(void **out, size_t bytes, const char *what, air_error *err)
 {
-    size_t free = 0, total = 0;
-    *out = nullptr;
+    char text[96];
     cudaError_t error = cudaMalloc(out, bytes);
     if (error == cudaSuccess) return AIR_OK;
     *out = nullptr;
-    if (error != cudaErrorMemoryAllocation || cudaMemGetInfo(&free, &total) != cudaSuccess) return air_cuda_fail(error, what, err);
-    (void)cudaGetLastError();
-    return air_fail(err, AIR_E_NOMEM, "cuda: %.1f MiB of VRAM for %s were refused: %.1f MiB are free of %.1f; lower max_vram, or end what "
-                    "else uses the GPU", mib(bytes), what, mib(free), mib(total));
+    (void)snprintf(text, sizeof text, "%.1f MiB of VRAM for %s", mib(bytes), what);
+    return air_cuda_fail(error, text, err);
 }
 
 air_status air_cuda_locked(void **out, size_t bytes, const char *what, air_error *err)
