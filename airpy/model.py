@@ -387,7 +387,7 @@ class Model:
     def _computed_as(self, cost: Cost, rows: int) -> Compute | None:
         """Whose time a call's passes had: that of steps or prompts, if nothing but compute bound them and their prediction."""
         passes, pass_ns, disk_bytes, _, stall_ns, _ = cost
-        if stall_ns > 0.02 * pass_ns or self._solved["bound"] not in ("compute", "device"):
+        if stall_ns > 0.02 * pass_ns or self._solved["bound"] != ("device" if self._gpu else "compute"):
             return None
         if rows == passes == 1:
             return "steps"
@@ -402,7 +402,8 @@ class Model:
                 return
             if learn_disk(self._machine, self._learned.disk_bytes, self._learned.seconds):
                 self._learned = Phase()
-            linked = self._solved["weight_bytes"] - self._solved["device_weight_bytes"]
+            linked = self._solved["weight_bytes"] - self._solved["device_weight_bytes"] - self._solved["host_weight_bytes"]
+            linked //= 1 + len(self._solved["helpers"])  # each device has a link of its own
             if self._linked.passes and learn_link(self._machine, self._linked.passes * linked, self._linked.seconds):
                 self._linked = Phase()
             for what, phase in self._computed.items():
