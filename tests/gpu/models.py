@@ -27,7 +27,7 @@ DEMO, GOLDEN = ROOT / "airpy" / "assets" / "demo-q8_0.gguf", ROOT / "tests" / "g
 MIB = 1 << 20
 IDS = [1, 45, 300, 7, 12, 99, 5, 81, 23, 64, 150, 31]
 GREEDY = {"temperature": 0}
-RATES = {"disk": 1e9, "block_bytes": MIB, "depth": 4, "memory": 1e10}       # given, so that nothing is probed
+RATES = {"disk": 1e9, "block_bytes": MIB, "depth": 4, "memory": 1e10, "device_context": _core.DEVICE_CONTEXT}    # nothing is probed
 FORMATS = ("Q4_K_M", "Q8_0", "Q2_K", "IQ3_S", "MXFP4", "F16")               # of the wide models; the kernels' tests have all
 
 
