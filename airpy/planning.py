@@ -326,11 +326,13 @@ class Plan:
         for name, size in moved.items():
             if name == "compute" and not size:
                 continue
-            rate = self.bandwidths.get("memory" if name == "compute" else name)
+            rate, seconds = self.bandwidths.get("memory" if name == "compute" else name), self[f"{name}_s"]
+            if rate and seconds and size and name in ("device", "compute"):  # by products, with what they cost beside their bytes
+                rate = size / seconds / (devices if name == "device" else 1)
             at = format_rate(rate) if rate else "not known"
             if rate and devices > 1 and name in ("device", "link"):
                 at = f"{devices} x {at}"
-            takes = format_time(self[f"{name}_s"]) if rate or self[f"{name}_s"] else "-"
+            takes = format_time(seconds) if rate or seconds else "-"
             mark = "   bounds it" if name == self.bound and self.predicted_tok_s else ""
             lines.append(f"{does[name]:<26}{format_size(size):>15}{at:>19}{takes:>11}{mark}")
         return lines
