@@ -31,9 +31,9 @@ typedef struct air_span {
 } air_span;
 
 /* Where weights come from during a pass. next waits for the next span in program order; release, in the same order, may come later:
- * up to two that do not stay are held while the next is asked for, and any number that do. keep is a release that tells the feed to bring this range no more: the backend has a copy.
- * gather decodes rows of a table to float32 [n][cols]. Any thread of the backend calls them, one at a time each; release may come while
- * next waits. */
+ * up to two that do not stay are held while the next is asked for, and any number that do. keep is a release that tells the feed to
+ * bring this range no more: the backend has a copy. gather decodes rows of a table to float32 [n][cols]. Any thread of the backend calls
+ * them, one at a time each; release may come while next waits. */
 typedef struct air_feed {
     void *self;
     air_status (*next)(void *self, air_span *span, air_error *err);

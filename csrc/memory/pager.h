@@ -47,7 +47,8 @@ air_status air_pager_open(air_pager **out, const air_pager_config *config, air_e
 void air_pager_close(air_pager *pager);
 
 /* The feed of this pager. Its next/release/gather obey backend.h; up to two spans that do not stay may be held while the next is
- * asked for, more are AIR_E_ARGUMENT where the ring has no room for them. Waits end with AIR_E_CANCELLED when *cancel of set_cancel is nonzero. */
+ * asked for, more are AIR_E_ARGUMENT where the ring has no room for them. Waits end with AIR_E_CANCELLED when *cancel of set_cancel is
+ * nonzero. */
 const air_feed *air_pager_feed(air_pager *pager);
 void air_pager_set_cancel(air_pager *pager, const AIR_ATOMIC(int) *cancel);
 

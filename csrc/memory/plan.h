@@ -116,7 +116,7 @@ typedef struct air_plan_request {
     air_device_request device;     /* which computes all but its helpers' and the CPU's shares of products */
     air_device_request helpers[AIR_DEVICES_MOST - 1];
     int32_t n_helpers;
-    double cpu_share;              /* of the weights that no device holds, what the CPU computes of generated rows: 0 to 1, AIR_SHARE_AUTO */
+    double cpu_share;              /* of weights that no device holds, what the CPU computes of generated rows: 0 to 1, AIR_SHARE_AUTO */
     air_bandwidths bandwidths;
 } air_plan_request;
 

@@ -106,7 +106,7 @@ air_status air_plan_who(int8_t **out, const air_plan *plan, air_error *err)
 {
     *out = air_calloc((size_t)plan->n_tiles, sizeof **out);
     if (!*out) return air_fail(err, AIR_E_NOMEM, "plan: who computes %d tiles", (int)plan->n_tiles);
-    for (int32_t share = 0, at = 0; share < plan->n_shares; share++)
-        for (int32_t end = at + plan->shares[share].n_tiles; at < end; at++) (*out)[plan->priority[at]] = (int8_t)plan->shares[share].device;
+    for (int32_t i = 0, at = 0; i < plan->n_shares; i++)
+        for (int32_t end = at + plan->shares[i].n_tiles; at < end; at++) (*out)[plan->priority[at]] = (int8_t)plan->shares[i].device;
     return AIR_OK;
 }

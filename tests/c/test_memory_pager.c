@@ -302,7 +302,8 @@ TEST(vectors_and_gathered_rows_are_the_decoded_bytes)
     b.memory[0].jitter_us = b.memory[1].jitter_us = 500;
     b.memory[0].active = b.memory[1].active = &active;
     b.memory[0].most_active = b.memory[1].most_active = &most;
-    air_plan_request r = fixture_request(&f, 1024 * 20 * (f.weights[f.table].row_bytes + 7)); /* so that about 20 of the table's 50 rows are kept */
+    /* So that about 20 of the table's 50 rows are kept. */
+    air_plan_request r = fixture_request(&f, 1024 * 20 * (f.weights[f.table].row_bytes + 7));
     REQUIRE(bench_open(&b, &f, &r, &err) == AIR_OK);
     const air_feed *feed = air_pager_feed(b.pager);
     float want[4096], got[64 * 768];
