@@ -19,7 +19,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 GOLDEN_NAMES = sorted(path.stem for path in GOLDEN.glob("*.npz"))
 RATES: dict[str, Any] = {
     "disk": 1e9, "block_bytes": 1 << 20, "depth": 4, "memory": 1e10, "product": {"Q8_0": 8e9, "F32": 8e9},
-    "product_columns": {"Q8_0": 8e10, "F32": 8e10}, "link": 2e10, "device": 5e11,
+    "product_columns": {"Q8_0": 8e10, "F32": 8e10}, "link": 5e9, "device": 5e11,
     "device_context": _core.DEVICE_CONTEXT,  # whatever GPU there is
 }  # fmt: skip
 STREAMED = {"io": "direct", "max_ram": 6 << 20}  # of the demo model: some of it stays, whatever the tokenizer takes

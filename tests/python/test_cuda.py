@@ -193,6 +193,8 @@ def test_shares_that_make_no_sense_are_refused(cuda):
         load(device="cuda", max_vram="1GiB,2GiB")
     with pytest.raises(errors.BudgetError, match=r"max_vram 512\.1 MiB of device 2 of 2 is too small by .* raise it, or leave that device"):
         load(device="cuda:0,1", max_vram=(device_budget(3), device_budget(0.1)), max_ram=SMALL_RAM, n_ctx=64)
+
+
 # ---- rates and plans --------------------------------------------------------------------------------------------------------------
 
 

@@ -159,6 +159,12 @@ def test_several_devices_share_weights_and_links(header):
     assert planned(header, None, "8GB", max_vram=(48 * GB, 24 * GB))["helpers"] == []  # one alone is as fast, without handing over
 
 
+def test_a_link_as_fast_as_memory_leaves_the_cpu_some_of_it(header):
+    rates = parse_rates("disk=3GB/s,link=50GB/s,device=900GB/s,memory=40GB/s")
+    plan = forecast(header, {"max_vram": 24 * GB, "max_ram": 64 * GB, "cpu_share": 0.5}, rates)
+    assert plan["host_weight_bytes"] > 0 and plan["compute_s"] == pytest.approx(plan["host_weight_bytes"] / 10e9, rel=0.01)
+
+
 def test_what_more_of_either_memory_would_bring(header):
     plan = planned(header, "8GB", "16GB")
     data = plan.to_dict()
