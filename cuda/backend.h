@@ -1,10 +1,10 @@
 /* cuda/backend.h: inside the CUDA backend: what its files share. backend.cu: life, memory, the vtable; weights.cu: how weights come to the
- * the devices; shuttle.cu: how state does that lies in the host's memory; pass.cu: the walk over a program; graph.cu: passes alike, as one launch; share.cu: what other devices and the CPU compute
- * of products; probe.cu: how fast a device does such things.
+ * the devices; shuttle.cu: how state does that lies in the host's memory; pass.cu: the walk over a program; graph.cu: passes alike, as one
+ * launch; share.cu: what other devices and the CPU compute of products; probe.cu: how fast a device does such things.
  *
  * A backend owns a device's memory for weights, state and activations, and two streams: copies go ahead on one, kernels follow on the
- * other, events order them both ways; the host waits for neither inside a pass but to reuse its own memory, and for what it computes. One thread at a time calls it
- * (backend.h), any thread its state memory. Everything here is host code. */
+ * other, events order them both ways; the host waits for neither inside a pass but to reuse its own memory, and for what it computes.
+ * One thread at a time calls it (backend.h), any thread its state memory. Everything here is host code. */
 #ifndef AIR_CUDA_BACKEND_H
 #define AIR_CUDA_BACKEND_H
 

@@ -3,7 +3,8 @@
  * inputs' way up to its results' way down, and launched again for every one that follows, until one is not.
  *
  * A graph is launched as a whole: it can be cancelled before it begins, and layers have no times of their own. The feed is not asked for
- * anything: it stands between two passes. */
+ * anything: it stands between two passes. What launchers are given by value must be the same for passes alike: they go by max_position,
+ * not by positions, which are the kernels' to read. */
 #include <stdatomic.h>
 
 #include "cuda/backend.h"
