@@ -32,12 +32,16 @@
     extern __shared__ __align__(16) unsigned char air_dynamic_shared_memory[]; \
     type *const name = reinterpret_cast<type *>(air_dynamic_shared_memory)
 
+#if defined(__CUDACC_RTC__) /* which has no host and compiles launchers for the kernels that they name (tests/python/test_cuda_12.py) */
+template <class... P, class... A> cudaError_t air_launch(void (*)(P...), dim3, dim3, size_t, cudaStream_t, A &&...) { return cudaSuccess; }
+#else
 template <class... P, class... A>
 inline cudaError_t air_launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, A &&...arguments)
 {
     kernel<<<grid, block, shared_bytes, stream>>>(static_cast<P>(std::forward<A>(arguments))...);
     return cudaGetLastError();
 }
+#endif
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
 #define AIR_PTX_SM_80(...) __trap()

@@ -49,10 +49,11 @@ air_q8 air_q8_place(void *memory, int64_t k, int64_t n);
 static inline air_q8 air_q8_at(air_q8 x, int64_t k, int64_t c, int64_t at)
 {
     int64_t i = c * k + at;
-    return (air_q8){
+    air_q8 from = {
         x.q + i, x.turned + c * air_q8_turned_bytes(k) + at / AIR_Q8_TILE * AIR_Q8_TILE, x.sums + i / AIR_Q8_SUM_GROUP,
         x.scale + i / AIR_Q8_GROUP,
     };
+    return from;
 }
 
 /* n activation vectors of k elements, n and k >= 1, as products read them. f32 always there; the 8-bit form only when asked for by
