@@ -54,10 +54,18 @@ inline cudaError_t air_launch(void (*kernel)(P...), dim3 grid, dim3 block, size_
 #define AIR_PTX_SM_75(...) asm volatile(__VA_ARGS__)
 #endif
 
-/* Whether the device has what is from sm_80 on: for kernels that have another way. */
+/* Whether the device has what is from sm_80 on, and from sm_75: for kernels that have another way. */
 static __device__ __forceinline__ bool air_is_sm_80()
 {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    return true;
+#else
+    return false;
+#endif
+}
+static __device__ __forceinline__ bool air_is_sm_75()
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 750
     return true;
 #else
     return false;
@@ -90,20 +98,47 @@ static __device__ __forceinline__ void air_cp_async_wait()
     AIR_PTX_SM_80("cp.async.wait_group %0;" : : "n"(N) : "memory");
 }
 
-/* D += A · B by a whole warp: A 16 × 16 by rows, B 16 × 8 by columns, halves, summed in float. From sm_80. */
+/* D += A · B by a whole warp: A 16 × 16 by rows, B 16 × 8 by columns, halves, summed in float. From sm_75, whose tensor cores take half
+ * of k at a time, in the same registers. */
 static __device__ __forceinline__ void air_mma_m16n8k16(float d[4], const unsigned a[4], const unsigned b[2])
 {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+    for (int half = 0; half < 2; half++)
+        AIR_PTX_SM_75("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+                      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                      : "r"(a[2 * half]), "r"(a[2 * half + 1]), "r"(b[half]));
+#else
     AIR_PTX_SM_80("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                   : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#endif
 }
 
-/* The same of bytes with signs: A 16 × 32, B 32 × 8, summed in int32, exactly. From sm_80. */
+/* The same of bytes with signs: A 16 × 16, B 16 × 8, summed in int32, exactly. From sm_75, which takes half of the rows at a time. */
+static __device__ __forceinline__ void air_mma_m16n8k16_s8(int d[4], const unsigned a[2], unsigned b)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+    for (int half = 0; half < 2; half++)
+        AIR_PTX_SM_75("mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32 {%0,%1}, {%2}, {%3}, {%0,%1};"
+                      : "+r"(d[2 * half]), "+r"(d[2 * half + 1])
+                      : "r"(a[half]), "r"(b));
+#else
+    AIR_PTX_SM_80("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+                  : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+                  : "r"(a[0]), "r"(a[1]), "r"(b));
+#endif
+}
+
+/* A 16 × 32, B 32 × 8. */
 static __device__ __forceinline__ void air_mma_m16n8k32_s8(int d[4], const unsigned a[4], const unsigned b[2])
 {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+    for (int half = 0; half < 2; half++) air_mma_m16n8k16_s8(d, a + 2 * half, b[half]);
+#else
     AIR_PTX_SM_80("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                   : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#endif
 }
 
 /* Four 8 × 8 matrices of 16-bit elements from shared memory by a whole warp: lane l names row l % 8 of matrix l / 8, 16 bytes at a

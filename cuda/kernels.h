@@ -38,7 +38,8 @@ typedef enum air_cuda_role { AIR_CUDA_DECODE, AIR_CUDA_PROMPT } air_cuda_role;
 
 typedef enum air_cuda_epilogue { AIR_CUDA_SET, AIR_CUDA_ADD, AIR_CUDA_SWIGLU } air_cuda_epilogue; /* as air_epilogue of op.h */
 
-/* Roles: of few columns, bound by the weights' bytes, and of many, bound by arithmetic. Weights that are plain numbers have but one. */
+/* Roles: of few columns, bound by the weights' bytes, and of many, bound by arithmetic. Below compute capability 7.5 weights that are plain
+ * numbers have but one. */
 
 /* out[c * out_stride + r] = W[r] · x[c] + bias[r], folded in as the epilogue says, for rows r of a tile and n columns. */
 typedef struct air_cuda_product {
@@ -56,6 +57,7 @@ typedef struct air_cuda_product {
     const void *tables;    /* air_cuda_tables, on the device */
 } air_cuda_product;
 
+/* A prompt's rows have at most 2^24 weights, and bytes. */
 cudaError_t air_cuda_product_run(const air_cuda_product *p, cudaStream_t stream);
 
 /* What a product without bias and epilogue has given elsewhere, part [n][rows], folded in as one here would have been: the same bits. */

@@ -166,7 +166,7 @@ template <class F> static __device__ __forceinline__ const void *air_cuda_shared
     else {
         AIR_SHARED(uint4, table, [F::TABLE / 16]);
         const uint4 *from = static_cast<const uint4 *>(F::table(p));
-        for (int i = (int)threadIdx.x; i < F::TABLE / 16; i += AIR_CUDA_CHUNK) table[i] = __ldg(from + i);
+        for (int i = (int)threadIdx.x; i < F::TABLE / 16; i += (int)blockDim.x) table[i] = __ldg(from + i);
         __syncthreads();
         return table;
     }
@@ -239,9 +239,5 @@ template <class F> static cudaError_t air_cuda_product_of(const air_cuda_product
     }
     return cudaSuccess;
 }
-
-/* The product of one type, air_cuda_product_Q4_K and so on: those that product.cu lists. */
-#define AIR_CUDA_PRODUCT(name, format)                                                                                             \
-    cudaError_t air_cuda_product_##name(const air_cuda_product *p, cudaStream_t stream) { return air_cuda_product_of<format>(*p, stream); }
 
 #endif

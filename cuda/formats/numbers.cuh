@@ -43,7 +43,7 @@ template <class T> struct air_cuda_numbers {
     template <int ALIGNED>
     static __device__ __forceinline__ void load(piece &to, const air_cuda_product &p, const uint8_t *row, int at, const void *)
     {
-        uint32_t words[WORDS];
+        uint32_t words[WORDS] = {};
         int64_t left = p.k - (int64_t)at * AIR_CUDA_NUMBERS;
         bool whole = ALIGNED >= 16 && left >= AIR_CUDA_NUMBERS; /* what is behind a row's end may be no number, or not there */
         if (whole) air_cuda_load<16>(row + place(at), 0, words);

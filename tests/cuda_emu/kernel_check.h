@@ -77,8 +77,19 @@ static inline void in_every_order(F test)
 /* The emulation takes longest over tensor cores: while this lives, the device has none. */
 struct without_tensor_cores {
     enum { WORKS = 1 };
-    without_tensor_cores() { air::fake::cfg.device[0].capability = 75; }
+    without_tensor_cores() { air::fake::cfg.device[0].capability = 70; }
     ~without_tensor_cores() { air::fake::cfg.device[0].capability = 80; }
+};
+
+/* While this lives, the device is of an older generation than 8.0, or has the most shared memory that there is. */
+struct older_device {
+    older_device() { air::fake::cfg.device[0].capability = 75; }
+    ~older_device() { air::fake::cfg.device[0].capability = 80; }
+};
+struct larger_device {
+    const size_t before = air::fake::cfg.device[0].shared_optin;
+    larger_device() { air::fake::cfg.device[0].shared_optin = 227 << 10; }
+    ~larger_device() { air::fake::cfg.device[0].shared_optin = before; }
 };
 
 #else
@@ -95,6 +106,12 @@ struct without_tensor_cores {
     enum { WORKS = 0 };
     without_tensor_cores() {}
     ~without_tensor_cores() {}
+};
+struct older_device {
+    older_device() {}
+};
+struct larger_device {
+    larger_device() {}
 };
 
 #endif

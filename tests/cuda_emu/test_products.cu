@@ -400,23 +400,66 @@ TEST(products_of_a_prompt_are_those_of_the_cpu)
     });
 }
 
+/* As floats, not as halves: by what formats.def calls F32, F16 and BF16. Rows need not be whole groups. */
+TEST(products_of_a_prompt_of_numbers_are_those_of_the_cpu)
+{
+    for (uint32_t type : {AIR_TYPE_F32, AIR_TYPE_F16, AIR_TYPE_BF16}) {
+        const air_format *f = air_format_by_id(type);
+        for (int64_t k : {1, 7, 32, 100, 1003, 1152}) {
+            problem p(f, k == 100 ? 67 : 3, k, k == 100 ? 66 : 2);
+            check_product(p, WEIGHTS_PLAIN, on_device(p, prompt()));
+        }
+        for (int weights = 0; weights < WEIGHTS_KINDS; weights++)
+            for (int input = 0; input < INPUT_KINDS; input++) {
+                if (weights == WEIGHTS_HUGE && input == INPUT_HUGE) continue;
+                problem p(f, 3, 96, 2, weights, input);
+                check_product(p, weights, on_device(p, prompt()));
+            }
+    }
+}
+
+static void check_bits_of_prompts(const air_format *f)
+{
+    problem all(f, 67, f->block < 256 ? 192 : 256, 66);
+    std::vector<float> together = on_device(all, prompt());
+    for (int64_t i : {0, 65}) {
+        problem part = all.part(i, 2, i, 1);
+        std::vector<float> got = on_device(part, prompt());
+        CHECK(same_bits(got, part_of(together, i * all.rows + i, 2)));
+        part.shift = 1 + (size_t)i % 15;
+        CHECK(same_bits(on_device(part, prompt()), got));
+    }
+}
+
 TEST(the_bits_of_a_prompts_result_are_its_rows_and_columns_alone)
 {
+    for (uint32_t type : {AIR_TYPE_F32, AIR_TYPE_F16, AIR_TYPE_BF16}) check_bits_of_prompts(air_format_by_id(type));
     without_tensor_cores device;
-    for_each_packed_format([](const air_format *f) {
-        problem all(f, 67, f->block < 256 ? 192 : 256, 66);
-        std::vector<float> together = on_device(all, prompt());
-        for (int64_t i : {0, 65}) {
-            problem part = all.part(i, 2, i, 1);
-            std::vector<float> got = on_device(part, prompt());
-            CHECK(same_bits(got, part_of(together, i * all.rows + i, 2)));
-            part.shift = 1 + (size_t)i % 15;
-            CHECK(same_bits(on_device(part, prompt()), got));
+    for_each_packed_format(check_bits_of_prompts);
+}
+
+/* Columns and rows so many that tiles are of 128 columns. */
+TEST(wide_tiles_have_the_bits_of_narrow_ones)
+{
+    for (uint32_t type : {AIR_TYPE_Q4_K, AIR_TYPE_Q2_K, AIR_TYPE_Q6_K, AIR_TYPE_Q8_0, AIR_TYPE_IQ3_XXS, AIR_TYPE_F16, AIR_TYPE_F32}) {
+        problem all(air_format_by_id(type), 450, 256, 70);
+        std::vector<float> wide = on_device(all, prompt());
+        for (int64_t c : {0, 69}) {
+            std::vector<float> narrow = on_device(all.part(0, all.rows, c, 1), prompt());
+            CHECK(same_bits(narrow, part_of(wide, c * all.rows, all.rows)));
         }
-    });
-    problem p(air_format_by_id(AIR_TYPE_Q2_K), 5, 512, 3);
-    std::vector<float> first = on_device(p, prompt());
-    in_every_order([&] { CHECK(same_bits(on_device(p, prompt()), first)); });
+    }
+}
+
+TEST(prompts_do_not_depend_on_the_order_of_threads)
+{
+    for (uint32_t type : {AIR_TYPE_Q2_K, AIR_TYPE_IQ2_XXS, AIR_TYPE_BF16}) {
+        problem p(air_format_by_id(type), 5, 768, 3);
+        std::vector<float> first = on_device(p, prompt());
+        in_every_order([&] { CHECK(same_bits(on_device(p, prompt()), first)); });
+        larger_device device; /* two slabs in shared memory */
+        in_every_order([&] { CHECK(same_bits(on_device(p, prompt()), first)); });
+    }
 }
 
 TEST(tensor_cores_give_a_prompt_the_bits_of_devices_without_them)
@@ -424,9 +467,21 @@ TEST(tensor_cores_give_a_prompt_the_bits_of_devices_without_them)
     for_each_packed_format([](const air_format *f) {
         problem p(f, 67, f->block < 256 ? 192 : 256, 9);
         std::vector<float> tensor = on_device(p, prompt());
+        {
+            older_device device;
+            CHECK(same_bits(on_device(p, prompt()), tensor));
+        }
         without_tensor_cores device;
         CHECK(same_bits(on_device(p, prompt()), tensor));
     });
+}
+
+TEST(numbers_of_a_prompt_are_decoded_by_devices_without_tensor_cores)
+{
+    problem p(air_format_by_id(AIR_TYPE_F16), 5, 100, 3);
+    std::vector<float> decoded = on_device(p);
+    without_tensor_cores device;
+    if (device.WORKS) CHECK(same_bits(on_device(p, prompt()), decoded));
 }
 
 TEST(what_no_kernel_takes_is_refused)
@@ -462,8 +517,12 @@ int main(int argc, char **argv)
     RUN(many_rows_have_the_bits_of_few);
     RUN(epilogues_fold_the_result_and_its_bias_in);
     RUN(products_of_a_prompt_are_those_of_the_cpu);
+    RUN(products_of_a_prompt_of_numbers_are_those_of_the_cpu);
     RUN(the_bits_of_a_prompts_result_are_its_rows_and_columns_alone);
+    RUN(wide_tiles_have_the_bits_of_narrow_ones);
+    RUN(prompts_do_not_depend_on_the_order_of_threads);
     RUN(tensor_cores_give_a_prompt_the_bits_of_devices_without_them);
+    RUN(numbers_of_a_prompt_are_decoded_by_devices_without_tensor_cores);
     RUN(what_no_kernel_takes_is_refused);
     return check_end();
 }

@@ -635,6 +635,16 @@ static __global__ void multiply_bytes(const int8_t *A, const int8_t *B, int *C) 
     store_tile(C, d);
 }
 
+/* Half of k alone. */
+static __global__ void multiply_few_bytes(const int8_t *A, const int8_t *B, int *C)
+{
+    unsigned a[4], b[2];
+    int d[4] = {1000, 1000, 1000, 1000};
+    load_fragments(a, b, A, B, 32);
+    air_mma_m16n8k16_s8(d, a, b[0]);
+    store_tile(C, d);
+}
+
 TEST(mma_multiplies_halves_and_bytes)
 {
     air::fake::configure("order=random");
@@ -648,25 +658,28 @@ TEST(mma_multiplies_halves_and_bytes)
     DeviceArray<__half> da(a), db(b);
     DeviceArray<int8_t> da8(a8), db8(b8);
     DeviceArray<float> dc(16 * 8);
-    DeviceArray<int> dc8(16 * 8);
+    DeviceArray<int> dc8(16 * 8), few(16 * 8);
+    must(air_launch(multiply_few_bytes, 1, 32, 0, 0, da8.get(), db8.get(), few.get()));
     must(air_launch(multiply_halves, 1, 32, 0, 0, da.get(), db.get(), dc.get()));
     must(air_launch(multiply_bytes, 1, 32, 0, 0, da8.get(), db8.get(), dc8.get()));
     std::vector<float> c = dc.read();
-    std::vector<int> c8 = dc8.read();
+    std::vector<int> c8 = dc8.read(), c8_of_few = few.read();
     for (size_t row = 0; row < 16; row++) {
         for (size_t column = 0; column < 8; column++) {
             float sum = 0.5f;
-            int sum8 = 1000;
+            int sum8 = 1000, of_few = 1000;
             for (size_t k = 0; k < 16; k++) sum += __half2float(a[row * 16 + k]) * __half2float(b[column * 16 + k]);
             for (size_t k = 0; k < 32; k++) sum8 += a8[row * 32 + k] * b8[column * 32 + k];
             CHECK(c[row * 8 + column] == sum);
+            for (size_t k = 0; k < 16; k++) of_few += a8[row * 32 + k] * b8[column * 32 + k];
             CHECK_EQ(c8[row * 8 + column], sum8);
+            CHECK_EQ(c8_of_few[row * 8 + column], of_few);
         }
     }
-    air::fake::configure("sm=75");
+    air::fake::configure("sm=70");
     CHECK_EQ(air_launch(multiply_bytes, 1, 32, 0, 0, da8.get(), db8.get(), dc8.get()), cudaSuccess);
     CHECK_EQ(cudaDeviceSynchronize(), cudaErrorLaunchFailure);
-    CHECK(mentions(air::emu::last_error(), "mma.sync needs compute capability 8.0"));
+    CHECK(mentions(air::emu::last_error(), "mma.sync needs compute capability 7.5"));
     air::fake::configure("");
 }
 

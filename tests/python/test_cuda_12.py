@@ -33,6 +33,8 @@ HEADERS = {
     "climits": "#define INT_MAX 2147483647",
     "cuda_runtime.h": """#include <driver_types.h>
         cudaError_t cudaGetLastError(void);
+        cudaError_t cudaGetDevice(int *device);
+        cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int device);
         cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, const void *kernel);
         cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute attribute, int value);""",
     "atomic": "namespace std { template <class T> struct atomic { T value; }; }",
@@ -91,9 +93,16 @@ def nvrtc() -> Compiler:
     return Compiler(folder_of("cuda_nvrtc") / "lib" / "libnvrtc.so.12", [ROOT, ROOT / "csrc", folder_of("cuda_runtime") / "include"])
 
 
+def shortened(source: str) -> str:
+    """With the products of its first and last format: what depends on the device is the same in all."""
+    lines = source.splitlines()
+    products = [i for i, line in enumerate(lines) if re.match(r"AIR_CUDA_\w*PRODUCT\(", line)]
+    return "\n".join(line for i, line in enumerate(lines) if i not in products[1:-1])
+
+
 @pytest.mark.parametrize("name", KERNELS)
 def test_kernels_compile_for_compute_capability_7_0(nvrtc: Compiler, name: str) -> None:
-    made = nvrtc.compile((ROOT / "cuda" / name).read_text(), name)
+    made = nvrtc.compile(shortened((ROOT / "cuda" / name).read_text()), name)
     assert made.log == ""
     assert made.kernels > 0
 

@@ -22,13 +22,12 @@ inline To bits_as(From value)
     return to;
 }
 
+/* Without branches, so that loops over it are vectors. */
 inline float half_to_float(uint16_t h)
 {
-    uint32_t sign = uint32_t(h & 0x8000) << 16, exponent = h >> 10 & 31, mantissa = h & 0x3ff;
-    if (exponent == 31) return bits_as<float>(sign | 0x7f800000 | mantissa << 13);
-    if (exponent) return bits_as<float>(sign | (exponent + 112) << 23 | mantissa << 13);
-    float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
-    return sign ? -magnitude : magnitude;
+    uint32_t magnitude = uint32_t(h & 0x7fff) << 13, sign = uint32_t(h & 0x8000) << 16;
+    uint32_t finite = bits_as<uint32_t>(bits_as<float>(magnitude) * 0x1p112f), other = magnitude | 0x7f800000;
+    return bits_as<float>(((h & 0x7c00) == 0x7c00 ? other : finite) | sign);
 }
 
 inline uint16_t float_to_half(float f)

@@ -6,6 +6,7 @@
 #include "simt/warp.h"
 
 inline bool air_is_sm_80() { return air::emu::has_capability(80); }
+inline bool air_is_sm_75() { return air::emu::has_capability(75); }
 inline void air_prefetch_l2(const void *) {}
 
 /* --- cp.async --- */
@@ -33,62 +34,83 @@ class Fragments {
 public:
     Fragments(const unsigned a[4], const unsigned b[2], const char *file, int line)
     {
-        needs_capability(80, "mma.sync needs compute capability 8.0", file, line);
+        needs_capability(75, "mma.sync needs compute capability 7.5", file, line);
         const unsigned mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
         all = warp_exchange_wide(~0u, mine, sizeof mine, Collective::matrix, file, line);
     }
-    /* Element i of `size` bytes in a register of a lane. */
-    template <class T>
-    T get(int from_lane, int reg, int i) const
+    /* A row of A and a column of B, K elements; a register holds 4 / sizeof(T) neighbours in k, four lanes side by side those of one
+     * register, 16 bytes. */
+    template <class T, int K>
+    void row_of_a(T (&to)[K], int row) const
     {
-        T value;
-        memcpy(static_cast<void *>(&value), all + WIDE_BYTES * from_lane + 4 * reg + static_cast<int>(sizeof(T)) * i, sizeof value);
-        return value;
+        copy(to, (row & 7) * 4, row >> 3, 2);
     }
-    /* A[row][k] and B[k][column]; a register holds 4 / sizeof(T) neighbours in k, four lanes side by side a half of K. */
-    template <class T>
-    T a(int row, int k) const
+    template <class T, int K>
+    void column_of_b(T (&to)[K], int column) const
     {
-        constexpr int PER = 4 / sizeof(T), HALF = 4 * PER;
-        return get<T>((row & 7) * 4 + k % HALF / PER, (row >> 3) + 2 * (k / HALF), k % PER);
-    }
-    template <class T>
-    T b(int k, int column) const
-    {
-        constexpr int PER = 4 / sizeof(T), HALF = 4 * PER;
-        return get<T>(column * 4 + k % HALF / PER, 4 + k / HALF, k % PER);
+        copy(to, column * 4, 4, 1);
     }
 
 private:
+    template <class T, int K>
+    void copy(T (&to)[K], int from_lane, int reg, int regs_apart) const
+    {
+        for (int word = 0; word < int(K * sizeof(T)) / 4; word++)
+            memcpy(reinterpret_cast<char *>(to) + 4 * word, all + WIDE_BYTES * (from_lane + word % 4) + 4 * (reg + word / 4 * regs_apart), 4);
+    }
+
     const unsigned char *all;
 };
 
-/* Row and column of D's element i in this lane. */
-inline int d_row(int i) { return (lane() >> 2) + (i >> 1) * 8; }
-inline int d_column(int i) { return (lane() & 3) * 2 + (i & 1); }
+/* The rows of A and the columns of B that a lane has results of: two of each. */
+template <class T, int K>
+struct Operands {
+    T a[2][K], b[2][K];
+
+    explicit Operands(const Fragments &in)
+    {
+        for (int i = 0; i < 2; i++) {
+            in.row_of_a(a[i], (lane() >> 2) + 8 * i);
+            in.column_of_b(b[i], (lane() & 3) * 2 + i);
+        }
+    }
+};
+
+template <int K>
+inline void multiply_bytes(const Fragments &fragments, int d[4])
+{
+    const Operands<int8_t, K> in(fragments);
+    for (int i = 0; i < 4; i++) {
+        unsigned sum = static_cast<unsigned>(d[i]);
+        for (int k = 0; k < K; k++) sum += static_cast<unsigned>(in.a[i >> 1][k] * in.b[i & 1][k]);
+        d[i] = static_cast<int>(sum);
+    }
+}
 
 }  // namespace air::emu
 
 inline void air_mma_m16n8k16(float d[4], const unsigned a[4], const unsigned b[2], AIR_EMU_CALLER)
 {
-    air::emu::Fragments in(a, b, file, line);
+    const air::emu::Operands<uint16_t, 16> in(air::emu::Fragments(a, b, file, line));
+    float rows[2][16], columns[2][16];
+    for (int i = 0; i < 2; i++)
+        for (int k = 0; k < 16; k++) rows[i][k] = air::emu::half_to_float(in.a[i][k]), columns[i][k] = air::emu::half_to_float(in.b[i][k]);
     for (int i = 0; i < 4; i++) {
         float sum = 0;
-        for (int k = 0; k < 16; k++)
-            sum += __half2float(in.a<__half>(air::emu::d_row(i), k)) * __half2float(in.b<__half>(k, air::emu::d_column(i)));
+        for (int k = 0; k < 16; k++) sum += rows[i >> 1][k] * columns[i & 1][k];
         d[i] += sum;
     }
 }
 
 inline void air_mma_m16n8k32_s8(int d[4], const unsigned a[4], const unsigned b[2], AIR_EMU_CALLER)
 {
-    air::emu::Fragments in(a, b, file, line);
-    for (int i = 0; i < 4; i++) {
-        unsigned sum = static_cast<unsigned>(d[i]);
-        for (int k = 0; k < 32; k++)
-            sum += static_cast<unsigned>(in.a<int8_t>(air::emu::d_row(i), k) * in.b<int8_t>(k, air::emu::d_column(i)));
-        d[i] = static_cast<int>(sum);
-    }
+    air::emu::multiply_bytes<32>(air::emu::Fragments(a, b, file, line), d);
+}
+
+inline void air_mma_m16n8k16_s8(int d[4], const unsigned a[2], unsigned b, AIR_EMU_CALLER)
+{
+    const unsigned all_of_a[4] = {a[0], a[1], 0, 0}, all_of_b[2] = {b, 0};
+    air::emu::multiply_bytes<16>(air::emu::Fragments(all_of_a, all_of_b, file, line), d);
 }
 
 /* --- ldmatrix --- */
