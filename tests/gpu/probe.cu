@@ -237,10 +237,47 @@ static void probe_products()
     });
 }
 
+enum { PEAK_THREADS = 256, PEAK_SUMS = 8 /* of a thread, that do not wait for each other */ };
+
+static __global__ void multiply_bytes(int times, int *out)
+{
+    unsigned a[4] = {threadIdx.x, 1, 2, 3}, b[2] = {threadIdx.x, 5};
+    int d[PEAK_SUMS][4] = {}, sum = 0;
+    if (!air_is_sm_75()) return;
+    for (int i = 0; i < times; i++)
+        for (int j = 0; j < PEAK_SUMS; j++) air_mma_m16n8k32_s8(d[j], a, b);
+    for (int j = 0; j < PEAK_SUMS; j++) sum += d[j][0] + d[j][1] + d[j][2] + d[j][3];
+    if (sum == -1) *out = sum; /* so that it is computed */
+}
+
+static __global__ void multiply_halves(int times, int *out)
+{
+    unsigned a[4] = {threadIdx.x, 1, 2, 3}, b[2] = {threadIdx.x, 5};
+    float d[PEAK_SUMS][4] = {}, sum = 0;
+    if (!air_is_sm_75()) return;
+    for (int i = 0; i < times; i++)
+        for (int j = 0; j < PEAK_SUMS; j++) air_mma_m16n8k16(d[j], a, b);
+    for (int j = 0; j < PEAK_SUMS; j++) sum += d[j][0] + d[j][1] + d[j][2] + d[j][3];
+    if (sum == -1.0f) *out = (int)sum;
+}
+
+/* What tensor cores could do of bytes and of halves, k elements of a row at a time. */
+static void probe_peak(const char *name, void (*kernel)(int, int *), int k)
+{
+    if (air_compiled_for((const void *)kernel) < 75) return;
+    const unsigned blocks = is_tiny() ? 1 : 2048;
+    const int times = is_tiny() ? 1 : 256;
+    DeviceArray<int> out(1);
+    double ops = 2.0 * 16 * 8 * k * PEAK_SUMS * (PEAK_THREADS / 32) * blocks * times;
+    figure(name, ops / seconds_of([&](int) { must(air_launch(kernel, blocks, PEAK_THREADS, 0, 0, times, out.get())); }));
+}
+
 /* Operations per second, a multiply and an add being two. */
 static void probe_prompts()
 {
     bool tiny = is_tiny();
+    probe_peak("peak of bytes", multiply_bytes, 32);
+    probe_peak("peak of halves", multiply_halves, 16);
     for_each_format([&](const air_format *f) {
         for (int64_t n : tiny ? std::vector<int64_t>{8} : std::vector<int64_t>{64, 512}) {
             product_bench b(f, tiny ? 512 : 4096, n, AIR_CUDA_PROMPT);

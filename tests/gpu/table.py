@@ -73,7 +73,9 @@ def rows_of_prompts(f: Json) -> Iterator[Json]:
     for name, value in f.items():
         if " x " in name:
             format, columns = name.split(" x ")
-            yield row(f"product {format}, {columns} columns", f"{figure(value / 1e12)} TOPS")
+            kind = "halves" if format in ("F32", "F16", "BF16") else "bytes"
+            peak = share_of(value, f.get(f"peak of {kind}", 0.0), f"the tensor cores on {kind}")
+            yield row(f"product {format}, {columns} columns", f"{figure(value / 1e12)} TOPS{peak}")
 
 
 def rows_of_attention(found: Json, f: Json) -> Iterator[Json]:
