@@ -99,9 +99,10 @@ bool can_take(const air_cuda_attention *a)
         && s->value_dim > 0 && a->rows > 0 && a->window > 0 && a->max_position >= 0 && a->max_position < INT_MAX;
 }
 
-bool is_prompt(const air_cuda_attention *a)
+cudaError_t find_prompt(const air_cuda_attention *a, bool *is)
 {
-    return a->role == AIR_CUDA_PROMPT && air_cuda_prompt_takes(a->state.type, a->state.key_dim, a->state.value_dim);
+    *is = a->role == AIR_CUDA_PROMPT;
+    return *is ? air_cuda_prompt_takes(a->state.type, a->state.key_dim, a->state.value_dim, is) : cudaSuccess;
 }
 
 /* But for what depends on the turn. */
@@ -146,11 +147,13 @@ size_t air_cuda_attention_scratch(int64_t rows, int64_t heads, int64_t value_dim
 cudaError_t air_cuda_attention_run(const air_cuda_attention *a, cudaStream_t stream)
 {
     if (!can_take(a)) return cudaErrorInvalidValue;
-    bool prompt = is_prompt(a);
+    bool prompt;
+    cudaError_t error = find_prompt(a, &prompt);
+    if (error) return error;
     arguments to = arguments_of(a, prompt);
     int64_t most = rows_at_once(a, to.slots);
     for (int64_t row = 0; row < a->rows; row += most) {
-        cudaError_t error = run_turn(a, to, prompt, row, most < a->rows - row ? most : a->rows - row, stream);
+        error = run_turn(a, to, prompt, row, most < a->rows - row ? most : a->rows - row, stream);
         if (error) return error;
     }
     return cudaSuccess;

@@ -331,10 +331,10 @@ kernel kernel_of(air_state_type type, int value_row)
 
 } // namespace
 
-bool air_cuda_prompt_takes(air_state_type type, int64_t key_dim, int64_t value_dim)
+cudaError_t air_cuda_prompt_takes(air_state_type type, int64_t key_dim, int64_t value_dim, bool *takes)
 {
-    if (type == AIR_STATE_F32 || key_dim % 16 || key_dim > DIM_MOST || value_dim > DIM_MOST) return false;
-    return air_compiled_for((const void *)kernel_for<AIR_STATE_F16>(DIM_MOST)) >= 80;
+    *takes = type != AIR_STATE_F32 && key_dim % 16 == 0 && key_dim <= DIM_MOST && value_dim <= DIM_MOST;
+    return *takes ? air_compiled_at_least((const void *)kernel_for<AIR_STATE_F16>(DIM_MOST), 80, takes) : cudaSuccess;
 }
 
 cudaError_t air_cuda_attend_prompt(air_state_type type, const air_cuda_attention_arguments *a, cudaStream_t stream)

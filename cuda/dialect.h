@@ -176,4 +176,13 @@ static inline int air_compiled_for(const void *kernel)
     return 0;
 }
 
+/* Whether that is at least a capability, for who chooses a kernel by it: not to know is a failure, since another one may have other bits. */
+static inline cudaError_t air_compiled_at_least(const void *kernel, int capability, bool *is)
+{
+    cudaFuncAttributes attributes;
+    cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
+    *is = error == cudaSuccess && attributes.ptxVersion >= capability;
+    return error;
+}
+
 #endif

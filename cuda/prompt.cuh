@@ -309,8 +309,10 @@ template <class F, int COLUMNS, int ALIGNED> static cudaError_t air_cuda_prompt_
     cudaError_t error = air_cuda_attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, &room);
     if (error != cudaSuccess) return error;
     /* Two slabs where a multiprocessor still has room for as many blocks, and copies what needs no registers. */
-    bool has_room = air_cuda_tile<COLUMNS>::BLOCKS * (2 * slab + beside) <= room && air_compiled_for((const void *)kernel) >= 80;
-    int stages = has_room ? 2 : 1;
+    bool copies = false, has_room = air_cuda_tile<COLUMNS>::BLOCKS * (2 * slab + beside) <= room;
+    if (has_room) error = air_compiled_at_least((const void *)kernel, 80, &copies);
+    if (error != cudaSuccess) return error;
+    int stages = copies ? 2 : 1;
     return air_cuda_launch_tiles<COLUMNS>(kernel, p, (size_t)(stages * slab), stream, p, stages);
 }
 

@@ -170,7 +170,10 @@ static __global__ void __launch_bounds__(air_cuda_tile<COLUMNS>::THREADS, air_cu
 template <class T, int COLUMNS, int ALIGNED> static cudaError_t air_cuda_prompt_numbers_start(const air_cuda_product &p, cudaStream_t stream)
 {
     void (*kernel)(const air_cuda_product, int) = air_cuda_prompt_numbers_kernel<T, COLUMNS, ALIGNED>;
-    if (air_compiled_for((const void *)kernel) < 75) return air_cuda_product_of<air_cuda_numbers<T>>(p, stream);
+    bool has_cores;
+    cudaError_t error = air_compiled_at_least((const void *)kernel, 75, &has_cores);
+    if (error != cudaSuccess) return error;
+    if (!has_cores) return air_cuda_product_of<air_cuda_numbers<T>>(p, stream);
     return air_cuda_launch_tiles<COLUMNS>(kernel, p, sizeof(air_cuda_halves<T, COLUMNS>), stream, p, (int)air_cuda_numbers<T>::pieces(p.k));
 }
 

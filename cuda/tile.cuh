@@ -95,9 +95,8 @@ static inline cudaError_t air_cuda_wants_wide_tiles(const void *kernel, const ai
 {
     int processors = 0;
     cudaError_t error = air_cuda_attribute(cudaDevAttrMultiProcessorCount, &processors);
-    bool are_many = p.n > 64 && air_cuda_tile<128>::tiles(p) >= air_cuda_tile<128>::BLOCKS * processors;
-    *wants = are_many && air_compiled_for(kernel) >= 75;
-    return error;
+    *wants = error == cudaSuccess && p.n > 64 && air_cuda_tile<128>::tiles(p) >= air_cuda_tile<128>::BLOCKS * processors;
+    return *wants ? air_compiled_at_least(kernel, 75, wants) : error;
 }
 
 template <int COLUMNS, class... A>
