@@ -36,7 +36,8 @@ static inline uint64_t air_device_allocation(uint64_t bytes)
     return (bytes + unit - 1) / unit * unit;
 }
 
-/* Of a row of logits: the largest, the first of equals, and the logarithm of the sum of all exponents. token is -1 where one is not finite. */
+/* Of a row of logits: the largest, the first of equals, and the logarithm of the sum of all exponents. token is -1 where one is not
+ * finite. */
 typedef struct air_choice {
     int32_t token;
     float logit, log_sum;

@@ -1,4 +1,5 @@
 /* The plan with a device: two memories and their budgets, the link between them, and the time of a pass. */
+#include "base/alloc.h"
 #include "memory_fixture.h"
 
 static air_error err;
@@ -427,7 +428,8 @@ static void check_away(const fixture *f, air_plan_request *r, int *somewhere)
         CHECK_EQ(p->state_bytes_full, away ? (away + 1) * r->device.away_per_block : 0);
         CHECK(device_used(p) <= r->device.budget);
         CHECK(host_used(p) - p->pin_bytes + p->pin_bytes_full + p->state_bytes_full <= r->budget);
-        double linked = ((double)(p->weight_bytes - p->device_weight_bytes) + (double)(away * r->device.away_per_block)) / r->bandwidths.link;
+        double bytes = (double)(p->weight_bytes - p->device_weight_bytes) + (double)(away * r->device.away_per_block);
+        double linked = bytes / r->bandwidths.link;
         CHECK(p->full_s >= linked * (1 - 1e-12) && p->pass_s <= p->full_s && p->max_rows >= 1);
         if (away) check_solved_again(r, p);
         *somewhere += away && away + 1 < all;
@@ -481,6 +483,77 @@ TEST(a_context_that_neither_memory_holds_is_refused)
     fixture_free(&f);
 }
 
+/* What of a share's tiles is kept, and where: every tile once, as the plan has dealt them, in no more memory than that says. */
+static void check_places(const air_plan *p, int32_t device, uint64_t pin_bytes, const int8_t *who)
+{
+    air_kept_tile *kept;
+    int32_t n;
+    uint64_t end = 0;
+    REQUIRE(air_plan_device_places(&kept, &n, p, device, &err) == AIR_OK);
+    for (int32_t i = 0; i < n; i++) {
+        const air_tile *tile = &p->tiles[kept[i].tile];
+        CHECK(who[kept[i].tile] == device && kept[i].first_row == tile->first_row && kept[i].rows == tile->rows);
+        CHECK(kept[i].place >= end && (!i || kept[i].tile > kept[i - 1].tile));
+        end = kept[i].place + tile->bytes;
+    }
+    CHECK(end <= pin_bytes);
+    air_free(kept);
+}
+
+static void check_shares(const air_plan_request *r, const air_plan *p)
+{
+    int8_t *who;
+    int32_t tiles = 0, host = 0;
+    uint64_t kept = 0, linked = 0, others = 0;
+    REQUIRE(air_plan_who(&who, p, &err) == AIR_OK);
+    for (int32_t i = 0; i < p->n_shares; i++) tiles += p->shares[i].n_tiles;
+    for (int32_t i = 0; i < p->n_tiles; i++) host += who[i] == AIR_NONE;
+    CHECK(tiles == p->n_tiles && host == p->n_host_tiles);
+    check_places(p, 0, p->device_pin_bytes, who);
+    for (int32_t i = 0; i < p->n_helpers; i++) {
+        const air_plan_helper *h = &p->helpers[i];
+        check_places(p, i + 1, h->pin_bytes, who);
+        CHECK(h->fixed + h->buffer_bytes + p->part_bytes + h->ring_bytes + h->pin_bytes <= r->helpers[i].budget);
+        kept += h->weight_bytes;
+        linked += h->linked_bytes;
+    }
+    others = p->weight_bytes - p->device_weight_bytes - p->host_weight_bytes;
+    CHECK(kept <= p->device_weight_bytes && linked <= others);
+    CHECK(device_used(p) + p->device_part_bytes <= r->device.budget && host_used(p) + p->share_bytes <= r->budget);
+    CHECK((p->n_host_tiles > 0) == (p->share_bytes > 0) && (!p->n_host_tiles || r->cpu_share < 0 || r->cpu_share > 0));
+    air_free(who);
+}
+
+TEST(several_devices_and_the_cpu_share_all_tiles)
+{
+    int shared = 0, by_cpu = 0;
+    for (int round = 0; round < 600; round++) {
+        fixture f;
+        fixture_make(&f, 1 + (int)pick(20), 600);
+        uint64_t most = f.matrix_bytes + 900000;
+        air_plan_request r = device_request(&f, 400000 + pick(2 * most), 150000 + pick(most));
+        r.n_helpers = (int32_t)pick(4);
+        for (int32_t i = 0; i < r.n_helpers; i++) r.helpers[i] = (air_device_request){.budget = 150000 + pick(most), .fixed = pick(50000)};
+        r.cpu_share = pick(3) ? AIR_SHARE_AUTO : (double)pick(5) / 4;
+        r.bandwidths.memory = pick(4) ? 2e10 : 0;
+        r.max_rows = 1 + (int64_t)pick(20);
+        r.n_ctx = 64;
+        air_plan *p;
+        if (air_plan_make(&p, &r, &err) == AIR_OK) {
+            check_shares(&r, p);
+            shared += p->n_helpers > 0;
+            by_cpu += p->n_host_tiles > 0;
+            CHECK(p->pass_s >= p->compute_s && p->pass_s >= p->link_s);
+        } else {
+            CHECK(strstr(err.text, "max_vram ") == err.text || strstr(err.text, "max_ram ") == err.text);
+        }
+        air_plan_free(p);
+        fixture_free(&f);
+    }
+    printf("  %d plans with several devices, %d with a share of the CPU\n", shared, by_cpu);
+    CHECK(shared > 100 && by_cpu > 40);
+}
+
 int main(int argc, char **argv)
 {
     check_begin(argc, argv);
@@ -496,5 +569,6 @@ int main(int argc, char **argv)
     RUN(absurd_numbers_of_a_device_never_wrap);
     RUN(a_context_beyond_the_device_lies_in_the_host_s_memory);
     RUN(a_context_that_neither_memory_holds_is_refused);
+    RUN(several_devices_and_the_cpu_share_all_tiles);
     return check_end();
 }
