@@ -18,12 +18,13 @@ typedef struct room {
     uint64_t device_activations;
     uint64_t device_state; /* without which a pass cannot run: of the longest sequence, what cannot be read where it is away */
     int64_t blocks;        /* to be made */
+    int64_t batch_blocks;  /* of its sequences, when it is done; shared ones count for each */
     int64_t rows, wanted;  /* of the largest pass */
     int64_t rows_cap, wanted_cap; /* that the backend is to be reserved for: at least those */
 } room;
 
 /* A device's memory for passes is made once, for the plan's rows, and again only where more are wanted: giving it back and taking it
- * costs more than a small pass. EXACT: what the batch needs alone, where that does not fit. */
+ * costs more than a small pass. EXACT: what the batch needs alone, where that does not fit, or leaves too little for the batch's state. */
 typedef enum room_kind { SPARE, EXACT } room_kind;
 
 static int64_t wanted_in(const air_batch *b, int64_t first, int64_t rows)
@@ -102,6 +103,7 @@ static void state_of_items(const air_engine *e, const air_batch *b, room *r)
         int64_t length = b->items[i].sequence->length + b->items[i].n_tokens;
         int64_t blocks = (int64_t)air_ceil_div((uint64_t)length, AIR_BLOCK_POSITIONS);
         r->blocks += air__sequence_missing(b->items[i].sequence, length);
+        r->batch_blocks += blocks;
         if (blocks > longest) longest = blocks;
     }
     int64_t least = longest - e->pool.away_most;
@@ -134,6 +136,12 @@ static room room_for(const air_engine *e, const air_batch *b, room_kind kind)
     if (b->keep_hidden) row += (uint64_t)p->n_embd * sizeof(float);
     if (!air_mul_u64((uint64_t)b->n_wanted, row, &r.logits)) r.logits = UINT64_MAX;
     return r;
+}
+
+/* Whether some state of the batch would not be in the device's memory, so that it takes several passes, or state has to come. */
+static int is_crowded(const air_engine *e, const room *r)
+{
+    return air__engine_on_device(e) && r->batch_blocks > device_blocks(e, r->device_activations);
 }
 
 /* The numbers alone: what helps depends on what the caller's caller has in hand. */
@@ -456,7 +464,7 @@ air_status air__batch_run(air_engine *e, air_batch *b, air_error *err)
     if (b->walk) return walk_weights(e, b, err);
     room r = room_for(e, b, SPARE);
     host_room h = host_room_of(e, &r);
-    if (!device_fits(e, &r) || !host_fits(e, &h)) r = room_for(e, b, EXACT);
+    if (!device_fits(e, &r) || !host_fits(e, &h) || is_crowded(e, &r)) r = room_for(e, b, EXACT);
     air_status st = make_room(e, &r, err);
     if (!st && air__engine_on_device(e)) st = air__pool_shrink(&e->pool, device_left(e) - r.device_activations, err);
     if (!st) st = reserve_activations(e, &r, err);

@@ -7,6 +7,7 @@
 using namespace air::fake;
 
 static const char MODEL[] = "llama-gqa";
+enum { ROWS = 24 }; /* of a pass, whose memory has room for the logits of several rows: a batch is one pass */
 static const Memory TWO = {0.3, 0.3, AIR_IO_DIRECT, 8, 0, 0.2, 0};
 
 static int schedules(int most)
@@ -102,7 +103,7 @@ static double apart(const Logits &a, const Logits &b)
 TEST(the_cpu_computes_generated_rows_and_no_others)
 {
     for (double pinned : {1.0, 0.0}) { /* what lies in RAM can wait until devices are busy, what comes from disk cannot */
-        air_engine_config config = config_for(MODEL, {0.3, pinned, AIR_IO_DIRECT, 8, 0, 0, 0.5});
+        air_engine_config config = config_for(MODEL, {0.3, pinned, AIR_IO_DIRECT, ROWS, 0, 0, 0.5});
         std::vector<Logits> want = script_under(config, "", SCRIPT);
         CHECK(same_bits(want[0], one_device()[0])); /* a prompt */
         for (int step = 1; step < SCRIPT; step++) CHECK(apart(want[(size_t)step], one_device()[(size_t)step]) < 1e-8);
@@ -125,7 +126,7 @@ TEST(columns_are_those_of_the_layer)
 
 TEST(the_cpu_and_two_devices_together)
 {
-    air_engine_config config = config_for(MODEL, {0.2, 0.5, AIR_IO_DIRECT, 8, 0, 0.2, 0.4});
+    air_engine_config config = config_for(MODEL, {0.2, 0.5, AIR_IO_DIRECT, ROWS, 0, 0.2, 0.4});
     std::vector<Logits> want = script_under(config, "devices=2", SCRIPT);
     for (int step = 0; step < SCRIPT; step++) CHECK(apart(want[(size_t)step], one_device()[(size_t)step]) < 1e-8);
     check_schedules(config, "devices=2", want, 10);

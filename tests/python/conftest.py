@@ -3,6 +3,7 @@ release preset)."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -38,9 +39,12 @@ def executables() -> Path:
     folder = ROOT / "build" / "c_tests"
     options = ["-DAIRPY_PYTHON=OFF", "-DAIRPY_CUDA=off", "-DAIRPY_TESTS=ON", "-DCMAKE_BUILD_TYPE=Release"]
     build = [cmake, "--build", str(folder), "--parallel", str(os.cpu_count() or 1)]
-    for command in ([cmake, "-S", str(ROOT), "-B", str(folder), *options], build):
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
+    folder.parent.mkdir(exist_ok=True)
+    with open(folder.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of several processes of pytest -n one builds
+        for command in ([cmake, "-S", str(ROOT), "-B", str(folder), *options], build):
+            done = subprocess.run(command, capture_output=True, text=True)
+            assert done.returncode == 0, done.stdout + done.stderr
     return folder / "tests"
 
 
