@@ -234,8 +234,8 @@ def engine_options(
 
 
 def check_vram(device: Device, given: Mapping[str, Any]) -> None:
-    """Raises ArgumentError for a max_vram that is nobody's."""
-    if device.kind == "cpu" and given.get("max_vram") is not None:
+    """Raises ArgumentError for a max_vram, asked for or a plan's, that is nobody's. 0 is the default."""
+    if device.kind == "cpu" and given.get("max_vram"):
         raise ArgumentError("max_vram is a GPU's memory, but the CPU computes; choose device 'cuda', or leave max_vram out")
     if isinstance(given.get("max_vram"), tuple) and len(given["max_vram"]) != len(device.numbers):
         raise ArgumentError(f"max_vram names {len(given['max_vram'])} memories, but {device} has {len(device.numbers)}")
@@ -275,6 +275,7 @@ def open_model(
         # By their own sizes: what the process has more of now than before may be anybody's.
         fixed = memory_bytes(parts[0]) + gguf.held_bytes + INTERPRETER_BYTES
         options, machine = engine_options(gguf, given, plan, bandwidths, fresh, fixed, gpu)
+        check_vram(device, options)
         options["fixed_bytes"] = fixed
         options |= device.engine_options()
         if settle is not None:

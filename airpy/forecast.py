@@ -54,6 +54,7 @@ def plan_on(
     gguf, gpu = _core.GGUF(file), device.gpu()
     fixed = _held(parts, gguf)
     options, _ = engine_options(gguf, given, plan, None, fresh, fixed, gpu)
+    check_vram(device, options)
     options |= {"fixed_bytes": fixed, **device.engine_options()}
     with advice_under(plan):
         return Plan.build(gguf, metadata, _core.solve_plan(gguf, **options), options, gpu)

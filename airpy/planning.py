@@ -407,12 +407,13 @@ def _checked(data: Any) -> dict[str, Any]:
     if not (isinstance(plan, Mapping) and isinstance(model, Mapping) and isinstance(options, Mapping)):
         raise ArgumentError("a plan has the objects 'model', 'options' and 'plan'")
     wrong = [name for name in _COUNTS if not _is_count(plan.get(name))]
+    wrong += [name for name in ("max_rows",) if plan.get(name) == 0]
     wrong += [name for name in _SECONDS if not _is_number(plan.get(name))]
     wrong += [name for name in ("name", "arch", "fingerprint") if not isinstance(model.get(name), str)]
     wrong += [name for name in ("file_bytes", "layers") if not _is_count(model.get(name))]
     wrong += [name for name in ("max_ram", "threads") if not _is_count(options.get(name))]
     vram, share, helpers = options.get("max_vram"), options.get("cpu_share"), plan.get("helpers")
-    if not all(map(_is_count, vram if isinstance(vram, (list, tuple)) else [vram])):
+    if vram in ([], ()) or not all(map(_is_count, vram if isinstance(vram, (list, tuple)) else [vram])):
         wrong.append("max_vram")
     if share is not None and not (_is_number(share) and share <= 1):
         wrong.append("cpu_share")

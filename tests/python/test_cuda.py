@@ -179,6 +179,8 @@ def test_two_devices_and_the_cpu_compute_together(cuda, plugin):
             assert model.device == "cuda:0,1" and 0 < helper["n_tiles"] < plan["n_device_tiles"] and helper["linked_tiles"] > 0
             assert (plan["n_host_tiles"] > 0) == (share > 0)
             texts.append(model.generate([IDS[:3]], max_new_tokens=3, eos_token_id=[])[0].tolist())
+    with pytest.raises(errors.ArgumentError, match="max_vram names 2 memories, but cuda:0 has 1"):  # not one device as both
+        load(device="cuda:0", plan=plan, bandwidths=None)
     with load(kv_dtype="f16") as model:
         texts.append(model.generate([IDS[:3]], max_new_tokens=3, eos_token_id=[])[0].tolist())
     assert texts[0] == texts[1] == texts[2]

@@ -201,6 +201,7 @@ def test_a_device_plan_is_kept_and_taken_back(header, tmp_path):
     [
         (["plan", "bound"], "tape"), (["plan", "n_device_tiles"], -1), (["plan", "device_budget"], 0.5), (["plan", "link_s"], None),
         (["plan", "weights", 0], ["x", "F32", 1, 1, 1]), (["plan", "weights", 0, 5], None), (["options", "max_vram"], "24GB"),
+        (["options", "max_vram"], []),
         (["more_vram"], [{"max_ram": 1, "share": 1, "pass_s": 1}]), (["more_vram"], 3), (["bandwidths", "link"], -1),
     ],
 )  # fmt: skip

@@ -181,6 +181,7 @@ def _set(data, path, value):
         (["plan", "weights", 0], ["x"]), (["model", "name"], 3), (["options", "max_ram"], None), (["options", "tier"], 7),
         (["bandwidths"], {"disk": -1}), (["bandwidths"], {"tape": 1}), (["more_ram"], [3]), (["options"], []),
         (["plan", "n_ctx"], 1.5), (["plan", "ring_bytes"], 262144.0), (["plan", "max_rows"], 2.5), (["plan", "tile_bytes"], 4e4),
+        (["plan", "max_rows"], 0),
         (["options", "threads"], 1.5), (["options", "max_ram"], 6e6), (["options", "threads"], True), (["model", "layers"], 1.5),
         (["plan", "weights", 0, 2], 0.5), (["more_ram", 0, "max_ram"], 1e7),
     ],
