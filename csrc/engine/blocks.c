@@ -67,6 +67,7 @@ static air_status take_of_host(air_state_pool *pool, char **out, air_state_home 
         air_budget_release(pool->host_budget, AIR_HOLD_STATE, pool->state_bytes);
         return air_fail(err, AIR_E_NOMEM, "state: %zu bytes for 64 positions", pool->state_bytes);
     }
+    air_pages_not_for_children(*out, pool->state_bytes);
     int locked = pool->api->lock_pages && pool->api->lock_pages(pool->backend, *out, pool->state_bytes);
     *home = locked ? AIR_STATE_LOCKED : AIR_STATE_PAGEABLE;
     return AIR_OK;
@@ -100,7 +101,7 @@ static air_status settle_in(air_state_pool *pool, air_block *b, char *memory, ai
 static air_status move_out(air_state_pool *pool, air_block *b, air_error *err)
 {
     char *memory;
-    air_state_home home;
+    air_state_home home = AIR_STATE_PAGEABLE;
     air_status st = take_of_host(pool, &memory, &home, err);
     return st ? st : settle_in(pool, b, memory, home, err);
 }
