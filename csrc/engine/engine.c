@@ -66,7 +66,7 @@ static air_status device_request(const air_engine_config *c, const air_program *
     if (!out->budget) out->budget = out->reach - out->reach / 20; /* others may want some */
     if (out->budget <= out->reach) return AIR_OK;
     return air_fail(err, AIR_E_BUDGET, "max_vram %.1f MiB is more than there is: %s has %.1f MiB free of %.1f; lower max_vram or leave it "
-                    "out", air_mib(out->budget), info.name, air_mib(out->reach), air_mib(info.total));
+                    "out", air_mib(out->budget), info.name, air_mib(air_min_u64(out->reach, info.total)), air_mib(info.total));
 }
 
 static air_status device_requests(const air_engine_config *c, const air_program *p, air_plan_request *r, air_error *err)

@@ -230,7 +230,8 @@ air_status air_sequence_new(air_sequence **out, air_engine *engine, air_error *e
 void air_sequence_free(air_sequence *s)
 {
     if (!s) return;
-    air__sequence_cut(s, 0);
+    /* In a forked child its blocks are the parent's: there the lock may be held for ever, and other things lie where the pages were. */
+    if (s->engine->process == air_process_id()) air__sequence_cut(s, 0);
     air_free(s->blocks);
     air_free(s->k);
     air_free(s->v);
