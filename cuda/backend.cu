@@ -3,6 +3,8 @@
 
 #include <new>
 #include <stdio.h>
+#include <system_error>
+#include <thread>
 
 #include "cuda/tables.cuh"
 #include "quant/format.h"
@@ -105,19 +107,30 @@ static air_status ask(int32_t device, air_device_info *out, air_error *err)
                     "AIRPY_CUDA_ARCHITECTURES=%d%d, or use device \"cpu\"", (int)device, out->name, out->major, out->minor, out->major, out->minor);
 }
 
-/* Leaves the calling thread, which is the user's, on the device that it was on. */
+/* Calls that users' threads make, which stay on the device that they are on: done on a thread of its own where that is another one. To go
+ * there and back would make a context on both. */
+template <class F> static air_status apart(int32_t device, air_error *err, F what)
+{
+    int current = 0;
+    air_status st = AIR_OK;
+    if (cudaGetDevice(&current) == cudaSuccess && current == device) return what();
+    (void)cudaGetLastError();
+    try {
+        std::thread([&] { st = what(); }).join();
+    } catch (const std::system_error &) {
+        st = air_fail(err, AIR_E_NOMEM, "cuda: a thread");
+    }
+    return st;
+}
+
 template <class F> static air_status on_device(int32_t device, air_error *err, F what)
 {
     int32_t n;
-    int before = 0;
     air_status st = cuda_devices(&n, err);
     if (st) return st;
     if (device < 0 || device >= n)
         return air_fail(err, AIR_E_ARGUMENT, "there is no device cuda:%d; there are %d, counted from 0", (int)device, (int)n);
-    int known = cudaGetDevice(&before) == cudaSuccess;
-    st = what();
-    if (known) (void)cudaSetDevice(before);
-    return st;
+    return apart(device, err, what);
 }
 
 static air_status cuda_device_info(int32_t device, air_device_info *out, air_error *err)
@@ -254,9 +267,8 @@ static void drop_free_state(air_backend *h)
 }
 
 /* The old memory goes first: both need not fit. After a failure the old size is made again, which was there before. */
-static air_status cuda_reserve(air_backend *h, int64_t rows, int64_t n_wanted, air_error *err)
+static air_status reserve(air_backend *h, int64_t rows, int64_t n_wanted, air_error *err)
 {
-    if (rows == h->rows_cap && n_wanted == h->wanted_cap) return AIR_OK;
     int64_t old_rows = h->rows_cap, old_wanted = h->wanted_cap;
     size_t old_bytes = h->memory ? h->layout.total : 0;
     air_status st = use_device(h, err);
@@ -270,6 +282,12 @@ static air_status cuda_reserve(air_backend *h, int64_t rows, int64_t n_wanted, a
     return leave_device(h, st, err);
 }
 
+static air_status cuda_reserve(air_backend *h, int64_t rows, int64_t n_wanted, air_error *err)
+{
+    if (rows == h->rows_cap && n_wanted == h->wanted_cap) return AIR_OK;
+    return apart(h->device, err, [=] { return reserve(h, rows, n_wanted, err); });
+}
+
 float *air_cuda_buffer(const air_backend *h, int32_t buffer)
 {
     const air_buffer_desc *d = &h->program->buffers[buffer];
@@ -280,9 +298,8 @@ float *air_cuda_buffer(const air_backend *h, int32_t buffer)
 
 /* --- life --- */
 
-static void cuda_close(air_backend *h)
+static air_status close_all(air_backend *h)
 {
-    if (!h) return;
     (void)cudaSetDevice(h->device);
     for (int32_t i = 0; i < h->n_devices; i++)
         for (cudaStream_t stream : {h->devices[i].compute, h->devices[i].copy})
@@ -303,6 +320,13 @@ static void cuda_close(air_backend *h)
     if (h->aside) (void)cudaStreamDestroy(h->aside);
     delete h;
     open_backends--;
+    return AIR_OK;
+}
+
+static void cuda_close(air_backend *h)
+{
+    auto close = [h] { return close_all(h); };
+    if (h && apart(h->device, nullptr, close)) (void)close(); /* there is no thread: then here */
 }
 
 static air_status open_streams(air_backend *h, air_error *err)
@@ -335,13 +359,15 @@ static air_status load_tables(air_backend *h, air_error *err)
 }
 
 static air_status open_devices(air_backend *h, const air_backend_config *config, air_error *err)
-{
+try {
     air_status st = use_device(h, err);
     if (!st) st = open_streams(h, err);
     if (!st) st = air_cuda_weights_open(h, config, err);
     if (!st) st = air_cuda_shuttle_open(h, config, err);
     if (!st) st = load_tables(h, err);
     return st ? st : air_cuda_share_open(h, config, err);
+} catch (const std::bad_alloc &) {
+    return air_fail(err, AIR_E_NOMEM, "cuda: %d tiles", (int)config->n_tiles);
 }
 
 static air_status cuda_open(air_backend **out, const air_backend_config *config, air_error *err)
@@ -355,12 +381,7 @@ static air_status cuda_open(air_backend **out, const air_backend_config *config,
     h->n_devices = config->n_devices;
     for (int32_t i = 0; i < h->n_devices; i++) h->devices[i].number = config->devices[i].number;
     h->n_ctx = config->n_ctx;
-    air_status st;
-    try {
-        st = open_devices(h, config, err);
-    } catch (const std::bad_alloc &) {
-        st = air_fail(err, AIR_E_NOMEM, "cuda: %d tiles", (int)config->n_tiles);
-    }
+    air_status st = apart(h->device, err, [=] { return open_devices(h, config, err); });
     if (st) {
         cuda_close(h);
         return st;
@@ -414,7 +435,7 @@ static air_status alloc_block(air_backend *h, void **out, size_t bytes, air_erro
 
 static air_status cuda_state_alloc(air_backend *h, void **out, size_t bytes, air_error *err)
 {
-    return leave_device(h, alloc_block(h, out, bytes, err), err);
+    return apart(h->device, err, [=] { return leave_device(h, alloc_block(h, out, bytes, err), err); });
 }
 
 /* Blocks are kept: freeing memory makes a device wait for all its streams. */
@@ -442,22 +463,29 @@ static air_status copy_block(air_backend *h, void *to, const void *from, size_t 
 
 static air_status cuda_state_copy(air_backend *h, void *to, const void *from, size_t bytes, int pageable, air_error *err)
 {
-    return leave_device(h, copy_block(h, to, from, bytes, pageable, err), err);
+    return apart(h->device, err, [=] { return leave_device(h, copy_block(h, to, from, bytes, pageable, err), err); });
 }
 
 /* --- memory of the host --- */
 
 static int cuda_lock_pages(air_backend *h, void *p, size_t bytes)
 {
-    if (cudaSetDevice(h->device) == cudaSuccess && cudaHostRegister(p, bytes, cudaHostRegisterPortable) == cudaSuccess) return 1;
-    (void)cudaGetLastError(); /* not the next launch's */
-    return 0;
+    air_status st = apart(h->device, nullptr, [=] {
+        if (cudaSetDevice(h->device) == cudaSuccess && cudaHostRegister(p, bytes, cudaHostRegisterPortable) == cudaSuccess) return AIR_OK;
+        (void)cudaGetLastError(); /* not the next launch's */
+        return AIR_E_DEVICE;
+    });
+    return !st;
 }
 
 static void cuda_unlock_pages(air_backend *h, void *p)
 {
-    (void)cudaSetDevice(h->device);
-    (void)cudaHostUnregister(p);
+    auto unlock = [=] {
+        (void)cudaSetDevice(h->device);
+        (void)cudaHostUnregister(p);
+        return AIR_OK;
+    };
+    if (apart(h->device, nullptr, unlock)) (void)unlock();
 }
 
 static air_status cuda_run(air_backend *h, const air_pass *pass, const air_feed *feed, air_error *err)

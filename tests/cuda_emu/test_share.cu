@@ -159,6 +159,22 @@ TEST(many_rows_for_the_cpu_go_in_turns)
     }
 }
 
+TEST(the_users_thread_stays_on_its_device)
+{
+    air_engine_config config = config_for(MODEL, {0.2, 0.5, AIR_IO_DIRECT, 8, 0, 0, 0});
+    config.device = 1;
+    emulate("devices=2");
+    {
+        Model m(MODEL, config);
+        Logits logits;
+        REQUIRE(!m.status);
+        CHECK_EQ(call(m, {{0, {1}}}, &logits, nullptr), AIR_OK);
+    }
+    int current = -1;
+    CHECK_EQ(cudaGetDevice(&current), cudaSuccess);
+    CHECK_EQ(current, 0);
+}
+
 int main(int argc, char **argv)
 {
     check_begin(argc, argv);
@@ -169,5 +185,6 @@ int main(int argc, char **argv)
     RUN(the_cpu_and_two_devices_together);
     RUN(a_device_that_has_all_of_it_needs_no_other);
     RUN(many_rows_for_the_cpu_go_in_turns);
+    RUN(the_users_thread_stays_on_its_device);
     return check_end();
 }
