@@ -204,12 +204,12 @@ struct air_cuda_shape {
 struct air_cuda_graph {
     air_cuda_shape shape;   /* of exec; where that is NULL of the last pass that could be one */
     cudaGraphExec_t exec;
-    bool refused;           /* by a capture that failed: no more of them */
+    bool refused;           /* by a capture or a launch that failed: no more of them */
 };
 
 /* Whether the pass may be a graph: all weights are there, all rows are generated. */
 bool air_cuda_graph_takes(const air_backend *h);
-/* Launches the pass, if it is the second alike or a later one; *done says whether it did. A capture that fails is no failure. */
+/* Launches the pass, if it is the second alike or a later one; *done says whether it did. A capture or launch that fails is no failure. */
 air_status air_cuda_graph_run(air_backend *h, bool *done, air_error *err);
 void air_cuda_graph_drop(air_backend *h);
 

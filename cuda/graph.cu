@@ -45,7 +45,14 @@ static cudaGraph_t capture(air_backend *h)
     return nullptr;
 }
 
-/* Whatever refuses it, the walk can do without. */
+/* Whatever refuses one, the walk can do without. */
+static void refuse(air_backend *h)
+{
+    air_cuda_graph_drop(h);
+    h->graph.refused = !atomic_load(h->pass->cancel);
+    (void)cudaGetLastError(); /* not the next launch's */
+}
+
 static void make(air_backend *h)
 {
     cudaGraph_t graph = capture(h);
@@ -53,8 +60,7 @@ static void make(air_backend *h)
     if (graph) (void)cudaGraphDestroy(graph);
     if (error == cudaSuccess) return;
     h->graph.exec = nullptr;
-    h->graph.refused = !atomic_load(h->pass->cancel);
-    (void)cudaGetLastError(); /* not the next launch's */
+    refuse(h);
 }
 
 air_status air_cuda_graph_run(air_backend *h, bool *done, air_error *err)
@@ -72,7 +78,7 @@ air_status air_cuda_graph_run(air_backend *h, bool *done, air_error *err)
     }
     if (!g->exec) make(h);
     if (!g->exec) return AIR_OK;
-    AIR_CUDA_TRY(cudaGraphLaunch(g->exec, h->compute), "computing", err);
-    *done = true;
+    *done = cudaGraphLaunch(g->exec, h->compute) == cudaSuccess;
+    if (!*done) refuse(h);
     return AIR_OK;
 }

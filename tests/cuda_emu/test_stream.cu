@@ -220,6 +220,7 @@ TEST(passes_alike_are_one_launch_with_the_bits_of_the_walk)
     long graphs;
     std::vector<Logits> expected = conversation(config, "fail=cudaStreamBeginCapture:1", &graphs); /* is not asked again */
     CHECK_EQ(graphs, 0);
+    CHECK(conversation(config, "fail=cudaGraphLaunch:1", &graphs) == expected && graphs == 0); /* nor is the launch */
     for (int seed = 0; seed < schedules(3); seed++) {
         std::vector<Logits> got = conversation(config, "mode=sched,seed=" + std::to_string(seed), &graphs);
         CHECK_EQ(graphs, OF_ONE + OF_TWO + MOVED);
