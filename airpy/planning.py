@@ -194,7 +194,7 @@ class Plan:
             more = budget + int(missing * share * 1.02) + (self["tile_bytes"] if share == 1 else 0)
             try:
                 memory = {option: (more, *helpers) if option == "max_vram" else more}
-                solved = _core.solve_plan(gguf, **{**rest, **memory, "n_ctx": self["n_ctx"], "io": "direct"})
+                solved = _core.solve_plan(gguf, **{**rest, **memory, "n_ctx": self["n_ctx"], "max_rows": self["max_rows"], "io": "direct"})
             except AirpyError:
                 continue
             found.append({option: more, "share": share, "pass_s": solved["pass_s"], "bound": solved["bound"]})

@@ -163,7 +163,7 @@ struct air_cuda_share {
     cudaEvent_t columns_there;
     int32_t columns_of;          /* buffer of which they are, AIR_NONE, the first of them, and how many */
     int64_t columns_first, columns_n;
-    std::vector<uint8_t> by_host; /* [n_ops]: whether the CPU has computed some of it, so will again */
+    std::vector<uint16_t> takers; /* [n_ops]: who has computed some of it, so will again: bit 0 the CPU, bit i device i */
     std::vector<air_cuda_tile> later; /* tiles for the CPU that stay where they are until the product ends */
 };
 

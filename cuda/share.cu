@@ -71,7 +71,7 @@ air_status air_cuda_share_open(air_backend *h, const air_backend_config *c, air_
     s->host = c->host;
     s->part_bytes = c->part_bytes;
     s->later.reserve((size_t)c->n_tiles);
-    s->by_host.assign((size_t)h->program->n_ops, 0);
+    s->takers.assign((size_t)h->program->n_ops, 0);
     for (int32_t i = 1; i < h->n_devices && !st; i++) st = open_helper(h, i, c, err);
     if (!st) st = air_cuda_use(h, 0, err);
     if (!st) st = air_cuda_vram((void **)&s->parts, (size_t)lanes * AIR_DEVICE_PARTS * s->part_bytes, "results from elsewhere", err);
@@ -162,6 +162,14 @@ static int64_t columns_of_part(const air_backend *h, int64_t rows)
 
 /* --- another device --- */
 
+/* Who computes some of an op is sent its columns before anything else of it is enqueued, from the second pass on. */
+static void note_taker(air_backend *h, const air_op *op, int32_t who) { h->share.takers[(size_t)(op - h->program->ops)] |= (uint16_t)(1 << who); }
+
+static int takes(const air_backend *h, const air_op *op, int32_t who)
+{
+    return !h->share.takers.empty() && h->share.takers[(size_t)(op - h->program->ops)] >> who & 1;
+}
+
 /* The columns of an op, in the form that its product reads, on a device's own memory. */
 static air_status send_columns(air_backend *h, air_cuda_device *d, const air_op *op, int q8, int64_t n, air_error *err)
 {
@@ -198,6 +206,7 @@ air_status air_cuda_share_by_device(air_backend *h, const air_op *op, const air_
     air_cuda_lane *lane = &h->share.lanes[tile->device];
     const air_weight *w = &h->program->weights[op->weight];
     int q8 = air_cuda_product_input(w->type) == AIR_INPUT_Q8;
+    note_taker(h, op, tile->device);
     air_status st = send_columns(h, d, op, q8, n, err);
     air_cuda_product p = {};
     p.type = w->type;
@@ -250,9 +259,12 @@ static air_status send_to_host(air_backend *h, const air_op *op, int64_t c, int6
 
 air_status air_cuda_share_begin(air_backend *h, const air_op *op, int64_t n, air_error *err)
 {
-    int64_t c = 0, some = 0;
-    if (h->share.host.product && h->share.by_host[(size_t)(op - h->program->ops)]) some = columns_for_host(h, op, AIR_SHARE_COLUMNS, &c, n);
-    return some ? send_to_host(h, op, c, some, err) : AIR_OK;
+    int q8 = air_cuda_product_input(h->program->weights[op->weight].type) == AIR_INPUT_Q8;
+    air_status st = AIR_OK;
+    for (int32_t i = 1; i < h->n_devices && !st; i++)
+        if (takes(h, op, i)) st = send_columns(h, &h->devices[i], op, q8, n, err);
+    int64_t c = 0, some = !st && takes(h, op, 0) ? columns_for_host(h, op, AIR_SHARE_COLUMNS, &c, n) : 0;
+    return some ? send_to_host(h, op, c, some, err) : st;
 }
 
 static air_status compute_on_host(air_backend *h, const air_op *op, const air_cuda_tile *tile, int64_t c, int64_t n, air_error *err)
@@ -273,7 +285,7 @@ static air_status compute_on_host(air_backend *h, const air_op *op, const air_cu
 
 static air_status by_host(air_backend *h, const air_op *op, const air_cuda_tile *tile, int64_t n, air_error *err)
 {
-    h->share.by_host[(size_t)(op - h->program->ops)] = 1;
+    note_taker(h, op, 0);
     int64_t part = columns_of_part(h, tile->rows), most = part < AIR_SHARE_COLUMNS ? part : (int64_t)AIR_SHARE_COLUMNS;
     air_status st = AIR_OK;
     for (int64_t c = 0, some; !st && (some = columns_for_host(h, op, most, &c, n)) != 0; c += some)

@@ -126,4 +126,6 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
         yield f"         {_gpu_text(gpu)}"
     if facts["gpu_problem"]:
         yield f"GPU      none can be used: {facts['gpu_problem']}"
-    yield "used     the CPU computes" + ("; device='cuda', or --device cuda, chooses the GPU" if facts["gpus"] else "")
+    name = "cuda" if len(facts["gpus"]) < 2 else "auto"
+    gpus = f"; device='{name}', or --device {name}, chooses the GPU{'s' if name == 'auto' else ''}" if facts["gpus"] else ""
+    yield f"used     the CPU computes{gpus}"

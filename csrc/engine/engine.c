@@ -85,7 +85,7 @@ static int is_for_device(const air_engine_config *c) { return c->max_vram || bac
 /* Of max_ram, what is there beside all that the engine allocates. */
 static uint64_t held_bytes(const air_engine_config *c, const air_program *p)
 {
-    uint64_t driver = is_for_device(c) ? AIR_DEVICE_HOST_CONTEXT : 0;
+    uint64_t driver = is_for_device(c) ? AIR_DEVICE_HOST_CONTEXT * (uint64_t)(1 + c->n_helpers) : 0;
     return c->fixed_bytes + air_sample_scratch(p->n_vocab) + driver;
 }
 

@@ -20,7 +20,7 @@
  *
  * Products may be shared. Where the link bounds a pass, the CPU computes the first tiles that no device holds, as many as it takes as long
  * for as the link does for the rest. Of several devices the first computes what is no product; tiles are dealt to all, those that stay by
- * memory and those that stream by link. Who computes what is fixed by the plan: a row's bits do not depend on other rows. */
+ * memory and those that stream evenly. Who computes what is fixed by the plan: a row's bits do not depend on other rows. */
 #ifndef AIR_MEMORY_PLAN_H
 #define AIR_MEMORY_PLAN_H
 
@@ -92,7 +92,6 @@ typedef struct air_device_request {
     uint64_t reach;  /* the largest budget that there is memory for; 0: not known */
     uint64_t away_per_block;    /* memory of the host for a block of state that is not in the device's; 0: there are none */
     uint64_t shuttle_per_block; /* of the device, so that passes can read it */
-    double link;     /* bytes per second of its own; 0: as the bandwidths say */
 } air_device_request;
 
 #define AIR_SHARE_AUTO (-1.0)

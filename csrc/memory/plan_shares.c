@@ -172,29 +172,14 @@ static void take_host_tiles(air_plan *p, double share)
 
 /* --- links --- */
 
-static double link_of(const air_plan_request *r, int32_t device)
-{
-    double own = device ? r->helpers[device - 1].link : r->device.link;
-    return own > 0 ? own : r->bandwidths.link;
-}
+double air__link_rate(const air_plan_request *r) { return r->bandwidths.link * (1 + r->n_helpers); }
 
-double air__link_rate(const air_plan_request *r)
+/* What streams, to every device as much: links are taken to be alike. */
+static void deal_links(air_plan *p)
 {
-    double sum = link_of(r, 0);
-    for (int32_t i = 0; i < r->n_helpers; i++) sum += link_of(r, i + 1);
-    return sum;
-}
-
-/* What streams, to each device as its link is of all; evenly where no link is known. */
-static void deal_links(air_plan *p, const air_plan_request *r)
-{
-    int32_t at = p->n_device_tiles + p->n_host_tiles, devices = p->n_helpers + 1;
-    double sum = 0, upto = 0, left = (double)(p->n_tiles - at);
-    int32_t first = at;
-    for (int32_t d = 0; d < devices; d++) sum += link_of(r, d);
+    int32_t at = p->n_device_tiles + p->n_host_tiles, devices = p->n_helpers + 1, first = at;
     for (int32_t d = 0; d < devices; d++) {
-        upto += sum > 0 ? link_of(r, d) / sum : 1.0 / devices;
-        int32_t end = d + 1 == devices ? p->n_tiles : first + (int32_t)(left * upto);
+        int32_t end = first + (int32_t)((int64_t)(p->n_tiles - first) * (d + 1) / devices);
         p->shares[p->n_shares++] = (air_share){.n_tiles = end - at, .device = d};
         if (d) {
             p->helpers[d - 1].linked_tiles = end - at;
@@ -212,5 +197,5 @@ void air__plan_share_rest(air_plan *p, const air_plan_request *r, uint64_t pinne
     }
     if (p->n_host_tiles) p->shares[p->n_shares++] = (air_share){.n_tiles = p->n_host_tiles, .device = AIR_NONE};
     else p->share_bytes = 0; /* pins have it */
-    deal_links(p, r);
+    deal_links(p);
 }

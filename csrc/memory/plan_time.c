@@ -120,7 +120,7 @@ static air_bound bounds_of(const air_plan_request *r, const air_plan *p, uint64_
                            double seconds[AIR_BOUND_COUNT])
 {
     int device = r->device.budget > 0;
-    double compute = compute_seconds(r, p, rows), link = r->device.link > 0 ? r->device.link : r->bandwidths.link;
+    double compute = compute_seconds(r, p, rows), link = r->bandwidths.link;
     seconds[AIR_BOUND_COMPUTE] = !device ? compute : p->n_host_tiles && rows == 1 ? air__host_share_seconds(r, p) : 0;
     seconds[AIR_BOUND_DEVICE] = device ? compute * device_part(p) : 0;
     seconds[AIR_BOUND_LINK] = device ? air__link_seconds(r, p, rows) + (link > 0 ? (double)state / link : 0) : 0;

@@ -154,7 +154,6 @@ inline air_engine_config config_of(const air_gguf_set *set, const Memory &memory
 {
     air_engine_config c = {};
     c.set = set;
-    c.max_ram = AIR_DEVICE_HOST_CONTEXT + (64 << 20);
     c.io = memory.io;
     c.threads = 1;
     c.cpu_tier = AIR_TIER_COUNT;
@@ -167,6 +166,7 @@ inline air_engine_config config_of(const air_gguf_set *set, const Memory &memory
     c.max_pins = UINT64_MAX;
     c.max_vram = memory.max_vram;
     c.n_helpers = memory.second > 0;
+    c.max_ram = (UINT64_C(64) << 20) + static_cast<uint64_t>(1 + c.n_helpers) * AIR_DEVICE_HOST_CONTEXT;
     c.helpers[0].device = 1;
     c.cpu_share = memory.cpu;
     return c;

@@ -171,7 +171,8 @@ def test_a_prompt_in_several_passes_is_the_same(cuda):
 def test_two_devices_and_the_cpu_compute_together(cuda, plugin):
     """Order and bits: tests/cuda_emu/test_share.cu, on weights in float32. These are in 8 bits or less."""
     cuda("devices=2")
-    options: dict[str, Any] = {"n_ctx": 64, "max_ram": SMALL_RAM, "max_vram": (device_budget(3), device_budget(2))}
+    ram, vram = SMALL_RAM + _core.DEVICE_HOST_CONTEXT, (device_budget(3), device_budget(2))
+    options: dict[str, Any] = {"n_ctx": 64, "max_ram": ram, "max_vram": vram}
     texts = []
     for share in (0.0, 0.4):
         with load(device="cuda:0,1", cpu_share=share, **options) as model:
@@ -194,7 +195,7 @@ def test_shares_that_make_no_sense_are_refused(cuda):
     with pytest.raises(errors.ArgumentError, match="max_vram names 2 memories, but cuda:0 has 1"):
         load(device="cuda", max_vram="1GiB,2GiB")
     with pytest.raises(errors.BudgetError, match=r"max_vram 512\.1 MiB of device 2 of 2 is too small by .* raise it, or leave that device"):
-        load(device="cuda:0,1", max_vram=(device_budget(3), device_budget(0.1)), max_ram=SMALL_RAM, n_ctx=64)
+        load(device="cuda:0,1", max_vram=(device_budget(3), device_budget(0.1)), max_ram=2 * SMALL_RAM, n_ctx=64)
 
 
 # ---- rates and plans --------------------------------------------------------------------------------------------------------------
