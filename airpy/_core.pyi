@@ -44,6 +44,7 @@ def cpu_info() -> dict[str, Any]: ...  # name, threads, features: list[str], tie
 def device_count(plugin: str, /) -> int: ...  # touches none of them
 def device_info(plugin: str, device: int, /) -> dict[str, Any]: ...
 # name, id, total, free (bytes), capability: (major, minor), processors, driver
+def cublas_info(plugin: str, directories: str, /) -> str: ...  # version and path
 def file_identity(path: str | os.PathLike[str], /) -> int: ...
 
 # Tests: base/alloc.h's fault injection
@@ -119,6 +120,7 @@ class Engine:
         bandwidths: Mapping[str, Any] | None = None,  # fields of air_bandwidths; product and those of its kind {type: rate}
         plugin: str = "",  # path of a backend's plugin; "": the CPU computes
         device: int | tuple[int, ...] = 0,  # which of its devices
+        cublas: str | None = None,  # directories where one may be, separated by ':'; None: none is used
         cpu_share: float | None = None,  # of products beside devices: 0 to 1; None: chosen
         source: str = "",  # tests: memory/source.h's tampered source
     ) -> Engine: ...

@@ -6,6 +6,7 @@
 #include <system_error>
 #include <thread>
 
+#include "cuda/cublas.h"
 #include "cuda/tables.cuh"
 #include "quant/format.h"
 
@@ -305,6 +306,7 @@ static air_status close_all(air_backend *h)
         for (cudaStream_t stream : {h->devices[i].compute, h->devices[i].copy})
             if (stream) (void)cudaStreamSynchronize(stream);
     free_pass(h);
+    air_cuda_cublas_close(h->cublas);
     air_cuda_share_close(h);
     air_cuda_weights_close(h);
     air_cuda_shuttle_close(h);
@@ -365,7 +367,10 @@ try {
     if (!st) st = air_cuda_weights_open(h, config, err);
     if (!st) st = air_cuda_shuttle_open(h, config, err);
     if (!st) st = load_tables(h, err);
-    return st ? st : air_cuda_share_open(h, config, err);
+    if (!st) st = air_cuda_share_open(h, config, err);
+    int64_t k = config->cublas ? air_device_cublas_k(h->program) : 0;
+    if (!st && k) st = air_cuda_cublas_open(&h->cublas, config->cublas, k, h->compute, err);
+    return st;
 } catch (const std::bad_alloc &) {
     return air_fail(err, AIR_E_NOMEM, "cuda: %d tiles", (int)config->n_tiles);
 }
@@ -508,6 +513,7 @@ static const air_backend_api cuda_api = {
     cuda_devices,
     cuda_device_info,
     cuda_probe,
+    air_cuda_cublas_find,
     cuda_open,
     cuda_close,
     cuda_kernels,

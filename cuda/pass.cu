@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "cuda/backend.h"
+#include "cuda/cublas.h"
 
 #define TRY(call) AIR_CUDA_TRY(call, "computing", err)
 
@@ -326,7 +327,10 @@ static air_status product_tile(air_backend *h, const air_op *op, const air_cuda_
         p.x = air_cuda_buffer(h, op->in) + c * p.k;
         if (reads_q8(h, op)) p.q8 = air_cuda_q8_from(q8_of(h, op->in), p.k, c);
         p.out = air_cuda_buffer(h, op->out) + c * p.out_stride + tile->first_row;
-        TRY(air_cuda_product_run(&p, h->compute));
+        air_status st = AIR_OK;
+        if (h->cublas && air_cuda_cublas_takes(&p)) st = air_cuda_cublas_product(h->cublas, &p, err);
+        else TRY(air_cuda_product_run(&p, h->compute));
+        if (st) return st;
     }
     return AIR_OK;
 }

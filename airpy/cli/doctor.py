@@ -83,6 +83,7 @@ def examine(model: str | None) -> dict[str, Any]:
         "cuda_plugin": cuda_plugin() if os.path.exists(cuda_plugin()) else None,
         "gpus": [{**asdict(gpu), **did} for gpu, did in zip(found, rates, strict=True)],
         "gpu_problem": problem,
+        "cublas": _cublas() if found else None,
     }
 
 
@@ -93,6 +94,25 @@ def _rates(gpu: Gpu, file: str) -> dict[str, Any]:
     machine = Machine(file, (), 0, "", min(GPU_PROBE_BYTES, gpu.free // 4), gpu)
     rates = gpu_rates(machine, fresh=True)
     return {name: rates[name] for name in ("link", "link_back", "device", "device_op_s", "handover_s") if name in rates}
+
+
+def _cublas() -> dict[str, Any]:
+    """"found": version and path, or None with the "problem"; "used": whether AIRPY_CUBLAS says so."""
+    from airpy.device import cublas_info, wants_cublas
+    from airpy.errors import UnsupportedError
+
+    try:
+        return {"found": cublas_info(), "problem": None, "used": wants_cublas()}
+    except UnsupportedError as error:
+        return {"found": None, "problem": str(error), "used": False}
+
+
+def _cublas_text(cublas: dict[str, Any]) -> str:
+    if cublas["used"]:
+        return f"{cublas['found']}: used for prompts with F16 and BF16 weights, as AIRPY_CUBLAS=on says"
+    if cublas["found"]:
+        return f"{cublas['found']}: not used, since no GPU has measured that it is faster; AIRPY_CUBLAS=on uses it for F16 and BF16 weights"
+    return f"not used: {cublas['problem']}"
 
 
 def _gpu_text(gpu: dict[str, Any]) -> str:
@@ -124,6 +144,8 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
             f"{format_size(gpu['free'])} free, driver for CUDA {gpu['driver'] // 1000}.{gpu['driver'] % 1000 // 10}"
         )
         yield f"         {_gpu_text(gpu)}"
+    if facts["cublas"]:
+        yield f"cuBLAS   {_cublas_text(facts['cublas'])}"
     if facts["gpu_problem"]:
         yield f"GPU      none can be used: {facts['gpu_problem']}"
     name = "cuda" if len(facts["gpus"]) < 2 else "auto"

@@ -17,7 +17,7 @@
 
 AIR_BEGIN_C
 
-enum { AIR_BACKEND_VERSION = 3 };
+enum { AIR_BACKEND_VERSION = 4 };
 
 /* Rows [first_row, first_row + rows) of one weight, in memory until released. data has no alignment. */
 typedef struct air_span {
@@ -122,6 +122,7 @@ typedef struct air_backend_config {
     uint64_t part_bytes;         /* of results that come from elsewhere, at a time */
     air_host_products host;      /* where some tiles are the CPU's */
     int64_t n_ctx, max_rows;     /* positions of a sequence, rows of a pass at most */
+    const char *cublas;          /* where one may be, for products of prompts (cuda/cublas.h); NULL: none is used; read by open alone */
     air_state_type state_type;
     int64_t away_most;           /* blocks in the host's memory that passes may read; 0: none are */
 } air_backend_config;
@@ -157,6 +158,9 @@ typedef struct air_backend_api {
      * memory and some of the host's, all of which is given back. What others do meanwhile slows it. Errors: AIR_E_ARGUMENT (no such
      * device), AIR_E_NOMEM, AIR_E_DEVICE. NULL as devices is. */
     air_status (*probe)(int32_t device, uint64_t types, uint64_t bytes, double seconds, air_device_rates *out, air_error *err);
+    /* Which cuBLAS it would use, were it asked to, for people; directories, where it may be, separated by ':'. Errors: AIR_E_UNSUPPORTED:
+     * why there is none. NULL as devices is. */
+    air_status (*cublas)(const char *directories, char *text, size_t room, air_error *err);
     air_status (*open)(air_backend **out, const air_backend_config *config, air_error *err);
     void (*close)(air_backend *backend);
     const char *(*kernels)(const air_backend *backend); /* which set of kernels it runs: "avx512" */

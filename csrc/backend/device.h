@@ -21,6 +21,13 @@ enum {
     AIR_DEVICE_ATTENTION_MOST = 64 << 20,  /* scratch of attention, beyond which rows take turns, but for what one row needs */
     AIR_DEVICE_STAGING_PIECES = 4,         /* of page-locked memory between weights in pageable memory and the device */
     AIR_DEVICE_STAGING_BYTES = 2 << 20,    /* of each, but no more than a tile: large enough that a copy costs more than its launch */
+    /* Of products by cuBLAS: the shape of a call, its workspace, and VRAM of the library itself, its code included: a guess until
+     * a GPU has said it (gpu_test_cublas). */
+    AIR_DEVICE_CUBLAS_ROWS = 1024,
+    AIR_DEVICE_CUBLAS_COLUMNS = 128,
+    AIR_DEVICE_CUBLAS_TERMS = 3,           /* 16-bit numbers to a float, at most */
+    AIR_DEVICE_CUBLAS_WORKSPACE = 32 << 20,
+    AIR_DEVICE_CUBLAS_LIBRARY = 128 << 20,
     /* What CUDA takes for a process that uses a device, before anything is allocated: of the device's memory, kernels included, where
      * nobody measured (250 to 500 MiB as seen of drivers 525 to 580), or by multiprocessors where that is more (about 3 MiB each: 555 MiB
      * were seen of one with 188), and of the host's, anonymous. tests/gpu/check.py measures both; the last is a guess until it has. */
@@ -61,6 +68,21 @@ typedef struct air_device_layout {
     size_t choice_parts, choices; /* of wanted rows */
     size_t total;
 } air_device_layout;
+
+/* What products by cuBLAS take of a device, whatever a pass has: offsets into one region. */
+typedef struct air_device_cublas_layout {
+    size_t workspace, rows; /* rows: of one call, where they have to be copied */
+    size_t columns, scale;  /* of one call; [columns][k] of each term */
+    size_t part;            /* results */
+    size_t total;
+} air_device_cublas_layout;
+
+/* Whether products of prompts with weights of a type, k to a row, are cuBLAS's where one is used; the largest k of a program's, 0: none
+ * is. */
+int air_device_cublas_takes(uint32_t type, int64_t k);
+int64_t air_device_cublas_k(const air_program *program);
+air_device_cublas_layout air_device_cublas_layout_of(int64_t k);
+uint64_t air_device_cublas_bytes(const air_program *program); /* that, and the library's own; 0 where no product is cuBLAS's */
 
 air_device_layout air_device_layout_of(const air_program *program, int64_t rows, int64_t n_wanted, int64_t n_ctx);
 uint64_t air_device_pass_bytes(const air_program *program, int64_t rows, int64_t n_wanted, int64_t n_ctx);

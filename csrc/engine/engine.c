@@ -72,6 +72,7 @@ static air_status device_request(const air_engine_config *c, const air_program *
 static air_status device_requests(const air_engine_config *c, const air_program *p, air_plan_request *r, air_error *err)
 {
     air_status st = device_request(c, p, c->device, c->max_vram, &r->device, err);
+    if (c->cublas) r->device.fixed += air_device_cublas_bytes(p);
     r->n_helpers = c->n_helpers;
     for (int32_t i = 0; i < c->n_helpers && !st; i++) {
         const air_engine_helper *h = &c->helpers[i];
@@ -196,7 +197,7 @@ static air_status open_backend(air_engine *e, const air_engine_config *c, air_er
     air_backend_config b = {
         .program = air_model_program(e->model), .threads = e->request.threads, .cpu_tier = c->cpu_tier, .n_tiles = plan->n_tiles,
         .part_bytes = plan->part_bytes, .n_ctx = plan->n_ctx, .max_rows = plan->max_rows,
-        .state_type = c->state_type, .away_most = plan->away_blocks,
+        .state_type = c->state_type, .away_most = plan->away_blocks, .cublas = c->cublas,
     };
     for (int32_t i = 0; i < plan->n_tiles; i++) b.tile_bytes = air_max_u64(b.tile_bytes, air_tile_device_memory(&plan->tiles[i]));
     air_status st = air__engine_on_device(e) ? book_device(e, err) : AIR_OK;

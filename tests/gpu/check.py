@@ -30,7 +30,7 @@ from tests.gpu.driver import NO_GPU, NoGpuError, Watch, facts
 
 State = Literal["ok", "FAILED", "skipped"]
 MIB = 1 << 20
-KERNEL_TESTS = ("rows", "attention", "products")
+KERNEL_TESTS = ("rows", "attention", "products", "cublas")
 PYTEST_NEEDS = ("pytest", "pytest_timeout", "tokenizers", "jinja2", "tqdm", "numpy")
 # Small cases, by program: a sanitizer makes a kernel tens of times slower.
 MEMCHECK = {"rows": "", "attention": "prompts_attend_on_tensor_cores", "products": "prompts_do_not_depend"}
