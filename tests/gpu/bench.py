@@ -89,8 +89,9 @@ class Bench:
         return found
 
     def worker(self, task: str, model: Path, **options: Any) -> Json:
-        rates = {name: rate for name, rate in self.found["steps"].get("probe", {}).items() if name not in NO_RATES}
-        given = {"n_ctx": self.options.n_ctx, "rates": rates, **options}
+        probed = ("probe", "cpu") if options.get("cpu_share", 0) is None else ("probe",)
+        rates = {name: rate for step in probed for name, rate in self.found["steps"].get(step, {}).items() if name not in NO_RATES}
+        given = {"n_ctx": self.options.n_ctx, "rates": rates, "cpu_share": 0, **options}
         found: Json = json.loads(self.run(build.python("tests.gpu.worker", task, str(model), json.dumps(given))))
         return found
 
@@ -160,6 +161,13 @@ def backend_probe(bench: Bench, formats: Sequence[str]) -> Json:
     return found
 
 
+def cpu_probe(bench: Bench, formats: Sequence[str]) -> Json:
+    """What a plan is told of the CPU where that may compute a share."""
+    options = json.dumps({"types": list(formats), "megabytes": min(256.0, bench.options.megabytes)})
+    found: Json = json.loads(bench.run(build.python("tests.gpu.worker", "cpu", "", options)))
+    return found
+
+
 def drop(bench: Bench, model: Synthetic) -> None:
     """Its room is another's."""
     if model.name in bench.files and model.name != "given":
@@ -171,13 +179,15 @@ def decode_resident(bench: Bench, model: Synthetic) -> Json:
     return bench.worker("decode", path, new=bench.options.new, max_ram=path.stat().st_size + HEADROOM)
 
 
-def decode_streamed(bench: Bench, model: Synthetic, ratio: float, io: str, ram_share: float) -> Json:
-    """ram_share: how much of the weights RAM may hold; 1 and more: all."""
+def decode_streamed(
+    bench: Bench, model: Synthetic, ratio: float, io: str, ram_share: float, cpu_share: float | None = 0
+) -> Json:
+    """ram_share: how much of the weights RAM may hold; 1 and more: all. cpu_share: None is as much as the plan chooses."""
     path = model_file(bench, model)
     size = path.stat().st_size
     ram = size + HEADROOM if ram_share >= 1 else int(size * ram_share) + (1 << 30)
     new = max(3, int(bench.options.new / (2 if ram_share >= 1 else 8)))
-    return bench.worker("decode", path, new=new, vram_bytes=int(size / ratio), io=io, max_ram=ram)
+    return bench.worker("decode", path, new=new, vram_bytes=int(size / ratio), io=io, max_ram=ram, cpu_share=cpu_share)
 
 
 def prefill(bench: Bench, model: Synthetic, ratio: float) -> Json:
@@ -251,7 +261,9 @@ def model_steps(bench: Bench, model: Synthetic, ratios: Sequence[float]) -> None
     name = model.name
     bench.step(f"{name}: decode", 20, partial(decode_resident, bench, model))
     for ratio in ratios:
-        bench.step(f"{name}: decode, {ratio:g} × VRAM", 15, partial(decode_streamed, bench, model, ratio, "direct", 1))
+        streamed = partial(decode_streamed, bench, model, ratio, "direct", 1)
+        bench.step(f"{name}: decode, {ratio:g} × VRAM", 15, streamed)
+        bench.step(f"{name}: decode, {ratio:g} × VRAM, with the CPU", 15, partial(streamed, None))
 
 
 def steps(bench: Bench) -> None:
@@ -261,6 +273,7 @@ def steps(bench: Bench) -> None:
     bench.step("link", 0, partial(bench.probed, "link"))
     bench.step("memory", 0, partial(bench.probed, "memory", megabytes=4 * options.megabytes))
     bench.step("probe", 0, partial(backend_probe, bench, options.formats or FIRST_FORMATS))
+    bench.step("cpu", 0, partial(cpu_probe, bench, options.formats or FIRST_FORMATS))
     chosen = [Synthetic("given", "7b", "")] if options.model else list(SYNTHETIC)
     first, ratios, formats = chosen[0], list(options.ratios), options.formats or FIRST_FORMATS
     middle = [ratio for ratio in ratios if ratio in (2, 4)] or ratios[:1]

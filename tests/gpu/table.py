@@ -91,7 +91,7 @@ def rows_of_attention(found: Json, f: Json) -> Iterator[Json]:
 def bound_of(found: Json, plan: Json, passes: int = 1) -> tuple[float, str]:
     """Seconds that the bytes of so many passes take, and what takes them; 0 where a speed is not known."""
     read, link = known(found, "memory", "read"), known(found, "link", "h2d")
-    linked = plan["weight_bytes"] - plan["device_weight_bytes"]
+    linked = plan["weight_bytes"] - plan["device_weight_bytes"] - plan.get("host_weight_bytes", 0)
     times = {"the memory": plan["weight_bytes"] / read if read else 0.0, "the link": linked / link if link else 0.0}
     what = max(times, key=lambda name: times[name])
     return passes * times[what], what
@@ -101,7 +101,8 @@ def rows_of_decode(found: Json, name: str, f: Json) -> Iterator[Json]:
     plan, median = f["plan"], f["median_s"]
     predicted = plan.get("pass_s", 0.0)
     bound, what = bound_of(found, plan)
-    linked = plan["weight_bytes"] - plan["device_weight_bytes"]
+    host = plan.get("host_weight_bytes", 0)
+    linked = plan["weight_bytes"] - plan["device_weight_bytes"] - host
     text = f"{figure(1 / median)} tokens/s"
     if bound:
         text += f", {percent(bound / median)} of the bound by {what} ({figure(1 / bound)})"
@@ -109,6 +110,8 @@ def rows_of_decode(found: Json, name: str, f: Json) -> Iterator[Json]:
         text += f"; {linked / 1e9:.2f} of {plan['weight_bytes'] / 1e9:.2f} GB cross the link, {rate(linked / median)}"
     else:
         text += f"; {rate(plan['weight_bytes'] / median)}"
+    if host:
+        text += f"; the CPU computes with {host / 1e9:.2f} GB, {rate(host / median)}"
     if f["disk_bytes"] > 1e6:
         text += f"; {f['disk_bytes'] / 1e9:.2f} GB read from files, {rate(f['disk_bytes'] / median)}"
     if predicted:
@@ -145,6 +148,9 @@ def rows_of(name: str, found: Json) -> list[Json]:
         return list(rows_of_runtime(f))
     if name == "link":
         return list(rows_of_link(f))
+    if name == "cpu":
+        return [row("the CPU, for its share", f"memory {rate(f['memory'])}; products "
+                    + ", ".join(f"{name} {rate(one)}" for name, one in f.get("product", {}).items()))]
     if name == "probe":
         return list(rows_of_probe(found, f))
     if name == "memory":

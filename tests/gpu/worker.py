@@ -1,8 +1,10 @@
 """One run of a model on a GPU for the benchmark, in a process of its own: python -m tests.gpu.worker TASK MODEL OPTIONS → one JSON object.
 
 Works on the extension itself, so that a figure holds no more than the engine. Options: vram_bytes beside what the device takes for itself
-(0: all there is), max_ram, io, n_ctx, kv_dtype, max_rows, rates (bandwidths, which the plan is told); new, prompts.
-TASK probe measures those rates as the backend does for every plan: MODEL is "", options are types and megabytes of VRAM."""
+(0: all there is), max_ram, io, n_ctx, kv_dtype, max_rows, cpu_share (0: none, null: chosen), rates (bandwidths, which the plan is told);
+new, prompts.
+TASK probe measures those rates as the backend does for every plan, and cpu those of the CPU: MODEL is "", options are types and
+megabytes."""
 from __future__ import annotations
 
 import json
@@ -18,8 +20,9 @@ from tests.bench.worker import GREEDY, prompt, weights_of
 
 Json = dict[str, Any]
 WARM = 3                            # passes before those timed: what stays comes to its place, buffers are made
-PLANNED = ("weight_bytes", "device_weight_bytes", "device_pin_bytes", "device_budget", "device_fixed", "pin_bytes", "n_device_tiles",
-           "n_tiles", "tile_bytes", "ring_bytes", "max_rows", "n_ctx", "io", "bound", "pass_s", "prompt_s", "budget")
+PLANNED = ("weight_bytes", "device_weight_bytes", "host_weight_bytes", "compute_s", "device_pin_bytes", "device_budget", "device_fixed",
+           "pin_bytes", "n_device_tiles", "n_tiles", "tile_bytes", "ring_bytes", "max_rows", "n_ctx", "io", "bound", "pass_s", "prompt_s",
+           "budget")
 
 
 class Run:
@@ -28,7 +31,7 @@ class Run:
     def __init__(self, model: str, options: Json) -> None:
         began = time.perf_counter()
         gguf = _core.GGUF(model)
-        given: Json = {key: options[key] for key in ("max_ram", "io", "n_ctx", "kv_dtype", "max_rows") if key in options}
+        given: Json = {key: options[key] for key in ("max_ram", "io", "n_ctx", "kv_dtype", "max_rows", "cpu_share") if key in options}
         rates: Json = options.get("rates", {})
         if options.get("vram_bytes"):
             fixed = int(_core.solve_plan(gguf, max_vram=64 << 30, n_ctx=64, bandwidths=rates)["device_fixed"])
@@ -90,6 +93,9 @@ def main() -> int:
     options = json.loads(text)
     if task == "probe":
         print(json.dumps(_core.probe_device(cuda_plugin(), 0, options["types"], int(options["megabytes"] * (1 << 20)))))
+        return 0
+    if task == "cpu":
+        print(json.dumps(dict(_core.probe_compute(options["types"], 0, "", int(options["megabytes"] * (1 << 20)), 0.4))))
         return 0
     print(json.dumps(TASKS[task](Run(model, options), options)))
     return 0

@@ -104,9 +104,10 @@ def test_a_program_that_fails_or_crashes_is_a_failed_line_and_the_others_run(ses
     script(session, "gpu_test_rows", "echo 'ok     a_test'; echo '1 passed, 0 failed'")
     script(session, "gpu_test_attention", "echo 'ok     a_test'; echo 'FAILED another'; exit 1")
     script(session, "gpu_test_products", "echo begun; kill -SEGV $$")
+    script(session, "gpu_test_cublas", "echo 'ok     a_test'; echo '1 passed, 0 failed'")
     check.kernels(session)
     assert [(line.name, line.state) for line in session.lines] == [
-        ("kernels: rows", "ok"), ("kernels: attention", "FAILED"), ("kernels: products", "FAILED"),
+        ("kernels: rows", "ok"), ("kernels: attention", "FAILED"), ("kernels: products", "FAILED"), ("kernels: cublas", "ok"),
     ]  # fmt: skip
     assert session.lines[0].text == "1 tests" and "another" in session.lines[1].text and "status -11" in session.lines[2].text
 
@@ -224,7 +225,8 @@ def test_the_benchmark_runs_on_an_emulated_gpu_and_leaves_no_results(executables
     assert found["emulated"] and sorted(table.RESULTS.glob("*")) == before
     streamed = found["steps"]["given: decode, 2 × VRAM"]["plan"]
     assert 0 < streamed["device_weight_bytes"] < streamed["weight_bytes"] and streamed["pass_s"] > 0
-    assert found["steps"]["probe"]["device_product"]["Q8_0"] > 0
+    assert found["steps"]["probe"]["device_product"]["Q8_0"] > 0 and found["steps"]["cpu"]["memory"] > 0
+    assert streamed["host_weight_bytes"] == 0 and "given: decode, 2 × VRAM, with the CPU" in found["steps"]
     left_out = {name for name, step in found["steps"].items() if "left_out" in step}
     assert left_out == {"given: llama.cpp", "given: llama.cpp, 2 × VRAM", "airllm"}
     assert "EMULATED" in (tmp_path / "found.md").read_text()
