@@ -1,6 +1,5 @@
 /* The largest logit of each row, and what its probability is relative to: greedy tokens are chosen where the logits are, and 12 bytes of
  * each row come down instead of four for every word of the vocabulary. Parts of a row by a block each, then the parts' results by one. */
-#include <cfloat>
 #include <climits>
 
 #include "cuda/kernels.h"
@@ -58,7 +57,7 @@ __global__ void __launch_bounds__(THREADS) choose_in_part(const float *logits, i
     greatest g = {-INFINITY, INT_MAX};
     float wrong = 0.0f, sum = 0.0f;
     for (int i = first + (int)threadIdx.x; i < end; i += THREADS) {
-        if (!(fabsf(x[i]) <= FLT_MAX)) wrong = 1.0f;
+        if (!(fabsf(x[i]) < INFINITY)) wrong = 1.0f;
         if (x[i] > g.x) g = {x[i], i};
     }
     g = block_greatest<THREADS / AIR_CUDA_WARP>(g);

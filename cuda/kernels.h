@@ -96,6 +96,11 @@ cudaError_t air_cuda_select(const float *in, const int32_t *wanted, int64_t n, i
 /* out[i] of row i of logits [rows][n], rows at most 65535. scratch: air_device_choice_part [rows][AIR_DEVICE_CHOICE_PARTS]. */
 cudaError_t air_cuda_choose(const float *logits, int64_t rows, int64_t n, void *scratch, air_choice *out, cudaStream_t stream);
 
+/* --- probes: cuda/read.cu --- */
+
+/* Reads from, aligned to 16 bytes and so many of them, by that many blocks of threads; *out may be written, or not. */
+cudaError_t air_cuda_read(const void *from, size_t bytes, unsigned blocks, unsigned *out, cudaStream_t stream);
+
 /* --- state and attention: cuda/state.cu, cuda/attention.cu; blocks are laid out as kernels/state.h says --- */
 
 typedef struct air_cuda_state {

@@ -20,20 +20,7 @@ constexpr int REPEAT_MOST = 256;
 constexpr int64_t COLUMNS_LEAST = 8, COLUMNS_MOST = 512, ROWS_LEAST = 64, ROWS_MOST = 4096, COLS_MOST = 4096, COLS_LEAST = 256;
 constexpr uint64_t ANSWER_BYTES = 4096;        /* of a hand-over: about what a token brings */
 constexpr uint64_t CONTEXT_GROWS = 32 << 20;   /* by kernels that have not run yet */
-constexpr int READ_THREADS = 512, READ_BLOCKS = 8, READ_UNROLL = 4; /* blocks of each multiprocessor */
-
-__global__ void read_window(const uint4 *from, size_t n, unsigned *out)
-{
-    size_t step = (size_t)gridDim.x * blockDim.x, at = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
-    unsigned seen = 0;
-    for (; at + (READ_UNROLL - 1) * step < n; at += READ_UNROLL * step)
-        for (int i = 0; i < READ_UNROLL; i++) {
-            uint4 v = from[at + (size_t)i * step];
-            seen ^= v.x ^ v.y ^ v.z ^ v.w;
-        }
-    for (; at < n; at += step) seen ^= from[at].x;
-    if (seen == 0x12345678u) *out = seen; /* so that nothing of it is left out */
-}
+constexpr int READ_BLOCKS = 8; /* of each multiprocessor */
 
 /* Of a product: columns, and what is written. Both are cut from one region. */
 struct activations {
@@ -125,8 +112,7 @@ template <class F> air_status seconds_of(prober *p, F work, double *out, air_err
 
 cudaError_t read_some(prober *p, uint64_t bytes, unsigned blocks)
 {
-    return air_launch(read_window, dim3(blocks), dim3(READ_THREADS), 0, p->stream, (const uint4 *)p->window,
-                      (size_t)(bytes / sizeof(uint4)), (unsigned *)p->work.memory);
+    return air_cuda_read(p->window, bytes, blocks, (unsigned *)p->work.memory, p->stream);
 }
 
 /* The largest window up to most that is quickly read. */

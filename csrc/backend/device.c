@@ -1,6 +1,7 @@
 #include "backend/device.h"
 
 #include "base/checked.h"
+#include "quant/format.h"
 
 static size_t cut(size_t *at, uint64_t bytes)
 {
@@ -56,7 +57,7 @@ air_device_layout air_device_layout_of(const air_program *p, int64_t rows, int64
 
 int air_device_cublas_takes(uint32_t type, int64_t k)
 {
-    return (type == AIR_TYPE_F16 || type == AIR_TYPE_BF16) && k % 8 == 0 && k <= INT32_MAX; /* rows of aligned 16 bytes; its k is an int */
+    return air_format_is_half(type) && k % 8 == 0 && k <= INT32_MAX; /* rows of aligned 16 bytes; its k is an int */
 }
 
 int64_t air_device_cublas_k(const air_program *p)

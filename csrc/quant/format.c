@@ -33,6 +33,8 @@ const air_format *air_format_by_name(const char *name)
     return NULL;
 }
 
+int air_format_is_half(uint32_t id) { return id == AIR_TYPE_F16 || id == AIR_TYPE_BF16; }
+
 size_t air_format_count(void)
 {
     return FORMAT_COUNT;

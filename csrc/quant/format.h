@@ -44,6 +44,9 @@ typedef struct air_format {
 const air_format *air_format_by_id(uint32_t id);
 const air_format *air_format_by_name(const char *name);     /* exact case */
 
+/* Whether elements are floats of 16 bits, each by itself: as libraries of matrix products take them. */
+int air_format_is_half(uint32_t id);
+
 /* All formats, by rising id: index 0 … count - 1. Beyond that air_format_at returns NULL. */
 size_t air_format_count(void);
 const air_format *air_format_at(size_t index);

@@ -26,6 +26,7 @@ HEADERS = {
         typedef signed char int8_t; typedef short int16_t; typedef int int32_t; typedef long int64_t; typedef long intptr_t;
         typedef unsigned char uint8_t; typedef unsigned short uint16_t; typedef unsigned uint32_t; typedef unsigned long uint64_t;
         typedef unsigned long uintptr_t;
+        #define UINT16_MAX 65535
         #define INT32_MAX 2147483647
         #define INT64_MAX 9223372036854775807L
         #define INFINITY __int_as_float(0x7f800000)""",
