@@ -162,7 +162,8 @@ def test_a_bound_is_reading_or_arithmetic():
 
 def test_a_prompt_is_timed_in_one_pass():
     found = common.worker("prefill", DEMO, prompt=48, times=2, **MAPPED)
-    round = common.Round({"demo": found, "demo: peak": PEAK, "demo: ik_llama.cpp": slower(1.0)})
+    peak = {**PEAK, "int8": 1e15}                                                     # no machine's: how quick this one is decides nothing
+    round = common.Round({"demo": found, "demo: peak": peak, "demo: ik_llama.cpp": slower(1.0)})
     figures = prefill.figures_of("demo", [round])
     assert len(found["prompt"]["seconds"]) == 2 and figures["tokens"] == 48 and found["type"] == "Q8_0"
     assert 0 < figures["of_peak"]["median"] < 1
