@@ -30,7 +30,7 @@ __device__ __forceinline__ float greatest(const total *totals, int parts)
 
 /* Up to four elements for each lane: warp w adds up parts w, w + 8 …, then the warps' sums are added up in order. */
 __device__ __forceinline__ void merge_elements(const arguments &a, const total *totals, const float *partial, int parts, float most,
-                                               int first, float *out)
+                                               float sink, int first, float *out)
 {
     AIR_SHARED(float, sums, [MERGE_WARPS][AIR_CUDA_WARP * MERGE_LANE]);
     AIR_SHARED(float, divisors, [MERGE_WARPS]);
@@ -55,7 +55,7 @@ __device__ __forceinline__ void merge_elements(const arguments &a, const total *
     __syncthreads();
     int at = (int)threadIdx.x;
     if (at >= AIR_CUDA_WARP * MERGE_LANE || first + at >= a.value_dim) return;
-    float all = 0.0f, by = 0.0f;
+    float all = 0.0f, by = sink;
     for (int w = 0; w < MERGE_WARPS; w++) all += sums[w][at], by += divisors[w];
     out[first + at] = by == 0.0f ? 0.0f : all / by;
 }
@@ -66,9 +66,9 @@ __global__ void __launch_bounds__(MERGE_WARPS * AIR_CUDA_WARP) merge(arguments a
     size_t head = (size_t)blockIdx.y * a.heads + blockIdx.x;
     int parts = (seen.hi - 1) / a.part - seen.lo / a.part + 1;
     const total *totals = a.totals + head * a.slots;
-    float most = greatest(totals, parts);
+    float most = greatest(totals, parts), sink = a.sinks ? expf(a.sinks[blockIdx.x] - most) : 0.0f;
     for (int first = 0; first < a.value_dim; first += AIR_CUDA_WARP * MERGE_LANE)
-        merge_elements(a, totals, a.partial + head * a.slots * a.value_dim, parts, most, first, a.out + head * a.value_dim);
+        merge_elements(a, totals, a.partial + head * a.slots * a.value_dim, parts, most, sink, first, a.out + head * a.value_dim);
 }
 
 /* --- turns --- */
@@ -96,7 +96,7 @@ bool can_take(const air_cuda_attention *a)
 {
     const air_cuda_state *s = &a->state;
     return s->type >= 0 && s->type < AIR_STATE_TYPES && s->kv_heads > 0 && s->heads > 0 && s->heads % s->kv_heads == 0 && s->key_dim > 0
-        && s->value_dim > 0 && a->rows > 0 && a->window > 0 && a->max_position >= 0 && a->max_position < INT_MAX;
+        && s->value_dim > 0 && a->rows > 0 && a->window > 0 && a->chunk >= 0 && a->chunk < INT_MAX && a->max_position >= 0 && a->max_position < INT_MAX;
 }
 
 cudaError_t find_prompt(const air_cuda_attention *a, bool *is)
@@ -114,11 +114,12 @@ arguments arguments_of(const air_cuda_attention *a, bool prompt)
     to.k_offset = s->k_offset, to.v_offset = s->v_offset;
     to.shuttle = (uint64_t)s->shuttle - s->k_offset;
     to.sizes = air_cuda_state_sizes_of(s->type, s->key_dim, s->value_dim);
-    to.scale = a->scale, to.softcap = a->softcap;
+    to.scale = a->scale, to.softcap = a->softcap, to.slopes = a->slopes, to.sinks = a->sinks;
     to.heads = (int)s->heads, to.kv_heads = (int)s->kv_heads, to.key_dim = (int)s->key_dim, to.value_dim = (int)s->value_dim;
-    to.window = a->window < INT_MAX ? (int)a->window : INT_MAX, to.last = (int)a->max_position;
+    int64_t seen = a->chunk && a->chunk < a->window ? a->chunk : a->window; /* at most */
+    to.window = seen < INT_MAX ? (int)seen : INT_MAX, to.chunk = (int)a->chunk, to.last = (int)a->max_position;
     to.part = prompt ? AIR_CUDA_PROMPT_PART : AIR_CUDA_ROWS_PART;
-    to.slots = (int)air_cuda_parts_seen(a->max_position, a->window, to.part);
+    to.slots = (int)air_cuda_parts_seen(a->max_position, seen, to.part);
     return to;
 }
 

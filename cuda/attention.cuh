@@ -31,9 +31,10 @@ typedef struct air_cuda_attention_arguments {
     float *partial;         /* likewise, [value_dim] */
     size_t k_offset, v_offset;
     air_cuda_state_sizes sizes;
+    const float *slopes, *sinks; /* [heads], or NULL */
     float scale, softcap;
     int rows, heads, kv_heads, key_dim, value_dim;
-    int window, last; /* the greatest position there is */
+    int window, chunk, last; /* last: the greatest position there is */
     int part, slots;
 } air_cuda_attention_arguments;
 
@@ -51,8 +52,8 @@ typedef struct air_cuda_span {
 
 static __device__ __forceinline__ air_cuda_span air_cuda_seen_by(const air_cuda_attention_arguments &a, int row)
 {
-    int end = a.positions[row] + 1;
-    return {end > a.window ? end - a.window : 0, end};
+    int end = a.positions[row] + 1, lo = end > a.window ? end - a.window : 0;
+    return {a.chunk ? max(lo, (end - 1) / a.chunk * a.chunk) : lo, end};
 }
 
 /* Parts that the positions seen by rows may touch, if they see `window` of those up to max_position. */

@@ -124,14 +124,16 @@ __device__ __forceinline__ void load_values(const arguments &a, const uint8_t *v
 struct query {
     int row, head; /* row a.rows or more: none */
     span seen;
+    float slope;
     float max, sum; /* of this lane's columns */
 };
 
 __device__ __forceinline__ query query_of(const arguments &a, int i, int kv_head)
 {
     int group = a.heads / a.kv_heads, row = i / group;
-    query q = {row, kv_head * group + i % group, {0, 0}, -INFINITY, 0.0f};
+    query q = {row, kv_head * group + i % group, {0, 0}, 0.0f, -INFINITY, 0.0f};
     if (row < a.rows) q.seen = air_cuda_seen_by(a, row);
+    if (a.slopes) q.slope = a.slopes[q.head];
     return q;
 }
 
@@ -163,8 +165,13 @@ __device__ __forceinline__ void scale_and_mask(const arguments &a, const query &
         for (int j = 0; j < 2; j++) {
             float *x = &scores[n][2 * which + j];
             int position = start + n * COLUMNS + lane % 4 * 2 + j;
-            if (a.softcap != 0.0f) *x = a.softcap * tanhf(*x * a.scale / a.softcap) * LOG2_E;
-            else *x *= a.scale * LOG2_E;
+            if (a.softcap != 0.0f || a.slopes) {
+                float score = *x * a.scale;
+                if (a.slopes) score = fmaf(q.slope, (float)(position - q.seen.hi + 1), score);
+                *x = (a.softcap != 0.0f ? a.softcap * tanhf(score / a.softcap) : score) * LOG2_E;
+            } else {
+                *x *= a.scale * LOG2_E;
+            }
             if (position < q.seen.lo || position >= q.seen.hi) *x = -INFINITY;
         }
     }

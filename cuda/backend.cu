@@ -226,8 +226,8 @@ static air_cuda_host_layout host_layout_of(const air_backend *h, int64_t rows, i
 {
     const air_program *p = h->program;
     air_cuda_host_layout l;
-    size_t at = 0, n = (size_t)rows, w = (size_t)n_wanted, pairs = (size_t)p->rope.pairs;
-    l.embed = cut(&at, n * (size_t)p->n_embd * sizeof(float));
+    size_t at = 0, n = (size_t)rows, w = (size_t)n_wanted, pairs = (size_t)p->rope_pairs;
+    l.embed = cut(&at, n * (size_t)(air_device_embeds(p) * p->n_embd) * sizeof(float));
     l.cos = cut(&at, n * pairs * sizeof(float));
     l.sin = cut(&at, n * pairs * sizeof(float));
     l.tokens = cut(&at, (2 * n + w) * sizeof(int32_t));

@@ -241,6 +241,7 @@ struct air_backend {
     air_cuda_shuttle shuttle;
     void *vectors;                     /* float32, made in the first pass */
     std::vector<const float *> vector_of; /* [n_weights], as soon as they are */
+    std::vector<const float *> slopes_of; /* [n_layers], likewise */
 
     int64_t rows_cap, wanted_cap;      /* what the memory below is made for */
     uint8_t *memory, *host;
@@ -267,6 +268,11 @@ cudaError_t air_cuda_settle(air_backend *h, cudaStream_t stream);
 cudaError_t air_cuda_settle_all(air_backend *h); /* of a pass; the first error */
 
 float *air_cuda_buffer(const air_backend *h, int32_t buffer);
+
+static inline air_cuda_epilogue air_cuda_epilogue_of(const air_op *op)
+{
+    return air_cuda_epilogue{op->epilogue, op->activation, op->scale, op->softcap};
+}
 
 /* From a column on. */
 static inline air_cuda_q8 air_cuda_q8_from(air_cuda_q8 x, int64_t k, int64_t column)

@@ -4,13 +4,25 @@
 
 #include "cuda/kernels.h"
 
+/* The activations of ops.h. */
+static __device__ __forceinline__ float air_cuda_activated(float x, air_activation f)
+{
+    if (f == AIR_ACTIVATION_SILU) return __fdividef(x, __fadd_rn(1.0f, expf(-x)));
+    if (f == AIR_ACTIVATION_GELU) return 0.5f * x * (1.0f + tanhf(0.79788456f * fmaf(0.044715f * x * x, x, x)));
+    if (f == AIR_ACTIVATION_GELU_ERF) return 0.5f * x * erfcf(-0.70710678f * x);
+    if (f == AIR_ACTIVATION_RELU2) return x < 0.0f ? 0.0f : x * x;
+    return x;
+}
+
 /* A product's result folded into what its output held. */
-static __device__ __forceinline__ float air_cuda_folded(float y, const float *bias, air_cuda_epilogue epilogue, float held)
+static __device__ __forceinline__ float air_cuda_folded(float y, const float *bias, const air_cuda_epilogue &e, float held)
 {
     if (bias) y = __fadd_rn(y, __ldg(bias));
-    if (epilogue == AIR_CUDA_ADD) y = __fadd_rn(held, y);
-    if (epilogue == AIR_CUDA_SWIGLU) y = __fmul_rn(__fdividef(held, __fadd_rn(1.0f, expf(-held))), y);
-    return y;
+    if (e.scale != 0.0f) y = __fmul_rn(y, e.scale);
+    if (e.softcap != 0.0f) y = e.softcap * tanhf(y / e.softcap);
+    if (e.kind == AIR_EPILOGUE_ADD) return __fadd_rn(held, y);
+    if (e.kind == AIR_EPILOGUE_GATED) return __fmul_rn(air_cuda_activated(held, e.activation), y);
+    return air_cuda_activated(y, e.activation);
 }
 
 #endif

@@ -11,6 +11,7 @@
 #define AIR_CUDA_KERNELS_H
 
 #include "backend/device.h"
+#include "backend/op.h"
 #include "cuda/dialect.h"
 #include "kernels/ops.h"
 
@@ -36,7 +37,12 @@ typedef enum air_cuda_role { AIR_CUDA_DECODE, AIR_CUDA_PROMPT } air_cuda_role;
 
 /* --- products: cuda/product*.cu --- */
 
-typedef enum air_cuda_epilogue { AIR_CUDA_SET, AIR_CUDA_ADD, AIR_CUDA_SWIGLU } air_cuda_epilogue; /* as air_epilogue of op.h */
+/* As op.h says: what becomes of W · x + bias. */
+typedef struct air_cuda_epilogue {
+    air_epilogue kind;
+    air_activation activation;
+    float scale, softcap; /* 0: none */
+} air_cuda_epilogue;
 
 /* Roles: of few columns, bound by the weights' bytes, and of many, bound by arithmetic. Below compute capability 7.5 weights that are plain
  * numbers have but one. */
@@ -82,9 +88,18 @@ void air_cuda_tables_fill(void *host);
 
 /* --- by rows: cuda/rows.cu --- */
 
-/* In groups of `group` elements (width a multiple of it); weight [group]. q8: its 8-bit form too, unless q8.q is NULL. x == y allowed. */
-cudaError_t air_cuda_rms_norm(const float *x, const float *weight, float *y, int64_t rows, int64_t width, int64_t group, float eps,
-                              air_cuda_q8 q8, cudaStream_t stream);
+/* Of rows of `width`, in groups of `group` elements, of which it is a multiple. */
+typedef struct air_cuda_norm {
+    bool centers; /* a layer norm, else an RMS norm */
+    const float *x, *weight, *bias; /* weight and bias [weights] or NULL; bias of a layer norm alone */
+    float *y;     /* may be x */
+    int64_t rows, width, group, weights; /* weights: group, or width */
+    float eps;
+    air_cuda_q8 q8; /* its 8-bit form too, unless q8.q is NULL */
+} air_cuda_norm;
+cudaError_t air_cuda_norm_run(const air_cuda_norm *norm, cudaStream_t stream);
+/* y += x, n elements. */
+cudaError_t air_cuda_add(float *y, const float *x, int64_t n, cudaStream_t stream);
 /* x [rows][heads * head_dim] in place; cos, sin [rows][pairs]. */
 cudaError_t air_cuda_rope(float *x, int64_t rows, int64_t heads, int64_t head_dim, int64_t pairs, air_rope_pairs kind, const float *cos,
                           const float *sin, cudaStream_t stream);
@@ -127,7 +142,9 @@ typedef struct air_cuda_attention {
     int64_t rows;
     int64_t max_position; /* the largest of the rows' positions */
     int64_t window;       /* INT64_MAX: all */
-    float scale, softcap; /* as air_attention_args of ops.h */
+    int64_t chunk;        /* 0: none; these as air_attention_args of ops.h has them, slopes and sinks [heads] */
+    const float *slopes, *sinks;
+    float scale, softcap;
     void *scratch;        /* air_cuda_attention_scratch bytes */
     air_cuda_role role;
 } air_cuda_attention;

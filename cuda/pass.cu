@@ -25,26 +25,32 @@ static air_cuda_q8 q8_of(const air_backend *h, int32_t buffer)
 
 /* --- before the walk --- */
 
-static size_t vector_floats(const air_weight *w)
+/* Where numbers that are added to all of them are among them. */
+static size_t append(std::vector<float> *all, const float *data, size_t n)
 {
-    size_t align = AIR_DEVICE_ALIGN / sizeof(float);
-    return ((size_t)(w->rows * w->cols) + align - 1) / align * align;
+    size_t at = all->size(), align = AIR_DEVICE_ALIGN / sizeof(float);
+    all->resize((at + n + align - 1) / align * align);
+    memcpy(all->data() + at, data, n * sizeof *data);
+    return at;
 }
 
-/* Small weights go up in the first pass and stay. */
+/* Small weights, and what of ALiBi each layer has, go up in the first pass and stay. */
 static air_status load_vectors(air_backend *h, air_error *err)
 {
     const air_program *p = h->program;
     std::vector<float> all;
+    std::vector<size_t> slopes((size_t)p->n_layers);
     std::vector<size_t> at((size_t)p->n_weights);
     std::vector<const float *> vector_of((size_t)p->n_weights);
     if (!h->vector_of.empty()) return AIR_OK;
     for (int32_t i = 0; i < p->n_weights; i++) {
         const float *data = h->feed->vectors[i];
-        at[(size_t)i] = all.size();
-        if (!data) continue;
-        all.resize(all.size() + vector_floats(&p->weights[i]));
-        memcpy(all.data() + at[(size_t)i], data, (size_t)(p->weights[i].rows * p->weights[i].cols) * sizeof(float));
+        if (data) at[(size_t)i] = append(&all, data, (size_t)(p->weights[i].rows * p->weights[i].cols));
+    }
+    for (int32_t i = 0; i < p->n_layers; i++) {
+        const air_attention_shape *a = &p->attention[i];
+        bool again = i && a->slopes == a[-1].slopes;
+        if (a->slopes) slopes[(size_t)i] = again ? slopes[(size_t)i - 1] : append(&all, a->slopes, (size_t)a->heads);
     }
     if (!all.empty()) {
         air_status st = air_cuda_upload(h, 0, &h->vectors, all.data(), all.size() * sizeof(float), "small weights", err);
@@ -52,15 +58,19 @@ static air_status load_vectors(air_backend *h, air_error *err)
     }
     for (size_t i = 0; i < at.size(); i++)
         if (h->feed->vectors[i]) vector_of[i] = (const float *)h->vectors + at[i];
+    h->slopes_of.assign((size_t)p->n_layers, nullptr);
+    for (size_t i = 0; i < slopes.size(); i++)
+        if (p->attention[i].slopes) h->slopes_of[i] = (const float *)h->vectors + slopes[i];
     h->vector_of.swap(vector_of);
     return AIR_OK;
 }
 
 /* Angles once per pass, in double, as on the CPU. */
-static void fill_angles(const air_backend *h, float *cosines, float *sines)
+static void fill_angles(const air_backend *h, const air_rope *rope, float *cosines, float *sines)
 {
-    const air_rope *rope = &h->program->rope;
-    const float *factors = rope->factors == AIR_NONE ? nullptr : h->feed->vectors[rope->factors];
+    int32_t weight = air_rope_factors(rope, h->n_ctx);
+    const float *factors = weight == AIR_NONE ? nullptr : h->feed->vectors[weight];
+    cosines += rope->first * h->pass->rows, sines += rope->first * h->pass->rows;
     for (int64_t r = 0; r < h->pass->rows; r++)
         for (int64_t i = 0; i < rope->pairs; i++) {
             double angle = h->pass->positions[r] * rope->frequency[i] / (factors ? (double)factors[i] : 1.0);
@@ -121,16 +131,25 @@ static air_status upload(air_backend *h, size_t to, size_t from, size_t bytes, a
     return AIR_OK;
 }
 
-/* The embedding comes first, as its rows may have to be read. */
-static air_status fill_embedding(air_backend *h, air_error *err)
+static bool is_embed(const air_op *op) { return op->kind == AIR_OP_EMBED || op->kind == AIR_OP_EMBED_POSITION; }
+
+/* Rows of tables begin a program; those of each lie after those of the one before, all as wide. */
+static float *embedded(const air_backend *h, const air_op *op)
 {
-    const air_op *op = h->program->ops, *end = op + h->program->n_ops;
-    while (op < end && op->kind != AIR_OP_EMBED) op++;
-    if (op == end) return AIR_OK;
-    float *x = (float *)(h->host + h->host_layout.embed);
+    size_t before = 0;
+    for (const air_op *o = h->program->ops; o < op; o++) before += is_embed(o);
+    return (float *)(h->host + h->host_layout.embed) + before * (size_t)(h->pass->rows * h->program->n_embd);
+}
+
+/* Embeddings come first, as their rows may have to be read. */
+static air_status fill_embedding(air_backend *h, const air_op *op, air_error *err)
+{
+    const int32_t *which = op->kind == AIR_OP_EMBED ? h->pass->tokens : h->pass->positions;
     size_t n = (size_t)(h->pass->rows * width_of(h, op->out));
-    air_status st = h->feed->gather(h->feed->self, op->weight, h->pass->tokens, h->pass->rows, x, err);
-    for (size_t i = 0; !st && op->scale != 1.0f && i < n; i++) x[i] *= op->scale;
+    float *x = embedded(h, op);
+    air_status st = h->feed->gather(h->feed->self, op->weight, which, h->pass->rows, x, err);
+    bool scaled = op->kind == AIR_OP_EMBED && op->scale != 1.0f;
+    for (size_t i = 0; !st && scaled && i < n; i++) x[i] *= op->scale;
     return st;
 }
 
@@ -141,9 +160,12 @@ static air_status fill_inputs(air_backend *h, air_error *err)
     const air_cuda_host_layout *l = &h->host_layout;
     size_t rows = (size_t)p->rows;
     int32_t *tokens = (int32_t *)(h->host + l->tokens);
-    air_status st = fill_embedding(h, err);
+    air_status st = AIR_OK;
+    for (const air_op *op = h->program->ops, *end = op + h->program->n_ops; op < end && !st; op++)
+        if (is_embed(op)) st = fill_embedding(h, op, err);
     if (st) return st;
-    fill_angles(h, (float *)(h->host + l->cos), (float *)(h->host + l->sin));
+    for (int32_t i = 0; i < h->program->n_ropes; i++)
+        fill_angles(h, &h->program->ropes[i], (float *)(h->host + l->cos), (float *)(h->host + l->sin));
     memcpy(tokens, p->positions, rows * sizeof *tokens);
     st = fill_blocks(h, (const void **)(h->host + l->blocks), err);
     for (size_t r = 0; r < rows; r++) tokens[rows + r] = p->sequences[r] - h->first_sequence;
@@ -155,7 +177,7 @@ static air_status upload_inputs(air_backend *h, air_error *err)
 {
     const air_pass *p = h->pass;
     const air_cuda_host_layout *l = &h->host_layout;
-    size_t rows = (size_t)p->rows, angles = rows * (size_t)h->program->rope.pairs * sizeof(float);
+    size_t rows = (size_t)p->rows, angles = rows * (size_t)h->program->rope_pairs * sizeof(float);
     air_status st = upload(h, h->layout.cos, l->cos, angles, err);
     if (!st) st = upload(h, h->layout.sin, l->sin, angles, err);
     if (!st) st = upload(h, h->layout.tokens, l->tokens, (2 * rows + (size_t)p->n_wanted) * sizeof(int32_t), err);
@@ -167,7 +189,7 @@ static air_status upload_inputs(air_backend *h, air_error *err)
 
 static air_status embed(air_backend *h, const air_op *op, air_error *err)
 {
-    const float *x = (const float *)(h->host + h->host_layout.embed);
+    const float *x = embedded(h, op);
     size_t n = (size_t)(h->pass->rows * width_of(h, op->out));
     TRY(cudaMemcpyAsync(air_cuda_buffer(h, op->out), x, n * sizeof *x, cudaMemcpyHostToDevice, h->compute));
     return AIR_OK;
@@ -179,23 +201,38 @@ static int reads_q8(const air_backend *h, const air_op *op)
 }
 
 /* A norm writes the 8-bit form too where the next op is a product that reads it. */
-static air_status rms_norm(air_backend *h, const air_op *op, air_error *err)
+static air_status norm(air_backend *h, const air_op *op, air_error *err)
 {
     const air_op *next = op + 1, *end = h->program->ops + h->program->n_ops;
     int quantize = next < end && reads_q8(h, next) && next->in == op->out;
-    air_cuda_q8 q8 = quantize ? q8_of(h, op->out) : air_cuda_q8{};
-    int64_t width = width_of(h, op->in), group = op->head_dim ? op->head_dim : width;
-    TRY(air_cuda_rms_norm(air_cuda_buffer(h, op->in), vector_of(h, op->weight), air_cuda_buffer(h, op->out), rows_of(h, op->in), width,
-                          group, op->eps, q8, h->compute));
+    int32_t sized = op->weight == AIR_NONE ? op->bias : op->weight;
+    air_cuda_norm n = {};
+    n.centers = op->kind == AIR_OP_LAYER_NORM;
+    n.x = air_cuda_buffer(h, op->in), n.y = air_cuda_buffer(h, op->out);
+    n.weight = vector_of(h, op->weight), n.bias = vector_of(h, op->bias);
+    n.rows = rows_of(h, op->in), n.width = width_of(h, op->in);
+    n.group = op->head_dim ? op->head_dim : n.width;
+    n.weights = sized == AIR_NONE ? 0 : h->program->weights[sized].cols;
+    n.eps = op->eps;
+    if (quantize) n.q8 = q8_of(h, op->out);
+    TRY(air_cuda_norm_run(&n, h->compute));
     if (quantize) h->quantized = op->out;
+    return AIR_OK;
+}
+
+static air_status add(air_backend *h, const air_op *op, air_error *err)
+{
+    TRY(air_cuda_add(air_cuda_buffer(h, op->out), air_cuda_buffer(h, op->in), rows_of(h, op->in) * width_of(h, op->in), h->compute));
     return AIR_OK;
 }
 
 static air_status rotate(air_backend *h, const air_op *op, air_error *err)
 {
-    const air_rope *rope = &h->program->rope;
-    TRY(air_cuda_rope(air_cuda_buffer(h, op->in), h->pass->rows, op->heads, op->head_dim, rope->pairs, rope->kind,
-                      (const float *)(h->memory + h->layout.cos), (const float *)(h->memory + h->layout.sin), h->compute));
+    const air_rope *rope = &h->program->ropes[op->rope];
+    const float *cosines = (const float *)(h->memory + h->layout.cos) + rope->first * h->pass->rows;
+    const float *sines = (const float *)(h->memory + h->layout.sin) + rope->first * h->pass->rows;
+    TRY(air_cuda_rope(air_cuda_buffer(h, op->in), h->pass->rows, op->heads, op->head_dim, rope->pairs, rope->kind, cosines, sines,
+                      h->compute));
     return AIR_OK;
 }
 
@@ -257,6 +294,9 @@ static air_status attend(air_backend *h, const air_op *op, air_error *err)
     a.window = shape->window ? shape->window : INT64_MAX;
     a.scale = op->scale;
     a.softcap = shape->softcap;
+    a.chunk = shape->chunk;
+    a.slopes = h->slopes_of[(size_t)op->layer];
+    a.sinks = vector_of(h, op->bias);
     a.scratch = h->memory + h->layout.attention;
     air_status st = air_cuda_shuttle_await(h, op->layer, err);
     if (st) return st;
@@ -316,7 +356,7 @@ static air_status product_tile(air_backend *h, const air_op *op, const air_cuda_
     p.rows = tile->rows;
     p.k = w->cols;
     p.bias = bias ? bias + tile->first_row : nullptr;
-    p.epilogue = (air_cuda_epilogue)op->epilogue;
+    p.epilogue = air_cuda_epilogue_of(op);
     p.out_stride = width_of(h, op->out);
     p.tables = h->devices[0].tables;
     for (int64_t c = 0; c < n; c += p.n) {
@@ -391,8 +431,11 @@ static air_status run_op(air_backend *h, const air_op *op, air_error *err)
     if (op->out != AIR_NONE) air_cuda_share_forget(h, op->out);
     if (op->kind != AIR_OP_PRODUCT && op->out != AIR_NONE && !rows_of(h, op->out)) return AIR_OK; /* no row is wanted */
     switch (op->kind) {
-    case AIR_OP_EMBED: return embed(h, op, err);
-    case AIR_OP_RMS_NORM: return rms_norm(h, op, err);
+    case AIR_OP_EMBED:
+    case AIR_OP_EMBED_POSITION: return embed(h, op, err);
+    case AIR_OP_RMS_NORM:
+    case AIR_OP_LAYER_NORM: return norm(h, op, err);
+    case AIR_OP_ADD: return add(h, op, err);
     case AIR_OP_PRODUCT: return product(h, op, err);
     case AIR_OP_ROPE: return rotate(h, op, err);
     case AIR_OP_STORE: return store(h, op, err);

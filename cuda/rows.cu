@@ -21,28 +21,37 @@ __device__ __forceinline__ float4 load_quad(const float *x, int at, int n, bool 
     return make_float4(x[at], at + 1 < n ? x[at + 1] : 0.0f, at + 2 < n ? x[at + 2] : 0.0f, at + 3 < n ? x[at + 3] : 0.0f);
 }
 
-/* --- RMS norm: blocks of [groups][threads of a group], by the size of a group alone --- */
+/* --- norms: blocks of [groups][threads of a group], by the size of a group alone --- */
 
 struct norm_arguments {
-    const float *x, *weight;
+    const float *x, *weight, *bias;
     float *y;
     int64_t groups;
-    int group;
+    int group, turn; /* after how many groups weight and bias begin again */
     float eps;
-    bool quads; /* x, y and weight are */
+    bool quads; /* x, y, weight and bias are */
     air_cuda_q8 q8;
 };
 
-/* Over the threads of a group, blockDim.x of them, which are whole warps. All threads of the block come here. */
-__device__ __forceinline__ float group_sum(float x)
+/* Over the threads of a group, blockDim.x of them, which are whole warps. All threads of the block come here, once for each `sums`. */
+__device__ __forceinline__ float group_sum(float x, float *sums)
 {
-    AIR_SHARED(float, sums, [THREADS_MOST / AIR_CUDA_WARP]);
     int warps = (int)blockDim.x / AIR_CUDA_WARP, first = (int)threadIdx.y * warps;
     x = air_lanes_sum(x);
     if (threadIdx.x % AIR_CUDA_WARP == 0) sums[first + (int)threadIdx.x / AIR_CUDA_WARP] = x;
     __syncthreads();
     float sum = 0.0f;
     for (int w = 0; w < warps; w++) sum += sums[first + w];
+    return sum;
+}
+
+__device__ __forceinline__ float sum_of_elements(const norm_arguments &a, const float *x)
+{
+    float sum = 0.0f;
+    for (int at = (int)threadIdx.x * QUAD; at < a.group; at += (int)blockDim.x * QUAD) {
+        float4 v = load_quad(x, at, a.group, a.quads);
+        sum += v.x, sum += v.y, sum += v.z, sum += v.w;
+    }
     return sum;
 }
 
@@ -56,33 +65,60 @@ __device__ __forceinline__ float sum_of_squares(const norm_arguments &a, const f
     return sum;
 }
 
-__device__ __forceinline__ void scale_quads(const norm_arguments &a, int64_t start, float scale)
+/* Of differences from the mean. */
+__device__ __forceinline__ float sum_of_squares_from(const norm_arguments &a, const float *x, float mean)
+{
+    float sum = 0.0f;
+    for (int at = (int)threadIdx.x; at < a.group; at += (int)blockDim.x) sum = fmaf(x[at] - mean, x[at] - mean, sum);
+    return sum;
+}
+
+__device__ __forceinline__ void scale_quads(const norm_arguments &a, int64_t start, const float *weight, float scale)
 {
     for (int at = (int)threadIdx.x * QUAD; at < a.group; at += (int)blockDim.x * QUAD) {
-        float4 v = *(const float4 *)(a.x + start + at), w = a.weight ? *(const float4 *)(a.weight + at) : make_float4(1, 1, 1, 1);
+        float4 v = *(const float4 *)(a.x + start + at), w = weight ? *(const float4 *)(weight + at) : make_float4(1, 1, 1, 1);
         *(float4 *)(a.y + start + at) = make_float4(v.x * scale * w.x, v.y * scale * w.y, v.z * scale * w.z, v.w * scale * w.w);
     }
 }
 
 /* An element for each lane; with the 8-bit form a warp holds a group of it. */
-__device__ __forceinline__ void scale_elements(const norm_arguments &a, int64_t start, float scale)
+__device__ __forceinline__ void scale_elements(const norm_arguments &a, int64_t start, const float *weight, const float *bias, float mean,
+                                               float scale)
 {
     for (int at = (int)threadIdx.x; at < a.group; at += (int)blockDim.x) {
-        float y = a.x[start + at] * scale * (a.weight ? a.weight[at] : 1.0f);
+        float y = (a.x[start + at] - mean) * scale * (weight ? weight[at] : 1.0f);
+        if (bias) y += bias[at];
         a.y[start + at] = y;
         if (a.q8.q) air_cuda_quantize_group(y, a.q8, (start + at) / AIR_Q8_GROUP);
     }
 }
 
-__global__ void __launch_bounds__(THREADS_MOST) rms_norm(norm_arguments a)
+template <bool CENTERS> __global__ void __launch_bounds__(THREADS_MOST) norm(norm_arguments a)
 {
-    int64_t group = (int64_t)blockIdx.x * blockDim.y + threadIdx.y;
+    AIR_SHARED(float, sums, [THREADS_MOST / AIR_CUDA_WARP]);
+    AIR_SHARED(float, squares, [THREADS_MOST / AIR_CUDA_WARP]);
+    int64_t group = (int64_t)blockIdx.x * blockDim.y + threadIdx.y, start = group * a.group;
     bool mine = group < a.groups;
-    float sum = group_sum(mine ? sum_of_squares(a, a.x + group * a.group) : 0.0f);
+    float mean = 0.0f, sum;
+    if constexpr (CENTERS) {
+        mean = group_sum(mine ? sum_of_elements(a, a.x + start) : 0.0f, sums) / (float)a.group;
+        sum = group_sum(mine ? sum_of_squares_from(a, a.x + start, mean) : 0.0f, squares);
+    } else {
+        sum = group_sum(mine ? sum_of_squares(a, a.x + start) : 0.0f, sums);
+    }
     if (!mine) return;
     float scale = 1.0f / sqrtf(sum / (float)a.group + a.eps);
-    if (a.quads && !a.q8.q) scale_quads(a, group * a.group, scale);
-    else scale_elements(a, group * a.group, scale);
+    int64_t of_weight = group % a.turn * a.group;
+    const float *weight = a.weight ? a.weight + of_weight : nullptr, *bias = a.bias ? a.bias + of_weight : nullptr;
+    if (!CENTERS && a.quads && !a.q8.q) scale_quads(a, start, weight, scale);
+    else scale_elements(a, start, weight, bias, mean, scale);
+}
+
+/* --- sums --- */
+
+__global__ void __launch_bounds__(THREADS) add(float *y, const float *x, int64_t n)
+{
+    for (int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x; i < n; i += (int64_t)gridDim.x * THREADS) y[i] += x[i];
 }
 
 /* --- rotation: a thread for each pair --- */
@@ -138,16 +174,25 @@ cudaError_t air_cuda_fold(const float *part, int64_t rows, int64_t n, const floa
                       epilogue, out, out_stride);
 }
 
-cudaError_t air_cuda_rms_norm(const float *x, const float *weight, float *y, int64_t rows, int64_t width, int64_t group, float eps,
-                              air_cuda_q8 q8, cudaStream_t stream)
+cudaError_t air_cuda_norm_run(const air_cuda_norm *n, cudaStream_t stream)
 {
-    if (rows < 1 || group < 1 || width < 1 || width % group || group > INT32_MAX / 2) return cudaErrorInvalidValue;
-    if (q8.q && group % AIR_Q8_GROUP) return cudaErrorInvalidValue;
-    bool quads = in_quads(x, group) && in_quads(y, group) && in_quads(weight, group);
-    int64_t groups = rows * (width / group), wide = ((group + QUAD - 1) / QUAD + AIR_CUDA_WARP - 1) / AIR_CUDA_WARP * AIR_CUDA_WARP;
+    int64_t group = n->group;
+    if (n->rows < 1 || group < 1 || n->width < 1 || n->width % group || group > INT32_MAX / 2) return cudaErrorInvalidValue;
+    if ((n->q8.q && group % AIR_Q8_GROUP) || (n->bias && !n->centers)) return cudaErrorInvalidValue;
+    if ((n->weight || n->bias) && n->weights != group && n->weights != n->width) return cudaErrorInvalidValue;
+    bool quads = in_quads(n->x, group) && in_quads(n->y, group) && in_quads(n->weight, group);
+    int64_t groups = n->rows * (n->width / group), turn = n->weights > group ? n->weights / group : 1;
+    int64_t wide = ((group + QUAD - 1) / QUAD + AIR_CUDA_WARP - 1) / AIR_CUDA_WARP * AIR_CUDA_WARP;
     unsigned threads = (unsigned)(wide < THREADS_MOST ? wide : THREADS_MOST), at_once = threads < THREADS ? THREADS / threads : 1;
-    norm_arguments a = {x, weight, y, groups, (int)group, eps, quads, q8};
-    return air_launch(rms_norm, dim3((unsigned)((groups + at_once - 1) / at_once)), dim3(threads, at_once), 0, stream, a);
+    norm_arguments a = {n->x, n->weight, n->bias, n->y, groups, (int)group, (int)turn, n->eps, quads, n->q8};
+    return air_launch(n->centers ? norm<true> : norm<false>, dim3((unsigned)((groups + at_once - 1) / at_once)), dim3(threads, at_once), 0, stream, a);
+}
+
+cudaError_t air_cuda_add(float *y, const float *x, int64_t n, cudaStream_t stream)
+{
+    if (n < 1) return cudaErrorInvalidValue;
+    int64_t blocks = (n + THREADS - 1) / THREADS;
+    return air_launch(add, dim3((unsigned)(blocks < GRID_MOST ? blocks : GRID_MOST)), dim3(THREADS), 0, stream, y, x, n);
 }
 
 cudaError_t air_cuda_rope(float *x, int64_t rows, int64_t heads, int64_t head_dim, int64_t pairs, air_rope_pairs kind, const float *cos,

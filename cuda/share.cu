@@ -127,7 +127,7 @@ static air_status fold_oldest(air_backend *h, const air_op *op, air_cuda_lane *l
     int64_t stride = h->program->buffers[op->out].width, row = lane->of[slot].first_row;
     TRY(cudaStreamWaitEvent(h->compute, lane->arrived[slot], 0));
     TRY(air_cuda_fold((const float *)lane->parts[slot], lane->of[slot].rows, lane->of[slot].n, bias ? bias + row : nullptr,
-                      (air_cuda_epilogue)op->epilogue, air_cuda_buffer(h, op->out) + lane->of[slot].column * stride + row, stride, h->compute));
+                      air_cuda_epilogue_of(op), air_cuda_buffer(h, op->out) + lane->of[slot].column * stride + row, stride, h->compute));
     TRY(cudaEventRecord(lane->folded[slot], h->compute));
     lane->taken++;
     return AIR_OK;
@@ -214,7 +214,6 @@ air_status air_cuda_share_by_device(air_backend *h, const air_op *op, const air_
     p.row_bytes = (size_t)w->row_bytes;
     p.rows = p.out_stride = tile->rows;
     p.k = w->cols;
-    p.epilogue = AIR_CUDA_SET;
     p.out = (float *)d->part;
     p.tables = d->tables;
     for (int64_t c = 0; c < n && !st; c += p.n) {

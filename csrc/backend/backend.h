@@ -17,7 +17,7 @@
 
 AIR_BEGIN_C
 
-enum { AIR_BACKEND_VERSION = 4 };
+enum { AIR_BACKEND_VERSION = 5 };
 
 /* Rows [first_row, first_row + rows) of one weight, in memory until released. data has no alignment. */
 typedef struct air_span {

@@ -44,8 +44,8 @@ air_device_layout air_device_layout_of(const air_program *p, int64_t rows, int64
     l.wanted = cut(&at, w * (uint64_t)p->wanted_floats * sizeof(float));
     l.logits = cut(&at, w * (uint64_t)p->n_vocab * sizeof(float));
     l.q8 = cut(&at, columns * (k + k / AIR_Q8_SUM_GROUP * 2 + k / AIR_Q8_GROUP * 4) + 3 * AIR_DEVICE_ALIGN);
-    l.cos = cut(&at, n * (uint64_t)p->rope.pairs * sizeof(float));
-    l.sin = cut(&at, n * (uint64_t)p->rope.pairs * sizeof(float));
+    l.cos = cut(&at, n * (uint64_t)p->rope_pairs * sizeof(float));
+    l.sin = cut(&at, n * (uint64_t)p->rope_pairs * sizeof(float));
     l.tokens = cut(&at, (2 * n + w) * sizeof(int32_t));
     l.blocks = cut(&at, block_table_bytes(rows, n_ctx));
     l.attention = cut(&at, attention_bytes(p, rows, n_ctx));
@@ -114,10 +114,17 @@ uint64_t air_device_staging_piece(uint64_t tile_bytes)
 
 uint64_t air_device_staging_bytes(uint64_t tile_bytes) { return AIR_DEVICE_STAGING_PIECES * air_device_staging_piece(tile_bytes); }
 
+int64_t air_device_embeds(const air_program *p)
+{
+    int64_t n = 0;
+    for (int32_t i = 0; i < p->n_ops; i++) n += p->ops[i].kind == AIR_OP_EMBED || p->ops[i].kind == AIR_OP_EMBED_POSITION;
+    return n;
+}
+
 uint64_t air_device_host_bytes(const air_program *p, int64_t rows, int64_t n_wanted, int64_t n_ctx)
 {
     uint64_t n = (uint64_t)rows, w = (uint64_t)n_wanted;
-    uint64_t floats = n * (uint64_t)(p->n_embd + 2 * p->rope.pairs) + w * (uint64_t)(p->n_vocab + p->n_embd);
+    uint64_t floats = n * (uint64_t)(air_device_embeds(p) * p->n_embd + 2 * p->rope_pairs) + w * (uint64_t)(p->n_vocab + p->n_embd);
     return floats * sizeof(float) + (2 * n + w) * sizeof(int32_t) + block_table_bytes(rows, n_ctx) + 8 * AIR_DEVICE_ALIGN;
 }
 

@@ -91,6 +91,8 @@ size_t air_device_shuttle_block(const air_program *program, air_state_type type)
 /* Page-locked memory through which weights go that do not lie in such, for tiles up to so many bytes. */
 uint64_t air_device_staging_piece(uint64_t tile_bytes); /* of AIR_DEVICE_STAGING_PIECES */
 uint64_t air_device_staging_bytes(uint64_t tile_bytes);
+/* Ops that gather rows of a table. */
+int64_t air_device_embeds(const air_program *program);
 /* Host memory of the same pass: page-locked copies of what goes up (embeddings, angles, positions, blocks) and of the logits. */
 uint64_t air_device_host_bytes(const air_program *program, int64_t rows, int64_t n_wanted, int64_t n_ctx);
 

@@ -33,8 +33,8 @@ static layout lay_out(const air_program *p, int64_t rows, int64_t n_wanted, int 
     l.rows = cut(&at, n * (uint64_t)p->row_floats * sizeof(float));
     l.wanted = cut(&at, w * (uint64_t)p->wanted_floats * sizeof(float));
     l.q8 = cut(&at, air_q8_bytes((int64_t)k, (int64_t)columns));
-    l.cos = cut(&at, n * (uint64_t)p->rope.pairs * sizeof(float));
-    l.sin = cut(&at, n * (uint64_t)p->rope.pairs * sizeof(float));
+    l.cos = cut(&at, n * (uint64_t)p->rope_pairs * sizeof(float));
+    l.sin = cut(&at, n * (uint64_t)p->rope_pairs * sizeof(float));
     l.scratch = cut(&at, (uint64_t)threads * air__host_scratch_floats(p) * sizeof(float));
     l.totals = cut(&at, air__attention_totals(p, threads) * sizeof(air_attention_total));
     l.turns = cut(&at, air__attention_turns(threads) * sizeof(int32_t));
@@ -106,6 +106,7 @@ static air_status host_open(air_backend **out, const air_backend_config *config,
     h->program = config->program;
     h->ops = air_ops_best((air_cpu_tier)config->cpu_tier);
     h->threads = config->threads;
+    h->n_ctx = config->n_ctx;
     air_status st = air__stages_make(h, err);
     if (!st) st = air_pool_open(&h->pool, config->threads, err);
     if (st) {
@@ -131,16 +132,17 @@ static air_status host_supports(const air_program *program, air_error *err)
 
 /* --- the pass --- */
 
-/* Angles once per pass, in double: every layer rotates by the same ones. */
-static void fill_rope(air_backend *h)
+/* Angles once per pass, in double: all layers with a rope rotate by the same ones. */
+static void fill_rope(air_backend *h, const air_rope *rope)
 {
-    const air_rope *rope = &h->program->rope;
-    const float *factors = rope->factors == AIR_NONE ? NULL : h->feed->vectors[rope->factors];
+    int32_t weight = air_rope_factors(rope, h->n_ctx);
+    const float *factors = weight == AIR_NONE ? NULL : h->feed->vectors[weight];
+    float *cosines = h->cos + rope->first * h->pass->rows, *sines = h->sin + rope->first * h->pass->rows;
     for (int64_t r = 0; r < h->pass->rows; r++)
         for (int64_t i = 0; i < rope->pairs; i++) {
             double angle = h->pass->positions[r] * rope->frequency[i] / (factors ? (double)factors[i] : 1.0);
-            h->cos[r * rope->pairs + i] = (float)(cos(angle) * rope->magnitude);
-            h->sin[r * rope->pairs + i] = (float)(sin(angle) * rope->magnitude);
+            *cosines++ = (float)(cos(angle) * rope->magnitude);
+            *sines++ = (float)(sin(angle) * rope->magnitude);
         }
 }
 
@@ -215,7 +217,7 @@ static air_status host_run(air_backend *h, const air_pass *pass, const air_feed 
     h->stage = NULL;
     h->status = AIR_OK;
     h->layer_started_ns = air_clock_ns();
-    fill_rope(h);
+    for (int32_t i = 0; i < h->program->n_ropes; i++) fill_rope(h, &h->program->ropes[i]);
     air_pool_run(h->pool, walk, h);
     air__belt_clear(h);
     if (pass->layer_ns)

@@ -67,6 +67,7 @@ struct air_backend {
     const air_ops *ops;
     air_pool *pool;
     int threads;
+    int64_t n_ctx;
     air__stage *stages;
     int32_t n_stages;
 
@@ -75,7 +76,7 @@ struct air_backend {
     size_t memory_bytes;
     float *rows, *wanted;         /* activations; buffers lie in them as the program's layout says */
     void *q8;                     /* 8-bit form of the input of the next products: an air_q8 of all its columns */
-    float *cos, *sin;             /* [rows][pairs] */
+    float *cos, *sin;             /* of each rope [rows][pairs] */
     float *scratch;               /* [threads][scratch_floats] */
     size_t scratch_floats;
     air_attention_total *totals;  /* air__attention_totals of them */

@@ -25,12 +25,12 @@ size_t air__host_scratch_floats(const air_program *p)
 
 /* --- one thread --- */
 
-static void embed(air_backend *h, const air_op *op)
+static void embed(air_backend *h, const air_op *op, const int32_t *which)
 {
     float *out = air__host_buffer(h, op->out);
     int64_t n = h->pass->rows * h->program->buffers[op->out].width;
-    h->status = h->feed->gather(h->feed->self, op->weight, h->pass->tokens, h->pass->rows, out, &h->error);
-    if (!h->status && op->scale != 1.0f)
+    h->status = h->feed->gather(h->feed->self, op->weight, which, h->pass->rows, out, &h->error);
+    if (!h->status && op->kind == AIR_OP_EMBED && op->scale != 1.0f)
         for (int64_t i = 0; i < n; i++) out[i] *= op->scale;
 }
 
@@ -46,25 +46,43 @@ static void select_rows(const air_backend *h, const air_op *op)
 void air__alone(air_backend *h)
 {
     const air_op *op = &h->program->ops[h->stage->first];
-    if (op->kind == AIR_OP_EMBED) embed(h, op);
-    else select_rows(h, op);
+    if (op->kind == AIR_OP_EMBED) embed(h, op, h->pass->tokens);
+    if (op->kind == AIR_OP_EMBED_POSITION) embed(h, op, h->pass->positions);
+    if (op->kind == AIR_OP_SELECT) select_rows(h, op);
 }
 
 /* --- by rows --- */
 
-static void rms_norm(const air_backend *h, const air_op *op, int64_t row)
+/* A vector of one group for all, or of all of them, from that of a row's element at on; NULL where there is none. */
+static const float *vector_at(const air_backend *h, int32_t weight, int64_t at)
+{
+    return weight == AIR_NONE ? NULL : h->feed->vectors[weight] + at % h->program->weights[weight].cols;
+}
+
+static void norm(const air_backend *h, const air_op *op, int64_t row)
 {
     int64_t width = h->program->buffers[op->in].width, group = op->head_dim ? op->head_dim : width;
     const float *in = air__host_buffer(h, op->in) + row * width;
     float *out = air__host_buffer(h, op->out) + row * width;
-    for (int64_t at = 0; at < width; at += group) h->ops->rms_norm(in + at, h->feed->vectors[op->weight], out + at, group, op->eps);
+    for (int64_t at = 0; at < width; at += group) {
+        const float *weight = vector_at(h, op->weight, at);
+        if (op->kind == AIR_OP_RMS_NORM) h->ops->rms_norm(in + at, weight, out + at, group, op->eps);
+        else h->ops->layer_norm(in + at, weight, vector_at(h, op->bias, at), out + at, group, op->eps);
+    }
+}
+
+static void add(const air_backend *h, const air_op *op, int64_t row)
+{
+    int64_t width = h->program->buffers[op->in].width;
+    h->ops->add(air__host_buffer(h, op->out) + row * width, air__host_buffer(h, op->in) + row * width, width);
 }
 
 static void rotate(const air_backend *h, const air_op *op, int64_t row)
 {
-    const air_rope *rope = &h->program->rope;
+    const air_rope *rope = &h->program->ropes[op->rope];
     float *x = air__host_buffer(h, op->in) + row * h->program->buffers[op->in].width;
-    h->ops->rope(x, op->heads, op->head_dim, rope->pairs, rope->kind, h->cos + row * rope->pairs, h->sin + row * rope->pairs);
+    int64_t at = rope->first * h->pass->rows + row * rope->pairs;
+    h->ops->rope(x, op->heads, op->head_dim, rope->pairs, rope->kind, h->cos + at, h->sin + at);
 }
 
 static void store_part(const air_backend *h, air_state_part part, char *block, int64_t position, const float *x, int64_t heads,
@@ -112,7 +130,8 @@ static void run_row(air_backend *h, int64_t row, float *scratch)
 {
     const air__stage *s = h->stage;
     for (const air_op *op = &h->program->ops[s->first], *end = op + s->n_ops; op < end; op++) {
-        if (op->kind == AIR_OP_RMS_NORM) rms_norm(h, op, row);
+        if (op->kind == AIR_OP_RMS_NORM || op->kind == AIR_OP_LAYER_NORM) norm(h, op, row);
+        if (op->kind == AIR_OP_ADD) add(h, op, row);
         if (op->kind == AIR_OP_ROPE) rotate(h, op, row);
         if (op->kind == AIR_OP_STORE) store(h, op, row, scratch);
     }

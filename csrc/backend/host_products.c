@@ -164,9 +164,11 @@ static void finish(const air_backend *h, const air_op *op, float *result, int64_
     for (int64_t c = 0; c < n; c++) {
         float *r = result + c * rows, *o = out + c * width + first;
         if (bias) h->ops->add(r, bias, rows);
-        if (op->epilogue == AIR_EPILOGUE_SET) memcpy(o, r, (size_t)rows * sizeof *o);
+        for (int64_t i = 0; op->scale != 0.0f && i < rows; i++) r[i] *= op->scale;
+        if (op->softcap != 0.0f) h->ops->softcap(r, rows, op->softcap);
+        if (op->epilogue == AIR_EPILOGUE_SET) h->ops->activate[op->activation](r, o, rows);
         if (op->epilogue == AIR_EPILOGUE_ADD) h->ops->add(o, r, rows);
-        if (op->epilogue == AIR_EPILOGUE_SWIGLU) h->ops->swiglu(o, r, o, rows);
+        if (op->epilogue == AIR_EPILOGUE_GATED) h->ops->gated[op->activation](o, r, o, rows);
     }
 }
 
@@ -178,7 +180,8 @@ static void product_chunk(air_backend *h, const air__belt_span *s, int64_t chunk
     int64_t n = air__host_rows(h, op->in), width = h->program->buffers[op->out].width;
     float *out = air__host_buffer(h, op->out), *decoded = scratch, *result = scratch + ((w->cols + 15) & ~(int64_t)15);
     const uint8_t *data = s->span.data + (uint64_t)from * w->row_bytes;
-    int direct = op->epilogue == AIR_EPILOGUE_SET && op->bias == AIR_NONE;
+    int direct = op->epilogue == AIR_EPILOGUE_SET && op->bias == AIR_NONE && op->scale == 0.0f && op->softcap == 0.0f &&
+                 op->activation == AIR_ACTIVATION_NONE;
     for (int64_t c = 0; c < n; c += AIR__CHUNK_COLUMNS) {
         int64_t columns = min64(n - c, AIR__CHUNK_COLUMNS);
         air_columns x = columns_of(h, op, c, columns);

@@ -7,8 +7,11 @@ static air__stage_kind kind_of(air_op_kind op)
 {
     switch (op) {
     case AIR_OP_EMBED:
+    case AIR_OP_EMBED_POSITION:
     case AIR_OP_SELECT: return AIR__STAGE_ALONE;
     case AIR_OP_RMS_NORM:
+    case AIR_OP_LAYER_NORM:
+    case AIR_OP_ADD:
     case AIR_OP_ROPE:
     case AIR_OP_STORE: return AIR__STAGE_ROWS;
     case AIR_OP_ATTENTION: return AIR__STAGE_ATTENTION;

@@ -42,7 +42,10 @@ typedef struct air_buffer_desc {
 
 typedef enum air_op_kind {
     AIR_OP_EMBED,     /* out = row of table[weight] for the row's token, times scale */
+    AIR_OP_EMBED_POSITION, /* out = row of table[weight] for the row's position */
     AIR_OP_RMS_NORM,  /* out = rms_norm(in) * vector[weight], in groups of head_dim where that is not 0 (q/k norms) */
+    AIR_OP_LAYER_NORM, /* out = layer_norm(in) * vector[weight] + vector[bias], likewise */
+    AIR_OP_ADD,       /* out += in */
     AIR_OP_PRODUCT,   /* out = matrix[weight] · in, then its epilogue */
     AIR_OP_ROPE,      /* in and out the same: heads × head_dim rotated by the row's position */
     AIR_OP_STORE,     /* in = k, in2 = v of the row: written to the layer's state at the row's position */
@@ -50,21 +53,25 @@ typedef enum air_op_kind {
     AIR_OP_SELECT,    /* out (rows wanted) = in (all rows) */
 } air_op_kind;
 
+/* Of a product with the result r = softcap(scale * (W · in + bias)), f its activation. */
 typedef enum air_epilogue {
-    AIR_EPILOGUE_SET,    /* out = r */
+    AIR_EPILOGUE_SET,    /* out = f(r) */
     AIR_EPILOGUE_ADD,    /* out += r: the residual */
-    AIR_EPILOGUE_SWIGLU, /* out = silu(out) * r: out holds the gate */
+    AIR_EPILOGUE_GATED,  /* out = f(out) * r: out holds the gate */
 } air_epilogue;
 
 typedef struct air_op {
     air_op_kind kind;
     int32_t layer;        /* AIR_NONE before the first and after the last */
     int32_t in, in2, out; /* buffer numbers, AIR_NONE where unused */
-    int32_t weight;       /* number of the weight, AIR_NONE */
-    int32_t bias;         /* vector added to the result of a product before its epilogue, AIR_NONE */
+    int32_t weight;       /* number of the weight, AIR_NONE; a norm's has a group's elements, or all groups', and may be AIR_NONE: ones */
+    int32_t bias;         /* PRODUCT, LAYER_NORM: a vector that is added; ATTENTION: a vector of sinks, one a head; AIR_NONE */
     air_epilogue epilogue;
-    int32_t heads, head_dim; /* ROPE: of in; RMS_NORM: groups; ATTENTION: query heads */
-    float eps, scale;     /* scale: EMBED, ATTENTION */
+    air_activation activation;
+    int32_t heads, head_dim; /* ROPE: of in; norms: groups; ATTENTION: query heads */
+    int32_t rope;         /* ROPE: which of the program's */
+    float eps, scale;     /* scale: EMBED, ATTENTION; PRODUCT, where 0 is none */
+    float softcap;        /* PRODUCT: 0: none */
 } air_op;
 
 /* Rotation: the angle of pair i at position p is p * frequency[i] / factor[i]; cos and sin are multiplied by magnitude (yarn). */
@@ -73,13 +80,24 @@ typedef struct air_rope {
     int64_t pairs;
     const double *frequency; /* [pairs] */
     int32_t factors;         /* vector weight of [pairs] (llama3's rope_freqs), AIR_NONE */
+    int32_t long_factors;    /* instead of them where a sequence may have more positions than long_beyond (longrope), AIR_NONE */
+    int64_t long_beyond;
     double magnitude;
+    int64_t first;           /* pairs of the ropes before it */
 } air_rope;
+
+/* The vector of a rope's factors for sequences of up to n_ctx positions, AIR_NONE. */
+static inline int32_t air_rope_factors(const air_rope *rope, int64_t n_ctx)
+{
+    return rope->long_factors != AIR_NONE && n_ctx > rope->long_beyond ? rope->long_factors : rope->factors;
+}
 
 typedef struct air_attention_shape {
     int32_t heads, kv_heads, key_dim, value_dim; /* per head */
     int32_t window;                              /* positions seen back, itself included; 0: all */
+    int32_t chunk;                               /* of those, what lies in a position's own chunk of so many, from 0 on; 0: all */
     float softcap;
+    const float *slopes;                         /* [heads]: ALiBi's; NULL: none */
 } air_attention_shape;
 
 typedef struct air_program {
@@ -94,7 +112,9 @@ typedef struct air_program {
     int64_t max_cols;      /* widest input of a product */
     int32_t n_layers;
     const air_attention_shape *attention; /* [n_layers] */
-    air_rope rope;
+    const air_rope *ropes;
+    int32_t n_ropes;
+    int64_t rope_pairs;    /* of all of them */
     int32_t logits; /* buffer that holds [wanted][n_vocab] at the end */
     int32_t hidden; /* buffer that holds the final normed hidden state of wanted rows */
     int64_t n_vocab, n_embd;

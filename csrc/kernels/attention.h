@@ -76,6 +76,12 @@ AIR_INLINE attention_matrix attention_values(const air_attention_args *a, int64_
     };
 }
 
+/* ALiBi (arXiv 2108.12409): a head's scores at n positions from lo on, of a row that is at position own. */
+AIR_INLINE void add_slope(float *s, int64_t n, float slope, int64_t lo, int64_t own)
+{
+    for (int64_t i = 0; i < n; i++) s[i] += slope * (float)(lo + i - own);
+}
+
 /* Positions [lo, hi) of one block, for `heads` heads from `first` on. */
 AIR_INLINE void attend_block(const attention_work *w, int64_t lo, int64_t hi, int64_t first, int64_t heads)
 {
@@ -86,20 +92,17 @@ AIR_INLINE void attend_block(const attention_work *w, int64_t lo, int64_t hi, in
     k.ahead = (const char *)v.data;
     v.ahead = (const char *)a->k_blocks[start + AIR_BLOCK_POSITIONS < w->end ? block + 1 : block] + a->k_offset;
     w->parts->scores[a->type](&k, w->q + first * a->head_dim, a->head_dim, scores, heads);
+    for (int64_t h = first; a->slopes && h < first + heads; h++)
+        add_slope(p + (h - first) * AIR_BLOCK_POSITIONS, hi - lo, a->slopes[h % a->group], lo, a->positions + h / a->group - 1);
     for (int64_t h = 0; h < heads; h++) w->parts->softmax(p + h * AIR_BLOCK_POSITIONS, hi - lo, a, &w->state[first + h]);
     w->parts->add_values[a->type](&v, p, w->state + first, w->out + first * v.columns, heads);
-}
-
-AIR_INLINE int64_t attention_first(const air_attention_args *a, int64_t row)
-{
-    return a->positions + row > a->window ? a->positions + row - a->window : 0;
 }
 
 /* The positions from start to end that a row attends, none where lo >= hi. */
 typedef struct attention_span { int64_t lo, hi; } attention_span;
 AIR_INLINE attention_span attention_within(const air_attention_args *a, int64_t row, int64_t start, int64_t end)
 {
-    int64_t lo = attention_first(a, row), hi = a->positions + row;
+    int64_t lo = air_attention_first(a, row), hi = a->positions + row;
     return (attention_span){lo < start ? start : lo, hi > end ? end : hi};
 }
 
@@ -117,7 +120,7 @@ AIR_INLINE void attention_run(const air_attention_args *a, const attention_parts
     w.end = last;
     for (int64_t start = all.lo / AIR_BLOCK_POSITIONS * AIR_BLOCK_POSITIONS; start < last; start += AIR_BLOCK_POSITIONS) {
         int64_t end = start + AIR_BLOCK_POSITIONS;
-        if (attention_first(a, a->rows - 1) <= start && end <= a->positions) {
+        if (air_attention_first(a, a->rows - 1) <= start && end <= a->positions) {
             attend_block(&w, start, end, 0, heads);
             continue;
         }
@@ -146,14 +149,16 @@ AIR_INLINE void merge_run(const air_attention_args *a)
         if (seen.lo >= seen.hi) continue;
         float *out = a->out + row * a->out_stride + h % a->group * n;
         const float *part = w.out + h * air_state_padded(n);
-        if (attention_first(a, row) >= start) {
+        if (air_attention_first(a, row) >= start) {
             memcpy(out, part, (size_t)n * sizeof *out);
             a->totals[h] = (air_attention_total){w.state[h].max, w.state[h].sum};
         } else {
             merge_head(out, &a->totals[h], part, &w.state[h], n);
         }
         if (seen.hi < a->positions + row) continue;
-        float inverse = a->totals[h].sum == 0.0f ? 0.0f : 1.0f / a->totals[h].sum;
+        float sum = a->totals[h].sum;
+        if (a->sinks) sum += expf(a->sinks[h % a->group] - a->totals[h].max);
+        float inverse = sum == 0.0f ? 0.0f : 1.0f / sum;
         for (int64_t i = 0; i < n; i++) out[i] *= inverse;
     }
 }

@@ -68,10 +68,15 @@ static void overlay(air_ops *to, const air_ops *from)
         if (from->product[i].fn) to->product[i] = from->product[i];
     OVERLAY(quantize);
     OVERLAY(rms_norm);
+    OVERLAY(layer_norm);
     OVERLAY(rope);
     OVERLAY(attention);
     OVERLAY(attention_merge);
-    OVERLAY(swiglu);
+    for (int i = 0; i < AIR_ACTIVATION_COUNT; i++) {
+        OVERLAY(activate[i]);
+        OVERLAY(gated[i]);
+    }
+    OVERLAY(softcap);
     OVERLAY(add);
     OVERLAY(softmax);
     OVERLAY(f32_to_f16);

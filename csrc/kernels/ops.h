@@ -84,6 +84,16 @@ typedef enum air_rope_pairs {
     AIR_ROPE_NEOX,   /* (0, n/2), (1, n/2 + 1) … */
 } air_rope_pairs;
 
+/* Of one number; a feed-forward's. */
+typedef enum air_activation {
+    AIR_ACTIVATION_NONE,     /* x */
+    AIR_ACTIVATION_SILU,     /* x / (1 + e^-x) */
+    AIR_ACTIVATION_GELU,     /* x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) */
+    AIR_ACTIVATION_GELU_ERF, /* x / 2 (1 + erf(x / sqrt(2))) */
+    AIR_ACTIVATION_RELU2,    /* max(x, 0)^2 */
+    AIR_ACTIVATION_COUNT
+} air_activation;
+
 /* Attention of query rows that follow each other in a sequence over one K/V head (kernels/state.h), for the group of query heads that
  * share it (GQA), over one segment of positions: those from segment * AIR_SEGMENT_POSITIONS on that the row may see.
  * Segments are fixed, each has an online softmax of its own, updated once per block, and they are merged in order: the bits are the
@@ -104,10 +114,22 @@ typedef struct air_attention_args {
     int64_t rows, q_stride, out_stride;
     int64_t positions;          /* row r attends the last `window` positions before positions + r */
     int64_t window;             /* INT64_MAX: all */
+    int64_t chunk;              /* 0: none; else of those, what lies in the row's own chunk of so many positions, counted from 0 */
+    const float *slopes;        /* [group]: score += slope * (position - the row's own), before softcap (ALiBi); or NULL */
+    const float *sinks;         /* [group]: a score that counts in the softmax's sum and has no value; or NULL */
     int64_t group, head_dim, value_dim;
     float scale;                /* of q.k, before softcap */
     float softcap;              /* 0: none; else s = softcap * tanh(s / softcap) */
 } air_attention_args;
+
+/* The first position that a row attends. */
+static inline int64_t air_attention_first(const air_attention_args *a, int64_t row)
+{
+    int64_t end = a->positions + row, window = end > a->window ? end - a->window : 0;
+    int64_t chunk = a->chunk ? (end - 1) / a->chunk * a->chunk : 0;
+    return window > chunk ? window : chunk;
+}
+
 static inline size_t air_attention_scratch(int64_t heads, int64_t head_dim, int64_t value_dim)
 {
     return (size_t)(heads * (head_dim + AIR_BLOCK_POSITIONS + air_state_padded(value_dim) + 4));
@@ -124,14 +146,20 @@ typedef struct air_ops {
     /* y[i] = x[i] / sqrt(mean(x^2) + eps) * weight[i]; weight NULL: 1. x == y allowed. */
     void (*rms_norm)(const float *x, const float *weight, float *y, int64_t n, float eps);
 
+    /* y[i] = (x[i] - mean(x)) / sqrt(variance(x) + eps) * weight[i] + bias[i]; weight NULL: 1; bias NULL: 0. x == y allowed. */
+    void (*layer_norm)(const float *x, const float *weight, const float *bias, float *y, int64_t n, float eps);
+
     /* Rotates the first 2 * pairs elements of each of heads vectors (stride head_dim) in place by cos[i], sin[i], i < pairs. */
     void (*rope)(float *x, int64_t heads, int64_t head_dim, int64_t pairs, air_rope_pairs kind, const float *cos, const float *sin);
 
     void (*attention)(const air_attention_args *args);
     void (*attention_merge)(const air_attention_args *args);
 
-    /* y[i] = silu(gate[i]) * up[i]; any of them may be the same array. */
-    void (*swiglu)(const float *gate, const float *up, float *y, int64_t n);
+    /* y[i] = f(x[i]); y[i] = f(gate[i]) * up[i]; any of them may be the same array. */
+    void (*activate[AIR_ACTIVATION_COUNT])(const float *x, float *y, int64_t n);
+    void (*gated[AIR_ACTIVATION_COUNT])(const float *gate, const float *up, float *y, int64_t n);
+    /* In place: cap tanh(x / cap), to within some 1e-7 cap. */
+    void (*softcap)(float *x, int64_t n, float cap);
     void (*add)(float *y, const float *x, int64_t n); /* y += x */
     /* In place; returns the logarithm of the sum of exponents (max included), so that log-probabilities follow. */
     float (*softmax)(float *x, int64_t n);

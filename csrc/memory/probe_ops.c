@@ -32,6 +32,7 @@ typedef struct tiny_model {
     air_weight weights[WEIGHTS];
     air_attention_shape attention[LAYERS];
     double frequency[PAIRS];
+    air_rope rope;
     uint8_t matrix[WIDTH * WIDTH * sizeof(float)]; /* zeros, whatever its format */
     float ones[WIDTH], logits[WIDTH];
     const float *vectors[WEIGHTS];
@@ -62,6 +63,8 @@ static void emit_product(tiny_model *m, int32_t layer, int32_t in, int32_t out, 
     air_op *op = emit(m, AIR_OP_PRODUCT, layer, in, out);
     op->weight = MATRIX;
     op->epilogue = epilogue;
+    op->activation = epilogue == AIR_EPILOGUE_GATED ? AIR_ACTIVATION_SILU : AIR_ACTIVATION_NONE;
+    op->scale = 0;
 }
 
 static void emit_layer(tiny_model *m, int32_t layer)
@@ -77,7 +80,7 @@ static void emit_layer(tiny_model *m, int32_t layer)
     emit_product(m, layer, A, X, AIR_EPILOGUE_ADD);
     emit_norm(m, layer, X, NORMED);
     emit_product(m, layer, NORMED, FFN, AIR_EPILOGUE_SET);
-    emit_product(m, layer, NORMED, FFN, AIR_EPILOGUE_SWIGLU);
+    emit_product(m, layer, NORMED, FFN, AIR_EPILOGUE_GATED);
     emit_product(m, layer, FFN, X, AIR_EPILOGUE_ADD);
 }
 
@@ -120,11 +123,12 @@ static void fill_model(tiny_model *m, const air_format *format)
     for (int i = 0; i < LAYERS; i++)
         m->attention[i] = (air_attention_shape){.heads = HEADS, .kv_heads = HEADS, .key_dim = HEAD_DIM, .value_dim = HEAD_DIM};
     m->vectors[VECTOR] = m->ones;
+    m->rope = (air_rope){.pairs = PAIRS, .frequency = m->frequency, .factors = AIR_NONE, .long_factors = AIR_NONE, .magnitude = 1.0};
     emit_program(m);
     m->program = (air_program){
         .ops = m->ops, .n_ops = m->n_ops, .weights = m->weights, .n_weights = WEIGHTS, .buffers = m->buffers, .n_buffers = BUFFERS,
         .row_floats = LAST * WIDTH, .wanted_floats = (BUFFERS - LAST) * WIDTH, .max_cols = WIDTH, .n_layers = LAYERS,
-        .attention = m->attention, .rope = {.pairs = PAIRS, .frequency = m->frequency, .factors = AIR_NONE, .magnitude = 1.0},
+        .attention = m->attention, .ropes = &m->rope, .n_ropes = 1, .rope_pairs = PAIRS,
         .logits = LOGITS, .hidden = HIDDEN, .n_vocab = WIDTH, .n_embd = WIDTH,
     };
 }

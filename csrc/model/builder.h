@@ -52,7 +52,7 @@ void air__builder_deinit(air_builder *b);
 
 /* hparams.c, rope.c */
 air_status air__hparams_read(const air_gguf *gguf, air_hparams *hp, air_error *err);
-void air__rope_read(air_builder *b, air_arena *arena, air_rope *rope);
+void air__rope_read(air_builder *b, air_arena *arena, air_program *program);
 /* Formats ARCH.suffix, the key of a hyperparameter. */
 typedef struct air_key { char text[128]; } air_key;
 air_key air__key(const air_hparams *hp, const char *suffix);

@@ -70,7 +70,7 @@ static air_status build(air_model *m, const air_gguf *gguf, const air_arch *arch
     m->program.n_vocab = m->hp.n_vocab;
     m->program.n_embd = m->hp.n_embd;
     emit_decoder(&b);
-    air__rope_read(&b, &m->arena, &m->program.rope);
+    air__rope_read(&b, &m->arena, &m->program);
     if (!b.status) fill_attention(&b, &m->arena, &m->program);
     air__builder_finish(&b, &m->arena, &m->program);
     air__builder_deinit(&b);

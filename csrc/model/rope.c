@@ -64,7 +64,7 @@ static void fill(const scaling *s, double *frequency, int64_t pairs)
     }
 }
 
-void air__rope_read(air_builder *b, air_arena *arena, air_rope *rope)
+void air__rope_read(air_builder *b, air_arena *arena, air_program *program)
 {
     scaling s = {.base = 10000, .factor = 1, .attention = 1, .beta_fast = 32, .beta_slow = 1,
                  .original_context = (uint64_t)b->hp->n_ctx_trained};
@@ -72,7 +72,8 @@ void air__rope_read(air_builder *b, air_arena *arena, air_rope *rope)
     if (b->status) return;
     int64_t pairs = b->hp->rope_dims / 2;
     double *frequency = air_arena_alloc(arena, (size_t)pairs, sizeof *frequency);
-    if (!frequency) {
+    air_rope *rope = air_arena_alloc(arena, 1, sizeof *rope);
+    if (!frequency || !rope) {
         b->status = air_fail(b->err, AIR_E_NOMEM, "model: rotary frequencies");
         return;
     }
@@ -81,5 +82,9 @@ void air__rope_read(air_builder *b, air_arena *arena, air_rope *rope)
         .kind = b->arch->rope, .pairs = pairs, .frequency = frequency,
         .magnitude = s.yarn && s.factor > 1 ? s.attention * (1 + 0.1 * log(s.factor)) : s.attention,
         .factors = air__vector(b, AIR_OPTIONAL, pairs, "rope.dimension_count / 2", "rope_freqs.weight", AIR_NONE),
+        .long_factors = AIR_NONE,
     };
+    program->ropes = rope;
+    program->n_ropes = 1;
+    program->rope_pairs = pairs;
 }

@@ -19,7 +19,7 @@ static air_status open_set(air_gguf_set **set, const char *name, air_error *err)
 
 static int reads(const air_op *op, int32_t buffer)
 {
-    int adds = op->kind == AIR_OP_PRODUCT && op->epilogue != AIR_EPILOGUE_SET;
+    int adds = op->kind == AIR_OP_ADD || (op->kind == AIR_OP_PRODUCT && op->epilogue != AIR_EPILOGUE_SET);
     return op->in == buffer || op->in2 == buffer || (adds && op->out == buffer);
 }
 
@@ -74,7 +74,8 @@ static void check_widths(const air_program *p)
 
 static int32_t uses_of(const air_program *p, int32_t weight)
 {
-    int32_t n = p->rope.factors == weight;
+    int32_t n = 0;
+    for (int32_t i = 0; i < p->n_ropes; i++) n += (p->ropes[i].factors == weight) + (p->ropes[i].long_factors == weight);
     for (int32_t i = 0; i < p->n_ops; i++) n += (p->ops[i].weight == weight) + (p->ops[i].bias == weight);
     return n;
 }

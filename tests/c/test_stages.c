@@ -98,7 +98,7 @@ TEST(a_layer_takes_ten_stages_whatever_the_architecture)
 TEST(stages_of_random_programs_keep_their_jobs_apart)
 {
     enum { OPS = 24, BUFFERS = 8 };
-    static const air_op_kind kinds[] = {AIR_OP_RMS_NORM, AIR_OP_ROPE, AIR_OP_STORE, AIR_OP_PRODUCT, AIR_OP_PRODUCT, AIR_OP_PRODUCT};
+    static const air_op_kind kinds[] = {AIR_OP_RMS_NORM, AIR_OP_LAYER_NORM, AIR_OP_ROPE, AIR_OP_STORE, AIR_OP_PRODUCT, AIR_OP_PRODUCT, AIR_OP_PRODUCT};
     int joined = 0, apart = 0;
     for (int round = 0; round < 3000; round++) {
         air_weight weights[2] = {{.type = AIR_TYPE_F32}, {.type = AIR_TYPE_Q8_0}};
@@ -171,7 +171,9 @@ static int32_t add_weight(decoder *d, uint32_t type, int64_t rows, int64_t cols)
 static void emit(decoder *d, air_op_kind kind, int32_t layer, int32_t in, int32_t out, int32_t weight, air_epilogue epilogue)
 {
     d->ops[d->program.n_ops++] = (air_op){.kind = kind, .layer = layer, .in = in, .in2 = AIR_NONE, .out = out, .weight = weight,
-                                          .bias = out == Q ? 1 : AIR_NONE, .epilogue = epilogue, .eps = 1e-5f, .scale = 1};
+                                          .bias = out == Q ? 1 : AIR_NONE, .epilogue = epilogue, .eps = 1e-5f,
+                                          .activation = epilogue == AIR_EPILOGUE_GATED ? AIR_ACTIVATION_SILU : AIR_ACTIVATION_NONE,
+                                          .scale = kind == AIR_OP_EMBED};
 }
 
 static void emit_product(decoder *d, uint32_t type, int32_t layer, int32_t in, int32_t out, air_epilogue epilogue)
@@ -181,7 +183,7 @@ static void emit_product(decoder *d, uint32_t type, int32_t layer, int32_t in, i
 
 static void make(decoder *d)
 {
-    static const air_attention_shape attention[LAYERS] = {{1, 1, 1, 1, 0, 0}, {1, 1, 1, 1, 0, 0}}; /* never run */
+    static const air_attention_shape attention[LAYERS] = {{1, 1, 1, 1, 0, 0, 0, NULL}, {1, 1, 1, 1, 0, 0, 0, NULL}}; /* never run */
     static const int64_t widths[BUFFERS] = {WIDTH, WIDTH, WIDTH, FFN, WIDTH, WIDTH, VOCAB};
     memset(d, 0, sizeof *d);
     for (int i = 0, at[2] = {0}; i < BUFFERS; i++) {
@@ -199,7 +201,7 @@ static void make(decoder *d)
         emit(d, AIR_OP_RMS_NORM, layer, X, N, 0, AIR_EPILOGUE_SET);
         emit_product(d, AIR_TYPE_Q8_0, layer, N, Q, AIR_EPILOGUE_SET);
         emit_product(d, AIR_TYPE_F32, layer, N, H, AIR_EPILOGUE_SET);
-        emit_product(d, AIR_TYPE_Q8_0, layer, N, H, AIR_EPILOGUE_SWIGLU);
+        emit_product(d, AIR_TYPE_Q8_0, layer, N, H, AIR_EPILOGUE_GATED);
         emit_product(d, AIR_TYPE_F32, layer, N, Q, AIR_EPILOGUE_ADD);
         emit_product(d, AIR_TYPE_Q8_0, layer, H, X, AIR_EPILOGUE_ADD);
         emit_product(d, AIR_TYPE_Q8_0, layer, Q, X, AIR_EPILOGUE_ADD);
@@ -211,7 +213,7 @@ static void make(decoder *d)
     d->program = (air_program){.ops = d->ops, .n_ops = n_ops, .weights = d->weights, .n_weights = d->n_weights, .buffers = d->buffers,
                                .n_buffers = BUFFERS, .row_floats = 3 * WIDTH + FFN, .wanted_floats = 2 * WIDTH, .max_cols = FFN,
                                .n_layers = LAYERS, .attention = attention,
-                               .rope = {.factors = AIR_NONE}, .logits = LOGITS, .hidden = HIDDEN, .n_vocab = VOCAB, .n_embd = WIDTH};
+                               .logits = LOGITS, .hidden = HIDDEN, .n_vocab = VOCAB, .n_embd = WIDTH};
 }
 
 static void nap(decoder *d, uint64_t salt)

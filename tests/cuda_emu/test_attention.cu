@@ -11,6 +11,8 @@ struct attention_case {
     std::vector<state_row> rows;
     int64_t window;
     float softcap;
+    int64_t chunk = 0;
+    std::vector<float> slopes = {}, sinks = {}; /* [heads], or none */
 };
 
 static const int64_t ALL = INT64_MAX;
@@ -67,7 +69,10 @@ static void head_on_cpu(scene &s, size_t row, int64_t kv_head, float *out)
     a.type = shape.type, a.rows = 1, a.q_stride = shape.heads * shape.key_dim, a.out_stride = shape.heads * shape.value_dim;
     a.positions = s.c.rows[row].position + 1, a.window = s.c.window;
     a.group = group, a.head_dim = shape.key_dim, a.value_dim = shape.value_dim, a.scale = s.scale(), a.softcap = s.c.softcap;
-    int64_t first = a.positions > a.window ? a.positions - a.window : 0;
+    a.chunk = s.c.chunk;
+    if (!s.c.slopes.empty()) a.slopes = &s.c.slopes[(size_t)(kv_head * group)];
+    if (!s.c.sinks.empty()) a.sinks = &s.c.sinks[(size_t)(kv_head * group)];
+    int64_t first = air_attention_first(&a, 0);
     for (a.segment = first / AIR_SEGMENT_POSITIONS; a.segment * AIR_SEGMENT_POSITIONS < a.positions; a.segment++) {
         ops->attention(&a);
         ops->attention_merge(&a);
@@ -92,7 +97,10 @@ static std::vector<float> on_device(scene &s, int64_t first, int64_t n, int64_t 
     int64_t q_row = shape.heads * shape.key_dim, out_row = shape.heads * shape.value_dim;
     GuardedArray<float> q(part_of(s.q, first * q_row, n * q_row)), out((size_t)(n * out_row));
     GuardedArray<uint8_t> scratch(air_cuda_attention_scratch(n, shape.heads, shape.value_dim, most));
+    GuardedArray<float> slopes(s.c.slopes), sinks(s.c.sinks);
     air_cuda_attention a = {};
+    a.chunk = s.c.chunk;
+    a.slopes = s.c.slopes.empty() ? nullptr : slopes.get(), a.sinks = s.c.sinks.empty() ? nullptr : sinks.get();
     a.state = s.state.upload(part_of(s.c.rows, first, n), true);
     a.q = q.get(), a.out = out.get(), a.rows = n, a.max_position = most, a.window = s.c.window;
     a.scale = s.scale(), a.softcap = s.c.softcap, a.scratch = scratch.get(), a.role = s.role;
@@ -157,6 +165,22 @@ TEST(soft_caps_and_windows_together)
 {
     for (air_state_type type : types)
         for (float softcap : {0.5f, 30.0f}) check_case({{type, 4, 1, 64, 32}, {{0, 300}, {1, 7}, {2, 299}}, 100, softcap}, 1e-11);
+}
+
+/* Of every kind alone, and all together. */
+static std::vector<attention_case> with_extras(const state_shape &shape, const std::vector<state_row> &rows, int64_t chunk)
+{
+    std::vector<float> slopes, sinks;
+    for (int64_t h = 0; h < shape.heads; h++) slopes.push_back(0.5f / (float)(h + 1)), sinks.push_back(2 - (float)h);
+    return {{shape, rows, ALL, 0, chunk, {}, {}}, {shape, rows, ALL, 0, 0, slopes, {}}, {shape, rows, ALL, 0, 0, {}, sinks},
+            {shape, rows, 200, 30, chunk, slopes, sinks}};
+}
+
+TEST(slopes_sinks_and_chunks_are_those_of_the_cpu)
+{
+    const std::vector<state_row> rows = {{0, 0}, {0, 5}, {1, 63}, {1, 64}, {1, 65}, {2, 300}, {2, 255}, {2, 256}, {0, 1030}};
+    for (int64_t chunk : {1, 16, 64, 100, 512, 2000})
+        for (const attention_case &c : with_extras({chunk == 64 ? AIR_STATE_F32 : AIR_STATE_F16, 6, 2, 16, 16}, rows, chunk)) check_case(c, 1e-12);
 }
 
 /* --- a row's bits are its own --- */
@@ -233,6 +257,13 @@ TEST(prompts_of_groups_windows_and_soft_caps)
     for (int64_t group : {1, 3, 7, 8, 17}) check_prompt({{AIR_STATE_F16, 2 * group, 2, 32, 16}, prompt(0, 0, 21), ALL, 0});
     for (int64_t window : {1, 7, 64, 65, 100}) check_prompt({{AIR_STATE_F16, 2, 2, 32, 16}, prompt(0, 120, 90), window, 0});
     check_prompt({{AIR_STATE_Q8_0, 4, 2, 32, 16}, prompt(2, 30, 40), 50, 2});
+}
+
+TEST(prompts_with_slopes_sinks_and_chunks)
+{
+    for (int64_t chunk : {1, 7, 64, 100, 4096})
+        for (air_state_type type : {AIR_STATE_F16, AIR_STATE_Q8_0})
+            for (const attention_case &c : with_extras({type, 6, 2, 32, 16}, prompt(0, chunk == 4096 ? 4060 : 90, 70), chunk)) check_prompt(c);
 }
 
 /* Parts of prompts end at multiples of 4096; a window of a few positions lets rows of one block of threads see different ones. */
@@ -363,11 +394,13 @@ int main(int argc, char **argv)
     RUN(a_prompt_attends_row_by_row);
     RUN(windows_hide_what_is_further_back);
     RUN(soft_caps_and_windows_together);
+    RUN(slopes_sinks_and_chunks_are_those_of_the_cpu);
     RUN(a_row_alone_has_the_bits_it_has_among_others_and_in_other_grids);
     RUN(rows_that_take_more_scratch_than_there_is_go_in_turns);
     RUN(prompts_attend_on_tensor_cores);
     RUN(prompts_attend_in_every_order_of_threads);
     RUN(prompts_of_groups_windows_and_soft_caps);
+    RUN(prompts_with_slopes_sinks_and_chunks);
     RUN(prompts_over_the_border_of_a_part);
     RUN(a_row_of_a_prompt_has_its_bits_however_the_prompt_is_cut);
     RUN(prompts_that_no_tensor_core_takes_go_row_by_row);

@@ -72,7 +72,7 @@ struct opened {
 
 /* [n][rows], bias and what was there before folded in; checks that nothing else was written. */
 static std::vector<float> product_of(const problem &p, air_cuda_cublas *cublas, cudaStream_t stream,
-                                     air_cuda_epilogue epilogue = AIR_CUDA_SET)
+                                     air_cuda_epilogue epilogue = {})
 {
     const int64_t stride = p.rows + 3;
     std::vector<uint8_t> shifted(p.shift, (uint8_t)0xff);
@@ -82,7 +82,7 @@ static std::vector<float> product_of(const problem &p, air_cuda_cublas *cublas, 
     air_cuda_product product = {};
     product.type = p.format->id, product.role = AIR_CUDA_PROMPT, product.w = w.get() + p.shift, product.row_bytes = (size_t)p.k * 2;
     product.rows = p.rows, product.k = p.k, product.n = p.n, product.x = x.get(), product.out = out.get(), product.out_stride = stride;
-    product.epilogue = epilogue, product.bias = epilogue == AIR_CUDA_SET ? nullptr : bias.get();
+    product.epilogue = epilogue, product.bias = epilogue.kind == AIR_EPILOGUE_SET ? nullptr : bias.get();
     air_error err = {};
     if (cublas) {
         CHECK(air_cuda_cublas_takes(&product));
@@ -127,7 +127,9 @@ TEST(products_by_cublas_are_those_of_our_kernels)
             std::vector<float> want = product_of(p, nullptr, o.stream), got = product_of(p, o.cublas, o.stream);
             check_near(got, want, 1e-12, p.format->name);
         }
-    for (air_cuda_epilogue epilogue : {AIR_CUDA_ADD, AIR_CUDA_SWIGLU}) {
+    const air_cuda_epilogue epilogues[] = {{AIR_EPILOGUE_ADD, AIR_ACTIVATION_NONE, 0, 0}, {AIR_EPILOGUE_GATED, AIR_ACTIVATION_SILU, 0, 0},
+                                           {AIR_EPILOGUE_SET, AIR_ACTIVATION_GELU, 0.5f, 30}};
+    for (air_cuda_epilogue epilogue : epilogues) {
         problem p(AIR_TYPE_F16, 5, 8, 2);
         check_near(product_of(p, o.cublas, o.stream, epilogue), product_of(p, nullptr, o.stream, epilogue), 1e-12, "epilogue");
     }

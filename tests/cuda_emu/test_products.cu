@@ -157,7 +157,7 @@ static std::vector<uint8_t> laid_out(const problem &p, size_t row_bytes)
 
 struct settings {
     air_cuda_role role = AIR_CUDA_DECODE;
-    air_cuda_epilogue epilogue = AIR_CUDA_SET;
+    air_cuda_epilogue epilogue = {};
     const std::vector<float> *bias = nullptr, *before = nullptr; /* out before, [n][rows] */
     int64_t gap = 2;
     size_t row_gap = 0; /* bytes from one row to the next beyond its own */
@@ -347,25 +347,47 @@ TEST(many_rows_have_the_bits_of_few)
     check_many_rows(air_format_by_id(AIR_TYPE_Q6_K), 4352);
 }
 
+static double exact_activation(double x, air_activation f)
+{
+    if (f == AIR_ACTIVATION_SILU) return x / (1 + exp(-x));
+    if (f == AIR_ACTIVATION_GELU) return x / (1 + exp(-2 * sqrt(2 / acos(-1.0)) * (x + 0.044715 * x * x * x)));
+    if (f == AIR_ACTIVATION_GELU_ERF) return x / 2 * erfc(-x / sqrt(2.0));
+    if (f == AIR_ACTIVATION_RELU2) return fmax(x, 0) * fmax(x, 0);
+    return x;
+}
+
+static float folded_on_cpu(float r, const float *bias, const air_cuda_epilogue &e, float held)
+{
+    if (bias) r += *bias;
+    if (e.scale != 0) r *= e.scale;
+    if (e.softcap != 0) r = (float)((double)e.softcap * tanh((double)r / (double)e.softcap));
+    if (e.kind == AIR_EPILOGUE_ADD) return held + r;
+    if (e.kind == AIR_EPILOGUE_GATED) return (float)(exact_activation((double)held, e.activation) * (double)r);
+    return (float)exact_activation((double)r, e.activation);
+}
+
+static void check_epilogue(const problem &p, const std::vector<float> &plain, const air_cuda_epilogue &e, bool has_bias)
+{
+    std::vector<float> bias = random_floats(p.rows, 2), before = random_floats(p.n * p.rows, 3), want;
+    settings s;
+    s.epilogue = e, s.bias = has_bias ? &bias : nullptr, s.before = &before, s.gap = p.n % 3;
+    for (size_t i = 0; i < plain.size(); i++)
+        want.push_back(folded_on_cpu(plain[i], has_bias ? &bias[i % (size_t)p.rows] : nullptr, e, before[i]));
+    bool exact = e.softcap == 0 && (e.kind == AIR_EPILOGUE_ADD || e.activation == AIR_ACTIVATION_NONE);
+    check_near(on_device(p, s), want, exact ? 0 : 1e-12, "epilogue");
+}
+
 TEST(epilogues_fold_the_result_and_its_bias_in)
 {
     for (uint32_t type : {AIR_TYPE_Q4_K, AIR_TYPE_Q8_0, AIR_TYPE_F16})
         for (int64_t n : {1, 3, 11}) {
             problem p(air_format_by_id(type), 5, 512, n);
-            std::vector<float> bias = random_floats(p.rows, 2), before = random_floats(n * p.rows, 3), plain = on_device(p);
-            for (int epilogue = AIR_CUDA_SET; epilogue <= AIR_CUDA_SWIGLU; epilogue++)
-                for (int has_bias = 0; has_bias < 2; has_bias++) {
-                    settings s;
-                    s.epilogue = (air_cuda_epilogue)epilogue, s.bias = has_bias ? &bias : nullptr, s.before = &before, s.gap = n % 3;
-                    std::vector<float> want;
-                    for (int64_t i = 0; i < n * p.rows; i++) {
-                        float r = plain[(size_t)i] + (has_bias ? bias[(size_t)(i % p.rows)] : 0), old = before[(size_t)i];
-                        if (epilogue == AIR_CUDA_ADD) r = old + r;
-                        if (epilogue == AIR_CUDA_SWIGLU) r = (float)((double)old / (1 + exp(-(double)old)) * (double)r);
-                        want.push_back(r);
-                    }
-                    check_near(on_device(p, s), want, epilogue == AIR_CUDA_SWIGLU ? 1e-12 : 0, "epilogue");
-                }
+            std::vector<float> plain = on_device(p);
+            for (air_epilogue kind : {AIR_EPILOGUE_SET, AIR_EPILOGUE_ADD, AIR_EPILOGUE_GATED})
+                for (int f = 0; f < (kind == AIR_EPILOGUE_ADD ? 1 : AIR_ACTIVATION_COUNT); f++)
+                    for (bool has_bias : {false, true}) check_epilogue(p, plain, {kind, (air_activation)f, 0, 0}, has_bias);
+            check_epilogue(p, plain, {AIR_EPILOGUE_ADD, AIR_ACTIVATION_NONE, 0.22f, 0}, true);
+            check_epilogue(p, plain, {AIR_EPILOGUE_SET, AIR_ACTIVATION_NONE, 0.125f, 3}, false);
         }
 }
 

@@ -24,11 +24,19 @@ static std::vector<float> norm_on_cpu(const std::vector<float> &x, const float *
     return y;
 }
 
+static air_cuda_norm norm_of(const float *x, const float *weight, float *y, norm_shape s, float eps, air_cuda_q8 q8)
+{
+    air_cuda_norm n = {};
+    n.x = x, n.weight = weight, n.y = y, n.rows = s.rows, n.width = s.width, n.group = n.weights = s.group, n.eps = eps, n.q8 = q8;
+    return n;
+}
+
 static std::vector<float> norm_on_device(const std::vector<float> &x, const std::vector<float> &weight, norm_shape s, float eps,
                                          air_cuda_q8 q8)
 {
     GuardedArray<float> in(x), w(weight), out(x.size());
-    check_launch(air_cuda_rms_norm(in.get(), weight.empty() ? nullptr : w.get(), out.get(), s.rows, s.width, s.group, eps, q8, 0));
+    air_cuda_norm n = norm_of(in.get(), weight.empty() ? nullptr : w.get(), out.get(), s, eps, q8);
+    check_launch(air_cuda_norm_run(&n, 0));
     CHECK(out.guarded());
     return out.read();
 }
@@ -50,7 +58,8 @@ TEST(a_norm_may_be_written_over_its_input_and_need_not_be_aligned)
     std::vector<float> all = random_floats(s.rows * s.width + 1, 1), weight = random_floats(s.group, 1);
     std::vector<float> x = part_of(all, 1, s.rows * s.width);
     GuardedArray<float> in(all), w(weight);
-    check_launch(air_cuda_rms_norm(in.get() + 1, w.get(), in.get() + 1, s.rows, s.width, s.group, 1e-6f, no_q8, 0));
+    air_cuda_norm n = norm_of(in.get() + 1, w.get(), in.get() + 1, s, 1e-6f, no_q8);
+    check_launch(air_cuda_norm_run(&n, 0));
     CHECK(in.guarded());
     std::vector<float> got = in.read();
     CHECK(got[0] == all[0]);
@@ -111,10 +120,77 @@ TEST(what_is_not_finite_shows_in_a_norm)
 TEST(norms_that_no_kernel_takes_are_refused)
 {
     float x = 0;
-    CHECK_EQ(air_cuda_rms_norm(&x, &x, &x, 0, 4, 4, 0, no_q8, 0), cudaErrorInvalidValue);
-    CHECK_EQ(air_cuda_rms_norm(&x, &x, &x, 1, 6, 4, 0, no_q8, 0), cudaErrorInvalidValue);
     int8_t q = 0;
-    CHECK_EQ(air_cuda_rms_norm(&x, &x, &x, 1, 48, 48, 0, {&q, nullptr, nullptr}, 0), cudaErrorInvalidValue);
+    air_cuda_norm good = norm_of(&x, &x, &x, {1, 8, 4}, 0, no_q8), n = good;
+    n.rows = 0;
+    CHECK_EQ(air_cuda_norm_run(&n, 0), cudaErrorInvalidValue);
+    n = good, n.width = 6;
+    CHECK_EQ(air_cuda_norm_run(&n, 0), cudaErrorInvalidValue);
+    n = good, n.weights = 5; /* neither a group's nor a row's */
+    CHECK_EQ(air_cuda_norm_run(&n, 0), cudaErrorInvalidValue);
+    n = good, n.bias = &x; /* of an RMS norm */
+    CHECK_EQ(air_cuda_norm_run(&n, 0), cudaErrorInvalidValue);
+    n = norm_of(&x, &x, &x, {1, 48, 48}, 0, {&q, nullptr, nullptr});
+    CHECK_EQ(air_cuda_norm_run(&n, 0), cudaErrorInvalidValue);
+}
+
+/* --- layer norm, and weights of all groups --- */
+
+static void check_layer_norm(norm_shape s, bool each, bool weighted, bool centers, float shift)
+{
+    int64_t weights = each ? s.width : s.group;
+    std::vector<float> x = random_floats(s.rows * s.width, 3), weight = random_floats(weights, 2), bias = random_floats(weights, 1);
+    for (float &v : x) v += shift;
+    std::vector<float> want(x.size());
+    for (int64_t at = 0; at < s.rows * s.width; at += s.group) {
+        const float *w = weighted ? &weight[(size_t)(at % weights)] : nullptr, *b = weighted ? &bias[(size_t)(at % weights)] : nullptr;
+        if (centers) ops->layer_norm(&x[(size_t)at], w, b, &want[(size_t)at], s.group, 1e-5f);
+        else ops->rms_norm(&x[(size_t)at], w, &want[(size_t)at], s.group, 1e-5f);
+    }
+    in_every_order([&] {
+        GuardedArray<float> in(x), w(weight), b(bias), out(x.size());
+        air_cuda_norm n = norm_of(in.get(), weighted ? w.get() : nullptr, out.get(), s, 1e-5f, no_q8);
+        n.centers = centers, n.weights = weights, n.bias = weighted && centers ? b.get() : nullptr;
+        check_launch(air_cuda_norm_run(&n, 0));
+        CHECK(out.guarded());
+        check_near(out.read(), want, 1e-11, centers ? "layer norm" : "rms norm");
+    });
+}
+
+TEST(layer_norms_and_weights_of_every_group_are_those_of_the_cpu)
+{
+    for (norm_shape s : norm_shapes)
+        for (bool each : {false, true})
+            for (bool weighted : {false, true}) {
+                if (s.group > 1) check_layer_norm(s, each, weighted, true, each ? 2.0f : 0.0f); /* of one element only 0 / 0 is left */
+                check_layer_norm(s, each, weighted, false, 0);
+            }
+}
+
+TEST(a_layer_norm_gives_its_8_bit_form_too)
+{
+    norm_shape s = {3, 96, 96};
+    std::vector<float> x = random_floats(s.rows * s.width, 3);
+    GuardedArray<uint8_t> memory(air_cuda_q8_bytes(s.width, s.rows));
+    GuardedArray<float> in(x), out(x.size());
+    air_cuda_norm n = norm_of(in.get(), nullptr, out.get(), s, 1e-5f, air_cuda_q8_place(memory.get(), s.width, s.rows));
+    n.centers = true;
+    check_launch(air_cuda_norm_run(&n, 0));
+    CHECK(memory.guarded() && out.guarded());
+    check_quantized(out.read(), s.width, memory, n.q8);
+}
+
+TEST(rows_are_added)
+{
+    for (int64_t n : {1, 255, 257, 100000}) {
+        std::vector<float> x = random_floats(n, 1), y = random_floats(n, 2), want = y;
+        for (size_t i = 0; i < want.size(); i++) want[i] += x[i];
+        GuardedArray<float> from(x), to(y);
+        check_launch(air_cuda_add(to.get(), from.get(), n, 0));
+        CHECK(to.guarded() && same_bits(to.read(), want));
+    }
+    float x = 0;
+    CHECK_EQ(air_cuda_add(&x, &x, 0, 0), cudaErrorInvalidValue);
 }
 
 /* --- rotation --- */
@@ -257,6 +333,9 @@ int main(int argc, char **argv)
     RUN(a_norm_gives_its_8_bit_form_too);
     RUN(what_is_not_finite_shows_in_a_norm);
     RUN(norms_that_no_kernel_takes_are_refused);
+    RUN(layer_norms_and_weights_of_every_group_are_those_of_the_cpu);
+    RUN(a_layer_norm_gives_its_8_bit_form_too);
+    RUN(rows_are_added);
     RUN(rotation_is_that_of_the_cpu);
     RUN(chosen_rows_are_copied);
     RUN(greedy_tokens_are_those_of_the_cpu);

@@ -176,7 +176,25 @@ static void call_rope(void *context)
 static void call_swiglu(void *context)
 {
     const function_call *c = context;
-    c->ops->swiglu(c->m->x, c->m->x + K, c->m->y, K);
+    c->ops->gated[AIR_ACTIVATION_SILU](c->m->x, c->m->x + K, c->m->y, K);
+}
+
+static void call_gelu(void *context)
+{
+    const function_call *c = context;
+    c->ops->activate[AIR_ACTIVATION_GELU](c->m->x, c->m->y, K);
+}
+
+static void call_gelu_erf(void *context)
+{
+    const function_call *c = context;
+    c->ops->activate[AIR_ACTIVATION_GELU_ERF](c->m->x, c->m->y, K);
+}
+
+static void call_layer_norm(void *context)
+{
+    const function_call *c = context;
+    c->ops->layer_norm(c->m->x, c->m->x + K, c->m->x + K, c->m->y, K, 1e-5f);
 }
 
 static void call_add(void *context)
@@ -213,7 +231,7 @@ static const struct function {
     double bytes; /* of each element, read and written */
 } functions[] = {
     {"quantize", call_quantize, 4 + 2 + 2.0 / AIR_Q8_SUM_GROUP + 4.0 / AIR_Q8_GROUP}, {"rms_norm", call_norm, 12}, {"rope", call_rope, 8},
-    {"swiglu", call_swiglu, 12}, {"add", call_add, 12}, {"softmax", call_softmax, 8}, {"f32_to_f16", call_f16, 6},
+    {"layer_norm", call_layer_norm, 16}, {"swiglu", call_swiglu, 12}, {"gelu", call_gelu, 8}, {"gelu_erf", call_gelu_erf, 8}, {"add", call_add, 12}, {"softmax", call_softmax, 8}, {"f32_to_f16", call_f16, 6},
 };
 
 static void bench_attention(const air_ops *ops, const memory *m, const bounds *b, int64_t rows)

@@ -182,6 +182,43 @@ TEST(rms_norm_divides_by_the_root_of_the_mean_square)
         }
 }
 
+static void layer_norm_case(const air_ops *ops, int64_t n, float scale, double shift, int weighted, int in_place)
+{
+    float eps = 1e-5f, *x = new_floats(n, scale), *weight = weighted ? new_floats(n, 1) : NULL, *bias = weighted > 1 ? new_floats(n, 1) : NULL;
+    float *y = in_place ? x : guard_new((size_t)n * sizeof *y, 64);
+    double sum = 0, squares = 0;
+    for (int64_t i = 0; i < n; i++) sum += (double)(x[i] = (float)((double)x[i] + shift));
+    for (int64_t i = 0; i < n; i++) squares += ((double)x[i] - sum / (double)n) * ((double)x[i] - sum / (double)n);
+    for (int64_t i = 0; i < n; i++) {
+        want[i] = ((double)x[i] - sum / (double)n) / sqrt(squares / (double)n + (double)eps);
+        want[i] = want[i] * (weight ? (double)weight[i] : 1) + (bias ? (double)bias[i] : 0);
+    }
+    ops->layer_norm(x, weight, bias, y, n, eps);
+    /* Rounding a difference from the mean is 2^-24 of what was subtracted from, which after scaling is shift / scale of its own size. */
+    double rounding = (1 + fabs(shift) / (double)scale) * 0x1p-24;
+    double norm = 1e-30;
+    for (int64_t i = 0; i < n; i++) norm += fmax(want[i] * want[i], 1);
+    check_error(ops->name, "layer_norm", want, y, n, norm, 2e-14 + 4 * rounding * rounding);
+    CHECK(guard_intact());
+    guard_free_all();
+}
+
+TEST(layer_norm_subtracts_the_mean_and_divides_by_the_deviation)
+{
+    FOR_EACH_TIER (ops, layer_norm) {
+        for (size_t i = 0; i < AIR_COUNT(lengths); i++) {
+            layer_norm_case(ops, lengths[i], 1, 0, 2, 0);
+            layer_norm_case(ops, lengths[i], 3, 40, 1, 1);
+            layer_norm_case(ops, lengths[i], 1e25f, 0, 0, 0); /* squares beyond a float's range */
+        }
+        float x[9] = {[8] = NAN}, y[9], same[5] = {3, 3, 3, 3, 3};
+        ops->layer_norm(x, NULL, NULL, y, 9, 1e-5f);
+        CHECK(isnan(y[0]) && isnan(y[8]));
+        ops->layer_norm(same, NULL, NULL, y, 5, 0); /* no deviation, no epsilon: 0 / 0 */
+        CHECK(isnan(y[0]) || y[0] == 0);
+    }
+}
+
 static void rope_case(const air_ops *ops, int64_t heads, int64_t head_dim, int64_t pairs, air_rope_pairs kind)
 {
     int64_t n = heads * head_dim;
@@ -217,24 +254,79 @@ TEST(rope_rotates_pairs)
                 }
 }
 
-static void swiglu_case(const air_ops *ops, int64_t n, float scale, int in_place)
+static double exact_activation(air_activation f, double x)
 {
-    float *gate = new_floats(n, scale), *up = new_floats(n, 1), *y = in_place ? gate : guard_new((size_t)n * sizeof *y, 64);
-    for (int64_t i = 0; i < n; i++) want[i] = (double)gate[i] / (1 + exp(-(double)gate[i])) * (double)up[i];
-    ops->swiglu(gate, up, y, n);
-    check_close(ops->name, "swiglu", want, y, n, 5e-14);
+    switch (f) {
+    case AIR_ACTIVATION_SILU: return x / (1 + exp(-x));
+    case AIR_ACTIVATION_GELU: return x / (1 + exp(-2 * sqrt(2 / acos(-1)) * (x + 0.044715 * x * x * x)));
+    case AIR_ACTIVATION_GELU_ERF: return x / 2 * erfc(-x / sqrt(2));
+    case AIR_ACTIVATION_RELU2: return fmax(x, 0) * fmax(x, 0);
+    default: return x;
+    }
+}
+
+static const char *const activation_names[AIR_ACTIVATION_COUNT] = {"none", "silu", "gelu", "gelu_erf", "relu2"};
+
+static void activation_case(const air_ops *ops, air_activation f, int64_t n, float scale, int gated, int in_place)
+{
+    float *x = new_floats(n, scale), *up = new_floats(n, 1), *y = in_place ? x : guard_new((size_t)n * sizeof *y, 64);
+    double norm = 0; /* of inputs: far below zero what is wanted is next to nothing, the rounding of a difference */
+    for (int64_t i = 0; i < n; i++) {
+        double by = gated ? (double)up[i] : 1;
+        want[i] = exact_activation(f, (double)x[i]) * by;
+        norm += (double)x[i] * (double)x[i] * by * by;
+    }
+    if (gated) ops->gated[f](x, up, y, n);
+    else ops->activate[f](x, y, n);
+    check_error(ops->name, activation_names[f], want, y, n, f == AIR_ACTIVATION_RELU2 ? fmax(norm, norm * norm) : norm, 5e-14);
     CHECK(guard_intact());
     guard_free_all();
 }
 
-TEST(swiglu_gates)
+TEST(activations_and_gates_of_every_kind)
 {
-    FOR_EACH_TIER (ops, swiglu) {
+    for (int f = 0; f < AIR_ACTIVATION_COUNT; f++) {
+        FOR_EACH_TIER (ops, gated[f])
+            for (size_t i = 0; i < AIR_COUNT(lengths); i++)
+                for (int in_place = 0; in_place < 2; in_place++)
+                    activation_case(ops, (air_activation)f, lengths[i], in_place ? 1 : 10, 1, in_place);
+        FOR_EACH_TIER (ops, activate[f])
+            for (size_t i = 0; i < AIR_COUNT(lengths); i++)
+                for (int in_place = 0; in_place < 2; in_place++)
+                    activation_case(ops, (air_activation)f, lengths[i], in_place ? 1 : 10, 0, in_place);
+    }
+}
+
+TEST(activations_reach_their_limits)
+{
+    for (int f = AIR_ACTIVATION_SILU; f < AIR_ACTIVATION_COUNT; f++)
+        FOR_EACH_TIER (ops, activate[f]) {
+            float x[] = {-200, 200, 0, -88, 88, NAN, -90}, ones[] = {1, 1, 1, 1, 1, 1, 1}, y[7], z[7];
+            ops->activate[f](x, y, 7);
+            ops->gated[f](x, ones, z, 7);
+            float high = f == AIR_ACTIVATION_RELU2 ? 40000 : 200, less = f == AIR_ACTIVATION_RELU2 ? 88 * 88 : 88;
+            CHECK(fabsf(y[0]) < 1e-30f && y[1] == high && y[2] == 0 && fabsf(y[3]) < 1e-30f && y[4] == less && isnan(y[5]));
+            for (int i = 0; i < 7; i++) CHECK(y[i] == z[i] || (isnan(y[i]) && isnan(z[i])));
+        }
+}
+
+/* Near zero what is wanted is the difference of numbers near 1, so errors are of the cap. */
+TEST(softcap_bounds)
+{
+    FOR_EACH_TIER (ops, softcap) {
         for (size_t i = 0; i < AIR_COUNT(lengths); i++)
-            for (int in_place = 0; in_place < 2; in_place++) swiglu_case(ops, lengths[i], in_place ? 1 : 10, in_place);
-        float gate[] = {-200, 200, 0, -88, 88, NAN, -90}, up[] = {1, 1, 1, 1, 1, 1, 1}, y[7];
-        ops->swiglu(gate, up, y, 7);
-        CHECK(fabsf(y[0]) < 1e-30f && y[1] == 200 && y[2] == 0 && fabsf(y[3]) < 1e-30f && y[4] == 88 && isnan(y[5]));
+            for (float scale = 1; scale < 1e6f; scale *= 40) {
+                int64_t n = lengths[i];
+                float *x = new_floats(n, scale), cap = 30;
+                for (int64_t j = 0; j < n; j++) want[j] = (double)cap * tanh((double)x[j] / (double)cap);
+                ops->softcap(x, n, cap);
+                for (int64_t j = 0; j < n; j++) CHECK(fabs((double)x[j] - want[j]) <= 4e-7 * (double)cap);
+                CHECK(guard_intact());
+                guard_free_all();
+            }
+        float bad[3] = {NAN, INFINITY, -INFINITY};
+        ops->softcap(bad, 3, 50);
+        CHECK(isnan(bad[0]) && bad[1] == 50 && bad[2] == -50);
     }
 }
 
@@ -335,9 +427,10 @@ TEST(softmax_has_an_exponential_right_to_one_and_a_half_units)
 
 typedef struct shape {
     int64_t rows, group, head_dim, value_dim, first, positions; /* those the first row attends; each further row one more */
-    int64_t window; /* none: 0 */
+    int64_t window, chunk; /* none: 0 */
     air_state_type type;
     float   softcap, score_scale;
+    float   slope, sink; /* of head g: slope / (g + 1), sink - g; none: 0 */
 } shape;
 
 enum { MAX_BLOCKS = 36 };
@@ -388,6 +481,8 @@ TEST(a_stored_position_is_read_where_it_should_lie)
 {
     static const double step[AIR_STATE_TYPES] = {[AIR_STATE_F16] = 0x1p-11, [AIR_STATE_F32] = 0, [AIR_STATE_Q8_0] = 1 / 254.0 + 0x1p-11,
                                                   [AIR_STATE_Q4_0] = 1 / 8.0 + 0x1p-11};
+    /* Halves below 2^-14 are multiples of 2^-24: what they are off by, and a scale's times what it scales. */
+    static const double tiny[AIR_STATE_TYPES] = {[AIR_STATE_F16] = 0x1p-25, [AIR_STATE_Q8_0] = 127 * 0x1p-25, [AIR_STATE_Q4_0] = 8 * 0x1p-25};
     FOR_EACH_TIER (ops, f32_to_f16)
         for (int type = 0; type < AIR_STATE_TYPES; type++)
             for (int64_t dim = 1; dim <= 200; dim += 1 + dim / 7)
@@ -402,7 +497,7 @@ TEST(a_stored_position_is_read_where_it_should_lie)
                         double most = 0, got = state_at(&s, (air_state_type)type, i / dim, i % dim);
                         for (int64_t e = i % dim / 32 * 32; e < dim && e < i % dim / 32 * 32 + 32; e++)
                             most = fmax(most, fabs((double)x[i / dim * dim + e]));
-                        CHECK(fabs(got - (double)x[i]) <= step[type] * most);
+                        CHECK(fabs(got - (double)x[i]) <= step[type] * most + tiny[type]);
                     }
                     guard_free_all();
                 }
@@ -419,10 +514,12 @@ static double exact_attention(const shape *s, const float *q, const state *k, co
             p[t] = 0;
             for (int64_t i = 0; i < s->head_dim; i++) p[t] += (double)q[g * s->head_dim + i] * state_at(k, s->type, t, i);
             p[t] *= (double)s->score_scale;
+            p[t] += (double)(s->slope / (float)(g + 1)) * (double)(t - s->positions + 1);
             if (s->softcap != 0.0f) p[t] = (double)s->softcap * tanh(p[t] / (double)s->softcap);
             max = fmax(max, p[t]);
         }
         for (int64_t t = s->first; t < s->positions; t++) sum += p[t] = exp(p[t] - max);
+        if (s->sink != 0.0f) sum += exp((double)(s->sink - (float)g) - max);
         for (int64_t i = 0; i < s->value_dim; i++) {
             double out = 0, squares = 0;
             for (int64_t t = s->first; t < s->positions; t++) {
@@ -451,6 +548,8 @@ static void attention_case(const air_ops *ops, shape s)
     float *q = new_floats(s.rows * q_stride, 1), *out = new_floats(s.rows * out_stride, 1);
     int64_t longest = s.positions + s.rows - 1;
     state k = new_state(AIR_STATE_K, s.head_dim, longest, s.type), v = new_state(AIR_STATE_V, s.value_dim, longest, s.type);
+    float slopes[9], sinks[9];
+    for (int g = 0; g < 9; g++) slopes[g] = s.slope / (float)(g + 1), sinks[g] = s.sink - (float)g;
     size_t scratch = air_attention_scratch(s.rows * s.group, s.head_dim, s.value_dim);
     air_attention_args args = {
         .q = q, .out = out, .scratch = guard_new(scratch * sizeof(float), 64),
@@ -459,7 +558,8 @@ static void attention_case(const air_ops *ops, shape s)
         .rows = s.rows, .q_stride = q_stride, .out_stride = out_stride, .positions = s.positions,
         .window = s.window ? s.window : INT64_MAX, .group = s.group, .head_dim = s.head_dim, .value_dim = s.value_dim,
         .k_offset = k.offset, .v_offset = v.offset,
-        .scale = s.score_scale, .softcap = s.softcap,
+        .scale = s.score_scale, .softcap = s.softcap, .chunk = s.chunk,
+        .slopes = s.slope != 0.0f ? slopes : NULL, .sinks = s.sink != 0.0f ? sinks : NULL,
     };
     memset(args.scratch, 0xff, scratch * sizeof(float)); /* NaNs: nothing may count on what was there */
     attend(ops, &args);
@@ -473,6 +573,8 @@ static void attention_case(const air_ops *ops, shape s)
         shape one = s;
         one.positions = s.positions + r;
         one.first = s.window && one.positions > s.window ? one.positions - s.window : 0;
+        int64_t chunk = s.chunk ? (one.positions - 1) / s.chunk * s.chunk : 0;
+        if (chunk > one.first) one.first = chunk;
         double norm = exact_attention(&one, q + r * q_stride, &k, &v, want);
         check_error(ops->name, names[s.type], want, out + r * out_stride,
                     s.group * s.value_dim, norm, gate);
@@ -481,6 +583,8 @@ static void attention_case(const air_ops *ops, shape s)
     float *alone = new_floats(s.value_dim, 1); /* a head's bits depend neither on the group nor on the rows beside it */
     int64_t g = (int64_t)(check_random() % (uint64_t)s.group), r = (int64_t)(check_random() % (uint64_t)s.rows);
     args.q = q + r * q_stride + g * s.head_dim, args.out = alone, args.group = args.rows = 1, args.positions += r;
+    if (args.slopes) args.slopes += g;
+    if (args.sinks) args.sinks += g;
     attend(ops, &args);
     CHECK(memcmp(alone, out + r * out_stride + g * s.value_dim, (size_t)s.value_dim * sizeof *alone) == 0);
     guard_free_all();
@@ -511,6 +615,18 @@ TEST(attention_merges_segments)
                                             .window = spans[p][1], .type = (air_state_type)type, .score_scale = 0.3f});
 }
 
+TEST(attention_with_slopes_sinks_and_chunks)
+{
+    static const int64_t spans[][2] = {{1, 0}, {40, 16}, {63, 64}, {64, 64}, {65, 64}, {130, 100}, {1020, 200}, {1100, 1000}, {2100, 0}};
+    FOR_EACH_TIER (ops, attention)
+        for (size_t p = 0; p < AIR_COUNT(spans); p++)
+            for (int which = 1; which < 8; which++)
+                attention_case(ops, (shape){.rows = 5, .group = 1 + (int64_t)p, .head_dim = 32, .value_dim = 48, .positions = spans[p][0],
+                                            .chunk = which & 1 ? spans[p][1] : 0, .slope = which & 2 ? 0.25f : 0,
+                                            .sink = which & 4 ? 2.0f : 0, .type = p % 2 ? AIR_STATE_F16 : AIR_STATE_F32,
+                                            .softcap = p == 4 ? 20.0f : 0, .score_scale = 0.3f});
+}
+
 /* ------------------------------------------------------------------ tables */
 
 /* The functions of a table are the words from quantize on: an entry added to ops.h is found here without being named. */
@@ -535,8 +651,11 @@ int main(int argc, char **argv)
     RUN(quantizing_is_exact_to_half_a_step_and_the_same_everywhere);
     RUN(quantizing_zeros_ties_and_the_unquantizable);
     RUN(rms_norm_divides_by_the_root_of_the_mean_square);
+    RUN(layer_norm_subtracts_the_mean_and_divides_by_the_deviation);
     RUN(rope_rotates_pairs);
-    RUN(swiglu_gates);
+    RUN(activations_and_gates_of_every_kind);
+    RUN(activations_reach_their_limits);
+    RUN(softcap_bounds);
     RUN(add_adds);
     RUN(f32_to_f16_rounds_as_the_portable_conversion);
     RUN(softmax_of_every_length_and_size);
@@ -545,6 +664,7 @@ int main(int argc, char **argv)
     RUN(a_stored_position_is_read_where_it_should_lie);
     RUN(attention_of_every_shape);
     RUN(attention_merges_segments);
+    RUN(attention_with_slopes_sinks_and_chunks);
     if (argc < 2) RUN(every_function_of_every_table_was_run);
     return check_end();
 }

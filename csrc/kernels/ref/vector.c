@@ -50,6 +50,17 @@ static void rms_norm(const float *x, const float *weight, float *y, int64_t n, f
     for (int64_t i = 0; i < n; i++) y[i] = x[i] * scale * (weight ? weight[i] : 1.0f);
 }
 
+static void layer_norm(const float *x, const float *weight, const float *bias, float *y, int64_t n, float eps)
+{
+    double mean = 0, variance = 0;
+    for (int64_t i = 0; i < n; i++) mean += (double)x[i];
+    mean /= (double)n;
+    for (int64_t i = 0; i < n; i++) variance += ((double)x[i] - mean) * ((double)x[i] - mean);
+    double scale = 1.0 / sqrt(variance / (double)n + (double)eps);
+    for (int64_t i = 0; i < n; i++)
+        y[i] = (float)(((double)x[i] - mean) * scale) * (weight ? weight[i] : 1.0f) + (bias ? bias[i] : 0.0f);
+}
+
 static void rope(float *x, int64_t heads, int64_t head_dim, int64_t pairs, air_rope_pairs kind, const float *cos, const float *sin)
 {
     int64_t step = kind == AIR_ROPE_NORMAL ? 2 : 1, apart = kind == AIR_ROPE_NORMAL ? 1 : pairs;
@@ -62,9 +73,35 @@ static void rope(float *x, int64_t heads, int64_t head_dim, int64_t pairs, air_r
     }
 }
 
-static void swiglu(const float *gate, const float *up, float *y, int64_t n)
+AIR_INLINE float of_none(float x) { return x; }
+AIR_INLINE float of_silu(float x) { return x / (1.0f + expf(-x)); }
+AIR_INLINE float of_gelu(float x)
 {
-    for (int64_t i = 0; i < n; i++) y[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
+    double z = (double)x;
+    return (float)(0.5 * z * (1 + tanh(0.7978845608028654 * (z + 0.044715 * z * z * z)))); /* sqrt(2 / pi) */
+}
+AIR_INLINE float of_gelu_erf(float x) { return (float)(0.5 * (double)x * erfc(-0.7071067811865476 * (double)x)); }
+AIR_INLINE float of_relu2(float x) { return x < 0 ? 0 : x * x; } /* NaN stays NaN */
+
+#define ACTIVATION(name)                                                                                              \
+    static void activate_##name(const float *x, float *y, int64_t n)                                                  \
+    {                                                                                                                 \
+        for (int64_t i = 0; i < n; i++) y[i] = of_##name(x[i]);                                                       \
+    }                                                                                                                 \
+    static void gate_##name(const float *gate, const float *up, float *y, int64_t n)                                  \
+    {                                                                                                                 \
+        for (int64_t i = 0; i < n; i++) y[i] = of_##name(gate[i]) * up[i];                                            \
+    }
+
+ACTIVATION(none)
+ACTIVATION(silu)
+ACTIVATION(gelu)
+ACTIVATION(gelu_erf)
+ACTIVATION(relu2)
+
+static void softcap(float *x, int64_t n, float cap)
+{
+    for (int64_t i = 0; i < n; i++) x[i] = cap * tanhf(x[i] / cap);
 }
 
 static void add(float *y, const float *x, int64_t n)
@@ -93,8 +130,11 @@ static void f32_to_f16(const float *x, uint16_t *y, int64_t n)
 const air_ops air__ref_vector = {
     .quantize   = quantize,
     .rms_norm   = rms_norm,
+    .layer_norm = layer_norm,
     .rope       = rope,
-    .swiglu     = swiglu,
+    .activate   = {activate_none, activate_silu, activate_gelu, activate_gelu_erf, activate_relu2},
+    .gated      = {gate_none, gate_silu, gate_gelu, gate_gelu_erf, gate_relu2},
+    .softcap    = softcap,
     .add        = add,
     .softmax    = softmax,
     .f32_to_f16 = f32_to_f16,

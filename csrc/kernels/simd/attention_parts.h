@@ -5,17 +5,13 @@
 #include "kernels/attention.h"
 #include "kernels/simd/loops.h"
 #include "kernels/tables.h"
-#include "kernels/simd/exp.h"
+#include "kernels/simd/activation.h"
 
-/* s[i] = softcap tanh(s[i] / softcap); tanh(z) = 1 - 2 / (e^2z + 1) */
 static void cap(float *s, int64_t n, float softcap)
 {
     for (int64_t i = 0; i < n; i += V_N) {
-        vf v = n - i >= V_N ? v_load(s + i) : v_load_n(s + i, n - i, v_zero());
-        vf e = v_exp(v_mul(v_div(v, v_set(softcap)), v_set(2.0f)));
-        v = v_mul(v_set(softcap), v_sub(v_set(1.0f), v_div(v_set(2.0f), v_add(e, v_set(1.0f)))));
-        if (n - i >= V_N) v_store(s + i, v);
-        else v_store_n(s + i, v, n - i);
+        if (n - i >= V_N) v_store(s + i, v_softcap(v_load(s + i), softcap));
+        else v_store_n(s + i, v_softcap(v_load_n(s + i, n - i, v_zero()), softcap), n - i);
     }
 }
 

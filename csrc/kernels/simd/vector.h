@@ -6,7 +6,7 @@
 #include <math.h>
 
 #include "kernels/tables.h"
-#include "kernels/simd/exp.h"
+#include "kernels/simd/activation.h"
 
 AIR_INLINE vf load_up_to(const float *p, int64_t n, vf fill) { return n >= V_N ? v_load(p) : v_load_n(p, n, fill); }
 
@@ -27,6 +27,27 @@ static void rms_norm(const float *x, const float *weight, float *y, int64_t n, f
     for (int64_t i = 0; i < n; i += V_N) {
         vf v = v_mul(load_up_to(x + i, n - i, v_zero()), scale);
         if (weight) v = v_mul(v, load_up_to(weight + i, n - i, v_zero()));
+        store_up_to(y + i, v, n - i);
+    }
+}
+
+static void layer_norm(const float *x, const float *weight, const float *bias, float *y, int64_t n, float eps)
+{
+    vd sum = vd_zero(), rest = vd_zero(), squares = vd_zero();
+    for (int64_t i = 0; i < n; i += V_N) sum = vd_add(sum, vd_widen(load_up_to(x + i, n - i, v_zero())));
+    vf mean = v_set((float)(vd_sum(sum) / (double)n));
+    for (int64_t i = 0; i < n; i += V_N) {
+        vd v = vd_widen(v_sub(load_up_to(x + i, n - i, mean), mean));
+        rest = vd_add(rest, v);
+        squares = vd_fma(v, v, squares);
+    }
+    double off = vd_sum(rest) / (double)n, variance = vd_sum(squares) / (double)n - off * off; /* off: by rounding mean */
+    double scale = 1.0 / sqrt((variance > 0 || variance != variance ? variance : 0) + (double)eps);
+    vf by = v_set((float)scale), more = v_set((float)(-off * scale));
+    for (int64_t i = 0; i < n; i += V_N) {
+        vf v = v_fma(v_sub(load_up_to(x + i, n - i, v_zero()), mean), by, more);
+        if (weight) v = v_mul(v, load_up_to(weight + i, n - i, v_zero()));
+        if (bias) v = v_add(v, load_up_to(bias + i, n - i, v_zero()));
         store_up_to(y + i, v, n - i);
     }
 }
@@ -65,13 +86,28 @@ static void rope(float *x, int64_t heads, int64_t head_dim, int64_t pairs, air_r
     }
 }
 
-static void swiglu(const float *gate, const float *up, float *y, int64_t n)
-{
-    for (int64_t i = 0; i < n; i += V_N) {
-        vf g = load_up_to(gate + i, n - i, v_zero()), u = load_up_to(up + i, n - i, v_zero());
-        vf silu = v_div(g, v_add(v_set(1.0f), v_exp(v_sub(v_zero(), g))));
-        store_up_to(y + i, v_mul(silu, u), n - i);
+#define ACTIVATION(name)                                                                                              \
+    static void activate_##name(const float *x, float *y, int64_t n)                                                  \
+    {                                                                                                                 \
+        for (int64_t i = 0; i < n; i += V_N) store_up_to(y + i, v_##name(load_up_to(x + i, n - i, v_zero())), n - i); \
+    }                                                                                                                 \
+    static void gate_##name(const float *gate, const float *up, float *y, int64_t n)                                  \
+    {                                                                                                                 \
+        for (int64_t i = 0; i < n; i += V_N) {                                                                        \
+            vf g = load_up_to(gate + i, n - i, v_zero()), u = load_up_to(up + i, n - i, v_zero());                    \
+            store_up_to(y + i, v_mul(v_##name(g), u), n - i);                                                         \
+        }                                                                                                             \
     }
+
+ACTIVATION(none)
+ACTIVATION(silu)
+ACTIVATION(gelu)
+ACTIVATION(gelu_erf)
+ACTIVATION(relu2)
+
+static void softcap(float *x, int64_t n, float cap)
+{
+    for (int64_t i = 0; i < n; i += V_N) store_up_to(x + i, v_softcap(load_up_to(x + i, n - i, v_zero()), cap), n - i);
 }
 
 static void add(float *y, const float *x, int64_t n)
@@ -107,8 +143,10 @@ static void f32_to_f16(const float *x, uint16_t *y, int64_t n)
 
 #define VECTOR_FUNCTIONS                                                                                              \
     {                                                                                                                 \
-        .quantize = air__quantize, .rms_norm = rms_norm, .rope = rope, .swiglu = swiglu, .add = add, .softmax = softmax,   \
-        .f32_to_f16 = f32_to_f16,                                                                                     \
+        .quantize = air__quantize, .rms_norm = rms_norm, .layer_norm = layer_norm, .rope = rope,                      \
+        .activate = {activate_none, activate_silu, activate_gelu, activate_gelu_erf, activate_relu2},                 \
+        .gated = {gate_none, gate_silu, gate_gelu, gate_gelu_erf, gate_relu2}, .softcap = softcap, .add = add,        \
+        .softmax = softmax, .f32_to_f16 = f32_to_f16,                                                                 \
     }
 
 #endif
