@@ -18,6 +18,7 @@ MAX_THREADS: int
 MAX_DEVICES: int  # that compute one model together
 DEVICE_CONTEXT: int  # bytes that a plan counts for CUDA itself of a device's memory, where nobody measured, and of the host's
 DEVICE_HOST_CONTEXT: int
+ENCODERS: tuple[str, ...]  # the types that convert() writes
 TIERS: tuple[str, ...]  # kernel tiers this machine can run, worst first: ("ref", "avx2", …) or ("ref", "neon", …)
 
 # One class per row of csrc/base/status.def.
@@ -38,6 +39,8 @@ class DeviceError(AirpyError, RuntimeError): ...
 class NumericError(AirpyError, ArithmeticError): ...
 
 def dequantize(type: str | int, data: Buffer, /) -> Array: ...  # float32 (elements,)
+def convert(source: str | int, target: str | int, data: Buffer, first: int = 0, /) -> Array: ...  # bytes of target's blocks
+# first: the number of the first element, for messages. NumericError for what is not finite, or too large for the target.
 def memory_info() -> dict[str, int]: ...
 # total, available, cgroup_limit (-1: none), cgroup_usage, process_anonymous, room, default_budget
 def cpu_info() -> dict[str, Any]: ...  # name, threads, features: list[str], tier: the best of TIERS
@@ -79,6 +82,8 @@ class GGUF:
     @property
     def metadata(self) -> Mapping[str, Any]: ...  # read-only, made on first use
     # values: str (surrogateescape), int, float, bool, Array (numeric arrays), list (of str, of arrays)
+    @property
+    def types(self) -> dict[str, tuple[str, str | None]]: ...  # of metadata: "u32" …, "string", "array", and of an array's elements
     @property
     def tensors(self) -> list[tuple[str, str, tuple[int, ...], int, int, int]]: ...
     # name, type, shape (contiguous axis first), part, offset, bytes

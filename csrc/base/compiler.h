@@ -15,6 +15,7 @@
 #define AIR_MAYBE_UNUSED __attribute__((unused))
 #define AIR_PREFETCH(address) __builtin_prefetch(address)
 #define AIR_PREFETCH_L2(address) __builtin_prefetch(address, 0, 2) /* whose misses may be more than L1's */
+#define AIR_VECTOR(n) __attribute__((vector_size(n))) /* n bytes of a number type, with C's operators by lane; no other compiler has it */
 #else
 #define AIR_PRINTF(format_index, first_arg)
 #define AIR_NODISCARD

@@ -39,8 +39,6 @@ uint64_t air__name_index_find(const air__name_index *index, const char *name, ui
 
 /* "name" in quotes, other than printable ASCII as \xNN, shortened with … to fit; returns out. For messages. */
 const char *air__quote(char out[AIR__QUOTED], air_string name);
-/* "u32", "array"; NULL for a number that is no type. */
-const char *air__gguf_type_name(uint32_t type);
 /* Bytes of one value; 0 for strings and arrays. */
 uint32_t air__gguf_type_bytes(uint32_t type);
 

@@ -21,6 +21,9 @@ typedef enum air_gguf_type { /* the file's own numbers */
     AIR_GGUF_TYPE_COUNT
 } air_gguf_type;
 
+/* "u32", "array" …; NULL for a number that is no type. */
+const char *air_gguf_type_name(uint32_t type);
+
 typedef struct air_string { /* NUL-terminated for convenience; may hold NULs and need not be UTF-8 */
     const char *data;
     uint64_t bytes;

@@ -18,7 +18,7 @@ static const struct { const char *name; uint32_t bytes; } types[AIR_GGUF_TYPE_CO
     [AIR_GGUF_STRING] = {"string", 0}, [AIR_GGUF_ARRAY] = {"array", 0},
 };
 
-const char *air__gguf_type_name(uint32_t type) { return type < AIR_GGUF_TYPE_COUNT ? types[type].name : NULL; }
+const char *air_gguf_type_name(uint32_t type) { return type < AIR_GGUF_TYPE_COUNT ? types[type].name : NULL; }
 uint32_t air__gguf_type_bytes(uint32_t type) { return type < AIR_GGUF_TYPE_COUNT ? types[type].bytes : 0; }
 
 const char *air__quote(char out[AIR__QUOTED], air_string name)
@@ -132,9 +132,9 @@ const air_tensor *air_gguf_tensor(const air_gguf *gguf, const char *name)
 static air_status wrong_type(const char *key, const air_gguf_value *value, const char *wanted, air_error *err)
 {
     if (value->type != AIR_GGUF_ARRAY)
-        return air_fail(err, AIR_E_FORMAT, "%s is a value of type %s, not %s", key, air__gguf_type_name(value->type), wanted);
+        return air_fail(err, AIR_E_FORMAT, "%s is a value of type %s, not %s", key, air_gguf_type_name(value->type), wanted);
     return air_fail(err, AIR_E_FORMAT, "%s is an array of %" PRIu64 " × %s, not %s", key, value->count,
-                    air__gguf_type_name(value->element), wanted);
+                    air_gguf_type_name(value->element), wanted);
 }
 
 air_status air_gguf_get_u64(const air_gguf *gguf, const char *key, uint64_t min, uint64_t max, uint64_t *out, air_error *err)

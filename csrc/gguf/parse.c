@@ -228,7 +228,7 @@ static air_status read_array(reader *r, uint64_t depth, air_gguf_value *v)
     air_status st = read_u32(r, &element, "array");
     if (!st) st = read_u64(r, &v->count, "array");
     if (st) return st;
-    if (!air__gguf_type_name(element)) return fail(r, AIR_E_FORMAT, "an array's element type is %" PRIu32 ", which is none", element);
+    if (!air_gguf_type_name(element)) return fail(r, AIR_E_FORMAT, "an array's element type is %" PRIu32 ", which is none", element);
     if (v->count > r->limits->array_items)
         return fail(r, AIR_E_FORMAT, "an array of %" PRIu64 " items, more than the %" PRIu64 " allowed", v->count,
                     r->limits->array_items);
@@ -244,7 +244,7 @@ static air_status read_value(reader *r, air_gguf_value *v)
     air_string s = {0};
     air_status st = read_u32(r, &type, "value type");
     if (st) return st;
-    if (!air__gguf_type_name(type)) return fail(r, AIR_E_FORMAT, "the value's type is %" PRIu32 ", which is none", type);
+    if (!air_gguf_type_name(type)) return fail(r, AIR_E_FORMAT, "the value's type is %" PRIu32 ", which is none", type);
     if (type == AIR_GGUF_ARRAY) return read_array(r, 1, v);
     v->type = v->element = (air_gguf_type)type;
     v->count = 1;
@@ -301,7 +301,7 @@ static air_status read_alignment(reader *r)
     r->gguf->alignment = DEFAULT_ALIGNMENT;
     if (!value) return AIR_OK;
     if (value->type != AIR_GGUF_U32)
-        return fail(r, AIR_E_FORMAT, "general.alignment is of type %s, not u32", air__gguf_type_name(value->type));
+        return fail(r, AIR_E_FORMAT, "general.alignment is of type %s, not u32", air_gguf_type_name(value->type));
     uint64_t a = value->as.u;
     if (a < MIN_ALIGNMENT || a > MAX_ALIGNMENT || (a & (a - 1)))
         return fail(r, AIR_E_FORMAT, "general.alignment is %" PRIu64 ", not a power of two from %d to %d", a, MIN_ALIGNMENT,

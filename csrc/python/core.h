@@ -140,6 +140,9 @@ PyObject *air__py_cublas_info(PyObject *module, PyObject *args);
 PyObject *air__py_memory_info(PyObject *module, PyObject *unused);
 PyObject *air__py_cpu_info(PyObject *module, PyObject *unused);
 PyObject *air__py_file_identity(PyObject *module, PyObject *path);
+
+/* --- quant.c --- */
 PyObject *air__py_dequantize(PyObject *module, PyObject *args);
+PyObject *air__py_convert(PyObject *module, PyObject *args);
 
 #endif

@@ -126,6 +126,28 @@ done:
     return PyErr_Occurred() ? NULL : Py_XNewRef(self->metadata);
 }
 
+/* (type, that of an array's elements or None), by the names of the format. */
+static PyObject *type_object(const air_gguf_value *value)
+{
+    const char *element = value->type == AIR_GGUF_ARRAY ? air_gguf_type_name(value->element) : NULL;
+    return Py_BuildValue("(sz)", air_gguf_type_name(value->type), element);
+}
+
+static PyObject *gguf_types(PyObject *o, void *unused)
+{
+    (void)unused;
+    const air_gguf *gguf = set_of(o)->gguf;
+    PyObject *dict = PyDict_New();
+    for (uint64_t i = 0; dict && i < air_gguf_entry_count(gguf); i++) {
+        const air_gguf_entry *entry = air_gguf_entry_at(gguf, i);
+        PyObject *key = air__py_from_string(entry->key.data, entry->key.bytes), *type = key ? type_object(&entry->value) : NULL;
+        if (!type || PyDict_SetItem(dict, key, type) < 0) Py_CLEAR(dict);
+        Py_XDECREF(key);
+        Py_XDECREF(type);
+    }
+    return dict;
+}
+
 static PyObject *tensor_object(const air_tensor *t)
 {
     PyObject *shape = PyTuple_New((Py_ssize_t)t->n_dims);
@@ -202,6 +224,7 @@ static PyGetSetDef gguf_getset[] = {
     {"bytes", gguf_bytes, NULL, "Of all files together.", NULL},
     {"held_bytes", gguf_held_bytes, NULL, "What the header takes in memory, without metadata that was asked for.", NULL},
     {"metadata", gguf_metadata, NULL, "Key to str, int, float, bool, Array (of numbers) or list.", NULL},
+    {"types", gguf_types, NULL, "Key to (type, type of an array's elements or None), as GGUF names them.", NULL},
     {"tensors", gguf_tensors, NULL, "(name, type, shape with the contiguous axis first, part, offset, bytes) of each.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

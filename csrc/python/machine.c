@@ -66,35 +66,6 @@ PyObject *air__py_file_identity(PyObject *module, PyObject *path_arg)
     return st ? air__py_raise(PyModule_GetState(module), &err) : PyLong_FromUnsignedLongLong(identity);
 }
 
-/* dequantize(type, data, /) -> float32 Array (elements,). data: any C-contiguous buffer of whole blocks. */
-PyObject *air__py_dequantize(PyObject *module, PyObject *args)
-{
-    core_state *state = PyModule_GetState(module);
-    PyObject *type, *data;
-    if (!PyArg_ParseTuple(args, "OO:dequantize", &type, &data)) return NULL;
-    const air_format *format = air__py_to_format(state, type);
-    Py_buffer view;
-    if (!format || PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) return NULL;
-
-    PyObject *array = NULL;
-    void *out;
-    int64_t blocks = view.len / format->bytes;
-    if (view.len % format->bytes)
-        air__py_raise_text(state, AIR_E_ARGUMENT, "%zd bytes are not whole blocks of %s, which take %u each", view.len, format->name,
-                        (unsigned)format->bytes);
-    else if (blocks > PY_SSIZE_T_MAX / 8 / format->block)
-        PyErr_NoMemory();
-    else
-        array = air__py_array_make(state, "f", 4, blocks * format->block, &out);
-    if (array) {
-        Py_BEGIN_ALLOW_THREADS
-        format->decode(view.buf, out, blocks);
-        Py_END_ALLOW_THREADS
-    }
-    PyBuffer_Release(&view);
-    return array;
-}
-
 /* The backend whose plugin has that path, and how many devices it has, which touches none of them. -1 with an exception set. */
 static int find_devices(core_state *state, PyObject *plugin, const air_backend_api **api, int32_t *n)
 {

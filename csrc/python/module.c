@@ -5,6 +5,7 @@
 #include "python/core.h"
 
 #include "base/alloc.h"
+#include "quant/encode.h"
 
 core_state *air__py_state(PyObject *self) { return PyType_GetModuleState(Py_TYPE(self)); }
 
@@ -34,6 +35,8 @@ static PyObject *core_alloc_live(PyObject *module, PyObject *unused)
 static PyMethodDef core_functions[] = {
     {"dequantize", air__py_dequantize, METH_VARARGS,
      "dequantize(type, data, /)\n--\n\nBlocks of a tensor type (name or id) as float32."},
+    {"convert", air__py_convert, METH_VARARGS,
+     "convert(source, target, data, first=0, /)\n--\n\nBlocks of one tensor type as blocks of another, of ENCODERS."},
     {"memory_info", air__py_memory_info, METH_NOARGS,
      "memory_info()\n--\n\nBytes of the machine, its cgroup and this process; cgroup_limit -1: none."},
     {"device_count", air__py_device_count, METH_O, "device_count(plugin, /)\n--\n\nHow many devices that backend has."},
@@ -86,6 +89,14 @@ static PyObject *names_tuple(const char *(*name)(int), int count)
     return tuple;
 }
 
+/* The i-th of the types that convert() writes. */
+static const char *encoder_name(int i)
+{
+    for (size_t f = 0; f < air_format_count(); f++)
+        if (air_encoder(air_format_at(f)->id) && i-- == 0) return air_format_at(f)->name;
+    return NULL;
+}
+
 /* The i-th of the tiers that this machine has. */
 static const char *tier_name(int i)
 {
@@ -117,6 +128,7 @@ static int core_exec(PyObject *module)
         return -1;
     if (add_value(module, "VERSION", PyUnicode_FromString(AIRPY_VERSION)) < 0 ||
         add_value(module, "FORMATS", formats_tuple()) < 0 ||
+        add_value(module, "ENCODERS", names_tuple(encoder_name, INT_MAX)) < 0 ||
         add_value(module, "ARCHITECTURES", names_tuple(air_arch_name, INT_MAX)) < 0 ||
         add_value(module, "TIERS", names_tuple(tier_name, AIR_TIER_COUNT)) < 0 ||
         PyModule_AddIntConstant(module, "MAX_THREADS", AIR_PY_MAX_THREADS) < 0 ||

@@ -59,6 +59,14 @@ static inline float air_bf16_to_f32(uint16_t h)
     return air_f32_from_bits((uint32_t)h << 16);
 }
 
+/* Rounds to nearest, ties to even; beyond the largest to infinity; a NaN stays one, quiet. */
+static inline uint16_t air_f32_to_bf16(float f)
+{
+    uint32_t bits = air_f32_bits(f);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(bits >> 16 | 0x40u);
+    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+}
+
 /* E8M0 scale of MXFP4, halved because its values are stored doubled: 2^(e - 128). As in ggml, 255 is a number and not NaN. */
 static inline float air_e8m0_half_to_f32(uint8_t e)
 {
@@ -92,6 +100,17 @@ static inline uint32_t air_load_u32(const void *p)
 static inline float air_load_f16(const void *p)
 {
     return air_f16_to_f32(air_load_u16(p));
+}
+
+/* Little-endian stores to any alignment. */
+static inline void air_store_u16(void *p, uint16_t v)
+{
+    memcpy(p, &v, sizeof v);
+}
+
+static inline void air_store_f16(void *p, float f)
+{
+    air_store_u16(p, air_f32_to_f16(f));
 }
 
 #endif

@@ -93,7 +93,7 @@ TEST(arrays_of_every_type_are_packed_and_aligned)
     for (uint32_t t = 0; t < AIR_GGUF_TYPE_COUNT; t++) {
         for (uint64_t count = 0; count < 10; count += 9) {
             char key[32];
-            (void)snprintf(key, sizeof key, "%s.%d", air__gguf_type_name(t), (int)count);
+            (void)snprintf(key, sizeof key, "%s.%d", air_gguf_type_name(t), (int)count);
             put_key(&b, key, AIR_GGUF_ARRAY);
             put_array(&b, t, count);
             for (uint64_t i = 0; i < count; i++) {
@@ -108,7 +108,7 @@ TEST(arrays_of_every_type_are_packed_and_aligned)
     REQUIRE(g);
     for (uint32_t t = 0; t < AIR_GGUF_TYPE_COUNT; t++) {
         char key[32];
-        (void)snprintf(key, sizeof key, "%s.9", air__gguf_type_name(t));
+        (void)snprintf(key, sizeof key, "%s.9", air_gguf_type_name(t));
         const air_gguf_value *v = air_gguf_find(g, key);
         REQUIRE(v && v->type == AIR_GGUF_ARRAY && (uint32_t)v->element == t && v->count == 9);
         CHECK_EQ((uintptr_t)v->as.items % 16, 0);

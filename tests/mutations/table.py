@@ -34,6 +34,13 @@ MUTATIONS = [
     Mutation("the high bits of scales 4 to 7 are lost", "quant/blocks.h", "(packed[i + 4] & 15) | (packed[i - 4] >> 6) << 4",
              "(packed[i + 4] & 15) | (packed[i - 4] >> 7) << 4", "test_kernels"),
     Mutation("halves round up on ties", "quant/half.h", "magnitude + 0xfffu + (magnitude >> 13 & 1u)", "magnitude + 0x1000u", "test_quant", "narrow"),
+    Mutation("bfloat16 rounds up on ties", "quant/half.h", "bits + 0x7fffu + (bits >> 16 & 1u)", "bits + 0x8000u", "test_encode", "bfloat16"),
+    Mutation("small scales are the nearest alone", "quant/encode_k.c", "for (int i = 0; i < 3; i++) {", "for (int i = 0; i < 1; i++) {",
+             "test_encode", "errors"),
+    Mutation("one grid is searched", "quant/encode_fit.h", "how.least - how.first - how.step * (float)i", "how.least", "test_encode", "errors"),
+    Mutation("the high bits of offsets 4 to 7 are lost", "quant/encode_k.c", "small_offset(k, g) | (min >> 4) << 6", "small_offset(k, g) | (min >> 5) << 6",
+             "test_encode", "errors"),
+    Mutation("what is no number is quantised", "quant/encode.c", "if (!beyond) return n;", "return n;", "test_encode", "no_number"),
     # kernels of the portable tier, as the model's logits see them
     Mutation("rope turns the other way", "kernels/ref/vector.c", "*a = a0 * cos[i] - b0 * sin[i];", "*a = a0 * cos[i] + b0 * sin[i];",
              "test_model", "logits_are"),

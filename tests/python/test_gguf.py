@@ -92,12 +92,19 @@ def plain(value: Any) -> Any:
     return flat
 
 
+def type_names(types: list[GGUFValueType]) -> tuple[str, str | None]:
+    """UINT32 as "u32", and so on; of an array, and its elements."""
+    names = [re.sub(r"^(U|I|F)(?:INT|NT|LOAT)(\d+)$", r"\1\2", type_.name).lower() for type_ in types[:2]]
+    return names[0], names[1] if len(names) > 1 else None
+
+
 def assert_read_as_by_the_gguf_package(path: Path) -> _core.GGUF:
     ours, theirs = _core.GGUF(str(path)), GGUFReader(path)
     fields = {key: field.contents() for key, field in theirs.fields.items() if not key.startswith("GGUF.")}
     assert list(ours.metadata) == list(fields)
     for key, want in fields.items():
         assert repr(plain(ours.metadata[key])) == repr(want), key  # repr: NaN equals NaN, 0.0 is not -0.0, True is not 1
+        assert ours.types[key] == type_names(theirs.fields[key].types), key
     assert ours.version == theirs.fields["GGUF.version"].contents()
     assert ours.alignment == theirs.alignment
     assert ours.bytes == path.stat().st_size
