@@ -354,7 +354,7 @@ class Model:
             try:
                 result = self._run_in_budget(items, logits, watch)
             except BudgetError as error:
-                if str(error).startswith("max_vram"):  # which more RAM does not help
+                if str(error).startswith("max_vram") or "more than max_vram" in str(error):  # which more RAM does not help
                     raise
                 raise BudgetError(f"{error}; {advice()}") from None
         self._note(result.cost, phase, len(items), sum(len(item[1]) for item in items))

@@ -225,8 +225,8 @@ static air_status open_memory(air_engine *e, const air_engine_config *c, air_err
     if (st) return st;
     e->max_pins = c->max_pins;
     for (int32_t i = 0; i < e->plan->n_tiles; i++) e->all_pins += air_tile_memory(&e->plan->tiles[i], AIR_PLAN_GRANULE);
-    air_budget_init(&e->budget, e->plan->budget);
-    air_budget_init(&e->device_budget, e->plan->device_budget);
+    air_budget_init(&e->budget, "max_ram", e->plan->budget);
+    air_budget_init(&e->device_budget, "max_vram", e->plan->device_budget);
     st = air_budget_reserve(&e->budget, AIR_HOLD_FIXED, held_bytes(c, p), err);
     if (!st) st = air_budget_reserve(&e->budget, AIR_HOLD_FIXED, e->plan->staging_bytes, err);
     if (!st) st = open_sources(e, c->source_spec, err);

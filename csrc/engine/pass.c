@@ -204,7 +204,7 @@ static air_status device_room(const air_engine *e, const room *r, air_error *err
     return air_fail(err, AIR_E_BUDGET,
                     "max_vram %.1f MiB is too small by %.1f MiB: in use %.1f, of that weights %.1f; this call needs KV cache %.1f, "
                     "activations %.1f for passes of %lld rows, of %lld of which the logits are wanted; ask for fewer logits, "
-                    " or open the model with a larger n_ctx or max_vram",
+                    "or open the model with a larger n_ctx or max_vram",
                     air_mib(limit), (double)air_tenths_up(need - left) / 10, air_mib(limit - left), air_mib(e->plan->device_pin_bytes),
                     air_mib(r->device_state), air_mib(r->device_activations), (long long)r->rows, (long long)r->wanted);
 }

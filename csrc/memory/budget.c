@@ -3,9 +3,10 @@
 #include <stdatomic.h>
 #include <stdio.h>
 
-void air_budget_init(air_budget *budget, uint64_t limit)
+void air_budget_init(air_budget *budget, const char *option, uint64_t limit)
 {
     budget->limit = limit;
+    budget->option = option;
     atomic_init(&budget->total, 0);
     atomic_init(&budget->peak, 0);
     for (int i = 0; i < AIR_HOLD_COUNT; i++) atomic_init(&budget->held[i], 0);
@@ -34,9 +35,9 @@ static air_status refuse(const air_budget *budget, air_holder holder, uint64_t b
         if (n > 0) at += (size_t)n;
     }
     uint64_t left = total < budget->limit ? budget->limit - total : 0;
-    return air_fail(err, AIR_E_BUDGET, "%s needs %.1f MiB, %.1f MiB more than max_ram (%.1f MiB) has left; held in MiB: %s",
+    return air_fail(err, AIR_E_BUDGET, "%s needs %.1f MiB, %.1f MiB more than %s (%.1f MiB) has left; held in MiB: %s",
                     air_holder_name(holder), (double)air_tenths_up(bytes) / 10,
-                    (double)air_tenths_up(bytes > left ? bytes - left : 0) / 10, air_mib(budget->limit),
+                    (double)air_tenths_up(bytes > left ? bytes - left : 0) / 10, budget->option, air_mib(budget->limit),
                     at ? parts : "nothing");
 }
 

@@ -1,4 +1,4 @@
-/* memory/budget.h: the one accountant: who may hold how much of max_ram.
+/* memory/budget.h: the one accountant: who may hold how much of max_ram, or of max_vram.
  *
  * Every large holder (pins, ring, state, activations, logits, tokenizer) reserves before it allocates and releases after it frees.
  * Thread-safe. It allocates nothing and knows no holder but by category. */
@@ -24,12 +24,14 @@ typedef enum air_holder {
 
 typedef struct air_budget {
     uint64_t limit;
+    const char *option; /* as messages name it */
     AIR_ATOMIC(uint64_t) total;
     AIR_ATOMIC(uint64_t) held[AIR_HOLD_COUNT];
     AIR_ATOMIC(uint64_t) peak;
 } air_budget;
 
-void air_budget_init(air_budget *budget, uint64_t limit);
+/* option: a name that outlives the budget: "max_ram". */
+void air_budget_init(air_budget *budget, const char *option, uint64_t limit);
 /* Errors: AIR_E_BUDGET saying what each holder has and by how much bytes exceeds what is left. */
 air_status air_budget_reserve(air_budget *budget, air_holder holder, uint64_t bytes, air_error *err);
 void air_budget_release(air_budget *budget, air_holder holder, uint64_t bytes);

@@ -159,7 +159,7 @@ static inline air_status bench_open(bench *b, const fixture *f, const air_plan_r
         if (!b->sources[i]) b->sources[i] = &b->memory[i].base;
     air_status st = air_plan_make(&b->plan, request, err);
     if (st) return st;
-    air_budget_init(&b->budget, request->budget);
+    air_budget_init(&b->budget, "max_ram", request->budget);
     air_pager_config config = {
         .program = &f->program, .plan = b->plan, .sources = b->sources, .parts = FIXTURE_PARTS, .budget = &b->budget};
     return air_pager_open(&b->pager, &config, err);

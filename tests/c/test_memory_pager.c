@@ -282,7 +282,7 @@ TEST(the_budget_refuses_before_anything_is_allocated)
     bench b = bench_of(&f);
     air_plan_request r = fixture_request(&f, 64u << 20);
     REQUIRE(air_plan_make(&b.plan, &r, &err) == AIR_OK);
-    air_budget_init(&b.budget, b.plan->ring_bytes / 2);
+    air_budget_init(&b.budget, "max_ram", b.plan->ring_bytes / 2);
     for (int i = 0; i < FIXTURE_PARTS; i++) b.sources[i] = &b.memory[i].base;
     air_pager_config config = {.program = &f.program, .plan = b.plan, .sources = b.sources, .parts = FIXTURE_PARTS, .budget = &b.budget};
     CHECK_EQ(air_pager_open(&b.pager, &config, &err), AIR_E_BUDGET);

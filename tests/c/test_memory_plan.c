@@ -415,7 +415,7 @@ TEST(every_allocation_of_a_plan_may_fail)
 TEST(the_accountant_refuses_what_is_over_and_says_who_holds_what)
 {
     air_budget b;
-    air_budget_init(&b, 100 << 20);
+    air_budget_init(&b, "max_ram", 100 << 20);
     CHECK_EQ(air_budget_reserve(&b, AIR_HOLD_PINS, 60 << 20, &err), AIR_OK);
     CHECK_EQ(air_budget_reserve(&b, AIR_HOLD_RING, 30 << 20, &err), AIR_OK);
     CHECK_EQ(air_budget_left(&b), 10 << 20);
@@ -431,6 +431,9 @@ TEST(the_accountant_refuses_what_is_over_and_says_who_holds_what)
     CHECK_EQ(air_budget_left(&b), 60 << 20);
     CHECK_EQ(air_budget_reserve(&b, AIR_HOLD_LOGITS, 1 << 20, &err), AIR_OK);
     CHECK_EQ(b.peak, 100 << 20);
+    air_budget_init(&b, "max_vram", 1 << 20); /* of a device: raising max_ram would not help */
+    CHECK_EQ(air_budget_reserve(&b, AIR_HOLD_STATE, 2 << 20, &err), AIR_E_BUDGET);
+    CHECK_STR_EQ(err.text, "KV cache needs 2.0 MiB, 1.0 MiB more than max_vram (1.0 MiB) has left; held in MiB: nothing");
 }
 
 static void reserve_and_release(void *context)
@@ -443,7 +446,7 @@ TEST(threads_share_the_accountant)
 {
     air_budget b;
     air_thread *threads[4];
-    air_budget_init(&b, 7);
+    air_budget_init(&b, "max_ram", 7);
     for (int i = 0; i < 4; i++) REQUIRE(air_thread_start(&threads[i], "budget", reserve_and_release, &b, &err) == AIR_OK);
     for (int i = 0; i < 4; i++) air_thread_join(threads[i]);
     CHECK_EQ(b.total, 0);

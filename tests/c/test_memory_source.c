@@ -62,7 +62,7 @@ TEST(a_mapped_file_gives_the_same_spans_vectors_and_rows)
     r.io = AIR_IO_MMAP;
     bench b = {0};
     REQUIRE(air_plan_make(&b.plan, &r, &err) == AIR_OK);
-    air_budget_init(&b.budget, r.budget);
+    air_budget_init(&b.budget, "max_ram", r.budget);
     const char *const names[] = {paths[0], paths[1]};
     air_pager_config config = {.program = &f.program, .plan = b.plan, .paths = names, .parts = FIXTURE_PARTS, .budget = &b.budget};
     REQUIRE(air_pager_open(&b.pager, &config, &err) == AIR_OK);
