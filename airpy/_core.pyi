@@ -100,6 +100,8 @@ def probe_device(
 ) -> dict[str, Any]: ...
 # link, link_back, device (its memory), device_op_s, handover_s, device_product, device_product_columns, device_context (bytes)
 # max_bytes of its memory, 0: 256 MiB
+def probe_links(plugin: str, devices: tuple[int, ...], max_bytes: int = 0, seconds: float = 0.2) -> list[float]: ...
+# bytes/s of copies to each while all are busy; max_bytes of each one's memory, 0: 32 MiB
 
 def solve_plan(gguf: GGUF, /, **options: Any) -> dict[str, Any]: ...  # the options of Engine; opens nothing, needs no device
 
@@ -122,7 +124,8 @@ class Engine:
         tile_bytes: int = 0,
         max_rows: int = 0,
         max_pins: int = -1,
-        bandwidths: Mapping[str, Any] | None = None,  # fields of air_bandwidths; product and those of its kind {type: rate}
+        bandwidths: Mapping[str, Any] | None = None,  # fields of air_bandwidths; product and those of its kind {type: rate}; of the first
+        # device as probe_device has them, of others in "helpers": [{…}, …]; what differs for who computes what in "deciding": {…}
         plugin: str = "",  # path of a backend's plugin; "": the CPU computes
         device: int | tuple[int, ...] = 0,  # which of its devices
         cublas: str | None = None,  # directories where one may be, separated by ':'; None: none is used

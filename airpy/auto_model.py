@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
 from airpy import _core
-from airpy.calibration import DISK_RATES, PROBE_BYTES, Machine, calibrate
+from airpy.calibration import DISK_RATES, PROBE_BYTES, Fresh, Machine, calibrate
 from airpy.config import ModelConfig
 from airpy.device import CPU, Device, Gpu, find_device
 from airpy.errors import ArgumentError, ArgumentTypeError, BudgetError, ModelError, UnsupportedError
@@ -120,15 +120,15 @@ def cpu_tier() -> str:
 
 
 def machine_for(
-    gguf: _core.GGUF, threads: int, tier: str, max_bytes: int, gpu: Gpu | None = None, *, shares: bool = False
+    gguf: _core.GGUF, threads: int, tier: str, max_bytes: int, gpus: tuple[Gpu, ...] = (), *, shares: bool = False
 ) -> Machine:
-    """What a calibration for this file is kept under; max_bytes is what probes may use, of VRAM where a GPU computes; shares: whether the
-    CPU may compute some beside that."""
+    """What a calibration for this file is kept under; max_bytes is what probes may use, of VRAM where GPUs compute; shares: whether the
+    CPU may compute some beside them."""
     types = tuple(sorted({kind for _, kind, shape, *_ in gguf.tensors if len(shape) > 1}))
     matrices = {name for name, _, _, _, use in _core.FORMATS if use == "matrix"}
     # A small file is read from a cache, so its probes are small as well.
     room = max(1 << 20, min(PROBE_BYTES, max_bytes, gguf.bytes))
-    return Machine(gguf.paths[0], tuple(kind for kind in types if kind in matrices), threads, tier, room, gpu, shares)
+    return Machine(gguf.paths[0], tuple(kind for kind in types if kind in matrices), threads, tier, room, gpus, shares)
 
 
 def budget_within_reach(max_ram: int, held: int) -> int:
@@ -162,34 +162,34 @@ def advice_under(plan: object) -> Iterator[None]:
         raise BudgetError(f"{error}, in a new plan") from None
 
 
-def _computes_as(options: Mapping[str, Any], gpu: Mapping[str, Any] | None) -> tuple[Any, ...]:
-    """What rates of compute belong to: threads and kernels, or a kind of GPU."""
-    if gpu is not None:
-        return gpu["name"], gpu["capability"]
+def _computes_as(options: Mapping[str, Any], gpus: Sequence[Mapping[str, Any]]) -> tuple[Any, ...]:
+    """What rates of compute belong to: threads and kernels, or kinds of GPUs."""
+    if gpus:
+        return tuple((gpu["name"], gpu["capability"]) for gpu in gpus)
     cpu = _core.cpu_info()
     return options["threads"] or cpu["threads"], options["tier"] or cpu["tier"]
 
 
-def _options_of(plan: Plan, gguf: _core.GGUF, gpu: Gpu | None) -> dict[str, Any]:
+def _options_of(plan: Plan, gguf: _core.GGUF, gpus: Sequence[Gpu]) -> dict[str, Any]:
     """The engine's, from a plan. Raises ArgumentError where something of another sort computes than it is for."""
-    if plan.on_device and gpu is None:
+    if plan.on_device and not gpus:
         raise ArgumentError(f"the plan is for {plan.device_name}, but the CPU computes; choose device 'cuda', or make a new plan")
-    if gpu is not None and not plan.on_device:
-        raise ArgumentError(f"the plan is for a CPU, but {gpu.name} computes; choose device 'cpu', or make a new plan")
+    if gpus and not plan.on_device:
+        raise ArgumentError(f"the plan is for a CPU, but {gpus[0].name} computes; choose device 'cpu', or make a new plan")
     return plan.engine_options(gguf)
 
 
-def _probe_bytes(options: Mapping[str, Any], budget: int, gpu: Gpu | None) -> int:
+def _probe_bytes(options: Mapping[str, Any], budget: int, gpus: Sequence[Gpu]) -> int:
     """What probes may use of the memory of what computes, half of which they leave alone."""
-    if gpu is None:
+    if not gpus:
         return budget // 2
-    return max(0, (_vram(options, gpu)[0] - _core.DEVICE_CONTEXT) // 4)
+    return max(0, (_vram(options, gpus)[0] - _core.DEVICE_CONTEXT) // 4)
 
 
-def _vram(options: Mapping[str, Any], gpu: Gpu) -> tuple[int, ...]:
-    """Of each GPU, as far as is known before they are asked: what is free of the first is taken for all."""
+def _vram(options: Mapping[str, Any], gpus: Sequence[Gpu]) -> tuple[int, ...]:
+    """Of each GPU."""
     given = options["max_vram"]
-    return given if isinstance(given, tuple) else (given or gpu.free + _core.DEVICE_CONTEXT,)
+    return given if isinstance(given, tuple) else tuple(given or gpu.free + _core.DEVICE_CONTEXT for gpu in gpus)
 
 
 def engine_options(
@@ -197,13 +197,13 @@ def engine_options(
     given: Mapping[str, Any],
     plan: Plan | Mapping[str, Any] | PathLike | None,
     bandwidths: Mapping[str, Any] | None,
-    fresh: bool,
+    fresh: Fresh,
     held: int = 0,
-    gpu: Gpu | None = None,
+    gpus: tuple[Gpu, ...] = (),
 ) -> tuple[dict[str, Any], Machine]:
     """The engine's options from what was asked for, a plan and calibrations (fresh: probed now, whatever is kept or in the plan);
     and what these belong to. A plan for another kind of CPU or GPU is solved again, with the sizes that it has, under this one's rates.
-    held: bytes of max_ram in use. gpu: what computes; None: the CPU."""
+    held: bytes of max_ram in use. gpus: what computes; none: the CPU."""
     planned = None  # what the plan's rates of compute belong to
     if plan is None:
         defaults: dict[str, Any] = {
@@ -213,8 +213,8 @@ def engine_options(
         options["tier"] = cpu_tier()
     else:
         given_plan = Plan.of(plan)
-        options = _options_of(given_plan, gguf, gpu)
-        planned = _computes_as(options, given_plan.device)
+        options = _options_of(given_plan, gguf, gpus)
+        planned = _computes_as(options, given_plan.devices)
         options["tier"] = cpu_tier() or options["tier"]
         for name, value in given.items():
             if value is not None and options[name] not in (0, None, value):
@@ -222,13 +222,14 @@ def engine_options(
         options |= {name: value for name, value in given.items() if value is not None}
     with advice_under(plan):
         budget = budget_within_reach(options["max_ram"], held)
-    shares = gpu is not None and options["cpu_share"] != 0 and gguf.bytes > sum(_vram(options, gpu))
-    machine = machine_for(gguf, options["threads"], options["tier"], _probe_bytes(options, budget, gpu), gpu, shares=shares)
+    holds = sum(max(0, vram - _core.DEVICE_CONTEXT) for vram in _vram(options, gpus))
+    shares = bool(gpus) and options["cpu_share"] != 0 and gguf.bytes > holds
+    machine = machine_for(gguf, options["threads"], options["tier"], _probe_bytes(options, budget, gpus), gpus, shares=shares)
     if plan is not None and bandwidths is not None:
         raise ArgumentError("bandwidths and plan exclude each other: a plan brings its own")
     if plan is None or fresh:
         options["bandwidths"] = calibrate(machine, bandwidths, fresh=fresh)
-    elif planned != _computes_as(options, gpu.kind if gpu else None):
+    elif planned != _computes_as(options, [gpu.kind for gpu in gpus]):
         options["bandwidths"] = calibrate(machine, {name: rate for name, rate in options["bandwidths"].items() if name in DISK_RATES})
     return options, machine
 
@@ -252,7 +253,7 @@ def open_model(
     plan: Plan | Mapping[str, Any] | PathLike | None = None,
     progress: Progress = "auto",
     bandwidths: Mapping[str, Any] | None = None,
-    fresh: bool = False,
+    fresh: Fresh = "",
     source: str = "",
     settle: Callable[[_core.GGUF, dict[str, Any]], None] | None = None,
 ) -> Model:
@@ -267,14 +268,14 @@ def open_model(
     with ExitStack() as undo:
         memory = MemoryWatch()
         undo.callback(memory.end)
-        gpu = device.gpu()
+        gpus = device.gpus()
         file = os.path.abspath(find_model(path))  # it is looked at again later, wherever this process may be by then
         # The metadata, large by its vocabulary, is in this first reading only: it goes with it.
         parts, metadata = _read_metadata(file)
         gguf = _core.GGUF(file)
         # By their own sizes: what the process has more of now than before may be anybody's.
         fixed = memory_bytes(parts[0]) + gguf.held_bytes + INTERPRETER_BYTES
-        options, machine = engine_options(gguf, given, plan, bandwidths, fresh, fixed, gpu)
+        options, machine = engine_options(gguf, given, plan, bandwidths, fresh, fixed, gpus)
         check_vram(device, options)
         options["fixed_bytes"] = fixed
         options |= device.engine_options()
@@ -289,7 +290,7 @@ def open_model(
         config = ModelConfig.build(engine.hparams, metadata, tokenizer)
         model = Model(
             engine, gguf, tokenizer, config, device=device, metadata=metadata, options=options, memory=memory,
-            machine=None if bandwidths or source else machine, gpu=gpu, progress=progress,
+            machine=None if bandwidths or source else machine, gpus=gpus, progress=progress,
         )  # fmt: skip
         undo.pop_all()
         return model

@@ -57,9 +57,9 @@ class Device:
         cublas = {"cublas": cublas_directories()} if wants_cublas() else {}
         return {"plugin": cuda_plugin(), "device": self.numbers, **cublas}
 
-    def gpu(self) -> Gpu | None:
-        """Which GPU that is now, which makes a context on it; None: none. Raises UnsupportedError where it cannot be used."""
-        return None if self.kind == "cpu" else _gpu(cuda_plugin(), self.numbers[0])
+    def gpus(self) -> tuple[Gpu, ...]:
+        """Which GPUs those are now, which makes a context on each. Raises UnsupportedError where one cannot be used."""
+        return () if self.kind == "cpu" else tuple(_gpu(cuda_plugin(), number) for number in self.numbers)
 
 
 CPU = Device()

@@ -7,7 +7,7 @@ from typing import Any
 
 from airpy import _core
 from airpy.auto_model import INTERPRETER_BYTES, _read_metadata, advice_under, check_vram, cpu_tier, engine_options, machine_for
-from airpy.calibration import calibrate, given_rates
+from airpy.calibration import Fresh, calibrate, given_rates
 from airpy.device import Device
 from airpy.files import PathLike, find_model
 from airpy.planning import Plan
@@ -24,7 +24,7 @@ def _held(parts: tuple[Vocabulary, dict[str, str], int], gguf: _core.GGUF) -> in
 
 
 def forecast(
-    path: PathLike, given: Mapping[str, Any], bandwidths: Mapping[str, Any] | None = None, *, fresh: bool = False
+    path: PathLike, given: Mapping[str, Any], bandwidths: Mapping[str, Any] | None = None, *, fresh: Fresh = ""
 ) -> Plan:
     """Under from_pretrained()'s options and max_vram, a device's memory, which no device need be there for; None is the default.
     bandwidths: the other machine's; what they do not name bounds nothing. None: this machine's, as probed (fresh: now). Raises what
@@ -44,17 +44,17 @@ def forecast(
 
 
 def plan_on(
-    device: Device, path: PathLike, given: Mapping[str, Any], plan: PathLike | None = None, *, fresh: bool = False
+    device: Device, path: PathLike, given: Mapping[str, Any], plan: PathLike | None = None, *, fresh: Fresh = ""
 ) -> Plan:
     """What from_pretrained(path, device=…) would plan on this machine's device, with its rates as kept or probed (fresh: now). Raises
     what that raises."""
     check_vram(device, given)
     file = find_model(path)
     parts, metadata = _read_metadata(file)
-    gguf, gpu = _core.GGUF(file), device.gpu()
+    gguf, gpus = _core.GGUF(file), device.gpus()
     fixed = _held(parts, gguf)
-    options, _ = engine_options(gguf, given, plan, None, fresh, fixed, gpu)
+    options, _ = engine_options(gguf, given, plan, None, fresh, fixed, gpus)
     check_vram(device, options)
     options |= {"fixed_bytes": fixed, **device.engine_options()}
     with advice_under(plan):
-        return Plan.build(gguf, metadata, _core.solve_plan(gguf, **options), options, gpu)
+        return Plan.build(gguf, metadata, _core.solve_plan(gguf, **options), options, gpus)

@@ -55,17 +55,17 @@ class Model:
         metadata: Mapping[str, Any],
         options: Mapping[str, Any],
         machine: Machine | None,
-        gpu: Gpu | None,
+        gpus: Sequence[Gpu],
         memory: MemoryWatch,
         progress: Progress,
     ) -> None:
-        """options: the engine's. machine: whose calibration to correct by what passes achieve, if any. gpu: what computes, if not the
-        CPU."""
+        """options: the engine's. machine: whose calibration to correct by what passes achieve, if any. gpus: what computes, if not
+        the CPU."""
         self.tokenizer, self.config, self.device = tokenizer, config, str(device)
         self._file_config = GenerationConfig(eos_token_id=tokenizer.eos_token_ids, pad_token_id=tokenizer.pad_token_id)
         self._generation_config = replace(self._file_config)
         self._engine, self._gguf, self._metadata, self._options = engine, gguf, metadata, options
-        self._machine, self._gpu, self._memory, self._progress = machine, gpu, memory, progress
+        self._machine, self._gpus, self._memory, self._progress = machine, gpus, memory, progress
         solved = engine.plan
         self._solved, self._budget, self._n_ctx = solved, solved["budget"], solved["n_ctx"]
         self._pool = SequencePool(engine, self._budget)
@@ -145,7 +145,7 @@ class Model:
     def plan(self) -> Plan:
         """What stays, what streams and what that costs; print it, save it, give it to from_pretrained(plan=)."""
         if self._plan is None:
-            self._plan = Plan.build(self._gguf, self._metadata, self._solved, self._options, self._gpu)
+            self._plan = Plan.build(self._gguf, self._metadata, self._solved, self._options, self._gpus)
         return self._plan
 
     # -- generate -------------------------------------------------------------------------------------------------------
@@ -387,7 +387,7 @@ class Model:
     def _computed_as(self, cost: Cost, rows: int) -> Compute | None:
         """Whose time a call's passes had: that of steps or prompts, if nothing but compute bound them and their prediction."""
         passes, pass_ns, disk_bytes, _, stall_ns, _ = cost
-        if stall_ns > 0.02 * pass_ns or self._solved["bound"] != ("device" if self._gpu else "compute"):
+        if stall_ns > 0.02 * pass_ns or self._solved["bound"] != ("device" if self._gpus else "compute"):
             return None
         if rows == passes == 1:
             return "steps"
@@ -402,14 +402,16 @@ class Model:
                 return
             if learn_disk(self._machine, self._learned.disk_bytes, self._learned.seconds):
                 self._learned = Phase()
-            linked = self._solved["weight_bytes"] - self._solved["device_weight_bytes"] - self._solved["host_weight_bytes"]
-            linked //= 1 + len(self._solved["helpers"])  # each device has a link of its own
-            if self._linked.passes and learn_link(self._machine, self._linked.passes * linked, self._linked.seconds):
-                self._linked = Phase()
+            used, work = self._options["bandwidths"] or {}, self._solved["work"]
+            if passes := self._linked.passes:
+                linked, predicted = max(part["linked_bytes"] for part in work), self._solved["link_s"] * passes
+                if learn_link(self._machine, passes * linked, used, predicted, self._linked.seconds):
+                    self._linked = Phase()
+            which = max(range(len(work)), key=lambda i: work[i]["device_s"]) if work else 0  # the others wait for it
             for what, phase in self._computed.items():
-                step = self._solved["device_s" if self._gpu else "compute_s"]
+                step = self._solved["device_s" if self._gpus else "compute_s"]
                 predicted = step * phase.passes if what == "steps" else phase.predicted_s
-                if learn_compute(self._machine, what, self._options["bandwidths"] or {}, predicted, phase.seconds):
+                if learn_compute(self._machine, what, used, predicted, phase.seconds, which):
                     self._computed[what] = Phase()
 
     def _give(self, sequences: list[_core.Sequence]) -> None:

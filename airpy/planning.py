@@ -16,7 +16,7 @@ from airpy.files import PathLike, checked_path
 from airpy.sizes import format_rate, format_size, format_speed, format_time
 from airpy.text import printable
 
-FORMAT = "airpy plan 3"
+FORMAT = "airpy plan 4"
 # Options of the engine that a plan fixes: as they were solved, and as they were given, 0 or "" for a default, which is chosen again.
 _SOLVED = ("io", "n_ctx", "max_rows", "tile_bytes", "ring_bytes")
 _GIVEN = ("max_ram", "max_vram", "cpu_share", "threads", "tier", "kv_dtype")
@@ -30,6 +30,8 @@ _COUNTS = (
     "away_blocks", "device_shuttle_bytes",
 )  # fmt: skip
 _HELPER = ("budget", "fixed", "buffer_bytes", "ring_bytes", "pin_bytes", "weight_bytes", "linked_bytes", "n_tiles", "linked_tiles")
+_WORK = ("weight_bytes", "linked_bytes", "link_s", "device_s")
+_BUSY = 0.95  # of a token's time: a device that is at work so long is not said to be idle
 _SECONDS = ("disk_s", "link_s", "device_s", "compute_s", "pass_s", "full_s", "prompt_s")
 _BOUNDS = ("disk", "link", "device", "compute")
 
@@ -52,10 +54,10 @@ class Plan:
 
     @classmethod
     def build(
-        cls, gguf: _core.GGUF, metadata: Mapping[str, Any], solved: Mapping[str, Any], options: Mapping[str, Any], gpu: Gpu | None = None
+        cls, gguf: _core.GGUF, metadata: Mapping[str, Any], solved: Mapping[str, Any], options: Mapping[str, Any], gpus: Sequence[Gpu] = ()
     ) -> Plan:
-        """From what the engine solved under `options`; solves for more memory as well. gpu: what it is for, if that is one of this
-        machine's."""
+        """From what the engine solved under `options`; solves for more memory as well. gpus: what it is for, if those are
+        this machine's."""
         arch = str(metadata.get("general.architecture", ""))
         name = str(metadata.get("general.name", "")) or os.path.basename(gguf.paths[0])
         data: dict[str, Any] = {
@@ -64,7 +66,7 @@ class Plan:
                 "name": name.encode("utf-8", "replace").decode(), "arch": arch, "fingerprint": fingerprint(gguf),
                 "file_bytes": gguf.bytes, "layers": metadata.get(f"{arch}.block_count", 0),
             },
-            "device": gpu.kind if gpu else None,
+            "devices": [gpu.kind for gpu in gpus],
             "options": {name: list(options[name]) if isinstance(options[name], tuple) else options[name] for name in _GIVEN},
             "bandwidths": dict(options.get("bandwidths") or {}),
             "plan": {**solved, "weights": [list(row) for row in solved["weights"]]},
@@ -102,7 +104,7 @@ class Plan:
             file.write("\n")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data: model, device (name, capability and driver of a GPU, or None), options, bandwidths, plan (sizes in bytes, times in
+        """Plain data: model, devices (name, capability and driver of each GPU), options, bandwidths, plan (sizes in bytes, times in
         seconds), more_ram, more_vram."""
         copy: dict[str, Any] = json.loads(json.dumps(self._data))
         copy["predicted_tok_s"] = self.predicted_tok_s
@@ -119,7 +121,7 @@ class Plan:
         return hash(json.dumps(self._data, sort_keys=True))
 
     def __repr__(self) -> str:
-        vram = f"max_vram={format_size(self['device_budget'])}, " if self.on_device else ""
+        vram = f"max_vram={self._text_vram()}, " if self.on_device else ""
         ram = f"max_ram={format_size(self['budget'])}, "
         return f"Plan({printable(self.model['name'])}, {vram}{ram}io={self['io']}, bound={self.bound})"
 
@@ -142,13 +144,25 @@ class Plan:
         return bool(self["device_budget"])
 
     @property
-    def device(self) -> dict[str, Any] | None:
-        """Name, compute capability and driver of the GPU that it was made for; None: the CPU, or a machine that was described."""
-        return None if self._data["device"] is None else dict(self._data["device"])
+    def devices(self) -> list[dict[str, Any]]:
+        """Name, compute capability and driver of each GPU that it was made for, the first with the KV cache; []: the CPU, or a machine that
+        was described."""
+        return [dict(device) for device in self._data["devices"]]
 
     @property
     def device_name(self) -> str:
-        return printable(self._data["device"]["name"]) if self._data["device"] else "a GPU" if self.on_device else "a CPU"
+        names = [printable(device["name"]) for device in self._data["devices"]]
+        if not names and self.on_device:
+            return "a GPU" if self._asked == 1 else f"{self._asked} GPUs"
+        if len(names) > 1 and len(set(names)) == 1:
+            return f"{len(names)} x {names[0]}"
+        return " + ".join(names) or "a CPU"
+
+    @property
+    def _asked(self) -> int:
+        """GPUs that it was made for, whether or not all have a part."""
+        vram = self._data["options"]["max_vram"]
+        return max(len(self._data["devices"]), len(vram) if isinstance(vram, (list, tuple)) else 1, len(self["work"]))
 
     @property
     def away_bytes(self) -> int:
@@ -203,14 +217,18 @@ class Plan:
     # -- as text --------------------------------------------------------------------------------------------------------
 
     def __str__(self) -> str:
-        parts = [self._text_head(), self._text_weights(), self._text_memory(), self._text_time()]
-        return "\n\n".join("\n".join(map(printable, lines)) for lines in parts)  # names are a file's, or an edited plan's
+        parts = [self._text_head(), self._text_weights(), self._text_memory(), self._text_devices(), self._text_time()]
+        return "\n\n".join("\n".join(map(printable, lines)) for lines in parts if lines)  # names are a file's, or an edited plan's
+
+    def _text_vram(self) -> str:
+        budgets = [self["device_budget"], *(helper["budget"] for helper in self["helpers"])]
+        return " + ".join(map(format_size, budgets))
 
     def _text_head(self) -> list[str]:
         kinds = sorted({kind for _, kind, _, tiles, *_ in self["weights"] if tiles})
         options = self._data["options"]
         how = {"mmap": "mapped, the page cache keeps it", "direct": "direct reads past the page cache"}[self["io"]]
-        vram = f"{self.device_name}: max_vram {format_size(self['device_budget'])}, " if self.on_device else ""
+        vram = f"{self.device_name}: max_vram {self._text_vram()}, " if self.on_device else ""
         return [
             f"{self.model['name']}: {self.model['arch']}, {self.model['layers']} layers, {', '.join(kinds)}; "
             f"a pass reads {format_size(self['weight_bytes'])} of weights",
@@ -295,6 +313,35 @@ class Plan:
         ]
         return [(name, one, *(helper.get(key, 0) for helper in helpers), ram) for name, one, key, ram in rows]
 
+    def _text_devices(self) -> list[str]:
+        """What each of several devices does for a token, where it is idle and why."""
+        if self._asked < 2:
+            return []
+        columns = ("computes with", "over its link", "computes in", "link takes")
+        lines = [f"{'each GPU, for every token':<26}" + "".join(f"{column:>15}" for column in columns)]
+        for i in range(self._asked):
+            kind = self._data["devices"][i]["name"] if i < len(self._data["devices"]) else ""
+            name = f"GPU {i + 1} {kind}"[:25]
+            if i < len(self["work"]):
+                work = self["work"][i]
+                cells = [format_size(work["weight_bytes"]), format_size(work["linked_bytes"])]
+                cells += [format_time(work[key]) if work[key] else "-" for key in ("device_s", "link_s")]
+                lines.append(f"{name:<26}" + "".join(f"{cell:>15}" for cell in cells) + self._text_idle(work))
+            else:
+                why = "the first holds all weights, and handing over to another one costs more than it saves"
+                lines.append(f"{name:<26}   idle: {why}")
+        return lines
+
+    def _text_idle(self, work: Mapping[str, Any]) -> str:
+        busy, most = max(work["link_s"], work["device_s"]), self["pass_s"]
+        if not work["weight_bytes"]:
+            return "   idle: it has no room for weights that stay, and would only hold up those that stream"
+        if not most or busy >= _BUSY * most:
+            return ""
+        slowest = max(range(len(self["work"])), key=lambda i: max(self["work"][i]["link_s"], self["work"][i]["device_s"]))
+        others = {"disk": "the disk", "compute": "the CPU", "link": f"the link of GPU {slowest + 1}", "device": f"GPU {slowest + 1}"}
+        return f"   idle {100 * (1 - busy / most):.0f} % of the time: {others[self.bound]} takes longer"
+
     def _text_time(self) -> list[str]:
         lines = [*self._text_resources(), ""] if self.on_device else [f"bandwidths    {self._text_rates()}"]
         if self.predicted_tok_s is None:
@@ -317,7 +364,7 @@ class Plan:
 
     def _text_resources(self) -> list[str]:
         """What a token takes of each that is at work at the same time: bytes, rate, seconds."""
-        here, devices = self["host_weight_bytes"], 1 + len(self["helpers"])
+        here, devices = self["host_weight_bytes"], len(self["work"])
         moved = {"device": self["weight_bytes"] - here, "link": self.linked_bytes, "compute": here, "disk": self.streamed_bytes}
         does = {"device": "device reads, of VRAM", "link": "link brings, from RAM", "compute": "CPU computes, in RAM", "disk": "disk reads"}
         if devices > 1:
@@ -327,11 +374,10 @@ class Plan:
             if name == "compute" and not size:
                 continue
             rate, seconds = self.bandwidths.get("memory" if name == "compute" else name), self[f"{name}_s"]
-            if rate and seconds and size and name in ("device", "compute"):  # by products, with what they cost beside their bytes
-                rate = size / seconds / (devices if name == "device" else 1)
-            at = format_rate(rate) if rate else "not known"
-            if rate and devices > 1 and name in ("device", "link"):
-                at = f"{devices} x {at}"
+            several = devices > 1 and name in ("device", "link")
+            if rate and seconds and size and (several or name in ("device", "compute")):  # by products, with what they cost beside
+                rate = size / seconds
+            at = f"{format_rate(rate)}{' in all' if several else ''}" if rate else "not known"
             takes = format_time(seconds) if rate or seconds else "-"
             mark = "   bounds it" if name == self.bound and self.predicted_tok_s else ""
             lines.append(f"{does[name]:<26}{format_size(size):>15}{at:>19}{takes:>11}{mark}")
@@ -393,6 +439,10 @@ def _is_device(device: Any) -> bool:
     return isinstance(device["name"], str) and numbers and _is_count(device["driver"])
 
 
+def _is_work(work: Any) -> bool:
+    return isinstance(work, Mapping) and all(_is_number(work.get(name)) for name in _WORK)
+
+
 def _is_step(step: Any, option: str) -> bool:
     if not isinstance(step, Mapping) or not _is_count(step.get(option)):
         return False
@@ -424,8 +474,12 @@ def _checked(data: Any) -> dict[str, Any]:
         wrong.append("io")
     if plan.get("bound") not in _BOUNDS:
         wrong.append("bound")
-    if data.get("device") is not None and not _is_device(data["device"]):
-        wrong.append("device")
+    devices, work = data.get("devices"), plan.get("work")
+    if not isinstance(devices, list) or len(devices) > _core.MAX_DEVICES or not all(map(_is_device, devices)):
+        wrong.append("devices")
+    computing = bool(plan.get("device_budget")) + (len(helpers) if isinstance(helpers, list) else 0)
+    if not isinstance(work, list) or not all(map(_is_work, work)) or len(work) != computing:
+        wrong.append("work")
     weights = plan.get("weights")
     steps = {f"more_{memory}": (data.get(f"more_{memory}", []), f"max_{memory}") for memory in ("ram", "vram")}
     if not isinstance(weights, list) or not all(map(_is_weight, weights)):
@@ -440,7 +494,7 @@ def _checked(data: Any) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "model": dict(model),
-        "device": None if data.get("device") is None else dict(data["device"]),
+        "devices": [dict(device) for device in devices or ()],
         "options": dict(options),
         "bandwidths": check_rates(data.get("bandwidths", {})),
         "plan": {**plan, "weights": [list(row) for row in weights or ()]},

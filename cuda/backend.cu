@@ -124,13 +124,17 @@ template <class F> static air_status apart(int32_t device, air_error *err, F wha
     return st;
 }
 
+static air_status no_device(int32_t device, int32_t n, air_error *err)
+{
+    return air_fail(err, AIR_E_ARGUMENT, "there is no device cuda:%d; there are %d, counted from 0", (int)device, (int)n);
+}
+
 template <class F> static air_status on_device(int32_t device, air_error *err, F what)
 {
     int32_t n;
     air_status st = cuda_devices(&n, err);
     if (st) return st;
-    if (device < 0 || device >= n)
-        return air_fail(err, AIR_E_ARGUMENT, "there is no device cuda:%d; there are %d, counted from 0", (int)device, (int)n);
+    if (device < 0 || device >= n) return no_device(device, n, err);
     return apart(device, err, what);
 }
 
@@ -151,6 +155,18 @@ static air_status cuda_probe(int32_t device, uint64_t types, uint64_t bytes, dou
         if (open_backends) out->context = 0; /* what they hold is none of it */
         return st;
     });
+}
+
+static air_status cuda_probe_links(const int32_t *devices, int32_t n, uint64_t bytes, double seconds, double *out, air_error *err)
+{
+    int32_t there;
+    air_status st = cuda_devices(&there, err);
+    if (st) return st;
+    if (n < 1 || n > AIR_DEVICES_MOST)
+        return air_fail(err, AIR_E_ARGUMENT, "links of %d devices, but 1 to %d are measured", (int)n, AIR_DEVICES_MOST);
+    for (int32_t i = 0; i < n; i++)
+        if (devices[i] < 0 || devices[i] >= there) return no_device(devices[i], there, err);
+    return air_cuda_probe_links(devices, n, bytes, seconds, out, err);
 }
 
 /* --- a device that is lost --- */
@@ -513,6 +529,7 @@ static const air_backend_api cuda_api = {
     cuda_devices,
     cuda_device_info,
     cuda_probe,
+    cuda_probe_links,
     air_cuda_cublas_find,
     cuda_open,
     cuda_close,

@@ -1,6 +1,7 @@
 /* cuda/backend.h: inside the CUDA backend: what its files share. backend.cu: life, memory, the vtable; weights.cu: how weights come to the
  * the devices; shuttle.cu: how state does that lies in the host's memory; pass.cu: the walk over a program; graph.cu: passes alike, as one
- * launch; share.cu: what other devices and the CPU compute of products; probe.cu: how fast a device does such things.
+ * launch; share.cu: what other devices and the CPU compute of products; probe.cu: how fast a device does such things; links.cu: how fast
+ * several are copied to at once.
  *
  * A backend owns a device's memory for weights, state and activations, and two streams: copies go ahead on one, kernels follow on the
  * other, events order them both ways; the host waits for neither inside a pass but to reuse its own memory, and for what it computes.
@@ -218,6 +219,11 @@ void air_cuda_graph_drop(air_backend *h);
 
 /* Of the calling thread's device; as in air_backend_api, where *out is zeros before. */
 air_status air_cuda_probe(int32_t device, uint64_t types, uint64_t bytes, double seconds, air_device_rates *out, air_error *err);
+
+/* --- links.cu --- */
+
+/* As in air_backend_api, on threads of its own. */
+air_status air_cuda_probe_links(const int32_t *devices, int32_t n, uint64_t bytes, double seconds, double *out, air_error *err);
 
 /* --- backend.cu --- */
 

@@ -43,7 +43,7 @@ def _tokens(text: str) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    with common.open_from(args, fresh=True) as model:
+    with common.open_from(args, fresh="rates") as model:
         rows = bench(model, *lengths(model, args.prompt_tokens, args.tokens), args.seed)
         stats = model.stats()
     if args.json:

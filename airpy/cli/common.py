@@ -15,6 +15,7 @@ from airpy.sizes import format_size, format_speed, format_time, parse_size, pars
 
 if TYPE_CHECKING:
     from airpy._core import GGUF
+    from airpy.calibration import Fresh
     from airpy.model import Model
 
 Commands = Any  # argparse does not name the type that add_subparsers() returns
@@ -173,7 +174,7 @@ def add_sampling(
 
 
 def open_from(
-    args: argparse.Namespace, *, fresh: bool = False, settle: Callable[[GGUF, dict[str, Any]], None] | None = None
+    args: argparse.Namespace, *, fresh: Fresh = "", settle: Callable[[GGUF, dict[str, Any]], None] | None = None
 ) -> Model:
     """The model under the options of add_engine(). fresh: probe bandwidths now, whatever is kept or in a plan. settle: as in
     open_model()."""

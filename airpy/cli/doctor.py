@@ -65,7 +65,7 @@ def examine(model: str | None) -> dict[str, Any]:
             found = gpus()  # contexts take a while to make
         except AirpyError as error:
             problem = str(error)
-        steps = 3 + len(found)
+        steps = 4 + len(found)
         report(1, steps, 0, 1)
         memory_rate = _core.probe_compute([], seconds=0.2)["memory"]
         report(2, steps, 0, 1)
@@ -74,6 +74,8 @@ def examine(model: str | None) -> dict[str, Any]:
         for number, gpu in enumerate(found):
             report(3 + number, steps, 0, 1)
             rates.append(_rates(gpu, file))
+        report(steps - 1, steps, 0, 1)
+        together = _together(found, file)
     return {
         "version": _core.VERSION,
         "cpu": {**cpu, "tier": cpu_tier() or cpu["tier"]},
@@ -82,6 +84,7 @@ def examine(model: str | None) -> dict[str, Any]:
         "disk": {"path": file, **disk},
         "cuda_plugin": cuda_plugin() if os.path.exists(cuda_plugin()) else None,
         "gpus": [{**asdict(gpu), **did} for gpu, did in zip(found, rates, strict=True)],
+        "links_together": together,
         "gpu_problem": problem,
         "cublas": _cublas() if found else None,
     }
@@ -91,9 +94,18 @@ def _rates(gpu: Gpu, file: str) -> dict[str, Any]:
     """Measured now, but for products: which ones a model needs is not known; {} where it cannot be."""
     from airpy.calibration import GPU_PROBE_BYTES, Machine, gpu_rates
 
-    machine = Machine(file, (), 0, "", min(GPU_PROBE_BYTES, gpu.free // 4), gpu)
-    rates = gpu_rates(machine, fresh=True)
+    machine = Machine(file, (), 0, "", min(GPU_PROBE_BYTES, gpu.free // 4), (gpu,))
+    rates = gpu_rates(machine, fresh="rates")
     return {name: rates[name] for name in ("link", "link_back", "device", "device_op_s", "handover_s") if name in rates}
+
+
+def _together(found: list[Gpu], file: str) -> list[float]:
+    """What their links give while all are busy; [] where there is one, or it cannot be measured."""
+    from airpy._core import MAX_DEVICES
+    from airpy.calibration import Machine, links_rates
+
+    rates = links_rates(Machine(file, (), 0, "", 0, tuple(found)), fresh="rates") if len(found) <= MAX_DEVICES else {}
+    return [rates["link_together"], *(other["link_together"] for other in rates["helpers"])] if rates else []
 
 
 def _cublas() -> dict[str, Any]:
@@ -144,6 +156,8 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
             f"{format_size(gpu['free'])} free, driver for CUDA {gpu['driver'] // 1000}.{gpu['driver'] % 1000 // 10}"
         )
         yield f"         {_gpu_text(gpu)}"
+    if facts["links_together"]:
+        yield f"links    {' + '.join(map(format_rate, facts['links_together']))} to all of them at once"
     if facts["cublas"]:
         yield f"cuBLAS   {_cublas_text(facts['cublas'])}"
     if facts["gpu_problem"]:

@@ -65,6 +65,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ImportError as error:  # where memory is bounded tightly; numpy's own words are a page, what they come from is a line
         print(f"airpy: {one_line(error.__cause__ or error)}", file=sys.stderr)
         return 1
-    except (AirpyError, OSError, MemoryError) as error:
+    except (AirpyError, OSError, MemoryError, SystemError) as error:  # the last is what Python's own imports may end in without memory
         print(f"airpy: {one_line(error)}", file=sys.stderr)
         return 1

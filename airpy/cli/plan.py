@@ -22,7 +22,7 @@ _EXAMPLES = """\
 The last asks what another machine would do, here one with a GPU: that machine need not be this one, and the file may be a header
 alone. Bandwidths: disk; link, from RAM to the device, and link_back; device, its memory; memory, of the CPU; and seconds: latency_s of a
 read, op_s and device_op_s of an operation beside its bytes, handover_s from the device to the host and back. What is not named bounds
-nothing. GB are 10^9 bytes, GiB 2^30."""
+nothing; of several devices link=25GB/s+12GB/s, and link_together what each link gives while all are busy. GB are 10^9 bytes, GiB 2^30."""
 
 
 def add(commands: common.Commands) -> None:
@@ -34,7 +34,7 @@ def add(commands: common.Commands) -> None:
     )  # fmt: skip
     common.add_model(parser)
     common.add_engine(parser)
-    parser.add_argument("--probe", action="store_true", help="measure anew, such as after other programs slowed the last probe")
+    parser.add_argument("--probe", action="store_true", help="measure anew, as when others slowed the last probe, and share by it")
     parser.add_argument(
         "--bandwidths", type=_rates, metavar="NAME=RATE,…", help="of a machine to plan for; nothing is probed (see below)"
     )
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     elif args.device != "cpu":
         plan = _on_device(args)
     else:
-        with common.open_from(args, fresh=args.probe) as model:  # which reads little more than a plan needs
+        with common.open_from(args, fresh="decisions" if args.probe else "") as model:  # which reads little more than a plan needs
             plan = model.plan
     if args.save:
         plan.save(args.save)
@@ -77,7 +77,7 @@ def _on_device(args: argparse.Namespace) -> Plan:
     from airpy.forecast import plan_on
 
     given = {name: getattr(args, name) for name in common.ENGINE_OPTIONS}
-    return plan_on(find_device("--device", args.device), args.model, given, args.plan, fresh=args.probe)
+    return plan_on(find_device("--device", args.device), args.model, given, args.plan, fresh="decisions" if args.probe else "")
 
 
 def _elsewhere(args: argparse.Namespace) -> Plan:
@@ -89,4 +89,4 @@ def _elsewhere(args: argparse.Namespace) -> Plan:
     if args.probe and args.bandwidths is not None:
         args.usage_error("--probe measures what --bandwidths assumes; leave out one of them")
     given = {name: getattr(args, name) for name in common.ENGINE_OPTIONS}
-    return forecast(args.model, given, args.bandwidths, fresh=args.probe)
+    return forecast(args.model, given, args.bandwidths, fresh="decisions" if args.probe else "")

@@ -139,6 +139,7 @@ typedef struct air_device_info {
 /* What a device was seen to do: bytes per second, seconds. */
 typedef struct air_device_rates {
     double link, link_back;      /* copies from page-locked memory to the device; from there */
+    double link_together;        /* to it, while as much as can be goes to others that compute with it; 0: not measured */
     double memory;               /* reads of its own memory */
     double op_s;                 /* a launch beside what it computes, after another one */
     double handover_s;           /* the device is done, the host sees it and answers with a copy */
@@ -158,6 +159,9 @@ typedef struct air_backend_api {
      * memory and some of the host's, all of which is given back. What others do meanwhile slows it. Errors: AIR_E_ARGUMENT (no such
      * device), AIR_E_NOMEM, AIR_E_DEVICE. NULL as devices is. */
     air_status (*probe)(int32_t device, uint64_t types, uint64_t bytes, double seconds, air_device_rates *out, air_error *err);
+    /* Of n devices, 1 to AIR_DEVICES_MOST, what copies to each give while all are busy: out[n], bytes per second. bytes: of each one's
+     * memory, and as many of the host's. Errors and NULL as of probe. */
+    air_status (*probe_links)(const int32_t *devices, int32_t n, uint64_t bytes, double seconds, double *out, air_error *err);
     /* Which cuBLAS it would use, were it asked to, for people; directories, where it may be, separated by ':'. Errors: AIR_E_UNSUPPORTED:
      * why there is none. NULL as devices is. */
     air_status (*cublas)(const char *directories, char *text, size_t room, air_error *err);

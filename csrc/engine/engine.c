@@ -40,29 +40,30 @@ static uint64_t device_small_bytes(const air_program *p)
 }
 
 /* Of the device's memory: as measured, if that can be true (others' memory is in it where they came first). */
-static uint64_t context_bytes(const air_engine_config *c, int32_t processors)
+static uint64_t context_bytes(const air_engine_config *c, int32_t which, int32_t processors)
 {
-    uint64_t measured = c->bandwidths.device_context, usual = (uint64_t)processors * AIR_DEVICE_CONTEXT_PROCESSOR;
+    const air_device_rates *known = c->bandwidths.devices;
+    uint64_t measured = known[known[which].memory > 0 ? which : 0].context, usual = (uint64_t)processors * AIR_DEVICE_CONTEXT_PROCESSOR;
     usual = air_max_u64(usual, AIR_DEVICE_CONTEXT);
     return measured && measured <= 2 * usual ? measured : usual;
 }
 
-/* What a device has, as the plan needs it: never more than is free. */
-static air_status device_request(const air_engine_config *c, const air_program *p, int32_t device, uint64_t budget,
+/* What a device, the config's so manieth, has, as the plan needs it: never more than is free. */
+static air_status device_request(const air_engine_config *c, const air_program *p, int32_t which, uint64_t budget,
                                  air_device_request *out, air_error *err)
 {
     const air_backend_api *api = backend_of(c);
     air_device_info info;
     *out = (air_device_request){
-        .budget = budget, .fixed = context_bytes(c, 0) + device_small_bytes(p),
+        .budget = budget, .fixed = context_bytes(c, which, 0) + device_small_bytes(p),
         .away_per_block = air__state_block_bytes(p, c->state_type),
         .shuttle_per_block = AIR_DEVICE_SHUTTLE * air_device_shuttle_block(p, c->state_type),
     };
     if (!api->device_info) return AIR_OK; /* a plan alone may be for a device that is elsewhere */
-    air_status st = api->device_info(device, &info, err);
+    air_status st = api->device_info(which ? c->helpers[which - 1].device : c->device, &info, err);
     if (st) return st;
-    out->fixed = context_bytes(c, info.processors) + device_small_bytes(p);
-    out->reach = info.free + context_bytes(c, info.processors);
+    out->fixed = context_bytes(c, which, info.processors) + device_small_bytes(p);
+    out->reach = info.free + context_bytes(c, which, info.processors);
     if (!out->budget) out->budget = out->reach - out->reach / 20; /* others may want some */
     if (out->budget <= out->reach) return AIR_OK;
     return air_fail(err, AIR_E_BUDGET, "max_vram %.1f MiB is more than there is: %s has %.1f MiB free of %.1f; lower max_vram or leave it "
@@ -71,12 +72,12 @@ static air_status device_request(const air_engine_config *c, const air_program *
 
 static air_status device_requests(const air_engine_config *c, const air_program *p, air_plan_request *r, air_error *err)
 {
-    air_status st = device_request(c, p, c->device, c->max_vram, &r->device, err);
+    air_status st = device_request(c, p, 0, c->max_vram, &r->device, err);
     if (c->cublas) r->device.fixed += air_device_cublas_bytes(p);
     r->n_helpers = c->n_helpers;
     for (int32_t i = 0; i < c->n_helpers && !st; i++) {
-        const air_engine_helper *h = &c->helpers[i];
-        st = device_request(c, p, h->device, h->max_vram ? h->max_vram : c->max_vram, &r->helpers[i], err);
+        uint64_t vram = c->helpers[i].max_vram;
+        st = device_request(c, p, i + 1, vram ? vram : c->max_vram, &r->helpers[i], err);
     }
     return st;
 }
@@ -107,7 +108,7 @@ static air_plan_request request_for(const air_engine_config *c, const air_model 
         .threads = c->threads ? c->threads : air_cpu_count(), .io = c->io,
         .available = air_memory_default_budget(&memory), .reach = air_memory_room(&memory) + c->fixed_bytes,
         .ring_bytes = c->ring_bytes, .tile_bytes = c->tile_bytes, .max_rows = c->max_rows, .cpu_share = c->cpu_share,
-        .bandwidths = c->bandwidths,
+        .bandwidths = c->bandwidths, .deciding = c->deciding,
     };
     r.budget = c->max_ram ? c->max_ram : r.available;
     for (uint32_t i = 0; i < c->set->parts; i++) r.file_bytes += c->set->bytes[i];

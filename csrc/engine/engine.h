@@ -48,6 +48,7 @@ typedef struct air_engine_config {
     int64_t max_rows;          /* rows of a pass at most; 0: chosen */
     uint64_t max_pins;         /* pins at most; UINT64_MAX: as the plan says */
     air_bandwidths bandwidths; /* zeros: not probed; the engine probes nothing by itself */
+    air_bandwidths deciding;   /* as air_plan_request has them */
     const char *source_spec;   /* tests: air_source_tampered; NULL */
 } air_engine_config;
 

@@ -311,7 +311,7 @@ static int32_t keep(const air_plan *p, const air_plan_request *r, const air__mem
 
 static void choose_device_tiles(air_plan *p, const air_plan_request *r, const air__memory *m)
 {
-    air__plan_deal_tiles(p, air__less(m->budget, used(r, m, p->n_ctx, p->max_rows, p->n_ctx)), m->ring);
+    air__plan_deal_tiles(p, r, air__less(m->budget, used(r, m, p->n_ctx, p->max_rows, p->n_ctx)), m->ring);
 }
 
 /* Returns pins beside a pass of max_rows rows. Copies for a device are made for that many once and for all. */
@@ -412,9 +412,11 @@ air_status air_plan_make(air_plan **out, const air_plan_request *request, air_er
     air__memory memories[AIR__MEMORIES];
     int n = air__plan_memories(request, p, memories);
     if (n > 1) {
-        choose_device_tiles(p, request, &memories[0]);
+        air_plan_request decides = *request;
+        if (request->deciding.devices[0].memory > 0) decides.bandwidths = request->deciding;
+        choose_device_tiles(p, &decides, &memories[0]);
         (void)choose_pins(p, request, &memories[1]);
-        air__plan_share_rest(p, request, p->pin_bytes);
+        air__plan_share_rest(p, &decides, p->pin_bytes);
         n = air__plan_memories(request, p, memories);
     }
     air__plan_times(p, request, choose_pins(p, request, &memories[n - 1]));

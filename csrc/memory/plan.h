@@ -19,8 +19,11 @@
  * So whatever the two budgets are, what lies in either is spread evenly, and disk, link and device are busy at once.
  *
  * Products may be shared. Where the link bounds a pass, the CPU computes the first tiles that no device holds, as many as it takes as long
- * for as the link does for the rest. Of several devices the first computes what is no product; tiles are dealt to all, those that stay by
- * memory and those that stream evenly. Who computes what is fixed by the plan: a row's bits do not depend on other rows. */
+ * for as the link does for the rest. Of several devices the first computes what is no product; tiles are dealt to all, so that they are
+ * done with a token at the same time: those that stay by what each has memory for, and where that is more than all tiles by what its
+ * memory gives, those that stream by what its link gives while all are busy, less what it is busy with already. Who computes what is fixed by the
+ * plan: a row's bits do not depend on other rows. So that it stays what it is from plan to plan, who computes what can be decided by other
+ * rates than those that times are predicted from. */
 #ifndef AIR_MEMORY_PLAN_H
 #define AIR_MEMORY_PLAN_H
 
@@ -78,12 +81,7 @@ typedef struct air_bandwidths { /* bytes per second, probed or given */
     int32_t depth;
     double latency_s;                       /* one read of 64 KiB, waited for, takes beside its bytes; 0: not measured */
     double op_s;                            /* one op of a program takes beside its bytes; 0: not measured */
-    double link, link_back;                 /* copies from page-locked memory to the device, and from it */
-    double device;                          /* reads of the device's own memory */
-    double device_op_s;                     /* as op_s, of the device: its launch */
-    double handover_s;                      /* the device is done, the host sees it and answers: as each token does */
-    double device_product[AIR_TYPE_COUNT], device_product_columns[AIR_TYPE_COUNT]; /* as product, product_columns, of the device */
-    uint64_t device_context;                /* bytes of the device's memory that its context takes; 0: not measured */
+    air_device_rates devices[AIR_DEVICES_MOST]; /* the first's, then the helpers'; one whose memory is 0 is taken to be as the first */
 } air_bandwidths;
 
 typedef struct air_device_request {
@@ -117,6 +115,7 @@ typedef struct air_plan_request {
     int32_t n_helpers;
     double cpu_share;              /* of weights that no device holds, what the CPU computes of generated rows: 0 to 1, AIR_SHARE_AUTO */
     air_bandwidths bandwidths;
+    air_bandwidths deciding;       /* by which is decided who computes what; where the first device's memory is 0: bandwidths */
 } air_plan_request;
 
 /* Tiles that follow each other in the priority order, and who computes with them. */
@@ -135,6 +134,12 @@ typedef struct air_plan_helper {
     uint64_t linked_bytes;       /* of weights that cross its link in a pass */
     int32_t n_tiles, linked_tiles;
 } air_plan_helper;
+
+/* What a device does for a token. It is idle for the rest of pass_s. */
+typedef struct air_plan_work {
+    uint64_t weight_bytes, linked_bytes; /* that it computes with; of them, those that cross its link */
+    double link_s, device_s;
+} air_plan_work;
 
 typedef struct air_plan {
     air_io_mode io;               /* DIRECT or MMAP */
@@ -168,7 +173,8 @@ typedef struct air_plan {
     uint64_t host_weight_bytes, share_bytes;
     air_share shares[2 * AIR_DEVICES_MOST + 1]; /* of the priority order */
     int32_t n_shares;
-    double disk_s, link_s, device_s, compute_s; /* predicted, one token; compute: on the CPU */
+    air_plan_work work[AIR_DEVICES_MOST]; /* [1 + n_helpers], with a device */
+    double disk_s, link_s, device_s, compute_s; /* predicted, one token; of several devices the slowest; compute: on the CPU */
     double pass_s;                /* the largest of them */
     air_bound bound;              /* which that is */
     double full_s;                /* predicted, one token with the context full, of attention only what crosses the link */

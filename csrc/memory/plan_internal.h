@@ -63,12 +63,17 @@ void air__plan_away(air_plan *p, const air_plan_request *r, const air__memory *m
 int air__plan_shares_products(const air_plan_request *r);
 void air__plan_part_sizes(air_plan *p, const air_plan_request *r);
 air_status air__plan_helper_sizes(air_plan *p, const air_plan_request *r, uint64_t ring, air_error *err);
-void air__plan_deal_tiles(air_plan *p, uint64_t left, uint64_t ring);
+void air__plan_deal_tiles(air_plan *p, const air_plan_request *r, uint64_t left, uint64_t ring);
 void air__plan_share_rest(air_plan *p, const air_plan_request *r, uint64_t pinned);
 double air__host_share_seconds(const air_plan_request *r, const air_plan *p); /* of the CPU, one token; hand-overs included */
-double air__link_rate(const air_plan_request *r);                           /* of all links together; 0: not known */
 
-/* plan_time.c. Over the links; rows of a prompt take the CPU's share along. */
+/* plan_time.c. What is known of a device, and the rate of its link while all are busy; 0: not known. Seconds for everything that it does
+ * beside products, and for each byte of weights, the products' mean; 0: not known. Of all links in use the slowest: rows of a prompt take
+ * the CPU's share along. */
+const air_device_rates *air__rates_of_device(const air_plan_request *r, int32_t device);
+double air__link_rate(const air_plan_request *r, int32_t device);
+double air__device_beside(const air_plan_request *r, const air_plan *p, int32_t device);
+double air__device_per_byte(const air_plan_request *r, const air_plan *p, int32_t device, int64_t rows);
 double air__link_seconds(const air_plan_request *r, const air_plan *p, int64_t rows);
 /* Fills the plan's seconds. prompt_pins: pins beside a pass of max_rows rows. */
 void air__plan_times(air_plan *p, const air_plan_request *r, uint64_t prompt_pins);

@@ -1,4 +1,6 @@
 /* Who computes which products: tiles dealt to devices, and the CPU's share. */
+#include <math.h>
+
 #include "backend/host_share.h"
 #include "memory/budget.h"
 #include "memory/plan_internal.h"
@@ -79,44 +81,156 @@ static uint64_t weight_of(const air_plan *p, int32_t first, int32_t end)
     return bytes;
 }
 
-/* To device 0 what own bytes hold, then to each helper, less a ring each; where that is more than all tiles, in proportion. */
-static void deal(air_plan *p, uint64_t own, uint64_t ring, uint64_t all)
+/* What a device can take on while others do: as much in some seconds as its link brings and it computes with, after what it is busy with
+ * already, and no more than it holds. What is not known bounds nothing. */
+typedef struct capacity { double link, device, busy, most; } capacity;
+
+static double takes(const capacity *c, double seconds)
 {
-    uint64_t sum = own;
-    for (int32_t i = 0; i < p->n_helpers; i++) sum = air__plus(sum, air__less(helper_left(p, i), ring));
-    double part = sum > all ? (double)all / (double)sum : 1;
-    uint64_t mine = part < 1 ? air_min_u64(own, (uint64_t)((double)own * part) + p->tile_bytes) : own;
-    int32_t at = air__plan_prefix(p, 0, mine, air_tile_device_memory, &p->device_pin_bytes);
+    double bytes = fmin(fmin(c->link * seconds, c->device * (seconds - c->busy)), c->most);
+    return bytes > 0 ? bytes : 0;
+}
+
+static double all_take(const capacity c[], int32_t n, double seconds)
+{
+    double bytes = 0;
+    for (int32_t i = 0; i < n; i++) bytes += takes(&c[i], seconds);
+    return bytes;
+}
+
+/* The parts of so many bytes with which all are done at the same time, as far as they can be. */
+static void balance(const capacity c[], int32_t n, double bytes, double parts[])
+{
+    enum { HALVINGS = 60 };
+    double low = 0, high = 1e-6;
+    while (all_take(c, n, high) < bytes && high < 1e18) high *= 2;
+    for (int i = 0; i < HALVINGS; i++) {
+        double middle = low + (high - low) / 2;
+        if (all_take(c, n, middle) < bytes) low = middle;
+        else high = middle;
+    }
+    for (int32_t i = 0; i < n; i++) parts[i] = takes(&c[i], high);
+}
+
+static capacity capacity_of(const air_plan_request *r, const air_plan *p, int32_t device, double most)
+{
+    double per_byte = air__device_per_byte(r, p, device, 1);
+    return (capacity){.link = INFINITY, .device = per_byte > 0 ? 1 / per_byte : INFINITY, .busy = air__device_beside(r, p, device),
+                      .most = most};
+}
+
+static int knows_devices(const air_plan_request *r) { return air__rates_of_device(r, 0)->memory > 0; }
+
+/* Of tiles that all devices hold together, with room to spare: what each is to have of them, in its memory. */
+static void deal_by_rates(const air_plan *p, const air_plan_request *r, uint64_t room[], uint64_t all)
+{
+    capacity c[AIR_DEVICES_MOST];
+    double parts[AIR_DEVICES_MOST], sum = 0;
+    for (int32_t i = 0; i <= p->n_helpers; i++) sum += (double)room[i];
+    for (int32_t i = 0; i <= p->n_helpers; i++) {
+        c[i] = capacity_of(r, p, i, (double)room[i]);
+        parts[i] = (double)room[i] / sum * (double)all;
+    }
+    if (knows_devices(r)) balance(c, p->n_helpers + 1, (double)all, parts);
+    for (int32_t i = 0; i <= p->n_helpers; i++) /* and what rounding to whole tiles takes; next to nothing is nothing */
+        room[i] = parts[i] < (double)p->tile_bytes / 2 ? 0 : air_min_u64(room[i], (uint64_t)parts[i] + p->tile_bytes);
+}
+
+/* To device 0 what own bytes hold, then to each helper, less a ring each; where that is more than all tiles, so that they are done at the
+ * same time. */
+static void deal(air_plan *p, const air_plan_request *r, uint64_t own, uint64_t ring, uint64_t all)
+{
+    uint64_t room[AIR_DEVICES_MOST] = {own}, sum = own;
+    for (int32_t i = 0; i < p->n_helpers; i++) {
+        room[i + 1] = air__less(helper_left(p, i), ring);
+        sum = air__plus(sum, room[i + 1]);
+    }
+    if (sum > all && p->n_helpers) deal_by_rates(p, r, room, all);
+    int32_t at = air__plan_prefix(p, 0, room[0], air_tile_device_memory, &p->device_pin_bytes);
     p->shares[0] = (air_share){.n_tiles = at, .device = 0, .stays = 1};
     for (int32_t i = 0; i < p->n_helpers; i++) {
         air_plan_helper *h = &p->helpers[i];
-        uint64_t left = air__less(helper_left(p, i), ring);
-        if (part < 1) left = air_min_u64(left, (uint64_t)((double)left * part) + p->tile_bytes);
-        int32_t end = air__plan_prefix(p, at, left, air_tile_device_memory, &h->pin_bytes);
+        int32_t end = air__plan_prefix(p, at, room[i + 1], air_tile_device_memory, &h->pin_bytes);
         h->n_tiles = end - at;
         h->weight_bytes = weight_of(p, at, end);
         p->shares[1 + i] = (air_share){.n_tiles = h->n_tiles, .device = i + 1, .stays = 1};
         at = end;
     }
-    p->n_shares = 1 + p->n_helpers;
     p->n_device_tiles = at;
 }
 
 /* What one device holds alone it computes alone: handing over costs more than a second one saves where nothing streams. */
-void air__plan_deal_tiles(air_plan *p, uint64_t left, uint64_t ring)
+void air__plan_deal_tiles(air_plan *p, const air_plan_request *r, uint64_t left, uint64_t ring)
 {
     uint64_t all = device_memory_of_all(p);
     if (left >= all) p->n_helpers = 0;
-    deal(p, left, 0, all);
+    deal(p, r, left, 0, all);
     if (p->n_device_tiles < p->n_tiles) {
-        deal(p, air__less(left, ring), ring, all);
+        deal(p, r, air__less(left, ring), ring, all);
         p->device_ring_bytes = ring;
         for (int32_t i = 0; i < p->n_helpers; i++) p->helpers[i].ring_bytes = ring;
     }
     p->device_weight_bytes = weight_of(p, 0, p->n_device_tiles);
 }
 
+/* --- links --- */
+
+/* Where the next tiles end that are so many bytes, give or take half of one. */
+static int32_t end_of(const air_plan *p, int32_t at, double bytes)
+{
+    double taken = 0;
+    while (at < p->n_tiles) {
+        double more = (double)p->tiles[p->priority[at]].bytes;
+        if (taken + more / 2 > bytes) break;
+        taken += more;
+        at++;
+    }
+    return at;
+}
+
+/* What each is to have of bytes that stream: while others stream too, and beside what it holds. */
+static void parts_of_links(const air_plan *p, const air_plan_request *r, double bytes, double parts[])
+{
+    capacity c[AIR_DEVICES_MOST];
+    int32_t n = p->n_helpers + 1;
+    uint64_t kept = p->device_weight_bytes;
+    for (int32_t i = n - 1; i >= 0; i--) {
+        uint64_t here = i ? p->helpers[i - 1].weight_bytes : kept;
+        kept -= i ? here : 0;
+        c[i] = capacity_of(r, p, i, INFINITY);
+        if (air__link_rate(r, i) > 0) c[i].link = air__link_rate(r, i);
+        if (isfinite(c[i].device)) c[i].busy += (double)here / c[i].device;
+        parts[i] = bytes / n;
+    }
+    if (air__link_rate(r, 0) > 0) balance(c, n, bytes, parts);
+}
+
+static void deal_links(air_plan *p, const air_plan_request *r)
+{
+    double parts[AIR_DEVICES_MOST], taken = 0;
+    int32_t at = p->n_device_tiles + p->n_host_tiles, first = at;
+    parts_of_links(p, r, (double)weight_of(p, at, p->n_tiles), parts);
+    for (int32_t d = 0; d <= p->n_helpers; d++) {
+        taken += parts[d];
+        int32_t end = d < p->n_helpers ? end_of(p, first, taken) : p->n_tiles;
+        p->shares[p->n_shares++] = (air_share){.n_tiles = end - at, .device = d};
+        if (d) {
+            p->helpers[d - 1].linked_tiles = end - at;
+            p->helpers[d - 1].linked_bytes = weight_of(p, at, end);
+        }
+        at = end;
+    }
+}
+
 /* --- the CPU's share --- */
+
+/* Of all links; 0: not known. */
+static double link_rates(const air_plan_request *r)
+{
+    double sum = 0;
+    for (int32_t i = 0; i <= r->n_helpers; i++) sum += air__link_rate(r, i);
+    return sum;
+}
 
 /* Seconds that the CPU takes for a tile; 0: not known. */
 static double host_tile_seconds(const air_plan_request *r, const air_tile *tile)
@@ -124,7 +238,7 @@ static double host_tile_seconds(const air_plan_request *r, const air_tile *tile)
     const air_bandwidths *b = &r->bandwidths;
     uint32_t type = r->program->weights[tile->weight].type;
     double rate = type < AIR_TYPE_COUNT && b->product[type] > 0 ? b->product[type] : b->memory;
-    double beside = b->memory - air__link_rate(r);
+    double beside = b->memory - link_rates(r);
     if (beside < b->memory / MEMORY_SHARE) beside = b->memory / MEMORY_SHARE;
     if (b->memory > 0 && beside < rate) rate = beside;
     return rate > 0 ? (double)tile->bytes / rate : 0;
@@ -136,66 +250,51 @@ double air__host_share_seconds(const air_plan_request *r, const air_plan *p)
     int32_t end = p->n_device_tiles + p->n_host_tiles, ops = 0;
     for (int32_t i = p->n_device_tiles; i < end; i++) seconds += host_tile_seconds(r, &p->tiles[p->priority[i]]);
     for (int32_t i = 0; i < r->program->n_ops; i++) ops += r->program->ops[i].kind == AIR_OP_PRODUCT;
-    return seconds + r->bandwidths.handover_s * (double)(p->n_host_tiles < ops ? p->n_host_tiles : ops);
+    return seconds + air__rates_of_device(r, 0)->handover_s * (double)(p->n_host_tiles < ops ? p->n_host_tiles : ops);
 }
 
-static void set_host_tiles(air_plan *p, int32_t n)
+/* The first n tiles that no device holds are the CPU's, and the rest is dealt to the links. */
+static void set_host_tiles(air_plan *p, const air_plan_request *r, int32_t n)
 {
     p->n_host_tiles = n;
     p->host_weight_bytes = weight_of(p, p->n_device_tiles, p->n_device_tiles + n);
+    p->n_shares = 1 + p->n_helpers;
+    if (n) p->shares[p->n_shares++] = (air_share){.n_tiles = n, .device = AIR_NONE};
+    deal_links(p, r);
 }
 
-/* The number of tiles at which the CPU takes as long as the link, or none where something else bounds a pass before that. */
+/* The number of tiles at which the CPU takes as long as the links, or none where something else bounds a pass before that. */
 static void choose_host_tiles(air_plan *p, const air_plan_request *r, uint64_t pinned)
 {
     double alone = air_plan_predict(r, p, pinned, 1);
     int32_t most = p->n_tiles - p->n_device_tiles, low = 0, high = most;
-    if (air__link_rate(r) <= 0 || r->bandwidths.memory <= 0) return;
+    if (link_rates(r) <= 0 || r->bandwidths.memory <= 0) return;
     while (low < high) { /* the CPU's time grows with n, the link's shrinks */
         int32_t middle = low + (high - low) / 2;
-        set_host_tiles(p, middle + 1);
+        set_host_tiles(p, r, middle + 1);
         if (air__host_share_seconds(r, p) < air__link_seconds(r, p, 1)) low = middle + 1;
         else high = middle;
     }
-    set_host_tiles(p, low);
+    set_host_tiles(p, r, low);
     double best = air_plan_predict(r, p, pinned, 1);
-    if (!(best < alone - alone / SHARE_WINS)) set_host_tiles(p, 0);
+    if (!(best < alone - alone / SHARE_WINS)) set_host_tiles(p, r, 0);
 }
 
-static void take_host_tiles(air_plan *p, double share)
+static void take_host_tiles(air_plan *p, const air_plan_request *r)
 {
     double all = (double)(p->weight_bytes - p->device_weight_bytes), taken = 0;
     int32_t n = 0;
-    while (p->n_device_tiles + n < p->n_tiles && taken < share * all) taken += (double)p->tiles[p->priority[p->n_device_tiles + n++]].bytes;
-    set_host_tiles(p, n);
-}
-
-/* --- links --- */
-
-double air__link_rate(const air_plan_request *r) { return r->bandwidths.link * (1 + r->n_helpers); }
-
-/* What streams, to every device as much: links are taken to be alike. */
-static void deal_links(air_plan *p)
-{
-    int32_t at = p->n_device_tiles + p->n_host_tiles, devices = p->n_helpers + 1, first = at;
-    for (int32_t d = 0; d < devices; d++) {
-        int32_t end = first + (int32_t)((int64_t)(p->n_tiles - first) * (d + 1) / devices);
-        p->shares[p->n_shares++] = (air_share){.n_tiles = end - at, .device = d};
-        if (d) {
-            p->helpers[d - 1].linked_tiles = end - at;
-            p->helpers[d - 1].linked_bytes = weight_of(p, at, end);
-        }
-        at = end;
-    }
+    while (p->n_device_tiles + n < p->n_tiles && taken < r->cpu_share * all)
+        taken += (double)p->tiles[p->priority[p->n_device_tiles + n++]].bytes;
+    set_host_tiles(p, r, n);
 }
 
 void air__plan_share_rest(air_plan *p, const air_plan_request *r, uint64_t pinned)
 {
+    set_host_tiles(p, r, 0);
     if (p->n_device_tiles < p->n_tiles && cpu_may_share(r)) {
         if (r->cpu_share < 0) choose_host_tiles(p, r, pinned);
-        else take_host_tiles(p, r->cpu_share);
+        else take_host_tiles(p, r);
     }
-    if (p->n_host_tiles) p->shares[p->n_shares++] = (air_share){.n_tiles = p->n_host_tiles, .device = AIR_NONE};
-    else p->share_bytes = 0; /* pins have it */
-    deal_links(p);
+    if (!p->n_host_tiles) p->share_bytes = 0; /* pins have it */
 }

@@ -9,16 +9,29 @@ const char *air_bound_name(air_bound bound)
     return (unsigned)bound < AIR_BOUND_COUNT ? names[bound] : "unknown";
 }
 
+static double larger(double a, double b) { return a > b ? a : b; }
+
 /* --- compute, on the CPU or on a device --- */
 
 /* Of who computes: as in air_bandwidths. */
 typedef struct rates { const double *product, *product_columns; double memory, op_s; } rates;
 
-static rates rates_of(const air_plan_request *r)
+static rates rates_of_cpu(const air_plan_request *r)
 {
     const air_bandwidths *b = &r->bandwidths;
-    if (!r->device.budget) return (rates){b->product, b->product_columns, b->memory, b->op_s};
-    return (rates){b->device_product, b->device_product_columns, b->device, b->device_op_s};
+    return (rates){b->product, b->product_columns, b->memory, b->op_s};
+}
+
+const air_device_rates *air__rates_of_device(const air_plan_request *r, int32_t device)
+{
+    const air_device_rates *d = &r->bandwidths.devices[device];
+    return d->memory > 0 ? d : &r->bandwidths.devices[0];
+}
+
+static rates rates_of_device(const air_plan_request *r, int32_t device)
+{
+    const air_device_rates *d = air__rates_of_device(r, device);
+    return (rates){d->product, d->product_columns, d->memory, d->op_s};
 }
 
 static double op_seconds(const air_program *program, const air_op *op, const rates *by, int64_t rows)
@@ -43,20 +56,50 @@ static double gather_seconds(const air_plan_request *r, const air_plan *p, int64
 /* What a pass waits for between its parts on the host and on the device: one token's begins with what the last one ended with. */
 static double handover_seconds(const air_plan_request *r)
 {
-    const air_bandwidths *b = &r->bandwidths;
+    const air_device_rates *d = air__rates_of_device(r, 0);
     double logits = (double)r->program->n_vocab * sizeof(float);
-    return b->handover_s + (b->link_back > 0 ? logits / b->link_back : 0);
+    return d->handover_s + (d->link_back > 0 ? logits / d->link_back : 0);
 }
 
-static double compute_seconds(const air_plan_request *r, const air_plan *p, int64_t rows)
+static double product_seconds(const air_plan_request *r, const rates *by, int64_t rows)
 {
-    const rates by = rates_of(r);
-    double seconds = by.op_s * r->program->n_ops + (r->device.budget ? handover_seconds(r) : 0);
-    for (int32_t i = 0; i < r->program->n_ops; i++) {
-        if (r->program->ops[i].kind == AIR_OP_PRODUCT) seconds += op_seconds(r->program, &r->program->ops[i], &by, rows);
-        if (r->program->ops[i].kind == AIR_OP_EMBED) seconds += gather_seconds(r, p, rows);
-    }
+    double seconds = 0;
+    for (int32_t i = 0; i < r->program->n_ops; i++)
+        if (r->program->ops[i].kind == AIR_OP_PRODUCT) seconds += op_seconds(r->program, &r->program->ops[i], by, rows);
     return seconds;
+}
+
+/* Whoever walks the program: all but its products. */
+static double beside_products(const air_plan_request *r, const air_plan *p, const rates *by, int64_t rows)
+{
+    double seconds = by->op_s * r->program->n_ops;
+    for (int32_t i = 0; i < r->program->n_ops; i++)
+        if (r->program->ops[i].kind == AIR_OP_EMBED) seconds += gather_seconds(r, p, rows);
+    return seconds;
+}
+
+static double cpu_seconds(const air_plan_request *r, const air_plan *p, int64_t rows)
+{
+    const rates by = rates_of_cpu(r);
+    return beside_products(r, p, &by, rows) + product_seconds(r, &by, rows);
+}
+
+/* Others than the first launch the products that they have a part in. */
+static double device_beside(const air_plan_request *r, const air_plan *p, int32_t device, int64_t rows)
+{
+    const rates by = rates_of_device(r, device);
+    int32_t products = 0;
+    if (!device) return beside_products(r, p, &by, rows) + handover_seconds(r);
+    for (int32_t i = 0; i < r->program->n_ops; i++) products += r->program->ops[i].kind == AIR_OP_PRODUCT;
+    return by.op_s * products;
+}
+
+double air__device_beside(const air_plan_request *r, const air_plan *p, int32_t device) { return device_beside(r, p, device, 1); }
+
+double air__device_per_byte(const air_plan_request *r, const air_plan *p, int32_t device, int64_t rows)
+{
+    const rates by = rates_of_device(r, device);
+    return p->weight_bytes ? product_seconds(r, &by, rows) / (double)p->weight_bytes : 0;
 }
 
 /* --- the weights' way there --- */
@@ -80,50 +123,77 @@ static double read_seconds(const air_plan_request *r, const air_plan *p, int32_t
     return (double)bytes / b->disk + (more > 0 ? more * each : 0);
 }
 
-/* Rows of prompts take the CPU's share along. */
-static double link_bytes(const air_plan *p, int64_t rows)
+double air__link_rate(const air_plan_request *r, int32_t device)
 {
-    return (double)(p->weight_bytes - p->device_weight_bytes - (rows > 1 ? 0 : p->host_weight_bytes));
+    const air_device_rates *d = air__rates_of_device(r, device);
+    return r->n_helpers && d->link_together > 0 ? d->link_together : d->link;
+}
+
+/* Of a device's link. The first's has what is no helper's; rows of prompts take the CPU's share along. */
+static uint64_t linked_bytes(const air_plan *p, int32_t device, int64_t rows)
+{
+    if (device) return p->helpers[device - 1].linked_bytes;
+    uint64_t bytes = p->weight_bytes - p->device_weight_bytes - (rows > 1 ? 0 : p->host_weight_bytes);
+    for (int32_t i = 0; i < p->n_helpers; i++) bytes -= p->helpers[i].linked_bytes;
+    return bytes;
+}
+
+static double link_seconds(const air_plan_request *r, const air_plan *p, int32_t device, int64_t rows)
+{
+    double rate = air__link_rate(r, device);
+    return rate > 0 ? (double)linked_bytes(p, device, rows) / rate : 0;
 }
 
 double air__link_seconds(const air_plan_request *r, const air_plan *p, int64_t rows)
 {
-    double rate = air__link_rate(r);
-    return rate > 0 ? link_bytes(p, rows) / rate : 0;
+    double most = 0;
+    for (int32_t i = 0; i <= p->n_helpers; i++) most = larger(most, link_seconds(r, p, i, rows));
+    return most;
 }
 
 static double disk_seconds(const air_plan_request *r, const air_plan *p, uint64_t pinned)
 {
     uint64_t memory;
     if (r->bandwidths.disk <= 0) return 0;
-    if (p->io == AIR_IO_MMAP) return r->file_bytes <= r->available ? 0 : link_bytes(p, 2) / r->bandwidths.disk;
+    if (p->io == AIR_IO_MMAP)
+        return r->file_bytes <= r->available ? 0 : (double)(p->weight_bytes - p->device_weight_bytes) / r->bandwidths.disk;
     return read_seconds(r, p, air__plan_prefix(p, p->n_device_tiles, pinned, air__tile_in_ram, &memory));
 }
 
 /* --- together --- */
 
-/* Of all weights, those of the device that has most of them. */
-static double device_part(const air_plan *p)
+/* Weights that a device computes with: the first with those that no other has. */
+static uint64_t computed_bytes(const air_plan *p, int32_t device, int64_t rows)
 {
-    uint64_t helpers = 0, most = 0;
-    for (int32_t i = 0; i < p->n_helpers; i++) {
-        uint64_t bytes = p->helpers[i].weight_bytes + p->helpers[i].linked_bytes;
-        helpers += bytes;
-        most = air_max_u64(most, bytes);
-    }
-    most = air_max_u64(most, p->weight_bytes - p->host_weight_bytes - helpers);
-    return p->weight_bytes ? (double)most / (double)p->weight_bytes : 1;
+    if (device) return p->helpers[device - 1].weight_bytes + p->helpers[device - 1].linked_bytes;
+    uint64_t bytes = p->weight_bytes - (rows > 1 ? 0 : p->host_weight_bytes);
+    for (int32_t i = 1; i <= p->n_helpers; i++) bytes -= computed_bytes(p, i, rows);
+    return bytes;
 }
 
-/* Fills seconds by resource and returns which bounds; state: bytes of it that cross the first device's link. */
+/* state: bytes of it that cross the first device's link. */
+static air_plan_work work_of(const air_plan_request *r, const air_plan *p, int32_t device, int64_t rows, uint64_t state)
+{
+    air_plan_work w = {.weight_bytes = computed_bytes(p, device, rows), .linked_bytes = linked_bytes(p, device, rows)};
+    double rate = air__link_rate(r, device);
+    w.link_s = link_seconds(r, p, device, rows) + (!device && rate > 0 ? (double)state / rate : 0);
+    if (device && !w.weight_bytes) return w;
+    w.device_s = device_beside(r, p, device, rows) + air__device_per_byte(r, p, device, rows) * (double)w.weight_bytes;
+    return w;
+}
+
+/* Fills seconds by resource and returns which bounds; state: as in work_of. */
 static air_bound bounds_of(const air_plan_request *r, const air_plan *p, uint64_t pinned, int64_t rows, uint64_t state,
                            double seconds[AIR_BOUND_COUNT])
 {
     int device = r->device.budget > 0;
-    double compute = compute_seconds(r, p, rows), link = r->bandwidths.link;
-    seconds[AIR_BOUND_COMPUTE] = !device ? compute : p->n_host_tiles && rows == 1 ? air__host_share_seconds(r, p) : 0;
-    seconds[AIR_BOUND_DEVICE] = device ? compute * device_part(p) : 0;
-    seconds[AIR_BOUND_LINK] = device ? air__link_seconds(r, p, rows) + (link > 0 ? (double)state / link : 0) : 0;
+    seconds[AIR_BOUND_COMPUTE] = !device ? cpu_seconds(r, p, rows) : p->n_host_tiles && rows == 1 ? air__host_share_seconds(r, p) : 0;
+    seconds[AIR_BOUND_DEVICE] = seconds[AIR_BOUND_LINK] = 0;
+    for (int32_t i = 0; device && i <= p->n_helpers; i++) {
+        air_plan_work work = work_of(r, p, i, rows, state);
+        seconds[AIR_BOUND_DEVICE] = larger(seconds[AIR_BOUND_DEVICE], work.device_s);
+        seconds[AIR_BOUND_LINK] = larger(seconds[AIR_BOUND_LINK], work.link_s);
+    }
     seconds[AIR_BOUND_DISK] = disk_seconds(r, p, pinned);
     air_bound most = device ? AIR_BOUND_DEVICE : AIR_BOUND_COMPUTE;
     for (int i = 0; i < AIR_BOUND_COUNT; i++)
@@ -141,6 +211,7 @@ void air__plan_times(air_plan *p, const air_plan_request *r, uint64_t prompt_pin
 {
     double seconds[AIR_BOUND_COUNT], full[AIR_BOUND_COUNT];
     p->bound = bounds_of(r, p, p->pin_bytes, 1, 0, seconds);
+    for (int32_t i = 0; r->device.budget && i <= p->n_helpers; i++) p->work[i] = work_of(r, p, i, 1, 0);
     p->compute_s = seconds[AIR_BOUND_COMPUTE];
     p->device_s = seconds[AIR_BOUND_DEVICE];
     p->link_s = seconds[AIR_BOUND_LINK];

@@ -132,6 +132,7 @@ void air__py_result_detach(ResultObject *self); /* before its engine goes: what 
 PyObject *air__py_probe_disk(PyObject *module, PyObject *args, PyObject *kwargs);
 PyObject *air__py_probe_compute(PyObject *module, PyObject *args, PyObject *kwargs);
 PyObject *air__py_probe_device(PyObject *module, PyObject *args, PyObject *kwargs);
+PyObject *air__py_probe_links(PyObject *module, PyObject *args, PyObject *kwargs);
 
 /* --- machine.c --- */
 PyObject *air__py_device_count(PyObject *module, PyObject *plugin);

@@ -52,6 +52,8 @@ static PyMethodDef core_functions[] = {
     {"probe_compute", KEYWORDS(air__py_probe_compute), METH_VARARGS | METH_KEYWORDS,
      "probe_compute(types, threads=0, tier='', max_bytes=0, seconds=0.5)\n--\n\n"
      "Measures memory (bytes/s), product {type: bytes/s} and product_columns {type: bytes*columns/s}."},
+    {"probe_links", KEYWORDS(air__py_probe_links), METH_VARARGS | METH_KEYWORDS,
+     "probe_links(plugin, devices, max_bytes=0, seconds=0.2)\n--\n\nMeasures what copies to devices give while all are busy: [bytes/s]."},
     {"probe_device", KEYWORDS(air__py_probe_device), METH_VARARGS | METH_KEYWORDS,
      "probe_device(plugin, device, types=(), max_bytes=0, seconds=0.4)\n--\n\n"
      "Rates of its link, memory, launches, hand-overs and products, in bytes per second and seconds."},

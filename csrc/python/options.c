@@ -29,7 +29,7 @@ static const struct option { const char *name; option_kind kind; size_t offset; 
     {"tile_bytes", OPTION_U64, offsetof(air_engine_config, tile_bytes)},
     {"max_rows", OPTION_I64, offsetof(air_engine_config, max_rows)},
     {"max_pins", OPTION_PINS, offsetof(air_engine_config, max_pins)},
-    {"bandwidths", OPTION_RATES, offsetof(air_engine_config, bandwidths)},
+    {"bandwidths", OPTION_RATES, 0},
     {"source", OPTION_SOURCE, offsetof(air_engine_config, source_spec)},
 };
 
@@ -71,8 +71,9 @@ static int to_rates(const core_state *state, const char *what, PyObject *o, doub
     return st;
 }
 
-/* What each figure of bandwidths is and where it goes. */
-static const struct rate { const char *name; enum { RATE, RATE_BYTES, RATE_TABLE, RATE_DEPTH } kind; size_t offset; } rates[] = {
+/* What each figure of bandwidths is and where it goes: in air_bandwidths, or, of a device, in its air_device_rates. */
+typedef struct known_rate { const char *name; enum { RATE, RATE_BYTES, RATE_TABLE, RATE_DEPTH } kind; size_t offset; } known_rate;
+static const known_rate rates[] = {
     {"disk", RATE, offsetof(air_bandwidths, disk)},
     {"memory", RATE, offsetof(air_bandwidths, memory)},
     {"product", RATE_TABLE, offsetof(air_bandwidths, product)},
@@ -81,17 +82,20 @@ static const struct rate { const char *name; enum { RATE, RATE_BYTES, RATE_TABLE
     {"depth", RATE_DEPTH, offsetof(air_bandwidths, depth)},
     {"latency_s", RATE, offsetof(air_bandwidths, latency_s)},
     {"op_s", RATE, offsetof(air_bandwidths, op_s)},
-    {"link", RATE, offsetof(air_bandwidths, link)},
-    {"link_back", RATE, offsetof(air_bandwidths, link_back)},
-    {"device", RATE, offsetof(air_bandwidths, device)},
-    {"device_op_s", RATE, offsetof(air_bandwidths, device_op_s)},
-    {"handover_s", RATE, offsetof(air_bandwidths, handover_s)},
-    {"device_product", RATE_TABLE, offsetof(air_bandwidths, device_product)},
-    {"device_product_columns", RATE_TABLE, offsetof(air_bandwidths, device_product_columns)},
-    {"device_context", RATE_BYTES, offsetof(air_bandwidths, device_context)},
+};
+static const known_rate device_rates[] = {
+    {"link", RATE, offsetof(air_device_rates, link)},
+    {"link_back", RATE, offsetof(air_device_rates, link_back)},
+    {"link_together", RATE, offsetof(air_device_rates, link_together)},
+    {"device", RATE, offsetof(air_device_rates, memory)},
+    {"device_op_s", RATE, offsetof(air_device_rates, op_s)},
+    {"handover_s", RATE, offsetof(air_device_rates, handover_s)},
+    {"device_product", RATE_TABLE, offsetof(air_device_rates, product)},
+    {"device_product_columns", RATE_TABLE, offsetof(air_device_rates, product_columns)},
+    {"device_context", RATE_BYTES, offsetof(air_device_rates, context)},
 };
 
-static int set_rate(const core_state *state, const struct rate *rate, PyObject *value, air_bandwidths *out)
+static int set_rate(const core_state *state, const known_rate *rate, PyObject *value, void *out)
 {
     void *field = (char *)out + rate->offset;
     int64_t depth = 0;
@@ -102,32 +106,84 @@ static int set_rate(const core_state *state, const struct rate *rate, PyObject *
     case RATE_DEPTH: break;
     }
     if (air__py_to_i64(state, rate->name, value, 0, 1024, &depth) < 0) return -1;
-    out->depth = (int32_t)depth;
+    ((air_bandwidths *)out)->depth = (int32_t)depth;
     return 0;
 }
 
-static int to_bandwidths(const core_state *state, PyObject *o, air_bandwidths *out)
+static const known_rate *find_rate(const known_rate *known, size_t n, const char *name)
 {
-    if (o == Py_None) return 0;
-    PyObject *items = items_of("bandwidths", o);
+    for (size_t i = 0; i < n; i++)
+        if (!strcmp(known[i].name, name)) return &known[i];
+    return NULL;
+}
+
+/* Calls set for every key of a mapping. */
+static int for_each_rate(const core_state *state, const char *what, PyObject *o, void *out,
+                         int (*set)(const core_state *state, const char *name, PyObject *value, void *out))
+{
+    PyObject *items = items_of(what, o);
     if (!items) return -1;
     int st = 0;
     for (Py_ssize_t i = 0; !st && i < PyList_Size(items); i++) {
         PyObject *key, *value;
         const char *name;
-        size_t which = 0;
         if (!PyArg_ParseTuple(PyList_GetItem(items, i), "OO", &key, &value)) st = -1;
         else if (air__py_to_text(state, "a key of bandwidths", key, &name) < 0) st = -1;
-        if (st) break;
-        while (which < AIR_COUNT(rates) && strcmp(rates[which].name, name)) which++;
-        if (which < AIR_COUNT(rates)) {
-            st = set_rate(state, &rates[which], value, out);
-        } else {
-            PyErr_Format(PyExc_TypeError, "bandwidths has no %R", key);
-            st = -1;
-        }
+        else st = set(state, name, value, out);
     }
     Py_DECREF(items);
+    return st;
+}
+
+static int set_device_rate(const core_state *state, const char *name, PyObject *value, void *out)
+{
+    const known_rate *known = find_rate(device_rates, AIR_COUNT(device_rates), name);
+    if (known) return set_rate(state, known, value, out);
+    PyErr_Format(PyExc_TypeError, "bandwidths of a device have no '%s'", name);
+    return -1;
+}
+
+/* A list of rates: the i-th is the (i + 1)-th device's. */
+static int to_helpers(const core_state *state, PyObject *o, air_bandwidths *out)
+{
+    PyObject *list = PySequence_List(o);
+    int st = list ? 0 : -1;
+    if (list && PyList_Size(list) >= AIR_DEVICES_MOST) {
+        air__py_raise_text(state, AIR_E_ARGUMENT, "helpers of bandwidths are %zd, but may be %d at most", PyList_Size(list),
+                           AIR_DEVICES_MOST - 1);
+        st = -1;
+    }
+    for (Py_ssize_t i = 0; !st && i < PyList_Size(list); i++)
+        st = for_each_rate(state, "an item of bandwidths' helpers", PyList_GetItem(list, i), &out->devices[i + 1], set_device_rate);
+    Py_XDECREF(list);
+    return st;
+}
+
+/* deciding is to_bandwidths' to look for, as it stands over the others. */
+static int set_named_rate(const core_state *state, const char *name, PyObject *value, void *to)
+{
+    air_bandwidths *out = to;
+    const known_rate *known = find_rate(rates, AIR_COUNT(rates), name);
+    if (known) return set_rate(state, known, value, out);
+    if (find_rate(device_rates, AIR_COUNT(device_rates), name)) return set_device_rate(state, name, value, &out->devices[0]);
+    if (!strcmp(name, "helpers")) return to_helpers(state, value, out);
+    if (!strcmp(name, "deciding")) return 0;
+    PyErr_Format(PyExc_TypeError, "bandwidths has no '%s'", name);
+    return -1;
+}
+
+static int to_bandwidths(const core_state *state, PyObject *o, air_engine_config *config)
+{
+    if (o == Py_None) return 0;
+    if (for_each_rate(state, "bandwidths", o, &config->bandwidths, set_named_rate) < 0) return -1;
+    config->deciding = config->bandwidths;
+    PyObject *deciding = PyMapping_GetItemString(o, "deciding");
+    if (!deciding) {
+        PyErr_Clear();
+        return 0;
+    }
+    int st = for_each_rate(state, "bandwidths' deciding", deciding, &config->deciding, set_named_rate);
+    Py_DECREF(deciding);
     return st;
 }
 
@@ -195,7 +251,7 @@ static int set_option(const core_state *state, const struct option *option, PyOb
     case OPTION_U64: return air__py_to_u64(state, option->name, value, field);
     case OPTION_I64: return air__py_to_i64(state, option->name, value, 0, INT64_MAX, field);
     case OPTION_TIER: return air__py_to_tier(state, value, field);
-    case OPTION_RATES: return to_bandwidths(state, value, field);
+    case OPTION_RATES: return to_bandwidths(state, value, config);
     case OPTION_COUNT:
         st = air__py_to_i64(state, option->name, value, 0, AIR_PY_MAX_THREADS, &number);
         if (!st) config->threads = (int)number;

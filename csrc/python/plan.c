@@ -62,10 +62,26 @@ static PyObject *helpers_list(const air_plan *plan)
     return list;
 }
 
+/* [{figure: bytes or seconds}], one for each device that computes. */
+static PyObject *work_list(const air_plan *plan)
+{
+    PyObject *list = PyList_New(0);
+    for (int32_t i = 0; list && plan->device_budget && i <= plan->n_helpers; i++) {
+        const air_plan_work *w = &plan->work[i];
+        PyObject *row = Py_BuildValue("{sK sK sd sd}", "weight_bytes", (unsigned long long)w->weight_bytes, "linked_bytes",
+                                      (unsigned long long)w->linked_bytes, "link_s", w->link_s, "device_s", w->device_s);
+        if (!row || PyList_Append(list, row) < 0) Py_CLEAR(list);
+        Py_XDECREF(row);
+    }
+    return list;
+}
+
 PyObject *air__py_plan_dict(const air_plan *plan, const air_program *program)
 {
     PyObject *weights = weights_list(plan, program), *helpers = weights ? helpers_list(plan) : NULL;
-    if (!helpers) {
+    PyObject *work = helpers ? work_list(plan) : NULL;
+    if (!work) {
+        Py_XDECREF(helpers);
         Py_XDECREF(weights);
         return NULL;
     }
@@ -73,14 +89,14 @@ PyObject *air__py_plan_dict(const air_plan *plan, const air_program *program)
 #define I(field) #field, (long long)plan->field
 #define D(field) #field, plan->field
     return Py_BuildValue("{ss sK sK sL sL sK sK sK sL sK sK sK sK sK sK sK sK sK sK sL sK "
-                         "sK sK sK sK sK sL sK sK sL sK sK sN sd sd sd sd sd sd ss sd sL sN}",
+                         "sK sK sK sK sK sL sK sK sL sK sK sN sN sd sd sd sd sd sd ss sd sL sN}",
                          "io", air_io_name(plan->io), U(budget), U(fixed), I(n_ctx), I(max_rows), U(tile_bytes), U(ring_bytes),
                          U(block_bytes), I(depth), U(weight_bytes), U(pin_bytes), U(pin_bytes_full), U(state_bytes_full),
                          U(activation_bytes), U(activation_bytes_full), U(logit_bytes), U(staging_bytes),
                          U(device_budget), U(device_fixed), I(n_device_tiles), U(device_pin_bytes), U(device_weight_bytes),
                          U(device_ring_bytes), U(device_state_bytes), U(device_activation_bytes), U(device_activation_bytes_full),
                          I(away_blocks), U(device_shuttle_bytes),
-                         U(device_part_bytes), I(n_host_tiles), U(host_weight_bytes), U(share_bytes), "helpers", helpers,
+                         U(device_part_bytes), I(n_host_tiles), U(host_weight_bytes), U(share_bytes), "helpers", helpers, "work", work,
                          D(disk_s), D(link_s), D(device_s), D(compute_s), D(pass_s), D(full_s),
                          "bound", air_bound_name(plan->bound), D(prompt_s), I(n_tiles), "weights", weights);
 #undef U

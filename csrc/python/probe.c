@@ -120,6 +120,45 @@ static PyObject *device_rates(const air_device_rates *r, uint64_t set)
                          rates_dict(r->product_columns, set), "device_context", (unsigned long long)r->context);
 }
 
+/* probe_links(plugin, devices, max_bytes=0, seconds=0.2) -> [bytes/s of each]: what copies to devices give while all are busy; max_bytes: of
+ * each one's memory, 0: 32 MiB. Otherwise as probe_device(). */
+PyObject *air__py_probe_links(PyObject *module, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"plugin", "devices", "max_bytes", "seconds", NULL};
+    const core_state *state = PyModule_GetState(module);
+    PyObject *devices_arg, *bytes_arg = NULL;
+    const air_backend_api *api;
+    const char *path;
+    double seconds = 0.2, found[AIR_DEVICES_MOST];
+    uint64_t bytes = 0;
+    int32_t devices[AIR_DEVICES_MOST];
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "sO!|Od:probe_links", names, &path, &PyTuple_Type, &devices_arg, &bytes_arg, &seconds))
+        return NULL;
+    if (check_seconds(state, seconds) < 0) return NULL;
+    if (bytes_arg && air__py_to_u64(state, "max_bytes", bytes_arg, &bytes) < 0) return NULL;
+    Py_ssize_t n = PyTuple_Size(devices_arg);
+    for (Py_ssize_t i = 0; i < n && i < AIR_DEVICES_MOST; i++) {
+        int64_t number;
+        if (air__py_to_i64(state, "a device", PyTuple_GetItem(devices_arg, i), 0, INT32_MAX, &number) < 0) return NULL;
+        devices[i] = (int32_t)number;
+    }
+
+    air_error err;
+    air_status st;
+    Py_BEGIN_ALLOW_THREADS
+    st = air_backend_load(&api, path, &err);
+    if (!st && !api->probe_links) st = air_fail(&err, AIR_E_UNSUPPORTED, "%s has no devices", api->name);
+    if (!st) st = api->probe_links(devices, (int32_t)n, bytes ? bytes : UINT64_C(32) << 20, seconds, found, &err);
+    Py_END_ALLOW_THREADS
+    if (st) return air__py_raise(state, &err);
+    PyObject *list = PyErr_CheckSignals() < 0 ? NULL : PyList_New(n);
+    for (Py_ssize_t i = 0; list && i < n; i++) {
+        PyObject *rate = PyFloat_FromDouble(found[i]);
+        if (!rate || PyList_SetItem(list, i, rate) < 0) Py_CLEAR(list);
+    }
+    return list;
+}
+
 /* probe_device(plugin, device, types=(), max_bytes=0, seconds=0.4) -> {link, link_back, device, device_op_s, handover_s, device_product,
  * device_product_columns, device_context}: as bandwidths have them. max_bytes: of the device's memory, 0: 256 MiB. Blocks for about
  * seconds, and while a context is made, without the GIL. Raises what device_info() raises, OutOfMemoryError and DeviceError. */

@@ -1,4 +1,6 @@
 /* The plan with a device: two memories and their budgets, the link between them, and the time of a pass. */
+#include <math.h>
+
 #include "base/alloc.h"
 #include "memory_fixture.h"
 
@@ -11,8 +13,8 @@ static air_plan_request device_request(const fixture *f, uint64_t ram, uint64_t 
 {
     air_plan_request r = fixture_request(f, ram);
     r.device = (air_device_request){.budget = vram, .fixed = 100000};
-    r.bandwidths.link = 4e9;
-    r.bandwidths.device = 1e11;
+    r.bandwidths.devices[0].link = 4e9;
+    r.bandwidths.devices[0].memory = 1e11;
     return r;
 }
 
@@ -311,17 +313,17 @@ TEST(the_time_of_a_pass_on_a_device_is_the_slowest_of_disk_link_and_device)
     CHECK(near(p->link_s, over / 4e9) && near(p->device_s, weights / 1e11) && near(p->disk_s, streams / 1e9));
     CHECK(p->bound == AIR_BOUND_DISK && p->pass_s == p->disk_s && p->full_s == p->pass_s && p->compute_s == 0);
     CHECK(near(air_plan_predict(&r, p, UINT64_MAX, 1), over / 4e9)); /* more pins cross the link as what streams does */
-    r.bandwidths.link = 1e8;
+    r.bandwidths.devices[0].link = 1e8;
     CHECK(near(air_plan_predict(&r, p, 0, 1), over / 1e8));
-    r.bandwidths.device = 1e6;
-    r.bandwidths.device_op_s = 1e-3;
+    r.bandwidths.devices[0].memory = 1e6;
+    r.bandwidths.devices[0].op_s = 1e-3;
     CHECK(near(air_plan_predict(&r, p, 0, 1), weights / 1e6 + 1e-3 * f.program.n_ops));
-    for (int t = 0; t < AIR_TYPE_COUNT; t++) r.bandwidths.device_product_columns[t] = 2e6;
+    for (int t = 0; t < AIR_TYPE_COUNT; t++) r.bandwidths.devices[0].product_columns[t] = 2e6;
     CHECK(near(air_plan_predict(&r, p, 0, 100), 100 * weights / 2e6 + 1e-3 * f.program.n_ops));
     CHECK(near(air_plan_predict(&r, p, 0, 1), weights / 1e6 + 1e-3 * f.program.n_ops));
-    for (int t = 0; t < AIR_TYPE_COUNT; t++) r.bandwidths.device_product[t] = 5e5; /* rather than reads */
-    r.bandwidths.handover_s = 0.25;
-    r.bandwidths.link_back = 1e3;
+    for (int t = 0; t < AIR_TYPE_COUNT; t++) r.bandwidths.devices[0].product[t] = 5e5; /* rather than reads */
+    r.bandwidths.devices[0].handover_s = 0.25;
+    r.bandwidths.devices[0].link_back = 1e3;
     double logits = 4.0 * (double)f.program.n_vocab;
     CHECK(near(air_plan_predict(&r, p, 0, 1), weights / 5e5 + 1e-3 * f.program.n_ops + 0.25 + logits / 1e3));
     double before = air_plan_predict(&r, p, 0, 1);
@@ -334,7 +336,7 @@ TEST(the_time_of_a_pass_on_a_device_is_the_slowest_of_disk_link_and_device)
         {0, 4e9, 1e11, AIR_BOUND_LINK}, {0, 0, 1e11, AIR_BOUND_DEVICE}, {0, 0, 0, AIR_BOUND_DEVICE},
     };
     for (size_t i = 0; i < AIR_COUNT(cases); i++) {
-        r.bandwidths = (air_bandwidths){.disk = cases[i].disk, .link = cases[i].link, .device = cases[i].device};
+        r.bandwidths = (air_bandwidths){.disk = cases[i].disk, .devices = {{.link = cases[i].link, .memory = cases[i].device}}};
         REQUIRE(air_plan_make(&p, &r, &err) == AIR_OK);
         CHECK_EQ(p->bound, cases[i].bound);
         CHECK(p->pass_s > 0 || i == 5);
@@ -429,7 +431,7 @@ static void check_away(const fixture *f, air_plan_request *r, int *somewhere)
         CHECK(device_used(p) <= r->device.budget);
         CHECK(host_used(p) - p->pin_bytes + p->pin_bytes_full + p->state_bytes_full <= r->budget);
         double bytes = (double)(p->weight_bytes - p->device_weight_bytes) + (double)(away * r->device.away_per_block);
-        double linked = bytes / r->bandwidths.link;
+        double linked = bytes / r->bandwidths.devices[0].link;
         CHECK(p->full_s >= linked * (1 - 1e-12) && p->pass_s <= p->full_s && p->max_rows >= 1);
         if (away) check_solved_again(r, p);
         *somewhere += away && away + 1 < all;
@@ -554,6 +556,174 @@ TEST(several_devices_and_the_cpu_share_all_tiles)
     CHECK(shared > 100 && by_cpu > 40);
 }
 
+/* So many rows of each matrix, as a plan sees them, that all else is little. */
+static void make_large(fixture *f)
+{
+    fixture_make(f, 20, 600);
+    f->matrix_bytes = 0;
+    for (int i = 0; i < 20; i++) {
+        air_weight *w = &f->weights[f->ops[i].weight];
+        w->rows = 5000;
+        w->bytes = (uint64_t)w->rows * w->row_bytes;
+        f->matrix_bytes += w->bytes;
+    }
+}
+
+/* Three devices, of which two have budgets for a sixth of the weights each beside what else they need. */
+static air_plan_request three_devices(const fixture *f)
+{
+    air_plan_request r = device_request(f, 64u << 20, 2000000 + f->matrix_bytes / 6);
+    r.n_helpers = 2;
+    r.helpers[0] = (air_device_request){.budget = 2000000 + f->matrix_bytes / 6, .fixed = 1000};
+    r.helpers[1] = (air_device_request){.budget = 2000000, .fixed = 1000};
+    r.max_rows = 1;
+    r.n_ctx = 64;
+    r.tile_bytes = 60000;
+    r.cpu_share = 0;
+    r.bandwidths.disk = 0;
+    return r;
+}
+
+static void check_links(air_plan_request *r, double first, double second, double third)
+{
+    air_plan *p;
+    REQUIRE(air_plan_make(&p, r, &err) == AIR_OK);
+    REQUIRE(p->n_helpers == 2 && p->n_device_tiles > 0 && p->n_device_tiles < p->n_tiles);
+    double all = (double)(p->weight_bytes - p->device_weight_bytes), sum = first + second + third;
+    const double parts[3] = {first, second, third};
+    uint64_t linked = 0, computed = 0;
+    for (int i = 0; i < 3; i++) {
+        double part = all * parts[i] / sum;
+        CHECK(fabs((double)p->work[i].linked_bytes - part) <= 2 * (double)p->tile_bytes);
+        linked += p->work[i].linked_bytes;
+        computed += p->work[i].weight_bytes;
+    }
+    CHECK(linked == (uint64_t)all && computed == p->weight_bytes);
+    check_shares(r, p);
+    air_plan_free(p);
+}
+
+TEST(what_streams_is_dealt_so_that_links_are_done_at_the_same_time)
+{
+    fixture f;
+    make_large(&f);
+    air_plan_request r = three_devices(&f);
+    check_links(&r, 1, 1, 1); /* nothing is known of the others: they are as the first */
+    r.bandwidths.devices[1] = r.bandwidths.devices[2] = r.bandwidths.devices[0];
+    r.bandwidths.devices[1].link = 2e9;
+    r.bandwidths.devices[2].link = 1e9;
+    check_links(&r, 4, 2, 1);
+    r.bandwidths.devices[0].link_together = 1e9; /* of those that share a way, as it is while others use it */
+    r.bandwidths.devices[1].link_together = 1e9;
+    check_links(&r, 1, 1, 1);
+    r.bandwidths.devices[0].link = r.bandwidths.devices[1].link = r.bandwidths.devices[2].link = 0;
+    r.bandwidths.devices[0].link_together = r.bandwidths.devices[1].link_together = 0;
+    check_links(&r, 1, 1, 1);
+    fixture_free(&f);
+}
+
+TEST(a_device_that_computes_slowly_or_holds_much_is_sent_less)
+{
+    fixture f;
+    make_large(&f);
+    air_plan_request r = three_devices(&f);
+    r.bandwidths.devices[1] = r.bandwidths.devices[2] = r.bandwidths.devices[0];
+    r.bandwidths.devices[1].memory = 3e9; /* less than its link brings; and it holds a sixth */
+    air_plan *p;
+    REQUIRE(air_plan_make(&p, &r, &err) == AIR_OK);
+    CHECK(p->work[1].linked_bytes > 0 && p->work[1].linked_bytes < p->work[0].linked_bytes / 2);
+    double most = 0, least = 1e9, tile = (double)p->tile_bytes / 3e9;
+    for (int i = 0; i < 3; i++) {
+        double seconds = fmax(p->work[i].link_s, p->work[i].device_s);
+        most = fmax(most, seconds);
+        least = fmin(least, seconds);
+    }
+    CHECK(most - least <= 2 * tile && p->pass_s == most);
+    CHECK(p->work[1].device_s > p->work[1].link_s && p->work[0].link_s > p->work[0].device_s);
+    double before = p->pass_s;
+    air_plan_free(p);
+    r.bandwidths.devices[1].memory = 1e3; /* so slow that it is better left alone, but for what it holds */
+    REQUIRE(air_plan_make(&p, &r, &err) == AIR_OK);
+    CHECK(p->helpers[0].linked_tiles == 0 && p->helpers[0].n_tiles > 0 && p->bound == AIR_BOUND_DEVICE && p->pass_s > before);
+    air_plan_free(p);
+    fixture_free(&f);
+}
+
+TEST(what_several_devices_hold_together_is_dealt_by_what_their_memories_give)
+{
+    fixture f;
+    make_large(&f);
+    air_plan_request r = device_request(&f, 64u << 20, 2000000 + f.matrix_bytes * 8 / 10);
+    r.n_helpers = 1;
+    r.helpers[0] = (air_device_request){.budget = 2000000 + f.matrix_bytes, .fixed = 1000};
+    r.max_rows = 1;
+    r.n_ctx = 64;
+    r.tile_bytes = 60000;
+    r.bandwidths.devices[1] = r.bandwidths.devices[0];
+    for (double faster = 0.5; faster <= 4; faster *= 2) {
+        r.bandwidths.devices[1].memory = 1e11 * faster;
+        air_plan *p;
+        REQUIRE(air_plan_make(&p, &r, &err) == AIR_OK);
+        REQUIRE(p->n_helpers == 1 && p->n_device_tiles == p->n_tiles && p->device_ring_bytes == 0);
+        double part = (double)p->weight_bytes * faster / (1 + faster);
+        CHECK(fabs((double)p->work[1].weight_bytes - part) <= 3 * (double)p->tile_bytes);
+        CHECK(p->bound == AIR_BOUND_DEVICE && p->pass_s < 1.1 * (double)p->weight_bytes / (1e11 * (1 + faster)));
+        air_plan_free(p);
+    }
+    r.bandwidths.devices[1].memory = 1e2; /* next to nothing is nothing; what the first cannot hold it must take */
+    air_plan *p;
+    REQUIRE(air_plan_make(&p, &r, &err) == AIR_OK);
+    CHECK(p->device_pin_bytes > f.matrix_bytes / 2 && p->work[1].weight_bytes < f.matrix_bytes / 4);
+    air_plan_free(p);
+    fixture_free(&f);
+}
+
+static int same_map(const air_plan *p, const air_plan *q)
+{
+    int8_t *a, *b;
+    CHECK(air_plan_who(&a, p, &err) == AIR_OK && air_plan_who(&b, q, &err) == AIR_OK);
+    int same = p->n_tiles == q->n_tiles && !memcmp(a, b, (size_t)p->n_tiles);
+    air_free(a);
+    air_free(b);
+    return same;
+}
+
+TEST(who_computes_what_stays_while_only_the_rates_of_predictions_move)
+{
+    fixture f;
+    make_large(&f);
+    air_plan_request r = three_devices(&f), moved;
+    r.cpu_share = AIR_SHARE_AUTO;
+    r.bandwidths.memory = 4e10;
+    r.bandwidths.disk = 1e12;
+    air_plan *p, *q;
+    REQUIRE(air_plan_make(&p, &r, &err) == AIR_OK);
+    REQUIRE(p->n_host_tiles > 0);
+    int others = 0, predicted = 0;
+    for (int round = 0; round < 40; round++) {
+        moved = r;
+        moved.deciding = r.bandwidths;
+        for (int i = 0; i < 3; i++) {
+            moved.bandwidths.devices[i] = r.bandwidths.devices[0];
+            moved.bandwidths.devices[i].link *= (double)(1 + pick(400)) / 100;
+            moved.bandwidths.devices[i].memory *= (double)(1 + pick(400)) / 100;
+        }
+        moved.bandwidths.memory *= (double)(20 + pick(400)) / 100;
+        moved.bandwidths.disk *= (double)(1 + pick(400)) / 100;
+        REQUIRE(air_plan_make(&q, &moved, &err) == AIR_OK);
+        CHECK(same_map(p, q) && q->pin_bytes == p->pin_bytes);
+        predicted += q->pass_s != p->pass_s;
+        air_plan_free(q);
+        moved.deciding = (air_bandwidths){0};
+        REQUIRE(air_plan_make(&q, &moved, &err) == AIR_OK);
+        others += !same_map(p, q);
+        air_plan_free(q);
+    }
+    CHECK(others > 30 && predicted > 30); /* which those rates would have made of it, and do of the time */
+    air_plan_free(p);
+    fixture_free(&f);
+}
+
 int main(int argc, char **argv)
 {
     check_begin(argc, argv);
@@ -570,5 +740,9 @@ int main(int argc, char **argv)
     RUN(a_context_beyond_the_device_lies_in_the_host_s_memory);
     RUN(a_context_that_neither_memory_holds_is_refused);
     RUN(several_devices_and_the_cpu_share_all_tiles);
+    RUN(what_streams_is_dealt_so_that_links_are_done_at_the_same_time);
+    RUN(a_device_that_computes_slowly_or_holds_much_is_sent_less);
+    RUN(what_several_devices_hold_together_is_dealt_by_what_their_memories_give);
+    RUN(who_computes_what_stays_while_only_the_rates_of_predictions_move);
     return check_end();
 }

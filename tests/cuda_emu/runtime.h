@@ -13,6 +13,7 @@
  *     sm=80, sms=4         compute capability; multiprocessors                 image=80   kernels are built for no older device
  *     optin=SIZE           shared memory of a block that asks for more         peer=0|1   whether devices can reach each other
  *     mode=sync|threads|sched   when work is done: see Mode                    copy=early|late|spread, h2d=GB/s, d2h=GB/s, kernel_us=
+ *     links=GB/s[/GB/s…]   instead of h2d, of each device     root=GB/s   of all copies from the host together, in mode=threads
  *     seed=N               of mode=sched; 0: the laziest order                 poison=0|1 new memory is NaN
  *     order=forward|reverse|random, order_seed=N   of threads in a kernel      strict_exit=0|1, tsan_coarse=0|1
  *     pinned=SIZE          page-locked bytes in all                            register=SIZE   those by cudaHostRegister; 0 refuses all
@@ -50,6 +51,7 @@ struct DeviceConfig {
     int multiprocessors = 4;
     size_t shared_optin = 99 * 1024;     /* what a block gets after cudaFuncSetAttribute, static included; 48 KiB without */
     int memory_clock_khz = 1000000, bus_bits = 256;
+    double link_gbs = 0;                 /* instead of h2d_gbs */
 };
 
 struct Config {
@@ -63,6 +65,7 @@ struct Config {
     unsigned seed = 0;
     Copy copy = Copy::late;
     double h2d_gbs = 0, d2h_gbs = 0;     /* 10^9 bytes per second; 0: no delay */
+    double root_gbs = 0;                 /* what copies to all devices together have at most, beside that of each; 0: any */
     double kernel_us = 0;                /* delay of each kernel in Mode::threads */
     bool poison = true;                  /* new device and pinned memory is 0xFF: NaN in every float format */
 };

@@ -283,6 +283,55 @@ TEST(a_probe_gives_every_figure_or_a_typed_error_and_all_memory_back)
     CHECK_EQ(air_backend_plugin()->probe(1, 0, 0, 0.1, &rates, &err), AIR_E_ARGUMENT);
 }
 
+static air_status probe_links(double rates[2], air_error *err)
+{
+    const int32_t devices[] = {0, 1};
+    return air_backend_plugin()->probe_links(devices, 2, 1 << 20, 0.1, rates, err);
+}
+
+TEST(links_that_share_a_way_are_measured_as_slow_as_they_are_together)
+{
+    const struct { const char *words; double first, second; } cases[] = {
+        {"devices=2,mode=threads,h2d=0.2", 0.2, 0.2},
+        {"devices=2,mode=threads,links=0.2/0.1", 0.2, 0.1},
+        {"devices=2,mode=threads,links=0.2/0.2,root=0.2", 0.1, 0.1},
+    };
+    for (const auto &c : cases) {
+        double rates[2];
+        air_error err = {};
+        emulate(c.words);
+        CHECK_EQ(probe_links(rates, &err), AIR_OK);
+        printf("  %s: %.3f and %.3f GB/s\n", c.words, rates[0] / 1e9, rates[1] / 1e9);
+        CHECK(rates[0] > 0.4e9 * c.first && rates[0] < 1.1e9 * c.first);
+        CHECK(rates[1] > 0.4e9 * c.second && rates[1] < 1.1e9 * c.second);
+        check_clean(air_alloc_live());
+    }
+}
+
+TEST(a_probe_of_links_that_fails_is_a_typed_error_and_leaves_nothing)
+{
+    double rates[2];
+    air_error err = {};
+    const int32_t three[] = {0, 1, 2};
+    emulate("devices=2");
+    CHECK_EQ(probe_links(rates, &err), AIR_OK);
+    long calls = stats().calls, failed = 0, errors = 0;
+    for (long n = 1; n <= 24; n++) { /* the first of either device, in whatever order */
+        std::string words = "devices=2,fail=*:" + std::to_string(n) + (n % 2 ? ":2" : ":719");
+        emulate(words);
+        air_status st = probe_links(rates, &err);
+        if (st) check_typed(st, err, words);
+        errors += st == AIR_E_NOMEM || st == AIR_E_DEVICE;
+        failed += st != AIR_OK;
+        if (!check_clean(air_alloc_live(), true)) break;
+    }
+    printf("  %ld calls, %ld failed by the first ones\n", calls, failed);
+    CHECK(calls > 24 && failed > 10 && errors == failed - 1); /* none could be used: the very first call */
+    CHECK_EQ(air_backend_plugin()->probe_links(three, 3, 1, 0.1, rates, &err), AIR_E_ARGUMENT);
+    CHECK(says(err, "there is no device cuda:2; there are 2"));
+    CHECK_EQ(air_backend_plugin()->probe_links(three, 0, 1, 0.1, rates, &err), AIR_E_ARGUMENT);
+}
+
 /* --- VRAM --- */
 
 static std::string with_vram(uint64_t bytes) { return "mode=sched,seed=1,vram=" + std::to_string(bytes); }
@@ -415,6 +464,8 @@ int main(int argc, char **argv)
     RUN(a_lost_device_can_be_opened_again);
     RUN(any_allocation_that_fails_once_is_a_typed_error_and_can_be_tried_again);
     RUN(a_probe_gives_every_figure_or_a_typed_error_and_all_memory_back);
+    RUN(links_that_share_a_way_are_measured_as_slow_as_they_are_together);
+    RUN(a_probe_of_links_that_fails_is_a_typed_error_and_leaves_nothing);
     RUN(vram_is_never_more_than_max_vram_less_the_context);
     RUN(max_vram_that_is_not_there_is_refused_before_anything_is_allocated);
     RUN(passes_are_not_of_a_few_rows_for_want_of_vram);

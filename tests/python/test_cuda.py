@@ -209,7 +209,7 @@ def probes(monkeypatch, tmp_path) -> dict[str, int]:
     """An empty store of calibrations; how often each probe was called."""
     monkeypatch.setenv("AIRPY_CACHE_DIR", os.fspath(tmp_path / "cache"))
     monkeypatch.delenv("AIRPY_BANDWIDTHS", raising=False)
-    calls = dict.fromkeys(("probe_disk", "probe_compute", "probe_device"), 0)
+    calls = dict.fromkeys(("probe_disk", "probe_compute", "probe_device", "probe_links"), 0)
     for name in calls:
 
         def counted(name: str, probe: Any, *given: Any, **options: Any) -> Any:
@@ -226,14 +226,14 @@ def test_opening_on_a_gpu_measures_it_once_and_predicts(cuda, probes):
             rates, plan = model.plan.bandwidths, model.plan
             model.generate([[1]], max_new_tokens=3, eos_token_id=[])
             assert model.stats()["predicted_tok_s"] > 0
-    assert probes == {"probe_disk": 1, "probe_compute": 0, "probe_device": 1}
+    assert probes == {"probe_disk": 1, "probe_compute": 0, "probe_device": 1, "probe_links": 0}
     for name in ("disk", "link", "link_back", "device", "device_op_s", "handover_s", "device_context"):
         assert rates[name] > 0, name
     assert rates["device_product"][KIND] > 0 and rates["device_product_columns"][KIND] > 0 and "product" not in rates
     assert plan["pass_s"] == plan["device_s"] > plan["weight_bytes"] / rates["device_product"][KIND] and plan["compute_s"] == 0
     with load(TINY, n_ctx=64, bandwidths=None) as model:
         assert "link" not in model.plan.bandwidths
-    assert probes == {"probe_disk": 1, "probe_compute": 1, "probe_device": 1}
+    assert probes == {"probe_disk": 1, "probe_compute": 1, "probe_device": 1, "probe_links": 0}
 
 
 def test_what_is_given_is_not_measured(cuda, probes):
@@ -258,39 +258,145 @@ def test_passes_correct_the_rate_of_the_link(cuda, probes, monkeypatch):
     monkeypatch.setattr(calibration, "_LEARN_BYTES", 1)
     monkeypatch.setattr(calibration, "_LEARN_SECONDS", 0.0)
     with load(TINY, device="cuda", n_ctx=64, max_ram=SMALL_RAM, bandwidths=None) as model:
-        plan, key = model.plan, model._machine.gpu_key
+        plan, (key,) = model.plan, model._machine.gpu_keys
     less = sum(plan[f"device_{name}"] for name in ("fixed", "state_bytes", "activation_bytes")) + plan["device_pin_bytes"] * 3 // 4
     calibration._store(key, {**calibration._load(key), "link": 1e5})  # as if it had been measured at a bad moment
     with load(TINY, device="cuda", n_ctx=64, max_ram=SMALL_RAM, max_vram=less, cpu_share=0, bandwidths=None) as model:
-        assert model.plan.bound == "link" and model._machine.gpu_key == key
+        assert model.plan.bound == "link" and model._machine.gpu_keys == [key]
         model.generate([[1]], max_new_tokens=12, eos_token_id=[])
         assert calibration._load(key)["link"] > 2e5
     assert probes["probe_device"] == 1
+
+
+def test_each_of_several_gpus_is_measured_and_their_links_together(cuda, probes):
+    cuda("devices=2")
+    options: dict[str, Any] = {"device": "cuda:0,1", "n_ctx": 64, "max_ram": 2 * SMALL_RAM, "bandwidths": None}
+    for _ in range(2):
+        with load(TINY, **options) as model:
+            plan, machine = model.plan, model._machine
+    assert probes == {"probe_disk": 1, "probe_compute": 0, "probe_device": 2, "probe_links": 1}
+    (other,) = plan.bandwidths["helpers"]
+    assert other["device_product"][KIND] > 0 and other["link"] > 0 and other["link"] != plan.bandwidths["link"]
+    assert other["link_together"] > 0 and plan.bandwidths["link_together"] > 0
+    assert len(plan.devices) == 2 and "2 x Emulated GPU: max_vram" in str(plan)
+    assert re.search(r"GPU 1 Emulated GPU .*\nGPU 2 Emulated GPU +idle: the first holds all weights", str(plan))
+    assert type(plan)(json.loads(json.dumps(plan.to_dict()))) == plan
+    assert len(set(machine.gpu_keys)) == 2 and machine.links_key not in machine.gpu_keys
+    with load(TINY, **{**options, "device": "cuda:1"}) as model:
+        rates = model.plan.bandwidths
+        assert len(model.plan.devices) == 1 and rates["link"] == other["link"] and "link_together" not in rates
+    assert probes["probe_device"] == 2
+
+
+@pytest.mark.parametrize("faster", [3.0, 1 / 3])
+def test_what_streams_goes_over_each_link_as_much_as_it_takes(cuda, faster):
+    """And whoever computes it, greedy tokens are those of the CPU."""
+    cuda("devices=2")
+    first = {"link": 1e8, "device": 1e11}
+    rates = {"disk": 1e12, **first, "helpers": [{**first, "link": 1e8 * faster}]}
+    memory = {"max_ram": 4 * SMALL_RAM, "max_vram": (device_budget(2.2), device_budget(1.6)), "cpu_share": 0.0}
+    with load(device="cuda:0,1", n_ctx=64, bandwidths=rates, **memory) as model:
+        one, two = model.plan["work"]
+        got = model.generate([IDS[:3]], max_new_tokens=3, eos_token_id=[])[0].tolist()
+    assert two["linked_bytes"] == pytest.approx(one["linked_bytes"] * faster, rel=0.25) and one["linked_bytes"] > 0
+    with load() as model:
+        assert model.generate([IDS[:3]], max_new_tokens=3, eos_token_id=[])[0].tolist() == got
+
+
+def of_two_gpus(probes: dict[str, int]) -> Any:
+    """A machine of two, measured."""
+    with load(TINY, device="cuda:0,1", n_ctx=64, max_ram=2 * SMALL_RAM, bandwidths=None) as model:
+        return model._machine, model.plan.bandwidths
+
+
+def test_runs_teach_about_the_gpu_and_the_links_that_they_were_bound_by(cuda, probes, monkeypatch):
+    from airpy import calibration
+
+    cuda("devices=2")
+    monkeypatch.setattr(calibration, "_LEARN_BYTES", 1)
+    machine, used = of_two_gpus(probes)
+    before = [calibration._load(key) for key in (*machine.gpu_keys, machine.links_key)]
+    assert calibration.learn_compute(machine, "steps", used, 2.0, 1.0, which=1)
+    assert calibration.learn_link(machine, 1, used, 1.0, 2.0)  # slower by half
+    first, second, links = (calibration._load(key) for key in (*machine.gpu_keys, machine.links_key))
+    assert first == before[0]
+    assert second["device_product"][KIND] == pytest.approx(1.3 * before[1]["device_product"][KIND])
+    assert links["link_together"] == pytest.approx(0.85 * before[2]["link_together"])
+    assert links["helpers"][0]["link_together"] == pytest.approx(0.85 * before[2]["helpers"][0]["link_together"])
+    rates = calibration.calibrate(machine)
+    assert rates["link_together"] == links["link_together"] and rates["deciding"]["link_together"] == before[2]["link_together"]
+    assert rates["helpers"][0]["device_product"] == second["device_product"]
+    assert rates["deciding"]["helpers"][0]["device_product"] == before[1]["device_product"]
+
+
+def test_what_runs_teach_moves_no_share_until_it_is_measured_anew_for_that(cuda, probes, monkeypatch):
+    """The same compute map, so the same bits, whatever passes have taught; only predictions move."""
+    from airpy import calibration
+    from airpy.cli import doctor
+
+    cuda("devices=1")
+    options: dict[str, Any] = {"device": "cuda", "n_ctx": 64, "max_ram": SMALL_RAM, "max_vram": device_budget(3), "bandwidths": None}
+    with load(**options) as model:
+        (key,), cpu, disk = model._machine.gpu_keys, model._machine.compute_key, model._machine.disk_key
+
+    def pretend(link: float, memory: float, probed: bool = False) -> None:
+        """As measured once (a slow link), or as runs have taught since."""
+        compute = {"memory": memory, "product": {"Q8_0": memory}}
+        gpu = {"link": link, "handover_s": 0.0, "device_context": CONTEXT}
+        for name, rates in ((key, gpu), (cpu, compute), (disk, {"disk": 1e15})):
+            new = {**calibration._load(name), **rates}
+            calibration._store(name, new, new if probed else None)
+
+    def shares() -> tuple[int, float, np.ndarray]:
+        with load(**options) as model:
+            sequence = model._engine.sequence()
+            logits = np.array(model._engine.run([(sequence, np.array([1, 45], np.int32), 2, None, 0)], logits=True).logits)
+            sequence.close()
+            return model.plan["host_weight_bytes"], model.plan["link_s"], logits  # of generated tokens, which the CPU has a part in
+
+    pretend(1e5, 1e6, probed=True)
+    once, link_s, logits = shares()
+    assert once > 0
+    for link, memory in ((3e5, 1e6), (1e5, 4e6), (1e9, 1e6)):
+        pretend(link, memory)
+        again, now_s, same = shares()
+        assert again == once and now_s == pytest.approx(link_s * 1e5 / link)
+        np.testing.assert_array_equal(same, logits)
+    doctor.examine(None)  # measures too, but is not asked to decide
+    assert shares()[0] == once
+    calls = dict(probes)
+    from airpy.device import Device
+    from airpy.forecast import plan_on
+
+    given = {name: options.get(name) for name in ("max_ram", "max_vram", "n_ctx")}
+    anew = plan_on(Device("cuda", (0,)), DEMO, given, fresh="decisions")
+    assert probes["probe_device"] == calls["probe_device"] + 1 and anew["host_weight_bytes"] != once and "deciding" not in anew.bandwidths
+    assert shares()[0] == anew["host_weight_bytes"]
 
 
 def test_a_plan_says_what_it_was_made_for_and_is_solved_again_elsewhere(cuda, probes, tmp_path):
     only_emulated("another GPU" if REAL else "")
     with load(TINY, device="cuda", n_ctx=64, bandwidths=None) as model:
         plan = model.plan
-    assert plan.device == {"name": "Emulated GPU", "capability": [8, 0], "driver": 13000} and "Emulated GPU: max_vram" in str(plan)
+    assert plan.devices == [{"name": "Emulated GPU", "capability": [8, 0], "driver": 13000}] and "Emulated GPU: max_vram" in str(plan)
     assert type(plan)(json.loads(json.dumps(plan.to_dict()))) == plan
     with load(TINY, device="cuda", plan=plan, bandwidths=None) as model:
-        assert model.plan.bandwidths == plan.bandwidths and model.plan.device == plan.device
+        assert model.plan.bandwidths == plan.bandwidths and model.plan.devices == plan.devices
     assert probes["probe_device"] == 1
     cuda("sm=90,vram=1GiB")
     with load(TINY, device="cuda", plan=plan, bandwidths=None) as model:
         again = model.plan
-    assert again.device and again.device["capability"] == [9, 0] and again["device_budget"] < 1 << 30 and again["n_ctx"] == plan["n_ctx"]
+    assert again.devices[0]["capability"] == [9, 0] and again["device_budget"] < 1 << 30 and again["n_ctx"] == plan["n_ctx"]
     with pytest.raises(errors.ArgumentError, match=r"the plan is for Emulated GPU, but the CPU computes; choose device 'cuda'"):
         load(TINY, plan=plan, bandwidths=None)
     with load(TINY, n_ctx=64, bandwidths=None) as model:
         on_cpu = model.plan
-    assert on_cpu.device is None
+    assert on_cpu.devices == []
     with pytest.raises(errors.ArgumentError, match="the plan is for a CPU, but Emulated GPU computes; choose device 'cpu'"):
         load(TINY, device="cuda", plan=on_cpu, bandwidths=None)
     for wrong in ("H100", {"name": 1, "capability": [8, 0], "driver": 1}, {"name": "H100", "capability": [8], "driver": 1}):
-        with pytest.raises(errors.ArgumentError, match="device"):
-            type(plan)({**plan.to_dict(), "device": wrong})
+        with pytest.raises(errors.ArgumentError, match="devices"):
+            type(plan)({**plan.to_dict(), "devices": [wrong]})
 
 
 def test_the_command_plans_for_the_gpu_without_opening_the_model(cuda, probes, monkeypatch, airpy, tmp_path):
@@ -300,7 +406,7 @@ def test_the_command_plans_for_the_gpu_without_opening_the_model(cuda, probes, m
     monkeypatch.setattr(_core, "Engine", lambda *given, **options: pytest.fail("it was opened"))
     code, out, _ = airpy(*command, "--json", "--save", tmp_path / "plan.json")
     found = json.loads(out)
-    assert code == 0 and found["device"] == plan.device and found["bandwidths"] == plan.bandwidths
+    assert code == 0 and found["devices"] == plan.devices and found["bandwidths"] == plan.bandwidths
     assert found["plan"]["device_weight_bytes"] == plan["device_weight_bytes"] and found["predicted_tok_s"] == plan.predicted_tok_s
     assert probes["probe_device"] == 1
     assert airpy(*command[:4], "--plan", tmp_path / "plan.json")[0] == 0 and probes["probe_device"] == 1

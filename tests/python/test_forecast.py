@@ -151,12 +151,41 @@ def test_several_devices_share_weights_and_links(header):
     one, (two,) = planned(header, "10GB", "64GB"), plan["helpers"]
     assert plan["device_weight_bytes"] == pytest.approx(one["device_weight_bytes"] + two["weight_bytes"], rel=0.01)
     assert two["weight_bytes"] > 18 * GB and two["linked_bytes"] == pytest.approx(plan.linked_bytes / 2, rel=0.01)
-    assert plan["link_s"] == pytest.approx(plan.linked_bytes / 50e9)
+    assert plan["link_s"] == pytest.approx(plan.linked_bytes / 50e9, rel=0.01)
     assert table(plan, "memory")["memory"] == ["VRAM 1", "VRAM 2", "RAM"] and "2 links bring" in str(plan)
     both = planned(header, None, "8GB", max_vram=(24 * GB, 24 * GB))
     assert both["device_weight_bytes"] == both["weight_bytes"] and both["device_ring_bytes"] == both["helpers"][0]["ring_bytes"] == 0
     assert both["device_s"] == pytest.approx(both["weight_bytes"] / 1.8e12, rel=0.1)
     assert planned(header, None, "8GB", max_vram=(48 * GB, 24 * GB))["helpers"] == []  # one alone is as fast, without handing over
+
+
+def test_devices_are_each_given_what_their_links_and_memories_take_on(header):
+    """Nothing but what is said of each, so that all are done with a token at the same time; and where they are not, the plan says why."""
+    budgets = {"max_vram": (16 * GB, 12 * GB), "max_ram": 64 * GB}
+    plan = forecast(header, budgets, parse_rates("disk=30GB/s,link=25GB/s+12.5GB/s,device=900GB/s+450GB/s"))
+    first, second = plan["work"]
+    assert first["linked_bytes"] == pytest.approx(2 * second["linked_bytes"], rel=0.02) and second["linked_bytes"] > GB
+    assert first["link_s"] == pytest.approx(second["link_s"], rel=0.02) and plan.bound == "link"
+    assert first["weight_bytes"] + second["weight_bytes"] == plan["weight_bytes"]
+    assert Plan(plan.to_dict()) == plan and plan.bandwidths["helpers"] == [{"link": 12.5e9, "device": 450e9}]
+    rows = table(plan, "each GPU")
+    assert [row for row in rows if row.startswith("GPU")] == ["GPU 1", "GPU 2"] and "idle" not in str(plan) and "2 GPUs: " in str(plan)
+    # A root port that both are behind: what they have at once is what counts.
+    shared = forecast(header, budgets, parse_rates("link=25GB/s+25GB/s,link_together=10GB/s+15GB/s,device=900GB/s"))
+    first, second = shared["work"]
+    assert second["linked_bytes"] == pytest.approx(1.5 * first["linked_bytes"], rel=0.02)
+    assert shared["link_s"] == pytest.approx(shared.linked_bytes / 25e9, rel=0.02)
+    slow_disk = forecast(header, {**budgets, "max_ram": 8 * GB}, parse_rates("disk=1GB/s,link=25GB/s+12.5GB/s,device=900GB/s+450GB/s"))
+    assert slow_disk.bound == "disk" and len(re.findall(r"idle \d+ % of the time: the disk takes longer", str(slow_disk))) == 2
+
+
+def test_a_plan_says_which_device_has_nothing_to_do(header):
+    alone = forecast(header, {"max_vram": (48 * GB, 24 * GB), "max_ram": 8 * GB}, parse_rates("link=25GB/s,device=900GB/s"))
+    assert alone["helpers"] == [] and len(alone["work"]) == 1
+    assert re.search(r"GPU 2 +idle: the first holds all weights, and handing over to another one costs more than it saves\n", str(alone))
+    slow = forecast(header, {"max_vram": (24 * GB, 2 * GB), "max_ram": 64 * GB}, parse_rates("link=25GB/s,device=900GB/s+0.5GB/s"))
+    assert slow["work"][1]["linked_bytes"] == 0 and slow.bound == "device"
+    assert re.search(r"GPU 1 .*idle \d+ % of the time: GPU 2 takes longer\n", str(slow))
 
 
 def test_a_link_as_fast_as_memory_leaves_the_cpu_some_of_it(header):
@@ -201,7 +230,8 @@ def test_a_device_plan_is_kept_and_taken_back(header, tmp_path):
     [
         (["plan", "bound"], "tape"), (["plan", "n_device_tiles"], -1), (["plan", "device_budget"], 0.5), (["plan", "link_s"], None),
         (["plan", "weights", 0], ["x", "F32", 1, 1, 1]), (["plan", "weights", 0, 5], None), (["options", "max_vram"], "24GB"),
-        (["options", "max_vram"], []),
+        (["options", "max_vram"], []), (["devices"], [3]), (["devices"], None), (["plan", "work"], []), (["plan", "work", 0, "link_s"], -1),
+        (["bandwidths", "helpers"], [{"disk": 1}]), (["bandwidths", "deciding"], {"deciding": {}}), (["devices"], [{}] * 99),
         (["more_vram"], [{"max_ram": 1, "share": 1, "pass_s": 1}]), (["more_vram"], 3), (["bandwidths", "link"], -1),
     ],
 )  # fmt: skip
@@ -265,12 +295,16 @@ def test_bandwidths_are_read_as_people_write_them():
     assert parse_rates("disk=3GB/s, link = 25GB ,memory=50000000000") == {"disk": 3e9, "link": 25e9, "memory": 5e10}
     assert parse_rates("block_bytes=2MiB,depth=8,device_op_s=5e-6") == {"block_bytes": 2 << 20, "depth": 8, "device_op_s": 5e-6}
     assert check_rates({"device_product_columns": {"Q4_K": 1e13}}) == {"device_product_columns": {"Q4_K": 1e13}}
+    several = parse_rates("link=25GB/s+12GB/s+6GB/s,device=900GB/s,device_op_s=5e-6+4e-6,memory=50GB/s")
+    assert several["link"] == 25e9 and several["memory"] == 5e10 and [other["link"] for other in several["helpers"]] == [12e9, 6e9]
+    assert [(other["device"], other["device_op_s"]) for other in several["helpers"]] == [(9e11, 4e-6), (9e11, 5e-6)]
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "disk", "disk=", "disk=fast", "tape=3GB/s", "product=3GB/s", "op_s=x", "op_s=nan", "depth=5000", "disk=1GB/h"],
-)
+    ["", "disk", "disk=", "disk=fast", "tape=3GB/s", "product=3GB/s", "op_s=x", "op_s=nan", "depth=5000", "disk=1GB/h",
+     "disk=1+2", "link=1GB/s+", "link=1+x", "link=" + "+".join(["1GB/s"] * 9)],
+)  # fmt: skip
 def test_bandwidths_that_make_no_sense_are_refused(text):
     with pytest.raises(errors.ArgumentError):
         parse_rates(text)

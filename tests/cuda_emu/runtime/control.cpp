@@ -87,6 +87,14 @@ bool parse_sizes_of_devices(const std::string &text, size_t DeviceConfig::*field
     return true;
 }
 
+bool parse_links(const std::string &text)
+{
+    std::vector<std::string> rates = split(text, '/');
+    for (size_t i = 0; i < MAX_DEVICES; i++)
+        if (!parse_number(rates[i < rates.size() ? i : rates.size() - 1], &cfg.device[i].link_gbs)) return false;
+    return true;
+}
+
 cudaError_t usual_error(const std::string &api)
 {
     bool allocates = api == "cudaMalloc" || api == "cudaHostAlloc" || api == "cudaMallocHost" || api == "cudaHostRegister";
@@ -132,6 +140,8 @@ bool set_word(const std::string &key, const std::string &value, std::vector<std:
     if (key == "seed") return parse_into(value, &cfg.seed);
     if (key == "copy")
         return parse_one_of<Copy>(value, {{"early", Copy::early}, {"late", Copy::late}, {"spread", Copy::spread}}, &cfg.copy);
+    if (key == "links") return parse_links(value);
+    if (key == "root") return parse_into(value, &cfg.root_gbs);
     if (key == "h2d") return parse_into(value, &cfg.h2d_gbs);
     if (key == "d2h") return parse_into(value, &cfg.d2h_gbs);
     if (key == "kernel_us") return parse_into(value, &cfg.kernel_us);

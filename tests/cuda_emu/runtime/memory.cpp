@@ -85,19 +85,30 @@ cudaError_t allocate_on_host(void **out, size_t bytes)
 
 /* --- copies; run with the gate open --- */
 
+/* Of a copy that begins now, of 10^9 bytes per second; 0: not modelled. What all links come from is shared by those that are busy then. */
+double rate_of(int device, Direction direction)
+{
+    if (direction != TO_DEVICE) return direction == FROM_DEVICE ? cfg.d2h_gbs : 0;
+    double own = cfg.device[static_cast<size_t>(device)].link_gbs > 0 ? cfg.device[static_cast<size_t>(device)].link_gbs : cfg.h2d_gbs;
+    int busy = 1;
+    for (int i = 0; i < cfg.devices; i++) busy += i != device && device_of(i).copying[TO_DEVICE];
+    double share = cfg.root_gbs / busy;
+    return share > 0 && (share < own || own <= 0) ? share : own;
+}
+
 /* Copies, or takes as long over it as the modelled bus does, one copy at a time per device and direction. */
 void copy(char *to, const char *from, size_t n, int device, Direction direction)
 {
-    double gbs = direction == TO_DEVICE ? cfg.h2d_gbs : direction == FROM_DEVICE ? cfg.d2h_gbs : 0;
     sanitizer::reads(from, n);
     sanitizer::writes(to, n);
     if (direction == FROM_DEVICE) state().downloaded += static_cast<long>(n);
-    if (!(gbs > 0) || cfg.mode != Mode::threads) {
+    if (cfg.mode != Mode::threads || !(rate_of(device, direction) > 0)) {
         memmove(to, from, n);
         return;
     }
     std::atomic<int> &engine = device_of(device).copying[direction];
     while (engine.exchange(1)) usleep(20);
+    double gbs = rate_of(device, direction);
     Clock::time_point begin = Clock::now();
     auto until = [&](double part) {
         std::chrono::duration<double> time(static_cast<double>(n) / (gbs * 1e9) * part);
