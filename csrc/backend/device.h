@@ -43,6 +43,12 @@ static inline uint64_t air_device_allocation(uint64_t bytes)
     return (bytes + unit - 1) / unit * unit;
 }
 
+/* One of the largest logits of a row. token is -1 where there is none, of all where one of the row is not finite. */
+typedef struct air_candidate {
+    int32_t token;
+    float logit;
+} air_candidate;
+
 /* Of a row of logits: the largest, the first of equals, and the logarithm of the sum of all exponents. token is -1 where one is not
  * finite. */
 typedef struct air_choice {

@@ -119,11 +119,12 @@ static air_status batch_make(air_batch **out, air_engine *e, const air_batch_req
     b->keep_hidden = r->keep_hidden;
     b->greedy = r->sampled_only && air__engine_on_device(e) && r->n_items;
     b->walk = r->walk;
+    int64_t n_vocab = air_model_program(e->model)->n_vocab;
     air_status st = AIR_OK;
     for (int32_t i = 0; i < r->n_items && !st; i++) {
         st = check_item(e, &r->items[i], i, err);
         const air_batch_item *item = &r->items[i];
-        b->greedy &= item->want == 1 && item->sampling && air_sampling_takes_largest(item->sampling);
+        b->greedy &= item->want == 1 && item->sampling && air_sampling_candidates(item->sampling, n_vocab) == 1;
         b->rows += r->items[i].n_tokens;
         b->n_wanted += r->items[i].want;
     }

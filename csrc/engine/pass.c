@@ -439,15 +439,10 @@ static air_status sample_items(air_engine *e, air_batch *b, air_error *err)
         memcpy(s->tokens + s->length, item->tokens, (size_t)item->n_tokens * sizeof *s->tokens);
         wanted += item->want;
         if (!item->sampling) continue;
-        if (b->choices) {
-            const air_choice *choice = &b->choices[wanted - 1];
-            if (choice->token < 0) return air_sample_not_finite(s->length + item->n_tokens, err);
-            b->sampled[i] = choice->token;
-            b->logprobs[i] = choice->logit - choice->log_sum;
-            continue;
-        }
+        air_candidate best = b->choices ? (air_candidate){b->choices[wanted - 1].token, b->choices[wanted - 1].logit} : (air_candidate){0};
         air_sample_args args = {
-            .sampling = item->sampling, .ops = e->ops, .logits = b->logits + (wanted - 1) * n_vocab, .n_vocab = n_vocab,
+            .sampling = item->sampling, .ops = e->ops, .logits = b->logits ? b->logits + (wanted - 1) * n_vocab : NULL, .n_vocab = n_vocab,
+            .candidates = b->choices ? &best : NULL, .log_sum = b->choices ? b->choices[wanted - 1].log_sum : 0,
             .history = s->tokens, .n = s->length + item->n_tokens, .n_prompt = item->n_prompt, .scratch = e->sample_scratch,
         };
         air_status st = air_sample(&args, &b->sampled[i], &b->logprobs[i], err);

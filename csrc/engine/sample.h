@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "backend/device.h"
 #include "base/status.h"
 #include "kernels/ops.h"
 
@@ -26,22 +27,25 @@ air_sampling air_sampling_greedy(void);
 /* AIR_E_ARGUMENT naming the parameter, its value and range. */
 air_status air_sampling_check(const air_sampling *s, air_error *err);
 
-/* Whether the token is the largest logit's as it is. */
-int air_sampling_takes_largest(const air_sampling *s);
-/* AIR_E_NUMERIC, of logits after n tokens. */
-air_status air_sample_not_finite(int64_t n, air_error *err);
+/* How many of the largest logits, as they are, decide the token, the same as all would; 0: no number below n_vocab does. */
+int64_t air_sampling_candidates(const air_sampling *s, int64_t n_vocab);
 
 /* Scratch that a call needs, bytes. */
 size_t air_sample_scratch(int64_t n_vocab);
 
-/* Next token from logits [n_vocab]. history: all tokens of the sequence, n of them, the first n_prompt not generated. The draw is number
- * n of the stream seed, so it depends on nothing but the sequence itself. scratch: air_sample_scratch(n_vocab) bytes, aligned to a
- * cache line. *logprob is the token's log-probability under the unchanged logits. Errors: AIR_E_NUMERIC where a logit is not finite. */
+/* Next token from logits [n_vocab]; or from candidates, the largest of them in order, of equals the one of the lower id first: as many as
+ * air_sampling_candidates says, which is not 0, or more; then logits and history are not read. log_sum: beside candidates, the logarithm
+ * of the sum of all exponents. history: all tokens of the sequence, n of them, the first n_prompt not generated. The draw is number n of
+ * the stream seed, so it depends on nothing but the sequence itself. scratch: air_sample_scratch(n_vocab) bytes, aligned to a cache line.
+ * *logprob is the token's log-probability under the unchanged logits. Errors: AIR_E_NUMERIC where a logit is not finite, which a first
+ * candidate without token says. */
 typedef struct air_sample_args {
     const air_sampling *sampling;
     const air_ops *ops;
     const float *logits;
     int64_t n_vocab;
+    const air_candidate *candidates; /* NULL: there are logits */
+    float log_sum;
     const int32_t *history;
     int64_t n, n_prompt;
     void *scratch;

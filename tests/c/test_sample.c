@@ -144,6 +144,96 @@ TEST(truncations_keep_what_transformers_keeps)
     }
 }
 
+/* The k largest, the largest first, of equals the one of the lower id: by walking the row k times. */
+static void largest(const float *x, air_candidate *best, int k)
+{
+    uint8_t taken[N] = {0};
+    for (int i = 0; i < k; i++) {
+        int at = -1;
+        for (int j = 0; j < N; j++)
+            if (!taken[j] && (at < 0 || x[j] > x[at])) at = j;
+        taken[at] = 1;
+        best[i] = (air_candidate){.token = at, .logit = x[at]};
+    }
+}
+
+static double log_sum_of(const float *x)
+{
+    double sum = 0;
+    for (int i = 0; i < N; i++) sum += exp(x[i]);
+    return log(sum);
+}
+
+/* As sample() does, from candidates alone: there are no logits and no history. */
+static int32_t sample_candidates(const air_sampling *s, const air_candidate *best, float log_sum, int64_t n, float *logprob)
+{
+    void *scratch = air_malloc(air_sample_scratch(N));
+    air_sample_args args = {.sampling = s, .ops = air_ops_best(AIR_TIER_COUNT), .candidates = best, .log_sum = log_sum, .n_vocab = N,
+                            .n = n, .n_prompt = n, .scratch = scratch};
+    int32_t token = -1;
+    air_error err = {0};
+    if (air_sample(&args, &token, logprob, &err)) token = -(int32_t)err.status;
+    air_free(scratch);
+    return token;
+}
+
+TEST(candidates_give_the_tokens_of_the_whole_row)
+{
+    static const struct { float t; int k; float p, m; } cases[] = {{0, 0, 1, 0}, {1, 1, 1, 0}, {0.7f, 5, 1, 0}, {1, 10, 0.8f, 0}, {2, 40, 1, 0.1f},
+                                                                   {1.5f, N - 1, 0.9f, 0.02f}, {1e-30f, 7, 1, 0}};
+    int32_t history[300] = {0};
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+        air_sampling s = {.temperature = cases[c].t, .top_k = cases[c].k, .top_p = cases[c].p, .min_p = cases[c].m, .repetition_penalty = 1,
+                          .seed = c};
+        int32_t k = cases[c].t > 0 ? cases[c].k : 1;
+        CHECK_EQ(air_sampling_candidates(&s, N), k);
+        for (int64_t n = 0; n < 300; n++) {
+            air_candidate best[N];
+            float x[N], whole, few;
+            random_logits(x);
+            if (n % 2) /* equals, at the k-th place too; a zero with a sign is one without */
+                for (int i = 0; i < N; i++) x[i] = i % 3 ? roundf(x[i]) : -fabsf(roundf(x[i]));
+            largest(x, best, n % 3 ? k : N); /* more than are needed do not matter */
+            int32_t want = sample(&s, x, history, n, n, &whole);
+            CHECK(want >= 0);
+            CHECK_EQ(sample_candidates(&s, best, (float)log_sum_of(x), n, &few), want);
+            CHECK(fabsf(whole - few) < 1e-5f);
+            best[0].token = -1;
+            CHECK_EQ(sample_candidates(&s, best, 0, n, &few), -AIR_E_NUMERIC);
+        }
+    }
+}
+
+TEST(what_the_largest_logits_do_not_tell_takes_the_whole_row)
+{
+    air_sampling drawn = {.temperature = 1, .top_k = 5, .top_p = 0.9f, .min_p = 0.1f, .repetition_penalty = 1}, s = drawn;
+    CHECK_EQ(air_sampling_candidates(&s, N), 5);
+    s.top_k = 0;
+    CHECK_EQ(air_sampling_candidates(&s, N), 0);
+    s.top_k = N;
+    CHECK_EQ(air_sampling_candidates(&s, N), 0);
+    for (int i = 0; i < 6; i++) {
+        s = i < 3 ? drawn : air_sampling_greedy();
+        if (i % 3 == 0) s.repetition_penalty = 1.1f;
+        if (i % 3 == 1) s.frequency_penalty = -0.5f;
+        if (i % 3 == 2) s.presence_penalty = 0.5f;
+        CHECK_EQ(air_sampling_candidates(&s, N), 0);
+    }
+}
+
+TEST(top_k_keeps_the_first_of_equals)
+{
+    float x[N] = {0};
+    int counts[N], draws = 2000;
+    double p[N] = {0};
+    air_sampling s = {.temperature = 1, .top_k = 4, .top_p = 1, .repetition_penalty = 1};
+    x[30] = 1;
+    count_draws(&s, x, draws, counts); /* 30, 0, 1, 2 */
+    p[30] = exp(1) / (exp(1) + 3);
+    for (int i = 0; i < 3; i++) p[i] = 1 / (exp(1) + 3);
+    CHECK(fits(counts, p, draws));
+}
+
 TEST(penalties_follow_their_definitions)
 {
     float x[N] = {0};
@@ -232,6 +322,9 @@ int main(int argc, char **argv)
     RUN(any_place_may_hold_the_largest_or_what_is_no_number);
     RUN(draws_follow_the_softmax_at_the_temperature);
     RUN(truncations_keep_what_transformers_keeps);
+    RUN(candidates_give_the_tokens_of_the_whole_row);
+    RUN(what_the_largest_logits_do_not_tell_takes_the_whole_row);
+    RUN(top_k_keeps_the_first_of_equals);
     RUN(penalties_follow_their_definitions);
     RUN(the_same_seed_and_position_draw_the_same_token);
     RUN(the_smallest_temperatures_are_greedy);

@@ -130,7 +130,7 @@ def test_what_is_not_asked_for_is_none(engine):
 def test_scratch_of_sampling_is_booked_and_planned():
     file = _core.GGUF(DEMO)
     engine = _core.Engine(file, max_ram=64 << 20, fixed_bytes=1000)
-    assert engine.stats()["held_by"]["fixed"] == 1000 + 2 * 4 * 4096  # a float and an int32 for each token of the vocabulary
+    assert engine.stats()["held_by"]["fixed"] == 1000 + 3 * 4 * 4096  # a float and a candidate for each token of the vocabulary
     assert engine.plan["fixed"] >= engine.stats()["held_by"]["fixed"]
     engine.close()
 
