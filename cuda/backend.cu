@@ -249,6 +249,7 @@ static air_cuda_host_layout host_layout_of(const air_backend *h, int64_t rows, i
     l.tokens = cut(&at, (2 * n + w) * sizeof(int32_t));
     l.blocks = cut(&at, h->layout.attention - h->layout.blocks);
     l.logits = cut(&at, w * (size_t)p->n_vocab * sizeof(float));
+    l.candidates = cut(&at, air_device_candidate_bytes(n_wanted, AIR_DEVICE_CANDIDATES));
     l.hidden = cut(&at, w * (size_t)p->n_embd * sizeof(float));
     l.total = at;
     return l;

@@ -199,8 +199,9 @@ air_status air_cuda_enqueue(air_backend *h, air_error *err);
 /* What the launches of a pass depend on, beside memory that stays where it is. What else changes from pass to pass kernels read from
  * memory. Equal where all of it is. */
 struct air_cuda_shape {
-    int64_t rows, n_wanted, sequences, block_stride, max_position;
-    bool hidden, choices;
+    int64_t rows, n_wanted, sequences, block_stride, max_position, candidates;
+    bool hidden;
+    std::vector<uint8_t> whole; /* of each wanted row, whether its logits come down; empty: none's do */
 };
 
 struct air_cuda_graph {
@@ -229,7 +230,7 @@ air_status air_cuda_probe_links(const int32_t *devices, int32_t n, uint64_t byte
 
 /* Offsets of what goes up and comes down in the page-locked memory of a pass. */
 struct air_cuda_host_layout {
-    size_t embed, cos, sin, tokens, blocks, logits, hidden, total;
+    size_t embed, cos, sin, tokens, blocks, logits, candidates, hidden, total;
 };
 
 struct air_backend {

@@ -28,7 +28,18 @@ void air_cuda_graph_drop(air_backend *h)
 static bool alike(const air_cuda_shape &a, const air_cuda_shape &b)
 {
     return a.rows == b.rows && a.n_wanted == b.n_wanted && a.sequences == b.sequences && a.block_stride == b.block_stride
-        && a.max_position == b.max_position && a.hidden == b.hidden && a.choices == b.choices;
+        && a.max_position == b.max_position && a.candidates == b.candidates && a.hidden == b.hidden
+        && a.whole == b.whole;
+}
+
+static air_cuda_shape shape_of(const air_backend *h)
+{
+    const air_pass *p = h->pass;
+    air_cuda_shape shape = {p->rows, p->n_wanted, h->sequences, h->block_stride, h->max_position, p->n_candidates, p->hidden != nullptr,
+                            {}};
+    if (p->logits) shape.whole.assign((size_t)p->n_wanted, 1);
+    for (size_t i = 0; p->whole && i < shape.whole.size(); i++) shape.whole[i] = p->whole[i];
+    return shape;
 }
 
 /* The stream is no longer being captured when it returns, whatever happens. */
@@ -66,8 +77,7 @@ static void make(air_backend *h)
 air_status air_cuda_graph_run(air_backend *h, bool *done, air_error *err)
 {
     air_cuda_graph *g = &h->graph;
-    air_cuda_shape shape = {h->pass->rows, h->pass->n_wanted, h->sequences, h->block_stride, h->max_position, h->pass->hidden != nullptr,
-                            h->pass->choices != nullptr};
+    air_cuda_shape shape = shape_of(h);
     *done = false;
     if (!air_cuda_graph_takes(h)) return AIR_OK;
     if (atomic_load(h->pass->cancel)) return air_fail(err, AIR_E_CANCELLED, "cancelled before it began");

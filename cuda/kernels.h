@@ -106,10 +106,13 @@ cudaError_t air_cuda_rope(float *x, int64_t rows, int64_t heads, int64_t head_di
 /* out[i] = in[wanted[i]], rows of width. */
 cudaError_t air_cuda_select(const float *in, const int32_t *wanted, int64_t n, int64_t width, float *out, cudaStream_t stream);
 
-/* --- greedy tokens: cuda/greedy.cu --- */
+/* --- the largest logits: cuda/candidates.cu --- */
 
-/* out[i] of row i of logits [rows][n], rows at most 65535. scratch: air_device_choice_part [rows][AIR_DEVICE_CHOICE_PARTS]. */
-cudaError_t air_cuda_choose(const float *logits, int64_t rows, int64_t n, void *scratch, air_choice *out, cudaStream_t stream);
+/* Of logits [rows][n]: out [rows][k], as air_pass of backend.h has them, and log_sums [rows]. k is 1 or AIR_DEVICE_CANDIDATES. scratch: as
+ * air_device_candidate_layout_of those rows says, at most AIR_DEVICE_CANDIDATE_ROWS of them: more take turns. Neither k nor rows change a
+ * row's bits. */
+cudaError_t air_cuda_candidates(const float *logits, int64_t rows, int64_t n, int64_t k, void *scratch, air_candidate *out, float *log_sums,
+                                cudaStream_t stream);
 
 /* --- probes: cuda/read.cu --- */
 

@@ -17,7 +17,7 @@
 
 AIR_BEGIN_C
 
-enum { AIR_BACKEND_VERSION = 5 };
+enum { AIR_BACKEND_VERSION = 6 };
 
 /* Rows [first_row, first_row + rows) of one weight, in memory until released. data has no alignment. */
 typedef struct air_span {
@@ -78,9 +78,14 @@ typedef struct air_pass {
     air_state_type state_type;
     const int32_t *wanted;    /* [n_wanted] row numbers, ascending */
     int64_t n_wanted;
-    float *logits;            /* [n_wanted][n_vocab]; may be NULL where n_wanted is 0 */
+    float *logits;            /* [n_wanted][n_vocab]; of a device those alone that are whole, if any is, else NULL */
+    const uint8_t *whole;     /* [n_wanted], of a device alone: whether logits has that row; NULL: it has all */
     float *hidden;            /* [n_wanted][n_embd], or NULL */
-    air_choice *choices;      /* [n_wanted], or NULL; of a device alone, instead of logits, which are NULL then */
+    /* Of a device alone: the largest logits of each wanted row, in order, of equals the one of the lower id first, none where there are no
+     * more, and the logarithms of the sums of all exponents. A zero has no sign. */
+    air_candidate *candidates; /* [n_wanted][n_candidates], or NULL */
+    float *log_sums;          /* [n_wanted] */
+    int64_t n_candidates;     /* as air_device_candidates gives it */
     const AIR_ATOMIC(int) *cancel;      /* nonzero: end soon with AIR_E_CANCELLED */
     AIR_ATOMIC(int32_t) *layers_done;   /* progress, written as layers finish */
     AIR_ATOMIC(uint64_t) *layer_ns;     /* [n_layers + 1] time per layer, waits for weights included, or NULL; a device's own */

@@ -49,10 +49,35 @@ air_device_layout air_device_layout_of(const air_program *p, int64_t rows, int64
     l.tokens = cut(&at, (2 * n + w) * sizeof(int32_t));
     l.blocks = cut(&at, block_table_bytes(rows, n_ctx));
     l.attention = cut(&at, attention_bytes(p, rows, n_ctx));
-    l.choice_parts = cut(&at, w * AIR_DEVICE_CHOICE_PARTS * sizeof(air_device_choice_part));
-    l.choices = cut(&at, w * sizeof(air_choice));
+    l.candidates = cut(&at, air_device_candidate_bytes(n_wanted, AIR_DEVICE_CANDIDATES));
+    int64_t together = n_wanted < AIR_DEVICE_CANDIDATE_ROWS ? n_wanted : AIR_DEVICE_CANDIDATE_ROWS;
+    l.candidate_scratch = cut(&at, air_device_candidate_layout_of(together, p->n_vocab).total);
     l.total = at;
     return l;
+}
+
+air_device_candidate_layout air_device_candidate_layout_of(int64_t rows, int64_t n_vocab)
+{
+    air_device_candidate_layout l;
+    size_t at = 0;
+    uint64_t n = (uint64_t)rows, list = AIR_DEVICE_CANDIDATES * sizeof(uint64_t);
+    uint64_t parts = air_ceil_div((uint64_t)n_vocab, AIR_DEVICE_CANDIDATE_PART);
+    l.lists = cut(&at, n * parts * list);
+    l.better = cut(&at, n * air_ceil_div(parts * AIR_DEVICE_CANDIDATES, AIR_DEVICE_CANDIDATE_PART) * list);
+    l.parts = cut(&at, n * parts * sizeof(air_device_candidate_part));
+    l.total = at;
+    return l;
+}
+
+int64_t air_device_candidates(int64_t needed)
+{
+    if (needed > AIR_DEVICE_CANDIDATES) return 0;
+    return needed > 1 ? AIR_DEVICE_CANDIDATES : needed;
+}
+
+uint64_t air_device_candidate_bytes(int64_t rows, int64_t n)
+{
+    return n ? (uint64_t)rows * ((uint64_t)n * sizeof(air_candidate) + sizeof(float)) : 0;
 }
 
 int air_device_cublas_takes(uint32_t type, int64_t k)
@@ -125,7 +150,8 @@ uint64_t air_device_host_bytes(const air_program *p, int64_t rows, int64_t n_wan
 {
     uint64_t n = (uint64_t)rows, w = (uint64_t)n_wanted;
     uint64_t floats = n * (uint64_t)(air_device_embeds(p) * p->n_embd + 2 * p->rope_pairs) + w * (uint64_t)(p->n_vocab + p->n_embd);
-    return floats * sizeof(float) + (2 * n + w) * sizeof(int32_t) + block_table_bytes(rows, n_ctx) + 8 * AIR_DEVICE_ALIGN;
+    uint64_t others = block_table_bytes(rows, n_ctx) + air_device_candidate_bytes(n_wanted, AIR_DEVICE_CANDIDATES);
+    return floats * sizeof(float) + (2 * n + w) * sizeof(int32_t) + others + 8 * AIR_DEVICE_ALIGN;
 }
 
 uint64_t air_device_column_bytes(const air_program *p, int64_t columns)

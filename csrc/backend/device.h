@@ -15,7 +15,11 @@ enum {
     AIR_DEVICE_ALIGN = 512,                /* as CUDA rounds small allocations: so sums of sizes are what is taken */
     AIR_DEVICE_TABLES = 16 << 10,          /* that kernels look up, at most */
     AIR_DEVICE_RING_TILES = 3,             /* of weights on their way: one is copied, one computed with, one handed over */
-    AIR_DEVICE_CHOICE_PARTS = 64,          /* of a row of logits */
+    /* Of the largest logits of a row: how many come down at most, from how many at a time they are chosen, and of how many rows. With 128
+     * vocabularies up to 2^19 take three launches, with 256 those above 2^17 a fourth; who samples from more is rare, and gets all. */
+    AIR_DEVICE_CANDIDATES = 128,
+    AIR_DEVICE_CANDIDATE_PART = 2048,
+    AIR_DEVICE_CANDIDATE_ROWS = 16,
     AIR_DEVICE_ATTENTION_PART = 256,       /* positions whose results are merged with those of others */
     AIR_DEVICE_SHUTTLE = 2,                /* layers of state on their way: one is copied, one is attended */
     AIR_DEVICE_ATTENTION_MOST = 64 << 20,  /* scratch of attention, beyond which rows take turns, but for what one row needs */
@@ -49,18 +53,11 @@ typedef struct air_candidate {
     float logit;
 } air_candidate;
 
-/* Of a row of logits: the largest, the first of equals, and the logarithm of the sum of all exponents. token is -1 where one is not
- * finite. */
-typedef struct air_choice {
-    int32_t token;
-    float logit, log_sum;
-} air_choice;
-
-/* The same of some of the row: the sum is relative to max; no token is INT32_MAX. */
-typedef struct air_device_choice_part {
+/* Of a part of a row: the largest logit, the sum of exponents relative to it, and whether one is not finite. */
+typedef struct air_device_candidate_part {
     float max, sum;
-    int32_t token, wrong;
-} air_device_choice_part;
+    int32_t wrong;
+} air_device_candidate_part;
 
 /* Offsets in bytes into one region. */
 typedef struct air_device_layout {
@@ -71,9 +68,20 @@ typedef struct air_device_layout {
     size_t tokens;       /* int32 [rows] each: positions, sequences; then [n_wanted] wanted rows */
     size_t blocks;       /* pointers to state blocks: of each row's sequence at most, those of n_ctx positions */
     size_t attention;    /* scratch */
-    size_t choice_parts, choices; /* of wanted rows */
+    size_t candidates, candidate_scratch; /* of wanted rows */
     size_t total;
 } air_device_layout;
+
+/* Scratch of the search for candidates: lists of them, in turns, and parts. */
+typedef struct air_device_candidate_layout {
+    size_t lists, better, parts, total;
+} air_device_candidate_layout;
+
+air_device_candidate_layout air_device_candidate_layout_of(int64_t rows, int64_t n_vocab);
+/* How many candidates a device makes where so many are needed: 0, 1 or AIR_DEVICE_CANDIDATES, so that passes are alike; 0 where they are
+ * too many. Bytes of them: [rows][n], and then for each row the logarithm of its sum of exponents, a float. */
+int64_t air_device_candidates(int64_t needed);
+uint64_t air_device_candidate_bytes(int64_t rows, int64_t n);
 
 /* What products by cuBLAS take of a device, whatever a pass has: offsets into one region. */
 typedef struct air_device_cublas_layout {

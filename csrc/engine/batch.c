@@ -17,11 +17,13 @@ static void batch_delete(air_batch *b)
     air_free(b->sequences);
     air_free(b->roles);
     air_free(b->wanted);
+    air_free(b->whole);
     air_free(b->states);
     air_free(b->uses);
     air_free(b->logits);
     air_free(b->hidden);
-    air_free(b->choices);
+    air_free(b->candidates);
+    air_free(b->log_sums);
     air_free(b->sampled);
     air_free(b->logprobs);
     if (b->engine) air_budget_release(&b->engine->budget, AIR_HOLD_LOGITS, b->logit_bytes);
@@ -68,14 +70,26 @@ static air_status batch_allocate(air_batch *b, const air_batch_request *r, air_e
     b->sequences = air_calloc(rows, sizeof *b->sequences);
     b->roles = air_calloc(rows, sizeof *b->roles);
     b->wanted = air_calloc((size_t)b->n_wanted, sizeof *b->wanted);
+    b->whole = air_calloc((size_t)b->n_wanted, sizeof *b->whole);
     b->states = air_calloc(items, sizeof *b->states);
     b->uses = air_calloc(items, sizeof *b->uses);
     b->sampled = air_calloc(items, sizeof *b->sampled);
     b->logprobs = air_calloc(items, sizeof *b->logprobs);
-    if (b->items && b->samplings && b->token_ids && b->positions && b->sequences && b->roles && b->wanted && b->states && b->uses &&
-        b->sampled && b->logprobs)
+    if (b->items && b->samplings && b->token_ids && b->positions && b->sequences && b->roles && b->wanted && b->whole && b->states &&
+        b->uses && b->sampled && b->logprobs)
         return AIR_OK;
     return air_fail(err, AIR_E_NOMEM, "batch: %zu tokens", rows);
+}
+
+/* The rows that an item wants, from that one on: which of their logits are read. */
+static void note_whole(air_batch *b, const air_batch_item *item, int64_t wanted, int sampled_only)
+{
+    int all = !sampled_only || !air__engine_on_device(b->engine);
+    for (int64_t i = 0; i < item->want; i++) {
+        int sampled = item->sampling && i + 1 == item->want;
+        b->whole[wanted + i] = all || (sampled && !air__engine_candidates(b->engine, item->sampling));
+        b->n_whole += b->whole[wanted + i];
+    }
 }
 
 static void batch_copy(air_batch *b, const air_batch_request *r)
@@ -94,6 +108,7 @@ static void batch_copy(air_batch *b, const air_batch_request *r)
             b->roles[row + t] = item->sequence->length + t < item->n_prompt ? AIR_ROW_PROMPT : AIR_ROW_GENERATED;
             if (t >= item->n_tokens - item->want) b->wanted[wanted++] = (int32_t)(row + t);
         }
+        note_whole(b, item, wanted - item->want, r->sampled_only);
         item->tokens = b->token_ids + row;
         row += item->n_tokens;
     }
@@ -117,16 +132,15 @@ static air_status batch_make(air_batch **out, air_engine *e, const air_batch_req
     b->engine = e;
     b->n_items = r->n_items;
     b->keep_hidden = r->keep_hidden;
-    b->greedy = r->sampled_only && air__engine_on_device(e) && r->n_items;
     b->walk = r->walk;
-    int64_t n_vocab = air_model_program(e->model)->n_vocab;
     air_status st = AIR_OK;
     for (int32_t i = 0; i < r->n_items && !st; i++) {
         st = check_item(e, &r->items[i], i, err);
         const air_batch_item *item = &r->items[i];
-        b->greedy &= item->want == 1 && item->sampling && air_sampling_candidates(item->sampling, n_vocab) == 1;
-        b->rows += r->items[i].n_tokens;
-        b->n_wanted += r->items[i].want;
+        int64_t candidates = item->sampling && !st ? air__engine_candidates(e, item->sampling) : 0;
+        if (candidates > b->n_candidates) b->n_candidates = candidates;
+        b->rows += item->n_tokens;
+        b->n_wanted += item->want;
     }
     if (!st && b->rows > INT32_MAX) st = air_fail(err, AIR_E_ARGUMENT, "batch: %lld tokens", (long long)b->rows);
     if (!st) st = batch_allocate(b, r, err);

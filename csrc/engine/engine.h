@@ -110,7 +110,7 @@ typedef struct air_batch_item {
 typedef struct air_batch_request {
     const air_batch_item *items;
     int32_t n_items;
-    int sampled_only; /* air_batch_logits will not be asked for, which saves bringing them from a device where tokens are greedy */
+    int sampled_only; /* air_batch_logits will not be asked for: of rows that are not sampled, or by the few largest, a device keeps them */
     int keep_hidden; /* whether air_batch_hidden will be asked for */
     int walk;        /* with no items: a pass with compute left out, what the weights' way into memory takes by itself */
 } air_batch_request;

@@ -2,6 +2,7 @@
 #ifndef AIR_ENGINE_INTERNAL_H
 #define AIR_ENGINE_INTERNAL_H
 
+#include "backend/device.h"
 #include "backend/host_share.h"
 #include "engine/engine.h"
 #include "engine/state.h"
@@ -24,15 +25,17 @@ struct air_batch {
     air_sampling *samplings;
     int32_t n_items;
     int keep_hidden, walk;
-    int greedy;                  /* a device chooses the tokens; there are no logits */
+    int64_t n_candidates;        /* that come of each wanted row from a device; 0: none */
     int32_t *token_ids, *positions, *sequences, *wanted; /* [rows], [rows], [rows], [n_wanted] */
     uint8_t *roles;              /* [rows] */
-    int64_t rows, n_wanted;
+    uint8_t *whole;              /* [n_wanted]: whether logits has that row; of the CPU's it has all */
+    int64_t rows, n_wanted, n_whole;
     air_state_view *states;      /* [n_items]: those of the present pass are right */
     air_state_use *uses;         /* [n_items]: of the present pass, its first ones */
-    float *logits, *hidden;      /* made by the engine's thread */
-    uint64_t logit_bytes;        /* reserved for both */
-    air_choice *choices;         /* [n_wanted], likewise, where greedy */
+    float *logits, *hidden;      /* [n_whole][n_vocab], [n_wanted][n_embd]; made by the engine's thread */
+    air_candidate *candidates;   /* [n_wanted][n_candidates], likewise */
+    float *log_sums;             /* [n_wanted], beside candidates */
+    uint64_t logit_bytes;        /* reserved for all of them */
     int32_t *sampled;            /* [n_items] */
     float *logprobs;
     air_batch_cost cost;         /* written by the engine's thread */
@@ -72,6 +75,12 @@ struct air_engine {
 
 /* Whether passes are computed by a device with memory of its own. */
 static inline int air__engine_on_device(const air_engine *engine) { return engine->plan->device_budget != 0; }
+/* How many of the largest logits a device gives of rows that are sampled so; 0: all come. */
+static inline int64_t air__engine_candidates(const air_engine *engine, const air_sampling *sampling)
+{
+    if (!air__engine_on_device(engine)) return 0;
+    return air_device_candidates(air_sampling_candidates(sampling, air_model_program(engine->model)->n_vocab));
+}
 /* AIR_E_CLOSED in a forked child or while closing. */
 air_status air__engine_usable(air_engine *engine, air_error *err);
 /* The engine's thread: runs a batch from room-making to sampling; sequences advance on success only. */

@@ -132,9 +132,11 @@ static room room_for(const air_engine *e, const air_batch *b, room_kind kind)
         passes_of(e, b, &r, kind);
     }
     r.state = host_state(e, &r);
-    uint64_t row = b->greedy ? sizeof(air_choice) : (uint64_t)p->n_vocab * sizeof(float);
+    uint64_t row = air_device_candidate_bytes(1, b->n_candidates), others;
     if (b->keep_hidden) row += (uint64_t)p->n_embd * sizeof(float);
-    if (!air_mul_u64((uint64_t)b->n_wanted, row, &r.logits)) r.logits = UINT64_MAX;
+    int fits = air_mul_u64((uint64_t)b->n_wanted, row, &others);
+    fits = fits && air_mul_u64((uint64_t)b->n_whole, (uint64_t)p->n_vocab * sizeof(float), &r.logits);
+    if (!fits || !air_add_u64(r.logits, others, &r.logits)) r.logits = UINT64_MAX;
     return r;
 }
 
@@ -279,10 +281,12 @@ static air_status make_logits(air_engine *e, air_batch *b, const room *r, air_er
     air_status st = air_budget_reserve(&e->budget, AIR_HOLD_LOGITS, r->logits, err);
     if (st) return st;
     b->logit_bytes = r->logits;
-    if (b->greedy) b->choices = air_malloc((size_t)b->n_wanted * sizeof *b->choices);
-    else b->logits = air_malloc((size_t)(b->n_wanted * p->n_vocab) * sizeof *b->logits);
+    if (b->n_whole) b->logits = air_malloc((size_t)(b->n_whole * p->n_vocab) * sizeof *b->logits);
+    if (b->n_candidates) b->candidates = air_malloc((size_t)(b->n_wanted * b->n_candidates) * sizeof *b->candidates);
+    if (b->n_candidates) b->log_sums = air_malloc((size_t)b->n_wanted * sizeof *b->log_sums);
     if (b->keep_hidden) b->hidden = air_malloc((size_t)(b->n_wanted * p->n_embd) * sizeof *b->hidden);
-    if ((b->logits || b->choices) && (b->hidden || !b->keep_hidden)) return AIR_OK;
+    int few = !b->n_candidates || (b->candidates && b->log_sums);
+    if ((b->logits || !b->n_whole) && few && (b->hidden || !b->keep_hidden)) return AIR_OK;
     return air_fail(err, AIR_E_NOMEM, "batch: %llu bytes of logits", (unsigned long long)r->logits);
 }
 
@@ -363,6 +367,14 @@ static void note_pass(air_engine *e, air_batch *b, const air_pager_stats *before
     air_mutex_unlock(&e->lock);
 }
 
+/* Of wanted rows [first, first + n), those whose logits are kept. */
+static int64_t whole_in(const air_batch *b, int64_t first, int64_t n)
+{
+    int64_t rows = 0;
+    for (int64_t i = first; i < first + n; i++) rows += b->whole[i];
+    return rows;
+}
+
 /* Rows [first, first + rows) of the batch; wanted: which of its wanted rows come first in them. */
 static air_status run_pass(air_engine *e, air_batch *b, int64_t first, int64_t rows, int64_t wanted_first, air_error *err)
 {
@@ -379,8 +391,11 @@ static air_status run_pass(air_engine *e, air_batch *b, int64_t first, int64_t r
         .roles = b->roles + first,
         .states = b->states, .away = e->pool.away, .n_away = e->pool.n_away, .state_type = e->pool.type,
         .wanted = wanted, .n_wanted = n_wanted,
-        .logits = b->logits ? b->logits + wanted_first * p->n_vocab : NULL,
-        .choices = b->choices ? b->choices + wanted_first : NULL,
+        .logits = whole_in(b, wanted_first, n_wanted) ? b->logits + whole_in(b, 0, wanted_first) * p->n_vocab : NULL,
+        .whole = b->whole + wanted_first,
+        .candidates = b->candidates ? b->candidates + wanted_first * b->n_candidates : NULL,
+        .log_sums = b->log_sums ? b->log_sums + wanted_first : NULL,
+        .n_candidates = b->n_candidates,
         .hidden = b->hidden ? b->hidden + wanted_first * p->n_embd : NULL,
         .cancel = &b->cancel, .layers_done = &b->layers_done, .layer_ns = e->layer_ns,
     };
@@ -439,10 +454,12 @@ static air_status sample_items(air_engine *e, air_batch *b, air_error *err)
         memcpy(s->tokens + s->length, item->tokens, (size_t)item->n_tokens * sizeof *s->tokens);
         wanted += item->want;
         if (!item->sampling) continue;
-        air_candidate best = b->choices ? (air_candidate){b->choices[wanted - 1].token, b->choices[wanted - 1].logit} : (air_candidate){0};
+        int64_t row = wanted - 1;
+        int few = air__engine_candidates(e, item->sampling) != 0;
         air_sample_args args = {
-            .sampling = item->sampling, .ops = e->ops, .logits = b->logits ? b->logits + (wanted - 1) * n_vocab : NULL, .n_vocab = n_vocab,
-            .candidates = b->choices ? &best : NULL, .log_sum = b->choices ? b->choices[wanted - 1].log_sum : 0,
+            .sampling = item->sampling, .ops = e->ops, .n_vocab = n_vocab,
+            .logits = few ? NULL : b->logits + whole_in(b, 0, row) * n_vocab,
+            .candidates = few ? b->candidates + row * b->n_candidates : NULL, .log_sum = few ? b->log_sums[row] : 0,
             .history = s->tokens, .n = s->length + item->n_tokens, .n_prompt = item->n_prompt, .scratch = e->sample_scratch,
         };
         air_status st = air_sample(&args, &b->sampled[i], &b->logprobs[i], err);

@@ -179,8 +179,8 @@ static int32_t sample_candidates(const air_sampling *s, const air_candidate *bes
 
 TEST(candidates_give_the_tokens_of_the_whole_row)
 {
-    static const struct { float t; int k; float p, m; } cases[] = {{0, 0, 1, 0}, {1, 1, 1, 0}, {0.7f, 5, 1, 0}, {1, 10, 0.8f, 0}, {2, 40, 1, 0.1f},
-                                                                   {1.5f, N - 1, 0.9f, 0.02f}, {1e-30f, 7, 1, 0}};
+    static const struct { float t; int k; float p, m; } cases[] = {{0, 0, 1, 0}, {1, 1, 1, 0}, {0.7f, 5, 1, 0}, {1, 10, 0.8f, 0},
+                                                                   {2, 40, 1, 0.1f}, {1.5f, N - 1, 0.9f, 0.02f}, {1e-30f, 7, 1, 0}};
     int32_t history[300] = {0};
     for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
         air_sampling s = {.temperature = cases[c].t, .top_k = cases[c].k, .top_p = cases[c].p, .min_p = cases[c].m, .repetition_penalty = 1,

@@ -1,4 +1,8 @@
-/* What the device does by rows, against the portable CPU: norms with their 8-bit form, rotation, choice of rows, storing. */
+/* What the device does by rows, against the portable CPU: norms with their 8-bit form, rotation, choice of rows, the largest logits,
+ * storing. */
+#include <algorithm>
+#include <cfloat>
+
 #include "cuda/kernels.h"
 #include "kernel_check.h"
 #include "state_fixture.h"
@@ -236,54 +240,131 @@ TEST(chosen_rows_are_copied)
     }
 }
 
-/* --- greedy tokens --- */
+/* --- the largest logits --- */
 
-/* What the CPU chooses, and its logarithm of the sum of exponents. */
-static air_choice choice_on_cpu(std::vector<float> x)
+struct Candidates {
+    std::vector<air_candidate> best; /* [rows][k] */
+    std::vector<float> log_sums;
+};
+
+/* Of one row, by sorting it all. */
+static Candidates candidates_on_cpu(std::vector<float> x, int64_t k)
 {
-    int32_t best = 0;
-    for (size_t i = 0; i < x.size(); i++)
-        if (x[i] > x[(size_t)best]) best = (int32_t)i;
-    float logit = x[(size_t)best];
-    return {best, logit, ops->softmax(x.data(), (int64_t)x.size())};
+    Candidates c;
+    std::vector<int32_t> order(x.size());
+    for (size_t i = 0; i < x.size(); i++) order[i] = (int32_t)i;
+    std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return x[(size_t)a] > x[(size_t)b]; });
+    for (size_t i = 0; i < (size_t)k; i++)
+        c.best.push_back(i < x.size() ? air_candidate{order[i], x[(size_t)order[i]]} : air_candidate{-1, 0});
+    c.log_sums.push_back(ops->softmax(x.data(), (int64_t)x.size()));
+    return c;
 }
 
-static std::vector<air_choice> choices_on_device(const std::vector<float> &x, int64_t rows)
+static Candidates candidates_on_device(const std::vector<float> &x, int64_t rows, int64_t k)
 {
-    GuardedArray<float> logits(x);
-    GuardedArray<air_device_choice_part> parts((size_t)rows * AIR_DEVICE_CHOICE_PARTS);
-    GuardedArray<air_choice> out((size_t)rows);
-    check_launch(air_cuda_choose(logits.get(), rows, (int64_t)x.size() / rows, parts.get(), out.get(), 0));
-    CHECK(parts.guarded() && out.guarded());
-    return out.read();
+    const int64_t n = (int64_t)x.size() / rows, most = AIR_DEVICE_CANDIDATE_ROWS;
+    GuardedArray<float> logits(x), log_sums((size_t)rows);
+    GuardedArray<uint8_t> scratch(air_device_candidate_layout_of(rows < most ? rows : most, n).total);
+    GuardedArray<air_candidate> best((size_t)(rows * k));
+    check_launch(air_cuda_candidates(logits.get(), rows, n, k, scratch.get(), best.get(), log_sums.get(), 0));
+    CHECK(scratch.guarded() && best.guarded() && log_sums.guarded());
+    return {best.read(), log_sums.read()};
 }
 
-TEST(greedy_tokens_are_those_of_the_cpu)
+static bool same_candidates(const std::vector<air_candidate> &got, const std::vector<air_candidate> &want)
 {
-    for (int64_t n : {1, 2, 63, 64, 65, 1000, 33001}) {
-        const int64_t rows = n > 10000 ? 1 : 3;
-        std::vector<float> x = random_floats(rows * n, 8);
-        x[(size_t)n / 2] = x[(size_t)n - 1] = 9; /* equals: the first of them */
-        in_every_order([&] {
-            std::vector<air_choice> got = choices_on_device(x, rows);
-            for (int64_t r = 0; r < rows; r++) {
-                air_choice want = choice_on_cpu({x.begin() + r * n, x.begin() + (r + 1) * n});
-                CHECK_EQ(got[(size_t)r].token, want.token);
-                CHECK(got[(size_t)r].logit == want.logit && fabsf(got[(size_t)r].log_sum - want.log_sum) < 1e-4f);
+    for (size_t i = 0; i < want.size(); i++)
+        if (got[i].token != want[i].token || !(got[i].logit == want[i].logit)) {
+            printf("  place %zu: token %d, %g instead of %d, %g\n", i, (int)got[i].token, (double)got[i].logit, (int)want[i].token,
+                   (double)want[i].logit);
+            return false;
+        }
+    return got.size() == want.size();
+}
+
+/* Each row against the CPU, and the greedy one of k = 1, whose sum is the same to the bit. */
+static void check_candidates(const std::vector<float> &x, int64_t rows)
+{
+    const int64_t n = (int64_t)x.size() / rows, k = AIR_DEVICE_CANDIDATES;
+    in_every_order([&] {
+        Candidates got = candidates_on_device(x, rows, k), one = candidates_on_device(x, rows, 1);
+        CHECK(same_bits(got.log_sums, one.log_sums));
+        for (int64_t r = 0; r < rows; r++) {
+            Candidates want = candidates_on_cpu({x.begin() + r * n, x.begin() + (r + 1) * n}, k);
+            CHECK(same_candidates(part_of(got.best, r * k, k), want.best));
+            CHECK(same_candidates(part_of(one.best, r, 1), part_of(want.best, 0, 1)));
+            CHECK(fabsf(got.log_sums[(size_t)r] - want.log_sums[0]) < 1e-4f);
+        }
+    });
+}
+
+TEST(candidates_are_the_largest_logits_in_order)
+{
+    for (int64_t n : {1, 2, 127, 128, 129, 1000, 2047, 2048, 2049, 4097, 40000}) {
+        const int64_t rows = n > 2500 ? 1 : 3;
+        check_candidates(random_floats(rows * n, 8), rows);
+    }
+}
+
+TEST(candidates_of_many_parts_are_merged_again_and_again)
+{
+    const int64_t n = 257 * AIR_DEVICE_CANDIDATE_PART, k = AIR_DEVICE_CANDIDATES;
+    std::vector<float> x = random_floats(n, 8);
+    Candidates want = candidates_on_cpu(x, k), got = candidates_on_device(x, 1, k);
+    CHECK(same_candidates(got.best, want.best) && fabsf(got.log_sums[0] - want.log_sums[0]) < 1e-4f);
+}
+
+TEST(of_equal_candidates_the_lower_token_comes_first)
+{
+    for (int64_t n : {5, 300, 5000}) {
+        std::vector<float> x = random_floats(n, 8);
+        for (float &each : x) /* few numbers; zeros of both signs */
+            each = each > 4 ? roundf(each) : each > 3 ? 0.0f : fminf(roundf(each), -0.0f);
+        check_candidates(x, 1);
+        check_candidates(std::vector<float>((size_t)n, -3.5f), 1);
+        x[(size_t)n / 2] = x[(size_t)n - 1] = 20;
+        check_candidates(x, 1);
+    }
+}
+
+/* All of the largest in one part, or one in each, or at the seams; numbers that nothing may be added to. */
+TEST(candidates_may_lie_anywhere)
+{
+    const int64_t n = 3 * AIR_DEVICE_CANDIDATE_PART + 77;
+    for (int64_t apart : {1, 31, 48, 2047, 2048}) {
+        std::vector<float> x = random_floats(n, 1);
+        for (int64_t i = 0, at = 11; i < 140; i++, at = (at + apart) % n) x[(size_t)at] = 3 + (float)(check_random() % 50);
+        check_candidates(x, 1);
+    }
+    std::vector<float> x((size_t)n, -FLT_MAX);
+    x[5] = 1e-45f, x[6000] = -1e-45f, x[4000] = -0.0f, x[4001] = 0;
+    check_candidates(x, 1);
+}
+
+TEST(a_rows_candidates_do_not_depend_on_other_rows)
+{
+    const int64_t n = 300, rows = 2 * AIR_DEVICE_CANDIDATE_ROWS + 3, k = AIR_DEVICE_CANDIDATES; /* which take turns */
+    std::vector<float> x = random_floats(rows * n, 8);
+    Candidates all = candidates_on_device(x, rows, k);
+    for (int64_t r = 0; r < rows; r++) {
+        Candidates alone = candidates_on_device(part_of(x, r * n, n), 1, k);
+        CHECK(same_bits(part_of(all.best, r * k, k), alone.best) && all.log_sums[(size_t)r] == alone.log_sums[0]);
+    }
+}
+
+TEST(where_a_logit_is_not_finite_there_is_no_candidate)
+{
+    for (float wrong : {(float)NAN, -(float)NAN, (float)INFINITY, -(float)INFINITY})
+        for (int64_t k : {1, (int)AIR_DEVICE_CANDIDATES})
+            for (int64_t at : {0, 77, 2500, 2999}) {
+                std::vector<float> x = random_floats(3 * 3000, 5);
+                x[(size_t)(3000 + at)] = wrong;
+                std::vector<air_candidate> got = candidates_on_device(x, 3, k).best;
+                CHECK(got[0].token >= 0 && got[(size_t)k].token == -1 && got[(size_t)(2 * k)].token >= 0);
             }
-        });
-    }
-}
-
-TEST(a_logit_that_is_not_finite_is_no_token)
-{
-    for (float wrong : {(float)NAN, (float)INFINITY, -(float)INFINITY}) {
-        std::vector<float> x = random_floats(3 * 200, 5);
-        x[200 + 77] = wrong;
-        std::vector<air_choice> got = choices_on_device(x, 3);
-        CHECK(got[0].token >= 0 && got[1].token == -1 && got[2].token >= 0);
-    }
-    CHECK_EQ(air_cuda_choose(nullptr, 0, 1, nullptr, nullptr, 0), cudaErrorInvalidValue);
+    for (int64_t k : {0, 2, 129}) CHECK_EQ(air_cuda_candidates(nullptr, 1, 1, k, nullptr, nullptr, nullptr, 0), cudaErrorInvalidValue);
+    CHECK_EQ(air_cuda_candidates(nullptr, 0, 1, 1, nullptr, nullptr, nullptr, 0), cudaErrorInvalidValue);
+    CHECK_EQ(air_cuda_candidates(nullptr, 1, 0, 1, nullptr, nullptr, nullptr, 0), cudaErrorInvalidValue);
 }
 
 /* --- storing --- */
@@ -338,8 +419,12 @@ int main(int argc, char **argv)
     RUN(rows_are_added);
     RUN(rotation_is_that_of_the_cpu);
     RUN(chosen_rows_are_copied);
-    RUN(greedy_tokens_are_those_of_the_cpu);
-    RUN(a_logit_that_is_not_finite_is_no_token);
+    RUN(candidates_are_the_largest_logits_in_order);
+    RUN(candidates_of_many_parts_are_merged_again_and_again);
+    RUN(of_equal_candidates_the_lower_token_comes_first);
+    RUN(candidates_may_lie_anywhere);
+    RUN(a_rows_candidates_do_not_depend_on_other_rows);
+    RUN(where_a_logit_is_not_finite_there_is_no_candidate);
     RUN(storing_leaves_the_bytes_that_the_cpu_leaves);
     return check_end();
 }

@@ -2,6 +2,7 @@
  * lies in VRAM. tests/mutations/cuda.py plants mistakes in the backend for these tests to find. */
 #include <cstdlib>
 
+#include "engine/sample.h"
 #include "golden_logits.h"
 #include "stream_fixture.h"
 
@@ -231,46 +232,178 @@ TEST(passes_alike_are_one_launch_with_the_bits_of_the_walk)
     }
 }
 
-/* Tokens that follow a prompt, each the largest logit's: chosen where the logits are, or here; *bytes of a token came down. */
-static std::vector<int32_t> greedy_text(const air_engine_config &config, bool sampled_only, std::vector<float> *logprobs, long *bytes)
+/* A row of a batch to be sampled: which sequence's, and what of it. */
+struct Sampled {
+    int sequence;
+    std::vector<int32_t> tokens;
+    const air_sampling *sampling; /* NULL: its logits are wanted, or nothing */
+    int64_t want = 1;
+};
+
+struct Drawn {
+    std::vector<int32_t> tokens;
+    std::vector<float> logprobs;
+    Logits logits; /* where they are kept */
+    long bytes;    /* that came down */
+};
+
+static Drawn draw(Model &m, const std::vector<Sampled> &rows, bool sampled_only)
+{
+    std::vector<air_batch_item> items;
+    for (const Sampled &row : rows) {
+        air_batch_item item = {};
+        item.sequence = m.sequence(row.sequence), item.tokens = row.tokens.data(), item.n_tokens = static_cast<int64_t>(row.tokens.size());
+        item.want = row.want, item.sampling = row.sampling, item.n_prompt = PROMPT;
+        items.push_back(item);
+    }
+    air_batch_request request = {items.data(), static_cast<int32_t>(items.size()), sampled_only, 0, 0};
+    air_batch *b;
+    air_error err = {};
+    Drawn drawn = {std::vector<int32_t>(rows.size(), -2), std::vector<float>(rows.size()), {}, 0};
+    long before = stats().downloaded;
+    air_status st = air_batch_submit(&b, m.engine, &request, &err);
+    if (!st) {
+        for (int done = 0; !done;) st = air_batch_wait(b, 50000000, &done, nullptr, &err);
+        drawn.tokens.assign(air_batch_sampled(b), air_batch_sampled(b) + items.size());
+        drawn.logprobs.assign(air_batch_logprobs(b), air_batch_logprobs(b) + items.size());
+        size_t floats = static_cast<size_t>(air_batch_rows_kept(b) * air_model_program(air_engine_model(m.engine))->n_vocab);
+        if (!sampled_only) drawn.logits.assign(air_batch_logits(b), air_batch_logits(b) + floats);
+        air_batch_free(b);
+    }
+    if (st) printf("  %s\n", err.text);
+    CHECK_EQ(st, AIR_OK);
+    drawn.bytes = stats().downloaded - before;
+    return drawn;
+}
+
+/* What the CPU draws from the whole row. */
+static int32_t drawn_by_cpu(const air_sampling *s, const float *logits, int64_t n_vocab, const std::vector<int32_t> &text, float *logprob)
+{
+    void *scratch = air_malloc(air_sample_scratch(n_vocab));
+    air_sample_args args = {};
+    args.sampling = s, args.ops = air_ops_best(AIR_TIER_COUNT), args.logits = logits, args.n_vocab = n_vocab;
+    args.history = text.data(), args.n = static_cast<int64_t>(text.size()), args.n_prompt = PROMPT, args.scratch = scratch;
+    int32_t token = -1;
+    CHECK_EQ(air_sample(&args, &token, logprob, nullptr), AIR_OK);
+    air_free(scratch);
+    return token;
+}
+
+/* By the largest logit, by few of them, and in ways that none of them decide. */
+enum { GREEDY, FEW, ALL_BUT, NUCLEUS, PENALTY, WAYS };
+
+static air_sampling way_of(int way)
+{
+    air_sampling s = air_sampling_greedy();
+    if (way != GREEDY) s.temperature = 2, s.seed = 11;
+    if (way == FEW || way == PENALTY) s.top_k = 50, s.top_p = 0.95f, s.min_p = 0.001f;
+    if (way == ALL_BUT) s.top_k = 128;
+    if (way == NUCLEUS) s.top_p = 0.9f;
+    if (way == PENALTY) s.repetition_penalty = 1.2f;
+    return s;
+}
+
+/* Tokens that follow a prompt: drawn where their logits are brought to the host too, or not. *bytes of a token came down. */
+static std::vector<int32_t> drawn_text(const air_engine_config &config, const air_sampling *s, bool sampled_only,
+                                       std::vector<float> *logprobs, long *bytes)
 {
     emulate("mode=sched,seed=5");
-    std::vector<int32_t> text;
     Model m(MODEL, config);
-    air_sampling greedy = air_sampling_greedy();
-    std::vector<int32_t> tokens = text_of(PROMPT, 1);
+    std::vector<int32_t> text = text_of(PROMPT, 1), next = text;
     for (int i = 0; i < 6 && !m.status; i++) {
-        air_batch_item item = {};
-        item.sequence = m.sequence(0), item.tokens = tokens.data(), item.n_tokens = static_cast<int64_t>(tokens.size());
-        item.want = 1, item.sampling = &greedy, item.n_prompt = PROMPT;
-        air_batch_request request = {&item, 1, sampled_only, 0, 0};
-        air_batch *b;
-        air_error err = {};
-        long before = stats().downloaded;
-        if (air_batch_submit(&b, m.engine, &request, &err)) break;
-        for (int done = 0; !done;) CHECK_EQ(air_batch_wait(b, 50000000, &done, nullptr, &err), AIR_OK);
-        CHECK_EQ(air_batch_logits(b) == nullptr, sampled_only);
-        tokens.assign(1, air_batch_sampled(b)[0]);
-        text.push_back(tokens[0]);
-        logprobs->push_back(air_batch_logprobs(b)[0]);
-        *bytes = stats().downloaded - before;
-        air_batch_free(b);
+        Drawn drawn = draw(m, {{0, next, s}}, sampled_only);
+        if (!sampled_only) {
+            float logprob;
+            CHECK_EQ(drawn.tokens[0], drawn_by_cpu(s, drawn.logits.data(), static_cast<int64_t>(drawn.logits.size()), text, &logprob));
+            CHECK(fabsf(drawn.logprobs[0] - logprob) < 1e-4f);
+        }
+        next.assign(1, drawn.tokens[0]);
+        text.push_back(drawn.tokens[0]);
+        logprobs->push_back(drawn.logprobs[0]);
+        *bytes = drawn.bytes;
     }
     return text;
 }
 
-TEST(greedy_tokens_are_chosen_where_the_logits_are)
+TEST(tokens_that_few_logits_decide_bring_no_others_down)
 {
-    for (const Memory &memory : {Memory(), RESIDENT}) {
-        air_engine_config config = config_for(MODEL, memory);
-        std::vector<float> expected, got;
-        long whole = 0, chosen = 0;
-        std::vector<int32_t> text = greedy_text(config, false, &expected, &whole);
-        CHECK(greedy_text(config, true, &got, &chosen) == text && text.size() == 6);
-        for (size_t i = 0; i < expected.size(); i++) CHECK(fabsf(got[i] - expected[i]) < 1e-4f);
-        printf("  bytes that come down for a token: %ld, of logits %ld\n", chosen, whole);
-        CHECK_EQ(chosen, static_cast<long>(sizeof(air_choice)));
+    static const long few[WAYS] = {12, 128 * 8 + 4, 128 * 8 + 4, 0, 0};
+    for (const Memory &memory : {Memory(), RESIDENT})
+        for (int way = 0; way < WAYS; way++) {
+            air_engine_config config = config_for(MODEL, memory);
+            air_sampling s = way_of(way);
+            std::vector<float> expected, got;
+            long whole = 0, chosen = 0;
+            std::vector<int32_t> text = drawn_text(config, &s, false, &expected, &whole);
+            CHECK(drawn_text(config, &s, true, &got, &chosen) == text && text.size() == PROMPT + 6);
+            CHECK(same_bits(got, expected));
+            CHECK_EQ(whole - few[way], 272 * 4);
+            CHECK_EQ(chosen, few[way] ? few[way] : 272 * 4);
+        }
+}
+
+/* Every two ways beside each other, three times, so that passes alike are a graph; then the others way round. */
+static std::vector<Drawn> pairs_of_ways(Model &m, bool together)
+{
+    std::vector<Drawn> all;
+    air_sampling ways[WAYS];
+    std::vector<std::pair<int, int>> pairs;
+    for (int way = 0; way < WAYS; way++) ways[way] = way_of(way);
+    for (int a = 0; a < WAYS; a++)
+        for (int b = 0; b < WAYS; b++) pairs.emplace_back(a, b);
+    for (int sequence = 0; sequence < 2; sequence++) all.push_back(draw(m, {{sequence, text_of(PROMPT, sequence), &ways[FEW]}}, true));
+    for (const std::pair<int, int> &pair : pairs) {
+        for (air_sequence *s : {m.sequence(0), m.sequence(1)}) CHECK_EQ(air_sequence_truncate(s, PROMPT, nullptr), AIR_OK);
+        for (int32_t i = 0; i < 3; i++) {
+            const std::vector<Sampled> rows = {{0, {i + pair.first}, &ways[pair.first]},
+                                               {1, {i, 2 * i + pair.second}, &ways[pair.second], 2}};
+            Drawn drawn = together ? draw(m, rows, true) : draw(m, {rows[0]}, true);
+            if (!together) {
+                Drawn other = draw(m, {rows[1]}, true);
+                drawn.tokens.push_back(other.tokens[0]), drawn.logprobs.push_back(other.logprobs[0]);
+            }
+            all.push_back(drawn);
+        }
     }
+    return all;
+}
+
+TEST(each_row_of_a_batch_is_sampled_in_its_own_way)
+{
+    air_engine_config config = config_for(MODEL, RESIDENT);
+    config.max_vram += 1 << 20; /* for both sequences */
+    emulate("");
+    std::vector<Drawn> want_of_each;
+    {
+        Model m(MODEL, config);
+        want_of_each = pairs_of_ways(m, false);
+    }
+    for (int seed = 0; seed < schedules(2); seed++) {
+        emulate("mode=sched,seed=" + std::to_string(seed));
+        Model m(MODEL, config);
+        std::vector<Drawn> got = pairs_of_ways(m, true);
+        CHECK(stats().graph_launches >= WAYS * WAYS);
+        for (size_t i = 0; i < got.size(); i++)
+            CHECK(got[i].tokens == want_of_each[i].tokens && same_bits(got[i].logprobs, want_of_each[i].logprobs));
+        /* Greedy, with a row of logits that nobody reads; with two rows of the vocabulary, of which one is read. */
+        const long row = 272 * 4, one = 12, few = 128 * 8 + 4;
+        auto bytes = [&](int a, int b) { return got[2 + static_cast<size_t>(3 * (WAYS * a + b))].bytes; };
+        CHECK_EQ(bytes(GREEDY, GREEDY), 3 * one);
+        CHECK_EQ(bytes(GREEDY, FEW), 3 * few);
+        CHECK_EQ(bytes(NUCLEUS, GREEDY), 3 * one + row);
+        CHECK_EQ(bytes(FEW, PENALTY), 3 * few + row);
+        CHECK_EQ(bytes(PENALTY, NUCLEUS), 2 * row);
+    }
+}
+
+TEST(rows_that_nobody_samples_or_reads_bring_nothing_down)
+{
+    air_engine_config config = config_for(MODEL, Memory());
+    emulate("mode=sched,seed=2");
+    Model m(MODEL, config);
+    CHECK_EQ(draw(m, {{0, text_of(PROMPT, 1), nullptr, 3}}, true).bytes, 0);
+    Drawn kept = draw(m, {{0, {5}, nullptr}}, false);
+    CHECK(kept.bytes == 272 * 4 && kept.logits.size() == 272 && kept.tokens[0] == -1);
 }
 
 /* Page-locked memory is refused: copies go through pieces of the backend's own. Then only the ring and a few pins may have it. */
@@ -380,7 +513,9 @@ int main(int argc, char **argv)
     RUN(what_weights_came_by_is_given_back);
     RUN(the_host_waits_for_no_weights_that_stay_in_locked_memory);
     RUN(passes_alike_are_one_launch_with_the_bits_of_the_walk);
-    RUN(greedy_tokens_are_chosen_where_the_logits_are);
+    RUN(tokens_that_few_logits_decide_bring_no_others_down);
+    RUN(each_row_of_a_batch_is_sampled_in_its_own_way);
+    RUN(rows_that_nobody_samples_or_reads_bring_nothing_down);
     RUN(no_schedule_of_copies_and_kernels_changes_a_bit);
     RUN(nor_of_copies_from_pageable_memory);
     RUN(nor_of_copies_from_a_mapped_file);

@@ -1,5 +1,6 @@
-"""Mistakes in the order of copies and kernels of the CUDA backend, which tests/cuda_emu/test_stream.cu must catch, and in how it fails,
-which are test_stream_faults.cu's, and with state in RAM, test_state.cu's: a table, and what plants them. Run by tests/python/test_cuda_mutations.py.
+"""Mistakes in the order of copies and kernels of the CUDA backend, which tests/cuda_emu/test_stream.cu must catch, in how it fails, which
+are test_stream_faults.cu's, with state in RAM, test_state.cu's, and in the search for the largest logits, test_rows.cu's: a table, and what
+plants them. Run by tests/python/test_cuda_mutations.py.
 
 A row is a file under cuda/, exact texts (found once each) with what replaces them, and the part of a test's name that must then fail.
 Only that file is compiled; the rest, and the test, are objects of a build of the tests (CMake's, with its compile_commands.json).
@@ -35,6 +36,10 @@ def mutation(name: str, file: str, old: str, new: str, test: str = "no_schedule"
 
 def of_shares(name: str, file: str, old: str, new: str, test: str = "devices_share", *more: tuple[str, str]) -> Mutation:
     return Mutation(name, file, [(old, new), *more], test, "test_share")
+
+
+def of_rows(name: str, old: str, new: str, test: str, *more: tuple[str, str]) -> Mutation:
+    return Mutation(name, "candidates.cu", [(old, new), *more], test, "test_rows")
 
 
 def of_faults(name: str, file: str, old: str, new: str, test: str) -> Mutation:
@@ -110,8 +115,22 @@ MUTATIONS = [
     mutation("norms of no rows are launched", P, "    if (op->kind != AIR_OP_PRODUCT && op->out != AIR_NONE && !rows_of(h, op->out)) return AIR_OK; /* no row is wanted */\n", "",
              "all_its_places"),
     # tokens
-    mutation("choices come down before they are made", P, "TRY(cudaMemcpyAsync(to, choices, n * sizeof *choices, cudaMemcpyDeviceToHost, h->compute));",
-             "TRY(cudaMemcpyAsync(to, choices, n * sizeof *choices, cudaMemcpyDeviceToHost, h->copy));", "greedy"),
+    mutation("candidates come down before they are made", P, "TRY(cudaMemcpyAsync(to, made, bytes, cudaMemcpyDeviceToHost, h->compute));",
+             "TRY(cudaMemcpyAsync(to, made, bytes, cudaMemcpyDeviceToHost, h->copy));", "few_logits"),
+    mutation("rows of logits come down over each other", P, "        to += logits;\n", "", "own_way"),
+    mutation("logits that nobody reads come down", P, "    return p->logits && (!p->whole || p->whole[i]);\n", "    return p->logits != nullptr || i < 0;\n", "own_way"),
+    of_rows("the last of equals comes first", "(uint64_t)bits << 32 | (0xffffffffu - (uint32_t)at);", "(uint64_t)bits << 32 | (uint32_t)at;", "equal",
+            ("(int)(0xffffffffu - (uint32_t)key);", "(int)(uint32_t)key;")),
+    of_rows("the sign of a zero counts", "    if (x == 0.0f) x = 0.0f; /* whatever its sign */\n", "", "equal"),
+    of_rows("negative logits the other way round", "bits >> 31 ? 0xffffffffu : 0x80000000u;", "0x80000000u;", "in_order", ("bits >> 31 ? 0x80000000u : 0xffffffffu;", "0x80000000u;")),
+    of_rows("the last part is not merged", "int64_t left = n_parts * K;", "int64_t left = (n_parts > 1 ? n_parts - 1 : 1) * K;", "in_order"),
+    of_rows("a list is merged as it lies", "keys[i < half ? i : i ^ (K - 1)] =", "keys[half ? i : 0] =", "in_order"),
+    of_rows("a sum of the candidates alone", "i < count; i += THREADS) sum +=", "i < min(count, K); i += THREADS) sum +=", "in_order"),
+    of_rows("a sum of the first part alone", "i < n_parts; i += THREADS) {", "i < min(n_parts, 1); i += THREADS) {", "in_order"),
+    of_rows("sums of parts are added as they are", "sum += part.sum * expf(part.max - max);", "sum += part.sum;", "in_order"),
+    of_rows("what is not finite is forgotten between parts", "        wrong |= part.wrong;\n", "", "not_finite"),
+    of_rows("warps do not wait for each other", "    if (apart > AIR_CUDA_WARP || apart == 1) __syncthreads();\n    else __syncwarp();\n", "    __syncwarp();\n", "in_order"),
+    of_rows("rows that take their turn come over the first", "out + r * k, log_sums + r,", "out + r / 64 * k, log_sums + r,", "other_rows"),
     # state in RAM
     of_state("attention does not wait for state", 'AIR_CUDA_TRY(cudaStreamWaitEvent(h->compute, h->shuttle.copied[layer % AIR_DEVICE_SHUTTLE], 0), "copying state", err);', "(void)layer, (void)err;"),
     of_state("a buffer of state is filled before it was attended", "if (layer >= AIR_DEVICE_SHUTTLE) AIR_CUDA_TRY", "if (layer < 0) AIR_CUDA_TRY"),
@@ -121,7 +140,9 @@ MUTATIONS = [
     of_state("pageable state is copied as if it were locked", "if (block->home != AIR_STATE_LOCKED) return", "if (!block->memory) return"),
     of_state("a block of state is used before it is copied, or given away", 'AIR_CUDA_TRY(air_cuda_settle(h, pageable ? cudaStreamLegacy : h->aside), "copying state", err);', "(void)err;", file="backend.cu"),
     # graphs
-    mutation("a graph serves other rows", G, "a.rows == b.rows && a.n_wanted == b.n_wanted && a.sequences == b.sequences && ", "", "alike"),
+    mutation("a graph serves other rows", G, "a.rows == b.rows && a.n_wanted == b.n_wanted && a.sequences == b.sequences && ", "", "alike", ("\n        && a.whole == b.whole;", ";")),
+    mutation("a graph brings other candidates", G, "a.candidates == b.candidates && ", "", "own_way"),
+    mutation("a graph brings other rows of logits", G, "\n        && a.whole == b.whole;", ";", "own_way"),
     mutation("a graph outlives the memory it names", B, "    air_cuda_graph_drop(h); /* which names it */\n", "", "alike"),
     mutation("a graph is made of weights that stream", G, " || !air_cuda_weights_resident(h)", "", "the_host_waits"),
     mutation("each position has a graph of its own", P, "    if (air_cuda_graph_takes(h)) h->max_position = bucket_of(h, h->max_position);\n", "    (void)bucket_of;\n", "alike"),

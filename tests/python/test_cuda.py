@@ -103,6 +103,56 @@ def test_generated_tokens_are_those_of_the_cpu(cuda):
     assert texts[0] == texts[1]
 
 
+def unit(seed: int, n: int) -> float:
+    """Draw number n of a stream, as base/random.h has it."""
+
+    def mix(z: int) -> int:  # splitmix64
+        z = z + 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
+        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
+        z = (z ^ z >> 27) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
+        return z ^ z >> 31
+
+    return (mix(mix(seed) ^ (n * 0xD1342543DE82EF95 + 1) & 0xFFFFFFFFFFFFFFFF) >> 11) / 2**53
+
+
+def drawn(logits: np.ndarray, n: int, seed: int, temperature: float, top_k: int = 0, top_p: float = 1, min_p: float = 0) -> int:
+    """What transformers' warpers leave of the whole row, in their order, drawn from by that number."""
+    order = np.argsort(-logits, kind="stable")[: top_k or None]
+    x = (logits[order].astype(np.float64) - logits[order[0]]) / temperature
+    p = np.exp(x) / np.exp(x).sum()
+    kept = (np.cumsum(p) - p < top_p) & (p >= min_p * p[0])
+    sums = np.cumsum(p[kept])
+    return int(order[np.searchsorted(sums, unit(seed, n) * sums[-1], side="right")])
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize(
+    "way", [{"top_k": 50}, {"top_k": 1}, {"top_k": 128, "top_p": 0.9}, {"top_k": 20, "min_p": 0.05}, {"top_k": 129}, {"top_p": 0.8}]
+)
+def test_drawn_tokens_are_those_of_the_whole_row(cuda, device, way):
+    """Logits and tokens come from calls of their own: where only tokens are asked for, a device keeps all but the largest logits."""
+    with load(device=device) as model:
+        engine = model._engine
+        sequence, tokens = engine.sequence(), np.array(IDS, np.int32)
+        for i in range(4):
+            sampling = {"temperature": 1.5, "seed": 7 + i, **way}
+            logits = np.array(engine.run([(sequence.fork(), tokens, 1, None, len(IDS))], logits=True).logits)[0]
+            result = engine.run([(sequence, tokens, 1, sampling, len(IDS))])
+            token = result.sampled[0]
+            assert token == drawn(logits, sequence.length, **sampling)
+            wide = logits.astype(np.float64)
+            assert result.logprobs[0] == pytest.approx(wide[token] - np.log(np.exp(wide).sum()), abs=1e-4)
+            tokens = np.array([token], np.int32)
+
+
+def test_a_text_drawn_by_top_k_is_that_of_the_cpu(cuda):
+    texts = []
+    for device in ("cpu", "cuda"):
+        with load(device=device, kv_dtype="f32") as model:
+            texts.append(model.generate([IDS], max_new_tokens=10, do_sample=True, temperature=1.2, seed=3)[0].tolist())
+    assert texts[0] == texts[1]
+
+
 # ---- bits -------------------------------------------------------------------------------------------------------------------------
 
 SMALL = {"n_ctx": 64, "max_ram": SMALL_RAM}  # of the demo model: the rest of RAM does not hold its weights

@@ -31,7 +31,8 @@ template <class T>
 void append_words(Words &words, const T &argument)
 {
     if constexpr (alignof(T) >= alignof(void *)) {
-        uintptr_t raw[sizeof(T) / sizeof(uintptr_t)];
+        constexpr size_t word = sizeof(uintptr_t);
+        uintptr_t raw[sizeof(T) / word];
         memcpy(raw, static_cast<const void *>(&argument), sizeof raw);
         words.insert(words.end(), raw, raw + sizeof raw / sizeof *raw);
     } else {
