@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     )
     from airpy.generation import GenerationConfig, TextIteratorStreamer, TextStreamer
     from airpy.model import Model
+    from airpy.perplexity import Perplexity
     from airpy.planning import Plan
     from airpy.tokenizer import Tokenizer
 
@@ -55,6 +56,7 @@ _MODULES = {
     ),
     "airpy.generation": ("GenerationConfig", "TextIteratorStreamer", "TextStreamer"),
     "airpy.model": ("Model",),
+    "airpy.perplexity": ("Perplexity",),
     "airpy.planning": ("Plan",),
     "airpy.tokenizer": ("Tokenizer",),
 }  # fmt: skip
@@ -88,6 +90,7 @@ __all__ = [
     "ModelError",
     "NumericError",
     "OutOfMemoryError",
+    "Perplexity",
     "Plan",
     "StateError",
     "TemplateError",

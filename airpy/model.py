@@ -23,8 +23,9 @@ from airpy.generation.inputs import Prompts, read_prompts
 from airpy.generation.loop import Generation, Item, Part, Row, parts_of
 from airpy.generation.stopping import TextCutter
 from airpy.measure import CallMeter, Cost, MemoryWatch, Phase
+from airpy.perplexity import Perplexity, cut, score
 from airpy.planning import Plan
-from airpy.progress import Progress, progress_for_call
+from airpy.progress import CallbackProgress, PartProgress, PassBar, Progress, progress_for_call
 from airpy.sequences import SequencePool
 from airpy.sizes import format_size
 from airpy.tokenizer import Tokenizer
@@ -38,6 +39,7 @@ _BLOCK = 64  # positions that state is kept in
 # What helps where a call does not fit into max_ram, beside raising that.
 _PROMPT_HELP = "give fewer or shorter prompts"
 _DECODE_HELP = "lower max_new_tokens, or give fewer or shorter prompts"
+_WINDOWS_HELP = "lower ctx"
 _LOGITS_HELP = "ask for fewer logits (logits_to_keep), give fewer or shorter prompts, or drop the logits of earlier calls"
 
 
@@ -282,6 +284,35 @@ class Model:
             start += want
         return spread
 
+    def perplexity(
+        self, text: Any, *, ctx: int | None = None, stride: int | None = None, chunks: int | None = None
+    ) -> Perplexity:
+        """How well the model foretells a text, or a row of ids, as llama-perplexity counts it: exp of the mean negative log-likelihood.
+
+        The text is cut into windows of ctx tokens (512), each read by itself; the later half of each is scored, and where texts begin
+        with BOS, so do windows. With a stride, a window begins every so many tokens, as they are, and its last `stride` tokens are
+        scored. chunks: no more windows than that. As many windows share a pass as leave room for their logits, so that a model that
+        streams is read once for all of them. Raises ArgumentError where the text is shorter than a window, or ctx beyond n_ctx."""
+        self._check_open()
+        windows = cut(self, text, ctx, stride, chunks)
+        watch, bar = _Watch(self), progress_for_call(self._progress, "window")
+        part = watch.report = PartProgress(bar, len(windows.rows))
+
+        def run(items: list[Item]) -> _core.Result:
+            part.amount = len(items)
+            return self._run(items, watch, lambda: self._advice([windows.ctx] * len(items), 1, _WINDOWS_HELP), logits=True)
+
+        def done(figures: Perplexity) -> None:
+            part.done, bar.note = figures.windows, f"perplexity {figures.perplexity:.4f}"
+            bar(part.done, len(windows.rows), 0, 1)
+
+        try:
+            with bar:
+                return score(windows, engine=self._engine, run=run, done=done)
+        except (CancelledError, StateError) as error:
+            self._explain(error)
+            raise
+
     # -- figures --------------------------------------------------------------------------------------------------------
 
     def stats(self) -> dict[str, Any]:
@@ -424,7 +455,7 @@ class _Watch:
 
     def __init__(self, model: Model) -> None:
         self._model, self._epoch = model, model._epoch
-        self.report = progress_for_call(model._progress)
+        self.report: PassBar | CallbackProgress | PartProgress = progress_for_call(model._progress)
 
     def check(self) -> None:
         """Raises CancelledError after cancel() and close()."""

@@ -26,6 +26,7 @@ class PassBar:
 
     def __init__(self, unit: str = "layer", patience: float = _PATIENCE) -> None:
         self._unit, self._patience = unit, patience
+        self.note = ""  # behind the figures
         self._started = self._drawn = 0.0
 
     def __call__(self, layers_done: int, n_layers: int, passes_done: int, n_passes: int) -> None:
@@ -40,7 +41,7 @@ class PassBar:
         done = min(passes_done * n_layers + layers_done, total)
         columns = shutil.get_terminal_size().columns - 1
         self._drawn = now
-        self._draw(tqdm.format_meter(done, total, now - self._started, ncols=columns, unit=self._unit))
+        self._draw(tqdm.format_meter(done, total, now - self._started, ncols=columns, unit=self._unit, postfix=self.note))
 
     def _draw(self, bar: str) -> None:
         """ "" takes the bar away, or ends its line where there is nothing to take back."""
@@ -64,12 +65,32 @@ class CallbackProgress:
 
     def __init__(self, callback: ProgressCallback | None) -> None:
         self._callback = callback
+        self.note = ""  # a bar's
 
     def __call__(self, layers_done: int, n_layers: int, passes_done: int, n_passes: int) -> None:
         if self._callback is not None:
             self._callback(layers_done, n_layers, passes_done, n_passes)
 
     def __enter__(self) -> CallbackProgress:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+
+class PartProgress:
+    """A call of the engine as a part of something larger: `amount` of `total` units, of which `done` are. Use as a context, any number of
+    times, within that of the report it passes on to."""
+
+    def __init__(self, report: PassBar | CallbackProgress, total: int) -> None:
+        self._report, self._total = report, total
+        self.done = self.amount = 0
+
+    def __call__(self, layers_done: int, n_layers: int, passes_done: int, n_passes: int) -> None:
+        share = (passes_done + layers_done / max(1, n_layers)) / n_passes if n_passes else 0.0
+        self._report(self.done + int(share * self.amount), self._total, 0, 1)
+
+    def __enter__(self) -> PartProgress:
         return self
 
     def __exit__(self, *exc: object) -> None:

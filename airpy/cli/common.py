@@ -209,11 +209,16 @@ def read_prompt(args: argparse.Namespace) -> str:
     if args.prompt is not None:
         return str(args.prompt)
     if args.file is not None:
-        with system_errors(), open(args.file, encoding="utf-8", errors="replace") as file:
-            return file.read()
+        return read_text(args.file)
     if sys.stdin is None or sys.stdin.isatty():
         raise ArgumentError("no prompt: give -p TEXT or -f FILE, or pipe one in")
     return sys.stdin.read()
+
+
+def read_text(path: str, newline: str | None = None) -> str:
+    """A file; bytes that are not UTF-8 as U+FFFD. newline: as open() has it; "" leaves ends of lines as they are."""
+    with system_errors(), open(path, encoding="utf-8", errors="replace", newline=newline) as file:
+        return file.read()
 
 
 def add_prompt(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from airpy.cli import bench, chat, demo, doctor, generate, inspect, plan, tokenize
+from airpy.cli import bench, chat, demo, doctor, generate, inspect, perplexity, plan, tokenize
 from airpy.errors import AirpyError
 from airpy.text import one_line
 
@@ -21,6 +21,7 @@ examples:
   airpy chat model.gguf                                       a conversation
   airpy plan model.gguf --max-ram 8GiB                        what would stay in memory, and how fast it would be
   airpy bench model.gguf                                      how fast it is
+  airpy perplexity model.gguf text.txt                        how well it foretells a text
   airpy doctor                                                what this machine has, and what would be used
 
 'airpy COMMAND --help' says more. Sizes are bytes, or numbers with KiB, MiB, GiB, KB, MB, GB."""
@@ -38,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"airpy {VERSION}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (demo, generate, chat, plan, inspect, tokenize, bench, doctor):
+    for module in (demo, generate, chat, plan, inspect, tokenize, bench, perplexity, doctor):
         module.add(commands)
     return parser
 
