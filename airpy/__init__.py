@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from airpy.model import Model
     from airpy.perplexity import Perplexity
     from airpy.planning import Plan
+    from airpy.quantization import quantize
     from airpy.tokenizer import Tokenizer
 
 _MODULES = {
@@ -58,6 +59,7 @@ _MODULES = {
     "airpy.model": ("Model",),
     "airpy.perplexity": ("Perplexity",),
     "airpy.planning": ("Plan",),
+    "airpy.quantization": ("quantize",),
     "airpy.tokenizer": ("Tokenizer",),
 }  # fmt: skip
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
@@ -100,6 +102,7 @@ __all__ = [
     "Tokenizer",
     "UnsupportedError",
     "__version__",
+    "quantize",
 ]
 
 
