@@ -27,7 +27,7 @@ _COUNTS = (
     "pin_bytes_full", "state_bytes_full", "activation_bytes", "activation_bytes_full", "logit_bytes", "device_budget", "device_fixed",
     "n_device_tiles", "device_pin_bytes", "device_weight_bytes", "device_ring_bytes", "device_state_bytes", "device_activation_bytes",
     "device_activation_bytes_full", "device_part_bytes", "n_host_tiles", "host_weight_bytes", "share_bytes", "staging_bytes",
-    "away_blocks", "device_shuttle_bytes",
+    "away_blocks", "device_shuttle_bytes", "device_graph_bytes",
 )  # fmt: skip
 _HELPER = ("budget", "fixed", "buffer_bytes", "ring_bytes", "pin_bytes", "weight_bytes", "linked_bytes", "n_tiles", "linked_tiles")
 _WORK = ("weight_bytes", "linked_bytes", "link_s", "device_s")
@@ -309,6 +309,7 @@ class Plan:
             ("results of others", self["device_part_bytes"], "", self["share_bytes"]),
             ("weights on their way", self["device_ring_bytes"], "ring_bytes", self["ring_bytes"] + self["staging_bytes"]),
             ("KV cache on its way", self["device_shuttle_bytes"], "", 0),
+            ("CUDA graph", self["device_graph_bytes"], "", 0),
             ("weights that stay", self["device_pin_bytes"], "pin_bytes", self["pin_bytes_full"]),
         ]
         return [(name, one, *(helper.get(key, 0) for helper in helpers), ram) for name, one, key, ram in rows]

@@ -510,6 +510,11 @@ static void cuda_unlock_pages(air_backend *h, void *p)
     if (apart(h->device, nullptr, unlock)) (void)unlock();
 }
 
+static uint64_t cuda_staging_bytes(const air_backend *h)
+{
+    return h->weights.staging ? AIR_DEVICE_STAGING_PIECES * h->weights.piece_bytes : 0;
+}
+
 static air_status cuda_run(air_backend *h, const air_pass *pass, const air_feed *feed, air_error *err)
 {
     if (pass->rows > h->rows_cap || pass->n_wanted > h->wanted_cap)
@@ -543,6 +548,7 @@ static const air_backend_api cuda_api = {
     cuda_state_copy,
     cuda_lock_pages,
     cuda_unlock_pages,
+    cuda_staging_bytes,
     cuda_run,
 };
 

@@ -88,7 +88,7 @@ struct air_cuda_weights {
     std::vector<int32_t> stays;    /* [n_tiles]: its number among those that stay on its device, AIR_NONE */
     std::vector<int32_t> op_of;    /* [n_weights]: the product that reads it */
     int32_t to_come;               /* tiles that have not come to stay on a device, or never will */
-    uint8_t *staging;              /* page-locked */
+    uint8_t *staging;              /* page-locked; NULL when nothing comes through it any more */
     uint64_t piece_bytes;          /* of it, each */
     cudaEvent_t staged_by[AIR_DEVICE_STAGING_PIECES];
     uint64_t pieces;               /* that went through it */
@@ -119,6 +119,8 @@ air_status air_cuda_copy_staged(air_backend *h, air_cuda_device *d, uint8_t *to,
                                 air_error *err);
 /* When no copy is under way any more: gives all back. */
 void air_cuda_weights_drain(air_backend *h);
+/* After a pass: gives staging back where every weight has come to stay and no state comes that way. */
+void air_cuda_weights_settle(air_backend *h);
 /* Whether every weight is on one device to stay, so that a pass needs no feed. */
 bool air_cuda_weights_resident(const air_backend *h);
 /* After the last kernel that reads the tile has been enqueued, and the CPU has computed with it. */

@@ -613,6 +613,7 @@ air_status air_cuda_run(air_backend *h, const air_pass *pass, const air_feed *fe
     air_cuda_weights_drain(h);
     if (!st && late != cudaSuccess) st = air_cuda_fail(late, "computing", err);
     if (!st) st = note_times(h, graph, err);
+    if (!st) air_cuda_weights_settle(h);
     if (!st) atomic_store(pass->layers_done, h->program->n_layers);
     return st;
 }

@@ -364,6 +364,14 @@ bool air_cuda_weights_here(const air_backend *h, int32_t device, int32_t op, int
     return true;
 }
 
+void air_cuda_weights_settle(air_backend *h)
+{
+    air_cuda_weights *w = &h->weights;
+    if (!w->staging || w->to_come || h->vector_of.empty() || h->shuttle.most) return;
+    (void)cudaFreeHost(w->staging);
+    w->staging = nullptr;
+}
+
 bool air_cuda_weights_resident(const air_backend *h) { return h->n_devices == 1 && h->weights.to_come == 0; }
 
 air_status air_cuda_weights_leave(air_backend *h, const air_cuda_tile *tile, air_error *err)

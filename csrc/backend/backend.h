@@ -189,6 +189,9 @@ typedef struct air_backend_api {
      * refuses, which is no failure. unlock_pages takes what one lock_pages took. NULL where nothing is gained by it. */
     int (*lock_pages)(air_backend *backend, void *p, size_t bytes);
     void (*unlock_pages)(air_backend *backend, void *p);
+    /* Between passes: of the memory that air_device_staging_bytes says what is still held, 0 once every weight has come to stay and nothing
+     * else comes that way. NULL as devices is. */
+    uint64_t (*staging_bytes)(const air_backend *backend);
     /* Runs the program over the pass; the calling thread is the leader. Every span taken from the feed is released, also on failure;
      * after a failure the feed stands somewhere inside the program and must be rewound by its owner.
      * Errors: those of the feed, AIR_E_CANCELLED; of a device AIR_E_NOMEM and AIR_E_DEVICE, after which it may be lost: the message says

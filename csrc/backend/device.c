@@ -154,6 +154,12 @@ uint64_t air_device_host_bytes(const air_program *p, int64_t rows, int64_t n_wan
     return floats * sizeof(float) + (2 * n + w) * sizeof(int32_t) + others + 8 * AIR_DEVICE_ALIGN;
 }
 
+uint64_t air_device_graph_bytes(const air_program *p)
+{
+    enum { ENDS = 16 };
+    return (2 * (uint64_t)p->n_ops + ENDS) * AIR_DEVICE_GRAPH_NODE;
+}
+
 uint64_t air_device_column_bytes(const air_program *p, int64_t columns)
 {
     return air_round_up((uint64_t)columns * air_round_up((uint64_t)p->max_cols, AIR_Q8_GROUP) * sizeof(float), AIR_DEVICE_ALIGN);

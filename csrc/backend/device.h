@@ -32,6 +32,9 @@ enum {
     AIR_DEVICE_CUBLAS_TERMS = 3,           /* 16-bit numbers to a float, at most */
     AIR_DEVICE_CUBLAS_WORKSPACE = 32 << 20,
     AIR_DEVICE_CUBLAS_LIBRARY = 128 << 20,
+    /* Of the first device's memory, what each launch or copy of a captured pass takes: NVIDIA's cccl has seen about 10 KB (its pull request
+     * 3768). Streams and events take little, which what follows has room for. */
+    AIR_DEVICE_GRAPH_NODE = 16 << 10,
     /* What CUDA takes for a process that uses a device, before anything is allocated: of the device's memory, kernels included, where
      * nobody measured (250 to 500 MiB as seen of drivers 525 to 580), or by multiprocessors where that is more (about 3 MiB each: 555 MiB
      * were seen of one with 188), and of the host's, anonymous. tests/gpu/check.py measures both; the last is a guess until it has. */
@@ -109,6 +112,10 @@ uint64_t air_device_staging_bytes(uint64_t tile_bytes);
 int64_t air_device_embeds(const air_program *program);
 /* Host memory of the same pass: page-locked copies of what goes up (embeddings, angles, positions, blocks) and of the logits. */
 uint64_t air_device_host_bytes(const air_program *program, int64_t rows, int64_t n_wanted, int64_t n_ctx);
+
+/* Of a device that holds all weights, for a pass as a graph: an op is two launches at most, its input's 8-bit form among them; a few more
+ * bring inputs and take results. */
+uint64_t air_device_graph_bytes(const air_program *program);
 
 /* So many columns of a product's input; and what other devices than the first need of them: as they come, then in 8 bits. */
 uint64_t air_device_column_bytes(const air_program *program, int64_t columns);

@@ -74,6 +74,7 @@ static air_status device_requests(const air_engine_config *c, const air_program 
 {
     air_status st = device_request(c, p, 0, c->max_vram, &r->device, err);
     if (c->cublas) r->device.fixed += air_device_cublas_bytes(p);
+    r->device.graph = air_device_graph_bytes(p);
     r->n_helpers = c->n_helpers;
     for (int32_t i = 0; i < c->n_helpers && !st; i++) {
         uint64_t vram = c->helpers[i].max_vram;
@@ -159,7 +160,8 @@ static air_status open_sources(air_engine *e, const char *spec, air_error *err)
 static air_status book_device(air_engine *e, air_error *err)
 {
     const air_plan *plan = e->plan;
-    air_status st = air_budget_reserve(&e->device_budget, AIR_HOLD_FIXED, plan->device_fixed + plan->device_part_bytes, err);
+    air_status st = air_budget_reserve(&e->device_budget, AIR_HOLD_FIXED,
+                                            plan->device_fixed + plan->device_part_bytes + plan->device_graph_bytes, err);
     if (!st) st = air_budget_reserve(&e->device_budget, AIR_HOLD_PINS, plan->device_pin_bytes, err);
     return st ? st : air_budget_reserve(&e->device_budget, AIR_HOLD_RING, plan->device_ring_bytes + plan->device_shuttle_bytes, err);
 }
@@ -230,6 +232,7 @@ static air_status open_memory(air_engine *e, const air_engine_config *c, air_err
     air_budget_init(&e->device_budget, "max_vram", e->plan->device_budget);
     st = air_budget_reserve(&e->budget, AIR_HOLD_FIXED, held_bytes(c, p), err);
     if (!st) st = air_budget_reserve(&e->budget, AIR_HOLD_FIXED, e->plan->staging_bytes, err);
+    if (!st) e->staging_bytes = e->plan->staging_bytes;
     if (!st) st = open_sources(e, c->source_spec, err);
     if (!st) st = open_backend(e, c, err); /* before the pager, whose pages it locks */
     if (st) return st;

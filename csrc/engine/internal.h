@@ -62,6 +62,7 @@ struct air_engine {
     uint64_t all_pins;           /* memory that every tile pinned takes */
     int64_t rows_cap, wanted_cap; /* what the backend is reserved for */
     uint64_t activation_bytes, device_activation_bytes;
+    uint64_t staging_bytes;      /* booked of the plan's */
 
     air_thread *thread;
     air_mutex lock;              /* queue, phases, stats */

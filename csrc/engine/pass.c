@@ -375,6 +375,14 @@ static int64_t whole_in(const air_batch *b, int64_t first, int64_t n)
     return rows;
 }
 
+/* What the backend has given back: pins may have it in the next batch. */
+static void release_staging(air_engine *e)
+{
+    if (!e->staging_bytes || !e->api->staging_bytes || e->api->staging_bytes(e->backend)) return;
+    air_budget_release(&e->budget, AIR_HOLD_FIXED, e->staging_bytes);
+    e->staging_bytes = 0;
+}
+
 /* Rows [first, first + rows) of the batch; wanted: which of its wanted rows come first in them. */
 static air_status run_pass(air_engine *e, air_batch *b, int64_t first, int64_t rows, int64_t wanted_first, air_error *err)
 {
@@ -406,6 +414,7 @@ static air_status run_pass(air_engine *e, air_batch *b, int64_t first, int64_t r
     if (st) air_pager_rewind(e->pager);
     else note_pass(e, b, &before, started, rows);
     if (!st) air_pager_trim(e->pager);
+    if (!st) release_staging(e);
     for (int64_t i = 0; i < n_wanted; i++) wanted[i] += (int32_t)first;
     return st;
 }

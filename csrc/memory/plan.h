@@ -88,6 +88,7 @@ typedef struct air_device_request {
     uint64_t budget; /* max_vram; 0: no device, the CPU computes */
     uint64_t fixed;  /* of it, what the driver's context, small weights and tables take */
     uint64_t reach;  /* the largest budget that there is memory for; 0: not known */
+    uint64_t graph;  /* of the first device, beside all weights where it holds them */
     uint64_t away_per_block;    /* memory of the host for a block of state that is not in the device's; 0: there are none */
     uint64_t shuttle_per_block; /* of the device, so that passes can read it */
 } air_device_request;
@@ -157,7 +158,7 @@ typedef struct air_plan {
     uint64_t activation_bytes, activation_bytes_full; /* one row; max_rows rows; with a device, the copies for it */
     uint64_t logit_bytes;
     /* With a device, else 0. In use at any time: fixed, parts, state, activations of max_rows rows, ring, pins. */
-    uint64_t device_budget, device_fixed;
+    uint64_t device_budget, device_fixed, device_graph_bytes;
     uint64_t part_bytes, device_part_bytes; /* results of others on their way into it: one; all */
     int32_t n_device_tiles;
     uint64_t device_pin_bytes;    /* air_tile_device_memory of these tiles */

@@ -163,8 +163,12 @@ static void deal(air_plan *p, const air_plan_request *r, uint64_t own, uint64_t 
 void air__plan_deal_tiles(air_plan *p, const air_plan_request *r, uint64_t left, uint64_t ring)
 {
     uint64_t all = device_memory_of_all(p);
-    if (left >= all) p->n_helpers = 0;
-    deal(p, r, left, 0, all);
+    int alone = left >= air__plus(all, r->device.graph);
+    if (alone) {
+        p->n_helpers = 0;
+        p->device_graph_bytes = r->device.graph;
+    }
+    deal(p, r, alone || p->n_helpers ? left : air__less(left, r->device.graph), 0, all);
     if (p->n_device_tiles < p->n_tiles) {
         deal(p, r, air__less(left, ring), ring, all);
         p->device_ring_bytes = ring;

@@ -89,11 +89,11 @@ PyObject *air__py_plan_dict(const air_plan *plan, const air_program *program)
 #define I(field) #field, (long long)plan->field
 #define D(field) #field, plan->field
     return Py_BuildValue("{ss sK sK sL sL sK sK sK sL sK sK sK sK sK sK sK sK sK sK sL sK "
-                         "sK sK sK sK sK sL sK sK sL sK sK sN sN sd sd sd sd sd sd ss sd sL sN}",
+                         "sK sK sK sK sK sK sL sK sK sL sK sK sN sN sd sd sd sd sd sd ss sd sL sN}",
                          "io", air_io_name(plan->io), U(budget), U(fixed), I(n_ctx), I(max_rows), U(tile_bytes), U(ring_bytes),
                          U(block_bytes), I(depth), U(weight_bytes), U(pin_bytes), U(pin_bytes_full), U(state_bytes_full),
                          U(activation_bytes), U(activation_bytes_full), U(logit_bytes), U(staging_bytes),
-                         U(device_budget), U(device_fixed), I(n_device_tiles), U(device_pin_bytes), U(device_weight_bytes),
+                         U(device_budget), U(device_fixed), U(device_graph_bytes), I(n_device_tiles), U(device_pin_bytes), U(device_weight_bytes),
                          U(device_ring_bytes), U(device_state_bytes), U(device_activation_bytes), U(device_activation_bytes_full),
                          I(away_blocks), U(device_shuttle_bytes),
                          U(device_part_bytes), I(n_host_tiles), U(host_weight_bytes), U(share_bytes), "helpers", helpers, "work", work,

@@ -188,6 +188,16 @@ TEST(what_fits_the_device_whole_needs_no_ring_and_crosses_no_link)
     CHECK(device_used(p) < exact);
     check_budgets(&r, p);
     air_plan_free(p);
+    r.device.graph = 5000; /* of passes that are then one launch */
+    r.device.budget = exact + 5000;
+    REQUIRE(air_plan_make(&p, &r, &err) == AIR_OK);
+    CHECK(p->n_device_tiles == p->n_tiles && device_used(p) == exact && p->device_graph_bytes == 5000);
+    air_plan_free(p);
+    r.device.budget--;
+    REQUIRE(air_plan_make(&p, &r, &err) == AIR_OK);
+    CHECK(p->n_device_tiles < p->n_tiles && p->device_graph_bytes == 0 && p->device_ring_bytes > 0);
+    check_budgets(&r, p);
+    air_plan_free(p);
     fixture_free(&f);
 }
 

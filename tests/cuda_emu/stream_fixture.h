@@ -190,7 +190,8 @@ inline void choose_memory(air_engine_config *c, const Memory &memory)
     uint64_t ring = memory.kept < 1 ? AIR_DEVICE_RING_TILES * largest : 0;
     const air_plan_helper *h = &plan->helpers[0];
     c->helpers[0].max_vram = h->fixed + h->buffer_bytes + plan->part_bytes + ring + static_cast<uint64_t>(memory.second * static_cast<double>(kept));
-    c->max_vram = plan->device_fixed + plan->device_part_bytes + plan->device_state_bytes + plan->device_activation_bytes_full + ring +
+    uint64_t graph = memory.kept < 1 ? 0 : plan->device_graph_bytes;
+    c->max_vram = plan->device_fixed + plan->device_part_bytes + graph + plan->device_state_bytes + plan->device_activation_bytes_full + ring +
                   static_cast<uint64_t>(memory.kept * static_cast<double>(kept));
     c->max_pins = static_cast<uint64_t>(memory.pinned * static_cast<double>(pinned));
     air_plan_free(plan);

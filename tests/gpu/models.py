@@ -220,7 +220,7 @@ def hold(path: Path, megabytes: float, seconds: float) -> Json:
         time.sleep(seconds)
         plan, ram = engine.plan, {"grown": _core.memory_info()["process_anonymous"] - before, "held": engine.stats()["held"],
                                 "context": _core.DEVICE_HOST_CONTEXT}
-    names = ("fixed", "pin_bytes", "ring_bytes", "state_bytes", "activation_bytes")
+    names = ("fixed", "graph_bytes", "pin_bytes", "ring_bytes", "state_bytes", "activation_bytes")
     return {"ram": ram, "budget": plan["device_budget"], "context": context_bytes(), **{name: plan[f"device_{name}"] for name in names}}
 
 

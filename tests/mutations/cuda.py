@@ -93,6 +93,7 @@ MUTATIONS = [
     mutation("a piece is filled before it is copied", W, WAIT_PIECE, "", "pageable"),
     mutation("a piece's event comes before its copy", W, STAGED_COPY + RECORD_PIECE, RECORD_PIECE + STAGED_COPY, "pageable"),
     mutation("pageable memory is copied as if it were locked", W, "if (span->locked) AIR_CUDA_TRY", "if (span->data) AIR_CUDA_TRY", "pageable"),
+    mutation("the pieces go while weights still come", W, "!w->staging || w->to_come || ", "!w->staging || ", "pageable"),
     # weights that stay
     mutation("a tile is there without a copy", W, "return copy(h, d, to, span, bytes, d->kept_copied, err);", "return AIR_OK;", "all_its_places"),
     mutation("tiles that stay overlap", W, "d->stay[(size_t)stays].place;", "d->stay[(size_t)stays].place / 2;", "all_its_places"),

@@ -98,6 +98,12 @@ MUTATIONS = [
     Mutation("every span is computed from its first chunk", "backend/host_products.c", "s->span.data + (uint64_t)from * w->row_bytes", "s->span.data + 0 * w->row_bytes",
              "test_model", "logits_are"),
     # memory
+    Mutation("links are dealt as if all were the first", "memory/plan_shares.c", "c[i].link = air__link_rate(r, i);", "c[i].link = air__link_rate(r, 0);",
+             "test_memory_plan_device", "what_streams"),
+    Mutation("what a device holds keeps it busy for nothing", "memory/plan_shares.c", "c[i].busy += (double)here / c[i].device;", "(void)here;",
+             "test_memory_plan_device", "computes_slowly"),
+    Mutation("what runs teach moves who computes what", "memory/plan.c", "decides.bandwidths = request->deciding;", "(void)decides;",
+             "test_memory_plan_device", "who_computes"),
     Mutation("the prefix that fits is one too long", "memory/tiles.c", "        if (more > bytes - *memory) break;\n        *memory += more;",
              "        *memory += more;\n        if (*memory > bytes) break;", "test_memory_plan"),
     Mutation("pins are the first weights", "memory/tiles.c", "reversed |= ((i >> b) & 1) << (bits - 1 - b)", "reversed |= ((i >> b) & 1) << b",

@@ -473,7 +473,7 @@ def test_bench_measures_what_bounds_a_token_on_a_gpu(cuda, monkeypatch, airpy, b
     with load(TINY, device="cuda", n_ctx=64, bandwidths=None) as model:
         plan = model.plan
     most = sum(plan[f"device_{name}"] for name in ("fixed", "state_bytes", "activation_bytes"))
-    vram = most + (1 << 20 if share == 1 else int(plan["device_pin_bytes"] * share))
+    vram = most + (plan["device_graph_bytes"] + (1 << 20) if share == 1 else int(plan["device_pin_bytes"] * share))
     memory = ("--max-vram", vram, "--max-ram", SMALL_RAM, "--cpu-share", 0, "--n-ctx", 64)
     options = ("--device", "cuda", *memory, "--prompt-tokens", 2, "--tokens", 2, "--json")
     code, out, _ = airpy("bench", TINY, *options)
@@ -552,6 +552,18 @@ def test_vram_in_use_stays_within_the_budget(cuda, plugin, megabytes):
     assert left["pageable_async"] == left["null_stream_async"] == left["unrecorded_waits"] == 0, left
 
 
+def test_what_weights_came_through_is_given_back_when_all_have(cuda, plugin, resident):
+    only_emulated("a report" if REAL else "")
+    for vram, stays in ((None, True), (device_budget(3), False)):
+        with load(device="cuda", max_vram=vram, **SMALL) as model:
+            booked, locked = model.stats()["held_by"]["fixed"], report(plugin)["page_locked"]
+            model([IDS])
+            less = booked - model.stats()["held_by"]["fixed"]
+            assert less == (model.plan["staging_bytes"] if stays else 0)
+            assert not stays or report(plugin)["page_locked"] <= locked - less < locked
+            np.testing.assert_array_equal(model([IDS]).logits[0], resident)
+
+
 def test_a_context_is_counted_as_measured_or_by_multiprocessors(cuda):
     fixed = []
     for words, context in [("", 0), ("sms=188", 0), ("", 200 << 20), ("", 5 << 30)]:
@@ -584,6 +596,19 @@ def test_sequences_beyond_vram_are_in_ram_and_beyond_that_refused(cuda):
         model.generate([[1], [45], [7]], max_new_tokens=1)
         assert model.stats()["held_by"]["KV cache"] > 0, "of RAM: VRAM has room for fewer"
         np.testing.assert_array_equal(model([[1]]).logits[0], want)
+
+
+def test_texts_that_have_more_than_n_ctx_together_take_turns_and_a_larger_one_makes_the_room(cuda):
+    """As README says. Whether in turns or not, they have the same tokens."""
+    prompts = [[1 + i, *range(20, 60)] for i in range(6)]
+    passes, found = [], []
+    for n_ctx in (64, 512):
+        with load(device="cuda", max_vram=device_budget(2.4), max_ram=SMALL_RAM + (8 << 20), n_ctx=n_ctx, cpu_share=0) as model:
+            assert model.plan["n_device_tiles"] < model.plan["n_tiles"], "some of it streams"
+            got = model.generate(prompts, max_new_tokens=3, eos_token_id=[])
+            found.append([row.tolist() for row in got])
+            passes.append(model.last_call.decode.passes)
+    assert found[0] == found[1] and passes[1] == 2 < passes[0]
 
 
 def test_a_context_beyond_vram_is_in_ram_and_the_plan_says_so(cuda, plugin):

@@ -69,7 +69,9 @@ def test_the_figures_of_both_memories_add_up(header, vram, ram):
     plan = planned(header, vram, ram)
     state = 2 * 80 * 8 * 128 * 2 * plan["n_ctx"]  # K and V, layers, heads, values of two bytes
     assert plan["device_state_bytes"] == state and plan["state_bytes_full"] == 0 and plan["n_ctx"] % 64 == 0
-    in_vram = sum(plan[f"device_{name}"] for name in ("fixed", "state_bytes", "activation_bytes_full", "ring_bytes", "pin_bytes"))
+    device_parts = ("fixed", "state_bytes", "activation_bytes_full", "ring_bytes", "pin_bytes", "graph_bytes")
+    in_vram = sum(plan[f"device_{name}"] for name in device_parts)
+    assert (plan["device_graph_bytes"] > 0) == (plan["device_weight_bytes"] == plan["weight_bytes"])
     in_ram = sum(plan[name] for name in ("fixed", "activation_bytes_full", "logit_bytes", "ring_bytes", "staging_bytes", "pin_bytes"))
     assert in_vram <= plan["device_budget"] == parse_size(vram) and in_ram <= plan["budget"] == parse_size(ram)
     if plan.linked_bytes:  # the rest is less than a tile
