@@ -46,7 +46,7 @@ class ModelConfig:
             head_dim=hparams["key_dim"],
             vocab_size=hparams["n_vocab"],
             max_position_embeddings=hparams["n_ctx_trained"],
-            rms_norm_eps=hparams["rms_eps"],
+            rms_norm_eps=hparams["norm_eps"],
             rope_theta=float(metadata.get(f"{arch}.rope.freq_base", 10000.0)),
             tie_word_embeddings=hparams["tied_output"],
             bos_token_id=tokenizer.bos_token_id,

@@ -111,6 +111,7 @@ typedef struct air_program {
     int64_t wanted_floats; /* the same for AIR_ROWS_WANTED buffers, logits not included */
     int64_t max_cols;      /* widest input of a product */
     int32_t n_layers;
+    int64_t positions_most; /* that a sequence may have: rows of a table of positions; INT64_MAX: any */
     const air_attention_shape *attention; /* [n_layers] */
     const air_rope *ropes;
     int32_t n_ropes;

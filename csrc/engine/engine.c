@@ -222,6 +222,9 @@ static air_status open_memory(air_engine *e, const air_engine_config *c, air_err
     const air_program *p = air_model_program(e->model);
     st = e->api->supports(p, err);
     if (st) return st;
+    if (c->n_ctx > p->positions_most)
+        return air_fail(err, AIR_E_ARGUMENT, "n_ctx is %lld, but the model has learned %lld positions and no more", (long long)c->n_ctx,
+                        (long long)p->positions_most);
     e->request = request_for(c, e->model);
     st = device_requests(c, p, &e->request, err);
     if (!st) st = air_plan_make(&e->plan, &e->request, err);

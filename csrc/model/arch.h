@@ -1,6 +1,7 @@
 /* model/arch.h: an architecture as data: what of the shared blocks it uses, and the few things it does its own way.
  *
- * The shared blocks (model/blocks) read these fields; no other place asks for an architecture by name. */
+ * The shared blocks (model/blocks) read these fields; no other place asks for an architecture by name. What a field does not say is as
+ * in Llama: RMS norms before attention and feed-forward, which follow each other, and rotary positions in every layer. */
 #ifndef AIR_MODEL_ARCH_H
 #define AIR_MODEL_ARCH_H
 
@@ -8,19 +9,67 @@
 
 AIR_BEGIN_C
 
-typedef enum air_qk_norm { AIR_QK_NORM_NONE, AIR_QK_NORM_PER_HEAD /* RMS norm of each head of q and k, before rope */ } air_qk_norm;
+typedef enum air_norm_kind { AIR_NORM_RMS, AIR_NORM_LAYER, AIR_NORM_LAYER_PLAIN /* without weights */ } air_norm_kind;
+
+/* Where a block's norms are: x += f(norm(x)), x += norm(f(x)), x += norm(f(norm(x))). */
+typedef enum air_norm_place { AIR_NORM_BEFORE, AIR_NORM_AFTER, AIR_NORM_AROUND } air_norm_place;
+
+/* Norms of q and k before they are rotated: of each head, by one vector for all of them or by one each (where the file has them), or of
+ * all heads together. */
+typedef enum air_qk_norm { AIR_QK_NORM_NONE, AIR_QK_NORM_PER_HEAD, AIR_QK_NORM_PER_HEAD_OWN, AIR_QK_NORM_WHOLE } air_qk_norm;
+
+/* Whether a layer's feed-forward reads what its attention has added to, or both read the same: always, where the file says so
+ * (use_parallel_residual), where the layer has no ffn_norm. */
+typedef enum air_layer_order { AIR_ORDER_IN_TURN, AIR_ORDER_PARALLEL, AIR_ORDER_BY_KEY, AIR_ORDER_BY_NORM } air_layer_order;
+
+typedef enum air_ffn_kind { AIR_FFN_GATED /* down(f(gate) * up) */, AIR_FFN_PLAIN /* down(f(up)) */ } air_ffn_kind;
+typedef enum air_rope_layers { AIR_ROPE_IN_ALL, AIR_ROPE_IN_WINDOWED } air_rope_layers;
+typedef enum air_window_rope { AIR_WINDOW_ROPE_SAME, AIR_WINDOW_ROPE_UNSCALED /* a rope of their own, never stretched */ } air_window_rope;
+/* What the key logit_scale does. */
+typedef enum air_logit_scale { AIR_LOGIT_SCALE_NONE, AIR_LOGIT_SCALE_MULTIPLIES, AIR_LOGIT_SCALE_DIVIDES } air_logit_scale;
+typedef enum air_embed_scale { AIR_EMBED_SCALE_NONE, AIR_EMBED_SCALE_ROOT /* of embedding_length */ } air_embed_scale;
+
 struct air_arch {
     const char *name;
+    air_norm_kind norm;
+    air_norm_place norm_place;
+    air_bias norm_bias;          /* of layer norms */
+    const char *ffn_norm;        /* "blk.%d.…", where it is not called ffn_norm */
+    air_layer_order order;
+
+    air_positions positions;
     air_rope_pairs rope;
+    air_rope_layers rope_layers;
+    int32_t no_rope_period;      /* of so many layers the last has no rope; 0: none is without */
     air_qk_norm qk_norm;
-    air_bias qkv_bias, attention_out_bias, ffn_bias;
+    int32_t window_period;       /* of so many layers the last sees all positions, the others attention.sliding_window; 1: no layer sees
+                                  * all; 0: all do, whatever the file says */
+    int64_t window;              /* where the file does not say */
+    air_window_rope window_rope; /* of layers with a window */
+    double window_rope_base;     /* where the file does not say; 0: as of other layers */
+    double attention_softcap, logit_softcap; /* where the file does not say */
+
+    air_ffn_kind ffn;
+    air_activation activation;
+    air_bias qkv_bias, attention_out_bias, ffn_bias, output_bias;
+    air_embed_scale embed_scale;
+    int embed_norm;              /* a norm of the embedding, token_embd_norm */
+    air_logit_scale logit_scale;
+
+    /* What follows from sizes and is no field: called when those are known, before what the file says of scales. */
+    void (*adjust)(air_hparams *hp);
 };
 
 /* Blocks: each appends its ops to the program and returns the buffer that holds the result. A failure is kept in the builder. */
 int32_t air__block_embed(air_builder *b);
-int32_t air__block_norm(air_builder *b, int32_t layer, int32_t in, const char *weight);
-void air__block_attention(air_builder *b, int32_t layer, int32_t x);
-void air__block_ffn(air_builder *b, int32_t layer, int32_t x);
+/* weight: without ".weight"; a norm after a block may be written over its input, out == in; AIR_NONE: a buffer of its own. */
+int32_t air__block_norm(air_builder *b, int32_t layer, int32_t in, int32_t out, const char *name);
+/* One layer: x += attention, x += feed-forward, as the architecture orders and norms them. */
+void air__block_layer(air_builder *b, int32_t layer, int32_t x);
+void air__block_attention(air_builder *b, int32_t layer, int32_t in, int32_t x);
+void air__block_ffn(air_builder *b, int32_t layer, int32_t in, int32_t x);
+/* x += a block's last product, whose input, weight and bias the op has, after the norm named where there is one behind blocks. */
+void air__block_residual(air_builder *b, int32_t layer, int32_t x, air_op product, const char *post_norm);
 void air__block_head(air_builder *b, int32_t x);
 
 #define ARCH(name) extern const air_arch air_arch_##name;

@@ -29,16 +29,35 @@ static void name_of(char *out, size_t size, const char *format, int32_t layer)
     else (void)snprintf(out, size, "%.*s%d%s", (int)(mark - format), format, (int)layer, mark + 2);
 }
 
-static int32_t add_weight(air_builder *b, const air_tensor *t, air_weight_use use)
+/* Rows of a tensor, which follow each other in the file. */
+static int32_t add_weight(air_builder *b, const air_tensor *t, air_weight_use use, int64_t first, int64_t rows)
 {
     if (!grow(b, (void **)&b->weights, b->n_weights, &b->cap_weights, sizeof *b->weights)) return AIR_NONE;
     const air_format *format = air_format_by_id(t->type);
-    int64_t cols = (int64_t)t->shape[0], rows = (int64_t)t->shape[1];
+    uint64_t row_bytes = t->shape[0] / format->block * format->bytes;
     b->weights[b->n_weights] = (air_weight){
-        .name = t->name.data, .use = use, .type = t->type, .part = t->part, .offset = t->offset, .bytes = t->bytes,
-        .rows = rows, .cols = cols, .row_bytes = t->shape[0] / format->block * format->bytes,
+        .name = t->name.data, .use = use, .type = t->type, .part = t->part, .offset = t->offset + (uint64_t)first * row_bytes,
+        .bytes = (uint64_t)rows * row_bytes, .rows = rows, .cols = (int64_t)t->shape[0], .row_bytes = row_bytes,
     };
     return b->n_weights++;
+}
+
+/* Elements of a tensor of whole blocks, as one row. */
+static int32_t add_vector(air_builder *b, const air_tensor *t, int64_t first, int64_t elements)
+{
+    const air_format *format = air_format_by_id(t->type);
+    if (first % format->block || elements % format->block) {
+        b->status = air_fail(b->err, AIR_E_UNSUPPORTED, "%s is of type %s, whose blocks of %u span what it holds side by side; convert it "
+                             "to F32", t->name.data, format->name, (unsigned)format->block);
+        return AIR_NONE;
+    }
+    int32_t i = add_weight(b, t, AIR_WEIGHT_VECTOR, 0, 1);
+    if (i == AIR_NONE) return AIR_NONE;
+    air_weight *w = &b->weights[i];
+    w->offset = t->offset + (uint64_t)(first / format->block) * format->bytes;
+    w->bytes = w->row_bytes = (uint64_t)(elements / format->block) * format->bytes;
+    w->cols = elements;
+    return i;
 }
 
 static const air_tensor *find(air_builder *b, air_presence presence, const char *format, int32_t layer)
@@ -70,32 +89,51 @@ static int check_matrix_type(air_builder *b, const air_tensor *t)
     return 0;
 }
 
-int32_t air__matrix(air_builder *b, int64_t rows, int64_t cols, const char *why, const char *format, int32_t layer)
+int air__has(air_builder *b, const char *format, int32_t layer) { return find(b, AIR_OPTIONAL, format, layer) != NULL; }
+
+int32_t air__matrix_part(air_builder *b, air_part part, int64_t cols, const char *why, const char *format, int32_t layer)
 {
     const air_tensor *t = find(b, AIR_REQUIRED, format, layer);
-    if (!t || !check_shape(b, t, rows, cols, why) || !check_matrix_type(b, t)) return AIR_NONE;
-    return add_weight(b, t, AIR_WEIGHT_MATRIX);
+    if (!t || !check_shape(b, t, part.all, cols, why) || !check_matrix_type(b, t)) return AIR_NONE;
+    return add_weight(b, t, AIR_WEIGHT_MATRIX, part.first, part.n);
+}
+
+int32_t air__matrix(air_builder *b, int64_t rows, int64_t cols, const char *why, const char *format, int32_t layer)
+{
+    return air__matrix_part(b, (air_part){0, rows, rows}, cols, why, format, layer);
+}
+
+int32_t air__vectors(air_builder *b, air_presence presence, int64_t n, int64_t elements, const char *why, const char *format,
+                     int32_t layer)
+{
+    const air_tensor *t = find(b, presence, format, layer);
+    if (!t || !check_shape(b, t, n, elements, why)) return AIR_NONE;
+    return add_vector(b, t, 0, n * elements);
 }
 
 int32_t air__vector(air_builder *b, air_presence presence, int64_t elements, const char *why, const char *format, int32_t layer)
 {
-    const air_tensor *t = find(b, presence, format, layer);
-    if (!t || !check_shape(b, t, 1, elements, why)) return AIR_NONE;
-    return add_weight(b, t, AIR_WEIGHT_VECTOR);
+    return air__vectors(b, presence, 1, elements, why, format, layer);
+}
+
+int32_t air__bias_part(air_builder *b, air_bias kind, air_part part, const char *format, int32_t layer)
+{
+    if (kind == AIR_BIAS_NONE) return AIR_NONE;
+    const air_tensor *t = find(b, kind == AIR_BIAS_REQUIRED ? AIR_REQUIRED : AIR_OPTIONAL, format, layer);
+    if (!t || !check_shape(b, t, 1, part.all, "the rows of its weight")) return AIR_NONE;
+    return add_vector(b, t, part.first, part.n);
 }
 
 int32_t air__bias(air_builder *b, air_bias kind, int64_t elements, const char *format, int32_t layer)
 {
-    if (kind == AIR_BIAS_NONE) return AIR_NONE;
-    return air__vector(b, kind == AIR_BIAS_REQUIRED ? AIR_REQUIRED : AIR_OPTIONAL, elements, "the rows of its weight", format,
-                       layer);
+    return air__bias_part(b, kind, (air_part){0, elements, elements}, format, layer);
 }
 
-int32_t air__table(air_builder *b, int64_t rows, int64_t cols, const char *name)
+int32_t air__table(air_builder *b, int64_t rows, int64_t cols, const char *why, const char *name)
 {
     const air_tensor *t = find(b, AIR_REQUIRED, name, AIR_NONE);
-    if (!t || !check_shape(b, t, rows, cols, "embedding_length, vocabulary") || !check_matrix_type(b, t)) return AIR_NONE;
-    return add_weight(b, t, AIR_WEIGHT_TABLE);
+    if (!t || !check_shape(b, t, rows, cols, why) || !check_matrix_type(b, t)) return AIR_NONE;
+    return add_weight(b, t, AIR_WEIGHT_TABLE, 0, rows);
 }
 
 int32_t air__buffer(air_builder *b, const char *name, int64_t width, air_rows rows)

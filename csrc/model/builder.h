@@ -39,7 +39,15 @@ typedef enum air_bias { AIR_BIAS_NONE, AIR_BIAS_OPTIONAL /* where the file has i
 int32_t air__matrix(air_builder *b, int64_t rows, int64_t cols, const char *why, const char *format, int32_t layer);
 int32_t air__vector(air_builder *b, air_presence presence, int64_t elements, const char *why, const char *format, int32_t layer);
 int32_t air__bias(air_builder *b, air_bias kind, int64_t elements, const char *format, int32_t layer);
-int32_t air__table(air_builder *b, int64_t rows, int64_t cols, const char *name);
+int32_t air__table(air_builder *b, int64_t rows, int64_t cols, const char *why, const char *name);
+/* n vectors of a tensor of two dimensions, one after the other. */
+int32_t air__vectors(air_builder *b, air_presence presence, int64_t n, int64_t elements, const char *why, const char *format,
+                     int32_t layer);
+/* Rows first to first + n of a tensor that holds several matrices, `all` rows together; of a vector, elements. */
+typedef struct air_part { int64_t first, n, all; } air_part;
+int32_t air__matrix_part(air_builder *b, air_part part, int64_t cols, const char *why, const char *format, int32_t layer);
+int32_t air__bias_part(air_builder *b, air_bias kind, air_part part, const char *format, int32_t layer);
+int air__has(air_builder *b, const char *format, int32_t layer);
 
 int32_t air__buffer(air_builder *b, const char *name, int64_t width, air_rows rows);
 air_rows air__buffer_rows(const air_builder *b, int32_t buffer);
@@ -51,8 +59,11 @@ void air__builder_finish(air_builder *b, air_arena *arena, air_program *program)
 void air__builder_deinit(air_builder *b);
 
 /* hparams.c, rope.c */
-air_status air__hparams_read(const air_gguf *gguf, air_hparams *hp, air_error *err);
-void air__rope_read(air_builder *b, air_arena *arena, air_program *program);
+/* layers go to the arena. */
+air_status air__hparams_read(const air_gguf *gguf, const air_arch *arch, air_arena *arena, air_hparams *hp, air_error *err);
+void air__ropes_read(air_builder *b, air_arena *arena, air_program *program);
+/* Which of the program's ropes a layer has. */
+int32_t air__rope_of(const air_builder *b, int32_t layer);
 /* Formats ARCH.suffix, the key of a hyperparameter. */
 typedef struct air_key { char text[128]; } air_key;
 air_key air__key(const air_hparams *hp, const char *suffix);

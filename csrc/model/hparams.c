@@ -1,8 +1,11 @@
 /* Hyperparameters: GGUF's keys (docs/gguf.md of the ggml project), each within a range that no later arithmetic overflows. */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
-#include "model/builder.h"
+#include "model/arch.h"
+
+enum { WIDEST = 1 << 20, LAYERS = 4096, HEADS = 4096, HEAD = 4096, POSITIONS = 1 << 30 };
 
 air_key air__key(const air_hparams *hp, const char *suffix)
 {
@@ -11,108 +14,255 @@ air_key air__key(const air_hparams *hp, const char *suffix)
     return key;
 }
 
+/* What the functions here share: they read keys of gguf into hp, and a failure ends them. */
+typedef struct reader {
+    const air_gguf *gguf;
+    const air_arch *arch;
+    air_hparams *hp;
+    air_layer_hparams *layers; /* hp's */
+    air_error *err;
+} reader;
+
 typedef struct field {
     const char *suffix;
     uint64_t min, max;
     int required;
 } field;
 
-/* Integer keys may be arrays with one number a layer; they are accepted where all are equal. */
-static air_status read_u64(const air_gguf *gguf, const air_hparams *hp, field f, uint64_t *out, air_error *err)
+static const air_gguf_value *find(const reader *r, const char *suffix) { return air_gguf_find(r->gguf, air__key(r->hp, suffix).text); }
+
+static air_status missing(const reader *r, const char *suffix)
 {
-    air_key key = air__key(hp, f.suffix);
-    const air_gguf_value *value = air_gguf_find(gguf, key.text);
-    if (!value) {
-        if (!f.required) return AIR_OK;
-        return air_fail(err, AIR_E_FORMAT, "the file has no %s, which a model needs", key.text);
-    }
-    if (value->type != AIR_GGUF_ARRAY) return air_gguf_get_u64(gguf, key.text, f.min, f.max, out, err);
-    if (!value->count || (value->element != AIR_GGUF_I32 && value->element != AIR_GGUF_U32))
-        return air_fail(err, AIR_E_FORMAT, "%s is an array, but not of 32-bit integers", key.text);
-    const uint32_t *items = value->as.items;
-    for (uint64_t i = 1; i < value->count; i++)
-        if (items[i] != items[0])
-            return air_fail(err, AIR_E_UNSUPPORTED, "%s differs between layers (%u and %u), which is unsupported", key.text, items[0],
-                            items[i]);
-    if (items[0] < f.min || items[0] > f.max)
-        return air_fail(err, AIR_E_FORMAT, "%s is %u, outside of %llu to %llu", key.text, items[0], (unsigned long long)f.min,
-                        (unsigned long long)f.max);
-    *out = items[0];
-    return AIR_OK;
+    return air_fail(r->err, AIR_E_FORMAT, "the file has no %s, which a model needs", air__key(r->hp, suffix).text);
 }
 
-static air_status read_i64(const air_gguf *gguf, const air_hparams *hp, field f, int64_t *out, air_error *err)
+static air_status read_i64(const reader *r, field f, int64_t *out)
 {
     uint64_t value = (uint64_t)*out;
-    air_status st = read_u64(gguf, hp, f, &value, err);
+    if (f.required && !find(r, f.suffix)) return missing(r, f.suffix);
+    air_status st = air_gguf_get_u64(r->gguf, air__key(r->hp, f.suffix).text, f.min, f.max, &value, r->err);
     if (!st) *out = (int64_t)value;
     return st;
 }
 
-static air_status read_i32(const air_gguf *gguf, const air_hparams *hp, field f, int32_t *out, air_error *err)
+static air_status read_i32(const reader *r, field f, int32_t *out)
 {
     int64_t value = *out;
-    air_status st = read_i64(gguf, hp, f, &value, err);
+    air_status st = read_i64(r, f, &value);
     if (!st) *out = (int32_t)value;
     return st;
 }
 
-static air_status read_sizes(const air_gguf *gguf, air_hparams *hp, air_error *err)
+static air_status read_f64(const reader *r, const char *suffix, double min, double max, double *out)
 {
-    enum { WIDEST = 1 << 20, LAYERS = 4096, HEADS = 4096, HEAD = 4096 };
+    return air_gguf_get_f64(r->gguf, air__key(r->hp, suffix).text, min, max, out, r->err);
+}
+
+/* A number for all layers, or an array with one for each, to out[layer]. Untouched where the key is not there. */
+static air_status read_each(const reader *r, field f, int64_t *out)
+{
+    air_key key = air__key(r->hp, f.suffix);
+    const air_gguf_value *value = find(r, f.suffix);
+    int64_t one = 0;
+    if (!value || value->type != AIR_GGUF_ARRAY) {
+        air_status st = read_i64(r, f, &one);
+        for (int64_t i = 0; value && !st && i < r->hp->n_layers; i++) out[i] = one;
+        return st;
+    }
+    if (value->element != AIR_GGUF_I32 && value->element != AIR_GGUF_U32)
+        return air_fail(r->err, AIR_E_FORMAT, "%s is an array, but not of 32-bit integers", key.text);
+    if (value->count != (uint64_t)r->hp->n_layers)
+        return air_fail(r->err, AIR_E_FORMAT, "%s has %llu numbers for %lld layers", key.text, (unsigned long long)value->count,
+                        (long long)r->hp->n_layers);
+    const uint32_t *items = value->as.items;
+    for (int64_t i = 0; i < r->hp->n_layers; i++) {
+        if (items[i] < f.min || items[i] > f.max)
+            return air_fail(r->err, AIR_E_FORMAT, "%s of layer %lld is %u, outside of %llu to %llu", key.text, (long long)i, items[i],
+                            (unsigned long long)f.min, (unsigned long long)f.max);
+        out[i] = items[i];
+    }
+    return AIR_OK;
+}
+
+/* --- layers --- */
+
+static air_status read_heads(const reader *r)
+{
+    int64_t n = r->hp->n_layers, each[LAYERS];
+    air_status st = read_each(r, (field){"attention.head_count", 1, HEADS, 1}, each);
+    for (int64_t i = 0; i < n && !st; i++) r->layers[i].heads = (int32_t)each[i];
+    if (!st) st = read_each(r, (field){"attention.head_count_kv", 1, HEADS, 0}, each); /* where it says nothing, as many */
+    for (int64_t i = 0; i < n && !st; i++) {
+        r->layers[i].kv_heads = (int32_t)each[i];
+        if (each[i] > r->layers[i].heads || r->layers[i].heads % each[i])
+            return air_fail(r->err, AIR_E_FORMAT, "%s.attention.head_count %d is not a multiple of head_count_kv %d", r->hp->arch,
+                            r->layers[i].heads, r->layers[i].kv_heads);
+    }
+    return st;
+}
+
+static air_status read_ffn(const reader *r)
+{
+    int64_t each[LAYERS];
+    air_status st = read_each(r, (field){"feed_forward_length", 1, WIDEST, 1}, each);
+    for (int64_t i = 0; i < r->hp->n_layers && !st; i++) r->layers[i].n_ff = each[i];
+    return st;
+}
+
+/* Of so many layers the last sees all; or a flag for each layer. */
+static air_status read_pattern(const reader *r, int64_t period)
+{
+    static const char suffix[] = "attention.sliding_window_pattern";
+    const air_gguf_value *value = find(r, suffix);
+    int flags = value && value->type == AIR_GGUF_ARRAY;
+    if (flags && (value->element != AIR_GGUF_BOOL || value->count != (uint64_t)r->hp->n_layers))
+        return air_fail(r->err, AIR_E_FORMAT, "%s is not an array of a bool for each of %lld layers", air__key(r->hp, suffix).text,
+                        (long long)r->hp->n_layers);
+    air_status st = flags ? AIR_OK : read_i64(r, (field){suffix, 1, LAYERS, 0}, &period);
+    for (int64_t i = 0; i < r->hp->n_layers && !st; i++)
+        r->layers[i].windowed = flags ? ((const uint8_t *)value->as.items)[i] : period == 1 || i % period < period - 1;
+    return st;
+}
+
+static air_status read_windows(const reader *r)
+{
+    air_hparams *hp = r->hp;
+    hp->window = r->arch->window;
+    if (!r->arch->window_period) return AIR_OK;
+    air_status st = read_i64(r, (field){"attention.sliding_window", 0, POSITIONS, 0}, &hp->window);
+    return !st && hp->window ? read_pattern(r, r->arch->window_period) : st;
+}
+
+static void set_rotated(const reader *r)
+{
+    for (int64_t i = 0; i < r->hp->n_layers; i++) {
+        int64_t period = r->arch->no_rope_period;
+        int skipped = period && i % period == period - 1;
+        int hidden = r->arch->rope_layers == AIR_ROPE_IN_WINDOWED && !r->layers[i].windowed;
+        r->layers[i].rotated = r->hp->positions == AIR_POSITIONS_ROPE && !skipped && !hidden;
+    }
+}
+
+/* --- sizes and scales --- */
+
+static air_status read_sizes(const reader *r)
+{
+    air_hparams *hp = r->hp;
     air_status st;
-    if ((st = read_i64(gguf, hp, (field){"block_count", 1, LAYERS, 1}, &hp->n_layers, err))) return st;
-    if ((st = read_i64(gguf, hp, (field){"context_length", 1, 1u << 30, 1}, &hp->n_ctx_trained, err))) return st;
-    if ((st = read_i64(gguf, hp, (field){"embedding_length", 1, WIDEST, 1}, &hp->n_embd, err))) return st;
-    if ((st = read_i64(gguf, hp, (field){"feed_forward_length", 1, WIDEST, 1}, &hp->n_ff, err))) return st;
-    if ((st = read_i32(gguf, hp, (field){"attention.head_count", 1, HEADS, 1}, &hp->heads, err))) return st;
-    hp->kv_heads = hp->heads;
-    if ((st = read_i32(gguf, hp, (field){"attention.head_count_kv", 1, HEADS, 0}, &hp->kv_heads, err))) return st;
-    if (hp->heads % hp->kv_heads)
-        return air_fail(err, AIR_E_FORMAT, "%s.attention.head_count %d is not a multiple of head_count_kv %d", hp->arch, hp->heads,
-                        hp->kv_heads);
+    if ((st = read_i64(r, (field){"context_length", 1, POSITIONS, 1}, &hp->n_ctx_trained))) return st;
+    if ((st = read_i64(r, (field){"embedding_length", 1, WIDEST, 1}, &hp->n_embd))) return st;
+    if ((st = read_heads(r))) return st;
+    if ((st = read_ffn(r))) return st;
+    hp->heads = r->layers[0].heads;
+    hp->kv_heads = r->layers[0].kv_heads;
+    hp->n_ff = r->layers[0].n_ff;
     hp->key_dim = (int32_t)(hp->n_embd / hp->heads);
-    if ((st = read_i32(gguf, hp, (field){"attention.key_length", 1, HEAD, 0}, &hp->key_dim, err))) return st;
+    if ((st = read_i32(r, (field){"attention.key_length", 1, HEAD, 0}, &hp->key_dim))) return st;
     hp->value_dim = hp->key_dim;
-    if ((st = read_i32(gguf, hp, (field){"attention.value_length", 1, HEAD, 0}, &hp->value_dim, err))) return st;
+    if ((st = read_i32(r, (field){"attention.value_length", 1, HEAD, 0}, &hp->value_dim))) return st;
     hp->rope_dims = hp->key_dim;
-    if ((st = read_i32(gguf, hp, (field){"rope.dimension_count", 2, HEAD, 0}, &hp->rope_dims, err))) return st;
+    if (r->arch->positions != AIR_POSITIONS_ROPE) return AIR_OK;
+    if ((st = read_i32(r, (field){"rope.dimension_count", 2, HEAD, 0}, &hp->rope_dims))) return st;
     if (hp->key_dim < 1 || hp->rope_dims > hp->key_dim || hp->rope_dims % 2)
-        return air_fail(err, AIR_E_FORMAT, "%s.rope.dimension_count %d is odd or larger than the head size %d", hp->arch,
+        return air_fail(r->err, AIR_E_FORMAT, "%s.rope.dimension_count %d is odd or larger than the head size %d", hp->arch,
                         hp->rope_dims, hp->key_dim);
     return AIR_OK;
 }
 
-static air_status refuse_experts(const air_gguf *gguf, const air_hparams *hp, air_error *err)
+static air_status read_scales(const reader *r)
 {
-    uint64_t experts = 0;
-    air_status st = read_u64(gguf, hp, (field){"expert_count", 0, 1u << 16, 0}, &experts, err);
-    if (st || !experts) return st;
-    return air_fail(err, AIR_E_UNSUPPORTED, "%s.expert_count is %llu: mixtures of experts are unsupported; use a dense model",
-                    hp->arch, (unsigned long long)experts);
-}
-
-static air_status read_vocabulary(const air_gguf *gguf, air_hparams *hp, air_error *err)
-{
-    const air_tensor *table = air_gguf_tensor(gguf, "token_embd.weight");
-    if (!table && !air_gguf_tensor_count(gguf))
-        return air_fail(err, AIR_E_MODEL, "the file holds no tensors, only metadata (a vocabulary?): there is nothing to run");
-    if (!table) return air_fail(err, AIR_E_MODEL, "the file has no tensor token_embd.weight, which %s needs", hp->arch);
-    if (table->shape[1] > INT32_MAX)
-        return air_fail(err, AIR_E_MODEL, "token_embd.weight has %llu rows; token ids have 31 bits",
-                        (unsigned long long)table->shape[1]);
-    hp->n_vocab = (int64_t)table->shape[1];
-    hp->tied_output = air_gguf_tensor(gguf, "output.weight") == NULL;
+    air_hparams *hp = r->hp;
+    air_status st;
+    if ((st = read_f64(r, "attention.scale", 0, 1e3, &hp->attention_scale))) return st;
+    if ((st = read_f64(r, "embedding_scale", 0, 1e6, &hp->embedding_scale))) return st;
+    if ((st = read_f64(r, "residual_scale", 0, 1e3, &hp->residual_scale))) return st;
+    double logits = r->arch->logit_scale == AIR_LOGIT_SCALE_DIVIDES ? 1 / hp->logit_scale : hp->logit_scale;
+    if (r->arch->logit_scale != AIR_LOGIT_SCALE_NONE && (st = read_f64(r, "logit_scale", 1e-6, 1e6, &logits))) return st;
+    hp->logit_scale = r->arch->logit_scale == AIR_LOGIT_SCALE_DIVIDES ? 1 / logits : logits;
+    if ((st = read_f64(r, "attn_logit_softcapping", 0, 1e6, &hp->attention_softcap))) return st;
+    if ((st = read_f64(r, "final_logit_softcapping", 0, 1e6, &hp->logit_softcap))) return st;
+    if ((st = read_f64(r, "attention.max_alibi_bias", 0, 1e3, &hp->alibi))) return st;
+    if (hp->positions == AIR_POSITIONS_ALIBI && hp->alibi == 0)
+        return air_fail(r->err, AIR_E_UNSUPPORTED, "the file has no %s: %s models without ALiBi are unsupported",
+                        air__key(hp, "attention.max_alibi_bias").text, hp->arch);
+    if (hp->attention_scale == 0) hp->attention_scale = 1 / sqrt((double)hp->key_dim); /* as files say that have none of their own */
+    if (hp->embedding_scale == 0) hp->embedding_scale = 1;
+    if (hp->residual_scale == 0) hp->residual_scale = 1;
     return AIR_OK;
 }
 
-air_status air__hparams_read(const air_gguf *gguf, air_hparams *hp, air_error *err)
+static air_status read_eps(const reader *r)
 {
-    air_status st = refuse_experts(gguf, hp, err);
+    const char *suffix = r->arch->norm == AIR_NORM_RMS ? "attention.layer_norm_rms_epsilon" : "attention.layer_norm_epsilon";
+    if (!find(r, suffix)) return missing(r, suffix);
+    return read_f64(r, suffix, 0, 1, &r->hp->norm_eps);
+}
+
+static air_status read_order(const reader *r)
+{
+    static const char suffix[] = "use_parallel_residual";
+    r->hp->parallel = r->arch->order == AIR_ORDER_PARALLEL;
+    if (r->arch->order != AIR_ORDER_BY_KEY) return AIR_OK;
+    const air_gguf_value *value = find(r, suffix);
+    if (!value) return missing(r, suffix);
+    if (value->type != AIR_GGUF_BOOL) return air_fail(r->err, AIR_E_FORMAT, "%s is not a bool", air__key(r->hp, suffix).text);
+    r->hp->parallel = value->as.u != 0;
+    return AIR_OK;
+}
+
+static air_status read_vocabulary(const reader *r)
+{
+    air_hparams *hp = r->hp;
+    const air_tensor *table = air_gguf_tensor(r->gguf, "token_embd.weight");
+    if (!table && !air_gguf_tensor_count(r->gguf))
+        return air_fail(r->err, AIR_E_MODEL, "the file holds no tensors, only metadata (a vocabulary?): there is nothing to run");
+    if (!table) return air_fail(r->err, AIR_E_MODEL, "the file has no tensor token_embd.weight, which %s needs", hp->arch);
+    if (table->shape[1] > INT32_MAX)
+        return air_fail(r->err, AIR_E_MODEL, "token_embd.weight has %llu rows; token ids have 31 bits",
+                        (unsigned long long)table->shape[1]);
+    hp->n_vocab = (int64_t)table->shape[1];
+    hp->tied_output = air_gguf_tensor(r->gguf, "output.weight") == NULL;
+    return AIR_OK;
+}
+
+/* What a file may ask for that nothing here computes. */
+static air_status refuse(const reader *r)
+{
+    int64_t experts = 0;
+    double clamp = 0;
+    air_status st = read_i64(r, (field){"expert_count", 0, 1u << 16, 0}, &experts);
+    if (!st) st = read_f64(r, "attention.clamp_kqv", 0, 1e6, &clamp);
     if (st) return st;
-    if ((st = read_sizes(gguf, hp, err))) return st;
-    if ((st = read_vocabulary(gguf, hp, err))) return st;
-    air_key key = air__key(hp, "attention.layer_norm_rms_epsilon");
-    if (!air_gguf_find(gguf, key.text)) return air_fail(err, AIR_E_FORMAT, "the file has no %s, which a model needs", key.text);
-    return air_gguf_get_f64(gguf, key.text, 0, 1, &hp->rms_eps, err);
+    if (experts)
+        return air_fail(r->err, AIR_E_UNSUPPORTED, "%s.expert_count is %lld: mixtures of experts are unsupported; use a dense model",
+                        r->hp->arch, (long long)experts);
+    if (clamp > 0)
+        return air_fail(r->err, AIR_E_UNSUPPORTED, "%s.attention.clamp_kqv is %g: clamped queries and keys are unsupported", r->hp->arch,
+                        clamp);
+    return AIR_OK;
+}
+
+air_status air__hparams_read(const air_gguf *gguf, const air_arch *arch, air_arena *arena, air_hparams *hp, air_error *err)
+{
+    reader r = {.gguf = gguf, .arch = arch, .hp = hp, .err = err};
+    hp->positions = arch->positions;
+    hp->alibi = 8; /* of the paper's models, which say nothing */
+    hp->embedding_scale = hp->residual_scale = hp->logit_scale = 1;
+    hp->attention_softcap = arch->attention_softcap;
+    hp->logit_softcap = arch->logit_softcap;
+    air_status st = refuse(&r);
+    if (!st) st = read_i64(&r, (field){"block_count", 1, LAYERS, 1}, &hp->n_layers);
+    if (st) return st;
+    r.layers = air_arena_alloc(arena, (size_t)hp->n_layers, sizeof *r.layers);
+    if (!r.layers) return air_fail(err, AIR_E_NOMEM, "model: %lld layers", (long long)hp->n_layers);
+    hp->layers = r.layers;
+    if ((st = read_sizes(&r))) return st;
+    if (arch->adjust) arch->adjust(hp);
+    if ((st = read_windows(&r))) return st;
+    if ((st = read_scales(&r))) return st;
+    if ((st = read_order(&r))) return st;
+    if ((st = read_vocabulary(&r))) return st;
+    if (arch->embed_scale == AIR_EMBED_SCALE_ROOT) hp->embedding_scale = sqrt((double)hp->n_embd);
+    set_rotated(&r);
+    return read_eps(&r);
 }

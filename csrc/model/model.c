@@ -1,5 +1,6 @@
 #include "model/model.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -34,7 +35,7 @@ static air_status find_arch(const air_gguf *gguf, const air_arch **arch, air_err
             *arch = archs[i];
             return AIR_OK;
         }
-    char known[256] = "";
+    char known[1024] = "";
     for (size_t i = 0, at = 0; i < AIR_COUNT(archs) && at < sizeof known; i++)
         at += (size_t)snprintf(known + at, sizeof known - at, "%s%s", i ? ", " : "", archs[i]->name);
     return air_fail(err, AIR_E_UNSUPPORTED, "architecture \"%.64s\" is unsupported; supported are %s", name.data, known);
@@ -43,23 +44,39 @@ static air_status find_arch(const air_gguf *gguf, const air_arch **arch, air_err
 static void emit_decoder(air_builder *b)
 {
     int32_t x = air__block_embed(b);
-    for (int32_t layer = 0; layer < b->hp->n_layers && !b->status; layer++) {
-        air__block_attention(b, layer, x);
-        air__block_ffn(b, layer, x);
-    }
+    for (int32_t layer = 0; layer < b->hp->n_layers && !b->status; layer++) air__block_layer(b, layer, x);
     air__block_head(b, x);
+}
+
+/* ALiBi's slopes (arXiv 2108.12409): for a power of two of heads a geometric series, which ends at 2^-alibi and begins where it leads to
+ * by as many equal steps; for another number those of the power below, and between them every other one of twice as many. */
+static const float *make_slopes(air_builder *b, air_arena *arena, int32_t heads)
+{
+    float *slopes = air_arena_alloc(arena, (size_t)heads, sizeof *slopes);
+    int32_t power = 1;
+    while (2 * power <= heads) power *= 2;
+    for (int32_t i = 0; slopes && i < heads; i++)
+        slopes[i] = (float)pow(2, -b->hp->alibi * (i < power ? (double)(i + 1) / power : (double)(2 * (i - power) + 1) / (2 * power)));
+    return slopes;
 }
 
 static void fill_attention(air_builder *b, air_arena *arena, air_program *program)
 {
-    air_attention_shape *shapes = air_arena_alloc(arena, (size_t)b->hp->n_layers, sizeof *shapes);
-    if (!shapes) {
-        b->status = air_fail(b->err, AIR_E_NOMEM, "model: %lld layers", (long long)b->hp->n_layers);
-        return;
+    const air_hparams *hp = b->hp;
+    air_attention_shape *shapes = air_arena_alloc(arena, (size_t)hp->n_layers, sizeof *shapes);
+    int alibi = hp->positions == AIR_POSITIONS_ALIBI, failed = !shapes;
+    for (int64_t i = 0; !failed && i < hp->n_layers; i++) {
+        const air_layer_hparams *layer = &hp->layers[i];
+        shapes[i] = (air_attention_shape){
+            .heads = layer->heads, .kv_heads = layer->kv_heads, .key_dim = hp->key_dim, .value_dim = hp->value_dim,
+            .window = layer->windowed ? (int32_t)hp->window : 0, .softcap = (float)hp->attention_softcap,
+        };
+        if (!alibi) continue;
+        int again = i && layer->heads == layer[-1].heads;
+        shapes[i].slopes = again ? shapes[i - 1].slopes : make_slopes(b, arena, layer->heads);
+        failed = !shapes[i].slopes;
     }
-    for (int64_t i = 0; i < b->hp->n_layers; i++)
-        shapes[i] = (air_attention_shape){.heads = b->hp->heads, .kv_heads = b->hp->kv_heads, .key_dim = b->hp->key_dim,
-                                          .value_dim = b->hp->value_dim};
+    if (failed) b->status = air_fail(b->err, AIR_E_NOMEM, "model: %lld layers", (long long)hp->n_layers);
     program->attention = shapes;
 }
 
@@ -69,8 +86,9 @@ static air_status build(air_model *m, const air_gguf *gguf, const air_arch *arch
     m->program.n_layers = (int32_t)m->hp.n_layers;
     m->program.n_vocab = m->hp.n_vocab;
     m->program.n_embd = m->hp.n_embd;
+    m->program.positions_most = m->hp.positions == AIR_POSITIONS_LEARNED ? m->hp.n_ctx_trained : INT64_MAX;
     emit_decoder(&b);
-    air__rope_read(&b, &m->arena, &m->program);
+    air__ropes_read(&b, &m->arena, &m->program);
     if (!b.status) fill_attention(&b, &m->arena, &m->program);
     air__builder_finish(&b, &m->arena, &m->program);
     air__builder_deinit(&b);
@@ -86,7 +104,7 @@ air_status air_model_open(air_model **out, const air_gguf_set *set, air_error *e
     air_model *m = air_calloc(1, sizeof *m);
     if (!m) return air_fail(err, AIR_E_NOMEM, "model: %zu bytes", sizeof *m);
     (void)snprintf(m->hp.arch, sizeof m->hp.arch, "%s", arch->name);
-    st = air__hparams_read(set->gguf, &m->hp, err);
+    st = air__hparams_read(set->gguf, arch, &m->arena, &m->hp, err);
     if (!st) st = build(m, set->gguf, arch, err);
     if (st) {
         air_model_close(m);

@@ -9,12 +9,29 @@
 
 AIR_BEGIN_C
 
+/* How a model knows where a token is: q and k are turned, a row of position_embd is added, scores fall with the distance. */
+typedef enum air_positions { AIR_POSITIONS_ROPE, AIR_POSITIONS_LEARNED, AIR_POSITIONS_ALIBI } air_positions;
+
+typedef struct air_layer_hparams {
+    int64_t n_ff;
+    int32_t heads, kv_heads;
+    int windowed; /* sees `window` positions back, not all */
+    int rotated;
+} air_layer_hparams;
+
 typedef struct air_hparams { /* every field checked against its range and the others at open */
     char arch[32];
-    int64_t n_vocab, n_embd, n_ff, n_layers, n_ctx_trained;
+    int64_t n_vocab, n_embd, n_ff, n_layers, n_ctx_trained; /* n_ff, heads and kv_heads of the first layer */
     int32_t heads, kv_heads, key_dim, value_dim, rope_dims;
-    double rms_eps;
+    double norm_eps;
     int tied_output;
+    int parallel;       /* attention and feed-forward read the same */
+    air_positions positions;
+    int64_t window;     /* of windowed layers; 0: there are none */
+    double alibi;       /* the slope of the steepest head is 2^(-alibi / heads) */
+    double embedding_scale, residual_scale, logit_scale, attention_scale; /* each a factor, 1: none */
+    double attention_softcap, logit_softcap;                              /* 0: none */
+    const air_layer_hparams *layers;                                      /* [n_layers] */
 } air_hparams;
 
 typedef struct air_model air_model;

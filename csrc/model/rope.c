@@ -1,5 +1,6 @@
-/* Frequencies of rotary positions and the ways files stretch them: none, linear (arXiv 2306.15595), yarn (arXiv 2309.00071), and
- * per-pair factors in a tensor (Llama 3). Conventions are ggml's, which equal transformers' where both have the scaling. */
+/* Frequencies of rotary positions and the ways files stretch them: none, linear (arXiv 2306.15595), yarn (arXiv 2309.00071), and per-pair
+ * factors in a tensor (Llama 3) or two (longrope, arXiv 2402.13753). Conventions are ggml's, which equal transformers' where both have the
+ * scaling. */
 #include <math.h>
 #include <string.h>
 
@@ -26,23 +27,24 @@ static void read_scaling(air_builder *b, scaling *s)
     air_key key = air__key(b->hp, "rope.scaling.type");
     if (!b->status) b->status = air_gguf_get_string(b->gguf, key.text, &type, b->err);
     get_f64(b, "rope.freq_base", 1e-3, 1e12, &s->base);
+    get_f64(b, "rope.scaling.attn_factor", 1e-3, 1e3, &s->attention);
+    air_key context = air__key(b->hp, "rope.scaling.original_context_length");
+    if (!b->status) b->status = air_gguf_get_u64(b->gguf, context.text, 1, 1u << 30, &s->original_context, b->err);
     if (air_gguf_find(b->gguf, key.text) == NULL) { /* files from before the type was written */
         get_f64(b, "rope.scale_linear", 1e-3, 1e6, &s->factor);
         return;
     }
-    if (b->status || strcmp(type.data, "none") == 0) return;
+    /* longrope's factors are tensors, and all there is to it */
+    if (b->status || strcmp(type.data, "none") == 0 || strcmp(type.data, "longrope") == 0) return;
     s->yarn = strcmp(type.data, "yarn") == 0;
     if (!s->yarn && strcmp(type.data, "linear") != 0) {
-        b->status = air_fail(b->err, AIR_E_UNSUPPORTED, "%s is \"%.40s\"; supported are none, linear and yarn", key.text, type.data);
+        b->status = air_fail(b->err, AIR_E_UNSUPPORTED, "%s is \"%.40s\"; supported are none, linear, yarn and longrope", key.text,
+                             type.data);
         return;
     }
     get_f64(b, "rope.scaling.factor", 1e-3, 1e6, &s->factor);
-    get_f64(b, "rope.scaling.attn_factor", 1e-3, 1e3, &s->attention);
     get_f64(b, "rope.scaling.yarn_beta_fast", 1e-3, 1e6, &s->beta_fast);
     get_f64(b, "rope.scaling.yarn_beta_slow", 1e-3, 1e6, &s->beta_slow);
-    key = air__key(b->hp, "rope.scaling.original_context_length");
-    if (!b->status)
-        b->status = air_gguf_get_u64(b->gguf, key.text, 1, 1u << 30, &s->original_context, b->err);
 }
 
 /* Dimension at which a wave turns `turns` times within the original context. */
@@ -64,27 +66,68 @@ static void fill(const scaling *s, double *frequency, int64_t pairs)
     }
 }
 
-void air__rope_read(air_builder *b, air_arena *arena, air_program *program)
+/* What a file keeps in tensors: factors of each pair, or two sets of them, for sequences within and beyond the original context. */
+static void read_factors(air_builder *b, const scaling *s, int64_t pairs, air_rope *rope)
 {
-    scaling s = {.base = 10000, .factor = 1, .attention = 1, .beta_fast = 32, .beta_slow = 1,
-                 .original_context = (uint64_t)b->hp->n_ctx_trained};
-    read_scaling(b, &s);
-    if (b->status) return;
+    static const char why[] = "rope.dimension_count / 2", of_long[] = "rope_factors_long.weight";
+    rope->factors = rope->long_factors = AIR_NONE;
+    if (!air__has(b, of_long, AIR_NONE)) {
+        rope->factors = air__vector(b, AIR_OPTIONAL, pairs, why, "rope_freqs.weight", AIR_NONE);
+        return;
+    }
+    rope->factors = air__vector(b, AIR_REQUIRED, pairs, why, "rope_factors_short.weight", AIR_NONE);
+    rope->long_factors = air__vector(b, AIR_REQUIRED, pairs, why, of_long, AIR_NONE);
+    rope->long_beyond = (int64_t)s->original_context;
+}
+
+static void make_rope(air_builder *b, air_arena *arena, const scaling *s, int factors, air_rope *rope)
+{
     int64_t pairs = b->hp->rope_dims / 2;
     double *frequency = air_arena_alloc(arena, (size_t)pairs, sizeof *frequency);
-    air_rope *rope = air_arena_alloc(arena, 1, sizeof *rope);
-    if (!frequency || !rope) {
+    if (!frequency) {
         b->status = air_fail(b->err, AIR_E_NOMEM, "model: rotary frequencies");
         return;
     }
-    fill(&s, frequency, pairs);
+    fill(s, frequency, pairs);
     *rope = (air_rope){
-        .kind = b->arch->rope, .pairs = pairs, .frequency = frequency,
-        .magnitude = s.yarn && s.factor > 1 ? s.attention * (1 + 0.1 * log(s.factor)) : s.attention,
-        .factors = air__vector(b, AIR_OPTIONAL, pairs, "rope.dimension_count / 2", "rope_freqs.weight", AIR_NONE),
-        .long_factors = AIR_NONE,
+        .kind = b->arch->rope, .pairs = pairs, .frequency = frequency, .factors = AIR_NONE, .long_factors = AIR_NONE,
+        .magnitude = s->yarn && s->factor > 1 ? s->attention * (1 + 0.1 * log(s->factor)) : s->attention,
     };
-    program->ropes = rope;
+    if (factors) read_factors(b, s, pairs, rope);
+}
+
+enum { GLOBAL, OF_WINDOWS, ROPES };
+
+static int has_window_rope(const air_builder *b)
+{
+    return b->arch->window_rope == AIR_WINDOW_ROPE_UNSCALED && b->hp->window > 0;
+}
+
+int32_t air__rope_of(const air_builder *b, int32_t layer)
+{
+    return has_window_rope(b) && b->hp->layers[layer].windowed ? OF_WINDOWS : GLOBAL;
+}
+
+void air__ropes_read(air_builder *b, air_arena *arena, air_program *program)
+{
+    scaling s = {.base = 10000, .factor = 1, .attention = 1, .beta_fast = 32, .beta_slow = 1,
+                 .original_context = (uint64_t)b->hp->n_ctx_trained};
+    if (b->hp->positions != AIR_POSITIONS_ROPE) return;
+    read_scaling(b, &s);
+    air_rope *ropes = b->status ? NULL : air_arena_alloc(arena, ROPES, sizeof *ropes);
+    if (!b->status && !ropes) b->status = air_fail(b->err, AIR_E_NOMEM, "model: ropes");
+    if (b->status) return;
+    make_rope(b, arena, &s, 1, &ropes[GLOBAL]);
     program->n_ropes = 1;
-    program->rope_pairs = pairs;
+    if (!b->status && has_window_rope(b)) {
+        scaling plain = {.base = b->arch->window_rope_base > 0 ? b->arch->window_rope_base : s.base, .factor = 1, .attention = 1};
+        get_f64(b, "rope.freq_base_swa", 1e-3, 1e12, &plain.base);
+        if (!b->status) make_rope(b, arena, &plain, 0, &ropes[OF_WINDOWS]);
+        program->n_ropes = ROPES;
+    }
+    for (int32_t i = 0; i < program->n_ropes; i++) {
+        ropes[i].first = program->rope_pairs;
+        program->rope_pairs += ropes[i].pairs;
+    }
+    program->ropes = ropes;
 }

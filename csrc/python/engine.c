@@ -202,7 +202,7 @@ static PyObject *engine_hparams(PyObject *o, void *unused)
     const air_hparams *h = air_model_hparams(air_engine_model(self->engine));
 #define L(field) #field, (long long)h->field
     return Py_BuildValue("{ss sL sL sL sL sL sL sL sL sL sL sd sN}", "arch", h->arch, L(n_vocab), L(n_embd), L(n_ff), L(n_layers),
-                         L(n_ctx_trained), L(heads), L(kv_heads), L(key_dim), L(value_dim), L(rope_dims), "rms_eps", h->rms_eps,
+                         L(n_ctx_trained), L(heads), L(kv_heads), L(key_dim), L(value_dim), L(rope_dims), "norm_eps", h->norm_eps,
                          "tied_output", PyBool_FromLong(h->tied_output));
 #undef L
 }

@@ -66,9 +66,17 @@ static void check_widths(const air_program *p)
             CHECK(p->weights[op->weight].cols <= p->max_cols);
             if (op->bias != AIR_NONE) CHECK_EQ(p->weights[op->bias].cols, p->weights[op->weight].rows);
         }
-        if (op->kind == AIR_OP_RMS_NORM)
-            CHECK_EQ(p->weights[op->weight].cols, op->head_dim ? op->head_dim : p->buffers[op->in].width);
-        if (op->kind == AIR_OP_ROPE) CHECK_EQ(p->buffers[op->in].width, (int64_t)op->heads * op->head_dim);
+        if ((op->kind == AIR_OP_RMS_NORM || op->kind == AIR_OP_LAYER_NORM) && op->weight != AIR_NONE) {
+            int64_t width = p->buffers[op->in].width, cols = p->weights[op->weight].cols;
+            CHECK(cols == width || cols == op->head_dim);
+            CHECK(!op->head_dim || width % op->head_dim == 0);
+            if (op->bias != AIR_NONE) CHECK_EQ(p->weights[op->bias].cols, cols);
+        }
+        if (op->kind == AIR_OP_ROPE) {
+            CHECK_EQ(p->buffers[op->in].width, (int64_t)op->heads * op->head_dim);
+            CHECK(op->rope >= 0 && op->rope < p->n_ropes && 2 * p->ropes[op->rope].pairs <= op->head_dim);
+        }
+        if (op->kind == AIR_OP_ADD) CHECK(p->buffers[op->in].width == p->buffers[op->out].width && op->in != op->out);
     }
 }
 
@@ -80,6 +88,26 @@ static int32_t uses_of(const air_program *p, int32_t weight)
     return n;
 }
 
+/* How many times over weights read a tensor's bytes: rows of it may be weights by themselves. */
+static void check_tensor(const air_program *p, const air_tensor *t, int tied)
+{
+    int table = 0;
+    uint64_t bytes = 0;
+    for (int32_t w = 0; w < p->n_weights; w++) {
+        const air_weight *weight = &p->weights[w];
+        if (weight->part != t->part || weight->offset < t->offset || weight->offset >= t->offset + t->bytes) continue;
+        CHECK(weight->offset + weight->bytes <= t->offset + t->bytes);
+        bytes += weight->bytes;
+        table += weight->use == AIR_WEIGHT_TABLE;
+        for (int32_t v = 0; v < w; v++) {
+            const air_weight *other = &p->weights[v];
+            int apart = other->offset + other->bytes <= weight->offset || weight->offset + weight->bytes <= other->offset;
+            CHECK(apart || other->use != weight->use);
+        }
+    }
+    CHECK_EQ(bytes, t->bytes * (uint64_t)(1 + (tied && table && strcmp(t->name.data, "token_embd.weight") == 0)));
+}
+
 TEST(programs_bind_every_weight_once_and_keep_live_buffers_apart)
 {
     for (int f = 0; f < FILES; f++) {
@@ -89,7 +117,8 @@ TEST(programs_bind_every_weight_once_and_keep_live_buffers_apart)
         REQUIRE(!open_set(&set, golden_logits[f].name, &err));
         REQUIRE(!air_model_open(&m, set, &err));
         const air_program *p = air_model_program(m);
-        CHECK_EQ((uint64_t)p->n_weights, air_gguf_tensor_count(set->gguf) + (uint64_t)air_model_hparams(m)->tied_output);
+        for (uint64_t t = 0; t < air_gguf_tensor_count(set->gguf); t++)
+            check_tensor(p, air_gguf_tensor_at(set->gguf, t), air_model_hparams(m)->tied_output);
         for (int32_t w = 0; w < p->n_weights; w++) CHECK_EQ(uses_of(p, w), 1);
         check_buffers(p);
         check_widths(p);

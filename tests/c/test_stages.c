@@ -98,7 +98,8 @@ TEST(a_layer_takes_ten_stages_whatever_the_architecture)
 TEST(stages_of_random_programs_keep_their_jobs_apart)
 {
     enum { OPS = 24, BUFFERS = 8 };
-    static const air_op_kind kinds[] = {AIR_OP_RMS_NORM, AIR_OP_LAYER_NORM, AIR_OP_ROPE, AIR_OP_STORE, AIR_OP_PRODUCT, AIR_OP_PRODUCT, AIR_OP_PRODUCT};
+    static const air_op_kind kinds[] = {AIR_OP_RMS_NORM, AIR_OP_LAYER_NORM, AIR_OP_ROPE,
+                                        AIR_OP_STORE, AIR_OP_PRODUCT, AIR_OP_PRODUCT, AIR_OP_PRODUCT};
     int joined = 0, apart = 0;
     for (int round = 0; round < 3000; round++) {
         air_weight weights[2] = {{.type = AIR_TYPE_F32}, {.type = AIR_TYPE_Q8_0}};

@@ -70,11 +70,20 @@ REFUSED = {  # keys, tensors, exception, what its message says
     "no heads": ({"llama.attention.head_count": None}, {}, "FormatError", r"no llama.attention.head_count"),
     "heads that do not divide": (
         {"llama.attention.head_count_kv": 3}, {}, "FormatError", r"head_count \d+ is not a multiple of head_count_kv 3"),
-    "heads that differ by layer": (
-        {"llama.attention.head_count_kv": [2, 4]}, {}, "UnsupportedError", r"llama.attention.head_count_kv differs between layers"),
+    "heads of other layers than there are": (
+        {"llama.attention.head_count_kv": [2, 4]}, {}, "FormatError", r"llama.attention.head_count_kv has 2 numbers for 3 layers"),
+    "heads that differ by layer and do not divide": (
+        {"llama.attention.head_count_kv": [2, 2, 3]}, {}, "FormatError", r"head_count 4 is not a multiple of head_count_kv 3"),
+    "heads that differ by layer, tensors that do not": (
+        {"llama.attention.head_count_kv": [2, 4, 2]}, {}, "ModelError", r"blk.1.attn_k.weight is \[48, 24, 1, 1\], but needs \[48, 48\]"),
+    "a layer without heads": ({"llama.attention.head_count": [4, 0, 4]}, {}, "FormatError", r"head_count of layer 1 is 0"),
+    "heads as text": ({"llama.attention.head_count": ["4"] * 3}, {}, "FormatError", r"head_count is an array, but not of 32-bit integers"),
     "odd rope": ({"llama.rope.dimension_count": 7}, {}, "FormatError", r"rope.dimension_count 7"),
     "rope wider than a head": ({"llama.rope.dimension_count": 4000}, {}, "FormatError", r"rope.dimension_count 4000"),
-    "unknown rope scaling": ({"llama.rope.scaling.type": "longrope"}, {}, "UnsupportedError", r"rope.scaling.type is \"longrope\""),
+    "unknown rope scaling": ({"llama.rope.scaling.type": "dynamic"}, {}, "UnsupportedError", r"rope.scaling.type is \"dynamic\""),
+    "one set of longrope's factors": (
+        {}, {"rope_factors_long.weight": np.ones(6, np.float32)}, "ModelError", r"no tensor rope_factors_short.weight, which llama needs"),
+    "clamped queries": ({"llama.attention.clamp_kqv": 8.0}, {}, "UnsupportedError", r"llama.attention.clamp_kqv is 8"),
     "rope base that is not finite": ({"llama.rope.freq_base": float("inf")}, {}, "FormatError", r"llama.rope.freq_base"),
     "no epsilon": ({"llama.attention.layer_norm_rms_epsilon": None}, {}, "FormatError", r"layer_norm_rms_epsilon"),
     "key of another type": ({"llama.embedding_length": "wide"}, {}, "FormatError", r"llama.embedding_length"),
@@ -107,6 +116,106 @@ def test_required_biases_are_asked_for(tmp_path):
     path = rewrite(MODELS / "qwen2.gguf", tmp_path / "m.gguf", {}, {"blk.0.attn_k.bias": None})
     with pytest.raises(_core.ModelError, match=r"no tensor blk.0.attn_k.bias, which qwen2 needs"):
         open_model(path)
+
+
+OTHERS = {  # source, keys, tensors, exception, what its message says: what only some architectures need
+    "layer norms have an epsilon of their own": (
+        "phi2", {"phi2.attention.layer_norm_epsilon": None}, {}, "FormatError", r"no phi2.attention.layer_norm_epsilon"),
+    "a bias of a norm": ("phi2", {}, {"blk.0.attn_norm.bias": None}, "ModelError", r"no tensor blk.0.attn_norm.bias, which phi2 needs"),
+    "a bias of the output": ("phi2", {}, {"output.bias": None}, "ModelError", r"no tensor output.bias"),
+    "fused queries, keys and values": (
+        "phi3", {}, {"blk.0.attn_qkv.weight": np.zeros((3, 5), np.float32)}, "ModelError",
+        r"attn_qkv.weight is \[5, 3, 1, 1\], but needs \[40, 80\] \(head_count and head_count_kv x head sizes"),
+    "fused gate and up": (
+        "phi3", {}, {"blk.0.ffn_up.weight": np.zeros((72, 40), np.float32)}, "ModelError",
+        r"ffn_up.weight is \[40, 72, 1, 1\], but needs \[40, 144\] \(gate and up"),
+    "fused biases": (
+        "gpt2", {}, {"blk.1.attn_qkv.bias": np.zeros(7, np.float32)}, "ModelError",
+        r"attn_qkv.bias is \[7, 1, 1, 1\], but needs \[120, 1\]"),
+    "norms of every head": (
+        "stablelm-12b", {}, {"blk.0.attn_q_norm.weight": np.zeros((4, 5), np.float32)}, "ModelError",
+        r"attn_q_norm.weight is \[5, 4, 1, 1\], but needs \[12, 4\]"),
+    "a norm of all heads": ("olmo2", {}, {"blk.0.attn_k_norm.weight": None}, "ModelError", r"no tensor blk.0.attn_k_norm.weight"),
+    "a norm behind a block": (
+        "gemma2", {}, {"blk.1.post_ffw_norm.weight": None}, "ModelError", r"no tensor blk.1.post_ffw_norm.weight, which gemma2 needs"),
+    "learned positions": ("gpt2", {}, {"position_embd.weight": None}, "ModelError", r"no tensor position_embd.weight, which gpt2 needs"),
+    "fewer positions than the context": (
+        "gpt2", {"gpt2.context_length": 256}, {}, "ModelError",
+        r"position_embd.weight is \[40, 128, 1, 1\], but needs \[40, 256\] \(embedding_length, context_length\)"),
+    "the order of a layer": (
+        "gptneox", {"gptneox.use_parallel_residual": None}, {}, "FormatError", r"no gptneox.use_parallel_residual"),
+    "an order that is no bool": (
+        "gptneox", {"gptneox.use_parallel_residual": 1}, {}, "FormatError", r"gptneox.use_parallel_residual is not a bool"),
+    "a window of no positions": (
+        "gemma3", {"gemma3.attention.sliding_window": "wide"}, {}, "FormatError", r"gemma3.attention.sliding_window"),
+    "a pattern of other layers": (
+        "gemma3", {"gemma3.attention.sliding_window_pattern": [True, False]}, {}, "FormatError", r"not an array of a bool for each of 6"),
+    "a pattern of no layers": (
+        "gemma3", {"gemma3.attention.sliding_window_pattern": 0}, {}, "FormatError", r"sliding_window_pattern is 0"),
+    "a logit scale that divides by nothing": (
+        "granite", {"granite.logit_scale": 0.0}, {}, "FormatError", r"granite.logit_scale is 0"),
+    "other positions than ALiBi's": (
+        "mpt", {"mpt.attention.max_alibi_bias": None}, {}, "UnsupportedError",
+        r"no mpt.attention.max_alibi_bias: mpt models without ALiBi"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_an_architecture_needs_is_asked_for(tmp_path, name):
+    source, keys, tensors, exception, message = OTHERS[name]
+    path = rewrite(MODELS / f"{source}.gguf", tmp_path / "m.gguf", keys, tensors)
+    with pytest.raises(getattr(_core, exception), match=message):
+        open_model(path)
+
+
+def test_layers_may_have_heads_and_feed_forwards_of_their_own(tmp_path):
+    """A layer with more heads of keys and values is one whose groups share equal ones; a wider feed-forward, one of more zeros."""
+    ids = np.arange(40, dtype=np.int32)
+    source = MODELS / "llama-gqa.gguf"
+    tensors = {t.name: np.array(t.data) for t in gguf.GGUFReader(source).tensors}
+    wide = {}
+    for part in "kv":
+        heads = tensors[f"blk.1.attn_{part}.weight"].reshape(2, 12, 48)
+        wide[f"blk.1.attn_{part}.weight"] = np.repeat(heads, 2, 0).reshape(48, 48)
+    for part in ("gate", "up"):
+        wide[f"blk.2.ffn_{part}.weight"] = np.concatenate([tensors[f"blk.2.ffn_{part}.weight"], np.ones((8, 48), np.float32)])
+    wide["blk.2.ffn_down.weight"] = np.concatenate([tensors["blk.2.ffn_down.weight"], np.zeros((48, 8), np.float32)], 1)
+    keys = {"llama.attention.head_count_kv": [2, 4, 2], "llama.feed_forward_length": [72, 72, 80]}
+    got = logits(rewrite(source, tmp_path / "m.gguf", keys, wide), ids)
+    np.testing.assert_allclose(got, logits(source, ids), rtol=1e-4, atol=1e-5)
+
+
+def test_longrope_has_factors_for_contexts_within_and_beyond_its_original(tmp_path):
+    """Of 32 positions, and one more; the model whose sets of factors are exchanged is the same in the other case."""
+    ids, source = np.arange(20, dtype=np.int32), MODELS / "phi3-longrope.gguf"
+    tensors = {t.name: np.array(t.data) for t in gguf.GGUFReader(source).tensors}
+    both = [f"rope_factors_{kind}.weight" for kind in ("short", "long")]
+    other = rewrite(source, tmp_path / "m.gguf", {}, dict(zip(both, (tensors[name] for name in reversed(both)), strict=True)))
+
+    def run(path, n_ctx):
+        engine = _core.Engine(_core.GGUF(os.fspath(path)), max_ram=64 << 20, n_ctx=n_ctx)
+        out = np.array(engine.run([(engine.sequence(), ids, 1, None, 0)], logits=True).logits)
+        engine.close()
+        return out
+
+    np.testing.assert_array_equal(run(source, 32), run(other, 33))
+    np.testing.assert_array_equal(run(source, 33), run(other, 32))
+    assert np.abs(run(source, 32) - run(source, 33)).max() > 1e-3
+
+
+def test_windows_may_be_given_layer_by_layer(tmp_path):
+    ids, source = np.arange(40, dtype=np.int32), MODELS / "gemma3.gguf"
+    key = "gemma3.attention.sliding_window_pattern"
+    same = {"flags": [True] * 5 + [False], "period": 6}
+    for name, value in same.items():
+        np.testing.assert_array_equal(logits(rewrite(source, tmp_path / f"{name}.gguf", {key: value}), ids), logits(source, ids))
+    other = rewrite(source, tmp_path / "other.gguf", {key: [True, False] * 3})
+    assert np.abs(logits(other, ids) - logits(source, ids)).max() > 1e-3
+
+
+def test_learned_positions_end(tmp_path):
+    with pytest.raises(_core.ArgumentError, match="n_ctx is 129, but the model has learned 128 positions"):
+        _core.Engine(_core.GGUF(os.fspath(MODELS / "gpt2.gguf")), max_ram=64 << 20, n_ctx=129)
 
 
 def test_a_rewritten_file_is_the_same_model(tmp_path):

@@ -51,6 +51,7 @@ ARCHITECTURE = {
 const air_arch air_arch_dummy = {
     .name = "dummy",
     .rope = AIR_ROPE_NEOX,
+    .activation = AIR_ACTIVATION_SILU,
     .qk_norm = AIR_QK_NORM_PER_HEAD,
 };
 """,

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from models import GOLDEN, GOLDEN_NAMES, golden, load
 
+from airpy import _core
+
 LIMIT = 1e-6  # of the squared error over the squared logits
 
 
@@ -14,8 +16,14 @@ def case(request):
     return request.param, np.load(GOLDEN / f"{request.param}.npz")
 
 
+def gguf_arch(name):
+    return _core.GGUF(str(golden(name))).metadata["general.architecture"]
+
+
 def test_there_are_golden_models_of_every_family():
-    assert {name.split("-")[0] for name in GOLDEN_NAMES} >= {"llama", "mistral", "qwen2", "qwen3"}
+    arches = {gguf_arch(name) for name in GOLDEN_NAMES}
+    assert arches == set(_core.ARCHITECTURES)
+    assert "mistral" in GOLDEN_NAMES  # one of several families that files call llama
 
 
 @pytest.mark.parametrize("io", ["direct", "mmap"])
@@ -30,11 +38,12 @@ def test_logits_are_those_of_transformers(case, io):
 
 
 @pytest.mark.parametrize(("kind", "least", "most"), [("q8_0", 1e-6, 1e-3), ("q4_0", 1e-4, 1e-1)])
-def test_logits_with_quantised_state_are_near_those_in_f32(case, kind, least, most):
+@pytest.mark.parametrize("name", [name for name in GOLDEN_NAMES if not name.startswith("baichuan")])  # of tens of layers
+def test_logits_with_quantised_state_are_near_those_in_f32(name, kind, least, most):
     """A value in Q8_0 is off by up to 1/254 of the largest of its 32, evenly: (1/254)² / 3 of that square, which is 4 to 9 times the
     mean's, so 2e-5 to 5e-5 of K and V; in Q4_0 by up to 1/16, so 5e-3 to 1.2e-2 of them. Keys' errors are multiplied by the queries
-    before the exponent; the rest is for that and the layers."""
-    name, data = case
+    before the exponent; the rest is for that and up to eight layers."""
+    data = np.load(GOLDEN / f"{name}.npz")
     logits = {}
     for each in ("f32", kind):
         with load(golden(name), kv_dtype=each) as model:

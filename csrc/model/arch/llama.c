@@ -4,6 +4,7 @@
 
 const air_arch air_arch_llama = {
     .name = "llama",
+    .activation = AIR_ACTIVATION_SILU,
     .rope = AIR_ROPE_NORMAL,
     .qkv_bias = AIR_BIAS_OPTIONAL,
     .attention_out_bias = AIR_BIAS_OPTIONAL,

@@ -3,6 +3,7 @@
 
 const air_arch air_arch_qwen2 = {
     .name = "qwen2",
+    .activation = AIR_ACTIVATION_SILU,
     .rope = AIR_ROPE_NEOX,
     .qkv_bias = AIR_BIAS_REQUIRED,
 };

@@ -3,6 +3,7 @@
 
 const air_arch air_arch_qwen3 = {
     .name = "qwen3",
+    .activation = AIR_ACTIVATION_SILU,
     .rope = AIR_ROPE_NEOX,
     .qk_norm = AIR_QK_NORM_PER_HEAD,
 };

@@ -1,53 +1,76 @@
-/* Grouped-query attention with rotary positions (arXiv 2305.13245, 2104.09864):
- * x += Wo · attention(rope(Wq n), rope(Wk n), Wv n), n = norm(x). */
-#include <math.h>
-
+/* Grouped-query attention (arXiv 2305.13245), of positions by rotation (arXiv 2104.09864) unless the model knows them otherwise:
+ * x += Wo · attention(rope(Wq in), rope(Wk in), Wv in). */
 #include "model/arch.h"
 
-static int32_t project(air_builder *b, int32_t layer, int32_t in, int64_t rows, const char *why, const char *weight,
-                       const char *bias)
+/* q, k or v: rows of a matrix of its own, or some of those of one that holds all three. */
+typedef struct projection {
+    const char *weight, *bias, *norm;
+    int64_t first, rows; /* first: where they are held together */
+    int32_t heads;
+    const char *why;
+} projection;
+
+static int32_t project(air_builder *b, int32_t layer, int32_t in, const projection *p, int64_t fused)
 {
-    int32_t out = air__buffer(b, "attention", rows, AIR_ROWS_ALL);
-    air__emit(b, (air_op){.kind = AIR_OP_PRODUCT, .layer = layer, .in = in, .in2 = AIR_NONE, .out = out,
-                          .weight = air__matrix(b, rows, b->hp->n_embd, why, weight, layer),
-                          .bias = air__bias(b, b->arch->qkv_bias, rows, bias, layer), .epilogue = AIR_EPILOGUE_SET});
+    const char *why = "head_count and head_count_kv x head sizes, embedding_length";
+    air_part part = {p->first, p->rows, fused};
+    int32_t out = air__buffer(b, "attention", p->rows, AIR_ROWS_ALL);
+    air_op op = {.kind = AIR_OP_PRODUCT, .layer = layer, .in = in, .in2 = AIR_NONE, .out = out, .epilogue = AIR_EPILOGUE_SET};
+    op.weight = fused ? air__matrix_part(b, part, b->hp->n_embd, why, "blk.%d.attn_qkv.weight", layer)
+                      : air__matrix(b, p->rows, b->hp->n_embd, p->why, p->weight, layer);
+    op.bias = fused ? air__bias_part(b, b->arch->qkv_bias, part, "blk.%d.attn_qkv.bias", layer)
+                    : air__bias(b, b->arch->qkv_bias, p->rows, p->bias, layer);
+    air__emit(b, op);
     return out;
 }
 
-static void norm_and_rotate(air_builder *b, int32_t layer, int32_t buffer, int32_t heads, const char *norm)
+static void norm(air_builder *b, int32_t layer, int32_t buffer, const projection *p)
 {
-    const air_hparams *hp = b->hp;
-    if (b->arch->qk_norm == AIR_QK_NORM_PER_HEAD)
-        air__emit(b, (air_op){.kind = AIR_OP_RMS_NORM, .layer = layer, .in = buffer, .in2 = AIR_NONE, .out = buffer,
-                              .weight = air__vector(b, AIR_REQUIRED, hp->key_dim, "head size", norm, layer), .bias = AIR_NONE,
-                              .heads = heads, .head_dim = hp->key_dim, .eps = (float)hp->rms_eps});
-    air__emit(b, (air_op){.kind = AIR_OP_ROPE, .layer = layer, .in = buffer, .in2 = AIR_NONE, .out = buffer, .weight = AIR_NONE,
-                          .bias = AIR_NONE, .heads = heads, .head_dim = hp->key_dim});
+    air_qk_norm kind = b->arch->qk_norm;
+    int64_t dim = b->hp->key_dim;
+    air_op op = {.kind = b->arch->norm == AIR_NORM_RMS ? AIR_OP_RMS_NORM : AIR_OP_LAYER_NORM, .layer = layer, .in = buffer,
+                 .in2 = AIR_NONE, .out = buffer, .bias = AIR_NONE, .heads = p->heads, .eps = (float)b->hp->norm_eps};
+    if (kind == AIR_QK_NORM_NONE) return;
+    if (kind == AIR_QK_NORM_PER_HEAD) op.weight = air__vector(b, AIR_REQUIRED, dim, "head size", p->norm, layer);
+    if (kind == AIR_QK_NORM_PER_HEAD_OWN) op.weight = air__vectors(b, AIR_OPTIONAL, p->heads, dim, "head size, heads", p->norm, layer);
+    if (kind == AIR_QK_NORM_WHOLE) op.weight = air__vector(b, AIR_REQUIRED, p->heads * dim, "heads x head size", p->norm, layer);
+    if (kind != AIR_QK_NORM_WHOLE) op.head_dim = b->hp->key_dim;
+    if (op.weight != AIR_NONE) air__emit(b, op);
 }
 
-void air__block_attention(air_builder *b, int32_t layer, int32_t x)
+static void rotate(air_builder *b, int32_t layer, int32_t buffer, const projection *p)
+{
+    if (!b->hp->layers[layer].rotated) return;
+    air__emit(b, (air_op){.kind = AIR_OP_ROPE, .layer = layer, .in = buffer, .in2 = AIR_NONE, .out = buffer, .weight = AIR_NONE,
+                          .bias = AIR_NONE, .heads = p->heads, .head_dim = b->hp->key_dim, .rope = air__rope_of(b, layer)});
+}
+
+void air__block_attention(air_builder *b, int32_t layer, int32_t in, int32_t x)
 {
     const air_hparams *hp = b->hp;
-    int64_t kv = hp->kv_heads, width = (int64_t)hp->heads * hp->value_dim;
-    int32_t n = air__block_norm(b, layer, x, "blk.%d.attn_norm.weight");
-    int32_t q = project(b, layer, n, (int64_t)hp->heads * hp->key_dim, "head_count x head size, embedding_length",
-                        "blk.%d.attn_q.weight", "blk.%d.attn_q.bias");
-    int32_t k = project(b, layer, n, kv * hp->key_dim, "head_count_kv x head size, embedding_length", "blk.%d.attn_k.weight",
-                        "blk.%d.attn_k.bias");
-    int32_t v = project(b, layer, n, kv * hp->value_dim, "head_count_kv x value head size, embedding_length",
-                        "blk.%d.attn_v.weight", "blk.%d.attn_v.bias");
-    norm_and_rotate(b, layer, q, hp->heads, "blk.%d.attn_q_norm.weight");
-    norm_and_rotate(b, layer, k, hp->kv_heads, "blk.%d.attn_k_norm.weight");
+    int32_t heads = hp->layers[layer].heads, kv = hp->layers[layer].kv_heads;
+    int64_t q_rows = (int64_t)heads * hp->key_dim, k_rows = (int64_t)kv * hp->key_dim, v_rows = (int64_t)kv * hp->value_dim;
+    const projection of_q = {"blk.%d.attn_q.weight", "blk.%d.attn_q.bias", "blk.%d.attn_q_norm.weight", 0, q_rows, heads,
+                             "head_count x head size, embedding_length"};
+    const projection of_k = {"blk.%d.attn_k.weight", "blk.%d.attn_k.bias", "blk.%d.attn_k_norm.weight", q_rows, k_rows, kv,
+                             "head_count_kv x head size, embedding_length"};
+    const projection of_v = {"blk.%d.attn_v.weight", "blk.%d.attn_v.bias", NULL, q_rows + k_rows, v_rows, kv,
+                             "head_count_kv x value head size, embedding_length"};
+    int64_t fused = air__has(b, "blk.%d.attn_qkv.weight", layer) ? q_rows + k_rows + v_rows : 0;
+    int32_t q = project(b, layer, in, &of_q, fused), k = project(b, layer, in, &of_k, fused), v = project(b, layer, in, &of_v, fused);
+    norm(b, layer, q, &of_q);
+    rotate(b, layer, q, &of_q);
+    norm(b, layer, k, &of_k);
+    rotate(b, layer, k, &of_k);
     air__emit(b, (air_op){.kind = AIR_OP_STORE, .layer = layer, .in = k, .in2 = v, .out = AIR_NONE, .weight = AIR_NONE,
                           .bias = AIR_NONE});
 
+    int64_t width = (int64_t)heads * hp->value_dim;
     int32_t a = air__buffer(b, "attended", width, AIR_ROWS_ALL);
     air__emit(b, (air_op){.kind = AIR_OP_ATTENTION, .layer = layer, .in = q, .in2 = AIR_NONE, .out = a, .weight = AIR_NONE,
-                          .bias = AIR_NONE, .heads = hp->heads, .head_dim = hp->key_dim,
-                          .scale = (float)(1.0 / sqrt((double)hp->key_dim))});
-    air__emit(b, (air_op){.kind = AIR_OP_PRODUCT, .layer = layer, .in = a, .in2 = AIR_NONE, .out = x,
-                          .weight = air__matrix(b, hp->n_embd, width, "embedding_length, head_count x value head size",
-                                                "blk.%d.attn_output.weight", layer),
-                          .bias = air__bias(b, b->arch->attention_out_bias, hp->n_embd, "blk.%d.attn_output.bias", layer),
-                          .epilogue = AIR_EPILOGUE_ADD});
+                          .bias = AIR_NONE, .heads = heads, .head_dim = hp->key_dim, .scale = (float)hp->attention_scale});
+    air_op out = {.in = a};
+    out.weight = air__matrix(b, hp->n_embd, width, "embedding_length, head_count x value head size", "blk.%d.attn_output.weight", layer);
+    out.bias = air__bias(b, b->arch->attention_out_bias, hp->n_embd, "blk.%d.attn_output.bias", layer);
+    air__block_residual(b, layer, x, out, "blk.%d.post_attention_norm");
 }

@@ -1,20 +1,47 @@
-/* Gated feed-forward (SwiGLU, arXiv 2002.05202): x += Wdown · (silu(Wgate n) * (Wup n)), n = norm(x). */
+/* Feed-forward: gated (arXiv 2002.05202), x += Wdown · (f(Wgate in) * (Wup in)), or plain, x += Wdown · f(Wup in). */
 #include "model/arch.h"
 
-static void product(air_builder *b, int32_t layer, int32_t in, int32_t out, int64_t rows, int64_t cols, const char *weight,
-                    const char *bias, air_epilogue epilogue, air_activation activation)
+static const char why[] = "feed_forward_length and embedding_length";
+
+static void product(air_builder *b, int32_t layer, int32_t in, int32_t out, int32_t weight, int32_t bias, air_epilogue epilogue,
+                    air_activation f)
 {
-    air__emit(b, (air_op){.kind = AIR_OP_PRODUCT, .layer = layer, .in = in, .in2 = AIR_NONE, .out = out,
-                          .weight = air__matrix(b, rows, cols, "feed_forward_length and embedding_length", weight, layer),
-                          .bias = air__bias(b, b->arch->ffn_bias, rows, bias, layer), .epilogue = epilogue, .activation = activation});
+    air__emit(b, (air_op){.kind = AIR_OP_PRODUCT, .layer = layer, .in = in, .in2 = AIR_NONE, .out = out, .weight = weight, .bias = bias,
+                          .epilogue = epilogue, .activation = f});
 }
 
-void air__block_ffn(air_builder *b, int32_t layer, int32_t x)
+/* Some files hold the gate's rows before those of up, in one tensor. */
+static void gated(air_builder *b, int32_t layer, int32_t in, int32_t h, int64_t f)
 {
-    int64_t e = b->hp->n_embd, f = b->hp->n_ff;
-    int32_t n = air__block_norm(b, layer, x, "blk.%d.ffn_norm.weight");
+    int64_t e = b->hp->n_embd;
+    air_bias biased = b->arch->ffn_bias;
+    int32_t gate, up, gate_bias, up_bias;
+    if (air__has(b, "blk.%d.ffn_gate.weight", layer)) {
+        gate = air__matrix(b, f, e, why, "blk.%d.ffn_gate.weight", layer);
+        gate_bias = air__bias(b, biased, f, "blk.%d.ffn_gate.bias", layer);
+        up = air__matrix(b, f, e, why, "blk.%d.ffn_up.weight", layer);
+        up_bias = air__bias(b, biased, f, "blk.%d.ffn_up.bias", layer);
+    } else {
+        const char *both = "gate and up: twice feed_forward_length, embedding_length";
+        gate = air__matrix_part(b, (air_part){0, f, 2 * f}, e, both, "blk.%d.ffn_up.weight", layer);
+        gate_bias = air__bias_part(b, biased, (air_part){0, f, 2 * f}, "blk.%d.ffn_up.bias", layer);
+        up = air__matrix_part(b, (air_part){f, f, 2 * f}, e, both, "blk.%d.ffn_up.weight", layer);
+        up_bias = air__bias_part(b, biased, (air_part){f, f, 2 * f}, "blk.%d.ffn_up.bias", layer);
+    }
+    product(b, layer, in, h, gate, gate_bias, AIR_EPILOGUE_SET, AIR_ACTIVATION_NONE);
+    product(b, layer, in, h, up, up_bias, AIR_EPILOGUE_GATED, b->arch->activation);
+}
+
+void air__block_ffn(air_builder *b, int32_t layer, int32_t in, int32_t x)
+{
+    int64_t e = b->hp->n_embd, f = b->hp->layers[layer].n_ff;
     int32_t h = air__buffer(b, "ffn", f, AIR_ROWS_ALL);
-    product(b, layer, n, h, f, e, "blk.%d.ffn_gate.weight", "blk.%d.ffn_gate.bias", AIR_EPILOGUE_SET, AIR_ACTIVATION_NONE);
-    product(b, layer, n, h, f, e, "blk.%d.ffn_up.weight", "blk.%d.ffn_up.bias", AIR_EPILOGUE_GATED, AIR_ACTIVATION_SILU);
-    product(b, layer, h, x, e, f, "blk.%d.ffn_down.weight", "blk.%d.ffn_down.bias", AIR_EPILOGUE_ADD, AIR_ACTIVATION_NONE);
+    if (b->arch->ffn == AIR_FFN_GATED) gated(b, layer, in, h, f);
+    else
+        product(b, layer, in, h, air__matrix(b, f, e, why, "blk.%d.ffn_up.weight", layer),
+                air__bias(b, b->arch->ffn_bias, f, "blk.%d.ffn_up.bias", layer), AIR_EPILOGUE_SET, b->arch->activation);
+    air_op down = {.in = h};
+    down.weight = air__matrix(b, e, f, why, "blk.%d.ffn_down.weight", layer);
+    down.bias = air__bias(b, b->arch->ffn_bias, e, "blk.%d.ffn_down.bias", layer);
+    air__block_residual(b, layer, x, down, "blk.%d.post_ffw_norm");
 }

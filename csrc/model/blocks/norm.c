@@ -1,11 +1,20 @@
-/* RMS norm (arXiv 1910.07467) of a whole row by a weight of the file. */
+/* Norms of whole rows by weights of the file: RMS norms (arXiv 1910.07467) or layer norms (arXiv 1607.06450), as the architecture has. */
+#include <stdio.h>
+
 #include "model/arch.h"
 
-int32_t air__block_norm(air_builder *b, int32_t layer, int32_t in, const char *weight)
+int32_t air__block_norm(air_builder *b, int32_t layer, int32_t in, int32_t out, const char *name)
 {
-    int32_t w = air__vector(b, AIR_REQUIRED, b->hp->n_embd, "embedding_length", weight, layer);
-    int32_t out = air__buffer(b, "norm", b->hp->n_embd, air__buffer_rows(b, in));
-    air__emit(b, (air_op){.kind = AIR_OP_RMS_NORM, .layer = layer, .in = in, .in2 = AIR_NONE, .out = out, .weight = w,
-                          .bias = AIR_NONE, .eps = (float)b->hp->rms_eps});
-    return out;
+    int64_t width = b->hp->n_embd;
+    const air_arch *arch = b->arch;
+    char weight[64], bias[64];
+    (void)snprintf(weight, sizeof weight, "%s.weight", name);
+    (void)snprintf(bias, sizeof bias, "%s.bias", name);
+    air_op op = {.kind = arch->norm == AIR_NORM_RMS ? AIR_OP_RMS_NORM : AIR_OP_LAYER_NORM, .layer = layer, .in = in, .in2 = AIR_NONE,
+                 .weight = AIR_NONE, .bias = AIR_NONE, .eps = (float)b->hp->norm_eps};
+    if (arch->norm != AIR_NORM_LAYER_PLAIN) op.weight = air__vector(b, AIR_REQUIRED, width, "embedding_length", weight, layer);
+    if (arch->norm == AIR_NORM_LAYER) op.bias = air__bias(b, arch->norm_bias, width, bias, layer);
+    op.out = out == AIR_NONE ? air__buffer(b, "norm", width, air__buffer_rows(b, in)) : out;
+    air__emit(b, op);
+    return op.out;
 }

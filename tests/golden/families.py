@@ -1,0 +1,236 @@
+"""The tiny models that make_golden.py writes: one row each, and what each family's checkpoints keep in another way than GGUF does.
+
+A row names the classes of transformers that compute the reference and the architecture that the file claims. Where transformers has no
+class for an architecture, another one's mathematics are the same, as the row says (REFERENCE in docs/models.md).
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+Tensors = Iterator[tuple[str, Floats]]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A tiny model: the family's class names in transformers, its GGUF architecture, and what differs from BASE."""
+
+    family: str                     # of transformers: <family>Config, <family>ForCausalLM
+    arch: str                       # of GGUF
+    config: dict[str, Any] = field(default_factory=dict)
+    rope: dict[str, Any] = field(default_factory=dict)
+    model: str = ""                 # where it is not <family>ForCausalLM
+    layout: tuple[str, ...] = ()    # names of functions below, which change tensors one after the other
+    keys: dict[str, Any] = field(default_factory=dict)  # beside those of all files: its name in the config, or a number
+    eps: str = ""                   # of layer norms: where the config has it (1e-5 if it does not); "": RMS norms
+    centred: bool = False           # weights of norms are around 0: what is computed with is 1 more
+    quiet: float = 1.0              # by how much the embedding is drawn smaller, and the last norm larger, where the model scales it
+    alibi: bool = False             # positions by ALiBi instead of rotation, added to the reference's scores
+
+
+# Small and of odd widths: the files stay small, and kernels meet rows that are no multiple of their step.
+VOCAB = 272
+BASE = {"vocab_size": VOCAB, "hidden_size": 40, "intermediate_size": 72, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "max_position_embeddings": 128, "rms_norm_eps": 1e-5, "tie_word_embeddings": True}
+UNTIED = {"tie_word_embeddings": False}
+LONG = {"hidden_size": 64, "num_hidden_layers": 1}      # heads of 32: frequencies for all parts of a long-context rule
+
+# The original contexts of 32 are shorter than the prompt, so that every rule for long contexts is at work.
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 32}
+LINEAR = {"rope_type": "linear", "factor": 4.0}
+LONGROPE = {"rope_type": "longrope", "original_max_position_embeddings": 32, "factor": 4.0,
+            "short_factor": [1.0 + 0.05 * i for i in range(16)], "long_factor": [1.0 + 0.25 * i for i in range(16)]}
+GROUPS = {"num_attention_heads": 4, "num_key_value_heads": 2}
+HEADS = {"num_attention_heads": 4, "num_key_value_heads": 4}
+WINDOW = {"sliding_window": 16}                         # a third of the prompt
+# As many layers as the models have by whose number they are known.
+NARROW = {"hidden_size": 12, "intermediate_size": 16, "num_attention_heads": 3, "num_key_value_heads": 3}
+HALF = {"partial_rotary_factor": 0.5}
+
+# GPT-2's and its relatives' names of the same.
+GPT = {"n_embd": 40, "n_inner": 72, "n_layer": 2, "n_head": 4, "n_positions": 128, "n_ctx": 128}
+
+VARIANTS = {
+    "llama": Variant("Llama", "llama", {**UNTIED, "num_key_value_heads": 2}),
+    "llama-gqa": Variant("Llama", "llama", {**GROUPS, "hidden_size": 48, "num_hidden_layers": 3}, {"rope_theta": 500000.0}),
+    "llama-bias": Variant("Llama", "llama", {"attention_bias": True, "mlp_bias": True}),
+    "llama-head-dim": Variant("Llama", "llama", {**GROUPS, "head_dim": 24}),
+    "llama-linear": Variant("Llama", "llama", {}, LINEAR),
+    "llama-yarn": Variant("Llama", "llama", LONG, YARN),
+    "llama-llama3": Variant("Llama", "llama", LONG, LLAMA3),
+    "mistral": Variant("Mistral", "llama", {**UNTIED, **GROUPS, "sliding_window": None}),
+    "qwen2": Variant("Qwen2", "qwen2", UNTIED, {"rope_theta": 1000000.0}),
+    "qwen2-tied": Variant("Qwen2", "qwen2", {"num_key_value_heads": 2}),
+    "qwen2-yarn": Variant("Qwen2", "qwen2", LONG, YARN),
+    "qwen3": Variant("Qwen3", "qwen3", {"head_dim": 32}, {"rope_theta": 1000000.0}),
+    "qwen3-untied": Variant("Qwen3", "qwen3", {**UNTIED, **GROUPS, "head_dim": 16}),
+    "arcee": Variant("Arcee", "arcee", {**UNTIED, **GROUPS}, layout=("interleaved",)),
+    "baichuan-7b": Variant("Llama", "baichuan", {**UNTIED, **NARROW, "num_hidden_layers": 32}, layout=("interleaved",)),
+    "baichuan-13b": Variant("Llama", "baichuan", {**UNTIED, **NARROW, "num_hidden_layers": 40}, alibi=True),
+    "bloom": Variant("Bloom", "bloom", {"hidden_size": 48, "n_layer": 2, "n_head": 6, "seq_length": 128}, layout=("by_head",),
+                     eps="layer_norm_epsilon", quiet=4.0),
+    "chatglm": Variant("Glm", "chatglm", {**UNTIED, **GROUPS, "attention_bias": True, "hidden_size": 48, "head_dim": 12,
+                                          "pad_token_id": None}, HALF, layout=("fused",)),
+    "command-r": Variant("Cohere", "command-r", {**GROUPS, "logit_scale": 0.5, "layer_norm_eps": 1e-5}, keys={"logit_scale": None},
+                         eps="layer_norm_eps"),
+    "command-r-norms": Variant("Cohere", "command-r", {**GROUPS, "logit_scale": 0.25, "layer_norm_eps": 1e-5, "use_qk_norm": True},
+                               keys={"logit_scale": None}, eps="layer_norm_eps"),
+    "cohere2": Variant("Cohere2", "cohere2", {**GROUPS, **WINDOW, "hidden_size": 32, "num_hidden_layers": 4, "logit_scale": 0.5,
+                                              "layer_norm_eps": 1e-5}, keys={"logit_scale": None, "sliding_window": None},
+                       eps="layer_norm_eps"),
+    "ernie4-5": Variant("Ernie4_5", "ernie4_5", {**GROUPS, "head_dim": 16, "use_bias": False}),
+    "exaone": Variant("Llama", "exaone", {**UNTIED, **GROUPS, **LONG}, LLAMA3),
+    "falcon-7b": Variant("Falcon", "falcon", {"num_attention_heads": 4, "num_kv_heads": 1, "multi_query": True, "parallel_attn": True,
+                                              "new_decoder_architecture": False, "bias": False, "ffn_hidden_size": 72},
+                         layout=("by_group",), eps="layer_norm_epsilon"),
+    "falcon-40b": Variant("Falcon", "falcon", {"num_attention_heads": 4, "num_kv_heads": 2, "new_decoder_architecture": True, **UNTIED,
+                                               "bias": False, "ffn_hidden_size": 72}, layout=("by_group",), eps="layer_norm_epsilon"),
+    "gemma": Variant("Gemma", "gemma", {**GROUPS, "head_dim": 16}, layout=("one_more",), centred=True, quiet=40 ** 0.5),
+    "gemma2": Variant("Gemma2", "gemma2", {**GROUPS, **WINDOW, "head_dim": 16, "num_hidden_layers": 3, "query_pre_attn_scalar": 16,
+                                           "attn_logit_softcapping": 3.0, "final_logit_softcapping": 5.0}, layout=("one_more",),
+                      keys={"sliding_window": None, "attn_logit_softcapping": None, "final_logit_softcapping": None}, centred=True,
+                      quiet=40 ** 0.5),
+    "gemma3": Variant("Gemma3Text", "gemma3", {**GROUPS, **WINDOW, "hidden_size": 24, "intermediate_size": 40, "head_dim": 16,
+                                               "num_hidden_layers": 6, "query_pre_attn_scalar": 16},
+                      {"full_attention": {**LINEAR, "rope_theta": 1000000.0}, "sliding_attention": {"rope_type": "default",
+                                                                                                    "rope_theta": 10000.0}},
+                      model="Gemma3ForCausalLM", layout=("one_more",), keys={"sliding_window": None}, centred=True, quiet=24 ** 0.5),
+    "glm4": Variant("Glm4", "glm4", {**UNTIED, **GROUPS, "attention_bias": True, "head_dim": 16, "pad_token_id": None}, HALF),
+    "gpt2": Variant("GPT2", "gpt2", GPT, model="GPT2LMHeadModel", layout=("transposed",), eps="layer_norm_epsilon"),
+    "gptneox": Variant("GPTNeoX", "gptneox", {**UNTIED, **HEADS, "use_parallel_residual": True},
+                       {"partial_rotary_factor": 0.6}, layout=("by_head",), keys={"use_parallel_residual": None}, eps="layer_norm_eps"),
+    "gptneox-in-turn": Variant("GPTNeoX", "gptneox", {**UNTIED, "num_key_value_heads": 2, "use_parallel_residual": False},
+                               {"partial_rotary_factor": 1.0}, layout=("by_head",), keys={"use_parallel_residual": None},
+                               eps="layer_norm_eps"),
+    "granite": Variant("Granite", "granite", {**GROUPS, "embedding_multiplier": 3.0, "residual_multiplier": 0.5, "logits_scaling": 2.0,
+                                              "attention_multiplier": 0.4}, layout=("interleaved",),
+                       keys={"embedding_scale": "embedding_multiplier", "residual_scale": "residual_multiplier",
+                             "logit_scale": "logits_scaling", "attention.scale": "attention_multiplier"}, quiet=3.0),
+    "internlm2": Variant("Llama", "internlm2", {**UNTIED, **GROUPS}, {"rope_theta": 1000000.0}, layout=("interleaved",)),
+    "minicpm": Variant("Granite", "minicpm", {**GROUPS, "embedding_multiplier": 12.0, "residual_multiplier": 1.4 / 2 ** 0.5,
+                                              "logits_scaling": 2.5, "attention_multiplier": 10 ** -0.5}, layout=("interleaved",),
+                       keys={"embedding_scale": "embedding_multiplier", "residual_scale": "residual_multiplier",
+                             "logit_scale": "logits_scaling"}, quiet=12.0),
+    "mpt": Variant("Mpt", "mpt", {"d_model": 36, "n_layers": 2, "n_heads": 6, "max_seq_len": 128},
+                   keys={"attention.max_alibi_bias": 8.0}, eps="layer_norm_epsilon"),
+    "nemotron": Variant("Nemotron", "nemotron", {**UNTIED, **GROUPS, "hidden_size": 48, "norm_eps": 1e-5, "head_dim": 12}, HALF,
+                        layout=("one_more",),
+                        centred=True, eps="norm_eps"),
+    "olmo": Variant("Olmo", "olmo", {**GROUPS}, layout=("interleaved",), eps="none"),
+    "olmo2": Variant("Olmo2", "olmo2", {**UNTIED, **GROUPS}, {"rope_theta": 500000.0}),
+    "olmo3": Variant("Olmo3", "olmo2", {**UNTIED, **GROUPS, **WINDOW, "num_attention_heads": 2, "num_key_value_heads": 1,
+                                  "num_hidden_layers": 4, "intermediate_size": 40}, YARN, keys={"sliding_window": None}),
+    "phi2": Variant("Phi", "phi2", {**UNTIED, **HEADS, "hidden_size": 48, "layer_norm_eps": 1e-5}, HALF, eps="layer_norm_eps"),
+    "phi3": Variant("Phi3", "phi3", {**UNTIED, **GROUPS, **WINDOW, "num_attention_heads": 2, "num_key_value_heads": 1,
+                                     "pad_token_id": 0}, keys={"sliding_window": None}),
+    "phi3-longrope": Variant("Phi3", "phi3", {**UNTIED, **LONG, "pad_token_id": 0, "sliding_window": None,
+                                              "original_max_position_embeddings": 32}, LONGROPE),
+    "seed-oss": Variant("SeedOss", "seed_oss", {**UNTIED, **GROUPS, "head_dim": 16, "attention_bias": True}),
+    "smollm3": Variant("SmolLM3", "smollm3", {**GROUPS, "num_hidden_layers": 4, "pad_token_id": None}, layout=("interleaved",)),
+    "stablelm": Variant("StableLm", "stablelm", {**UNTIED, **HEADS, "use_qkv_bias": True, "hidden_size": 48}, HALF, eps="layer_norm_eps"),
+    "stablelm-12b": Variant("StableLm", "stablelm", {**UNTIED, **GROUPS, "qk_layernorm": True, "use_parallel_residual": True,
+                                                     "hidden_size": 48}, HALF, layout=("stacked_norms",), eps="layer_norm_eps"),
+    "starcoder": Variant("GPTBigCode", "starcoder", {**GPT, "multi_query": True}, eps="layer_norm_epsilon"),
+    "starcoder2": Variant("Starcoder2", "starcoder2", {**GROUPS, "use_bias": True, "norm_epsilon": 1e-5, "sliding_window": None},
+                          eps="norm_epsilon"),
+}
+
+
+# ---- how checkpoints keep what GGUF keeps otherwise --------------------------------------------------------------------
+
+def interleave(w: Floats, heads: int) -> Floats:
+    """transformers turns pairs (i, i + half) of a head, some of GGUF's architectures adjacent ones: rows reordered as llama.cpp's
+    convert_hf_to_gguf.py does for q and k. w [heads * size, …] or [heads * size]."""
+    halves = w.reshape(heads, 2, w.shape[0] // heads // 2, *w.shape[1:])
+    return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(w.shape))
+
+
+def interleaved(tensors: Tensors, config: Any) -> Tensors:
+    for name, w in tensors:
+        if ".q_proj." in name:
+            w = interleave(w, config.num_attention_heads)
+        if ".k_proj." in name:
+            w = interleave(w, config.num_key_value_heads)
+        yield name, w
+
+
+def one_more(tensors: Tensors, config: Any) -> Tensors:
+    """Norms that multiply by 1 + weight."""
+    for name, w in tensors:
+        yield name, w + 1 if name.endswith("norm.weight") else w
+
+
+def transposed(tensors: Tensors, config: Any) -> Tensors:
+    """GPT-2's matrices are inputs by outputs."""
+    for name, w in tensors:
+        yield name, np.ascontiguousarray(w.T) if ".c_" in name and w.ndim == 2 else w
+
+
+def by_head(tensors: Tensors, config: Any) -> Tensors:
+    """q, k and v of a head side by side: GGUF has all of q, then k, then v."""
+    heads = config.num_attention_heads
+    for name, w in tensors:
+        if "query_key_value" in name:
+            w = np.ascontiguousarray(w.reshape(heads, 3, -1, *w.shape[1:]).swapaxes(0, 1).reshape(w.shape))
+        yield name, w
+
+
+def by_group(tensors: Tensors, config: Any) -> Tensors:
+    """Falcon: the queries that share a head of keys and values, and these."""
+    kv = config.num_kv_heads
+    for name, w in tensors:
+        if "query_key_value" in name:
+            groups = w.reshape(kv, config.num_attention_heads // kv + 2, -1, *w.shape[1:])
+            w = np.concatenate([part.reshape(-1, *w.shape[1:]) for part in (groups[:, :-2], groups[:, -2:-1], groups[:, -1:])])
+        yield name, w
+
+
+def fused(tensors: Tensors, config: Any) -> Tensors:
+    """q, k and v in one tensor, as the files of ChatGLM have them."""
+    parts: list[Floats] = []
+    for name, w in tensors:
+        if any(f".{p}_proj." in name for p in "qkv"):
+            parts.append(w)
+            continue
+        yield name, w
+    per_layer = len(parts) // config.num_hidden_layers
+    kinds = ["weight", "bias"] if per_layer == 6 else ["weight"]
+    for layer in range(config.num_hidden_layers):
+        for i, kind in enumerate(kinds):
+            of_layer = parts[layer * per_layer:(layer + 1) * per_layer]
+            yield f"transformer.encoder.layers.{layer}.self_attention.query_key_value.{kind}", np.concatenate(of_layer[i::len(kinds)])
+
+
+def stacked_norms(tensors: Tensors, config: Any) -> Tensors:
+    """StableLM keeps each head's norm by itself."""
+    stacks: dict[str, list[Floats]] = {}
+    for name, w in tensors:
+        stem, found, _ = name.partition("_layernorm.norms.")
+        if found:
+            stacks.setdefault(f"{stem}_layernorm.weight", []).append(w)
+        else:
+            yield name, w
+    for name, parts in stacks.items():
+        yield name, np.stack(parts)
+
+
+LAYOUTS: dict[str, Callable[[Tensors, Any], Tensors]] = {
+    f.__name__: f for f in (interleaved, one_more, transposed, by_head, by_group, fused, stacked_norms)}
+
+
+# ---- ALiBi, for a reference that has it not ----------------------------------------------------------------------------
+
+def alibi_slopes(heads: int) -> Floats:
+    """As the paper's authors compute them (arXiv 2108.12409)."""
+    power = 2 ** math.floor(math.log2(heads))
+    slopes = [2 ** (-8 * (i + 1) / power) for i in range(power)]
+    slopes += [2 ** (-4 * (2 * i + 1) / power) for i in range(heads - power)]
+    return np.array(slopes, np.float32)
