@@ -22,6 +22,7 @@ Entry = tuple[str, Type, Any]  # key, type, value
 
 DEFAULT_ALIGNMENT = 32
 _VERSION = 3
+_SYNC_BYTES = 256 << 20  # after so many what was written is waited for, so that the end is not one long wait that nothing interrupts
 _CODES = {name: code for code, name in enumerate(
     ("u8", "i8", "u16", "i16", "u32", "i32", "f32", "bool", "string", "array", "u64", "i64", "f64")
 )}  # fmt: skip
@@ -107,7 +108,10 @@ class GGUFWriter:
         with system_errors():
             _write_all(self._fd, view, len(self._header) + self._offsets[index] + offset)
         with self._lock:
-            self._written += view.nbytes
+            before, self._written = self._written, self._written + view.nbytes
+        if before // _SYNC_BYTES != (before + view.nbytes) // _SYNC_BYTES:
+            with system_errors():
+                os.fdatasync(self._fd)
 
     def commit(self) -> None:
         """Puts the file in its place, on disk for good. Raises ArgumentError where not all of it was written."""

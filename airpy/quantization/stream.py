@@ -39,8 +39,8 @@ def write_model(
     alignment: int = DEFAULT_ALIGNMENT,
     report: Report | None = None,
 ) -> int:
-    """A GGUF file of these tensors as `types`, in their order. Its bytes. threads 0: all that this process may use. Memory: about
-    threads × 24 MiB. However it ends but well, there is no file, or the one there was; Ctrl-C ends it within a piece's time.
+    """A GGUF file of these tensors as `types`, in their order. Its bytes. threads 0: all that this process may use. Memory: at most
+    threads × 12 MiB. However it ends but well, there is no file, or the one there was; Ctrl-C ends it within a piece's time.
 
     Raises NumericError for what is not finite, or too large for its type, FileIOError where the disk is too small."""
     targets = [TensorInfo(tensor.info.name, type, tensor.info.shape) for tensor, type in zip(tensors, types, strict=True)]

@@ -109,6 +109,38 @@ TEST(errors_are_as_small_as_they_were)
     free(blocks);
 }
 
+/* FNV-1a. */
+static uint64_t hash(uint64_t h, const uint8_t *bytes, size_t n)
+{
+    for (size_t i = 0; i < n; i++) h = (h ^ bytes[i]) * UINT64_C(0x100000001b3);
+    return h;
+}
+
+/* Sums in one order, no fused operations, square roots and quotients that are IEEE's: what is recorded here is what every CPU and every
+ * compiler makes of these floats. */
+TEST(blocks_have_the_same_bits_on_every_cpu)
+{
+    enum { N = 256 * 64 };
+    float *x = malloc(N * sizeof *x);
+    uint8_t *blocks = malloc(N * sizeof *x);
+    if (!x || !blocks) abort();
+    uint32_t r = 12345;
+    for (int i = 0; i < N; i++) {
+        r = r * 1664525u + 1013904223u;
+        x[i] = ((float)(int32_t)r * 0x1p-31f) * (r & 0x3f00 ? 1.0f : 4.0f);
+    }
+    uint64_t h = UINT64_C(0xcbf29ce484222325);
+    for (size_t i = 0; i < air_format_count(); i++) {
+        const air_format *f = written(i);
+        if (!f) continue;
+        air_encoder(f->id)(x, blocks, N / f->block);
+        h = hash(h, blocks, N / f->block * f->bytes);
+    }
+    CHECK_EQ(h, UINT64_C(0x7910406168330669));
+    free(x);
+    free(blocks);
+}
+
 TEST(bfloat16_rounds_to_the_nearest_ties_to_even)
 {
     static const struct { uint32_t bits; uint16_t want; } cases[] = {
@@ -162,6 +194,7 @@ int main(int argc, char **argv)
     RUN(every_encoder_reads_and_writes_its_blocks_exactly_at_any_alignment);
     RUN(a_block_encodes_alike_alone_and_among_others);
     RUN(errors_are_as_small_as_they_were);
+    RUN(blocks_have_the_same_bits_on_every_cpu);
     RUN(bfloat16_rounds_to_the_nearest_ties_to_even);
     RUN(what_is_no_number_or_too_large_is_refused_by_its_place);
     RUN(parts_of_blocks_and_types_that_are_not_written_are_refused);
