@@ -83,7 +83,10 @@ def cut(model: Model, text: Any, ctx: int | None, stride: int | None, chunks: in
     if ctx < 4:
         raise ArgumentError(f"ctx is {ctx}; a window has at least 4 tokens")
     if ctx > model.n_ctx:
-        raise ArgumentError(f"ctx is {ctx}, but the model is open with a context of {model.n_ctx}; lower ctx, or open it with n_ctx={ctx}")
+        trained = model.config.max_position_embeddings
+        if ctx > trained:
+            raise ArgumentError(f"ctx is {ctx}, but the model was trained for {trained} positions; lower ctx")
+        raise ArgumentError(f"ctx is {ctx}, but the model is open with a context of {model.n_ctx}; lower ctx, or give a larger n_ctx")
     if stride is not None and stride >= ctx:
         raise ArgumentError(f"stride is {stride}, but must be less than ctx, {ctx}: what is scored needs something before it")
     tokenizer = model.tokenizer

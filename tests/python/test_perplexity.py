@@ -160,7 +160,7 @@ def test_logits_that_do_not_fit_come_in_pieces(model):
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    ({"ctx": 513}, "ctx is 513, but the model is open with a context of 512"),
+    ({"ctx": 513}, "ctx is 513, but the model was trained for 512 positions; lower ctx"),
     ({"ctx": 3}, "ctx is 3; a window has at least 4 tokens"),
     ({"ctx": 0}, "ctx is 0; expected a whole number from 1"),
     ({"ctx": 64, "stride": 64}, "stride is 64, but must be less than ctx, 64"),
@@ -174,6 +174,11 @@ def test_what_has_no_perplexity_is_refused(model, arguments, message):
     text = arguments.pop("text", TEXT)
     with pytest.raises(ArgumentError, match=message):
         model.perplexity(text, **arguments)
+
+
+def test_windows_beyond_the_context_are_refused():
+    with load(n_ctx=128) as model, pytest.raises(ArgumentError, match="open with a context of 128; lower ctx, or give a larger n_ctx"):
+        model.perplexity(TEXT, ctx=129)
 
 
 def test_a_closed_model_has_none():
