@@ -2,7 +2,8 @@
 
 A mix has one type for most matrices and more bits where errors cost most: the output, values of attention, the way down of the
 feed-forward, in some layers. The rules, and that they depend on a layer's number, are llama.cpp's (src/llama-quant.cpp, without an
-importance matrix), so that a file has the size and the quality that its name makes one expect.
+importance matrix, and without its exceptions for Falcon and GLM 5), so that a file has the size and the quality that one expects by
+its name.
 """
 
 from __future__ import annotations
@@ -213,7 +214,7 @@ def _kind(name: str) -> str:
 
 
 def _by_rule(mix: Mix, tensor: TensorInfo, tied: bool, place: Place | None, facts: Facts) -> str:
-    if tensor.name == "output.weight" or (tied and tensor.name == "token_embd.weight"):
+    if tensor.name == "output.weight" or (tied and tensor.name in ("token_embd.weight", "per_layer_token_embd.weight")):
         return "Q8_0" if mix.type == "Q8_0" else "Q6_K"
     kind = _kind(tensor.name)
     rule = mix.rules.get(kind)
