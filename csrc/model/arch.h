@@ -14,7 +14,7 @@ typedef enum air_norm_kind { AIR_NORM_RMS, AIR_NORM_LAYER, AIR_NORM_LAYER_PLAIN 
 /* Where a block's norms are: x += f(norm(x)), x += norm(f(x)), x += norm(f(norm(x))). */
 typedef enum air_norm_place { AIR_NORM_BEFORE, AIR_NORM_AFTER, AIR_NORM_AROUND } air_norm_place;
 
-/* Norms of q and k before they are rotated: of each head, by one vector for all of them or by one each (where the file has them), or of
+/* Norms of q and k, before they are rotated or after: of each head, by one vector for all of them or by one each (where the file has them), or of
  * all heads together. */
 typedef enum air_qk_norm { AIR_QK_NORM_NONE, AIR_QK_NORM_PER_HEAD, AIR_QK_NORM_PER_HEAD_OWN, AIR_QK_NORM_WHOLE } air_qk_norm;
 
@@ -23,6 +23,7 @@ typedef enum air_qk_norm { AIR_QK_NORM_NONE, AIR_QK_NORM_PER_HEAD, AIR_QK_NORM_P
 typedef enum air_layer_order { AIR_ORDER_IN_TURN, AIR_ORDER_PARALLEL, AIR_ORDER_BY_KEY, AIR_ORDER_BY_NORM } air_layer_order;
 
 typedef enum air_ffn_kind { AIR_FFN_GATED /* down(f(gate) * up) */, AIR_FFN_PLAIN /* down(f(up)) */ } air_ffn_kind;
+/* Which layers turn q and k: all, or of a model with windows those that have one. */
 typedef enum air_rope_layers { AIR_ROPE_IN_ALL, AIR_ROPE_IN_WINDOWED } air_rope_layers;
 typedef enum air_window_rope { AIR_WINDOW_ROPE_SAME, AIR_WINDOW_ROPE_UNSCALED /* a rope of their own, never stretched */ } air_window_rope;
 /* What the key logit_scale does. */
@@ -42,6 +43,7 @@ struct air_arch {
     air_rope_layers rope_layers;
     int32_t no_rope_period;      /* of so many layers the last has no rope; 0: none is without */
     air_qk_norm qk_norm;
+    int qk_norm_after_rope;
     int32_t window_period;       /* of so many layers the last sees all positions, the others attention.sliding_window; 1: no layer sees
                                   * all; 0: all do, whatever the file says */
     int64_t window;              /* where the file does not say */

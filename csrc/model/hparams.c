@@ -138,7 +138,7 @@ static void set_rotated(const reader *r)
     for (int64_t i = 0; i < r->hp->n_layers; i++) {
         int64_t period = r->arch->no_rope_period;
         int skipped = period && i % period == period - 1;
-        int hidden = r->arch->rope_layers == AIR_ROPE_IN_WINDOWED && !r->layers[i].windowed;
+        int hidden = r->arch->rope_layers == AIR_ROPE_IN_WINDOWED && r->hp->window && !r->layers[i].windowed;
         r->layers[i].rotated = r->hp->positions == AIR_POSITIONS_ROPE && !skipped && !hidden;
     }
 }

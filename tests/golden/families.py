@@ -141,6 +141,13 @@ VARIANTS = {
     "starcoder": Variant("GPTBigCode", "starcoder", {**GPT, "multi_query": True}, eps="layer_norm_epsilon"),
     "starcoder2": Variant("Starcoder2", "starcoder2", {**GROUPS, "use_bias": True, "norm_epsilon": 1e-5, "sliding_window": None},
                           eps="norm_epsilon"),
+    "exaone4": Variant("Exaone4", "exaone4", {**UNTIED, **GROUPS, **WINDOW, "hidden_size": 32, "num_hidden_layers": 4,
+                                              "sliding_window_pattern": 4}, keys={"sliding_window": None}),
+    "exaone4-llama3": Variant("Exaone4", "exaone4", {**GROUPS, **LONG, "num_hidden_layers": 2, "intermediate_size": 40,
+                                                     "sliding_window": None, "layer_types": ["full_attention"] * 2}, LLAMA3),
+    "hunyuan-dense": Variant("HunYuanDenseV1", "hunyuan-dense", {**GROUPS, "head_dim": 16, "attention_bias": False}),
+    "orion": Variant("StableLm", "orion", {**UNTIED, **HEADS}, {"partial_rotary_factor": 1.0}, eps="layer_norm_eps"),
+    "xverse": Variant("Llama", "xverse", {**UNTIED, **HEADS}, layout=("interleaved",)),
 }
 
 

@@ -45,6 +45,14 @@ static void rotate(air_builder *b, int32_t layer, int32_t buffer, const projecti
                           .bias = AIR_NONE, .heads = p->heads, .head_dim = b->hp->key_dim, .rope = air__rope_of(b, layer)});
 }
 
+/* q or k as scores are made of. */
+static void place(air_builder *b, int32_t layer, int32_t buffer, const projection *p)
+{
+    if (!b->arch->qk_norm_after_rope) norm(b, layer, buffer, p);
+    rotate(b, layer, buffer, p);
+    if (b->arch->qk_norm_after_rope) norm(b, layer, buffer, p);
+}
+
 void air__block_attention(air_builder *b, int32_t layer, int32_t in, int32_t x)
 {
     const air_hparams *hp = b->hp;
@@ -58,10 +66,8 @@ void air__block_attention(air_builder *b, int32_t layer, int32_t in, int32_t x)
                              "head_count_kv x value head size, embedding_length"};
     int64_t fused = air__has(b, "blk.%d.attn_qkv.weight", layer) ? q_rows + k_rows + v_rows : 0;
     int32_t q = project(b, layer, in, &of_q, fused), k = project(b, layer, in, &of_k, fused), v = project(b, layer, in, &of_v, fused);
-    norm(b, layer, q, &of_q);
-    rotate(b, layer, q, &of_q);
-    norm(b, layer, k, &of_k);
-    rotate(b, layer, k, &of_k);
+    place(b, layer, q, &of_q);
+    place(b, layer, k, &of_k);
     air__emit(b, (air_op){.kind = AIR_OP_STORE, .layer = layer, .in = k, .in2 = v, .out = AIR_NONE, .weight = AIR_NONE,
                           .bias = AIR_NONE});
 
