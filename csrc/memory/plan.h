@@ -21,9 +21,9 @@
  * Products may be shared. Where the link bounds a pass, the CPU computes the first tiles that no device holds, as many as it takes as long
  * for as the link does for the rest. Of several devices the first computes what is no product; tiles are dealt to all, so that they are
  * done with a token at the same time: those that stay by what each has memory for, and where that is more than all tiles by what its
- * memory gives, those that stream by what its link gives while all are busy, less what it is busy with already. Who computes what is fixed by the
- * plan: a row's bits do not depend on other rows. So that it stays what it is from plan to plan, who computes what can be decided by other
- * rates than those that times are predicted from. */
+ * memory gives, those that stream by what its link gives while all are busy, less what it is busy with already. Who computes what is
+ * fixed by the plan: a row's bits do not depend on other rows. So that it stays what it is from plan to plan, who computes what can be
+ * decided by other rates than those that times are predicted from. */
 #ifndef AIR_MEMORY_PLAN_H
 #define AIR_MEMORY_PLAN_H
 

@@ -36,7 +36,8 @@ air__memory air__device_memory(const air_plan_request *r, const air_plan *p)
         .budget = r->device.budget, .reach = r->device.reach, .fixed = air__plus(r->device.fixed, p->device_part_bytes),
         .state_per_block = r->state_per_block,
         .end_block = p->away_blocks ? air__blocks(p->n_ctx) - (uint64_t)p->away_blocks : UINT64_MAX, .shuttle = p->device_shuttle_bytes,
-        .activations = device_activations, .ring = ring, .weights_least = air_min_u64(ring, air__plus(all_tiles(r->program, p->tile_bytes), r->device.graph)),
+        .activations = device_activations, .ring = ring,
+        .weights_least = air_min_u64(ring, air__plus(all_tiles(r->program, p->tile_bytes), r->device.graph)),
         .tile = air_tile_device_memory,
         .rows_most = AIR__PROMPT_ROWS, /* tiles that are not there for their sake are missed in every pass, prompt or not */
     };

@@ -14,8 +14,8 @@ typedef enum air_norm_kind { AIR_NORM_RMS, AIR_NORM_LAYER, AIR_NORM_LAYER_PLAIN 
 /* Where a block's norms are: x += f(norm(x)), x += norm(f(x)), x += norm(f(norm(x))). */
 typedef enum air_norm_place { AIR_NORM_BEFORE, AIR_NORM_AFTER, AIR_NORM_AROUND } air_norm_place;
 
-/* Norms of q and k, before they are rotated or after: of each head, by one vector for all of them or by one each (where the file has them), or of
- * all heads together. */
+/* Norms of q and k, before they are rotated or after: of each head, by one vector for all of them or by one each (where the file has
+ * them), or of all heads together. */
 typedef enum air_qk_norm { AIR_QK_NORM_NONE, AIR_QK_NORM_PER_HEAD, AIR_QK_NORM_PER_HEAD_OWN, AIR_QK_NORM_WHOLE } air_qk_norm;
 
 /* Whether a layer's feed-forward reads what its attention has added to, or both read the same: always, where the file says so

@@ -120,8 +120,8 @@ static PyObject *device_rates(const air_device_rates *r, uint64_t set)
                          rates_dict(r->product_columns, set), "device_context", (unsigned long long)r->context);
 }
 
-/* probe_links(plugin, devices, max_bytes=0, seconds=0.2) -> [bytes/s of each]: what copies to devices give while all are busy; max_bytes: of
- * each one's memory, 0: 32 MiB. Otherwise as probe_device(). */
+/* probe_links(plugin, devices, max_bytes=0, seconds=0.2) -> [bytes/s of each]: what copies to devices give while all are busy; max_bytes:
+ * of each one's memory, 0: 32 MiB. Otherwise as probe_device(). */
 PyObject *air__py_probe_links(PyObject *module, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"plugin", "devices", "max_bytes", "seconds", NULL};

@@ -1,5 +1,5 @@
-/* EXAONE 4 (arXiv 2507.11407): norms behind each block instead of before, and on the heads of q and k. The 32b model has windows in three of
- * four layers and rotates only those. */
+/* EXAONE 4 (arXiv 2507.11407): norms behind each block instead of before, and on the heads of q and k. The 32b model has windows in three
+ * of four layers and rotates only those. */
 #include "model/arch.h"
 
 const air_arch air_arch_exaone4 = {
