@@ -140,6 +140,7 @@ class Engine:
     # a table that is only gathered by row has no tiles
     def stats(self) -> dict[str, Any]: ...  # air_engine_stats, flattened: pager_disk_bytes …, held_by: {holder: bytes}
     def layer_times(self) -> tuple[list[int], list[int]]: ...  # busy ns, stall ns
+    def expert_rows(self) -> list[list[int]]: ...  # of each layer, rows sent to each expert since open; [] where it has none
     def budget_for(self, blocks: int, rows: int, wanted: int, /) -> int: ...  # a max_ram for such passes, in bytes; 0: none is known
     def sequence(self) -> Sequence: ...
     def run(

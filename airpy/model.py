@@ -322,7 +322,8 @@ class Model:
         pass over the one there was), stall_ms (per pass), prompt_ms, prompt_tokens, reused_tokens,
         new_tokens. Since open: budget, peak_ram (the process's anonymous memory above the value at open, or what the engine held
         where that is more or other models were open; peak_ram_is says which), held, held_by, passes, disk_bytes, ram_bytes,
-        total_reused_tokens. Of the last pass: layer_busy_ms, layer_stall_ms."""
+        total_reused_tokens; of mixtures of experts, expert_hits (asked for and in memory) and expert_misses. Of the last pass:
+        layer_busy_ms, layer_stall_ms."""
         stats = self._engine.stats()
         busy, stall = self._engine.layer_times()
         self._memory.sample(now=True)
@@ -338,6 +339,8 @@ class Model:
             "disk_bytes": stats["pager_disk_bytes"],
             "ram_bytes": stats["pager_ram_bytes"],
             "pinned_bytes": stats["pager_pinned_bytes"],
+            "expert_hits": stats["pager_expert_hits"],
+            "expert_misses": stats["pager_expert_misses"],
             "total_reused_tokens": self._reused,
             "layer_busy_ms": [ns / 1e6 for ns in busy],
             "layer_stall_ms": [ns / 1e6 for ns in stall],
@@ -345,6 +348,11 @@ class Model:
             "kernels": stats["kernels"],
             "io": self._solved["io"],
         }
+
+    def expert_rows(self) -> list[list[int]]:
+        """How many tokens went to each expert since the model was opened: a list for each layer, empty where a layer has no experts."""
+        self._check_open()
+        return self._engine.expert_rows()
 
     @property
     def last_call(self) -> CallMeter:

@@ -22,12 +22,14 @@ _SOLVED = ("io", "n_ctx", "max_rows", "tile_bytes", "ring_bytes")
 _GIVEN = ("max_ram", "max_vram", "cpu_share", "threads", "tier", "kv_dtype")
 _LAYER_PART = re.compile(r"blk\.\d+\.(\w+?)(?:_\w+)?\.(?:weight|bias)$")
 _CLASSES = {"attn": "attention", "ffn": "feed-forward"}
+_EXPERTS = re.compile(r"blk\.\d+\.ffn_\w+_exps\.weight$")
 _COUNTS = (
     "budget", "fixed", "n_ctx", "max_rows", "tile_bytes", "ring_bytes", "block_bytes", "depth", "weight_bytes", "pin_bytes",
     "pin_bytes_full", "state_bytes_full", "activation_bytes", "activation_bytes_full", "logit_bytes", "device_budget", "device_fixed",
     "n_device_tiles", "device_pin_bytes", "device_weight_bytes", "device_ring_bytes", "device_state_bytes", "device_activation_bytes",
     "device_activation_bytes_full", "device_part_bytes", "n_host_tiles", "host_weight_bytes", "share_bytes", "staging_bytes",
-    "away_blocks", "device_shuttle_bytes", "device_graph_bytes",
+    "away_blocks", "device_shuttle_bytes", "device_graph_bytes", "expert_weight_bytes", "expert_token_bytes", "expert_bytes",
+    "expert_bytes_full",
 )  # fmt: skip
 _HELPER = ("budget", "fixed", "buffer_bytes", "ring_bytes", "pin_bytes", "weight_bytes", "linked_bytes", "n_tiles", "linked_tiles")
 _WORK = ("weight_bytes", "linked_bytes", "link_s", "device_s")
@@ -74,7 +76,7 @@ class Plan:
             "more_vram": [],
         }  # fmt: skip
         plan = cls(data)
-        data["more_ram"] = plan._outlook(gguf, options, "max_ram", plan["budget"], plan.streamed_bytes)
+        data["more_ram"] = plan._outlook(gguf, options, "max_ram", plan["budget"], plan.lacking_bytes)
         if plan.on_device:
             data["more_vram"] = plan._outlook(gguf, options, "max_vram", plan["device_budget"], plan.away_bytes)
         return cls(data)
@@ -176,8 +178,22 @@ class Plan:
 
     @property
     def streamed_bytes(self) -> int:
-        """Weight bytes that a pass of one token reads from disk, with an empty context."""
-        return 0 if self["io"] == "mmap" else max(0, self["weight_bytes"] - self["device_weight_bytes"] - self["pin_bytes"])
+        """Weight bytes that a pass of one token reads from disk, with an empty context; of experts, as many as are expected."""
+        return 0 if self["io"] == "mmap" else self._streamed_tiles + int(self["expert_token_bytes"] * (1 - self["expert_hit"]))
+
+    @property
+    def lacking_bytes(self) -> int:
+        """Weight bytes that are not in memory: more of it would keep them, with an empty context."""
+        return 0 if self["io"] == "mmap" else self._streamed_tiles + max(0, self["expert_weight_bytes"] - self["expert_bytes"])
+
+    @property
+    def _streamed_tiles(self) -> int:
+        left: int = self["weight_bytes"] - self["device_weight_bytes"] - self["pin_bytes"]
+        return max(0, left)
+
+    @property
+    def has_experts(self) -> bool:
+        return bool(self["expert_weight_bytes"])
 
     @property
     def predicted_tok_s(self) -> float | None:
@@ -231,7 +247,7 @@ class Plan:
         vram = f"{self.device_name}: max_vram {self._text_vram()}, " if self.on_device else ""
         return [
             f"{self.model['name']}: {self.model['arch']}, {self.model['layers']} layers, {', '.join(kinds)}; "
-            f"a pass reads {format_size(self['weight_bytes'])} of weights",
+            f"a token reads {format_size(self['weight_bytes'] + self['expert_token_bytes'])} of weights",
             f"{vram}max_ram {format_size(self['budget'])}, context {self['n_ctx']} ({options['kv_dtype']}), io {self['io']}: {how}",
         ]
 
@@ -251,6 +267,9 @@ class Plan:
             types = "/".join(sorted(kinds[label]))
             shares = ["by row"] if label.startswith("embedding") else self._shares(size, device, pinned)
             lines.append(f"{label:<22}{types:<14}{format_size(size):>10}" + "".join(f"{share:>12}" for share in shares))
+        if self.has_experts:
+            used, hit = format_size(self["expert_token_bytes"]), f"{100 * self['expert_hit']:.0f} %"
+            lines.append(f"a token uses {used} of experts; {hit} of them are in memory if all are used alike, more if some are used most")
         if self.on_device:
             homes = [self["device_weight_bytes"], self.away_bytes - self.streamed_bytes, self.streamed_bytes]
             sizes = "".join(f"{format_size(size):>12}" for size in homes)
@@ -294,8 +313,9 @@ class Plan:
             ("KV cache", block, self["state_bytes_full"]),
             ("activations", self["activation_bytes"], self["activation_bytes"]),
             ("logits", self["logit_bytes"], self["logit_bytes"]),
-            ("ring of weights", self["ring_bytes"] if self.streamed_bytes else 0, self["ring_bytes"]),
+            ("ring of weights", self["ring_bytes"] if self._streamed_tiles else 0, self["ring_bytes"]),
             ("weights that stay", self["pin_bytes"], self["pin_bytes_full"]),
+            ("experts used most", self["expert_bytes"], self["expert_bytes_full"]),
         ]
 
     def _memory_of_all(self) -> list[tuple[Any, ...]]:
@@ -360,7 +380,7 @@ class Plan:
         )
         if self.on_device:
             lines.append(f"more VRAM     {self._text_more('max_vram', self.away_bytes, 'is away from VRAM')}")
-        lines.append(f"more RAM      {self._text_more('max_ram', self.streamed_bytes, 'streams')}")
+        lines.append(f"more RAM      {self._text_more('max_ram', self.lacking_bytes, 'streams')}")
         return lines
 
     def _text_resources(self) -> list[str]:
@@ -413,6 +433,8 @@ class Plan:
 
 
 def _class_of(name: str, tiles: int) -> str:
+    if _EXPERTS.match(name):
+        return "experts"
     if match := _LAYER_PART.match(name):
         return _CLASSES.get(match[1], match[1])
     return "output" if tiles else "embedding table"
@@ -473,6 +495,8 @@ def _checked(data: Any) -> dict[str, Any]:
     wrong += [name for name in ("tier", "kv_dtype") if not isinstance(options.get(name), str)]
     if plan.get("io") not in ("direct", "mmap"):
         wrong.append("io")
+    if not (_is_number(plan.get("expert_hit")) and plan["expert_hit"] <= 1):
+        wrong.append("expert_hit")
     if plan.get("bound") not in _BOUNDS:
         wrong.append("bound")
     devices, work = data.get("devices"), plan.get("work")

@@ -50,6 +50,10 @@ class Shape:
     head_dim: int = 0               # 0: embd / heads
     tied: bool = False              # no output.weight: the embedding is the output matrix
     rope_base: float = 10000.0
+    experts: int = 0                # of each layer's mixture, in place of its feed-forward
+    used: int = 0                   # of them, that a token is sent to
+    expert_ff: int = 0
+    router_skew: float = 0.0        # the router's rows are made smaller, the i-th by (i + 1) ** -skew: the first are used most
 
     @property
     def head(self) -> int:
@@ -65,6 +69,8 @@ class Shape:
             raise ValueError(f"{self.heads} heads cannot share {self.kv_heads} key-value heads evenly")
         if not self.head_dim and self.embd % self.heads:
             raise ValueError(f"embd {self.embd} does not divide into {self.heads} heads; give head_dim")
+        if self.experts and not (1 <= self.used <= self.experts and self.expert_ff > 0):
+            raise ValueError(f"{self.experts} experts need used in 1 … {self.experts} and expert_ff, not {self.used} and {self.expert_ff}")
         if self.head % 2:
             raise ValueError(f"head size {self.head} is odd, rope turns pairs")
         smallest = len(SPECIAL) + 256
@@ -79,9 +85,10 @@ SHAPES = {
     "3b": Shape(28, 3072, 8192, 24, 8, 128256, 131072, tied=True, rope_base=500000.0),    # Llama 3.2 3B
     "7b": Shape(32, 4096, 11008, 32, 32, 32000, 4096),                                    # Llama 2 7B
     "13b": Shape(40, 5120, 13824, 40, 40, 32000, 4096),                                   # Llama 2 13B
+    "moe": Shape(48, 2048, 6144, 32, 4, 151936, 40960, head_dim=128, rope_base=1e6, experts=128, used=8, expert_ff=768),  # Qwen3 30B-A3B
     "70b": Shape(80, 8192, 28672, 64, 8, 32000, 4096),                                    # Llama 2 70B
 }
-ARCHS = ("llama", "qwen2", "qwen3")
+ARCHS = ("llama", "qwen2", "qwen3", "qwen3moe")
 
 
 # ---- formats ---------------------------------------------------------------------------------------------------------
@@ -216,6 +223,8 @@ class Tensor:
     shape: tuple[int, ...]
     type: str
     mean: float = 0.0
+    skew: float = 0.0               # of a router
+    std: float = 0.0                # of a matrix's values; 0: what keeps a product as large as its input
 
     @property
     def bytes(self) -> int:
@@ -229,15 +238,23 @@ def tensors_of(shape: Shape, arch: str, type: str) -> list[Tensor]:
     a row is not a whole number of the format's blocks."""
     mix = MIXES.get(type, Mix(type, type, type, 0))
     wide, narrow = shape.heads * shape.head, shape.kv_heads * shape.head
-    out = [Tensor("token_embd.weight", (shape.embd, shape.vocab), mix.output if shape.tied else mix.base)]
+    # Beside what layers add, the token itself must count: else all tokens are sent to the same experts.
+    std = 0.5 if shape.experts else 0.0
+    out = [Tensor("token_embd.weight", (shape.embd, shape.vocab), mix.output if shape.tied else mix.base, std=std)]
     for i in range(shape.layers):
         better = mix.better if _is_sensitive(i, shape.layers) else mix.base
         rows = [("attn_norm", (shape.embd,), "F32", 1.0), ("attn_q", (shape.embd, wide), mix.base, 0.0),
                 ("attn_k", (shape.embd, narrow), mix.base, 0.0), ("attn_v", (shape.embd, narrow), better, 0.0),
-                ("attn_output", (wide, shape.embd), mix.base, 0.0), ("ffn_norm", (shape.embd,), "F32", 1.0),
-                ("ffn_gate", (shape.embd, shape.ff), mix.base, 0.0), ("ffn_up", (shape.embd, shape.ff), mix.base, 0.0),
-                ("ffn_down", (shape.ff, shape.embd), better, 0.0)]
-        if arch == "qwen3":
+                ("attn_output", (wide, shape.embd), mix.base, 0.0), ("ffn_norm", (shape.embd,), "F32", 1.0)]
+        if shape.experts:
+            n, ff = shape.experts, shape.expert_ff
+            rows += [("ffn_gate_exps", (shape.embd, ff, n), mix.base, 0.0), ("ffn_up_exps", (shape.embd, ff, n), mix.base, 0.0),
+                     ("ffn_down_exps", (ff, shape.embd, n), better, 0.0)]
+            out.append(Tensor(f"blk.{i}.ffn_gate_inp.weight", (shape.embd, n), "F32", skew=shape.router_skew))
+        else:
+            rows += [("ffn_gate", (shape.embd, shape.ff), mix.base, 0.0), ("ffn_up", (shape.embd, shape.ff), mix.base, 0.0),
+                     ("ffn_down", (shape.ff, shape.embd), better, 0.0)]
+        if arch in ("qwen3", "qwen3moe"):
             rows += [("attn_q_norm", (shape.head,), "F32", 1.0), ("attn_k_norm", (shape.head,), "F32", 1.0)]
         out += [Tensor(f"blk.{i}.{name}.weight", dims, kind, mean) for name, dims, kind, mean in rows]
         if arch == "qwen2":
@@ -319,6 +336,9 @@ def metadata(shape: Shape, arch: str, type: str, name: str) -> dict[str, object]
         "tokenizer.ggml.add_bos_token": True,
         "tokenizer.chat_template": CHAT_TEMPLATE,
     }
+    if shape.experts:
+        kv |= {f"{arch}.expert_count": shape.experts, f"{arch}.expert_used_count": shape.used,
+               f"{arch}.expert_feed_forward_length": shape.expert_ff}
     return kv
 
 
@@ -376,7 +396,7 @@ class Pools:
     def __init__(self, seed: int, most_rows: int) -> None:
         self._rng = np.random.default_rng(seed)
         self._most_rows = most_rows
-        self._pools: dict[tuple[str, int], memoryview] = {}
+        self._pools: dict[tuple[str, int, float], memoryview] = {}
 
     def chunks(self, t: Tensor) -> Iterator[memoryview]:
         """The tensor's data, piece by piece."""
@@ -384,7 +404,11 @@ class Pools:
             values = t.mean + 0.05 * self._rng.standard_normal(t.shape[0], dtype=np.float32)
             yield memoryview(values.astype("<f4").tobytes())
             return
-        pool = self._pool(t.type, t.shape[0])
+        if t.skew:
+            rows = self._rng.standard_normal((t.shape[1], t.shape[0]), dtype=np.float32) * np.float32(4 * t.shape[0] ** -0.5)
+            yield memoryview((rows * np.arange(1, t.shape[1] + 1)[:, None] ** -t.skew).astype("<f4").tobytes())
+            return
+        pool = self._pool(t.type, t.shape[0], t.std or t.shape[0] ** -0.5)
         at = int(self._rng.integers(len(pool) // FORMATS[t.type].bytes)) * FORMATS[t.type].bytes
         left = t.bytes
         while left:
@@ -393,15 +417,15 @@ class Pools:
             left -= len(piece)
             at = (at + len(piece)) % len(pool)
 
-    def _pool(self, type: str, columns: int) -> memoryview:
-        if (type, columns) not in self._pools:
+    def _pool(self, type: str, columns: int, std: float) -> memoryview:
+        if (type, columns, std) not in self._pools:
             fmt = FORMATS[type]
             # A prime number of blocks, more than there are rows: no two rows of a tensor start at the same block, so none
             # are equal and no two logits tie. Variance 1 / columns keeps a product as large as its input.
             n = _next_prime(max(POOL_BYTES // fmt.bytes, self._most_rows, columns // fmt.block + 1))
-            blocks = random_blocks(fmt, n, columns ** -0.5, self._rng)
-            self._pools[type, columns] = memoryview(blocks.tobytes())
-        return self._pools[type, columns]
+            blocks = random_blocks(fmt, n, std, self._rng)
+            self._pools[type, columns, std] = memoryview(blocks.tobytes())
+        return self._pools[type, columns, std]
 
 
 def _next_prime(n: int) -> int:
@@ -476,13 +500,16 @@ def part_paths(path: Path, count: int) -> list[Path]:
 def write(path: str | os.PathLike[str], *, shape: str = "tiny", type: str = "Q8_0", arch: str = "llama", seed: int = 0,
           parts: int = 1, sparse: bool = False, progress: bool = False, **sizes: int | float | bool | None) -> list[Path]:
     """Write a model and return its files. `sizes` replaces fields of the named shape: layers, embd, ff, heads, kv_heads,
-    vocab, ctx, head_dim, tied, rope_base; None keeps the shape's. The same arguments give the same bytes.
+    vocab, ctx, head_dim, tied, rope_base, experts, used, expert_ff, router_skew; None keeps the shape's. The same arguments
+    give the same bytes.
     Raises ValueError where shape, type or arch is unknown or the sizes do not go together."""
     for what, name, known in (("shape", shape, SHAPES), ("type", type, (*FORMATS, *MIXES)), ("arch", arch, ARCHS)):
         if name not in known:
             raise ValueError(f"no {what} {name!r}; there are {', '.join(known)}")
     dims = dataclasses.replace(SHAPES[shape], **{k: v for k, v in sizes.items() if v is not None})  # type: ignore[arg-type]
     dims.check()
+    if (arch == "qwen3moe") != bool(dims.experts):
+        raise ValueError(f"shape {shape} with arch {arch}: shape moe goes with arch qwen3moe")
     tensors = tensors_of(dims, arch, type)
     if not 1 <= parts <= len(tensors):
         raise ValueError(f"{parts} parts cannot be made of {len(tensors)} tensors")
@@ -508,7 +535,7 @@ def _parser() -> argparse.ArgumentParser:
                                    for k, s in SHAPES.items()))
     ap.add_argument("--type", default="Q4_K", choices=(*FORMATS, *MIXES), metavar="TYPE",
                     help=f"format of the matrices: {', '.join(FORMATS)}; or a mix: {', '.join(MIXES)}; norms are F32")
-    ap.add_argument("--arch", default="llama", choices=ARCHS, help="qwen2 has biases on q, k and v, qwen3 norms on q and k")
+    ap.add_argument("--arch", default="llama", choices=ARCHS, help="qwen2 has biases on q, k and v, qwen3 and qwen3moe norms on q and k")
     ap.add_argument("--seed", type=int, default=0, help="the same seed and sizes give the same file")
     ap.add_argument("--parts", type=int, default=1, metavar="N", help="split into N files, as llama.cpp's gguf-split does")
     ap.add_argument("--sparse", "--header-only", action="store_true",
@@ -516,8 +543,10 @@ def _parser() -> argparse.ArgumentParser:
     own = ap.add_argument_group("instead of the shape's own")
     for name, what in (("layers", "layers"), ("embd", "width"), ("ff", "width of the feed-forward"), ("heads", "heads"),
                        ("kv-heads", "key-value heads"), ("head-dim", "size of a head"), ("vocab", "tokens"),
-                       ("ctx", "trained context")):
+                       ("ctx", "trained context"), ("experts", "experts of a layer"), ("used", "of them, those of a token"),
+                       ("expert-ff", "width of an expert")):
         own.add_argument(f"--{name}", type=int, metavar="N", help=what)
+    own.add_argument("--router-skew", type=float, metavar="X", help="0: all experts are used alike; 1: the first far more")
     own.add_argument("--tied", action=argparse.BooleanOptionalAction, help="the embedding is the output matrix")
     return ap
 

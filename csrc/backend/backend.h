@@ -30,6 +30,23 @@ typedef struct air_span {
     uint64_t slot;       /* the feed's own */
 } air_span;
 
+/* One expert of a layer's mixture, its matrices in memory until given back. data has no alignment. */
+typedef struct air_expert {
+    int32_t layer, expert;
+    const uint8_t *gate, *up, *down;
+    uint64_t slot;       /* the feed's own */
+} air_expert;
+
+/* Experts of mixtures, of which a pass needs those that its rows are sent to. ask says which those are of a layer, [n] ascending, and how
+ * many rows each gets; take then hands them out as they come to be in memory, at most `most` at a time: at least one, which it waits for,
+ * 0 once all have been taken. A feed may have room for fewer than were asked for: it brings the others as give makes room. All of a layer
+ * are taken and given back before the next is asked for, but for a pass that fails, of which rewinding the feed takes back the rest. */
+typedef struct air_expert_feed {
+    air_status (*ask)(void *self, int32_t layer, const int32_t *experts, const int32_t *rows, int32_t n, air_error *err);
+    air_status (*take)(void *self, air_expert *out, int32_t most, int32_t *n, air_error *err);
+    void (*give)(void *self, const air_expert *expert);
+} air_expert_feed;
+
 /* Where weights come from during a pass. next waits for the next span in program order; release, in the same order, may come later:
  * up to two that do not stay are held while the next is asked for, and any number that do. keep is a release that tells the feed to
  * bring this range no more: the backend has a copy. gather decodes rows of a table to float32 [n][cols]. Any thread of the backend calls
@@ -41,6 +58,7 @@ typedef struct air_feed {
     void (*keep)(void *self, const air_span *span);
     air_status (*gather)(void *self, int32_t weight, const int32_t *rows, int64_t n, float *out, air_error *err);
     const float *const *vectors; /* [n_weights]: float32 data of every AIR_WEIGHT_VECTOR, else NULL */
+    air_expert_feed experts;     /* where the program has mixtures; with the same self */
 } air_feed;
 
 /* Where a block of state lies: in memory that state_alloc gave, or in pages of the host, locked by lock_pages or not. */

@@ -14,7 +14,7 @@
 /* --- memory: one region, cut the same way for its size and for its pointers --- */
 
 typedef struct layout {
-    size_t rows, wanted, q8, cos, sin, scratch, totals, turns, total; /* byte offsets */
+    size_t rows, wanted, q8, cos, sin, scratch, totals, turns, mixture, total; /* byte offsets */
 } layout;
 
 static size_t cut(size_t *at, uint64_t bytes)
@@ -38,6 +38,7 @@ static layout lay_out(const air_program *p, int64_t rows, int64_t n_wanted, int 
     l.scratch = cut(&at, (uint64_t)threads * air__host_scratch_floats(p) * sizeof(float));
     l.totals = cut(&at, air__attention_totals(p, threads) * sizeof(air_attention_total));
     l.turns = cut(&at, air__attention_turns(threads) * sizeof(int32_t));
+    l.mixture = cut(&at, air__mixture_layout_of(p, rows).total);
     l.total = at;
     return l;
 }
@@ -45,6 +46,16 @@ static layout lay_out(const air_program *p, int64_t rows, int64_t n_wanted, int 
 static uint64_t host_pass_bytes(const air_program *program, int64_t rows, int64_t n_wanted, int threads)
 {
     return air_round_up(lay_out(program, rows, n_wanted, threads).total, air_page_bytes());
+}
+
+static void place_mixture(air_backend *h, char *memory, int64_t rows)
+{
+    air__mixture_layout l = air__mixture_layout_of(h->program, rows);
+    h->mixture.sent = (int32_t *)(void *)(memory + l.sent);
+    h->mixture.place = (int32_t *)(void *)(memory + l.place);
+    h->mixture.hidden = (float *)(void *)(memory + l.hidden);
+    h->mixture.results = (float *)(void *)(memory + l.results);
+    h->mixture.q8 = memory + l.q8;
 }
 
 static air_status host_reserve(air_backend *h, int64_t rows, int64_t n_wanted, air_error *err)
@@ -67,6 +78,7 @@ static air_status host_reserve(air_backend *h, int64_t rows, int64_t n_wanted, a
     h->totals = (air_attention_total *)(void *)(memory + l.totals);
     h->turns = (void *)(memory + l.turns);
     h->scratch_floats = air__host_scratch_floats(h->program);
+    place_mixture(h, memory + l.mixture, rows);
     return AIR_OK;
 }
 
@@ -178,6 +190,7 @@ static const air__stage *next_stage(air_backend *h)
 static void advance(void *context)
 {
     air_backend *h = context;
+    if (h->stage && h->stage->kind == AIR__STAGE_EXPERTS && air__experts_next(h)) return;
     while ((h->stage = next_stage(h)) != NULL) {
         switch (h->stage->kind) {
         case AIR__STAGE_ALONE: air__alone(h); break;
@@ -188,6 +201,9 @@ static void advance(void *context)
             break;
         case AIR__STAGE_ATTENTION: air__attention_begin(h); return;
         case AIR__STAGE_PRODUCTS: air__products_begin(h); return;
+        case AIR__STAGE_EXPERTS:
+            if (air__experts_begin(h)) return;
+            break;
         }
     }
 }
@@ -203,6 +219,7 @@ static void walk(void *context, int index)
         case AIR__STAGE_ROWS: air__rows_run(h, index); break;
         case AIR__STAGE_ATTENTION: air__attention_run(h, index); break;
         case AIR__STAGE_PRODUCTS: air__products_run(h, index); break;
+        case AIR__STAGE_EXPERTS: air__experts_run(h, index); break;
         }
     }
 }
@@ -220,6 +237,7 @@ static air_status host_run(air_backend *h, const air_pass *pass, const air_feed 
     for (int32_t i = 0; i < h->program->n_ropes; i++) fill_rope(h, &h->program->ropes[i]);
     air_pool_run(h->pool, walk, h);
     air__belt_clear(h);
+    air__experts_clear(h);
     if (pass->layer_ns)
         atomic_fetch_add(&pass->layer_ns[h->program->n_layers], air_clock_ns() - h->layer_started_ns);
     if (h->status) return air_error_copy(err, &h->error);

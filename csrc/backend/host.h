@@ -1,5 +1,5 @@
 /* backend/host.h: inside the CPU backend: what its files share. host.c: memory and the walk; host_stages.c: the list of stages;
- * host_ops.c: ops by rows; host_attention.c; host_products.c: products and the belt of spans they read.
+ * host_ops.c: ops by rows; host_attention.c; host_products.c: products and the belt of spans they read; host_experts.c: mixtures.
  *
  * A pass walks stages: runs of ops whose jobs do not depend on each other, made once from the program. All threads take jobs of one
  * stage until none is left; one barrier leads to the next, and the last thread to arrive there prepares it alone (or runs it, when one
@@ -24,6 +24,7 @@ typedef enum air__stage_kind {
     AIR__STAGE_ROWS,      /* all ops on a row, one after the other; jobs are rows */
     AIR__STAGE_ATTENTION, /* one op; jobs are K/V heads of some rows, or segments of them */
     AIR__STAGE_PRODUCTS,  /* products that read the same input; jobs are chunks of weight rows */
+    AIR__STAGE_EXPERTS,   /* one op, in steps with a barrier between them (host_experts.c) */
 } air__stage_kind;
 
 typedef struct air__stage {
@@ -61,6 +62,32 @@ typedef struct air__attention_jobs {
     int split;
 } air__attention_jobs;
 
+/* The steps of a mixture: UP to DOWN for the experts of a round, again and again, then ADD. */
+typedef enum air__mixture_step {
+    AIR__MIXTURE_UP,       /* hidden = silu(gate x) * (up x); jobs are chunks of weight rows of experts */
+    AIR__MIXTURE_QUANTIZE, /* its 8-bit form; jobs are columns */
+    AIR__MIXTURE_DOWN,     /* results = down hidden; chunks again */
+    AIR__MIXTURE_ADD,      /* out = sum of a row's results; jobs are rows */
+    AIR__MIXTURE_DONE,
+} air__mixture_step;
+
+/* A mixture being run. Rows that experts get are columns, n_used for each row of the pass, sorted by expert. */
+typedef struct air__mixture_run {
+    air__mixture_step step;
+    int32_t rows[AIR_EXPERTS_MOST], first[AIR_EXPERTS_MOST]; /* of each expert: how many columns, and which is its first */
+    int32_t experts[AIR_EXPERTS_MOST], counts[AIR_EXPERTS_MOST], n_experts; /* those that get any */
+    air_expert taken[AIR_EXPERTS_MOST]; /* of the round */
+    int32_t n_taken;
+    int64_t chunk_rows;
+    int reads_q8, reads_f32;            /* gate and up: which form of the input */
+    int32_t *sent, *place;              /* [columns]: the row that it is of; [rows][n_used]: the column of a row's j-th expert */
+    float *hidden, *results;            /* [columns][n_ff]; [columns][rows of down] */
+    void *q8;                           /* of hidden */
+} air__mixture_run;
+
+/* Byte offsets of its memory for passes of some rows; total 0 where the program has no mixtures. */
+typedef struct air__mixture_layout { size_t sent, place, hidden, results, q8, total; } air__mixture_layout;
+
 /* What is not atomic here is written by one thread alone at a barrier (walk, host.c), but for the belt and a feed's failure. */
 struct air_backend {
     const air_program *program;
@@ -90,6 +117,7 @@ struct air_backend {
     air_pool_job job;        /* of a stage of rows or attention */
     air__belt belt;
     air__attention_jobs attention;
+    air__mixture_run mixture;
     air_gate merged;         /* counts segments merged */
     uint64_t layer_started_ns;
 };
@@ -117,8 +145,19 @@ void air__rows_run(air_backend *h, int index);
 void air__attention_run(air_backend *h, int index);
 void air__products_run(air_backend *h, int index);
 
-/* Gives back what a pass that failed has left on the belt. */
+/* Gives back what a pass that failed has left on the belt, and of experts. */
 void air__belt_clear(air_backend *h);
+void air__experts_clear(air_backend *h);
+
+/* host_experts.c. A row's experts, by its router's logits; memory; whether an op of experts reads its input's 8-bit form; its steps: begin
+ * and next, at barriers, return whether there are jobs for all threads. */
+void air__route(const air_backend *h, const air_op *op, int64_t row);
+air__mixture_layout air__mixture_layout_of(const air_program *program, int64_t rows);
+size_t air__mixture_scratch_floats(const air_program *program);
+int air__experts_read_q8(const air_backend *h, const air_op *op);
+int air__experts_begin(air_backend *h);
+int air__experts_next(air_backend *h);
+void air__experts_run(air_backend *h, int index);
 
 /* host_products.c. Whether a product reads its input's 8-bit form; rows that a thread takes at a time of so many; results of rows weight
  * rows for the columns of x, to y, by the format's own kernel or through a decoded row. */

@@ -1,6 +1,7 @@
 /* Ops of a pass on the CPU that are neither products nor attention: those of one thread, those by rows. */
 #include "backend/host.h"
 
+#include <math.h>
 #include <stdatomic.h>
 #include <string.h>
 
@@ -20,6 +21,7 @@ size_t air__host_scratch_floats(const air_program *p)
         store = max64(store, (int64_t)air_state_scratch(max64(a->key_dim, a->value_dim)));
     }
     int64_t product = p->max_cols + (int64_t)AIR__CHUNK_ROWS * AIR__CHUNK_COLUMNS; /* a decoded row, and a chunk of results */
+    product = max64(product, (int64_t)air__mixture_scratch_floats(p));
     return (size_t)((max64(max64(attention, store), product) + 31) & ~(int64_t)15);
 }
 
@@ -74,7 +76,14 @@ static void norm(const air_backend *h, const air_op *op, int64_t row)
 static void add(const air_backend *h, const air_op *op, int64_t row)
 {
     int64_t width = h->program->buffers[op->in].width;
-    h->ops->add(air__host_buffer(h, op->out) + row * width, air__host_buffer(h, op->in) + row * width, width);
+    float *out = air__host_buffer(h, op->out) + row * width;
+    const float *in = air__host_buffer(h, op->in) + row * width;
+    if (op->in2 == AIR_NONE) {
+        h->ops->add(out, in, width);
+        return;
+    }
+    float weight = 1.0f / (1.0f + expf(-air__host_buffer(h, op->in2)[row]));
+    for (int64_t i = 0; i < width; i++) out[i] += weight * in[i];
 }
 
 static void rotate(const air_backend *h, const air_op *op, int64_t row)
@@ -134,6 +143,7 @@ static void run_row(air_backend *h, int64_t row, float *scratch)
         if (op->kind == AIR_OP_ADD) add(h, op, row);
         if (op->kind == AIR_OP_ROPE) rotate(h, op, row);
         if (op->kind == AIR_OP_STORE) store(h, op, row, scratch);
+        if (op->kind == AIR_OP_ROUTE) air__route(h, op, row);
     }
     if (s->quantize != AIR_NONE) quantize(h, s->quantize, row);
 }

@@ -12,10 +12,12 @@ static air__stage_kind kind_of(air_op_kind op)
     case AIR_OP_RMS_NORM:
     case AIR_OP_LAYER_NORM:
     case AIR_OP_ADD:
+    case AIR_OP_ROUTE:
     case AIR_OP_ROPE:
     case AIR_OP_STORE: return AIR__STAGE_ROWS;
     case AIR_OP_ATTENTION: return AIR__STAGE_ATTENTION;
     case AIR_OP_PRODUCT: return AIR__STAGE_PRODUCTS;
+    case AIR_OP_EXPERTS: return AIR__STAGE_EXPERTS;
     }
     return AIR__STAGE_ALONE;
 }
@@ -82,6 +84,7 @@ air_status air__stages_make(air_backend *h, air_error *err)
             h->stages[h->n_stages++] =
                 (air__stage){.kind = kind_of(op->kind), .first = i, .n_ops = 1, .layer = op->layer, .quantize = AIR_NONE};
         if (op->kind == AIR_OP_PRODUCT && air__product_reads_q8(h, op)) quantize_before(h, op->in);
+        if (op->kind == AIR_OP_EXPERTS && air__experts_read_q8(h, op)) quantize_before(h, op->in);
     }
     return AIR_OK;
 }

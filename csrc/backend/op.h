@@ -18,6 +18,7 @@ typedef enum air_weight_use {
     AIR_WEIGHT_MATRIX, /* streamed by row ranges, in the order of the program's ops */
     AIR_WEIGHT_VECTOR, /* norms, biases, factors: small, decoded to float32 once at open, always resident */
     AIR_WEIGHT_TABLE,  /* gathered by row (token embedding), never read whole */
+    AIR_WEIGHT_EXPERTS, /* matrices of a mixture's experts, one after the other: fetched one by one, those that rows are sent to */
 } air_weight_use;
 
 typedef struct air_weight {
@@ -27,7 +28,7 @@ typedef struct air_weight {
     uint32_t part;     /* file of the set */
     uint64_t offset;   /* in that file */
     uint64_t bytes;
-    int64_t rows, cols; /* y = W x: rows outputs, cols inputs; a vector has rows 1 */
+    int64_t rows, cols; /* y = W x: rows outputs, cols inputs; a vector has rows 1; of one expert */
     uint64_t row_bytes;
 } air_weight;
 
@@ -45,12 +46,14 @@ typedef enum air_op_kind {
     AIR_OP_EMBED_POSITION, /* out = row of table[weight] for the row's position */
     AIR_OP_RMS_NORM,  /* out = rms_norm(in) * vector[weight], in groups of head_dim where that is not 0 (q/k norms) */
     AIR_OP_LAYER_NORM, /* out = layer_norm(in) * vector[weight] + vector[bias], likewise */
-    AIR_OP_ADD,       /* out += in */
+    AIR_OP_ADD,       /* out += in; with in2, of one number a row: out += sigmoid(in2) * in */
     AIR_OP_PRODUCT,   /* out = matrix[weight] · in, then its epilogue */
     AIR_OP_ROPE,      /* in and out the same: heads × head_dim rotated by the row's position */
     AIR_OP_STORE,     /* in = k, in2 = v of the row: written to the layer's state at the row's position */
     AIR_OP_ATTENTION, /* out = attention(in = q) over the layer's state up to the row's position */
     AIR_OP_SELECT,    /* out (rows wanted) = in (all rows) */
+    AIR_OP_ROUTE,     /* out = the row's experts and their weights, of the layer's mixture; in = the router's logits */
+    AIR_OP_EXPERTS,   /* out = sum of the row's experts' results for in, each times its weight, then its epilogue; in2 = what ROUTE made */
 } air_op_kind;
 
 /* Of a product with the result r = softcap(scale * (W · in + bias)), f its activation. */
@@ -100,6 +103,30 @@ typedef struct air_attention_shape {
     const float *slopes;                         /* [heads]: ALiBi's; NULL: none */
 } air_attention_shape;
 
+enum { AIR_EXPERTS_MOST = 1024 }; /* of a mixture */
+
+/* How a router's logits become weights of experts. */
+typedef enum air_gating {
+    AIR_GATING_SOFTMAX, /* over all experts */
+    AIR_GATING_SIGMOID, /* each by itself */
+    AIR_GATING_CHOSEN,  /* the largest logits are chosen, and are the weights' logits in a softmax over them alone */
+} air_gating;
+
+/* A layer's experts: y = down (f(gate x) * (up x)) each, f its activation. A row goes to the n_used of them with the largest weights, to
+ * which bias is added for the choice alone, of the groups_used groups of experts whose two largest add up to most (of the largest alone,
+ * where there is no bias). AIR_OP_ROUTE leaves n_used floats that are numbers of experts, ascending, and then their weights. */
+typedef struct air_mixture {
+    int32_t n_experts, n_used;      /* n_experts 0: the layer has none */
+    int32_t n_groups, groups_used;  /* 0: no groups */
+    air_gating gating;
+    int normalise;                  /* weights of the chosen are divided by their sum */
+    float scale;                    /* and multiplied by this */
+    int32_t bias;                   /* vector of [n_experts], AIR_NONE */
+    int32_t gate, up, down;         /* weights */
+    air_activation activation;
+    int64_t n_ff;                   /* rows of gate and up, columns of down */
+} air_mixture;
+
 typedef struct air_program {
     const air_op *ops;
     int32_t n_ops;
@@ -116,6 +143,7 @@ typedef struct air_program {
     const air_rope *ropes;
     int32_t n_ropes;
     int64_t rope_pairs;    /* of all of them */
+    const air_mixture *mixtures;          /* [n_layers], NULL where no layer has experts */
     int32_t logits; /* buffer that holds [wanted][n_vocab] at the end */
     int32_t hidden; /* buffer that holds the final normed hidden state of wanted rows */
     int64_t n_vocab, n_embd;

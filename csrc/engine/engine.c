@@ -7,6 +7,7 @@
 #include "base/alloc.h"
 #include "base/checked.h"
 #include "engine/internal.h"
+#include "memory/mixtures.h"
 #include "platform/sysmem.h"
 
 air_status air__engine_usable(air_engine *e, air_error *err)
@@ -231,6 +232,8 @@ static air_status open_memory(air_engine *e, const air_engine_config *c, air_err
     if (st) return st;
     e->max_pins = c->max_pins;
     for (int32_t i = 0; i < e->plan->n_tiles; i++) e->all_pins += air_tile_memory(&e->plan->tiles[i], AIR_PLAN_GRANULE);
+    e->all_pins += air__experts_memory(p, AIR_PLAN_GRANULE);
+    e->experts_least = air__experts_least(p, AIR_PLAN_GRANULE);
     air_budget_init(&e->budget, "max_ram", e->plan->budget);
     air_budget_init(&e->device_budget, "max_vram", e->plan->device_budget);
     st = air_budget_reserve(&e->budget, AIR_HOLD_FIXED, held_bytes(c, p), err);
@@ -384,7 +387,7 @@ air_engine_stats air_engine_stats_get(air_engine *e)
     s.held = atomic_load(&e->budget.total);
     s.peak_held = atomic_load(&e->budget.peak);
     for (int i = 0; i < AIR_HOLD_COUNT; i++) s.held_by[i] = atomic_load(&e->budget.held[i]);
-    s.predicted_s = air_plan_predict(&e->request, e->plan, s.pager.pinned_bytes, 1);
+    s.predicted_s = air_plan_predict(&e->request, e->plan, s.pager.pinned_bytes + s.pager.expert_bytes, 1);
     return s;
 }
 
@@ -398,4 +401,9 @@ int32_t air_engine_layer_times(air_engine *e, uint64_t *busy_ns, uint64_t *stall
     }
     air_mutex_unlock(&e->lock);
     return layers;
+}
+
+int32_t air_engine_expert_rows(air_engine *e, int32_t layer, uint64_t *rows, int32_t n)
+{
+    return air_pager_expert_rows(e->pager, layer, rows, n);
 }

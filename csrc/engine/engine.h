@@ -79,6 +79,9 @@ air_engine_stats air_engine_stats_get(air_engine *engine);
 /* Per layer of the last pass: busy and stalled ns, [n_layers + 1] each; copies min(n, n_layers + 1). Returns n_layers + 1. */
 int32_t air_engine_layer_times(air_engine *engine, uint64_t *busy_ns, uint64_t *stall_ns, int32_t n);
 
+/* Rows sent to each expert of a layer since open; copies min(n, n_experts). Returns n_experts, 0 where the layer has none. */
+int32_t air_engine_expert_rows(air_engine *engine, int32_t layer, uint64_t *rows, int32_t n);
+
 /* A max_ram, above the engine's own, that would hold `blocks` blocks of 64 positions beside passes of `rows` rows, `wanted` of which
  * keep their logits, and beside the logits that are kept now; 0: none is known. */
 uint64_t air_engine_budget_for(air_engine *engine, int64_t blocks, int64_t rows, int64_t wanted);

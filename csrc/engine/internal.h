@@ -59,7 +59,8 @@ struct air_engine {
     uint64_t process;            /* that opened the engine: another one is a forked child */
 
     uint64_t max_pins, pin_target;
-    uint64_t all_pins;           /* memory that every tile pinned takes */
+    uint64_t all_pins;           /* memory that every tile pinned takes, and every expert */
+    uint64_t experts_least;      /* without which none runs */
     int64_t rows_cap, wanted_cap; /* what the backend is reserved for */
     uint64_t activation_bytes, device_activation_bytes;
     uint64_t staging_bytes;      /* booked of the plan's */

@@ -219,11 +219,11 @@ typedef struct host_room {
 static host_room host_room_of(const air_engine *e, const room *r)
 {
     air_pager_stats weights = air_pager_stats_get(e->pager);
-    uint64_t pinned = atomic_load(&e->budget.held[AIR_HOLD_PINS]);
+    uint64_t pinned = atomic_load(&e->budget.held[AIR_HOLD_PINS]) + atomic_load(&e->budget.held[AIR_HOLD_EXPERTS]);
     host_room h = {.ring = weights.ring_bytes};
     h.others = atomic_load(&e->budget.total) - pinned - weights.ring_held - e->activation_bytes;
     if (!air_add_u64(r->state + r->activations, r->logits, &h.need)) h.need = UINT64_MAX;
-    h.least = e->plan->n_device_tiles ? weights.ring_bytes : air_min_u64(weights.ring_bytes, e->all_pins);
+    h.least = e->plan->n_device_tiles ? weights.ring_bytes : air_min_u64(weights.ring_bytes + e->experts_least, e->all_pins);
     return h;
 }
 
@@ -338,7 +338,7 @@ static air_status settle_state(air_engine *e, air_batch *b, int64_t first, int64
 
 static void note_pass(air_engine *e, air_batch *b, const air_pager_stats *before, uint64_t started, int64_t rows)
 {
-    uint64_t ns = air_clock_ns() - started, pinned = before->pinned_bytes;
+    uint64_t ns = air_clock_ns() - started, pinned = before->pinned_bytes + before->expert_bytes;
     air_pager_stats now = air_pager_stats_get(e->pager);
     const uint64_t *stall = air_pager_layer_stall(e->pager);
     int32_t n = air_model_program(e->model)->n_layers + 1;

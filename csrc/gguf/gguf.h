@@ -88,6 +88,7 @@ const air_tensor *air_gguf_tensor(const air_gguf *gguf, const char *name); /* NU
  * out of [min, max]: AIR_E_FORMAT naming key, value and range. Integers of any width are accepted where they fit. */
 air_status air_gguf_get_u64(const air_gguf *gguf, const char *key, uint64_t min, uint64_t max, uint64_t *out, air_error *err);
 air_status air_gguf_get_f64(const air_gguf *gguf, const char *key, double min, double max, double *out, air_error *err); /* finite */
+air_status air_gguf_get_bool(const air_gguf *gguf, const char *key, int *out, air_error *err);
 air_status air_gguf_get_string(const air_gguf *gguf, const char *key, air_string *out, air_error *err);
 
 AIR_END_C

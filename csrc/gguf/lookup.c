@@ -169,6 +169,15 @@ air_status air_gguf_get_f64(const air_gguf *gguf, const char *key, double min, d
     return AIR_OK;
 }
 
+air_status air_gguf_get_bool(const air_gguf *gguf, const char *key, int *out, air_error *err)
+{
+    const air_gguf_value *value = air_gguf_find(gguf, key);
+    if (!value) return AIR_OK;
+    if (value->type != AIR_GGUF_BOOL) return wrong_type(key, value, "true or false", err);
+    *out = value->as.u != 0;
+    return AIR_OK;
+}
+
 air_status air_gguf_get_string(const air_gguf *gguf, const char *key, air_string *out, air_error *err)
 {
     const air_gguf_value *value = air_gguf_find(gguf, key);

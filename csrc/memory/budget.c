@@ -17,7 +17,7 @@ const char *air_holder_name(air_holder holder)
     static const char *const names[AIR_HOLD_COUNT] = {
         [AIR_HOLD_FIXED] = "fixed",         [AIR_HOLD_VECTORS] = "small weights",   [AIR_HOLD_PINS] = "pinned weights",
         [AIR_HOLD_RING] = "ring",           [AIR_HOLD_STATE] = "KV cache",          [AIR_HOLD_ACTIVATIONS] = "activations",
-        [AIR_HOLD_LOGITS] = "logits",
+        [AIR_HOLD_LOGITS] = "logits",       [AIR_HOLD_EXPERTS] = "experts",
     };
     return (unsigned)holder < AIR_HOLD_COUNT ? names[holder] : "unknown holder";
 }

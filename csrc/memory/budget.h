@@ -15,6 +15,7 @@ typedef enum air_holder {
     AIR_HOLD_FIXED,       /* what was there when the engine opened: interpreter growth, tokenizer, directory; scratch of sampling */
     AIR_HOLD_VECTORS,     /* small weights, decoded */
     AIR_HOLD_PINS,        /* weights that stay */
+    AIR_HOLD_EXPERTS,     /* experts of mixtures, those asked for most */
     AIR_HOLD_RING,        /* weights on their way */
     AIR_HOLD_STATE,       /* K/V blocks */
     AIR_HOLD_ACTIVATIONS, /* hidden states, scratch */

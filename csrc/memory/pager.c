@@ -4,6 +4,7 @@
 
 #include "base/alloc.h"
 #include "base/checked.h"
+#include "memory/experts.h"
 #include "memory/pager_internal.h"
 #include "platform/clock.h"
 #include "platform/pages.h"
@@ -164,6 +165,7 @@ air_status air_pager_open(air_pager **out, const air_pager_config *config, air_e
     if (!st && mapped) st = air__mmap_open(p, config->paths, err);
     for (int32_t i = 0; i < p->program->n_weights && !st; i++) st = check_weight(p, &p->program->weights[i], err);
     if (!st && !mapped) st = open_direct(p, err);
+    if (!st) st = air__experts_open(&p->experts, p, err);
     if (!st) st = air__vectors_load(p, err);
     if (st) goto fail;
     p->feed = (air_feed){
@@ -173,6 +175,7 @@ air_status air_pager_open(air_pager **out, const air_pager_config *config, air_e
         .keep = mapped ? mmap_release : direct_keep,
         .gather = air__gather,
         .vectors = p->vector_of,
+        .experts = air__experts_feed,
     };
     *out = p;
     return AIR_OK;
@@ -189,6 +192,7 @@ static void close_direct(air_pager *p)
     p->walk = p->released; /* spans end with their pager */
     air__window_cut(p, p->released);
     air__small_drain(p);
+    if (p->experts) air__experts_drain(p->experts);
     air_mutex_unlock(&p->lock);
     air_async_io_close(p->io);
     air__pins_close(p);
@@ -201,6 +205,7 @@ void air_pager_close(air_pager *p)
     if (!p) return;
     if (p->plan->io == AIR_IO_MMAP) air__mmap_close(p);
     else close_direct(p);
+    air__experts_close(p->experts);
     air__small_close(p);
     air_free(p->layer_stall);
     air_cond_deinit(&p->changed);
@@ -244,12 +249,22 @@ static air_status ring_for_rest(air_pager *p, uint64_t bytes, air_error *err)
     return air__ring_open(p, err);
 }
 
+/* What tiles leave; where all of them are pins, the ring's memory too. The least without which nothing runs came before tiles. */
+static void give_to_experts(air_pager *p, uint64_t bytes, int no_ring)
+{
+    uint64_t left = bytes - air_min_u64(bytes, p->pin_target), more = no_ring ? p->ring_bytes : 0;
+    p->expert_target = left > UINT64_MAX - more ? UINT64_MAX : left + more;
+    air__experts_resize(p->experts, p->expert_target);
+}
+
 air_status air_pager_set_pins(air_pager *p, uint64_t bytes, air_error *err)
 {
     if (p->mappings || !p->n_tiles) return AIR_OK;
     air_status st = AIR_OK;
+    uint64_t least = p->experts ? air__experts_least(p->program, p->granule) : 0;
     air_mutex_lock(&p->lock);
-    uint64_t count = keep_prefix(p, bytes);
+    uint64_t count = keep_prefix(p, bytes - air_min_u64(bytes, least));
+    if (p->experts) give_to_experts(p, bytes, count == p->n_tiles && bytes != UINT64_MAX);
     uint64_t there = air_budget_left(p->budget) + (p->ring ? p->ring_bytes : 0) + atomic_load(&p->budget->held[AIR_HOLD_PINS]);
     if (count < p->n_tiles || p->elsewhere < (uint64_t)p->plan->n_device_tiles || p->pin_target > there) {
         st = ring_for_rest(p, bytes, err);
@@ -291,9 +306,11 @@ void air_pager_rewind(air_pager *p)
     uint64_t start = air_ceil_div(p->walk, p->n_tiles) * p->n_tiles;
     if (p->mappings) {
         p->walk = p->released = start;
+        if (p->experts) air__experts_rewind(p->experts);
         return;
     }
     air_mutex_lock(&p->lock);
+    if (p->experts) air__experts_rewind(p->experts);
     for (uint64_t step = p->walk; step < p->ahead; step++)
         if (p->slots[step % p->n_tiles].state == AIR__SLOT_FAILED) air__window_cut(p, step);
     if (start >= p->ahead) {
@@ -324,10 +341,21 @@ air_pager_stats air_pager_stats_get(const air_pager *pager)
     air_mutex_lock(&p->lock);
     air_pager_stats stats = p->stats;
     stats.pin_target = p->pin_target;
+    stats.expert_bytes = p->experts ? air__experts_held(p->experts) : 0;
+    stats.expert_target = p->expert_target;
     stats.ring_bytes = p->n_tiles && p->elsewhere == p->n_tiles ? 0 : p->ring_bytes;
     stats.ring_held = p->ring_region ? p->ring_bytes : 0;
     air_mutex_unlock(&p->lock);
     return stats;
+}
+
+int32_t air_pager_expert_rows(air_pager *p, int32_t layer, uint64_t *rows, int32_t n)
+{
+    int32_t experts = p->program->mixtures ? p->program->mixtures[layer].n_experts : 0;
+    air_mutex_lock(&p->lock);
+    for (int32_t i = 0; i < experts && i < n; i++) rows[i] = air__experts_rows(p->experts, layer)[i];
+    air_mutex_unlock(&p->lock);
+    return experts;
 }
 
 const uint64_t *air_pager_layer_stall(const air_pager *pager) { return pager->layer_stall; }

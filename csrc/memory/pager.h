@@ -28,6 +28,8 @@ typedef struct air_pager_stats { /* since open; bytes as read, alignment include
     uint64_t stall_ns;    /* the walker waited for reads */
     uint64_t read_ns;     /* summed over reads in flight */
     uint64_t pinned_bytes, pin_target; /* memory of pins: filled so far, and wanted */
+    uint64_t expert_bytes, expert_target; /* memory of experts: likewise */
+    uint64_t expert_hits, expert_misses;  /* experts asked for that were in memory, and that were not */
     uint64_t ring_bytes, ring_held;    /* memory of the ring: when there is one, 0 once there never will be; and now */
 } air_pager_stats;
 
@@ -52,7 +54,8 @@ void air_pager_close(air_pager *pager);
 const air_feed *air_pager_feed(air_pager *pager);
 void air_pager_set_cancel(air_pager *pager, const AIR_ATOMIC(int) *cancel);
 
-/* Between passes: bytes of memory that pins may take (air_tile_memory of each). A smaller target gives memory and budget back at once;
+/* Between passes: bytes of memory that pins may take (air_tile_memory of each), and experts in what pins leave: all tiles are used in every
+ * pass, experts now and then. A smaller target gives memory and budget back at once;
  * a larger one takes budget at once, as far as there is any, and memory as tiles come by. When all tiles are to stay and fit, the ring is
  * given up; it comes back, at the pins' cost, when they no longer do. Errors: AIR_E_BUDGET, AIR_E_NOMEM (no room for the ring). */
 air_status air_pager_set_pins(air_pager *pager, uint64_t bytes, air_error *err);
@@ -71,6 +74,8 @@ void air_pager_rewind(air_pager *pager);
 air_status air_pager_check(air_pager *pager, air_error *err);
 
 air_pager_stats air_pager_stats_get(const air_pager *pager);
+/* How many rows were sent to each expert of a layer since open; copies min(n, n_experts). Returns n_experts, 0 where the layer has none. */
+int32_t air_pager_expert_rows(air_pager *pager, int32_t layer, uint64_t *rows, int32_t n);
 /* Stall per layer of the program, ns, [n_layers + 1] (the last: outside layers). */
 const uint64_t *air_pager_layer_stall(const air_pager *pager);
 

@@ -67,6 +67,8 @@ typedef struct air__kept_row {
     uint8_t data[];
 } air__kept_row;
 
+struct air__experts;
+
 struct air_pager {
     air_feed feed;
     const air_program *program;
@@ -99,6 +101,9 @@ struct air_pager {
     uint64_t pins_page;            /* multiples of which it gives back */
     uint64_t pin_target;
     uint64_t elsewhere;            /* slots that are */
+
+    struct air__experts *experts;  /* NULL where the program has no mixtures */
+    uint64_t expert_target;        /* memory that they may take */
 
     air__small *small;             /* [n_small] */
     int n_small;

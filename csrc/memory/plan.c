@@ -3,6 +3,7 @@
 
 #include "base/alloc.h"
 #include "memory/budget.h"
+#include "memory/mixtures.h"
 #include "memory/plan_internal.h"
 #include "memory/tiles.h"
 
@@ -45,6 +46,7 @@ static uint64_t host_activations(const air_plan_request *r, int64_t rows, int64_
 static air__memory host_memory(const air_plan_request *r, const air_plan *p)
 {
     int device = r->device.budget > 0;
+    uint64_t experts = p->io == AIR_IO_DIRECT ? air__experts_least(r->program, AIR_PLAN_GRANULE) : 0;
     return (air__memory){
         .where = AIR__HOST, .option = "max_ram",
         .fixed_name = device ? "driver, tokenizer and small weights" : "tokenizer and small weights",
@@ -54,7 +56,8 @@ static air__memory host_memory(const air_plan_request *r, const air_plan *p)
         .state_per_block = !device ? r->state_per_block : p->away_blocks ? r->device.away_per_block : 0,
         .first_block = p->away_blocks ? air__blocks(p->n_ctx) - (uint64_t)p->away_blocks - 1 : 0, /* one more is on its way */
         .end_block = UINT64_MAX, .activations = device ? air__device_host_activations : host_activations,
-        .ring = p->ring_bytes, .weights_least = p->ring_bytes, .ring_always = device, .tile = air__tile_in_ram,
+        .ring = p->ring_bytes, .weights_least = p->ring_bytes + experts, .experts_least = experts, .ring_always = device,
+        .tile = air__tile_in_ram,
         .rows_most = INT64_MAX,
     };
 }
@@ -299,14 +302,20 @@ static air_status choose_rows(air_plan *p, const air_plan_request *r, const air_
 
 /* --- which weights stay --- */
 
-/* Where the tiles end that this memory holds, from first on, beside so many positions and rows; *memory gets what they take. */
-static int32_t keep(const air_plan *p, const air_plan_request *r, const air__memory *m, int32_t first, int64_t positions, int64_t rows,
-                    uint64_t *memory)
+/* Memory of weights that stay beside so many positions and rows: of tiles, and of experts, which have what tiles leave. */
+typedef struct kept { uint64_t tiles, experts; } kept;
+
+static kept keep(const air_plan *p, const air_plan_request *r, const air__memory *m, int64_t positions, int64_t rows)
 {
+    kept k;
     uint64_t left = air__less(m->budget, used(r, m, positions, rows, p->n_ctx));
-    int32_t end = air__plan_prefix(p, first, left, m->tile, memory);
-    if (end == p->n_tiles && !m->ring_always) return end; /* nothing streams: no ring */
-    return air__plan_prefix(p, first, air__less(left, m->ring), m->tile, memory);
+    int32_t end = air__plan_prefix(p, p->n_device_tiles, air__less(left, m->experts_least), m->tile, &k.tiles);
+    if (end < p->n_tiles || m->ring_always) { /* else nothing streams: no ring */
+        left = air__less(left, m->ring);
+        (void)air__plan_prefix(p, p->n_device_tiles, air__less(left, m->experts_least), m->tile, &k.tiles);
+    }
+    k.experts = air__experts_fit(r->program, AIR_PLAN_GRANULE, air__less(left, k.tiles));
+    return k;
 }
 
 static void choose_device_tiles(air_plan *p, const air_plan_request *r, const air__memory *m)
@@ -314,16 +323,17 @@ static void choose_device_tiles(air_plan *p, const air_plan_request *r, const ai
     air__plan_deal_tiles(p, r, air__less(m->budget, used(r, m, p->n_ctx, p->max_rows, p->n_ctx)), m->ring);
 }
 
-/* Returns pins beside a pass of max_rows rows. Copies for a device are made for that many once and for all. */
+/* Returns pins and experts beside a pass of max_rows rows. Copies for a device are made for that many once and for all. */
 static uint64_t choose_pins(air_plan *p, const air_plan_request *r, const air__memory *m)
 {
-    uint64_t prompt = 0;
     int64_t rows = r->device.budget ? p->max_rows : 1;
     if (p->io == AIR_IO_MMAP) return 0;
-    (void)keep(p, r, m, p->n_device_tiles, 1, rows, &p->pin_bytes);
-    (void)keep(p, r, m, p->n_device_tiles, p->n_ctx, rows, &p->pin_bytes_full);
-    (void)keep(p, r, m, p->n_device_tiles, p->max_rows, p->max_rows, &prompt);
-    return prompt;
+    kept empty = keep(p, r, m, 1, rows), full = keep(p, r, m, p->n_ctx, rows), prompt = keep(p, r, m, p->max_rows, p->max_rows);
+    p->pin_bytes = empty.tiles;
+    p->pin_bytes_full = full.tiles;
+    p->expert_bytes = empty.experts;
+    p->expert_bytes_full = full.experts;
+    return prompt.tiles + prompt.experts;
 }
 
 /* --- the plan --- */
@@ -371,6 +381,7 @@ static air_status solve_sizes(air_plan *p, const air_plan_request *r, air__where
     if (r->device.budget) p->device_fixed = r->device.fixed;
     p->n_ctx = r->n_ctx ? r->n_ctx : default_context(r);
     p->logit_bytes = (uint64_t)r->program->n_vocab * sizeof(float);
+    air__plan_experts(p, r->program);
     choose_reads(p, r);
     p->io = choose_io(r, p); /* before there is a ring: a mapping needs none */
     if (p->io == AIR_IO_DIRECT) {
@@ -419,7 +430,9 @@ air_status air_plan_make(air_plan **out, const air_plan_request *request, air_er
         air__plan_share_rest(p, &decides, p->pin_bytes);
         n = air__plan_memories(request, p, memories);
     }
-    air__plan_times(p, request, choose_pins(p, request, &memories[n - 1]));
+    uint64_t prompt_pins = choose_pins(p, request, &memories[n - 1]);
+    p->expert_hit = air__expert_share(request, p, p->expert_bytes);
+    air__plan_times(p, request, prompt_pins);
     *out = p;
     return AIR_OK;
 

@@ -154,6 +154,11 @@ typedef struct air_plan {
     uint64_t weight_bytes;        /* W: all matrices of a pass */
     uint64_t pin_bytes;           /* memory of the tiles that stay, with an empty context and one row per pass */
     uint64_t pin_bytes_full;      /* with the context full */
+    /* Experts of mixtures (memory/mixtures.h), which are fetched as rows are sent to them and stay as far as there is memory; else 0. */
+    uint64_t expert_weight_bytes; /* of all of them, beside weight_bytes */
+    uint64_t expert_token_bytes;  /* of those that one row is sent to */
+    uint64_t expert_bytes, expert_bytes_full; /* memory for them, as pin_bytes and pin_bytes_full */
+    double expert_hit;            /* of those asked for, as many are expected in memory: were all used alike, their share that is there */
     uint64_t state_bytes_full;    /* KV cache at n_ctx; with a device: away_blocks, and one on its way there, else 0 */
     uint64_t activation_bytes, activation_bytes_full; /* one row; max_rows rows; with a device, the copies for it */
     uint64_t logit_bytes;
@@ -197,13 +202,13 @@ void air_plan_free(air_plan *plan);
 air_status air_plan_device_places(air_kept_tile **out, int32_t *n, const air_plan *plan, int32_t device, air_error *err);
 air_status air_plan_who(int8_t **out, const air_plan *plan, air_error *err);
 
-/* Seconds of a pass of rows rows when pinned bytes of memory hold tiles: max((W - C) / B_disk, compute), C the weights in them. With a
- * device max((W - D - C) / B_disk, (W - D) / B_link, the device's compute), D the weights of the device's tiles, before which no pin is;
- * its compute has the hand-over of a token in it, whose logits come back.
- * Reads smaller than those that gave B_disk cost their share of a read's latency besides, which is what bounds tiny rings. Compute is
- * the products' bytes, op_s for each op and, in direct mode, the latency of the rows that are read of tables: small models' passes.
- * A bandwidth that is not known bounds nothing. In mmap mode C is W where the files fit the memory available, else 0: a scan in
- * a circle finds nothing left of itself in a page cache that is too small. */
+/* Seconds of a pass of rows rows when pinned bytes of memory hold tiles and experts, as air_pager_set_pins shares them out: max((W - C)
+ * / B_disk, compute), C the weights in them. With a device max((W - D - C) / B_disk, (W - D) / B_link, the device's compute), D the
+ * weights of the device's tiles, before which no pin is; its compute has the hand-over of a token in it, whose logits come back. Reads
+ * smaller than those that gave B_disk cost their share of a read's latency besides, which is what bounds tiny rings. Compute is the
+ * products' bytes, op_s for each op and, in direct mode, the latency of the rows that are read of tables: small models' passes. A
+ * bandwidth that is not known bounds nothing. In mmap mode C is W where the files fit the memory available, else 0: a scan in a circle
+ * finds nothing left of itself in a page cache that is too small. */
 double air_plan_predict(const air_plan_request *request, const air_plan *plan, uint64_t pinned, int64_t rows);
 
 AIR_END_C

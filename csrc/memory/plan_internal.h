@@ -33,7 +33,8 @@ typedef struct air__memory {
     uint64_t first_block, end_block; /* of a context, those that lie here */
     uint64_t (*activations)(const air_plan_request *r, int64_t rows, int64_t n_ctx);
     uint64_t ring;            /* where anything streams */
-    uint64_t weights_least;   /* room for weights without which nothing runs: the ring, or all of them where that is less */
+    uint64_t weights_least;   /* room for weights without which nothing runs: the ring, or all of them where that is less, and experts */
+    uint64_t experts_least;   /* of it */
     int ring_always;          /* it also loads another memory, so it stays where all weights do */
     uint64_t (*tile)(const air_tile *tile); /* memory that one takes */
     int64_t rows_most;        /* of a pass, where we choose */
@@ -66,6 +67,13 @@ air_status air__plan_helper_sizes(air_plan *p, const air_plan_request *r, uint64
 void air__plan_deal_tiles(air_plan *p, const air_plan_request *r, uint64_t left, uint64_t ring);
 void air__plan_share_rest(air_plan *p, const air_plan_request *r, uint64_t pinned);
 double air__host_share_seconds(const air_plan_request *r, const air_plan *p); /* of the CPU, one token; hand-overs included */
+
+/* plan_experts.c. Sizes that depend on no memory; the share of experts that so much memory holds; seconds of reading those that a pass of
+ * rows rows needs and that it does not hold, and of computing with them. */
+void air__plan_experts(air_plan *p, const air_program *program);
+double air__expert_share(const air_plan_request *r, const air_plan *p, uint64_t memory);
+double air__expert_read_seconds(const air_plan_request *r, uint64_t memory, int64_t rows);
+double air__expert_pass_bytes(const air_program *program, int32_t layer, int64_t rows); /* of experts that so many rows are sent to */
 
 /* plan_time.c. What is known of a device, and the rate of its link while all are busy; 0: not known. Seconds for everything that it does
  * beside products, and for each byte of weights, the products' mean; 0: not known. Of all links in use the slowest: rows of a prompt take

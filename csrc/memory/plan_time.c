@@ -1,4 +1,5 @@
 /* How long a pass takes: each resource by itself, and the slowest of them. */
+#include "memory/mixtures.h"
 #include "memory/plan_internal.h"
 #include "memory/tiles.h"
 
@@ -34,17 +35,29 @@ static rates rates_of_device(const air_plan_request *r, int32_t device)
     return (rates){d->product, d->product_columns, d->memory, d->op_s};
 }
 
+/* bytes of weights of a type, with so many columns each. */
+static double bytes_seconds(const rates *by, uint32_t type, double bytes, double columns)
+{
+    int known = type < AIR_TYPE_COUNT;
+    double rate = known ? by->product[type] : 0, many = known ? by->product_columns[type] : 0;
+    if (rate <= 0) rate = by->memory;
+    double seconds = rate > 0 ? bytes / rate : 0, more = many > 0 && columns > 1 ? bytes * columns / many : 0;
+    return more > seconds ? more : seconds;
+}
+
 static double op_seconds(const air_program *program, const air_op *op, const rates *by, int64_t rows)
 {
     const air_weight *weight = &program->weights[op->weight];
-    int known = weight->type < AIR_TYPE_COUNT;
-    double bytes = (double)weight->rows * (double)weight->row_bytes, rate = known ? by->product[weight->type] : 0;
-    if (rate <= 0) rate = by->memory;
-    double seconds = rate > 0 ? bytes / rate : 0;
-    if (op->out >= 0 && op->out < program->n_buffers && program->buffers[op->out].rows == AIR_ROWS_WANTED) return seconds;
-    double columns = known ? by->product_columns[weight->type] : 0;
-    double many = columns > 0 && rows > 1 ? bytes * (double)rows / columns : 0;
-    return many > seconds ? many : seconds;
+    int wanted = op->out >= 0 && op->out < program->n_buffers && program->buffers[op->out].rows == AIR_ROWS_WANTED;
+    return bytes_seconds(by, weight->type, (double)weight->rows * (double)weight->row_bytes, wanted ? 1 : (double)rows);
+}
+
+/* The types of its matrices hardly differ in what a byte takes: as if all were as down is. */
+static double mixture_seconds(const air_program *program, int32_t layer, const rates *by, int64_t rows)
+{
+    const air_mixture *m = &program->mixtures[layer];
+    double bytes = air__expert_pass_bytes(program, layer, rows), each = air__expert_pass_bytes(program, layer, 1);
+    return bytes_seconds(by, program->weights[m->down].type, bytes, bytes > 0 ? each * (double)rows / bytes : 1);
 }
 
 /* Rows of a table come by small reads, depth of them at a time, which the first layer waits for. */
@@ -64,8 +77,10 @@ static double handover_seconds(const air_plan_request *r)
 static double product_seconds(const air_plan_request *r, const rates *by, int64_t rows)
 {
     double seconds = 0;
-    for (int32_t i = 0; i < r->program->n_ops; i++)
+    for (int32_t i = 0; i < r->program->n_ops; i++) {
         if (r->program->ops[i].kind == AIR_OP_PRODUCT) seconds += op_seconds(r->program, &r->program->ops[i], by, rows);
+        if (r->program->ops[i].kind == AIR_OP_EXPERTS) seconds += mixture_seconds(r->program, r->program->ops[i].layer, by, rows);
+    }
     return seconds;
 }
 
@@ -151,13 +166,15 @@ double air__link_seconds(const air_plan_request *r, const air_plan *p, int64_t r
     return most;
 }
 
-static double disk_seconds(const air_plan_request *r, const air_plan *p, uint64_t pinned)
+static double disk_seconds(const air_plan_request *r, const air_plan *p, uint64_t pinned, int64_t rows)
 {
-    uint64_t memory;
+    uint64_t memory, least = air_min_u64(pinned, air__experts_least(r->program, AIR_PLAN_GRANULE));
     if (r->bandwidths.disk <= 0) return 0;
+    if (p->io == AIR_IO_MMAP && r->file_bytes <= r->available) return 0;
     if (p->io == AIR_IO_MMAP)
-        return r->file_bytes <= r->available ? 0 : (double)(p->weight_bytes - p->device_weight_bytes) / r->bandwidths.disk;
-    return read_seconds(r, p, air__plan_prefix(p, p->n_device_tiles, pinned, air__tile_in_ram, &memory));
+        return (double)(p->weight_bytes - p->device_weight_bytes) / r->bandwidths.disk + air__expert_read_seconds(r, 0, rows);
+    int32_t end = air__plan_prefix(p, p->n_device_tiles, pinned - least, air__tile_in_ram, &memory);
+    return read_seconds(r, p, end) + air__expert_read_seconds(r, pinned - memory, rows);
 }
 
 /* --- together --- */
@@ -194,7 +211,7 @@ static air_bound bounds_of(const air_plan_request *r, const air_plan *p, uint64_
         seconds[AIR_BOUND_DEVICE] = larger(seconds[AIR_BOUND_DEVICE], work.device_s);
         seconds[AIR_BOUND_LINK] = larger(seconds[AIR_BOUND_LINK], work.link_s);
     }
-    seconds[AIR_BOUND_DISK] = disk_seconds(r, p, pinned);
+    seconds[AIR_BOUND_DISK] = disk_seconds(r, p, pinned, rows);
     air_bound most = device ? AIR_BOUND_DEVICE : AIR_BOUND_COMPUTE;
     for (int i = 0; i < AIR_BOUND_COUNT; i++)
         if (seconds[i] > seconds[most]) most = (air_bound)i;
@@ -210,13 +227,14 @@ double air_plan_predict(const air_plan_request *request, const air_plan *plan, u
 void air__plan_times(air_plan *p, const air_plan_request *r, uint64_t prompt_pins)
 {
     double seconds[AIR_BOUND_COUNT], full[AIR_BOUND_COUNT];
-    p->bound = bounds_of(r, p, p->pin_bytes, 1, 0, seconds);
+    p->bound = bounds_of(r, p, p->pin_bytes + p->expert_bytes, 1, 0, seconds);
     for (int32_t i = 0; r->device.budget && i <= p->n_helpers; i++) p->work[i] = work_of(r, p, i, 1, 0);
     p->compute_s = seconds[AIR_BOUND_COMPUTE];
     p->device_s = seconds[AIR_BOUND_DEVICE];
     p->link_s = seconds[AIR_BOUND_LINK];
     p->disk_s = seconds[AIR_BOUND_DISK];
     p->pass_s = seconds[p->bound];
-    p->full_s = full[bounds_of(r, p, p->pin_bytes_full, 1, (uint64_t)p->away_blocks * r->device.away_per_block, full)];
+    uint64_t away = (uint64_t)p->away_blocks * r->device.away_per_block;
+    p->full_s = full[bounds_of(r, p, p->pin_bytes_full + p->expert_bytes_full, 1, away, full)];
     p->prompt_s = air_plan_predict(r, p, prompt_pins, p->max_rows);
 }

@@ -30,6 +30,13 @@ typedef enum air_window_rope { AIR_WINDOW_ROPE_SAME, AIR_WINDOW_ROPE_UNSCALED /*
 typedef enum air_logit_scale { AIR_LOGIT_SCALE_NONE, AIR_LOGIT_SCALE_MULTIPLIES, AIR_LOGIT_SCALE_DIVIDES } air_logit_scale;
 typedef enum air_embed_scale { AIR_EMBED_SCALE_NONE, AIR_EMBED_SCALE_ROOT /* of embedding_length */ } air_embed_scale;
 
+/* How an architecture routes where its files do not say. */
+typedef struct air_arch_experts {
+    air_gating gating;
+    int normalise;
+    int shared_is_gated; /* what the shared experts give is multiplied by a sigmoid of the row's own */
+} air_arch_experts;
+
 struct air_arch {
     const char *name;
     air_norm_kind norm;
@@ -57,6 +64,7 @@ struct air_arch {
     air_embed_scale embed_scale;
     int embed_norm;              /* a norm of the embedding, token_embd_norm */
     air_logit_scale logit_scale;
+    air_arch_experts experts;
 
     /* What follows from sizes and is no field: called when those are known, before what the file says of scales. */
     void (*adjust)(air_hparams *hp);
@@ -70,6 +78,8 @@ int32_t air__block_norm(air_builder *b, int32_t layer, int32_t in, int32_t out, 
 void air__block_layer(air_builder *b, int32_t layer, int32_t x);
 void air__block_attention(air_builder *b, int32_t layer, int32_t in, int32_t x);
 void air__block_ffn(air_builder *b, int32_t layer, int32_t in, int32_t x);
+/* A mixture in the feed-forward's place, in layers that have a router. */
+void air__block_experts(air_builder *b, int32_t layer, int32_t in, int32_t x);
 /* x += a block's last product, whose input, weight and bias the op has, after the norm named where there is one behind blocks. */
 void air__block_residual(air_builder *b, int32_t layer, int32_t x, air_op product, const char *post_norm);
 void air__block_head(air_builder *b, int32_t x);

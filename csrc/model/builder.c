@@ -42,6 +42,13 @@ static int32_t add_weight(air_builder *b, const air_tensor *t, air_weight_use us
     return b->n_weights++;
 }
 
+static int32_t add_experts(air_builder *b, const air_tensor *t)
+{
+    int32_t i = add_weight(b, t, AIR_WEIGHT_EXPERTS, 0, (int64_t)t->shape[1]);
+    if (i != AIR_NONE) b->weights[i].bytes = t->bytes;
+    return i;
+}
+
 /* Elements of a tensor of whole blocks, as one row. */
 static int32_t add_vector(air_builder *b, const air_tensor *t, int64_t first, int64_t elements)
 {
@@ -109,6 +116,27 @@ int32_t air__vectors(air_builder *b, air_presence presence, int64_t n, int64_t e
     const air_tensor *t = find(b, presence, format, layer);
     if (!t || !check_shape(b, t, n, elements, why)) return AIR_NONE;
     return add_vector(b, t, 0, n * elements);
+}
+
+int32_t air__expert_matrices(air_builder *b, int64_t n, int64_t rows, int64_t cols, const char *format, int32_t layer)
+{
+    const air_tensor *t = find(b, AIR_REQUIRED, format, layer);
+    if (!t || !check_matrix_type(b, t)) return AIR_NONE;
+    if (t->shape[0] == (uint64_t)cols && t->shape[1] == (uint64_t)rows && t->shape[2] == (uint64_t)n && t->shape[3] == 1)
+        return add_experts(b, t);
+    b->status = air_fail(b->err, AIR_E_MODEL, "%s is [%llu, %llu, %llu, %llu], but needs [%lld, %lld, %lld] (expert_feed_forward_length, "
+                         "embedding_length, expert_count)", t->name.data, (unsigned long long)t->shape[0], (unsigned long long)t->shape[1],
+                         (unsigned long long)t->shape[2], (unsigned long long)t->shape[3], (long long)cols, (long long)rows, (long long)n);
+    return AIR_NONE;
+}
+
+air_mixture *air__mixture(air_builder *b, int32_t layer)
+{
+    if (b->status) return NULL;
+    if (!b->mixtures) b->mixtures = air_calloc((size_t)b->hp->n_layers, sizeof *b->mixtures);
+    if (b->mixtures) return &b->mixtures[layer];
+    b->status = air_fail(b->err, AIR_E_NOMEM, "model: mixtures of %lld layers", (long long)b->hp->n_layers);
+    return NULL;
 }
 
 int32_t air__vector(air_builder *b, air_presence presence, int64_t elements, const char *why, const char *format, int32_t layer)
@@ -209,9 +237,11 @@ void air__builder_finish(air_builder *b, air_arena *arena, air_program *program)
 {
     if (b->status) return;
     lay_out(b, program);
-    for (int32_t i = 0; i < b->n_ops; i++)
-        if (b->ops[i].kind == AIR_OP_PRODUCT && b->weights[b->ops[i].weight].cols > program->max_cols)
-            program->max_cols = b->weights[b->ops[i].weight].cols;
+    for (int32_t i = 0; i < b->n_weights; i++) {
+        const air_weight *w = &b->weights[i];
+        if ((w->use == AIR_WEIGHT_MATRIX || w->use == AIR_WEIGHT_EXPERTS) && w->cols > program->max_cols) program->max_cols = w->cols;
+    }
+    if (b->mixtures) program->mixtures = move(b, arena, b->mixtures, program->n_layers, sizeof *b->mixtures);
     program->ops = move(b, arena, b->ops, b->n_ops, sizeof *b->ops);
     program->weights = move(b, arena, b->weights, b->n_weights, sizeof *b->weights);
     program->buffers = move(b, arena, b->buffers, b->n_buffers, sizeof *b->buffers);
@@ -228,4 +258,5 @@ void air__builder_deinit(air_builder *b)
     air_free(b->weights);
     air_free(b->buffers);
     air_free(b->lives);
+    air_free(b->mixtures);
 }

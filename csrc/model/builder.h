@@ -27,6 +27,7 @@ typedef struct air_builder {
     int32_t n_ops, n_weights, n_buffers;
     int32_t cap_ops, cap_weights, cap_buffers;
     int32_t logits, hidden;
+    air_mixture *mixtures; /* [n_layers], NULL while no layer has experts */
     air_status status;
     air_error *err;
 } air_builder;
@@ -48,6 +49,11 @@ typedef struct air_part { int64_t first, n, all; } air_part;
 int32_t air__matrix_part(air_builder *b, air_part part, int64_t cols, const char *why, const char *format, int32_t layer);
 int32_t air__bias_part(air_builder *b, air_bias kind, air_part part, const char *format, int32_t layer);
 int air__has(air_builder *b, const char *format, int32_t layer);
+
+/* All experts' matrices of one kind, n of rows × cols. */
+int32_t air__expert_matrices(air_builder *b, int64_t n, int64_t rows, int64_t cols, const char *format, int32_t layer);
+/* The layer's mixture, to be filled; NULL after a failure. */
+air_mixture *air__mixture(air_builder *b, int32_t layer);
 
 int32_t air__buffer(air_builder *b, const char *name, int64_t width, air_rows rows);
 air_rows air__buffer_rows(const air_builder *b, int32_t buffer);

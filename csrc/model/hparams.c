@@ -225,21 +225,59 @@ static air_status read_vocabulary(const reader *r)
     return AIR_OK;
 }
 
+/* --- mixtures of experts --- */
+
+static air_status read_groups(const reader *r, air_expert_hparams *x)
+{
+    air_status st = read_i32(r, (field){"expert_group_count", 0, (uint64_t)x->n_experts, 0}, &x->n_groups);
+    x->groups_used = x->n_groups;
+    if (!st) st = read_i32(r, (field){"expert_group_used_count", 0, (uint64_t)x->n_experts, 0}, &x->groups_used);
+    if (st || !x->n_groups) return st;
+    int32_t each = x->n_experts / x->n_groups;
+    if (x->n_experts % x->n_groups || x->groups_used < 1 || x->groups_used > x->n_groups || x->groups_used * each < x->n_used)
+        return air_fail(r->err, AIR_E_FORMAT, "%s: %d experts, %d of them for a row, do not lie in %d groups, %d of them for a row",
+                        r->hp->arch, x->n_experts, x->n_used, x->n_groups, x->groups_used);
+    return AIR_OK;
+}
+
+static air_status read_gating(const reader *r, air_expert_hparams *x)
+{
+    enum { LAST = AIR_GATING_CHOSEN + 1 };
+    x->normalise = -1;
+    x->scale = 1;
+    air_status st = read_i32(r, (field){"expert_gating_func", 0, LAST, 0}, &x->gating);
+    if (!st) st = air_gguf_get_bool(r->gguf, air__key(r->hp, "expert_weights_norm").text, &x->normalise, r->err);
+    if (!st) st = read_f64(r, "expert_weights_scale", -1e6, 1e6, &x->scale);
+    if (x->scale == 0) x->scale = 1; /* as converters write where a model has none */
+    return st;
+}
+
+/* Their sizes; the model's feed_forward_length where the file does not say an expert's, as files of Mixtral's kind. */
+static air_status read_experts(const reader *r)
+{
+    air_expert_hparams *x = &r->hp->experts;
+    int64_t shared = 0;
+    air_status st = read_i32(r, (field){"expert_count", 0, AIR_EXPERTS_MOST, 0}, &x->n_experts);
+    if (st || !x->n_experts) return st;
+    x->n_ff = r->hp->n_ff;
+    if ((st = read_i32(r, (field){"expert_used_count", 1, (uint64_t)x->n_experts, 1}, &x->n_used))) return st;
+    if ((st = read_i64(r, (field){"expert_feed_forward_length", 1, WIDEST, 0}, &x->n_ff))) return st;
+    if ((st = read_i64(r, (field){"expert_shared_count", 0, 64, 0}, &shared))) return st;
+    x->n_ff_shared = shared * x->n_ff;
+    if ((st = read_i64(r, (field){"expert_shared_feed_forward_length", 0, WIDEST, 0}, &x->n_ff_shared))) return st;
+    if ((st = read_groups(r, x))) return st;
+    return read_gating(r, x);
+}
+
 /* What a file may ask for that nothing here computes. */
 static air_status refuse(const reader *r)
 {
-    int64_t experts = 0;
     double clamp = 0;
-    air_status st = read_i64(r, (field){"expert_count", 0, 1u << 16, 0}, &experts);
-    if (!st) st = read_f64(r, "attention.clamp_kqv", 0, 1e6, &clamp);
-    if (st) return st;
-    if (experts)
-        return air_fail(r->err, AIR_E_UNSUPPORTED, "%s.expert_count is %lld: mixtures of experts are unsupported; use a dense model",
-                        r->hp->arch, (long long)experts);
-    if (clamp > 0)
+    air_status st = read_f64(r, "attention.clamp_kqv", 0, 1e6, &clamp);
+    if (!st && clamp > 0)
         return air_fail(r->err, AIR_E_UNSUPPORTED, "%s.attention.clamp_kqv is %g: clamped queries and keys are unsupported", r->hp->arch,
                         clamp);
-    return AIR_OK;
+    return st;
 }
 
 air_status air__hparams_read(const air_gguf *gguf, const air_arch *arch, air_arena *arena, air_hparams *hp, air_error *err)
@@ -257,6 +295,7 @@ air_status air__hparams_read(const air_gguf *gguf, const air_arch *arch, air_are
     if (!r.layers) return air_fail(err, AIR_E_NOMEM, "model: %lld layers", (long long)hp->n_layers);
     hp->layers = r.layers;
     if ((st = read_sizes(&r))) return st;
+    if ((st = read_experts(&r))) return st;
     if (arch->adjust) arch->adjust(hp);
     if ((st = read_windows(&r))) return st;
     if ((st = read_scales(&r))) return st;

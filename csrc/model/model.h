@@ -19,6 +19,14 @@ typedef struct air_layer_hparams {
     int rotated;
 } air_layer_hparams;
 
+typedef struct air_expert_hparams { /* zeros where a model has no experts */
+    int32_t n_experts, n_used, n_groups, groups_used;
+    int64_t n_ff, n_ff_shared; /* of an expert; of those that all rows go to, together, 0: there are none */
+    int32_t gating;            /* air_gating + 1 as the file says, 0: it says nothing */
+    int normalise;             /* 1 or 0 as the file says, -1: it says nothing */
+    double scale;
+} air_expert_hparams;
+
 typedef struct air_hparams { /* every field checked against its range and the others at open */
     char arch[32];
     int64_t n_vocab, n_embd, n_ff, n_layers, n_ctx_trained; /* n_ff, heads and kv_heads of the first layer */
@@ -32,6 +40,7 @@ typedef struct air_hparams { /* every field checked against its range and the ot
     double embedding_scale, residual_scale, logit_scale, attention_scale; /* each a factor, 1: none */
     double attention_softcap, logit_softcap;                              /* 0: none */
     const air_layer_hparams *layers;                                      /* [n_layers] */
+    air_expert_hparams experts;
 } air_hparams;
 
 typedef struct air_model air_model;

@@ -129,7 +129,9 @@ static PyObject *pager_into(PyObject *dict, const air_pager_stats *p)
         air__py_dict_take(dict, "pager_stall_ns", PyLong_FromUnsignedLongLong(p->stall_ns)) < 0 ||
         air__py_dict_take(dict, "pager_read_ns", PyLong_FromUnsignedLongLong(p->read_ns)) < 0 ||
         air__py_dict_take(dict, "pager_pinned_bytes", PyLong_FromUnsignedLongLong(p->pinned_bytes)) < 0 ||
-        air__py_dict_take(dict, "pager_pin_target", PyLong_FromUnsignedLongLong(p->pin_target)) < 0)
+        air__py_dict_take(dict, "pager_pin_target", PyLong_FromUnsignedLongLong(p->pin_target)) < 0 ||
+        air__py_dict_take(dict, "pager_expert_hits", PyLong_FromUnsignedLongLong(p->expert_hits)) < 0 ||
+        air__py_dict_take(dict, "pager_expert_misses", PyLong_FromUnsignedLongLong(p->expert_misses)) < 0)
         Py_CLEAR(dict);
     return dict;
 }
@@ -181,6 +183,23 @@ static PyObject *engine_layer_times(PyObject *o, PyObject *unused)
     return pair;
 }
 
+/* [[rows sent to each expert] of each layer]; an empty list for a layer without. */
+static PyObject *engine_expert_rows(PyObject *o, PyObject *unused)
+{
+    (void)unused;
+    EngineObject *self = (EngineObject *)o;
+    if (air__py_engine_usable(self) < 0) return NULL;
+    int32_t layers = air_model_program(air_engine_model(self->engine))->n_layers;
+    uint64_t rows[AIR_EXPERTS_MOST];
+    PyObject *list = PyList_New(0);
+    for (int32_t i = 0; list && i < layers; i++) {
+        PyObject *layer = u64_list(rows, air_engine_expert_rows(self->engine, i, rows, AIR_EXPERTS_MOST));
+        if (!layer || PyList_Append(list, layer) < 0) Py_CLEAR(list);
+        Py_XDECREF(layer);
+    }
+    return list;
+}
+
 /* budget_for(blocks, rows, wanted, /) -> bytes, 0 where none is known. */
 static PyObject *engine_budget_for(PyObject *o, PyObject *args)
 {
@@ -225,6 +244,8 @@ static PyMethodDef engine_methods[] = {
     {"stats", engine_stats, METH_NOARGS, "stats($self, /)\n--\n\nTime, bytes and memory since open, and of the last pass."},
     {"layer_times", engine_layer_times, METH_NOARGS,
      "layer_times($self, /)\n--\n\nBusy and stalled ns of each layer in the last pass; the last entry: outside of layers."},
+    {"expert_rows", engine_expert_rows, METH_NOARGS,
+     "expert_rows($self, /)\n--\n\nRows sent to each expert since open, a list for each layer, empty where it has none."},
     {"budget_for", engine_budget_for, METH_VARARGS,
      "budget_for($self, blocks, rows, wanted, /)\n--\n\nA max_ram that would hold this many blocks of state and such passes; 0: unknown."},
     {"sequence", engine_sequence, METH_NOARGS, "sequence($self, /)\n--\n\nA new, empty Sequence."},

@@ -5,8 +5,20 @@
 
 #include "base/alloc.h"
 
-/* The tiles of each weight, and how many of them stay, in host memory and in a device's, when the context is empty. */
+/* The tiles of each weight, and how many of them stay, in host memory and in a device's, when the context is empty. Of a weight of experts,
+ * experts, and as many as are likely to be in memory. */
 typedef struct tile_counts { int32_t tiles, pinned, device; } tile_counts;
+
+static void count_experts(const air_plan *plan, const air_program *program, tile_counts *counts)
+{
+    for (int32_t i = 0; program->mixtures && i < program->n_layers; i++) {
+        const air_mixture *m = &program->mixtures[i];
+        const int32_t weights[] = {m->gate, m->up, m->down};
+        for (size_t j = 0; m->n_experts && j < AIR_COUNT(weights); j++)
+            if (weights[j] != AIR_NONE)
+                counts[weights[j]] = (tile_counts){.tiles = m->n_experts, .pinned = (int32_t)(m->n_experts * plan->expert_hit + 0.5)};
+    }
+}
 
 static tile_counts *count_tiles(const air_plan *plan, int32_t n_weights)
 {
@@ -32,6 +44,7 @@ static tile_counts *count_tiles(const air_plan *plan, int32_t n_weights)
 static PyObject *weights_list(const air_plan *plan, const air_program *program)
 {
     tile_counts *counts = count_tiles(plan, program->n_weights);
+    if (counts) count_experts(plan, program, counts);
     PyObject *list = counts ? PyList_New(0) : PyErr_NoMemory();
     for (int32_t i = 0; list && i < program->n_weights; i++) {
         const air_weight *w = &program->weights[i];
@@ -89,15 +102,15 @@ PyObject *air__py_plan_dict(const air_plan *plan, const air_program *program)
 #define I(field) #field, (long long)plan->field
 #define D(field) #field, plan->field
     return Py_BuildValue("{ss sK sK sL sL sK sK sK sL sK sK sK sK sK sK sK sK sK sK sL sK "
-                         "sK sK sK sK sK sK sL sK sK sL sK sK sN sN sd sd sd sd sd sd ss sd sL sN}",
+                         "sK sK sK sK sK sK sL sK sK sL sK sK sN sN sK sK sK sK sd sd sd sd sd sd sd ss sd sL sN}",
                          "io", air_io_name(plan->io), U(budget), U(fixed), I(n_ctx), I(max_rows), U(tile_bytes), U(ring_bytes),
                          U(block_bytes), I(depth), U(weight_bytes), U(pin_bytes), U(pin_bytes_full), U(state_bytes_full),
                          U(activation_bytes), U(activation_bytes_full), U(logit_bytes), U(staging_bytes),
                          U(device_budget), U(device_fixed), U(device_graph_bytes), I(n_device_tiles), U(device_pin_bytes),
-                         U(device_weight_bytes),
-                         U(device_ring_bytes), U(device_state_bytes), U(device_activation_bytes), U(device_activation_bytes_full),
-                         I(away_blocks), U(device_shuttle_bytes),
+                         U(device_weight_bytes), U(device_ring_bytes), U(device_state_bytes), U(device_activation_bytes),
+                         U(device_activation_bytes_full), I(away_blocks), U(device_shuttle_bytes),
                          U(device_part_bytes), I(n_host_tiles), U(host_weight_bytes), U(share_bytes), "helpers", helpers, "work", work,
+                         U(expert_weight_bytes), U(expert_token_bytes), U(expert_bytes), U(expert_bytes_full), D(expert_hit),
                          D(disk_s), D(link_s), D(device_s), D(compute_s), D(pass_s), D(full_s),
                          "bound", air_bound_name(plan->bound), D(prompt_s), I(n_tiles), "weights", weights);
 #undef U

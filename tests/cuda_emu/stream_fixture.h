@@ -118,7 +118,7 @@ inline air_status run_with_feed(air_backend *backend, const air_pass *pass, cons
     Feed feed = {pager, {}, {}, 0};
     const air_program *p = program_under_test();
     for (int32_t i = 0; i < p->n_weights; i++) feed.row_bytes.push_back(static_cast<size_t>(p->weights[i].row_bytes));
-    air_feed unkind = {&feed, feed_next, feed_release, feed_keep, feed_gather, pager->vectors};
+    air_feed unkind = {&feed, feed_next, feed_release, feed_keep, feed_gather, pager->vectors, {}};
     air_status st = air_backend_plugin()->run(backend, pass, &unkind, err);
     if (!feed.held.empty()) feed_test().wrong = true;
     return st;

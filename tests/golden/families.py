@@ -54,6 +54,7 @@ WINDOW = {"sliding_window": 16}                         # a third of the prompt
 # As many layers as the models have by whose number they are known.
 NARROW = {"hidden_size": 12, "intermediate_size": 16, "num_attention_heads": 3, "num_key_value_heads": 3}
 HALF = {"partial_rotary_factor": 0.5}
+MOE = {**GROUPS, "num_experts": 8, "num_experts_per_tok": 3}
 
 # GPT-2's and its relatives' names of the same.
 GPT = {"n_embd": 40, "n_inner": 72, "n_layer": 2, "n_head": 4, "n_positions": 128, "n_ctx": 128}
@@ -148,6 +149,13 @@ VARIANTS = {
     "hunyuan-dense": Variant("HunYuanDenseV1", "hunyuan-dense", {**GROUPS, "head_dim": 16, "attention_bias": False}),
     "orion": Variant("StableLm", "orion", {**UNTIED, **HEADS}, {"partial_rotary_factor": 1.0}, eps="layer_norm_eps"),
     "xverse": Variant("Llama", "xverse", {**UNTIED, **HEADS}, layout=("interleaved",)),
+    "mixtral": Variant("Mixtral", "llama", {**UNTIED, "num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2},
+                       layout=("interleaved", "experts")),
+    "olmoe": Variant("Olmoe", "olmoe", {**MOE, "intermediate_size": 24, "pad_token_id": None, "eos_token_id": None}, layout=("experts",)),
+    "qwen2moe": Variant("Qwen2Moe", "qwen2moe", {**MOE, "moe_intermediate_size": 24, "shared_expert_intermediate_size": 40},
+                        layout=("experts",)),
+    "qwen3moe": Variant("Qwen3Moe", "qwen3moe", {**MOE, "head_dim": 16, "norm_topk_prob": True, "moe_intermediate_size": 24},
+                        layout=("experts",)),
 }
 
 
@@ -229,8 +237,18 @@ def stacked_norms(tensors: Tensors, config: Any) -> Tensors:
         yield name, np.stack(parts)
 
 
+def experts(tensors: Tensors, config: Any) -> Tensors:
+    """transformers keeps gate and up of all experts in one tensor, [experts, rows of both, columns]."""
+    for name, w in tensors:
+        if name.endswith("gate_up_proj"):
+            for part, half in zip(("gate", "up"), np.split(w, 2, axis=1), strict=True):
+                yield name.replace("gate_up_proj", f"{part}_proj.weight"), half
+        else:
+            yield name.replace("experts.down_proj", "experts.down_proj.weight"), w
+
+
 LAYOUTS: dict[str, Callable[[Tensors, Any], Tensors]] = {
-    f.__name__: f for f in (interleaved, one_more, transposed, by_head, by_group, fused, stacked_norms)}
+    f.__name__: f for f in (interleaved, one_more, transposed, by_head, by_group, fused, stacked_norms, experts)}
 
 
 # ---- ALiBi, for a reference that has it not ----------------------------------------------------------------------------

@@ -66,7 +66,7 @@ def build(variant: Variant, seed: int) -> Any:
                 size = variant.quiet if name in LAST_NORMS else 1 / variant.quiet if "embeddings_layernorm" in name else 1
                 p.copy_(size * (1 + 0.2 * noise) - float(variant.centred))
             else:
-                inputs = p.shape[0] if "transposed" in variant.layout and ".c_" in name else p.shape[1]
+                inputs = p.shape[0] if "transposed" in variant.layout and ".c_" in name else p.shape[-1]
                 gain = 2.5 / variant.quiet if any(part in name for part in EMBEDDINGS) else 1.5
                 p.copy_(noise * (gain / inputs ** 0.5))
     if variant.alibi:
@@ -194,6 +194,7 @@ def add_metadata(w: gguf.GGUFWriter, name: str, variant: Variant, config: Any) -
     for add, value in keys:
         add(value)
     add_scaling(w, rope)
+    add_experts(w, config)
     for key, attribute in variant.keys.items():
         value = attribute if isinstance(attribute, float) else getattr(config, attribute or key)
         add = w.add_bool if isinstance(value, bool) else w.add_float32 if isinstance(value, float) else w.add_uint32
@@ -209,6 +210,17 @@ def add_scaling(w: gguf.GGUFWriter, rope: dict[str, Any]) -> None:
         w.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
     if kind == "longrope":                                      # by how much queries and keys grow (arXiv 2402.13753)
         w.add_rope_scaling_attn_factors(math.sqrt(1 + math.log(rope["factor"]) / math.log(rope["original_max_position_embeddings"])))
+
+
+def add_experts(w: gguf.GGUFWriter, config: Any) -> None:
+    n = getattr(config, "num_local_experts", 0) or getattr(config, "num_experts", 0)
+    if not n:
+        return
+    w.add_expert_count(n)
+    w.add_expert_used_count(config.num_experts_per_tok)
+    w.add_expert_feed_forward_length(getattr(config, "moe_intermediate_size", config.intermediate_size))
+    if shared := getattr(config, "shared_expert_intermediate_size", 0):
+        w.add_expert_shared_feed_forward_length(shared)
 
 
 def factors(rope: dict[str, Any], head: int) -> Tensors:

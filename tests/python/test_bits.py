@@ -80,7 +80,7 @@ def test_bits_are_the_same(gguf, want, place, way, crowd):
 
 @pytest.mark.parametrize("kv_dtype", ["f16", "f32", "q8_0", "q4_0"])
 @pytest.mark.parametrize("tier", _core.TIERS)
-@pytest.mark.parametrize("name", ["llama-gqa", "qwen2", "qwen3"])
+@pytest.mark.parametrize("name", ["llama-gqa", "qwen2", "qwen3", "qwen2moe", "qwen3moe"])
 def test_bits_are_the_same_for_other_families_tiers_and_states(name, tier, kv_dtype):
     gguf = _core.GGUF(str(golden(name)))
     prompt, decoded = PROMPT % 272, DECODED % 272

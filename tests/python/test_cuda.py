@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models import DEMO, GOLDEN, GOLDEN_NAMES, golden, load, run_python
+from models import DEMO, GOLDEN, GOLDEN_NAMES, MIXTURES, golden, load, run_python
 
 from airpy import _core, errors
 from airpy.device import cuda_plugin
@@ -75,7 +75,12 @@ def logits_of(path: Path = DEMO, ids: Any = None, **options: Any) -> np.ndarray:
 # ---- what is computed -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", GOLDEN_NAMES)
+def test_mixtures_are_the_cpus(cuda):
+    with pytest.raises(errors.UnsupportedError, match='mixtures of experts are computed by the CPU alone; use device "cpu"'):
+        load(golden("qwen3moe"), device="cuda")
+
+
+@pytest.mark.parametrize("name", [name for name in GOLDEN_NAMES if name not in MIXTURES])
 def test_logits_are_those_of_transformers(cuda, name):
     data = np.load(GOLDEN / f"{name}.npz")
     with load(golden(name), device="cuda", kv_dtype="f32") as model:

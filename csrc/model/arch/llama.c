@@ -9,4 +9,5 @@ const air_arch air_arch_llama = {
     .qkv_bias = AIR_BIAS_OPTIONAL,
     .attention_out_bias = AIR_BIAS_OPTIONAL,
     .ffn_bias = AIR_BIAS_OPTIONAL,
+    .experts = {.gating = AIR_GATING_SOFTMAX, .normalise = 1}, /* Mixtral */
 };

@@ -34,6 +34,10 @@ static void gated(air_builder *b, int32_t layer, int32_t in, int32_t h, int64_t 
 
 void air__block_ffn(air_builder *b, int32_t layer, int32_t in, int32_t x)
 {
+    if (b->hp->experts.n_experts && air__has(b, "blk.%d.ffn_gate_inp.weight", layer)) {
+        air__block_experts(b, layer, in, x);
+        return;
+    }
     int64_t e = b->hp->n_embd, f = b->hp->layers[layer].n_ff;
     int32_t h = air__buffer(b, "ffn", f, AIR_ROWS_ALL);
     if (b->arch->ffn == AIR_FFN_GATED) gated(b, layer, in, h, f);

@@ -1,0 +1,560 @@
+#include "memory/experts.h"
+
+#include <math.h>
+#include <stdatomic.h>
+
+#include "base/alloc.h"
+#include "base/checked.h"
+#include "platform/clock.h"
+#include "platform/pages.h"
+
+enum {
+    AIR__EXPERT_HALF_LIFE = 256,    /* rows */
+    HUGE_PAGE = 2 << 20, HUGE_FROM = 32 * HUGE_PAGE, /* as pager_pins.c has them */
+    COOL_AT = 256,                  /* half-lives after which all heats are made smaller, so that none overflows */
+};
+
+typedef struct expert_unit {
+    int32_t layer, expert;
+    int32_t slot;    /* AIR_NONE: not in memory */
+    double heat;     /* times 2^(half-lives since the clock was set) */
+} expert_unit;
+
+typedef struct expert_slot {
+    int32_t unit;    /* AIR_NONE: none */
+    air__slot_state state;
+    int held;        /* by the pass */
+    int there;       /* its memory is in the budget */
+    int queued_part; /* of its unit, that is read next */
+    uint64_t queued_at; /* and bytes of it that are being read or have been */
+    uint32_t reads_left;
+} expert_slot;
+
+/* Slots of one size, one after the other in a region of address space. */
+typedef struct expert_class {
+    uint64_t memory;
+    int32_t first, most, target; /* of slots: the first one's number, how many there may ever be, how many there may be now */
+    uint8_t *region, *data;
+    uint64_t bytes;              /* of the region */
+} expert_class;
+
+typedef struct expert_read {
+    air_io_request request;
+    air__experts *experts;
+    uint32_t part;               /* file */
+    int32_t slot;
+    int busy;
+    AIR_ATOMIC(int) cancel;
+} expert_read;
+
+typedef enum asked_state { ASKED, TAKEN, GIVEN } asked_state;
+typedef struct asked_unit { int32_t unit; asked_state state; } asked_unit;
+
+struct air__experts {
+    air_pager *pager;
+    expert_unit *units;
+    int32_t n_units, n_slots;
+    int32_t *first_unit;         /* [n_layers]: units of a layer follow each other */
+    int32_t *class_of;           /* [n_layers] */
+    expert_class *classes;
+    int32_t n_classes;
+    expert_slot *slots;
+    uint64_t *rows;              /* [n_units] */
+    asked_unit *asked;           /* [largest mixture] */
+    int32_t n_asked, n_taken;
+    int32_t *queue;              /* [n_slots]: slots whose reads are not all submitted, first in first out */
+    int32_t n_queue;
+    expert_read *reads;
+    int32_t n_reads;
+    double clock;                /* half-lives */
+    air_error error;             /* why the first slot failed that has */
+    uint64_t held;
+};
+
+static expert_class *class_of(const air__experts *e, int32_t unit) { return &e->classes[e->class_of[e->units[unit].layer]]; }
+
+static uint8_t *slot_data(const expert_class *c, int32_t slot)
+{
+    return c->data + (uint64_t)(slot - c->first) * c->memory;
+}
+
+/* --- reads --- */
+
+static void hold_asked(air__experts *e);
+
+static air_status read_block(void *self, uint64_t offset, void *buffer, size_t bytes, const AIR_ATOMIC(int) *closing, air_error *err)
+{
+    expert_read *read = self;
+    air_source *source = read->experts->pager->sources[read->part];
+    (void)closing; /* they are cancelled one by one before the threads end */
+    if (atomic_load(&read->cancel)) return air_fail(err, AIR_E_CANCELLED, "read cancelled before it began");
+    return source->read(source, offset, buffer, bytes, &read->cancel, err);
+}
+
+static void read_done(air_io_request *request)
+{
+    expert_read *read = request->context;
+    air__experts *e = read->experts;
+    air_pager *p = e->pager;
+    air_mutex_lock(&p->lock);
+    expert_slot *slot = &e->slots[read->slot];
+    read->busy = 0;
+    p->stats.read_ns += request->ns;
+    slot->reads_left--;
+    if (request->error.status) {
+        if (!e->error.status) (void)air_error_copy(&e->error, &request->error);
+        slot->state = AIR__SLOT_FAILED;
+    } else {
+        p->stats.disk_bytes += request->bytes;
+        if (!slot->reads_left && slot->state == AIR__SLOT_PLACED) slot->state = AIR__SLOT_READY;
+    }
+    hold_asked(e);
+    air_cond_broadcast(&p->changed);
+    air_mutex_unlock(&p->lock);
+}
+
+static expert_read *free_read(air__experts *e)
+{
+    for (int32_t i = 0; i < e->n_reads; i++)
+        if (!e->reads[i].busy) return &e->reads[i];
+    return NULL;
+}
+
+static uint64_t block_of(const air_pager *p, uint64_t memory)
+{
+    uint64_t blocks = air_ceil_div(memory, p->plan->block_bytes);
+    return air_round_up(air_ceil_div(memory, blocks), p->granule);
+}
+
+static uint8_t *part_data(const air__experts *e, int32_t slot, int part)
+{
+    const expert_unit *u = &e->units[e->slots[slot].unit];
+    const air_pager *p = e->pager;
+    uint8_t *at = slot_data(class_of(e, e->slots[slot].unit), slot);
+    for (int i = 0; i < part; i++) {
+        air__extent x = air__expert_extent(p->program, u->layer, u->expert, i);
+        at += air__extent_memory(&x, p->granule);
+    }
+    return at;
+}
+
+/* The next blocks of a slot; 0: some are left for want of a free request. */
+static int submit_slot(air__experts *e, int32_t number)
+{
+    air_pager *p = e->pager;
+    expert_slot *slot = &e->slots[number];
+    const expert_unit *u = &e->units[slot->unit];
+    for (; slot->queued_part < AIR__EXPERT_PARTS; slot->queued_part++, slot->queued_at = 0) {
+        air__extent x = air__expert_extent(p->program, u->layer, u->expert, slot->queued_part);
+        uint64_t memory = air__extent_memory(&x, p->granule);
+        while (slot->queued_at < memory) {
+            expert_read *read = free_read(e);
+            if (!read) return 0;
+            uint64_t bytes = air_min_u64(block_of(p, memory), memory - slot->queued_at);
+            read->busy = 1;
+            read->part = x.part;
+            read->slot = number;
+            atomic_store(&read->cancel, 0);
+            read->request.read = read_block;
+            read->request.source = read;
+            read->request.offset = air_round_down(x.offset, p->granule) + slot->queued_at;
+            read->request.buffer = part_data(e, number, slot->queued_part) + slot->queued_at;
+            read->request.bytes = (size_t)bytes;
+            read->request.done = read_done;
+            read->request.context = read;
+            slot->queued_at += bytes;
+            air_async_io_submit(p->io, &read->request);
+        }
+    }
+    return 1;
+}
+
+static void submit_reads(air__experts *e)
+{
+    int32_t done = 0;
+    while (done < e->n_queue && (e->slots[e->queue[done]].state != AIR__SLOT_PLACED || submit_slot(e, e->queue[done]))) done++;
+    for (int32_t i = done; i < e->n_queue; i++) e->queue[i - done] = e->queue[i];
+    e->n_queue -= done;
+}
+
+static uint32_t reads_of(const air__experts *e, const expert_unit *u)
+{
+    uint64_t reads = 0;
+    for (int part = 0; part < AIR__EXPERT_PARTS; part++) {
+        air__extent x = air__expert_extent(e->pager->program, u->layer, u->expert, part);
+        uint64_t memory = air__extent_memory(&x, e->pager->granule);
+        if (memory) reads += air_ceil_div(memory, block_of(e->pager, memory));
+    }
+    return (uint32_t)reads;
+}
+
+/* --- places --- */
+
+/* Forgets the unit of a slot that nothing reads into. */
+static void empty_slot(air__experts *e, int32_t number)
+{
+    expert_slot *slot = &e->slots[number];
+    if (slot->unit != AIR_NONE) e->units[slot->unit].slot = AIR_NONE;
+    slot->unit = AIR_NONE;
+    slot->state = AIR__SLOT_EMPTY;
+    slot->held = 0;
+}
+
+/* The slot to take for another unit: one without a unit, else the coldest's; AIR_NONE while all are held or being read. */
+static int32_t choose_slot(air__experts *e, const expert_class *c)
+{
+    int32_t coldest = AIR_NONE;
+    for (int32_t i = c->first; i < c->first + c->target; i++) {
+        expert_slot *slot = &e->slots[i];
+        if (slot->state == AIR__SLOT_EMPTY) {
+            if (!slot->there && air_budget_reserve(e->pager->budget, AIR_HOLD_EXPERTS, c->memory, NULL)) continue;
+            if (!slot->there) e->held += c->memory;
+            slot->there = 1;
+            return i;
+        }
+        if (slot->held || slot->state != AIR__SLOT_READY) continue;
+        if (coldest == AIR_NONE || e->units[slot->unit].heat < e->units[e->slots[coldest].unit].heat) coldest = i;
+    }
+    return coldest;
+}
+
+static int place(air__experts *e, int32_t unit)
+{
+    int32_t number = choose_slot(e, class_of(e, unit));
+    if (number == AIR_NONE) return 0;
+    empty_slot(e, number);
+    expert_slot *slot = &e->slots[number];
+    slot->unit = unit;
+    slot->state = AIR__SLOT_PLACED;
+    slot->queued_part = 0;
+    slot->queued_at = 0;
+    slot->reads_left = reads_of(e, &e->units[unit]);
+    e->units[unit].slot = number;
+    e->queue[e->n_queue++] = number;
+    return 1;
+}
+
+/* Holds what is asked for and has a slot, and gives slots to the rest as far as there are any. */
+static void hold_asked(air__experts *e)
+{
+    for (int32_t i = 0; i < e->n_asked; i++)
+        if (e->asked[i].state == ASKED && e->units[e->asked[i].unit].slot != AIR_NONE) e->slots[e->units[e->asked[i].unit].slot].held = 1;
+    for (int32_t i = 0; i < e->n_asked; i++) {
+        int32_t unit = e->asked[i].unit;
+        if (e->asked[i].state != ASKED || e->units[unit].slot != AIR_NONE) continue;
+        if (!place(e, unit)) break;
+        e->slots[e->units[unit].slot].held = 1;
+    }
+    submit_reads(e);
+}
+
+/* --- the feed --- */
+
+static void warm(air__experts *e, int32_t unit, int32_t rows)
+{
+    e->units[unit].heat += rows * exp2(e->clock);
+    e->rows[unit] += (uint64_t)rows;
+}
+
+/* The clock goes on with the rows of the first mixture. */
+static void advance_clock(air__experts *e, int32_t layer, const int32_t *rows, int32_t n)
+{
+    int64_t sent = 0;
+    for (int32_t i = 0; i < n; i++) sent += rows[i];
+    if (layer != e->units[0].layer) return;
+    e->clock += (double)sent / e->pager->program->mixtures[layer].n_used / AIR__EXPERT_HALF_LIFE;
+    if (e->clock < COOL_AT) return;
+    for (int32_t i = 0; i < e->n_units; i++) e->units[i].heat = ldexp(e->units[i].heat, -COOL_AT);
+    e->clock -= COOL_AT;
+}
+
+static air_status ask(void *self, int32_t layer, const int32_t *experts, const int32_t *rows, int32_t n, air_error *err)
+{
+    air_pager *p = self;
+    air__experts *e = p->experts;
+    if (e->n_taken < e->n_asked)
+        return air_fail(err, AIR_E_ARGUMENT, "experts of layer %d: some of another layer are not taken", (int)layer);
+    air_mutex_lock(&p->lock);
+    advance_clock(e, layer, rows, n);
+    e->n_asked = n;
+    e->n_taken = 0;
+    for (int32_t i = 0; i < n; i++) {
+        int32_t unit = e->first_unit[layer] + experts[i];
+        e->asked[i] = (asked_unit){unit, ASKED};
+        warm(e, unit, rows[i]);
+        const expert_slot *slot = e->units[unit].slot == AIR_NONE ? NULL : &e->slots[e->units[unit].slot];
+        int there = p->mappings || (slot && slot->state == AIR__SLOT_READY);
+        p->stats.expert_hits += (uint64_t)there;
+        p->stats.expert_misses += (uint64_t)!there;
+    }
+    if (!p->mappings) hold_asked(e);
+    air_mutex_unlock(&p->lock);
+    return AIR_OK;
+}
+
+static air_expert expert_at(const air__experts *e, int32_t asked)
+{
+    const air_pager *p = e->pager;
+    int32_t unit = e->asked[asked].unit, slot = e->units[unit].slot;
+    air_expert out = {.layer = e->units[unit].layer, .expert = e->units[unit].expert, .slot = (uint64_t)asked};
+    const uint8_t **const parts[AIR__EXPERT_PARTS] = {&out.gate, &out.up, &out.down};
+    for (int i = 0; i < AIR__EXPERT_PARTS; i++) {
+        air__extent x = air__expert_extent(p->program, out.layer, out.expert, i);
+        if (!x.bytes) continue;
+        *parts[i] = p->mappings ? air_mapping_data(p->mappings[x.part]) + x.offset : part_data(e, slot, i) + x.offset % p->granule;
+    }
+    return out;
+}
+
+static air_status take_ready(air__experts *e, air_expert *out, int32_t most, int32_t *n, air_error *err)
+{
+    air_pager *p = e->pager;
+    for (int32_t i = 0; i < e->n_asked && *n < most; i++) {
+        const expert_unit *u = &e->units[e->asked[i].unit];
+        const expert_slot *slot = u->slot == AIR_NONE ? NULL : &e->slots[u->slot];
+        if (e->asked[i].state != ASKED || (!p->mappings && !slot)) continue;
+        if (slot && slot->state == AIR__SLOT_FAILED) return air_error_copy(err, &e->error);
+        if (slot && slot->state != AIR__SLOT_READY) continue;
+        e->asked[i].state = TAKEN;
+        e->n_taken++;
+        out[(*n)++] = expert_at(e, i);
+    }
+    return AIR_OK;
+}
+
+/* Nothing that is asked for will come by itself: the caller holds all there is, or there is nothing. */
+static air_status no_slot(const air__experts *e, air_error *err)
+{
+    const air_pager *p = e->pager;
+    int32_t held = 0;
+    for (int32_t i = 0; i < e->n_asked; i++) {
+        if (e->asked[i].state == ASKED && e->units[e->asked[i].unit].slot != AIR_NONE) return AIR_OK;
+        held += e->asked[i].state == TAKEN;
+    }
+    for (int32_t i = 0; i < e->n_reads; i++)
+        if (e->reads[i].busy) return AIR_OK;
+    if (held) return air_fail(err, AIR_E_ARGUMENT, "%d experts are held, there is no room for another", (int)held);
+    return air_fail(err, AIR_E_BUDGET, "max_ram %.1f MiB has no room for an expert of %.1f MiB beside what is held",
+                    air_mib(p->budget->limit), air_mib(class_of(e, e->asked[0].unit)->memory));
+}
+
+static air_status take(void *self, air_expert *out, int32_t most, int32_t *n, air_error *err)
+{
+    air_pager *p = self;
+    air__experts *e = p->experts;
+    *n = 0;
+    air_mutex_lock(&p->lock);
+    uint64_t waited = 0;
+    air_status st = take_ready(e, out, most, n, err);
+    while (!st && !*n && e->n_taken < e->n_asked) {
+        uint64_t begin = air_clock_ns();
+        if (air__pager_cancelled(p)) st = air_fail(err, AIR_E_CANCELLED, "pass cancelled");
+        else st = no_slot(e, err);
+        if (!st) (void)air_cond_wait_for(&p->changed, &p->lock, AIR__WAIT_SLICE_NS);
+        waited += air_clock_ns() - begin;
+        if (!st) st = take_ready(e, out, most, n, err);
+    }
+    p->stats.stall_ns += waited;
+    if (e->n_asked) p->layer_stall[e->units[e->asked[0].unit].layer] += waited;
+    air_mutex_unlock(&p->lock);
+    return st;
+}
+
+static void give(void *self, const air_expert *expert)
+{
+    air_pager *p = self;
+    air__experts *e = p->experts;
+    air_mutex_lock(&p->lock);
+    int32_t unit = e->asked[expert->slot].unit;
+    e->asked[expert->slot].state = GIVEN;
+    if (!p->mappings) {
+        e->slots[e->units[unit].slot].held = 0;
+        hold_asked(e);
+    }
+    air_mutex_unlock(&p->lock);
+}
+
+const air_expert_feed air__experts_feed = {.ask = ask, .take = take, .give = give};
+
+/* --- between passes --- */
+
+static int busy(const air__experts *e, int32_t first, int32_t end)
+{
+    for (int32_t i = 0; i < e->n_reads; i++)
+        if (e->reads[i].busy && e->reads[i].slot >= first && e->reads[i].slot < end) return 1;
+    return 0;
+}
+
+/* Ends the reads of slots first to end and forgets what they hold, but for those that are READY where keep is nonzero. */
+static void empty_slots(air__experts *e, int32_t first, int32_t end, int keep)
+{
+    for (int32_t i = 0; i < e->n_reads; i++)
+        if (e->reads[i].slot >= first && e->reads[i].slot < end) atomic_store(&e->reads[i].cancel, 1);
+    int32_t n = 0;
+    for (int32_t i = 0; i < e->n_queue; i++)
+        if (e->queue[i] < first || e->queue[i] >= end) e->queue[n++] = e->queue[i];
+    e->n_queue = n;
+    while (busy(e, first, end)) air_cond_wait(&e->pager->changed, &e->pager->lock);
+    for (int32_t i = first; i < end; i++)
+        if (!keep || e->slots[i].state != AIR__SLOT_READY) empty_slot(e, i);
+}
+
+static void shrink(air__experts *e, expert_class *c, int32_t target)
+{
+    int32_t first = c->first + target, end = c->first + c->target;
+    if (first >= end) return;
+    empty_slots(e, first, end, 0);
+    uint64_t freed = 0, from = (uint64_t)target * c->memory, to = (uint64_t)c->target * c->memory;
+    for (int32_t i = first; i < end; i++) {
+        freed += e->slots[i].there ? c->memory : 0;
+        e->slots[i].there = 0;
+    }
+    /* As of pins: a huge page that is cut in two stays whole. */
+    from = air_round_up(from, c->bytes < HUGE_FROM ? e->pager->granule : HUGE_PAGE);
+    if (from < to) air_pages_decommit(c->data + from, (size_t)(to - from));
+    air_budget_release(e->pager->budget, AIR_HOLD_EXPERTS, freed);
+    e->held -= freed;
+}
+
+void air__experts_resize(air__experts *e, uint64_t bytes)
+{
+    const air_pager *p = e->pager;
+    for (int32_t i = 0; i < e->n_classes; i++) {
+        expert_class *c = &e->classes[i];
+        int32_t layer = 0;
+        while (e->class_of[layer] != i) layer++;
+        int64_t slots = air__expert_slots(p->program, layer, p->granule, bytes);
+        int32_t target = slots < c->most ? (int32_t)slots : c->most;
+        shrink(e, c, target);
+        c->target = target;
+    }
+}
+
+void air__experts_rewind(air__experts *e)
+{
+    e->n_asked = e->n_taken = 0;
+    for (int32_t i = 0; i < e->n_slots; i++) {
+        e->slots[i].held = 0;
+        if (e->slots[i].state == AIR__SLOT_FAILED) empty_slots(e, i, i + 1, 0);
+    }
+    e->error.status = AIR_OK;
+}
+
+void air__experts_drain(air__experts *e) { empty_slots(e, 0, e->n_slots, 1); }
+
+uint64_t air__experts_held(const air__experts *e) { return e->held; }
+const uint64_t *air__experts_rows(const air__experts *e, int32_t layer) { return e->rows + e->first_unit[layer]; }
+
+/* --- life --- */
+
+static air_status check_layer(const air_program *program, int32_t layer, air_error *err)
+{
+    const air_mixture *m = &program->mixtures[layer];
+    const int32_t weights[AIR__EXPERT_PARTS] = {m->gate, m->up, m->down};
+    for (int i = 0; i < AIR__EXPERT_PARTS && m->n_experts; i++) {
+        if (weights[i] == AIR_NONE) continue;
+        const air_weight *w = &program->weights[weights[i]];
+        if (w->bytes / w->row_bytes / (uint64_t)m->n_experts < (uint64_t)w->rows)
+            return air_fail(err, AIR_E_ARGUMENT, "%s: %d experts of %lld rows do not lie in %llu bytes", w->name, (int)m->n_experts,
+                            (long long)w->rows, (unsigned long long)w->bytes);
+    }
+    return AIR_OK;
+}
+
+static air_status open_class(air__experts *e, int32_t layer, air_error *err)
+{
+    const air_pager *p = e->pager;
+    expert_class *c = &e->classes[e->n_classes];
+    c->memory = air__expert_memory(p->program, layer, p->granule);
+    c->first = e->n_slots;
+    for (int32_t i = layer; i < p->program->n_layers; i++)
+        if (air__expert_memory(p->program, i, p->granule) == c->memory) e->class_of[i] = e->n_classes;
+    e->n_classes++;
+    if (p->mappings) return AIR_OK;
+    int64_t units = air__expert_units(p->program, layer, p->granule), fit = (int64_t)(p->budget->limit / c->memory) + 1;
+    c->most = (int32_t)(units < fit ? units : fit);
+    c->bytes = (uint64_t)c->most * c->memory;
+    e->n_slots += c->most;
+    c->region = air__region_alloc(p, c->bytes);
+    if (!c->region)
+        return air_fail(err, AIR_E_NOMEM, "no room for %llu bytes of address space, of the experts that may stay; raise the limit (ulimit "
+                        "-v) or lower max_ram", (unsigned long long)c->bytes);
+    if (c->bytes >= HUGE_FROM) air__region_huge(p, c->region, c->bytes);
+    c->data = air__region_data(p, c->region);
+    return AIR_OK;
+}
+
+static int number_units(air__experts *e)
+{
+    const air_program *program = e->pager->program;
+    int32_t largest = 0;
+    for (int32_t layer = 0; layer < program->n_layers; layer++) {
+        int32_t n = program->mixtures[layer].n_experts;
+        e->first_unit[layer] = e->n_units;
+        e->n_units += n;
+        largest = n > largest ? n : largest;
+    }
+    e->units = air_calloc((size_t)e->n_units, sizeof *e->units);
+    e->rows = air_calloc((size_t)e->n_units, sizeof *e->rows);
+    e->asked = air_calloc((size_t)largest, sizeof *e->asked);
+    if (!e->units || !e->rows || !e->asked) return 0;
+    for (int32_t layer = 0, unit = 0; layer < program->n_layers; layer++)
+        for (int32_t i = 0; i < program->mixtures[layer].n_experts; i++)
+            e->units[unit++] = (expert_unit){.layer = layer, .expert = i, .slot = AIR_NONE};
+    return 1;
+}
+
+static int make_slots(air__experts *e)
+{
+    e->n_reads = 2 * e->pager->plan->depth; /* as of the window: a thread that ends one finds the next */
+    e->slots = air_calloc((size_t)e->n_slots, sizeof *e->slots);
+    e->queue = air_calloc((size_t)e->n_slots, sizeof *e->queue);
+    e->reads = air_calloc((size_t)e->n_reads, sizeof *e->reads);
+    if (!e->slots || !e->queue || !e->reads) return 0;
+    for (int32_t i = 0; i < e->n_slots; i++) e->slots[i].unit = AIR_NONE;
+    for (int32_t i = 0; i < e->n_reads; i++) e->reads[i] = (expert_read){.experts = e, .slot = AIR_NONE};
+    return 1;
+}
+
+air_status air__experts_open(air__experts **out, air_pager *pager, air_error *err)
+{
+    const air_program *program = pager->program;
+    size_t layers = (size_t)program->n_layers;
+    *out = NULL;
+    if (!program->mixtures) return AIR_OK;
+    air__experts *e = *out = air_calloc(1, sizeof *e); /* also after a failure: the pager closes it */
+    if (e) {
+        e->pager = pager;
+        e->first_unit = air_calloc(layers, sizeof *e->first_unit);
+        e->class_of = air_calloc(layers, sizeof *e->class_of);
+        e->classes = air_calloc(layers, sizeof *e->classes);
+    }
+    if (!e || !e->first_unit || !e->class_of || !e->classes || !number_units(e))
+        return air_fail(err, AIR_E_NOMEM, "pager: experts of %zu layers", layers);
+    for (size_t i = 0; i < layers; i++) e->class_of[i] = AIR_NONE;
+    air_status st = AIR_OK;
+    for (int32_t layer = 0; !st && layer < program->n_layers; layer++) st = check_layer(program, layer, err);
+    int32_t first = air__expert_class(program, 0, pager->granule);
+    for (; !st && first < program->n_layers; first = air__expert_class(program, first + 1, pager->granule))
+        st = open_class(e, first, err);
+    if (!st && !pager->mappings && !make_slots(e)) st = air_fail(err, AIR_E_NOMEM, "pager: %d slots for experts", (int)e->n_slots);
+    if (!st && !pager->mappings) air__experts_resize(e, 0);
+    return st;
+}
+
+void air__experts_close(air__experts *e)
+{
+    if (!e) return;
+    for (int32_t i = 0; e->classes && i < e->n_classes; i++) air__region_free(e->pager, e->classes[i].region, e->classes[i].bytes);
+    air_budget_release(e->pager->budget, AIR_HOLD_EXPERTS, e->held);
+    air_free(e->units);
+    air_free(e->rows);
+    air_free(e->asked);
+    air_free(e->first_unit);
+    air_free(e->class_of);
+    air_free(e->classes);
+    air_free(e->slots);
+    air_free(e->queue);
+    air_free(e->reads);
+    air_free(e);
+}

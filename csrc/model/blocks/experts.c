@@ -1,0 +1,78 @@
+/* Mixture of experts (arXiv 2101.03961, 2401.04088): x += sum of the n_used experts that a router chooses for the row, each
+ * Wdown · (f(Wgate in) * (Wup in)), by their weights; and of one that all rows go to, where there is one. */
+#include "model/arch.h"
+
+static int32_t product(air_builder *b, int32_t layer, int32_t in, const char *buffer, int64_t rows, const char *why, const char *weight)
+{
+    int32_t out = air__buffer(b, buffer, rows, AIR_ROWS_ALL);
+    air__emit(b, (air_op){.kind = AIR_OP_PRODUCT, .layer = layer, .in = in, .in2 = AIR_NONE, .out = out,
+                          .weight = air__matrix(b, rows, b->hp->n_embd, why, weight, layer), .bias = AIR_NONE,
+                          .epilogue = AIR_EPILOGUE_SET});
+    return out;
+}
+
+static void add(air_builder *b, int32_t layer, int32_t in, int32_t gate, int32_t out)
+{
+    air__emit(b, (air_op){.kind = AIR_OP_ADD, .layer = layer, .in = in, .in2 = gate, .out = out, .weight = AIR_NONE, .bias = AIR_NONE});
+}
+
+static air_gating gating_of(const air_builder *b)
+{
+    const air_expert_hparams *x = &b->hp->experts;
+    return x->gating ? (air_gating)(x->gating - 1) : b->arch->experts.gating;
+}
+
+static void fill_mixture(air_builder *b, int32_t layer)
+{
+    const air_expert_hparams *x = &b->hp->experts;
+    int64_t n = x->n_experts, e = b->hp->n_embd;
+    air_mixture *m = air__mixture(b, layer);
+    if (!m) return;
+    *m = (air_mixture){
+        .n_experts = x->n_experts, .n_used = x->n_used, .n_groups = x->n_groups, .groups_used = x->groups_used, .gating = gating_of(b),
+        .normalise = x->normalise < 0 ? b->arch->experts.normalise : x->normalise, .n_ff = x->n_ff, .activation = b->arch->activation,
+        .scale = (float)(x->scale * b->hp->residual_scale),
+        .bias = air__vector(b, AIR_OPTIONAL, n, "expert_count", "blk.%d.exp_probs_b.bias", layer),
+        .gate = air__expert_matrices(b, n, x->n_ff, e, "blk.%d.ffn_gate_exps.weight", layer),
+        .up = air__expert_matrices(b, n, x->n_ff, e, "blk.%d.ffn_up_exps.weight", layer),
+        .down = air__expert_matrices(b, n, e, x->n_ff, "blk.%d.ffn_down_exps.weight", layer),
+    };
+}
+
+/* Of experts that all rows go to, one matrix of each kind; with a gate of the row's own, or without. */
+static void shared_experts(air_builder *b, int32_t layer, int32_t in, int32_t out)
+{
+    static const char why[] = "expert_shared_feed_forward_length and embedding_length";
+    int64_t f = b->hp->experts.n_ff_shared, e = b->hp->n_embd;
+    int32_t gate = AIR_NONE;
+    if (b->arch->experts.shared_is_gated)
+        gate = product(b, layer, in, "shared_gate", 1, "1, embedding_length", "blk.%d.ffn_gate_inp_shexp.weight");
+    int32_t h = product(b, layer, in, "shared", f, why, "blk.%d.ffn_gate_shexp.weight");
+    air__emit(b, (air_op){.kind = AIR_OP_PRODUCT, .layer = layer, .in = in, .in2 = AIR_NONE, .out = h, .bias = AIR_NONE,
+                          .weight = air__matrix(b, f, e, why, "blk.%d.ffn_up_shexp.weight", layer),
+                          .epilogue = AIR_EPILOGUE_GATED, .activation = b->arch->activation});
+    int32_t to = gate == AIR_NONE ? out : air__buffer(b, "shared_out", e, AIR_ROWS_ALL);
+    air__emit(b, (air_op){.kind = AIR_OP_PRODUCT, .layer = layer, .in = h, .in2 = AIR_NONE, .out = to, .bias = AIR_NONE,
+                          .weight = air__matrix(b, e, f, why, "blk.%d.ffn_down_shexp.weight", layer),
+                          .epilogue = gate == AIR_NONE ? AIR_EPILOGUE_ADD : AIR_EPILOGUE_SET,
+                          .scale = b->hp->residual_scale == 1 ? 0 : (float)b->hp->residual_scale});
+    if (gate != AIR_NONE) add(b, layer, to, gate, out);
+}
+
+void air__block_experts(air_builder *b, int32_t layer, int32_t in, int32_t x)
+{
+    const air_expert_hparams *h = &b->hp->experts;
+    int after = b->arch->norm_place != AIR_NORM_BEFORE;
+    int32_t logits = product(b, layer, in, "router", h->n_experts, "expert_count, embedding_length", "blk.%d.ffn_gate_inp.weight");
+    int32_t routing = air__buffer(b, "routing", 2 * (int64_t)h->n_used, AIR_ROWS_ALL);
+    int32_t out = after ? air__buffer(b, "block", b->hp->n_embd, AIR_ROWS_ALL) : x;
+    fill_mixture(b, layer);
+    air__emit(b, (air_op){.kind = AIR_OP_ROUTE, .layer = layer, .in = logits, .in2 = AIR_NONE, .out = routing, .weight = AIR_NONE,
+                          .bias = AIR_NONE});
+    air__emit(b, (air_op){.kind = AIR_OP_EXPERTS, .layer = layer, .in = in, .in2 = routing, .out = out, .weight = AIR_NONE,
+                          .bias = AIR_NONE, .epilogue = after ? AIR_EPILOGUE_SET : AIR_EPILOGUE_ADD});
+    if (h->n_ff_shared) shared_experts(b, layer, in, out);
+    if (!after) return;
+    (void)air__block_norm(b, layer, out, out, "blk.%d.post_ffw_norm");
+    add(b, layer, out, AIR_NONE, x);
+}

@@ -1,0 +1,285 @@
+/* Experts of mixtures: the feed hands out the file's bytes whatever the memory, the order in which reads end, faults and cancellations. */
+#include "memory/mixtures.h"
+#include "memory_fixture.h"
+
+enum { LAYERS = FIXTURE_LAYERS, EXPERTS = 12, MIB = 1 << 20 };
+
+static air_error err;
+
+/* A fixture with mixtures in layers 1, 2 and 4, those of 4 with larger matrices; one in two without a gate. */
+typedef struct mixed {
+    fixture f;
+    air_mixture mixtures[LAYERS];
+    air_weight weights[FIXTURE_WEIGHTS + 9];
+} mixed;
+
+static int32_t add_experts(mixed *m, int32_t n, int64_t rows, int64_t cols, uint32_t part)
+{
+    fixture *f = &m->f;
+    uint64_t each = (uint64_t)rows * (uint64_t)cols / 32 * 34;
+    m->weights[n] = (air_weight){"experts", AIR_WEIGHT_EXPERTS, AIR_TYPE_Q8_0, part, (f->bytes[part] + 31) / 32 * 32, EXPERTS * each, rows,
+                                 cols, (uint64_t)cols / 32 * 34};
+    f->bytes[part] = m->weights[n].offset + m->weights[n].bytes;
+    return n;
+}
+
+static void mixed_make(mixed *m)
+{
+    fixture_make(&m->f, 10, 100);
+    memcpy(m->weights, m->f.weights, sizeof m->f.weights);
+    memset(m->mixtures, 0, sizeof m->mixtures);
+    int32_t n = m->f.program.n_weights;
+    for (int layer = 1; layer < LAYERS; layer++) {
+        int64_t rows = layer == 4 ? 160 : 96;
+        if (layer == 3) continue;
+        air_mixture *x = &m->mixtures[layer];
+        *x = (air_mixture){.n_experts = EXPERTS, .n_used = 2, .n_ff = rows, .scale = 1, .bias = AIR_NONE, .gate = AIR_NONE};
+        if (layer != 2) x->gate = add_experts(m, n++, rows, 64, 0);
+        x->up = add_experts(m, n++, rows, 64, 1);
+        x->down = add_experts(m, n++, 64, rows, (uint32_t)layer % 2);
+    }
+    m->f.program.weights = m->weights;
+    m->f.program.n_weights = n;
+    m->f.program.mixtures = m->mixtures;
+    for (int part = 0; part < FIXTURE_PARTS; part++) {
+        uint64_t words = m->f.bytes[part] / 8 + 1;
+        uint64_t *data = realloc(m->f.data[part], (size_t)words * 8);
+        for (uint64_t w = 0; w < words; w++) data[w] = air_random_u64((uint64_t)part, w) & UINT64_C(0x3f3f3f3f3f3f3f3f);
+        m->f.data[part] = (uint8_t *)data;
+    }
+}
+
+static int part_is(const mixed *m, int32_t layer, int32_t expert, int part, const uint8_t *data)
+{
+    air__extent x = air__expert_extent(&m->f.program, layer, expert, part);
+    return x.bytes ? data && memcmp(data, m->f.data[x.part] + x.offset, (size_t)x.bytes) == 0 : !data;
+}
+
+/* Experts of a layer, each with a chance of 1 in `one_in`, at least one. */
+static int32_t pick_experts(int32_t *experts, int32_t *rows, uint64_t one_in)
+{
+    int32_t n = 0;
+    for (int32_t i = 0; i < EXPERTS; i++)
+        if (pick(one_in) == 0) experts[n++] = i;
+    if (!n) experts[n++] = (int32_t)pick(EXPERTS);
+    for (int32_t i = 0; i < n; i++) rows[i] = 1 + (int32_t)pick(5);
+    return n;
+}
+
+/* Asks for some of a layer's, takes and checks them all, in rounds of up to `most` that are given back in any order. */
+static air_status use_layer(const mixed *m, air_pager *pager, int32_t layer, uint64_t one_in, int32_t most)
+{
+    const air_feed *feed = air_pager_feed(pager);
+    int32_t experts[EXPERTS], rows[EXPERTS], n = pick_experts(experts, rows, one_in), taken = 0, got = 0, seen[EXPERTS] = {0};
+    air_expert out[EXPERTS];
+    air_status st = feed->experts.ask(feed->self, layer, experts, rows, n, &err);
+    while (!st && !(st = feed->experts.take(feed->self, out, most, &got, &err)) && got) {
+        for (int32_t i = 0; i < got; i++) {
+            CHECK(out[i].layer == layer && !seen[out[i].expert]++);
+            CHECK(part_is(m, layer, out[i].expert, 0, out[i].gate) && part_is(m, layer, out[i].expert, 1, out[i].up) &&
+                  part_is(m, layer, out[i].expert, 2, out[i].down));
+        }
+        for (int32_t i = got; i-- > 0;) {
+            CHECK(part_is(m, layer, out[i].expert, 2, out[i].down)); /* still: others may have been read meanwhile */
+            feed->experts.give(feed->self, &out[i]);
+        }
+        taken += got;
+    }
+    if (!st) CHECK_EQ(taken, n);
+    for (int32_t i = 0; i < n && !st; i++) CHECK(seen[experts[i]]);
+    return st;
+}
+
+static air_status use_all(const mixed *m, air_pager *pager, uint64_t one_in, int32_t most)
+{
+    static const int32_t layers[] = {1, 2, 4};
+    for (size_t i = 0; i < AIR_COUNT(layers); i++) {
+        air_status st = use_layer(m, pager, layers[i], one_in, most);
+        if (st) return st;
+    }
+    return AIR_OK;
+}
+
+TEST(any_memory_delivers_the_experts_bytes)
+{
+    for (int round = 0; round < 20; round++) {
+        mixed m;
+        mixed_make(&m);
+        int64_t live = air_alloc_live();
+        bench b = bench_of(&m.f);
+        if (round % 3 == 0) b.memory[pick(2)].jitter_us = 300;
+        air_plan_request r = fixture_request(&m.f, 64u << 20);
+        r.bandwidths.depth = (int32_t)(1 + pick(6));
+        r.bandwidths.block_bytes = UINT64_C(4096) << pick(4);
+        REQUIRE(bench_open(&b, &m.f, &r, &err) == AIR_OK);
+        uint64_t all = air__experts_memory(&m.f.program, 4096), least = air__experts_least(&m.f.program, 4096);
+        for (int pass = 0; pass < 12; pass++) {
+            if (pick(3) == 0) CHECK_EQ(air_pager_set_pins(b.pager, pick(2) ? pick(all + 2 * MIB) : pick(2) * UINT64_MAX, &err), AIR_OK);
+            CHECK_EQ(use_all(&m, b.pager, 1 + pick(6), 1 + (int32_t)pick(EXPERTS)), AIR_OK);
+            CHECK_EQ(walk_pass(&m.f, b.pager, 1, -1, &err), AIR_OK);
+            air_pager_stats s = air_pager_stats_get(b.pager);
+            CHECK(s.expert_bytes <= air_max_u64(s.expert_target, least));
+            CHECK_EQ(s.expert_bytes, b.budget.held[AIR_HOLD_EXPERTS]);
+        }
+        bench_close(&b);
+        CHECK_EQ(b.budget.total, 0);
+        CHECK_EQ(air_alloc_live(), live);
+        fixture_free(&m.f);
+    }
+}
+
+TEST(what_is_in_memory_is_not_read_again_and_the_coldest_gives_way)
+{
+    mixed m;
+    mixed_make(&m);
+    bench b = bench_of(&m.f);
+    air_plan_request r = fixture_request(&m.f, 64u << 20);
+    REQUIRE(bench_open(&b, &m.f, &r, &err) == AIR_OK); /* as few slots as can be: four of a class */
+    const air_feed *feed = air_pager_feed(b.pager);
+    /* Expert 0 gets many rows every other time, the others one now and then, of which three have room beside it. */
+    for (int32_t turn = 0; turn < 40; turn++) {
+        int32_t other = 1 + turn % (EXPERTS - 2), experts[2] = {turn % 2 ? other : 0, turn % 2 ? other + 1 : other}, got = 0;
+        int32_t rows[2] = {turn % 2 ? 1 : 8, 1};
+        air_expert out[2];
+        uint64_t before = air_pager_stats_get(b.pager).expert_misses;
+        REQUIRE(feed->experts.ask(feed->self, 4, experts, rows, 2, &err) == AIR_OK);
+        for (int32_t taken = 0; taken < 2; taken += got) {
+            REQUIRE(feed->experts.take(feed->self, out, 2, &got, &err) == AIR_OK);
+            for (int32_t i = 0; i < got; i++) feed->experts.give(feed->self, &out[i]);
+        }
+        if (turn && turn % 2 == 0) CHECK(air_pager_stats_get(b.pager).expert_misses - before <= 1); /* never expert 0 */
+    }
+    air_pager_stats s = air_pager_stats_get(b.pager);
+    CHECK_EQ(s.expert_misses + s.expert_hits, 80);
+    uint64_t sent[EXPERTS];
+    CHECK_EQ(air_pager_expert_rows(b.pager, 4, sent, EXPERTS), EXPERTS);
+    CHECK_EQ(sent[0], 160);
+    CHECK_EQ(air_pager_expert_rows(b.pager, 3, sent, EXPERTS), 0);
+    bench_close(&b);
+    fixture_free(&m.f);
+}
+
+TEST(a_failed_read_fails_the_pass_and_is_forgotten)
+{
+    mixed m;
+    mixed_make(&m);
+    for (int fail = 1; fail < 40; fail += 3) {
+        atomic_llong in = fail;
+        bench b = bench_of(&m.f);
+        air_plan_request r = fixture_request(&m.f, 64u << 20);
+        r.bandwidths.depth = 1 + fail % 4;
+        REQUIRE(bench_open(&b, &m.f, &r, &err) == AIR_OK);
+        for (int i = 0; i < FIXTURE_PARTS; i++) b.memory[i].fail_in = &in;
+        air_status st = AIR_OK;
+        for (int pass = 0; pass < 30 && !st; pass++) st = use_all(&m, b.pager, 2, 3);
+        CHECK_EQ(st, AIR_E_IO);
+        CHECK(strstr(err.text, "failed") != NULL);
+        air_pager_rewind(b.pager);
+        CHECK_EQ(use_all(&m, b.pager, 1, EXPERTS), AIR_OK);
+        bench_close(&b);
+        CHECK_EQ(b.budget.total, 0);
+    }
+    fixture_free(&m.f);
+}
+
+static void cancel_soon(void *context)
+{
+    air_sleep_ns(30 * 1000 * 1000);
+    atomic_store((atomic_int *)context, 1);
+}
+
+TEST(a_wait_for_an_expert_can_be_cancelled)
+{
+    mixed m;
+    mixed_make(&m);
+    atomic_int hang = 1, cancel = 0;
+    bench b = bench_of(&m.f);
+    air_plan_request r = fixture_request(&m.f, 64u << 20);
+    REQUIRE(bench_open(&b, &m.f, &r, &err) == AIR_OK);
+    for (int i = 0; i < FIXTURE_PARTS; i++) b.memory[i].hang = &hang;
+    air_pager_set_cancel(b.pager, &cancel);
+    air_thread *thread;
+    REQUIRE(air_thread_start(&thread, "cancel", cancel_soon, &cancel, &err) == AIR_OK);
+    uint64_t begin = air_clock_ns();
+    CHECK_EQ(use_layer(&m, b.pager, 1, 1, EXPERTS), AIR_E_CANCELLED);
+    CHECK(air_clock_ns() - begin < UINT64_C(250000000));
+    air_thread_join(thread);
+    atomic_store(&hang, 0);
+    atomic_store(&cancel, 0);
+    air_pager_rewind(b.pager);
+    CHECK_EQ(use_all(&m, b.pager, 1, EXPERTS), AIR_OK);
+    bench_close(&b);
+    CHECK_EQ(b.budget.total, 0);
+    fixture_free(&m.f);
+}
+
+TEST(who_holds_all_there_is_is_told_so)
+{
+    mixed m;
+    mixed_make(&m);
+    bench b = bench_of(&m.f);
+    air_plan_request r = fixture_request(&m.f, 64u << 20);
+    REQUIRE(bench_open(&b, &m.f, &r, &err) == AIR_OK);
+    const air_feed *feed = air_pager_feed(b.pager);
+    int32_t experts[6] = {0, 1, 2, 3, 4, 5}, rows[6] = {1, 1, 1, 1, 1, 1}, got = 0, held = 0;
+    air_expert out[6];
+    REQUIRE(feed->experts.ask(feed->self, 4, experts, rows, 6, &err) == AIR_OK);
+    while (held < AIR__EXPERT_SLOTS) {
+        REQUIRE(feed->experts.take(feed->self, out + held, 6 - held, &got, &err) == AIR_OK);
+        held += got;
+    }
+    CHECK_EQ(feed->experts.take(feed->self, out, 1, &got, &err), AIR_E_ARGUMENT);
+    CHECK(strstr(err.text, "4 experts are held") != NULL);
+    bench_close(&b);
+    fixture_free(&m.f);
+}
+
+TEST(a_budget_that_is_taken_leaves_no_expert_to_wait_for)
+{
+    mixed m;
+    mixed_make(&m);
+    bench b = bench_of(&m.f);
+    air_plan_request r = fixture_request(&m.f, 64u << 20);
+    REQUIRE(bench_open(&b, &m.f, &r, &err) == AIR_OK);
+    REQUIRE(air_budget_reserve(&b.budget, AIR_HOLD_FIXED, air_budget_left(&b.budget), &err) == AIR_OK);
+    CHECK_EQ(use_layer(&m, b.pager, 1, 1, EXPERTS), AIR_E_BUDGET);
+    air_pager_rewind(b.pager);
+    air_budget_release(&b.budget, AIR_HOLD_FIXED, air_budget_left(&b.budget) + b.budget.held[AIR_HOLD_FIXED]);
+    bench_close(&b);
+    fixture_free(&m.f);
+}
+
+TEST(a_plan_shares_memory_out_between_tiles_and_experts)
+{
+    mixed m;
+    mixed_make(&m);
+    uint64_t all = air__experts_memory(&m.f.program, AIR_PLAN_GRANULE), least = air__experts_least(&m.f.program, AIR_PLAN_GRANULE);
+    double before = -1;
+    for (uint64_t budget = 3 * MIB; budget < 12 * MIB; budget += 200 * 1024) {
+        air_plan *p;
+        air_plan_request r = fixture_request(&m.f, budget);
+        r.n_ctx = 64;
+        if (air_plan_make(&p, &r, &err)) continue;
+        CHECK(p->expert_bytes >= least && p->expert_bytes <= all);
+        CHECK(p->pin_bytes + p->expert_bytes <= budget);
+        CHECK(p->expert_hit >= before && p->expert_hit <= 1 && p->expert_hit > 0);
+        CHECK((p->expert_bytes == all) == (p->expert_hit == 1));
+        before = p->expert_hit;
+        air_plan_free(p);
+    }
+    CHECK(before == 1);
+    fixture_free(&m.f);
+}
+
+int main(int argc, char **argv)
+{
+    check_begin(argc, argv);
+    RUN(any_memory_delivers_the_experts_bytes);
+    RUN(what_is_in_memory_is_not_read_again_and_the_coldest_gives_way);
+    RUN(a_failed_read_fails_the_pass_and_is_forgotten);
+    RUN(a_wait_for_an_expert_can_be_cancelled);
+    RUN(who_holds_all_there_is_is_told_so);
+    RUN(a_budget_that_is_taken_leaves_no_expert_to_wait_for);
+    RUN(a_plan_shares_memory_out_between_tiles_and_experts);
+    return check_end();
+}
