@@ -1,5 +1,6 @@
-"""Whole files: what llama.cpp makes of tensors in every mix (recorded in quantise_types.json), and the perplexity of the demo model on its
-held-out text in every mix that airpy makes, as airpy and as llama.cpp count it, beside that of llama.cpp's own file.
+"""Whole files: what llama.cpp makes of tensors in every mix (recorded in quantise_types.json); the perplexity of the demo model on its
+held-out text in every mix that airpy makes, as airpy and as llama.cpp count it, beside that of llama.cpp's own file; and how far either
+file's predictions are from those of the weights it was made from.
 
     pip install . llama-cpp-python numpy gguf
     python tests/golden/check_llama_cpp_files.py --model demo-f16.gguf           exit code 1 where types differ or a file is off
@@ -23,12 +24,13 @@ import quantise_shapes
 
 import airpy
 from airpy import _core
-from airpy.quantization import MIXES
+from airpy.quantization import MIXES, plan_quantize
 
 HERE = Path(__file__).parent
 TEXT = HERE / "demo_val.txt"
 WINDOW = 512
 NEAR = 2e-3  # of two engines' figures for one file
+DIVERGENCE_WINDOWS = 24
 
 
 def quantise_theirs(source: Path, out: Path, file_type: int) -> None:
@@ -65,7 +67,7 @@ def check_types(folder: Path) -> int:
 
 
 def their_perplexity(path: Path, ids: np.ndarray) -> float:
-    """llama.cpp's, as tools/perplexity counts it."""
+    """llama.cpp's, as tools/perplexity counts it. ids: whole windows."""
     model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
     params = llama_cpp.llama_context_default_params()
     params.n_ctx = params.n_batch = params.n_ubatch = WINDOW
@@ -74,7 +76,7 @@ def their_perplexity(path: Path, ids: np.ndarray) -> float:
     vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
     batch = llama_cpp.llama_batch_init(WINDOW, 0, 1)
     total, count = 0.0, 0
-    for window in ids[: len(ids) // WINDOW * WINDOW].reshape(-1, WINDOW):
+    for window in ids.reshape(-1, WINDOW):
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(context), True)
         batch.n_tokens = WINDOW
         for i, token in enumerate(window.tolist()):
@@ -93,23 +95,39 @@ def their_perplexity(path: Path, ids: np.ndarray) -> float:
     return math.exp(total / count)
 
 
+def log_probabilities(path: Path, ids: np.ndarray, decoded: Path) -> np.ndarray:
+    """[tokens, vocabulary], of the first DIVERGENCE_WINDOWS windows: of the weights decoded to F32, so that nothing else is rounded.
+    decoded: a file for those."""
+    airpy.quantize(path, "F32", decoded, overwrite=True, allow_requantize=True, progress=False)
+    with airpy.AutoModel.from_pretrained(decoded, progress=False, kv_dtype="f32") as model:
+        rows = [model(window[None]).logits[0].astype(np.float64) for window in ids.reshape(-1, WINDOW)[:DIVERGENCE_WINDOWS]]
+    logits = np.concatenate(rows)
+    logits -= logits.max(-1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
 def check_perplexity(source: Path, folder: Path) -> int:
     """How many files the two engines do not agree on; prints the table."""
     text = TEXT.read_text().removesuffix("\n")
-    print("| type | bits per weight | airpy's file in airpy | in llama.cpp | llama.cpp's file in llama.cpp |\n|---|---|---|---|---|")
+    ids = np.array(airpy.Tokenizer.from_gguf(source).encode(text, parse_special=False), np.int32)
+    ids = ids[: len(ids) // WINDOW * WINDOW]
+    true = log_probabilities(source, ids, folder / "decoded.gguf")
+    print("| type | bits per weight | airpy's file in airpy | in llama.cpp | llama.cpp's file in llama.cpp | divergence | llama.cpp's |")
+    print("|---|---|---|---|---|---|---|")
     off = 0
     for mix in MIXES.values():
         ours, theirs = folder / "ours.gguf", folder / "theirs.gguf"
-        plan = airpy.quantization.plan_quantize(source, mix.name, ours, overwrite=True)
+        plan = plan_quantize(source, mix.name, ours, overwrite=True)
         plan.write(progress=False)
         quantise_theirs(source, theirs, mix.file_type)
         with airpy.AutoModel.from_pretrained(ours, progress=False) as model:
             found = model.perplexity(text)
-            ids = np.array(model.tokenizer.encode(text, parse_special=False))
-        same = their_perplexity(ours, ids)
-        own = their_perplexity(theirs, ids)
+        same, own = (their_perplexity(path, ids) for path in (ours, theirs))
         off += abs(found.perplexity / same - 1) > NEAR
-        print(f"| {mix.name} | {plan.bits_per_weight:.2f} | {found.perplexity:.4f} | {same:.4f} | {own:.4f} |", flush=True)
+        found_by = [log_probabilities(path, ids, folder / "decoded.gguf") for path in (ours, theirs)]
+        far = [(np.exp(true) * (true - logs)).sum(-1).mean() for logs in found_by]
+        figures = f"{found.perplexity:.4f} | {same:.4f} | {own:.4f} | {far[0]:.6f} | {far[1]:.6f}"
+        print(f"| {mix.name} | {plan.bits_per_weight:.2f} | {figures} |", flush=True)
     return off
 
 

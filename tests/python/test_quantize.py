@@ -17,7 +17,7 @@ import gguf
 import numpy as np
 import pytest
 from gguf.quants import dequantize
-from models import DEMO, GOLDEN, load, run_python
+from models import DEMO, GOLDEN, GOLDEN_NAMES, golden, load, run_python
 
 import airpy
 from airpy import _core
@@ -92,6 +92,20 @@ def test_every_mix_is_a_file_that_gguf_reads_and_the_engine_runs(mix, source, ba
     print(f"{mix}: {bits:.2f} bits, {found:.3f}, Q8_0 {base:.3f}")
     limit = {"Q2_K": 1.35, "Q3_K_S": 1.1, "Q3_K_M": 1.06, "Q3_K_L": 1.05}.get(mix, 1.03 if mix.startswith("Q4") else 1.01)
     assert base / 1.01 <= found <= base * limit
+
+
+@pytest.mark.parametrize("name", GOLDEN_NAMES)
+def test_every_architecture_runs_with_fewer_bits(name, tmp_path):
+    """Tiny random models, whose rows are mostly no whole blocks of 256: what is kept as it was is what the engine wants so."""
+    logits = {}
+    for type in (None, "Q8_0", "Q4_K_M"):
+        path = golden(name) if type is None else quantised(golden(name), type, tmp_path / f"{type}.gguf")
+        with load(path) as model:
+            logits[type] = model(np.arange(1, 30)[None]).logits.astype(np.float64)
+    base = logits[None]
+    far = {type: ((logits[type] - base) ** 2).sum() / (base**2).sum() for type in ("Q8_0", "Q4_K_M")}
+    print(name, far)
+    assert far["Q8_0"] < 2e-3 and far["Q4_K_M"] < 0.1
 
 
 def test_the_help_lists_every_mix():
