@@ -292,7 +292,8 @@ class Model:
         The text is cut into windows of ctx tokens (512), each read by itself; the later half of each is scored, and where texts begin
         with BOS, so do windows. With a stride, a window begins every so many tokens, as they are, and its last `stride` tokens are
         scored. chunks: no more windows than that. As many windows share a pass as leave room for their logits, so that a model that
-        streams is read once for all of them. Raises ArgumentError where the text is shorter than a window, or ctx beyond n_ctx."""
+        streams is read once for all of them. A text becomes ids at once, which takes a hundred times its size for a moment: of a long
+        one under a small max_ram, give the ids. Raises ArgumentError where the text is shorter than a window, or ctx beyond n_ctx."""
         self._check_open()
         windows = cut(self, text, ctx, stride, chunks)
         watch, bar = _Watch(self), progress_for_call(self._progress, "window")

@@ -91,7 +91,7 @@ def cut(model: Model, text: Any, ctx: int | None, stride: int | None, chunks: in
         raise ArgumentError(f"stride is {stride}, but must be less than ctx, {ctx}: what is scored needs something before it")
     tokenizer = model.tokenizer
     given = tokenizer.encode(text, parse_special=False) if isinstance(text, str) else text
-    if isinstance(given, list) and not given:
+    if isinstance(given, (list, np.ndarray)) and not len(given):
         raise ArgumentError("the text is empty")
     rows = read_prompts(given, None, 0, model.config.vocab_size).rows
     if len(rows) != 1:

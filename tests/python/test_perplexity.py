@@ -10,7 +10,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from models import DEMO, RATES, load
+from models import DEMO, RATES, load, run_python
 from reference_llama import logits as reference_logits
 
 import airpy
@@ -167,6 +167,7 @@ def test_logits_that_do_not_fit_come_in_pieces(model):
     ({"ctx": 64, "chunks": 0}, "chunks is 0"),
     ({"text": "A few words."}, "the text has 4 tokens, less than one window of 512; give a longer one, or lower ctx"),
     ({"text": ""}, "the text is empty"),
+    ({"text": np.empty(0, np.int32)}, "the text is empty"),
     ({"text": [[1] * 600, [2] * 600]}, "ids have 2 rows; expected one text"),
     ({"text": [4096] * 600}, "4096"),
 ])  # fmt: skip
@@ -216,6 +217,15 @@ def test_the_command_prints_the_figure(airpy, text_file, model):
     answer = json.loads(out)
     assert code == 0 and err == "" and answer["perplexity"] == pytest.approx(want.perplexity, rel=1e-9)
     assert (answer["windows"], answer["tokens"], answer["ctx"], answer["stride"]) == (3, 765, 512, 512) and answer["stats"]["passes"] >= 1
+
+
+def test_the_command_keeps_max_ram_however_long_the_text(text_file):
+    Path(text_file).write_text(3 * TEXT)
+    code = "import sys; from airpy.cli.main import main; main(['perplexity', *sys.argv[1:], '--json'])"
+    done = run_python(code, os.fspath(DEMO), text_file, "--chunks", "2", "--max-ram", "12MiB")
+    assert done.returncode == 0, done.stderr
+    stats = json.loads(done.stdout)["stats"]
+    assert stats["peak_ram"] <= stats["budget"] + (16 << 20)
 
 
 def test_the_command_says_what_is_wrong(airpy, text_file, tmp_path):
