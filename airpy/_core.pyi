@@ -124,6 +124,7 @@ class Engine:
         tile_bytes: int = 0,
         max_rows: int = 0,
         max_pins: int = -1,
+        lookahead: bool = True,
         bandwidths: Mapping[str, Any] | None = None,  # fields of air_bandwidths; product and those of its kind {type: rate}; of the first
         # device as probe_device has them, of others in "helpers": [{…}, …]; what differs for who computes what in "deciding": {…}
         plugin: str = "",  # path of a backend's plugin; "": the CPU computes

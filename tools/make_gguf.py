@@ -239,7 +239,7 @@ def tensors_of(shape: Shape, arch: str, type: str) -> list[Tensor]:
     mix = MIXES.get(type, Mix(type, type, type, 0))
     wide, narrow = shape.heads * shape.head, shape.kv_heads * shape.head
     # Beside what layers add, the token itself must count: else all tokens are sent to the same experts.
-    std = 0.5 if shape.experts else 0.0
+    std = 2.0 if shape.experts else 0.0
     out = [Tensor("token_embd.weight", (shape.embd, shape.vocab), mix.output if shape.tied else mix.base, std=std)]
     for i in range(shape.layers):
         better = mix.better if _is_sensitive(i, shape.layers) else mix.base

@@ -40,11 +40,16 @@ typedef struct air_expert {
 /* Experts of mixtures, of which a pass needs those that its rows are sent to. ask says which those are of a layer, [n] ascending, and how
  * many rows each gets; take then hands them out as they come to be in memory, at most `most` at a time: at least one, which it waits for,
  * 0 once all have been taken. A feed may have room for fewer than were asked for: it brings the others as give makes room. All of a layer
- * are taken and given back before the next is asked for, but for a pass that fails, of which rewinding the feed takes back the rest. */
+ * are taken and given back before the next is asked for, but for a pass that fails, of which rewinding the feed takes back the rest.
+ * Where guesses is nonzero, expect may say which of a later layer, [n], are likely to be asked for, so that their reads begin now; router
+ * gives the matrix that such a guess takes, a layer's, NULL where it is not in memory. */
 typedef struct air_expert_feed {
     air_status (*ask)(void *self, int32_t layer, const int32_t *experts, const int32_t *rows, int32_t n, air_error *err);
     air_status (*take)(void *self, air_expert *out, int32_t most, int32_t *n, air_error *err);
     void (*give)(void *self, const air_expert *expert);
+    int (*guesses)(void *self);
+    const uint8_t *(*router)(void *self, int32_t layer);
+    void (*expect)(void *self, int32_t layer, const int32_t *experts, int32_t n);
 } air_expert_feed;
 
 /* Where weights come from during a pass. next waits for the next span in program order; release, in the same order, may come later:

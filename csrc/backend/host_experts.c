@@ -68,13 +68,13 @@ static void weigh(const air_backend *h, const air_mixture *m, const float *value
     for (int32_t i = 0; i < n; i++) weights[i] = (m->normalise ? weights[i] / (sum + 1e-20f) : weights[i]) * m->scale;
 }
 
-void air__route(const air_backend *h, const air_op *op, int64_t row)
+/* A row's experts by its logits, and their weights, to out. */
+static void route(const air_backend *h, const air_mixture *m, const float *logits, float *out)
 {
-    const air_mixture *m = &h->program->mixtures[op->layer];
     float values[AIR_EXPERTS_MOST], biased[AIR_EXPERTS_MOST];
     unsigned char taken[AIR_EXPERTS_MOST] = {0}, chosen[AIR_EXPERTS_MOST] = {0};
     const float *bias = m->bias == AIR_NONE ? NULL : h->feed->vectors[m->bias];
-    memcpy(values, air__host_buffer(h, op->in) + row * m->n_experts, (size_t)m->n_experts * sizeof *values);
+    memcpy(values, logits, (size_t)m->n_experts * sizeof *values);
     gate(h, m, values);
     for (int32_t i = 0; i < m->n_experts; i++) biased[i] = values[i] + (bias ? bias[i] : 0);
     if (m->n_groups > 1) choose_groups(m, biased, taken);
@@ -82,7 +82,59 @@ void air__route(const air_backend *h, const air_op *op, int64_t row)
         int32_t best = largest(biased, taken, 0, m->n_experts);
         taken[best] = chosen[best] = 1;
     }
-    weigh(h, m, values, chosen, air__host_buffer(h, op->out) + row * 2 * m->n_used);
+    weigh(h, m, values, chosen, out);
+}
+
+void air__route(const air_backend *h, const air_op *op, int64_t row)
+{
+    const air_mixture *m = &h->program->mixtures[op->layer];
+    route(h, m, air__host_buffer(h, op->in) + row * m->n_experts, air__host_buffer(h, op->out) + row * 2 * m->n_used);
+}
+
+/* --- guesses --- */
+
+/* The layer's experts of a row, if its router saw what is in the residual now: what layers between add to that is little. */
+static void guess_row(const air_backend *h, const air_mixture *m, const uint8_t *router, int64_t row, float *out)
+{
+    const air_weight *w = &h->program->weights[m->router];
+    float logits[AIR_EXPERTS_MOST], *normed = air__host_scratch(h, 0);
+    const float *x = air__host_buffer(h, m->residual) + row * w->cols;
+    h->ops->rms_norm(x, h->feed->vectors[m->norm], normed, w->cols, m->norm_eps);
+    air_columns column = {.k = w->cols, .n = 1, .f32 = normed, .f32_stride = (size_t)w->cols};
+    air__multiply(h->ops, w, router, w->rows, &column, logits, (size_t)w->rows, normed + ((w->cols + 15) & ~(int64_t)15));
+    route(h, m, logits, out);
+}
+
+/* Of a guess the half with the largest weights, which is right most often: what is read in vain costs as much as it helps to be early. */
+static int32_t surest(const air_mixture *m, float *guess, int32_t *experts)
+{
+    unsigned char taken[AIR_EXPERTS_MOST] = {0};
+    int32_t n = (m->n_used + 1) / 2;
+    for (int32_t i = 0; i < n; i++) {
+        int32_t best = largest(guess + m->n_used, taken, 0, m->n_used);
+        taken[best] = 1;
+        experts[i] = (int32_t)guess[best];
+    }
+    return n;
+}
+
+/* While a layer's experts are computed, those of the next one are read: of passes of a few rows, which use a few of them. */
+static void guess_next(air_backend *h, int32_t layer)
+{
+    enum { ROWS = 4 };
+    int64_t rows = air__host_rows(h, h->program->ops[h->stage->first].in);
+    int32_t next = layer + 1, n = 0, experts[ROWS * AIR_EXPERTS_MOST];
+    while (next < h->program->n_layers && !h->program->mixtures[next].n_experts) next++;
+    if (rows > ROWS || next == h->program->n_layers || !h->feed->experts.guesses(h->feed->self)) return;
+    const air_mixture *m = &h->program->mixtures[next];
+    if (m->router == AIR_NONE || air__reads_q8(h->ops, &h->program->weights[m->router])) return;
+    const uint8_t *router = h->feed->experts.router(h->feed->self, next);
+    float out[2 * AIR_EXPERTS_MOST];
+    for (int64_t row = 0; router && row < rows; row++) {
+        guess_row(h, m, router, row, out);
+        n += surest(m, out, experts + n);
+    }
+    if (n) h->feed->experts.expect(h->feed->self, next, experts, n);
 }
 
 /* --- memory --- */
@@ -374,7 +426,9 @@ int air__experts_begin(air_backend *h)
     run->n_taken = 0;
     run->step = AIR__MIXTURE_DOWN; /* after which a round begins */
     h->status = h->feed->experts.ask(h->feed->self, op->layer, run->experts, run->counts, run->n_experts, &h->error);
-    return h->status ? 0 : air__experts_next(h);
+    if (h->status) return 0;
+    guess_next(h, op->layer);
+    return air__experts_next(h);
 }
 
 void air__experts_run(air_backend *h, int index)

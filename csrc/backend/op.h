@@ -125,6 +125,10 @@ typedef struct air_mixture {
     int32_t gate, up, down;         /* weights */
     air_activation activation;
     int64_t n_ff;                   /* rows of gate and up, columns of down */
+    /* What the router reads: matrix[router] · rms_norm(the buffer residual) * vector[norm]. So a layer before can guess what it will say,
+     * of what is in that buffer then. router AIR_NONE: it cannot. */
+    int32_t router, norm, residual;
+    float norm_eps;
 } air_mixture;
 
 typedef struct air_program {

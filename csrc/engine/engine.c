@@ -244,7 +244,7 @@ static air_status open_memory(air_engine *e, const air_engine_config *c, air_err
     if (st) return st;
     return air_pager_open(&e->pager, &(air_pager_config){
         .program = p, .plan = e->plan, .sources = e->sources, .paths = (const char *const *)e->set->paths, .parts = e->set->parts,
-        .budget = &e->budget, .api = e->api, .backend = e->backend}, err);
+        .budget = &e->budget, .api = e->api, .backend = e->backend, .lookahead = c->lookahead}, err);
 }
 
 static air_status open_compute(air_engine *e, const air_engine_config *c, air_error *err)

@@ -47,6 +47,7 @@ typedef struct air_engine_config {
     uint64_t ring_bytes, tile_bytes; /* 0: chosen */
     int64_t max_rows;          /* rows of a pass at most; 0: chosen */
     uint64_t max_pins;         /* pins at most; UINT64_MAX: as the plan says */
+    int lookahead;             /* whether experts are read by a guess before they are asked for */
     air_bandwidths bandwidths; /* zeros: not probed; the engine probes nothing by itself */
     air_bandwidths deciding;   /* as air_plan_request has them */
     const char *source_spec;   /* tests: air_source_tampered; NULL */

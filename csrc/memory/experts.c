@@ -25,6 +25,7 @@ typedef struct expert_slot {
     air__slot_state state;
     int held;        /* by the pass */
     int there;       /* its memory is in the budget */
+    int guessed;     /* read for a guess, and not asked for since */
     int queued_part; /* of its unit, that is read next */
     uint64_t queued_at; /* and bytes of it that are being read or have been */
     uint32_t reads_left;
@@ -66,8 +67,10 @@ struct air__experts {
     int32_t n_queue;
     expert_read *reads;
     int32_t n_reads;
+    int32_t *router_tile;        /* [n_layers]: the tile that is all of a layer's router, AIR_NONE */
+    int lookahead;
     double clock;                /* half-lives */
-    air_error error;             /* why the first slot failed that has */
+    air_error error;             /* why the last slot failed that has */
     uint64_t held;
 };
 
@@ -102,7 +105,7 @@ static void read_done(air_io_request *request)
     p->stats.read_ns += request->ns;
     slot->reads_left--;
     if (request->error.status) {
-        if (!e->error.status) (void)air_error_copy(&e->error, &request->error);
+        (void)air_error_copy(&e->error, &request->error);
         slot->state = AIR__SLOT_FAILED;
     } else {
         p->stats.disk_bytes += request->bytes;
@@ -197,7 +200,7 @@ static void empty_slot(air__experts *e, int32_t number)
     if (slot->unit != AIR_NONE) e->units[slot->unit].slot = AIR_NONE;
     slot->unit = AIR_NONE;
     slot->state = AIR__SLOT_EMPTY;
-    slot->held = 0;
+    slot->held = slot->guessed = 0;
 }
 
 /* The slot to take for another unit: one without a unit, else the coldest's; AIR_NONE while all are held or being read. */
@@ -206,6 +209,7 @@ static int32_t choose_slot(air__experts *e, const expert_class *c)
     int32_t coldest = AIR_NONE;
     for (int32_t i = c->first; i < c->first + c->target; i++) {
         expert_slot *slot = &e->slots[i];
+        if (slot->state == AIR__SLOT_FAILED && !slot->held && !slot->reads_left) empty_slot(e, i); /* of a guess */
         if (slot->state == AIR__SLOT_EMPTY) {
             if (!slot->there && air_budget_reserve(e->pager->budget, AIR_HOLD_EXPERTS, c->memory, NULL)) continue;
             if (!slot->there) e->held += c->memory;
@@ -282,7 +286,10 @@ static air_status ask(void *self, int32_t layer, const int32_t *experts, const i
         int32_t unit = e->first_unit[layer] + experts[i];
         e->asked[i] = (asked_unit){unit, ASKED};
         warm(e, unit, rows[i]);
-        const expert_slot *slot = e->units[unit].slot == AIR_NONE ? NULL : &e->slots[e->units[unit].slot];
+        expert_slot *slot = e->units[unit].slot == AIR_NONE ? NULL : &e->slots[e->units[unit].slot];
+        p->stats.expert_guessed += slot && slot->guessed;
+        if (slot) slot->guessed = 0;
+        if (slot && slot->state == AIR__SLOT_FAILED && !slot->reads_left) empty_slot(e, e->units[unit].slot); /* it may go well now */
         int there = p->mappings || (slot && slot->state == AIR__SLOT_READY);
         p->stats.expert_hits += (uint64_t)there;
         p->stats.expert_misses += (uint64_t)!there;
@@ -374,7 +381,51 @@ static void give(void *self, const air_expert *expert)
     air_mutex_unlock(&p->lock);
 }
 
-const air_expert_feed air__experts_feed = {.ask = ask, .take = take, .give = give};
+/* --- guesses --- */
+
+/* Nothing is to be guessed where all experts are in memory, or will be. */
+static int guesses(void *self)
+{
+    const air_pager *p = self;
+    const air__experts *e = p->experts;
+    int32_t slots = 0;
+    for (int32_t i = 0; i < e->n_classes; i++) slots += e->classes[i].target;
+    return e->lookahead && !p->mappings && slots < e->n_units;
+}
+
+/* A pin, which stays between passes alone. */
+static const uint8_t *router(void *self, int32_t layer)
+{
+    air_pager *p = self;
+    int32_t tile = p->experts->router_tile[layer];
+    if (tile == AIR_NONE) return NULL;
+    air_mutex_lock(&p->lock);
+    const air__slot *slot = &p->slots[tile];
+    const uint8_t *data = slot->pin && slot->state == AIR__SLOT_READY && slot->memory == slot->pin
+                        ? slot->pin + p->tiles[tile].offset % p->granule : NULL;
+    air_mutex_unlock(&p->lock);
+    return data;
+}
+
+/* Reads begin behind those of what has been asked for, which has its slots already. */
+static void expect(void *self, int32_t layer, const int32_t *experts, int32_t n)
+{
+    air_pager *p = self;
+    air__experts *e = p->experts;
+    air_mutex_lock(&p->lock);
+    for (int32_t i = 0; i < n; i++) {
+        int32_t unit = e->first_unit[layer] + experts[i];
+        if (e->units[unit].slot != AIR_NONE || !place(e, unit)) continue;
+        e->slots[e->units[unit].slot].guessed = 1;
+        p->stats.expert_guesses++;
+    }
+    hold_asked(e);
+    air_mutex_unlock(&p->lock);
+}
+
+const air_expert_feed air__experts_feed = {
+    .ask = ask, .take = take, .give = give, .guesses = guesses, .router = router, .expect = expect,
+};
 
 /* --- between passes --- */
 
@@ -504,6 +555,18 @@ static int number_units(air__experts *e)
     return 1;
 }
 
+static void find_routers(air__experts *e)
+{
+    const air_pager *p = e->pager;
+    for (int32_t layer = 0; layer < p->program->n_layers; layer++) {
+        const air_mixture *m = &p->program->mixtures[layer];
+        e->router_tile[layer] = AIR_NONE;
+        for (uint64_t i = 0; m->n_experts && m->router != AIR_NONE && i < p->n_tiles; i++)
+            if (p->tiles[i].weight == m->router && p->tiles[i].rows == p->program->weights[m->router].rows)
+                e->router_tile[layer] = (int32_t)i;
+    }
+}
+
 static int make_slots(air__experts *e)
 {
     e->n_reads = 2 * e->pager->plan->depth; /* as of the window: a thread that ends one finds the next */
@@ -516,7 +579,7 @@ static int make_slots(air__experts *e)
     return 1;
 }
 
-air_status air__experts_open(air__experts **out, air_pager *pager, air_error *err)
+air_status air__experts_open(air__experts **out, air_pager *pager, int lookahead, air_error *err)
 {
     const air_program *program = pager->program;
     size_t layers = (size_t)program->n_layers;
@@ -527,11 +590,14 @@ air_status air__experts_open(air__experts **out, air_pager *pager, air_error *er
         e->pager = pager;
         e->first_unit = air_calloc(layers, sizeof *e->first_unit);
         e->class_of = air_calloc(layers, sizeof *e->class_of);
+        e->router_tile = air_calloc(layers, sizeof *e->router_tile);
         e->classes = air_calloc(layers, sizeof *e->classes);
     }
-    if (!e || !e->first_unit || !e->class_of || !e->classes || !number_units(e))
+    if (!e || !e->first_unit || !e->class_of || !e->router_tile || !e->classes || !number_units(e))
         return air_fail(err, AIR_E_NOMEM, "pager: experts of %zu layers", layers);
     for (size_t i = 0; i < layers; i++) e->class_of[i] = AIR_NONE;
+    e->lookahead = lookahead;
+    find_routers(e);
     air_status st = AIR_OK;
     for (int32_t layer = 0; !st && layer < program->n_layers; layer++) st = check_layer(program, layer, err);
     int32_t first = air__expert_class(program, 0, pager->granule);
@@ -552,6 +618,7 @@ void air__experts_close(air__experts *e)
     air_free(e->asked);
     air_free(e->first_unit);
     air_free(e->class_of);
+    air_free(e->router_tile);
     air_free(e->classes);
     air_free(e->slots);
     air_free(e->queue);

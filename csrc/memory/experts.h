@@ -16,8 +16,9 @@
 
 typedef struct air__experts air__experts;
 
-/* NULL in *out where the program has no mixtures. There are as few slots as can be before the first resize. Errors: AIR_E_NOMEM. */
-air_status air__experts_open(air__experts **out, air_pager *pager, air_error *err);
+/* NULL in *out where the program has no mixtures. lookahead: whether guesses are of use. There are as few slots as can be before the
+ * first resize. Errors: AIR_E_NOMEM. */
+air_status air__experts_open(air__experts **out, air_pager *pager, int lookahead, air_error *err);
 void air__experts_close(air__experts *e);
 /* Under the lock, between passes: memory for slots, of which air__experts_fit says how much is used. Units of slots that go are
  * forgotten. */

@@ -165,7 +165,7 @@ air_status air_pager_open(air_pager **out, const air_pager_config *config, air_e
     if (!st && mapped) st = air__mmap_open(p, config->paths, err);
     for (int32_t i = 0; i < p->program->n_weights && !st; i++) st = check_weight(p, &p->program->weights[i], err);
     if (!st && !mapped) st = open_direct(p, err);
-    if (!st) st = air__experts_open(&p->experts, p, err);
+    if (!st) st = air__experts_open(&p->experts, p, config->lookahead, err);
     if (!st) st = air__vectors_load(p, err);
     if (st) goto fail;
     p->feed = (air_feed){

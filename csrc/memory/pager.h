@@ -30,6 +30,7 @@ typedef struct air_pager_stats { /* since open; bytes as read, alignment include
     uint64_t pinned_bytes, pin_target; /* memory of pins: filled so far, and wanted */
     uint64_t expert_bytes, expert_target; /* memory of experts: likewise */
     uint64_t expert_hits, expert_misses;  /* experts asked for that were in memory, and that were not */
+    uint64_t expert_guesses, expert_guessed; /* experts read for a guess; of them, those asked for before they gave way */
     uint64_t ring_bytes, ring_held;    /* memory of the ring: when there is one, 0 once there never will be; and now */
 } air_pager_stats;
 
@@ -42,6 +43,7 @@ typedef struct air_pager_config {
     air_budget *budget;
     const air_backend_api *api; /* whose lock_pages takes the memory of ring and pins; NULL: none */
     air_backend *backend;       /* outlives the pager */
+    int lookahead;              /* whether experts of a later layer are read by a backend's guess */
 } air_pager_config;
 
 /* Loads vectors (small reads); no matrix. Errors: AIR_E_NOMEM, AIR_E_BUDGET, AIR_E_IO, AIR_E_THREAD. */

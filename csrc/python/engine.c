@@ -131,7 +131,9 @@ static PyObject *pager_into(PyObject *dict, const air_pager_stats *p)
         air__py_dict_take(dict, "pager_pinned_bytes", PyLong_FromUnsignedLongLong(p->pinned_bytes)) < 0 ||
         air__py_dict_take(dict, "pager_pin_target", PyLong_FromUnsignedLongLong(p->pin_target)) < 0 ||
         air__py_dict_take(dict, "pager_expert_hits", PyLong_FromUnsignedLongLong(p->expert_hits)) < 0 ||
-        air__py_dict_take(dict, "pager_expert_misses", PyLong_FromUnsignedLongLong(p->expert_misses)) < 0)
+        air__py_dict_take(dict, "pager_expert_misses", PyLong_FromUnsignedLongLong(p->expert_misses)) < 0 ||
+        air__py_dict_take(dict, "pager_expert_guesses", PyLong_FromUnsignedLongLong(p->expert_guesses)) < 0 ||
+        air__py_dict_take(dict, "pager_expert_guessed", PyLong_FromUnsignedLongLong(p->expert_guessed)) < 0)
         Py_CLEAR(dict);
     return dict;
 }
@@ -268,7 +270,7 @@ static PyGetSetDef engine_getset[] = {
 
 static PyType_Slot engine_slots[] = {
     {Py_tp_doc, "Engine(gguf, /, *, max_ram=0, fixed_bytes=0, max_vram=0, io='auto', threads=0, tier='', n_ctx=0, kv_dtype='f16', "
-                "ring_bytes=0, tile_bytes=0, max_rows=0, max_pins=-1, bandwidths=None, plugin='', device=0, "
+                "ring_bytes=0, tile_bytes=0, max_rows=0, max_pins=-1, lookahead=True, bandwidths=None, plugin='', device=0, "
                 "cublas=None, cpu_share=None, source='')\n--\n\n"
                 "One open model: budget, pager, threads. Zeros and empty strings: chosen."},
     {Py_tp_new, engine_new},

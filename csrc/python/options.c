@@ -8,7 +8,7 @@
 
 typedef enum option_kind {
     OPTION_U64, OPTION_I64, OPTION_COUNT, OPTION_PINS, OPTION_IO, OPTION_STATE, OPTION_TIER, OPTION_SOURCE, OPTION_RATES,
-    OPTION_PLUGIN, OPTION_DEVICES, OPTION_VRAM, OPTION_SHARE, OPTION_TEXT
+    OPTION_PLUGIN, OPTION_DEVICES, OPTION_VRAM, OPTION_SHARE, OPTION_TEXT, OPTION_FLAG
 } option_kind;
 
 /* What each keyword is and where it goes; absent ones keep the defaults of air__py_options_parse. */
@@ -29,6 +29,7 @@ static const struct option { const char *name; option_kind kind; size_t offset; 
     {"tile_bytes", OPTION_U64, offsetof(air_engine_config, tile_bytes)},
     {"max_rows", OPTION_I64, offsetof(air_engine_config, max_rows)},
     {"max_pins", OPTION_PINS, offsetof(air_engine_config, max_pins)},
+    {"lookahead", OPTION_FLAG, offsetof(air_engine_config, lookahead)},
     {"bandwidths", OPTION_RATES, 0},
     {"source", OPTION_SOURCE, offsetof(air_engine_config, source_spec)},
 };
@@ -261,6 +262,10 @@ static int set_option(const core_state *state, const struct option *option, PyOb
     case OPTION_VRAM: return set_of_devices(state, option, value, config);
     case OPTION_SHARE: return to_share(state, option->name, value, field);
     case OPTION_TEXT: return value == Py_None ? 0 : air__py_to_text(state, option->name, value, field);
+    case OPTION_FLAG:
+        st = PyObject_IsTrue(value);
+        if (st >= 0) config->lookahead = st;
+        return st < 0 ? -1 : 0;
     case OPTION_PINS:
         st = air__py_to_i64(state, option->name, value, -1, INT64_MAX, &number);
         if (!st) config->max_pins = number < 0 ? UINT64_MAX : (uint64_t)number;
@@ -285,7 +290,7 @@ int air__py_options_parse(core_state *state, const char *who, PyObject *args, Py
 {
     *config = (air_engine_config){
         .io = AIR_IO_AUTO, .cpu_tier = AIR_TIER_COUNT, .state_type = AIR_STATE_F16, .max_pins = UINT64_MAX,
-        .cpu_share = AIR_SHARE_AUTO,
+        .cpu_share = AIR_SHARE_AUTO, .lookahead = 1,
     };
     if (PyTuple_Size(args) != 1) {
         PyErr_Format(PyExc_TypeError, "%s takes one positional argument, a GGUF, not %zd", who, PyTuple_Size(args));

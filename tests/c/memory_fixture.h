@@ -161,7 +161,8 @@ static inline air_status bench_open(bench *b, const fixture *f, const air_plan_r
     if (st) return st;
     air_budget_init(&b->budget, "max_ram", request->budget);
     air_pager_config config = {
-        .program = &f->program, .plan = b->plan, .sources = b->sources, .parts = FIXTURE_PARTS, .budget = &b->budget};
+        .program = &f->program, .plan = b->plan, .sources = b->sources, .parts = FIXTURE_PARTS, .budget = &b->budget,
+        .lookahead = 1};
     return air_pager_open(&b->pager, &config, err);
 }
 

@@ -33,7 +33,8 @@ static void mixed_make(mixed *m)
         int64_t rows = layer == 4 ? 160 : 96;
         if (layer == 3) continue;
         air_mixture *x = &m->mixtures[layer];
-        *x = (air_mixture){.n_experts = EXPERTS, .n_used = 2, .n_ff = rows, .scale = 1, .bias = AIR_NONE, .gate = AIR_NONE};
+        *x = (air_mixture){.n_experts = EXPERTS, .n_used = 2, .n_ff = rows, .scale = 1, .bias = AIR_NONE, .gate = AIR_NONE,
+                           .router = AIR_NONE};
         if (layer != 2) x->gate = add_experts(m, n++, rows, 64, 0);
         x->up = add_experts(m, n++, rows, 64, 1);
         x->down = add_experts(m, n++, 64, rows, (uint32_t)layer % 2);
@@ -182,6 +183,40 @@ TEST(a_failed_read_fails_the_pass_and_is_forgotten)
     fixture_free(&m.f);
 }
 
+/* What a guess has read is there when it is asked for; one that is wrong, or whose reads fail, costs nothing but that. */
+TEST(a_guess_brings_experts_before_they_are_asked_for)
+{
+    mixed m;
+    mixed_make(&m);
+    atomic_llong in = 1;
+    bench b = bench_of(&m.f);
+    air_plan_request r = fixture_request(&m.f, 64u << 20);
+    REQUIRE(bench_open(&b, &m.f, &r, &err) == AIR_OK);
+    const air_feed *feed = air_pager_feed(b.pager);
+    CHECK(feed->experts.guesses(feed->self)); /* four slots, twelve experts */
+    for (int i = 0; i < FIXTURE_PARTS; i++) b.memory[i].fail_in = &in;
+    for (int32_t turn = 0; turn < 30; turn++) {
+        int32_t guess[2] = {turn % EXPERTS, (turn + 5) % EXPERTS}, rows[1] = {1}, got = 0;
+        air_expert out[1];
+        feed->experts.expect(feed->self, 2, guess, 2);
+        air_sleep_ns(2000 * 1000);
+        uint64_t hits = air_pager_stats_get(b.pager).expert_hits;
+        REQUIRE(feed->experts.ask(feed->self, 2, guess, rows, 1, &err) == AIR_OK);
+        REQUIRE(feed->experts.take(feed->self, out, 1, &got, &err) == AIR_OK && got == 1);
+        CHECK(part_is(&m, 2, guess[0], 1, out[0].up) && part_is(&m, 2, guess[0], 2, out[0].down));
+        feed->experts.give(feed->self, &out[0]);
+        if (turn) CHECK(air_pager_stats_get(b.pager).expert_hits == hits + 1); /* the first one's guess failed */
+        CHECK_EQ(use_layer(&m, b.pager, 1, 3, 2), AIR_OK);
+    }
+    air_pager_stats s = air_pager_stats_get(b.pager);
+    CHECK(s.expert_guesses > 20 && s.expert_guessed >= 10 && s.expert_guessed <= s.expert_guesses);
+    REQUIRE(air_pager_set_pins(b.pager, UINT64_MAX, &err) == AIR_OK);
+    CHECK(!feed->experts.guesses(feed->self)); /* all will stay */
+    bench_close(&b);
+    CHECK_EQ(b.budget.total, 0);
+    fixture_free(&m.f);
+}
+
 static void cancel_soon(void *context)
 {
     air_sleep_ns(30 * 1000 * 1000);
@@ -277,6 +312,7 @@ int main(int argc, char **argv)
     RUN(any_memory_delivers_the_experts_bytes);
     RUN(what_is_in_memory_is_not_read_again_and_the_coldest_gives_way);
     RUN(a_failed_read_fails_the_pass_and_is_forgotten);
+    RUN(a_guess_brings_experts_before_they_are_asked_for);
     RUN(a_wait_for_an_expert_can_be_cancelled);
     RUN(who_holds_all_there_is_is_told_so);
     RUN(a_budget_that_is_taken_leaves_no_expert_to_wait_for);

@@ -88,6 +88,7 @@ def test_bits_are_the_same_for_other_families_tiers_and_states(name, tier, kv_dt
     for place in (
         {"io": "direct", "max_pins": 0},
         {"io": "direct", "max_pins": 64 * KIB, "tile_bytes": 4 * KIB, "ring_bytes": 96 * KIB},
+        {"io": "direct", "max_pins": 200 * KIB, "tile_bytes": 4 * KIB, "ring_bytes": 96 * KIB, "lookahead": False},
     ):
         got = bits(gguf, {**place, "tier": tier, "kv_dtype": kv_dtype}, {"threads": 3, "max_rows": 5}, False, prompt, decoded)
         np.testing.assert_array_equal(got, first)

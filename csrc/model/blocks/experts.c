@@ -22,12 +22,30 @@ static air_gating gating_of(const air_builder *b)
     return x->gating ? (air_gating)(x->gating - 1) : b->arch->experts.gating;
 }
 
+/* What made the router's input, if that is an RMS norm of one row. */
+static void note_router(air_builder *b, air_mixture *m, const air_op *router)
+{
+    m->router = AIR_NONE;
+    for (int32_t i = b->n_ops; i-- > 0;) {
+        const air_op *op = &b->ops[i];
+        if (op->out != router->in) continue;
+        if (op->kind != AIR_OP_RMS_NORM || op->head_dim || op->weight == AIR_NONE) return;
+        m->router = router->weight;
+        m->norm = op->weight;
+        m->norm_eps = op->eps;
+        m->residual = op->in;
+        return;
+    }
+}
+
+/* The last op is its router's product. */
 static void fill_mixture(air_builder *b, int32_t layer)
 {
     const air_expert_hparams *x = &b->hp->experts;
     int64_t n = x->n_experts, e = b->hp->n_embd;
     air_mixture *m = air__mixture(b, layer);
     if (!m) return;
+    air_op router = b->ops[b->n_ops - 1];
     *m = (air_mixture){
         .n_experts = x->n_experts, .n_used = x->n_used, .n_groups = x->n_groups, .groups_used = x->groups_used, .gating = gating_of(b),
         .normalise = x->normalise < 0 ? b->arch->experts.normalise : x->normalise, .n_ff = x->n_ff, .activation = b->arch->activation,
@@ -37,6 +55,7 @@ static void fill_mixture(air_builder *b, int32_t layer)
         .up = air__expert_matrices(b, n, x->n_ff, e, "blk.%d.ffn_up_exps.weight", layer),
         .down = air__expert_matrices(b, n, e, x->n_ff, "blk.%d.ffn_down_exps.weight", layer),
     };
+    note_router(b, m, &router);
 }
 
 /* Of experts that all rows go to, one matrix of each kind; with a gate of the row's own, or without. */
