@@ -63,7 +63,7 @@ def logits(path: Path, ids: np.ndarray) -> np.ndarray:
 
 REFUSED = {  # keys, tensors, exception, what its message says
     "unknown architecture": ({"general.architecture": "mamba"}, {}, "UnsupportedError", r'"mamba" is unsupported.*llama, qwen2, qwen3'),
-    "experts": ({"llama.expert_count": 8}, {}, "UnsupportedError", r"llama.expert_count is 8: mixtures of experts"),
+    "experts without a number of those used": ({"llama.expert_count": 8}, {}, "FormatError", r"no llama.expert_used_count"),
     "no layers": ({"llama.block_count": None}, {}, "FormatError", r"no llama.block_count"),
     "zero layers": ({"llama.block_count": 0}, {}, "FormatError", r"llama.block_count.* 0"),
     "too many layers": ({"llama.block_count": 100000}, {}, "FormatError", r"llama.block_count.*100000"),
