@@ -16,7 +16,9 @@ typedef enum air_norm_place { AIR_NORM_BEFORE, AIR_NORM_AFTER, AIR_NORM_AROUND }
 
 /* Norms of q and k, before they are rotated or after: of each head, by one vector for all of them or by one each (where the file has
  * them), or of all heads together. */
-typedef enum air_qk_norm { AIR_QK_NORM_NONE, AIR_QK_NORM_PER_HEAD, AIR_QK_NORM_PER_HEAD_OWN, AIR_QK_NORM_WHOLE } air_qk_norm;
+typedef enum air_qk_norm {
+    AIR_QK_NORM_NONE, AIR_QK_NORM_PER_HEAD, AIR_QK_NORM_PER_HEAD_OPTIONAL, AIR_QK_NORM_PER_HEAD_OWN, AIR_QK_NORM_WHOLE,
+} air_qk_norm;
 
 /* Whether a layer's feed-forward reads what its attention has added to, or both read the same: always, where the file says so
  * (use_parallel_residual), where the layer has no ffn_norm. */

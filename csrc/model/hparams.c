@@ -283,6 +283,7 @@ static air_status refuse(const reader *r)
 air_status air__hparams_read(const air_gguf *gguf, const air_arch *arch, air_arena *arena, air_hparams *hp, air_error *err)
 {
     reader r = {.gguf = gguf, .arch = arch, .hp = hp, .err = err};
+    int64_t more = 0; /* of the file's layers, those that foretell more than one token: the last ones */
     hp->positions = arch->positions;
     hp->alibi = 8; /* of the paper's models, which say nothing */
     hp->embedding_scale = hp->residual_scale = hp->logit_scale = 1;
@@ -290,7 +291,9 @@ air_status air__hparams_read(const air_gguf *gguf, const air_arch *arch, air_are
     hp->logit_softcap = arch->logit_softcap;
     air_status st = refuse(&r);
     if (!st) st = read_i64(&r, (field){"block_count", 1, LAYERS, 1}, &hp->n_layers);
+    if (!st) st = read_i64(&r, (field){"nextn_predict_layers", 0, (uint64_t)hp->n_layers - 1, 0}, &more);
     if (st) return st;
+    hp->n_layers -= more;
     r.layers = air_arena_alloc(arena, (size_t)hp->n_layers, sizeof *r.layers);
     if (!r.layers) return air_fail(err, AIR_E_NOMEM, "model: %lld layers", (long long)hp->n_layers);
     hp->layers = r.layers;

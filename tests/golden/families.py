@@ -54,6 +54,10 @@ WINDOW = {"sliding_window": 16}                         # a third of the prompt
 # As many layers as the models have by whose number they are known.
 NARROW = {"hidden_size": 12, "intermediate_size": 16, "num_attention_heads": 3, "num_key_value_heads": 3}
 HALF = {"partial_rotary_factor": 0.5}
+ROUTED = {"head_dim": 16, "n_routed_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 24, "n_shared_experts": 2,
+          "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1}
+ROUTED_KEYS = {"leading_dense_block_count": "first_k_dense_replace", "expert_shared_count": "n_shared_experts",
+               "expert_weights_scale": "routed_scaling_factor", "expert_weights_norm": "norm_topk_prob"}
 MOE = {**GROUPS, "num_experts": 8, "num_experts_per_tok": 3}
 
 # GPT-2's and its relatives' names of the same.
@@ -156,6 +160,24 @@ VARIANTS = {
                         layout=("experts",)),
     "qwen3moe": Variant("Qwen3Moe", "qwen3moe", {**MOE, "head_dim": 16, "norm_topk_prob": True, "moe_intermediate_size": 24},
                         layout=("experts",)),
+    "dots1": Variant("Dots1", "dots1", {**UNTIED, **GROUPS, **ROUTED, "num_hidden_layers": 3, "routed_scaling_factor": 1.5,
+                                        "norm_topk_prob": True}, layout=("experts",), keys=ROUTED_KEYS),
+    "glm4moe": Variant("Glm4Moe", "glm4moe", {**UNTIED, **GROUPS, **ROUTED, "num_hidden_layers": 3, "attention_bias": True,
+                                              "use_qk_norm": True, "pad_token_id": None}, HALF, layout=("experts",), keys=ROUTED_KEYS),
+    "glm4moe-air": Variant("Glm4Moe", "glm4moe", {**UNTIED, **GROUPS, **ROUTED, "num_hidden_layers": 2, "attention_bias": True,
+                                                  "use_qk_norm": False, "pad_token_id": None}, HALF, layout=("experts",),
+                           keys=ROUTED_KEYS),
+    "granitemoe": Variant("GraniteMoe", "granitemoe", {**GROUPS, "num_local_experts": 8, "num_experts_per_tok": 3, "intermediate_size": 24,
+                                                       "embedding_multiplier": 3.0, "residual_multiplier": 0.5, "logits_scaling": 2.0,
+                                                       "attention_multiplier": 0.4}, layout=("interleaved", "experts"),
+                          keys={"embedding_scale": "embedding_multiplier", "residual_scale": "residual_multiplier",
+                                "logit_scale": "logits_scaling", "attention.scale": "attention_multiplier"}, quiet=3.0),
+    "ernie4-5-moe": Variant("Ernie4_5_Moe", "ernie4_5-moe", {**GROUPS, "num_hidden_layers": 3, "moe_num_experts": 8, "moe_k": 3,
+                                                             "moe_intermediate_size": 24, "moe_num_shared_experts": 2,
+                                                             "moe_layer_start_index": 1, "use_bias": False, "pad_token_id": None},
+                            layout=("experts",), keys={"leading_dense_block_count": "moe_layer_start_index"}),
+    "hunyuan-moe": Variant("HunYuanMoEV1", "hunyuan-moe", {**GROUPS, "head_dim": 16, "num_experts": 8, "moe_topk": 3,
+                                                           "intermediate_size": 24, "pad_token_id": None}, layout=("experts",)),
 }
 
 
@@ -240,11 +262,14 @@ def stacked_norms(tensors: Tensors, config: Any) -> Tensors:
 def experts(tensors: Tensors, config: Any) -> Tensors:
     """transformers keeps gate and up of all experts in one tensor, [experts, rows of both, columns]."""
     for name, w in tensors:
+        name = name.replace("block_sparse_moe.router", "mlp.gate").replace("block_sparse_moe.", "mlp.")
+        name = name.replace("e_score_correction_bias", "e_score_correction.bias").replace("gate.moe_statics", "moe_statics")
         if name.endswith("gate_up_proj"):
             for part, half in zip(("gate", "up"), np.split(w, 2, axis=1), strict=True):
                 yield name.replace("gate_up_proj", f"{part}_proj.weight"), half
         else:
-            yield name.replace("experts.down_proj", "experts.down_proj.weight"), w
+            name = name.replace("experts.down_proj", "experts.down_proj.weight") if w.ndim == 3 else name
+            yield name, w.reshape(-1) if "correction" in name else w
 
 
 LAYOUTS: dict[str, Callable[[Tensors, Any], Tensors]] = {

@@ -69,6 +69,9 @@ def build(variant: Variant, seed: int) -> Any:
                 inputs = p.shape[0] if "transposed" in variant.layout and ".c_" in name else p.shape[-1]
                 gain = 2.5 / variant.quiet if any(part in name for part in EMBEDDINGS) else 1.5
                 p.copy_(noise * (gain / inputs ** 0.5))
+        for name, p in model.named_buffers():
+            if "correction" in name:
+                p.copy_(0.1 * torch.randn(p.shape))
     if variant.alibi:
         no_rotation(model)
     return model
@@ -194,7 +197,7 @@ def add_metadata(w: gguf.GGUFWriter, name: str, variant: Variant, config: Any) -
     for add, value in keys:
         add(value)
     add_scaling(w, rope)
-    add_experts(w, config)
+    add_experts(w, variant, config)
     for key, attribute in variant.keys.items():
         value = attribute if isinstance(attribute, float) else getattr(config, attribute or key)
         add = w.add_bool if isinstance(value, bool) else w.add_float32 if isinstance(value, float) else w.add_uint32
@@ -212,14 +215,19 @@ def add_scaling(w: gguf.GGUFWriter, rope: dict[str, Any]) -> None:
         w.add_rope_scaling_attn_factors(math.sqrt(1 + math.log(rope["factor"]) / math.log(rope["original_max_position_embeddings"])))
 
 
-def add_experts(w: gguf.GGUFWriter, config: Any) -> None:
-    n = getattr(config, "num_local_experts", 0) or getattr(config, "num_experts", 0)
+def add_experts(w: gguf.GGUFWriter, variant: Variant, config: Any) -> None:
+    names = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+    n = next((getattr(config, name) for name in names if getattr(config, name, 0)), 0)
     if not n:
         return
+    ff = getattr(config, "moe_intermediate_size", config.intermediate_size)
     w.add_expert_count(n)
-    w.add_expert_used_count(config.num_experts_per_tok)
-    w.add_expert_feed_forward_length(getattr(config, "moe_intermediate_size", config.intermediate_size))
-    if shared := getattr(config, "shared_expert_intermediate_size", 0):
+    w.add_expert_used_count(first_of(config, "num_experts_per_tok", "moe_k", "moe_topk"))
+    w.add_expert_feed_forward_length(ff)
+    shared = getattr(config, "shared_expert_intermediate_size", 0) or getattr(config, "moe_num_shared_experts", 0) * ff
+    if variant.arch == "hunyuan-moe":
+        shared = config.intermediate_size
+    if shared:
         w.add_expert_shared_feed_forward_length(shared)
 
 

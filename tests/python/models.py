@@ -17,7 +17,9 @@ from airpy.auto_model import open_model
 DEMO = Path(airpy.__file__).parent / "assets" / "demo-q8_0.gguf"
 GOLDEN = Path(__file__).parents[1] / "golden"
 GOLDEN_NAMES = sorted(path.stem for path in GOLDEN.glob("*.npz"))
-MIXTURES = ["mixtral", "olmoe", "qwen2moe", "qwen3moe"]  # of them, those with experts
+MIXTURES = [  # of them, those with experts
+    "dots1", "ernie4-5-moe", "glm4moe", "glm4moe-air", "granitemoe", "hunyuan-moe", "mixtral", "olmoe", "qwen2moe", "qwen3moe",
+]  # fmt: skip
 RATES: dict[str, Any] = {
     "disk": 1e9, "block_bytes": 1 << 20, "depth": 4, "memory": 1e10, "product": {"Q8_0": 8e9, "F32": 8e9},
     "product_columns": {"Q8_0": 8e10, "F32": 8e10}, "link": 5e9, "device": 5e11,

@@ -31,6 +31,7 @@ static void norm(air_builder *b, int32_t layer, int32_t buffer, const projection
     air_op op = {.kind = b->arch->norm == AIR_NORM_RMS ? AIR_OP_RMS_NORM : AIR_OP_LAYER_NORM, .layer = layer, .in = buffer,
                  .in2 = AIR_NONE, .out = buffer, .bias = AIR_NONE, .heads = p->heads, .eps = (float)b->hp->norm_eps};
     if (kind == AIR_QK_NORM_NONE) return;
+    if (kind == AIR_QK_NORM_PER_HEAD_OPTIONAL) op.weight = air__vector(b, AIR_OPTIONAL, dim, "head size", p->norm, layer);
     if (kind == AIR_QK_NORM_PER_HEAD) op.weight = air__vector(b, AIR_REQUIRED, dim, "head size", p->norm, layer);
     if (kind == AIR_QK_NORM_PER_HEAD_OWN) op.weight = air__vectors(b, AIR_OPTIONAL, p->heads, dim, "head size, heads", p->norm, layer);
     if (kind == AIR_QK_NORM_WHOLE) op.weight = air__vector(b, AIR_REQUIRED, p->heads * dim, "heads x head size", p->norm, layer);
