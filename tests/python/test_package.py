@@ -271,6 +271,18 @@ def test_importing_a_class_brings_nothing_that_only_its_use_needs():
 # ---- the wheel -------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("environment", [True, False])
+def test_what_is_said_of_cuda_is_heard(environment, tmp_path):
+    """By the environment, as pip takes it on, too: a word that means nothing is refused, and not taken for auto."""
+    cmake = shutil.which("cmake")
+    if not cmake:
+        pytest.skip("no cmake")
+    own = {"AIRPY_CUDA": "OFF"} if environment else {}
+    command = [cmake, "-S", str(ROOT), "-B", str(tmp_path), "-DAIRPY_PYTHON=OFF", *([] if environment else ["-DAIRPY_CUDA=OFF"])]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **own})
+    assert done.returncode and "AIRPY_CUDA is 'OFF', but may be auto, on or off" in done.stderr
+
+
 @pytest.mark.skipif(not os.environ.get("AIRPY_WHEEL"), reason="AIRPY_WHEEL names no wheel (CI's does)")
 def test_the_wheel_holds_the_package_alone():
     wheel = Path(os.environ["AIRPY_WHEEL"])
