@@ -234,8 +234,15 @@ def engine_options(
     return options, machine
 
 
+def check_shares(computes: bool, given: Mapping[str, Any]) -> None:
+    """Raises ArgumentError for a cpu_share where no GPU computes. None is the default."""
+    if not computes and given.get("cpu_share") is not None:
+        raise ArgumentError("cpu_share is the CPU's part beside a GPU, but here it computes alone; choose device 'cuda', or leave it out")
+
+
 def check_vram(device: Device, given: Mapping[str, Any]) -> None:
-    """Raises ArgumentError for a max_vram, asked for or a plan's, that is nobody's. 0 is the default."""
+    """Raises ArgumentError for a max_vram or a cpu_share, asked for or a plan's, that is nobody's. 0 is the default of the first."""
+    check_shares(device.kind != "cpu", given)
     if device.kind == "cpu" and given.get("max_vram"):
         raise ArgumentError("max_vram is a GPU's memory, but the CPU computes; choose device 'cuda', or leave max_vram out")
     if isinstance(given.get("max_vram"), tuple) and len(given["max_vram"]) != len(device.numbers):

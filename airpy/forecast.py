@@ -6,7 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from airpy import _core
-from airpy.auto_model import INTERPRETER_BYTES, _read_metadata, advice_under, check_vram, cpu_tier, engine_options, machine_for
+from airpy.auto_model import (
+    INTERPRETER_BYTES,
+    _read_metadata,
+    advice_under,
+    check_shares,
+    check_vram,
+    cpu_tier,
+    engine_options,
+    machine_for,
+)
 from airpy.calibration import Fresh, calibrate, given_rates
 from airpy.device import Device
 from airpy.files import PathLike, find_model
@@ -28,7 +37,8 @@ def forecast(
 ) -> Plan:
     """Under from_pretrained()'s options and max_vram, a device's memory, which no device need be there for; None is the default.
     bandwidths: the other machine's; what they do not name bounds nothing. None: this machine's, as probed (fresh: now). Raises what
-    from_pretrained() raises for the file, and BudgetError."""
+    from_pretrained() raises for the file, BudgetError, and ArgumentError for a cpu_share without max_vram."""
+    check_shares(bool(given.get("max_vram")), given)
     file = find_model(path)
     parts, metadata = _read_metadata(file)
     gguf = _core.GGUF(file)

@@ -36,6 +36,8 @@ _WORK = ("weight_bytes", "linked_bytes", "link_s", "device_s")
 _BUSY = 0.95  # of a token's time: a device that is at work so long is not said to be idle
 _SECONDS = ("disk_s", "link_s", "device_s", "compute_s", "pass_s", "full_s", "prompt_s")
 _BOUNDS = ("disk", "link", "device", "compute")
+_RATE_OF = {"compute": "memory"}  # bandwidths by what is bound by them, where that has another name
+_CALLED = {"disk": "the disk", "link": "the link", "device": "the device", "compute": "the CPU"}
 
 
 def fingerprint(gguf: _core.GGUF) -> str:
@@ -197,8 +199,25 @@ class Plan:
 
     @property
     def predicted_tok_s(self) -> float | None:
-        """Tokens per second of one sequence with an empty context; None where no bandwidth is known."""
-        return 1 / self["pass_s"] if self["pass_s"] > 0 else None
+        """Tokens per second of one sequence with an empty context; None where no bandwidth is known, nor how fast what bounds it is: what
+        is known of it beside its bytes is no prediction."""
+        return 1 / self["pass_s"] if self["pass_s"] > 0 and self.bound not in self._unknown else None
+
+    @property
+    def _moved(self) -> dict[str, int]:
+        """Bytes of weights that a token takes through each resource beside a device; without one {}."""
+        if not self.on_device:
+            return {}
+        here = self["host_weight_bytes"]
+        return {"device": self["weight_bytes"] - here, "link": self.linked_bytes, "compute": here, "disk": self.streamed_bytes}
+
+    @property
+    def _unknown(self) -> list[str]:
+        """Those of them that no rate is known of, so that what they take is not in the plan's times."""
+        rates = self.bandwidths
+        tables = {"device": "device_product", "compute": "product"}
+        known = {name: rates.get(_RATE_OF.get(name, name)) or rates.get(tables.get(name, "")) for name in self._moved}
+        return [name for name, size in self._moved.items() if size and not known[name]]
 
     def engine_options(self, gguf: _core.GGUF) -> dict[str, Any]:
         """The engine's options that give this plan again. Raises ArgumentError if gguf is another model."""
@@ -360,15 +379,17 @@ class Plan:
         if not most or busy >= _BUSY * most:
             return ""
         slowest = max(range(len(self["work"])), key=lambda i: max(self["work"][i]["link_s"], self["work"][i]["device_s"]))
-        others = {"disk": "the disk", "compute": "the CPU", "link": f"the link of GPU {slowest + 1}", "device": f"GPU {slowest + 1}"}
+        others = {**_CALLED, "link": f"the link of GPU {slowest + 1}", "device": f"GPU {slowest + 1}"}
         return f"   idle {100 * (1 - busy / most):.0f} % of the time: {others[self.bound]} takes longer"
 
     def _text_time(self) -> list[str]:
         lines = [*self._text_resources(), ""] if self.on_device else [f"bandwidths    {self._text_rates()}"]
+        unknown = " and ".join(_CALLED[name] for name in self._unknown)
         if self.predicted_tok_s is None:
-            return lines
+            return [*lines, f"a token       not known: how fast {unknown} would be is not (bandwidths)"] if unknown else lines
         times = "" if self.on_device else f" (disk {format_time(self['disk_s'])}, compute {format_time(self['compute_s'])})"
-        lines.append(f"a token       {format_time(self['pass_s'])}, {format_speed(self.predicted_tok_s)}, bound by the {self.bound}{times}")
+        speed = f"{format_time(self['pass_s'])}, {format_speed(self.predicted_tok_s)}, bound by the {self.bound}"
+        lines.append(f"a token       {speed}{times}{f', unless {unknown} takes longer, which is not known' if unknown else ''}")
         if not self.on_device or self["away_blocks"]:  # else the context has its room from the start
             lines.append(self._text_full())
         passes = math.ceil(self["n_ctx"] / self["max_rows"])
@@ -385,23 +406,24 @@ class Plan:
 
     def _text_resources(self) -> list[str]:
         """What a token takes of each that is at work at the same time: bytes, rate, seconds."""
-        here, devices = self["host_weight_bytes"], len(self["work"])
-        moved = {"device": self["weight_bytes"] - here, "link": self.linked_bytes, "compute": here, "disk": self.streamed_bytes}
+        devices, unknown = len(self["work"]), self._unknown
         does = {"device": "device reads, of VRAM", "link": "link brings, from RAM", "compute": "CPU computes, in RAM", "disk": "disk reads"}
         if devices > 1:
             does |= {"device": f"{devices} devices read", "link": f"{devices} links bring"}
-        lines = [f"{'for every token':<26}{'bytes':>15}{'at':>19}{'takes':>11}"]
-        for name, size in moved.items():
+        lines = [f"{'for every token':<26}{'bytes':>15}{'at':>22}{'takes':>11}"]
+        for name, size in self._moved.items():
             if name == "compute" and not size:
                 continue
-            rate, seconds = self.bandwidths.get("memory" if name == "compute" else name), self[f"{name}_s"]
+            rate, seconds = self.bandwidths.get(_RATE_OF.get(name, name)), self[f"{name}_s"]
             several = devices > 1 and name in ("device", "link")
-            if rate and seconds and size and (several or name in ("device", "compute")):  # by products, with what they cost beside
-                rate = size / seconds
-            at = f"{format_rate(rate)}{' in all' if several else ''}" if rate else "not known"
-            takes = format_time(seconds) if rate or seconds else "-"
+            if seconds and size and name not in unknown and (several or name in ("device", "compute")):
+                rate = size / seconds  # by products, with what they cost beside
+            elif several:
+                rate = 0
+            at = f"{format_rate(rate)}{' in all' if several else ''}" if rate else "not known" if size or not several else "-"
+            takes = format_time(seconds) if rate or (seconds and name not in unknown) else "-"
             mark = "   bounds it" if name == self.bound and self.predicted_tok_s else ""
-            lines.append(f"{does[name]:<26}{format_size(size):>15}{at:>19}{takes:>11}{mark}")
+            lines.append(f"{does[name]:<26}{format_size(size):>15}{at:>22}{takes:>11}{mark}")
         return lines
 
     def _text_rates(self) -> str:
@@ -426,7 +448,8 @@ class Plan:
             return f"{format_size(missing)} more would keep every weight"
         steps: list[str] = []
         for step in found:
-            speed = format_speed(1 / step["pass_s"]) if step["pass_s"] > 0 else "speed unknown"
+            known = step["pass_s"] > 0 and step.get("bound") not in self._unknown
+            speed = format_speed(1 / step["pass_s"]) if known else "speed unknown"
             what = f"{'all' if step['share'] == 1 else 'half'} of {'it' if steps else f'what {how} now'}"
             steps.append(f"{format_size(step[option])} keeps {what}: {speed}")
         return "; ".join(steps)

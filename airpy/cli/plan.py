@@ -22,7 +22,8 @@ _EXAMPLES = """\
 The last asks what another machine would do, here one with a GPU: that machine need not be this one, and the file may be a header
 alone. Bandwidths: disk; link, from RAM to the device, and link_back; device, its memory; memory, of the CPU; and seconds: latency_s of a
 read, op_s and device_op_s of an operation beside its bytes, handover_s from the device to the host and back. What is not named bounds
-nothing; of several devices link=25GB/s+12GB/s, and link_together what each link gives while all are busy. GB are 10^9 bytes, GiB 2^30."""
+nothing, and the plan says so; of several devices link=25GB/s+12GB/s, and link_together what each link gives while all are busy. GB are
+10^9 bytes, GiB 2^30."""
 
 
 def add(commands: common.Commands) -> None:

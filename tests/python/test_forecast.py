@@ -130,6 +130,30 @@ def test_what_bounds_a_pass_is_named_with_its_time(header):
     assert plan["device_weight_bytes"] == plan["weight_bytes"] and "bound by the device" in str(plan)
 
 
+def test_what_nothing_is_known_of_is_no_prediction(header):
+    """Small times that are known beside its bytes, such as a read's latency, would make a fast machine of it."""
+    memory = {"max_vram": 24 * GB, "max_ram": 64 * GB}
+    nothing = forecast(header, memory, {"disk": 3e9, "latency_s": 1e-4, "op_s": 1e-6})
+    assert nothing["pass_s"] > 0 and nothing.predicted_tok_s is None and nothing.to_dict()["predicted_tok_s"] is None
+    assert str(nothing).endswith("\n\na token       not known: how fast the device and the link would be is not (bandwidths)")
+    assert "tokens/s" not in str(nothing) and "bounds it" not in str(nothing)
+    some = forecast(header, memory, parse_rates("disk=3GB/s,link=25GB/s"))
+    assert 1.2 < some.predicted_tok_s < 1.6
+    assert "bound by the link, unless the device takes longer, which is not known\n" in str(some)
+    assert re.search(r"keeps all of it: speed unknown\n", str(some))  # when nothing crosses the link
+    by_type = forecast(header, memory, {"disk": 3e9, "link": 25e9, "device_product": {"Q4_K": 6e11}})
+    assert "not known" not in str(by_type) and re.search(r"device reads, of VRAM +36\.0 GiB +600\.00 GB/s", str(by_type))
+
+
+def test_rates_of_several_devices_are_told_from_each_other(header):
+    budgets = {"max_vram": (24 * GB, 8 * GB), "max_ram": 64 * GB}
+    text = str(forecast(header, budgets, parse_rates("disk=3GB/s,link=25GB/s+12GB/s,device=900GB/s+300GB/s")))
+    assert re.search(r"^2 devices read +\d+\.\d GiB +1\d{3}\.\d+ GB/s in all +", text, re.M)
+    budgets["max_vram"] = (24 * GB, 24 * GB)
+    text = str(forecast(header, budgets, parse_rates("disk=3GB/s,link=25GB/s+12GB/s,device=900GB/s")))
+    assert re.search(r"^2 links bring +0 B +- +-$", text, re.M)  # and not the rate of the first
+
+
 def test_the_cpu_takes_as_long_as_the_link(header):
     """Where it is known how fast it is, while devices read memory too; and not where something else bounds a pass."""
     rates = parse_rates(ASSUMED + ",memory=60GB/s")
@@ -331,6 +355,8 @@ def test_the_command_says_what_is_wrong(airpy, header, tmp_path):
     assert code == 2 and "leave out --max-vram" in err
     code, _, err = airpy("plan", header, "--bandwidths", ASSUMED, "--probe")
     assert code == 2 and "leave out one" in err
+    code, _, err = airpy("plan", header, "--cpu-share", "0.5", "--bandwidths", ASSUMED)
+    assert code == 1 and "cpu_share is the CPU's part beside a GPU" in err
     code, _, err = airpy("plan", header, "--max-vram", "300MB", "--bandwidths", ASSUMED)
     assert code == 1 and "max_vram 286.1 MiB is too small by" in err and err.count("\n") == 1
 
