@@ -259,21 +259,13 @@ def probe_compute(machine: Machine, seconds: float = COMPUTE_SECONDS) -> Rates:
 
 def probe_gpu(machine: Machine, which: int = 0, seconds: float = GPU_SECONDS) -> Rates:
     """{link, link_back, device, device_op_s, handover_s, device_product, device_product_columns, device_context} of one of the machine's
-    GPUs, in at most machine.gpu_bytes of its memory."""
-    try:
-        found = _core.probe_device(cuda_plugin(), machine.gpus[which].number, list(machine.types), machine.gpu_bytes, seconds)
-        return check_rates(found)
-    except (AirpyError, ArgumentError):
-        return {}  # opening the model will say what is wrong with the device
+    GPUs, in at most machine.gpu_bytes of its memory. Raises AirpyError where it cannot be measured."""
+    return check_rates(_core.probe_device(cuda_plugin(), machine.gpus[which].number, list(machine.types), machine.gpu_bytes, seconds))
 
 
 def probe_links(machine: Machine, seconds: float = LINKS_SECONDS) -> Rates:
-    """{link_together, helpers [{link_together}]} of the machine's GPUs, while all are copied to."""
-    try:
-        found = _core.probe_links(cuda_plugin(), tuple(gpu.number for gpu in machine.gpus), 0, seconds)
-        return check_rates(_links(found))
-    except (AirpyError, ArgumentError):
-        return {}
+    """{link_together, helpers [{link_together}]} of the machine's GPUs, while all are copied to. Raises as probe_gpu() does."""
+    return check_rates(_links(_core.probe_links(cuda_plugin(), tuple(gpu.number for gpu in machine.gpus), 0, seconds)))
 
 
 def _links(rates: list[float]) -> Rates:
@@ -312,13 +304,10 @@ def _compute_rates(machine: Machine, fresh: Fresh) -> Rates:
     return compute
 
 
-def gpu_rates(machine: Machine, which: int = 0, *, fresh: Fresh = "") -> Rates:
-    """Of one of the machine's GPUs: kept ones, unless `fresh` or a type is not known, else probed ones, which are kept."""
+def measure_gpu(machine: Machine, which: int = 0, *, fresh: Fresh = "rates") -> Rates:
+    """Of one of the machine's GPUs, measured now, and kept. Raises as probe_gpu() does."""
     key = machine.gpu_keys[which]
-    kept = _load(key)
-    known = kept.get("link") and kept.get("device") and set(machine.types) <= kept.get("device_product", {}).keys()
-    if (known and not fresh) or not (probed := probe_gpu(machine, which)):
-        return kept
+    kept, probed = _load(key), probe_gpu(machine, which)
     rates = _with_types(kept, probed, "device_product", "device_product_columns")
     # Others' memory may be in it, and a model that is open hides it. It decides what VRAM holds, and so whose the rest is.
     contexts = [found for found in (kept.get("device_context"), probed.get("device_context")) if found]
@@ -327,22 +316,42 @@ def gpu_rates(machine: Machine, which: int = 0, *, fresh: Fresh = "") -> Rates:
     return rates
 
 
+def gpu_rates(machine: Machine, which: int = 0, *, fresh: Fresh = "") -> Rates:
+    """Of one of the machine's GPUs: kept ones, unless `fresh` or a type is not known, else measured ones, where it can be."""
+    kept = _load(machine.gpu_keys[which])
+    if kept.get("link") and kept.get("device") and set(machine.types) <= kept.get("device_product", {}).keys() and not fresh:
+        return kept
+    with contextlib.suppress(AirpyError):  # opening the model will say what is wrong with the device
+        return measure_gpu(machine, which, fresh=fresh)
+    return kept
+
+
+def measure_links(machine: Machine, *, fresh: Fresh = "rates") -> Rates:
+    """Of the links to the machine's GPUs while all are busy, measured now, and kept. Raises as probe_links() does."""
+    probed = probe_links(machine)
+    _keep(machine.links_key, probed, probed, fresh)
+    return probed
+
+
 def links_rates(machine: Machine, *, fresh: Fresh = "") -> Rates:
-    """Of the links to the machine's GPUs while all are busy, where there are several; likewise."""
+    """Of the links to the machine's GPUs while all are busy, where there are several: kept or measured, as gpu_rates() are."""
     if len(machine.gpus) < 2:
         return {}
     kept = _load(machine.links_key)
-    if (kept and not fresh) or not (probed := probe_links(machine)):
+    if kept and not fresh:
         return kept
-    _keep(machine.links_key, probed, probed, fresh)
-    return probed
+    with contextlib.suppress(AirpyError):
+        return measure_links(machine, fresh=fresh)
+    return kept
 
 
 def _of_all(first: Rates, others: list[Rates], links: Rates) -> Rates:
     """Rates of several devices, as bandwidths have them."""
     if not others:
         return first
-    together = links.get("helpers") or [{} for _ in others]
+    together = links.get("helpers", [])
+    if len(together) != len(others):  # an edited file's, or none
+        links, together = {}, [{} for _ in others]
     first = first | {name: rate for name, rate in links.items() if name != "helpers"}
     return first | {"helpers": [other | link for other, link in zip(others, together, strict=True)]}
 
@@ -398,7 +407,7 @@ def learn_link(machine: Machine, link_bytes: int, used: Mapping[str, Any], predi
     key = machine.links_key if several else machine.gpu_keys[0]
     kept = _load(key)
     if several and "link_together" in kept:
-        for rates, by in zip((kept, *kept["helpers"]), (used, *used.get("helpers", ())), strict=False):
+        for rates, by in zip((kept, *kept.get("helpers", ())), (used, *used.get("helpers", ())), strict=False):
             if by.get("link_together"):
                 rates["link_together"] += _LEARN * (by["link_together"] * predicted_s / seconds - rates["link_together"])
         _store(key, kept)

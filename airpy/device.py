@@ -107,23 +107,30 @@ def _gpu(plugin: str, number: int) -> Gpu:
     return Gpu(number, **_core.device_info(plugin, number))
 
 
-def gpus() -> list[Gpu]:
-    """All of them, which makes a context on each. Raises UnsupportedError saying why there is none that could be used."""
-    plugin = _plugin_there()
-    return [_gpu(plugin, number) for number in range(_core.device_count(plugin))]
+def find_gpus() -> tuple[list[Gpu], list[str]]:
+    """Those that can be used, which makes a context on each, and why the others cannot. Raises UnsupportedError saying why there is none
+    at all."""
+    plugin, usable, problems = _plugin_there(), [], []
+    for number in range(_core.device_count(plugin)):
+        try:
+            usable.append(_gpu(plugin, number))
+        except AirpyError as error:
+            problems.append(str(error))
+    return usable, problems
 
 
 def find_device(where: str, device: Any) -> Device:
-    """What a name, or what prints as one (torch.device), stands for; None: the CPU. "auto" is all GPUs where one can be used.
-    Raises UnsupportedError for others, and for a GPU that cannot be used, saying why."""
+    """What a name, or what prints as one (torch.device), stands for; None: the CPU. "auto" is all GPUs that
+    can be used, or the CPU where none can. Raises UnsupportedError for other names, and for a GPU that is not there, saying why."""
     name = "cpu" if device is None else str(device)
     if name in ("cpu", "cpu:0"):
         return CPU
     if name == "auto":
         try:
-            return Device("cuda", tuple(range(min(_core.device_count(_plugin_there()), _core.MAX_DEVICES))))
+            usable, _ = find_gpus()
         except AirpyError:
             return CPU
+        return Device("cuda", tuple(gpu.number for gpu in usable[: _core.MAX_DEVICES])) if usable else CPU
     if not re.fullmatch(_CUDA, name):
         raise UnsupportedError(f"{where}: {device!r} is not supported; devices are 'cpu', 'cuda', 'cuda:0', 'cuda:0,1' … and 'auto'")
     numbers = tuple(map(int, (name.partition(":")[2] or "0").split(",")))

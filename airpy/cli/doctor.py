@@ -46,23 +46,25 @@ def run(args: argparse.Namespace) -> int:
 
 
 def examine(model: str | None) -> dict[str, Any]:
-    """All that is printed, sizes in bytes and rates in bytes per second; "gpu_problem" is None where a GPU can be used. What GPUs do is
-    kept for plans."""
+    """All that is printed, sizes in bytes and rates in bytes per second; "gpu_problem" is None where a GPU can be used, "gpus_left_out"
+    says why others cannot. What GPUs do is kept for plans."""
     from airpy import _core
     from airpy.auto_model import cpu_tier
     from airpy.calibration import probe_disk
-    from airpy.device import cuda_plugin, gpus
+    from airpy.device import cuda_plugin, find_gpus
     from airpy.errors import AirpyError
     from airpy.files import find_model
 
     file = find_model(model) if model else os.path.join(os.path.dirname(_core.__file__), "assets", "demo-q8_0.gguf")
     found: list[Gpu] = []
+    left_out: list[str] = []
     problem = None
     cpu = _core.cpu_info()
     with progress_for_call("auto", "step", _PATIENCE) as report:
         report(0, 3, 0, 1)
         try:
-            found = gpus()  # contexts take a while to make
+            found, left_out = find_gpus()  # contexts take a while to make
+            problem = None if found else "; ".join(left_out)
         except AirpyError as error:
             problem = str(error)
         steps = 4 + len(found)
@@ -86,26 +88,37 @@ def examine(model: str | None) -> dict[str, Any]:
         "gpus": [{**asdict(gpu), **did} for gpu, did in zip(found, rates, strict=True)],
         "links_together": together,
         "gpu_problem": problem,
+        "gpus_left_out": left_out if found else [],
         "cublas": _cublas() if found else None,
     }
 
 
 def _rates(gpu: Gpu, file: str) -> dict[str, Any]:
-    """Measured now, but for products: which ones a model needs is not known; {} where it cannot be."""
-    from airpy.calibration import GPU_PROBE_BYTES, Machine, gpu_rates
+    """Measured now, but for products: which ones a model needs is not known; {"problem"} where it cannot be."""
+    from airpy.calibration import GPU_PROBE_BYTES, Machine, measure_gpu
+    from airpy.errors import AirpyError
 
-    machine = Machine(file, (), 0, "", min(GPU_PROBE_BYTES, gpu.free // 4), (gpu,))
-    rates = gpu_rates(machine, fresh="rates")
-    return {name: rates[name] for name in ("link", "link_back", "device", "device_op_s", "handover_s") if name in rates}
+    try:
+        rates = measure_gpu(Machine(file, (), 0, "", min(GPU_PROBE_BYTES, gpu.free // 4), (gpu,)))
+    except AirpyError as error:
+        return {"problem": str(error)}
+    return {name: rates[name] for name in ("link", "link_back", "device", "device_op_s", "handover_s")}
 
 
-def _together(found: list[Gpu], file: str) -> list[float]:
-    """What their links give while all are busy; [] where there is one, or it cannot be measured."""
+def _together(found: list[Gpu], file: str) -> dict[str, Any]:
+    """{"rates"}: what their links give while all are busy, [] where there is one, or more than are used together; {"problem"} where it
+    cannot be measured."""
     from airpy._core import MAX_DEVICES
-    from airpy.calibration import Machine, links_rates
+    from airpy.calibration import Machine, measure_links
+    from airpy.errors import AirpyError
 
-    rates = links_rates(Machine(file, (), 0, "", 0, tuple(found)), fresh="rates") if len(found) <= MAX_DEVICES else {}
-    return [rates["link_together"], *(other["link_together"] for other in rates["helpers"])] if rates else []
+    if not 1 < len(found) <= MAX_DEVICES:
+        return {"rates": []}
+    try:
+        rates = measure_links(Machine(file, (), 0, "", 0, tuple(found)))
+    except AirpyError as error:
+        return {"rates": [], "problem": str(error)}
+    return {"rates": [rates["link_together"], *(other["link_together"] for other in rates["helpers"])]}
 
 
 def _cublas() -> dict[str, Any]:
@@ -128,8 +141,8 @@ def _cublas_text(cublas: dict[str, Any]) -> str:
 
 
 def _gpu_text(gpu: dict[str, Any]) -> str:
-    if not gpu.get("link"):
-        return "could not be measured"
+    if gpu.get("problem"):
+        return f"could not be measured: {gpu['problem']}"
     return (
         f"link {format_rate(gpu['link'])} to it, {format_rate(gpu['link_back'])} back; its memory {format_rate(gpu['device'])}; "
         f"a launch {format_time(gpu['device_op_s'])}, a hand-over {format_time(gpu['handover_s'])}"
@@ -149,19 +162,25 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
         yield f"disk     {format_rate(disk['disk'])}, {disk['depth']} reads of {format_size(disk['block_bytes'])}: {disk['path']}"
     else:
         yield f"disk     could not be measured with {disk['path']}"
-    for number, gpu in enumerate(facts["gpus"]):
+    for gpu in facts["gpus"]:
         major, minor = gpu["capability"]
         yield (
-            f"cuda:{number}   {gpu['name']}, compute capability {major}.{minor}, {format_size(gpu['total'])}, "
+            f"cuda:{gpu['number']}   {gpu['name']}, compute capability {major}.{minor}, {format_size(gpu['total'])}, "
             f"{format_size(gpu['free'])} free, driver for CUDA {gpu['driver'] // 1000}.{gpu['driver'] % 1000 // 10}"
         )
         yield f"         {_gpu_text(gpu)}"
-    if facts["links_together"]:
-        yield f"links    {' + '.join(map(format_rate, facts['links_together']))} to all of them at once"
+    together = facts["links_together"]
+    if together["rates"]:
+        yield f"links    {' + '.join(map(format_rate, together['rates']))} to all of them at once"
+    elif together.get("problem"):
+        yield f"links    to all of them at once could not be measured: {together['problem']}"
     if facts["cublas"]:
         yield f"cuBLAS   {_cublas_text(facts['cublas'])}"
     if facts["gpu_problem"]:
         yield f"GPU      none can be used: {facts['gpu_problem']}"
-    name = "cuda" if len(facts["gpus"]) < 2 else "auto"
+    for why in facts["gpus_left_out"]:
+        yield f"GPU      not used: {why}"
+    numbers = [gpu["number"] for gpu in facts["gpus"]]
+    name = "auto" if len(numbers) > 1 else "cuda" if numbers in ([], [0]) else f"cuda:{numbers[0]}"
     gpus = f"; device='{name}', or --device {name}, chooses the GPU{'s' if name == 'auto' else ''}" if facts["gpus"] else ""
     yield f"used     the CPU computes{gpus}"

@@ -10,7 +10,7 @@
  *
  *     devices=N            0: calls say cudaErrorNoDevice                      driver=12020, runtime=13000   versions; a driver of an
  *     vram=SIZE[/SIZE…]    of each device, the last one for the rest              older major, or 0: cudaErrorInsufficientDriver
- *     sm=80, sms=4         compute capability; multiprocessors                 image=80   kernels are built for no older device
+ *     sm=80[/SM…], sms=4   compute capability, of each; multiprocessors        image=80   kernels are built for no older device
  *     optin=SIZE           shared memory of a block that asks for more         peer=0|1   whether devices can reach each other
  *     mode=sync|threads|sched   when work is done: see Mode                    copy=early|late|spread, h2d=GB/s, d2h=GB/s, kernel_us=
  *     links=GB/s[/GB/s…]   instead of h2d, of each device     root=GB/s   of all copies from the host together, in mode=threads

@@ -354,9 +354,9 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
 def gpu_facts(emulated: bool) -> Json:
     if not emulated:
         return {**facts(), "driver": driver_version()}
-    from airpy.device import gpus
+    from airpy.device import find_gpus
 
-    gpu = gpus()[0]
+    gpu = find_gpus()[0][0]
     return {"name": gpu.name, "memory_bytes": gpu.total, "driver": "", "cuda_of_driver": ""}
 
 

@@ -659,6 +659,47 @@ def test_doctor_names_the_gpus_and_measures_them(cuda, capsys, probes):
     assert re.search(r"cuda:1 .*driver for CUDA 13\.0\n +link .* to it, .* back; its memory .*; a launch ", text)
 
 
+def test_gpus_that_this_build_has_no_code_for_are_left_to_others(cuda, probes, capsys):
+    """By device="auto", and by doctor, which says why; by name they are refused."""
+    from airpy.cli.main import main
+
+    old = r"cuda:{}, Emulated GPU, is of compute capability 7\.0, which this build has no code for; build airpy with AIRPY_\w+=70"
+    for sm, device, line, used in [
+        ("70/90", "cuda:1", rf"^GPU +not used: {old.format(0)}", "device='cuda:1'"),
+        ("90/70", "cuda:0", rf"^GPU +not used: {old.format(1)}", "device='cuda'"),
+        ("70", "cpu", rf"^GPU +none can be used: {old.format(0)}.*; {old.format(1)}", "the CPU computes\n"),
+    ]:
+        cuda(f"devices=2,sm={sm},image=80")
+        with load(device="auto", n_ctx=64) as model:
+            assert model.device == device and model([IDS]).logits.shape[0] == 1
+        assert main(["doctor"]) == 0
+        out = capsys.readouterr().out
+        assert re.search(line, out, re.M) and used in out and len(re.findall("^cuda:", out, re.M)) == (device != "cpu")
+    with pytest.raises(errors.UnsupportedError, match=old.format(0)):
+        load(device="cuda")
+
+
+def test_doctor_says_why_a_gpu_cannot_be_measured(cuda, probes, monkeypatch):
+    """And shows no figures of another day for it."""
+    from airpy.cli import doctor
+
+    cuda("devices=2")
+    assert "link" in doctor.examine(None)["gpus"][0]
+    cuda("devices=2,fail=cudaMalloc:1:2")
+    facts = doctor.examine(None)
+    text = "\n".join(doctor._lines(facts))
+    assert "link" not in facts["gpus"][0] and facts["gpus"][1]["link"] > 0 and len(facts["links_together"]["rates"]) == 2
+    assert re.search(r"cuda:0 .*\n +could not be measured: cuda: .* MiB of VRAM for a measurement: out of memory", text)
+
+
+    def refuse(*given: Any) -> None:
+        raise errors.OutOfMemoryError("cuda: a thread")
+
+    monkeypatch.setattr(_core, "probe_links", refuse)
+    text = "\n".join(doctor._lines(doctor.examine(None)))
+    assert re.search(r"^links +to all of them at once could not be measured: cuda: a thread$", text, re.M)
+
+
 def test_devices_are_named_as_in_pytorch(cuda):
     cuda("devices=2")
     for name, device in [("cuda", "cuda:0"), ("cuda:1", "cuda:1"), ("auto", "cuda:0,1"), ("cpu", "cpu")]:
@@ -670,6 +711,8 @@ def test_devices_are_named_as_in_pytorch(cuda):
             load(device=name)
     with pytest.raises(errors.ArgumentError, match="max_vram is a GPU's memory, but the CPU computes"):
         load(device="cpu", max_vram="1GiB")
+    with pytest.raises(errors.ArgumentError, match="cpu_share is the CPU's part beside a GPU, but here it computes alone"):
+        load(device="cpu", cpu_share=0.5)
 
 
 FULL = r"out of memory \(\w+\); [\d.]+ MiB of VRAM are free of 8192\.0; lower max_vram, or end what else uses the GPU"

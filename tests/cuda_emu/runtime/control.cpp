@@ -87,11 +87,12 @@ bool parse_sizes_of_devices(const std::string &text, size_t DeviceConfig::*field
     return true;
 }
 
-bool parse_links(const std::string &text)
+template <class T>
+bool parse_of_devices(const std::string &text, T DeviceConfig::*field)
 {
-    std::vector<std::string> rates = split(text, '/');
+    std::vector<std::string> numbers = split(text, '/');
     for (size_t i = 0; i < MAX_DEVICES; i++)
-        if (!parse_number(rates[i < rates.size() ? i : rates.size() - 1], &cfg.device[i].link_gbs)) return false;
+        if (!parse_into(numbers[i < numbers.size() ? i : numbers.size() - 1], &(cfg.device[i].*field))) return false;
     return true;
 }
 
@@ -127,7 +128,7 @@ bool set_word(const std::string &key, const std::string &value, std::vector<std:
     if (key == "devices") return parse_into(value, &cfg.devices) && cfg.devices <= MAX_DEVICES;
     if (key == "vram") return parse_sizes_of_devices(value, &DeviceConfig::vram);
     if (key == "optin") return parse_sizes_of_devices(value, &DeviceConfig::shared_optin);
-    if (key == "sm") return for_all_devices(value, [](DeviceConfig &device, int n) { device.capability = n; });
+    if (key == "sm") return parse_of_devices(value, &DeviceConfig::capability);
     if (key == "sms") return for_all_devices(value, [](DeviceConfig &device, int n) { device.multiprocessors = n; });
     if (key == "driver") return parse_into(value, &cfg.driver);
     if (key == "runtime") return parse_into(value, &cfg.runtime);
@@ -140,7 +141,7 @@ bool set_word(const std::string &key, const std::string &value, std::vector<std:
     if (key == "seed") return parse_into(value, &cfg.seed);
     if (key == "copy")
         return parse_one_of<Copy>(value, {{"early", Copy::early}, {"late", Copy::late}, {"spread", Copy::spread}}, &cfg.copy);
-    if (key == "links") return parse_links(value);
+    if (key == "links") return parse_of_devices(value, &DeviceConfig::link_gbs);
     if (key == "root") return parse_into(value, &cfg.root_gbs);
     if (key == "h2d") return parse_into(value, &cfg.h2d_gbs);
     if (key == "d2h") return parse_into(value, &cfg.d2h_gbs);
