@@ -1,9 +1,9 @@
 /* The CUDA backend's life: devices, memory, state, and the one symbol that the plugin exports. */
 #include "cuda/backend.h"
 
+#include <exception>
 #include <new>
 #include <stdio.h>
-#include <system_error>
 #include <thread>
 
 #include "cuda/cublas.h"
@@ -118,7 +118,7 @@ template <class F> static air_status apart(int32_t device, air_error *err, F wha
     (void)cudaGetLastError();
     try {
         std::thread([&] { st = what(); }).join();
-    } catch (const std::system_error &) {
+    } catch (const std::exception &) { /* no more threads, or no memory for one */
         st = air_fail(err, AIR_E_NOMEM, "cuda: a thread");
     }
     return st;

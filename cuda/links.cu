@@ -2,7 +2,7 @@
  * port, or a switch, give less than one after the other; so do many that read the host's memory faster than it can be read. */
 #include <algorithm>
 #include <condition_variable>
-#include <system_error>
+#include <exception>
 #include <thread>
 
 #include "base/checked.h"
@@ -117,7 +117,7 @@ air_status air_cuda_probe_links(const int32_t *devices, int32_t n, uint64_t byte
             links[begun].device = devices[begun];
             threads[begun] = std::thread(run, &links[begun], &start, piece, seconds);
         }
-    } catch (const std::system_error &) {
+    } catch (const std::exception &) { /* no more threads, or no memory for one */
         start.never_come(n - begun);
         st = air_fail(err, AIR_E_NOMEM, "cuda: a thread");
     }
