@@ -18,6 +18,7 @@ from airpy.auto_model import (
 )
 from airpy.calibration import Fresh, calibrate, given_rates
 from airpy.device import Device
+from airpy.errors import UnsupportedError
 from airpy.files import PathLike, find_model
 from airpy.planning import Plan
 from airpy.tokenizer.vocab import Vocabulary
@@ -37,7 +38,8 @@ def forecast(
 ) -> Plan:
     """Under from_pretrained()'s options and max_vram, a device's memory, which no device need be there for; None is the default.
     bandwidths: the other machine's; what they do not name bounds nothing. None: this machine's, as probed (fresh: now). Raises what
-    from_pretrained() raises for the file, BudgetError, and ArgumentError for a cpu_share without max_vram."""
+    from_pretrained() raises for the file, BudgetError, ArgumentError for a cpu_share without max_vram, and UnsupportedError for what no GPU
+    computes."""
     check_shares(bool(given.get("max_vram")), given)
     file = find_model(path)
     parts, metadata = _read_metadata(file)
@@ -50,7 +52,10 @@ def forecast(
         options["bandwidths"] = calibrate(machine_for(gguf, options["threads"], options["tier"], room), fresh=fresh)
     else:
         options["bandwidths"] = given_rates(bandwidths)
-    return Plan.build(gguf, metadata, _core.solve_plan(gguf, **options), options)
+    solved = _core.solve_plan(gguf, **options)
+    if solved["device_budget"] and solved["expert_weight_bytes"]:
+        raise UnsupportedError("mixtures of experts are computed by the CPU alone; leave max_vram (--max-vram) out")
+    return Plan.build(gguf, metadata, solved, options)
 
 
 def plan_on(

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from models import DEMO, RATES
+from models import DEMO, RATES, golden
 
 from airpy import Plan, _core, errors
 from airpy.calibration import check_rates, parse_rates
@@ -128,6 +128,13 @@ def test_what_bounds_a_pass_is_named_with_its_time(header):
     plan = planned(header, "48GB", "4GB")
     assert plan.bound == "device" and plan["link_s"] == plan["disk_s"] == plan["device_ring_bytes"] == plan["pin_bytes"] == 0
     assert plan["device_weight_bytes"] == plan["weight_bytes"] and "bound by the device" in str(plan)
+
+
+def test_nothing_is_foretold_of_what_no_gpu_computes():
+    mixture = golden("qwen3moe")
+    with pytest.raises(errors.UnsupportedError, match="mixtures of experts are computed by the CPU alone"):
+        forecast(mixture, {"max_vram": 24 * GB}, parse_rates(ASSUMED))
+    assert not forecast(mixture, {"max_ram": GB}, parse_rates(ASSUMED)).on_device
 
 
 def test_what_nothing_is_known_of_is_no_prediction(header):
