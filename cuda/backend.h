@@ -280,7 +280,7 @@ float *air_cuda_buffer(const air_backend *h, int32_t buffer);
 
 static inline air_cuda_epilogue air_cuda_epilogue_of(const air_op *op)
 {
-    return air_cuda_epilogue{op->epilogue, op->activation, op->scale, op->softcap};
+    return air_cuda_epilogue{op->epilogue, op->activation, op->scale, op->clamp, op->softcap};
 }
 
 /* From a column on. */

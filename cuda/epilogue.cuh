@@ -19,6 +19,7 @@ static __device__ __forceinline__ float air_cuda_folded(float y, const float *bi
 {
     if (bias) y = __fadd_rn(y, __ldg(bias));
     if (e.scale != 0.0f) y = __fmul_rn(y, e.scale);
+    if (e.clamp != 0.0f) y = y > e.clamp ? e.clamp : y < -e.clamp ? -e.clamp : y;
     if (e.softcap != 0.0f) y = e.softcap * tanhf(y / e.softcap);
     if (e.kind == AIR_EPILOGUE_ADD) return __fadd_rn(held, y);
     if (e.kind == AIR_EPILOGUE_GATED) return __fmul_rn(air_cuda_activated(held, e.activation), y);

@@ -41,7 +41,7 @@ typedef enum air_cuda_role { AIR_CUDA_DECODE, AIR_CUDA_PROMPT } air_cuda_role;
 typedef struct air_cuda_epilogue {
     air_epilogue kind;
     air_activation activation;
-    float scale, softcap; /* 0: none */
+    float scale, clamp, softcap; /* 0: none */
 } air_cuda_epilogue;
 
 /* Roles: of few columns, bound by the weights' bytes, and of many, bound by arithmetic. Below compute capability 7.5 weights that are plain

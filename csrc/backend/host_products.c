@@ -156,6 +156,11 @@ void air__multiply(const air_ops *ops, const air_weight *w, const uint8_t *data,
     }
 }
 
+static void clamp(float *x, int64_t n, float most)
+{
+    for (int64_t i = 0; i < n; i++) x[i] = x[i] > most ? most : x[i] < -most ? -most : x[i]; /* NaN stays */
+}
+
 /* Folds a chunk of results into the output buffer at weight row first. */
 static void finish(const air_backend *h, const air_op *op, float *result, int64_t rows, int64_t n, float *out, int64_t width,
                    int64_t first)
@@ -165,6 +170,7 @@ static void finish(const air_backend *h, const air_op *op, float *result, int64_
         float *r = result + c * rows, *o = out + c * width + first;
         if (bias) h->ops->add(r, bias, rows);
         for (int64_t i = 0; op->scale != 0.0f && i < rows; i++) r[i] *= op->scale;
+        if (op->clamp != 0.0f) clamp(r, rows, op->clamp);
         if (op->softcap != 0.0f) h->ops->softcap(r, rows, op->softcap);
         if (op->epilogue == AIR_EPILOGUE_SET) h->ops->activate[op->activation](r, o, rows);
         if (op->epilogue == AIR_EPILOGUE_ADD) h->ops->add(o, r, rows);
@@ -180,8 +186,8 @@ static void product_chunk(air_backend *h, const air__belt_span *s, int64_t chunk
     int64_t n = air__host_rows(h, op->in), width = h->program->buffers[op->out].width;
     float *out = air__host_buffer(h, op->out), *decoded = scratch, *result = scratch + ((w->cols + 15) & ~(int64_t)15);
     const uint8_t *data = s->span.data + (uint64_t)from * w->row_bytes;
-    int direct = op->epilogue == AIR_EPILOGUE_SET && op->bias == AIR_NONE && op->scale == 0.0f && op->softcap == 0.0f &&
-                 op->activation == AIR_ACTIVATION_NONE;
+    int direct = op->epilogue == AIR_EPILOGUE_SET && op->bias == AIR_NONE && op->scale == 0.0f && op->clamp == 0.0f &&
+                 op->softcap == 0.0f && op->activation == AIR_ACTIVATION_NONE;
     for (int64_t c = 0; c < n; c += AIR__CHUNK_COLUMNS) {
         int64_t columns = min64(n - c, AIR__CHUNK_COLUMNS);
         air_columns x = columns_of(h, op, c, columns);

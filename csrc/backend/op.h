@@ -56,7 +56,7 @@ typedef enum air_op_kind {
     AIR_OP_EXPERTS,   /* out = sum of the row's experts' results for in, each times its weight, then its epilogue; in2 = what ROUTE made */
 } air_op_kind;
 
-/* Of a product with the result r = softcap(scale * (W · in + bias)), f its activation. */
+/* Of a product with the result r = softcap(clamp(scale * (W · in + bias))), f its activation. */
 typedef enum air_epilogue {
     AIR_EPILOGUE_SET,    /* out = f(r) */
     AIR_EPILOGUE_ADD,    /* out += r: the residual */
@@ -74,7 +74,7 @@ typedef struct air_op {
     int32_t heads, head_dim; /* ROPE: of in; norms: groups; ATTENTION: query heads */
     int32_t rope;         /* ROPE: which of the program's */
     float eps, scale;     /* scale: EMBED, ATTENTION; PRODUCT, where 0 is none */
-    float softcap;        /* PRODUCT: 0: none */
+    float clamp, softcap; /* PRODUCT: clamp: to so much above and below 0; 0: none */
 } air_op;
 
 /* Rotation: the angle of pair i at position p is p * frequency[i] / factor[i]; cos and sin are multiplied by magnitude (yarn). */

@@ -50,6 +50,7 @@ struct air_arch {
     air_positions positions;
     air_rope_pairs rope;
     air_rope_layers rope_layers;
+    int rope_by_key;             /* rope.scaling.finetuned says whether there is any */
     int32_t no_rope_period;      /* of so many layers the last has no rope; 0: none is without */
     air_qk_norm qk_norm;
     int qk_norm_after_rope;

@@ -20,6 +20,7 @@ typedef struct reader {
     const air_arch *arch;
     air_hparams *hp;
     air_layer_hparams *layers; /* hp's */
+    int64_t blocks;            /* in the file; hp's n_layers are the first of them */
     air_error *err;
 } reader;
 
@@ -71,9 +72,9 @@ static air_status read_each(const reader *r, field f, int64_t *out)
     }
     if (value->element != AIR_GGUF_I32 && value->element != AIR_GGUF_U32)
         return air_fail(r->err, AIR_E_FORMAT, "%s is an array, but not of 32-bit integers", key.text);
-    if (value->count != (uint64_t)r->hp->n_layers)
+    if (value->count != (uint64_t)r->blocks)
         return air_fail(r->err, AIR_E_FORMAT, "%s has %llu numbers for %lld layers", key.text, (unsigned long long)value->count,
-                        (long long)r->hp->n_layers);
+                        (long long)r->blocks);
     const uint32_t *items = value->as.items;
     for (int64_t i = 0; i < r->hp->n_layers; i++) {
         if (items[i] < f.min || items[i] > f.max)
@@ -115,9 +116,9 @@ static air_status read_pattern(const reader *r, int64_t period)
     static const char suffix[] = "attention.sliding_window_pattern";
     const air_gguf_value *value = find(r, suffix);
     int flags = value && value->type == AIR_GGUF_ARRAY;
-    if (flags && (value->element != AIR_GGUF_BOOL || value->count != (uint64_t)r->hp->n_layers))
+    if (flags && (value->element != AIR_GGUF_BOOL || value->count != (uint64_t)r->blocks))
         return air_fail(r->err, AIR_E_FORMAT, "%s is not an array of a bool for each of %lld layers", air__key(r->hp, suffix).text,
-                        (long long)r->hp->n_layers);
+                        (long long)r->blocks);
     air_status st = flags ? AIR_OK : read_i64(r, (field){suffix, 1, LAYERS, 0}, &period);
     for (int64_t i = 0; i < r->hp->n_layers && !st; i++)
         r->layers[i].windowed = flags ? ((const uint8_t *)value->as.items)[i] : period == 1 || i % period < period - 1;
@@ -133,14 +134,18 @@ static air_status read_windows(const reader *r)
     return !st && hp->window ? read_pattern(r, r->arch->window_period) : st;
 }
 
-static void set_rotated(const reader *r)
+static air_status set_rotated(const reader *r)
 {
+    static const char switch_key[] = "rope.scaling.finetuned";
+    int32_t rope = 1;
+    air_status st = r->arch->rope_by_key ? air_gguf_get_bool(r->gguf, air__key(r->hp, switch_key).text, &rope, r->err) : AIR_OK;
     for (int64_t i = 0; i < r->hp->n_layers; i++) {
         int64_t period = r->arch->no_rope_period;
         int skipped = period && i % period == period - 1;
         int hidden = r->arch->rope_layers == AIR_ROPE_IN_WINDOWED && r->hp->window && !r->layers[i].windowed;
-        r->layers[i].rotated = r->hp->positions == AIR_POSITIONS_ROPE && !skipped && !hidden;
+        r->layers[i].rotated = r->hp->positions == AIR_POSITIONS_ROPE && rope && !skipped && !hidden;
     }
+    return st;
 }
 
 /* --- sizes and scales --- */
@@ -180,6 +185,7 @@ static air_status read_scales(const reader *r)
     if (r->arch->logit_scale != AIR_LOGIT_SCALE_NONE && (st = read_f64(r, "logit_scale", 1e-6, 1e6, &logits))) return st;
     hp->logit_scale = r->arch->logit_scale == AIR_LOGIT_SCALE_DIVIDES ? 1 / logits : logits;
     if ((st = read_f64(r, "attn_logit_softcapping", 0, 1e6, &hp->attention_softcap))) return st;
+    if ((st = read_f64(r, "attention.clamp_kqv", 0, 1e6, &hp->clamp_kqv))) return st;
     if ((st = read_f64(r, "final_logit_softcapping", 0, 1e6, &hp->logit_softcap))) return st;
     if ((st = read_f64(r, "attention.max_alibi_bias", 0, 1e3, &hp->alibi))) return st;
     if (hp->positions == AIR_POSITIONS_ALIBI && hp->alibi == 0)
@@ -269,31 +275,26 @@ static air_status read_experts(const reader *r)
     return read_gating(r, x);
 }
 
-/* What a file may ask for that nothing here computes. */
-static air_status refuse(const reader *r)
+/* Layers that foretell a second token, behind the others, are left alone. */
+static air_status read_layers(reader *r)
 {
-    double clamp = 0;
-    air_status st = read_f64(r, "attention.clamp_kqv", 0, 1e6, &clamp);
-    if (!st && clamp > 0)
-        return air_fail(r->err, AIR_E_UNSUPPORTED, "%s.attention.clamp_kqv is %g: clamped queries and keys are unsupported", r->hp->arch,
-                        clamp);
+    int64_t foretelling = 0;
+    air_status st = read_i64(r, (field){"block_count", 1, LAYERS, 1}, &r->blocks);
+    if (!st) st = read_i64(r, (field){"nextn_predict_layers", 0, (uint64_t)r->blocks - 1, 0}, &foretelling);
+    r->hp->n_layers = r->blocks - foretelling;
     return st;
 }
 
 air_status air__hparams_read(const air_gguf *gguf, const air_arch *arch, air_arena *arena, air_hparams *hp, air_error *err)
 {
     reader r = {.gguf = gguf, .arch = arch, .hp = hp, .err = err};
-    int64_t more = 0; /* of the file's layers, those that foretell more than one token: the last ones */
     hp->positions = arch->positions;
     hp->alibi = 8; /* of the paper's models, which say nothing */
     hp->embedding_scale = hp->residual_scale = hp->logit_scale = 1;
     hp->attention_softcap = arch->attention_softcap;
     hp->logit_softcap = arch->logit_softcap;
-    air_status st = refuse(&r);
-    if (!st) st = read_i64(&r, (field){"block_count", 1, LAYERS, 1}, &hp->n_layers);
-    if (!st) st = read_i64(&r, (field){"nextn_predict_layers", 0, (uint64_t)hp->n_layers - 1, 0}, &more);
+    air_status st = read_layers(&r);
     if (st) return st;
-    hp->n_layers -= more;
     r.layers = air_arena_alloc(arena, (size_t)hp->n_layers, sizeof *r.layers);
     if (!r.layers) return air_fail(err, AIR_E_NOMEM, "model: %lld layers", (long long)hp->n_layers);
     hp->layers = r.layers;
@@ -305,6 +306,6 @@ air_status air__hparams_read(const air_gguf *gguf, const air_arch *arch, air_are
     if ((st = read_order(&r))) return st;
     if ((st = read_vocabulary(&r))) return st;
     if (arch->embed_scale == AIR_EMBED_SCALE_ROOT) hp->embedding_scale = sqrt((double)hp->n_embd);
-    set_rotated(&r);
+    if ((st = set_rotated(&r))) return st;
     return read_eps(&r);
 }

@@ -38,7 +38,7 @@ typedef struct air_hparams { /* every field checked against its range and the ot
     int64_t window;     /* of windowed layers; 0: there are none */
     double alibi;       /* the slope of the steepest head is 2^(-alibi / heads) */
     double embedding_scale, residual_scale, logit_scale, attention_scale; /* each a factor, 1: none */
-    double attention_softcap, logit_softcap;                              /* 0: none */
+    double clamp_kqv, attention_softcap, logit_softcap;                              /* 0: none */
     const air_layer_hparams *layers;                                      /* [n_layers] */
     air_expert_hparams experts;
 } air_hparams;

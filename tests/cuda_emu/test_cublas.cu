@@ -127,8 +127,8 @@ TEST(products_by_cublas_are_those_of_our_kernels)
             std::vector<float> want = product_of(p, nullptr, o.stream), got = product_of(p, o.cublas, o.stream);
             check_near(got, want, 1e-12, p.format->name);
         }
-    const air_cuda_epilogue epilogues[] = {{AIR_EPILOGUE_ADD, AIR_ACTIVATION_NONE, 0, 0}, {AIR_EPILOGUE_GATED, AIR_ACTIVATION_SILU, 0, 0},
-                                           {AIR_EPILOGUE_SET, AIR_ACTIVATION_GELU, 0.5f, 30}};
+    const air_cuda_epilogue epilogues[] = {{AIR_EPILOGUE_ADD, AIR_ACTIVATION_NONE, 0, 0, 0}, {AIR_EPILOGUE_GATED, AIR_ACTIVATION_SILU, 0, 0, 0},
+                                           {AIR_EPILOGUE_SET, AIR_ACTIVATION_GELU, 0.5f, 0, 30}};
     for (air_cuda_epilogue epilogue : epilogues) {
         problem p(AIR_TYPE_F16, 5, 8, 2);
         check_near(product_of(p, o.cublas, o.stream, epilogue), product_of(p, nullptr, o.stream, epilogue), 1e-12, "epilogue");

@@ -360,6 +360,7 @@ static float folded_on_cpu(float r, const float *bias, const air_cuda_epilogue &
 {
     if (bias) r += *bias;
     if (e.scale != 0) r *= e.scale;
+    if (e.clamp != 0) r = r > e.clamp ? e.clamp : r < -e.clamp ? -e.clamp : r;
     if (e.softcap != 0) r = (float)((double)e.softcap * tanh((double)r / (double)e.softcap));
     if (e.kind == AIR_EPILOGUE_ADD) return held + r;
     if (e.kind == AIR_EPILOGUE_GATED) return (float)(exact_activation((double)held, e.activation) * (double)r);
@@ -385,9 +386,10 @@ TEST(epilogues_fold_the_result_and_its_bias_in)
             std::vector<float> plain = on_device(p);
             for (air_epilogue kind : {AIR_EPILOGUE_SET, AIR_EPILOGUE_ADD, AIR_EPILOGUE_GATED})
                 for (int f = 0; f < (kind == AIR_EPILOGUE_ADD ? 1 : AIR_ACTIVATION_COUNT); f++)
-                    for (bool has_bias : {false, true}) check_epilogue(p, plain, {kind, (air_activation)f, 0, 0}, has_bias);
-            check_epilogue(p, plain, {AIR_EPILOGUE_ADD, AIR_ACTIVATION_NONE, 0.22f, 0}, true);
-            check_epilogue(p, plain, {AIR_EPILOGUE_SET, AIR_ACTIVATION_NONE, 0.125f, 3}, false);
+                    for (bool has_bias : {false, true}) check_epilogue(p, plain, {kind, (air_activation)f, 0, 0, 0}, has_bias);
+            check_epilogue(p, plain, {AIR_EPILOGUE_ADD, AIR_ACTIVATION_NONE, 0.22f, 0, 0}, true);
+            check_epilogue(p, plain, {AIR_EPILOGUE_SET, AIR_ACTIVATION_NONE, 0, 0.5f, 0}, true);
+            check_epilogue(p, plain, {AIR_EPILOGUE_SET, AIR_ACTIVATION_NONE, 0.125f, 0, 3}, false);
         }
 }
 

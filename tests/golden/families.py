@@ -27,9 +27,10 @@ class Variant:
     rope: dict[str, Any] = field(default_factory=dict)
     model: str = ""                 # where it is not <family>ForCausalLM
     layout: tuple[str, ...] = ()    # names of functions below, which change tensors one after the other
-    keys: dict[str, Any] = field(default_factory=dict)  # beside those of all files: its name in the config, or a number
+    keys: dict[str, Any] = field(default_factory=dict)  # beside those of all files: its name in the config, or a value
     eps: str = ""                   # of layer norms: where the config has it (1e-5 if it does not); "": RMS norms
     centred: bool = False           # weights of norms are around 0: what is computed with is 1 more
+    rotated: bool = True            # whether the reference turns q and k
     quiet: float = 1.0              # by how much the embedding is drawn smaller, and the last norm larger, where the model scales it
     alibi: bool = False             # positions by ALiBi instead of rotation, added to the reference's scores
 
@@ -178,6 +179,12 @@ VARIANTS = {
                             layout=("experts",), keys={"leading_dense_block_count": "moe_layer_start_index"}),
     "hunyuan-moe": Variant("HunYuanMoEV1", "hunyuan-moe", {**GROUPS, "head_dim": 16, "num_experts": 8, "moe_topk": 3,
                                                            "intermediate_size": 24, "pad_token_id": None}, layout=("experts",)),
+    "olmo-clamped": Variant("Olmo", "olmo", {**GROUPS, "clip_qkv": 0.75}, layout=("interleaved",), eps="none",
+                            keys={"attention.clamp_kqv": "clip_qkv"}),
+    "granite-nope": Variant("Granite", "granite", {**GROUPS, "embedding_multiplier": 3.0, "logits_scaling": 2.0,
+                                                   "attention_multiplier": 0.3}, layout=("interleaved",), rotated=False, quiet=3.0,
+                            keys={"embedding_scale": "embedding_multiplier", "logit_scale": "logits_scaling",
+                                  "attention.scale": "attention_multiplier", "rope.scaling.finetuned": False}),
 }
 
 

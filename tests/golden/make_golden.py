@@ -72,7 +72,7 @@ def build(variant: Variant, seed: int) -> Any:
         for name, p in model.named_buffers():
             if "correction" in name:
                 p.copy_(0.1 * torch.randn(p.shape))
-    if variant.alibi:
+    if variant.alibi or not variant.rotated:
         no_rotation(model)
     return model
 
@@ -199,7 +199,7 @@ def add_metadata(w: gguf.GGUFWriter, name: str, variant: Variant, config: Any) -
     add_scaling(w, rope)
     add_experts(w, variant, config)
     for key, attribute in variant.keys.items():
-        value = attribute if isinstance(attribute, float) else getattr(config, attribute or key)
+        value = attribute if isinstance(attribute, (bool, float)) else getattr(config, attribute or key)
         add = w.add_bool if isinstance(value, bool) else w.add_float32 if isinstance(value, float) else w.add_uint32
         add(f"{variant.arch}.{'attention.' if key == 'sliding_window' else ''}{key}", value)
 

@@ -77,6 +77,7 @@ MUTATIONS = [
              "\"blk.%d.attn_k_norm.weight\", q_rows - hp->key_dim, k_rows", "test_model", "bind_every"),
     Mutation("odd numbers of heads have even slopes", "model/model.c", "(2 * (i - power) + 1) / (2 * power)", "(2 * (i - power) + 2) / (2 * power)",
              "test_model", "logits_are"),
+    Mutation("nothing is clamped", "backend/host_products.c", "x[i] > most ? most :", "x[i] > most ? x[i] :", "test_model", "logits_are"),
     Mutation("scores fall from the start", "kernels/attention.h", "s[i] += slope * (float)(lo + i - own);", "s[i] -= slope * (float)(lo + i - own);",
              "test_functions", "slopes"),
     Mutation("sinks are left out of the sum", "kernels/attention.h", "sum += expf(a->sinks[h % a->group] - a->totals[h].max);", "sum += 0;",

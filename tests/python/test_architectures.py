@@ -83,7 +83,8 @@ REFUSED = {  # keys, tensors, exception, what its message says
     "unknown rope scaling": ({"llama.rope.scaling.type": "dynamic"}, {}, "UnsupportedError", r"rope.scaling.type is \"dynamic\""),
     "one set of longrope's factors": (
         {}, {"rope_factors_long.weight": np.ones(6, np.float32)}, "ModelError", r"no tensor rope_factors_short.weight, which llama needs"),
-    "clamped queries": ({"llama.attention.clamp_kqv": 8.0}, {}, "UnsupportedError", r"llama.attention.clamp_kqv is 8"),
+    "a clamp of less than nothing": ({"llama.attention.clamp_kqv": -8.0}, {}, "FormatError", r"llama.attention.clamp_kqv is -8"),
+    "only layers that foretell": ({"llama.nextn_predict_layers": 3}, {}, "FormatError", r"llama.nextn_predict_layers is 3"),
     "rope base that is not finite": ({"llama.rope.freq_base": float("inf")}, {}, "FormatError", r"llama.rope.freq_base"),
     "no epsilon": ({"llama.attention.layer_norm_rms_epsilon": None}, {}, "FormatError", r"layer_norm_rms_epsilon"),
     "key of another type": ({"llama.embedding_length": "wide"}, {}, "FormatError", r"llama.embedding_length"),
@@ -211,6 +212,13 @@ def test_windows_may_be_given_layer_by_layer(tmp_path):
         np.testing.assert_array_equal(logits(rewrite(source, tmp_path / f"{name}.gguf", {key: value}), ids), logits(source, ids))
     other = rewrite(source, tmp_path / "other.gguf", {key: [True, False] * 3})
     assert np.abs(logits(other, ids) - logits(source, ids)).max() > 1e-3
+
+
+def test_layers_that_foretell_a_second_token_are_left_alone(tmp_path):
+    ids, source = np.arange(40, dtype=np.int32), MODELS / "llama-gqa.gguf"
+    two = logits(rewrite(source, tmp_path / "two.gguf", {"llama.block_count": 2}), ids)
+    keys = {"llama.nextn_predict_layers": 1, "llama.attention.head_count_kv": [2, 2, 2]}
+    np.testing.assert_array_equal(logits(rewrite(source, tmp_path / "m.gguf", keys), ids), two)
 
 
 def test_learned_positions_end(tmp_path):

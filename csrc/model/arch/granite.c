@@ -5,6 +5,7 @@ const air_arch air_arch_granite = {
     .name = "granite",
     .activation = AIR_ACTIVATION_SILU,
     .rope = AIR_ROPE_NORMAL,
+    .rope_by_key = 1,
     .qkv_bias = AIR_BIAS_OPTIONAL,
     .attention_out_bias = AIR_BIAS_OPTIONAL,
     .ffn_bias = AIR_BIAS_OPTIONAL,

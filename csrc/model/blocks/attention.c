@@ -15,7 +15,8 @@ static int32_t project(air_builder *b, int32_t layer, int32_t in, const projecti
     const char *why = "head_count and head_count_kv x head sizes, embedding_length";
     air_part part = {p->first, p->rows, fused};
     int32_t out = air__buffer(b, "attention", p->rows, AIR_ROWS_ALL);
-    air_op op = {.kind = AIR_OP_PRODUCT, .layer = layer, .in = in, .in2 = AIR_NONE, .out = out, .epilogue = AIR_EPILOGUE_SET};
+    air_op op = {.kind = AIR_OP_PRODUCT, .layer = layer, .in = in, .in2 = AIR_NONE, .out = out, .epilogue = AIR_EPILOGUE_SET,
+                 .clamp = (float)b->hp->clamp_kqv};
     op.weight = fused ? air__matrix_part(b, part, b->hp->n_embd, why, "blk.%d.attn_qkv.weight", layer)
                       : air__matrix(b, p->rows, b->hp->n_embd, p->why, p->weight, layer);
     op.bias = fused ? air__bias_part(b, b->arch->qkv_bias, part, "blk.%d.attn_qkv.bias", layer)
