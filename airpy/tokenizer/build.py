@@ -1,13 +1,14 @@
 """Hugging Face `tokenizers` objects out of a checked vocabulary.
 
-One BPE model holds the table; it is shared by two front ends, one that recognises control tokens in text and one that
+One model holds the table; it is shared by two front ends, one that recognises control tokens in text and one that
 does not. Both are immutable after this, so any number of threads may encode with them.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import repeat
 from typing import Any
 
@@ -15,11 +16,29 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_to
 
 from airpy.errors import FormatError
 from airpy.tokenizer.pretokenizers import DIGITS, PUNCTUATION
-from airpy.tokenizer.vocab import NORMAL, PREFIX, SPACE, USER_DEFINED, Vocabulary
+from airpy.tokenizer.unigram import build_unigram, set_unigram_front
+from airpy.tokenizer.vocab import NORMAL, PREFIX, SPACE, USER_DEFINED, Vocabulary, is_utf8
+from airpy.tokenizer.wordpiece import build_wordpiece, set_wordpiece_front, text_of_added
 
 
-def build_model(vocab: Vocabulary) -> models.BPE:
-    """The merge table. Raises FormatError where a merge names no token."""
+@dataclass(frozen=True)
+class Front:
+    """Text to ids. `numbers`: the vocabulary's ids of tokens that the library numbered itself, for the model hides them from text."""
+
+    tokenizer: Tokenizer
+    numbers: Mapping[int, int]
+
+    def ids(self, text: str) -> list[int]:
+        found: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        return [self.numbers.get(i, i) for i in found] if self.numbers else found
+
+
+def build_model(vocab: Vocabulary) -> models.Model:
+    """The table of tokens or merges. Raises FormatError where a merge names no token, or two tokens are spelt alike."""
+    if vocab.is_wordpiece:
+        return build_wordpiece(vocab)
+    if vocab.is_unigram:
+        return build_unigram(vocab)
     if vocab.is_spm:
         unk = vocab.tokens[vocab.ids["unk"]] if "unk" in vocab.ids else None
         return _bpe(vocab, _spm_merges(vocab), unk_token=unk, byte_fallback=True, fuse_unk=True)
@@ -34,12 +53,18 @@ def build_model(vocab: Vocabulary) -> models.BPE:
 
 def memory_bytes(vocab: Vocabulary) -> int:
     """About what the tokenizer of this vocabulary holds, by the sizes of its tables: whatever else the process allocates."""
-    tokens, merges = len(vocab.tokens), len(vocab.merges) or 2 * len(vocab.tokens)  # SentencePiece has about two cuts a token
-    python = tokens * (64 + 8 + 32 + 1) + sys.getsizeof(vocab.index)  # spelling, place in the list, number
-    rust = tokens * 2 * 32 + 2 * 33 * _slots(tokens) + 17 * _slots(merges)  # two spellings, both ways; pairs by pair
-    spelt = 3 * sum(map(len, vocab.tokens))
+    tokens, index = len(vocab.tokens), sys.getsizeof(vocab.index)
+    spelt = sum(map(len, vocab.tokens))
+    python = tokens * (64 + 8 + 32 + 1) + index  # spelling, place in the list, number
+    rust = tokens * 2 * 32 + 2 * 33 * _slots(tokens)  # two spellings, both ways
+    if vocab.is_wordpiece:
+        return python + rust + 3 * spelt + index + 64 * tokens  # spelt anew for the table
+    if vocab.is_unigram:
+        # A trie of bytes, a hash table a node: measured, 84 bytes for each of all tokens; and the pairs the table was made of, freed.
+        return python + rust + 84 * len("".join(vocab.tokens).encode("utf-8", "surrogateescape")) + (56 + 24 + 8) * tokens
+    merges = len(vocab.merges) or 2 * tokens  # SentencePiece has about two cuts a token
     freed = 112 * merges  # a pair of spellings each, while the table was made: the heap keeps it
-    return python + rust + spelt + freed
+    return python + rust + 17 * _slots(merges) + 3 * spelt + freed  # pairs by pair
 
 
 def _slots(entries: int) -> int:
@@ -64,10 +89,14 @@ class _Pairs(Sequence[tuple[str, str]]):
         return ((left, right) for left, _, right in map(str.partition, self._merges, repeat(" ")))
 
 
-def build_front(vocab: Vocabulary, model: models.BPE, parse_special: bool) -> Tokenizer:
+def build_front(vocab: Vocabulary, model: models.Model, parse_special: bool) -> Front:
     """A tokenizer over `model`; user-defined tokens are always recognised, control tokens where parse_special."""
     front = Tokenizer(model)
-    if vocab.is_spm:
+    if vocab.is_wordpiece:
+        set_wordpiece_front(front, vocab)
+    elif vocab.is_unigram:
+        set_unigram_front(front, vocab)
+    elif vocab.is_spm:
         # Each stretch of text between special tokens gets its own prefix, as llama.cpp does it.
         steps = [normalizers.Prepend(SPACE)] if vocab.add_space_prefix else []
         front.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])
@@ -80,10 +109,12 @@ def build_front(vocab: Vocabulary, model: models.BPE, parse_special: bool) -> To
             cuts.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
         front.pre_tokenizer = pre_tokenizers.Sequence(cuts)
     matched = sorted(vocab.user_defined + vocab.special) if parse_special else vocab.user_defined
-    added = [_added_token(vocab, i) for i in matched if _is_utf8(vocab.tokens[i])]
+    added = {i: _added_token(vocab, i) for i in matched if is_utf8(vocab.tokens[i])}
     if added:
-        front.add_tokens(added)
-    return front
+        front.add_tokens(list(added.values()))
+    # add_tokens numbers on from the end where the model has no such token, in their order.
+    end = len(vocab.tokens)
+    return Front(front, dict(enumerate(added, end)) if vocab.is_wordpiece or vocab.is_unigram else {})
 
 
 def build_cut(pattern: str) -> pre_tokenizers.PreTokenizer:
@@ -96,25 +127,16 @@ def build_cut(pattern: str) -> pre_tokenizers.PreTokenizer:
 
 
 def _added_token(vocab: Vocabulary, i: int) -> AddedToken:
-    return AddedToken(
-        vocab.tokens[i], normalized=False, lstrip=i in vocab.strip_left, rstrip=i in vocab.strip_right, special=False
-    )
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    text = text_of_added(vocab, i) if vocab.is_wordpiece else vocab.tokens[i]
+    return AddedToken(text, normalized=False, lstrip=i in vocab.strip_left, rstrip=i in vocab.strip_right, special=False)
 
 
 def _bpe(vocab: Vocabulary, merges: list[tuple[str, str]], **options: Any) -> models.BPE:
     index = vocab.index
-    if not _is_utf8("".join(vocab.tokens)):
+    if not is_utf8("".join(vocab.tokens)):
         # Tokens that are not UTF-8 cannot match any text: respell them so that the others keep their ids.
-        index = {text if _is_utf8(text) else f"[not UTF-8: {i}]": i for text, i in index.items()}
-        merges = [pair for pair in merges if _is_utf8(pair[0]) and _is_utf8(pair[1])]
+        index = {text if is_utf8(text) else f"[not UTF-8: {i}]": i for text, i in index.items()}
+        merges = [pair for pair in merges if is_utf8(pair[0]) and is_utf8(pair[1])]
     try:
         return models.BPE(index, merges, **options)
     except Exception as e:  # tokenizers raises plain Exception for a merge out of vocabulary

@@ -30,8 +30,12 @@ class Decoder:
         self._vocab = vocab
         self._known: dict[int, bytes] = {}
         self._special = frozenset(vocab.special)
-        # Text after one of these was given a space by encode; decode takes it back.
+        # Text after one of these was given a space by encode; decode takes it back. WordPiece's tokens that begin a word all spell the
+        # space before it, and only the text's first has none.
         self._breaks = self._special | frozenset(vocab.user_defined) if vocab.add_space_prefix else frozenset()
+        if vocab.is_unigram:
+            self._breaks -= {vocab.ids["unk"]}  # stands for characters of a text
+        self._strips = vocab.add_space_prefix or vocab.is_wordpiece
 
     def bytes_of(self, i: int) -> bytes:
         """The bytes one id stands for. Raises ArgumentError if there is no such id."""
@@ -44,6 +48,9 @@ class Decoder:
 
     def _spell(self, token: str, kind: int) -> bytes:
         raw = token.encode("utf-8", "surrogateescape")
+        if self._vocab.is_wordpiece:
+            word = token if kind not in (CONTROL, UNKNOWN) else SPACE + token
+            return (" " + word[1:] if len(word) > 1 and word[0] == SPACE else word).encode("utf-8", "surrogateescape")
         if kind in (CONTROL, UNKNOWN, USER_DEFINED):
             return raw
         pre = self._vocab.pre
@@ -61,13 +68,13 @@ class Decoder:
         """The bytes of ids in a row. `fresh`: whether text begins here, so that the space encode put before it goes; returned
         as it stands after the last id."""
         parts: list[bytes] = []
-        prefixed = self._vocab.add_space_prefix
+        strips = self._strips
         for i in ids:
             piece = self.bytes_of(i)
             if skip_special and i in self._special:
-                fresh = True
+                fresh = fresh or i in self._breaks
                 continue
-            if prefixed:
+            if strips:
                 if i in self._breaks:
                     fresh = True
                 elif fresh:

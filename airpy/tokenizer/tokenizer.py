@@ -17,7 +17,7 @@ from airpy.tokenizer.decode import Decoder, StreamDecoder
 from airpy.tokenizer.vocab import Vocabulary
 
 if TYPE_CHECKING:
-    import tokenizers
+    from airpy.tokenizer.build import Front
 
 Side = Literal["left", "right"]
 Padding = bool | Literal["left", "right", "longest", "max_length", "do_not_pad"] | None
@@ -49,7 +49,8 @@ class Tokenizer:
         self._model = build_model(vocab)
         self._vocab = replace(vocab, merges=[])  # they are in the model now
         self._templates = dict(templates or {})
-        self._padding_side: Side = "left"
+        # What generates continues its text; texts of the other two kinds are read by encoders, which count positions from the left.
+        self._padding_side: Side = "right" if vocab.is_wordpiece or vocab.is_unigram else "left"
         self._pad_id = vocab.ids.get("pad", vocab.ids.get("eos"))
         self.memory_bytes, self.model_max_length = memory_bytes(vocab), model_max_length
         self._make_rest()
@@ -58,7 +59,7 @@ class Tokenizer:
     def _make_rest(self) -> None:
         """What follows from the vocabulary, and is neither pickled nor shared."""
         self._decoder = Decoder(self._vocab)
-        self._fronts: dict[bool, tokenizers.Tokenizer] = {}
+        self._fronts: dict[bool, Front] = {}
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -106,9 +107,9 @@ class Tokenizer:
     ) -> BatchEncoding:
         """input_ids and attention_mask of one text or several: lists, or int64 [texts, tokens] with return_tensors.
 
-        padding=True fills up to the longest, "max_length" up to max_length, on padding_side: "left", where generation wants it, unless
-        the tokenizer's or the call's says "right"; padding="left" and "right" are True and a side. truncation=True drops what is
-        beyond max_length. Raises ArgumentError.
+        padding=True fills up to the longest, "max_length" up to max_length, on padding_side: the call's, else the tokenizer's;
+        padding="left" and "right" are True and a side. truncation=True drops what of the text is beyond max_length; the token that
+        ends it, such as [SEP], stays. Raises ArgumentError.
         """
         single = isinstance(text, str)
         if not isinstance(text, (str, Iterable)):
@@ -124,7 +125,7 @@ class Tokenizer:
         elif max_length is not None:
             raise ArgumentError("max_length does nothing without truncation=True or padding='max_length'")
         if cuts:
-            rows = [row[:max_length] for row in rows]
+            rows = [self._cut(row, int(max_length), add_special_tokens) for row in rows]  # type: ignore[arg-type]
         mask = [[1] * len(row) for row in rows]
         if fills:
             rows, mask = pad(rows, side, self._pad_id or 0, max_length if padding == "max_length" else None)
@@ -134,24 +135,27 @@ class Tokenizer:
             input_ids=to_tensors(rows, return_tensors), attention_mask=to_tensors(mask, return_tensors)
         )
 
+    def _cut(self, row: list[int], length: int, special: bool) -> list[int]:
+        """A row of encode's, no longer than `length`: what it put behind the text stays there, if there is room for more."""
+        behind = 1 if special and self._vocab.last_id is not None and length > 1 else 0
+        return row if len(row) <= length else row[: length - behind] + row[len(row) - behind :]
+
     def encode(
         self, text: str, *, add_special_tokens: bool = True, parse_special: bool = True, return_tensors: Tensors = None
     ) -> Any:
-        """The ids of text, a list, or int64 [1, tokens] with return_tensors. add_special_tokens: BOS and EOS where the file asks for
-        them. parse_special: the texts of control tokens, such as "<|im_end|>", become these tokens; else they are spelt out like any
-        text. Raises ArgumentError for lone surrogates, which no encoding has."""
+        """The ids of text, a list, or int64 [1, tokens] with return_tensors. add_special_tokens: BOS and EOS, or [CLS] and [SEP], where
+        the file asks for them. parse_special: the texts of control tokens, such as "<|im_end|>", become these tokens; else they are
+        spelt out like any text. Raises ArgumentError for lone surrogates, which no encoding has."""
         if not isinstance(text, str):
             raise ArgumentTypeError(f"text is {type(text).__name__}; expected str")
         try:
-            ids: list[int] = self._front(parse_special).encode(text, add_special_tokens=False).ids
+            ids = self._front(parse_special).ids(text)
         except TypeError:
             _refuse_surrogates(text)
             raise
         if add_special_tokens:
-            if self._vocab.add_bos:
-                ids.insert(0, self._vocab.ids["bos"])
-            if self._vocab.add_eos:
-                ids.append(self._vocab.ids["eos"])
+            first, last = self._vocab.first_id, self._vocab.last_id
+            ids = [*(() if first is None else (first,)), *ids, *(() if last is None else (last,))]
         return ids if return_tensors is None else to_tensors([ids], return_tensors)
 
     def tokenize(self, text: str, *, add_special_tokens: bool = False) -> list[str]:
@@ -266,7 +270,8 @@ class Tokenizer:
 
     @property
     def padding_side(self) -> Side:
-        """Where padding goes unless a call says otherwise: "left"; generate() takes no other."""
+        """Where padding goes unless a call says otherwise: "left", and generate() takes no other; for WordPiece and Unigram, whose
+        models read texts and continue none, "right"."""
         return self._padding_side
 
     @padding_side.setter
@@ -291,6 +296,18 @@ class Tokenizer:
         return self._vocab.ids.get("unk")
 
     @property
+    def cls_token_id(self) -> int | None:
+        return self._vocab.ids.get("cls")
+
+    @property
+    def sep_token_id(self) -> int | None:
+        return self._vocab.ids.get("sep")
+
+    @property
+    def mask_token_id(self) -> int | None:
+        return self._vocab.ids.get("mask")
+
+    @property
     def pad_token_id(self) -> int | None:
         """The file's, or end of sequence where it has none, unless another one was assigned."""
         return self._pad_id
@@ -312,6 +329,18 @@ class Tokenizer:
     @property
     def unk_token(self) -> str | None:
         return self._text(self.unk_token_id)
+
+    @property
+    def cls_token(self) -> str | None:
+        return self._text(self.cls_token_id)
+
+    @property
+    def sep_token(self) -> str | None:
+        return self._text(self.sep_token_id)
+
+    @property
+    def mask_token(self) -> str | None:
+        return self._text(self.mask_token_id)
 
     @property
     def pad_token(self) -> str | None:
@@ -350,7 +379,7 @@ class Tokenizer:
     def _text(self, i: int | None) -> str | None:
         return None if i is None else self._vocab.tokens[i]
 
-    def _front(self, parse_special: bool) -> tokenizers.Tokenizer:
+    def _front(self, parse_special: bool) -> Front:
         front = self._fronts.get(parse_special)
         if front is None:
             from airpy.tokenizer.build import build_front

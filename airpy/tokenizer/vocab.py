@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from airpy.errors import FormatError, UnsupportedError
+from airpy.tokenizer.charsmap import Charsmap
 from airpy.tokenizer.pretokenizers import PreTokenizer, find_pre
 
 PREFIX = "tokenizer.ggml."
@@ -23,8 +24,17 @@ SPACE = "\u2581"  # SentencePiece's spelling of a space
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 
 SPM_MODELS = ("llama",)
+WORDPIECE_MODELS = ("bert",)
+UNIGRAM_MODELS = ("t5",)
 # "gemma4" is byte-level BPE's algorithm on raw UTF-8; llama.cpp sets its pre-tokenizer by the model's name.
 BPE_MODELS = ("gpt2", "gemma4")
+
+# What stands for an id where a file names none (llama-vocab.cpp, impl::load): the places of the models these kinds came with.
+_DEFAULT_IDS: dict[str, dict[str, int]] = {
+    "llama": {"bos": 1, "eos": 2, "unk": 0},
+    "bert": {"cls": 101, "unk": 100, "sep": 102, "pad": 0, "mask": 103},
+    "t5": {"eos": 1, "unk": 2, "pad": 0},
+}
 
 _ID_KEYS = {
     "bos": ("bos_token_id",),
@@ -32,6 +42,7 @@ _ID_KEYS = {
     "unk": ("unknown_token_id",),
     "pad": ("padding_token_id",),
     "sep": ("seperator_token_id",),  # the key is misspelt in the format itself
+    "cls": ("cls_token_id",),
     "mask": ("mask_token_id",),
     "eot": ("eot_token_id",),
     "eom": ("eom_token_id",),
@@ -50,7 +61,7 @@ class Vocabulary:
     """What the metadata says, in the order of ids. `index` maps a token's text to its id."""
 
     model: str
-    pre: PreTokenizer | None  # None for SentencePiece
+    pre: PreTokenizer | None  # byte-level BPE's; None for the others
     tokens: list[str]
     index: dict[str, int]
     types: npt.NDArray[np.int32]
@@ -66,15 +77,38 @@ class Vocabulary:
     end_ids: list[int]
     strip_right: frozenset[int] = field(default_factory=frozenset)
     strip_left: frozenset[int] = field(default_factory=frozenset)
+    add_sep: bool = False  # WordPiece's [SEP], where others have an end of sequence
+    lowercase: bool = False  # these two are WordPiece's
+    strip_accents: bool = False
+    merge_spaces: bool = False  # these two are Unigram's
+    charsmap: Charsmap | None = None
 
     @property
     def is_spm(self) -> bool:
         return self.model in SPM_MODELS
 
+    @property
+    def is_wordpiece(self) -> bool:
+        return self.model in WORDPIECE_MODELS
+
+    @property
+    def is_unigram(self) -> bool:
+        return self.model in UNIGRAM_MODELS
+
+    @property
+    def first_id(self) -> int | None:
+        """What encode puts before a text."""
+        return self.ids["cls" if self.is_wordpiece else "bos"] if self.add_bos else None
+
+    @property
+    def last_id(self) -> int | None:
+        """What encode puts behind a text."""
+        return self.ids["sep"] if self.add_sep else self.ids["eos"] if self.add_eos else None
+
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, object]) -> Vocabulary:
         model, pre = _model_and_pre(metadata)
-        spm = model in SPM_MODELS
+        spm, wordpiece, unigram = model in SPM_MODELS, model in WORDPIECE_MODELS, model in UNIGRAM_MODELS
         tokens = _strings(metadata, "tokens")
         if not tokens:
             raise FormatError(f"{PREFIX}tokens is absent or empty: the file holds no vocabulary")
@@ -83,29 +117,37 @@ class Vocabulary:
             tokens = [token or f"[EMPTY_{i}]" for i, token in enumerate(tokens)]
         index = _index(tokens)
         types = _types(metadata, len(tokens))
-        merges = [] if spm else _merges(metadata)
-        ids = _special_ids(metadata, len(tokens), defaults={"bos": 1, "eos": 2, "unk": 0} if spm else {})
+        ids = _special_ids(metadata, len(tokens), model)
         special = np.flatnonzero((types == CONTROL) | (types == UNKNOWN)).tolist()
         user_defined = np.flatnonzero(types == USER_DEFINED).tolist()
         strip_left, strip_right = _strip_rules(metadata, tokens, index, special + user_defined)
+        add_bos = _flag(metadata, "add_bos_token", spm or wordpiece or (pre is not None and pre.add_bos))
+        add_eos = _flag(metadata, "add_eos_token", unigram)
+        lowercase = wordpiece and _flag(metadata, "normalizer.lowercase", True)
         return cls(
             model=model,
             pre=pre,
             tokens=tokens,
             index=index,
             types=types,
-            scores=_scores(metadata, len(tokens)) if spm else None,
-            merges=merges,
+            scores=_scores(metadata, len(tokens), unigram) if spm or unigram else None,
+            merges=_merges(metadata) if pre is not None else [],
             ids=ids,
-            add_bos=_flag(metadata, "add_bos_token", spm or (pre is not None and pre.add_bos)) and "bos" in ids,
-            add_eos=_flag(metadata, "add_eos_token", False) and "eos" in ids,
-            add_space_prefix=_flag(metadata, "add_space_prefix", spm) and spm,
-            escape_spaces=spm or (pre is not None and pre.escape_spaces),
+            add_bos=add_bos and ("cls" if wordpiece else "bos") in ids,
+            add_eos=add_eos and "eos" in ids,
+            # Converters write [SEP] as the end of sequence too, for it stands behind every text; it does so once.
+            add_sep=wordpiece and (_flag(metadata, "add_sep_token", True) or add_eos) and "sep" in ids,
+            add_space_prefix=_flag(metadata, "add_space_prefix", spm) and (spm or unigram),
+            escape_spaces=spm or wordpiece or unigram or (pre is not None and pre.escape_spaces),
             special=special,
             user_defined=user_defined,
             end_ids=_end_ids(ids, tokens, index, types),
             strip_right=strip_right,
             strip_left=strip_left,
+            lowercase=lowercase,
+            strip_accents=wordpiece and _flag(metadata, "normalizer.strip_accents", lowercase),
+            merge_spaces=unigram and _flag(metadata, "remove_extra_whitespaces", False),
+            charsmap=_charsmap(metadata) if unigram else None,
         )
 
 
@@ -113,12 +155,11 @@ def _model_and_pre(metadata: Mapping[str, object]) -> tuple[str, PreTokenizer | 
     model = metadata.get(PREFIX + "model")
     if not isinstance(model, str):
         raise FormatError(f"{PREFIX}model is {'absent' if model is None else repr(model)[:80]}; expected a string")
-    if model in SPM_MODELS:
+    others = SPM_MODELS + WORDPIECE_MODELS + UNIGRAM_MODELS
+    if model in others:
         return model, None
     if model not in BPE_MODELS:
-        raise UnsupportedError(
-            f"{PREFIX}model {model[:80]!r} is not supported; supported are {', '.join(SPM_MODELS + BPE_MODELS)}"
-        )
+        raise UnsupportedError(f"{PREFIX}model {model[:80]!r} is not supported; supported are {', '.join(others + BPE_MODELS)}")
     pre = "gemma4" if model == "gemma4" else metadata.get(PREFIX + "pre", "default") or "default"
     if not isinstance(pre, str):
         raise FormatError(f"{PREFIX}pre is {repr(pre)[:80]}; expected a string")
@@ -196,19 +237,34 @@ def _types(metadata: Mapping[str, object], n: int) -> npt.NDArray[np.int32]:
     return np.where((types >= NORMAL) & (types <= BYTE), types, UNUSED).astype(np.int32)
 
 
-def _scores(metadata: Mapping[str, object], n: int) -> npt.NDArray[np.float64]:
+def _scores(metadata: Mapping[str, object], n: int, unigram: bool) -> npt.NDArray[np.float64]:
     scores = _numbers(metadata, "scores", n)
     if scores is None:
+        if unigram:
+            raise FormatError(f"{PREFIX}scores is absent; Unigram needs it")
         return np.zeros(n)
     scores = scores.astype(np.float64)
-    bad = np.flatnonzero(np.isnan(scores))
+    bad = np.flatnonzero(~np.isfinite(scores) if unigram else np.isnan(scores))  # Unigram adds them up
     if bad.size:
-        raise FormatError(f"{PREFIX}scores[{bad[0]}] is not a number")
+        raise FormatError(f"{PREFIX}scores[{bad[0]}] is {scores[bad[0]]}, not a{' finite' if unigram else ''} number")
     return scores
 
 
-def _special_ids(metadata: Mapping[str, object], n: int, defaults: dict[str, int]) -> dict[str, int]:
-    ids = {name: i for name, i in defaults.items() if i < n}
+def _charsmap(metadata: Mapping[str, object]) -> Charsmap | None:
+    value = _array(metadata, "precompiled_charsmap")
+    if value is None:
+        return None
+    try:
+        units = np.asarray(value)
+    except (ValueError, OverflowError) as e:
+        raise FormatError(f"{PREFIX}precompiled_charsmap is not an array of bytes: {e}") from None
+    if units.ndim != 1 or units.dtype.kind not in "iu" or (units.size and not -128 <= int(units.min()) <= int(units.max()) <= 255):
+        raise FormatError(f"{PREFIX}precompiled_charsmap is not a flat array of bytes")
+    return Charsmap(units.astype(np.uint8).tobytes())
+
+
+def _special_ids(metadata: Mapping[str, object], n: int, model: str) -> dict[str, int]:
+    ids = {name: i for name, i in _DEFAULT_IDS.get(model, {}).items() if i < n}
     for name, keys in _ID_KEYS.items():
         for key in keys:
             value = metadata.get(PREFIX + key)
@@ -222,7 +278,19 @@ def _special_ids(metadata: Mapping[str, object], n: int, defaults: dict[str, int
                 ids[name] = int(value)
             else:
                 raise FormatError(f"{PREFIX}{key} is {value}, but there are {n} tokens")
+    if model in WORDPIECE_MODELS and "bos" in ids and metadata.get(PREFIX + "cls_token_id") is None:
+        ids["cls"] = ids["bos"]  # older files have [CLS] under that name
+    if model in WORDPIECE_MODELS + UNIGRAM_MODELS and "unk" not in ids:
+        raise FormatError(f"{PREFIX}unknown_token_id is absent; {model!r} needs one, for text that no token spells")
     return ids
+
+
+def is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _flag(metadata: Mapping[str, object], key: str, default: bool) -> bool:

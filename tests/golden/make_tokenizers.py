@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 SPACE = "\u2581"
 SCRIPTS = ["abcdefghijklmnoprstuvwy", "ABCDEFGHIJKLM", "àâçéèêëîïôùûü", "абвгдежзиклмнопрстуы", "αβγδεζηικλμνοπρστ",
@@ -136,8 +136,57 @@ def train_sentencepiece() -> tuple[Tokenizer, dict[str, Any]]:
     }
 
 
+def train_wordpiece() -> tuple[Tokenizer, dict[str, Any]]:
+    """A WordPiece vocabulary in BERT's tokenizer; the file marks what begins a word, as llama.cpp's converter writes it."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    hf = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    hf.normalizer = normalizers.BertNormalizer(lowercase=True)
+    hf.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    hf.decoder = decoders.WordPiece(prefix="##", cleanup=False)
+    trainer = trainers.WordPieceTrainer(vocab_size=1500, special_tokens=special, show_progress=False)
+    hf.train_from_iterator(made_text(5), trainer)
+    tokens = sorted(hf.get_vocab(), key=hf.get_vocab().__getitem__)
+    marked = [token if token in special else token[2:] if token.startswith("##") else SPACE + token for token in tokens]
+    hf.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    return hf, {
+        "tokenizer.ggml.model": "bert",
+        "tokenizer.ggml.tokens": marked,
+        "tokenizer.ggml.token_type": [3 if token in special else 1 for token in tokens],
+        "tokenizer.ggml.padding_token_id": 0,
+        "tokenizer.ggml.unknown_token_id": 1,
+        "tokenizer.ggml.cls_token_id": 2,
+        "tokenizer.ggml.seperator_token_id": 3,
+        "tokenizer.ggml.mask_token_id": 4,
+    }
+
+
+def train_unigram() -> tuple[Tokenizer, dict[str, Any]]:
+    """A Unigram vocabulary, whose text is normalised as SentencePiece does it by default, but for the map of characters."""
+    special = ["<pad>", "</s>", "<unk>"]
+    hf = Tokenizer(models.Unigram())
+    cuts = [normalizers.Replace(Regex(r"\A +| +\z"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
+    hf.normalizer = normalizers.Sequence([*cuts, normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
+    hf.pre_tokenizer = pre_tokenizers.Split(SPACE, "merged_with_next")
+    hf.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme="always")
+    trainer = trainers.UnigramTrainer(vocab_size=1500, special_tokens=special, unk_token="<unk>", show_progress=False)
+    hf.train_from_iterator(made_text(6), trainer)
+    table = json.loads(hf.to_str())["model"]["vocab"]
+    hf.post_processor = processors.TemplateProcessing("$A </s>", special_tokens=[("</s>", 1)])
+    return hf, {
+        "tokenizer.ggml.model": "t5",
+        "tokenizer.ggml.tokens": [token for token, _ in table],
+        "tokenizer.ggml.scores": [score for _, score in table],
+        "tokenizer.ggml.token_type": [3, 3, 2] + [1] * (len(table) - 3),
+        "tokenizer.ggml.add_space_prefix": True,
+        "tokenizer.ggml.remove_extra_whitespaces": True,
+    }
+
+
+TRAINERS = {"sentencepiece": train_sentencepiece, "wordpiece": train_wordpiece, "unigram": train_unigram}
+
+
 def train_all() -> dict[str, tuple[Tokenizer, dict[str, Any]]]:
-    return {"sentencepiece": train_sentencepiece()} | {pre: train_byte_level(pre) for pre in FRONTS}
+    return {name: train() for name, train in TRAINERS.items()} | {pre: train_byte_level(pre) for pre in FRONTS}
 
 
 def main() -> None:

@@ -95,7 +95,7 @@ def test_a_template_is_text():
     refused(SPM | {"tokenizer.chat_template": 3}, "chat_template", "string")
 
 
-@pytest.mark.parametrize("model", ["bert", "t5", "rwkv", "plamo2", "no_vocab", "x" * 1000])
+@pytest.mark.parametrize("model", ["rwkv", "plamo2", "no_vocab", "x" * 1000])
 def test_another_kind_of_vocabulary_is_named(model):
     with pytest.raises(UnsupportedError) as caught:
         Tokenizer.from_metadata(spm(model=model))
