@@ -59,7 +59,8 @@ class _Normalizer:
         if self._fold is not None:
             text = self._fold(text)
         if self._merge:
-            text = _SPACES.sub(" ", text.strip(" "))
+            text = _SPACES.sub(" ", text.lstrip(" "))
         if self._prefix and text:
             text = " " + text
-        return text.replace(" ", SPACE)
+        text = text.replace(" ", SPACE)
+        return text.rstrip(SPACE) if self._merge else text  # U+2581 of the text itself goes as well, at its end alone

@@ -165,7 +165,8 @@ def train_unigram() -> tuple[Tokenizer, dict[str, Any]]:
     special = ["<pad>", "</s>", "<unk>"]
     hf = Tokenizer(models.Unigram())
     cuts = [normalizers.Replace(Regex(r"\A +| +\z"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
-    hf.normalizer = normalizers.Sequence([*cuts, normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
+    hf.normalizer = normalizers.Sequence([*cuts, normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE),
+                                           normalizers.Replace(Regex(SPACE + r"+\z"), "")])  # fmt: skip
     hf.pre_tokenizer = pre_tokenizers.Split(SPACE, "merged_with_next")
     hf.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme="always")
     trainer = trainers.UnigramTrainer(vocab_size=1500, special_tokens=special, unk_token="<unk>", show_progress=False)

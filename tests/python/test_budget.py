@@ -167,7 +167,7 @@ def test_a_model_that_is_gone_is_no_other_model():
 
 
 @pytest.mark.skipif(is_sanitized(), reason="sanitizers add memory of their own")
-@pytest.mark.parametrize("vocabulary", ["demo", "30000", "150000", *VOCAB_NAMES])
+@pytest.mark.parametrize("vocabulary", ["demo", "30000", "150000", *VOCAB_NAMES, "bert-bge", "nomic-bert-moe"])
 def test_the_charge_for_a_tokenizer_is_what_it_takes(tmp_path, vocabulary):
     path = DEMO if vocabulary == "demo" else tmp_path / "v.gguf" if vocabulary.isdigit() else shared_vocab(vocabulary)
     if vocabulary.isdigit():

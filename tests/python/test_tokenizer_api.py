@@ -15,7 +15,7 @@ import time
 import numpy as np
 import pytest
 from tokenizer_fixtures import gpt2_spelling, write_gguf
-from vocab_files import tiny_metadata
+from vocab_files import bert_metadata, tiny_metadata, unigram_metadata
 
 import airpy
 from airpy import TextIteratorStreamer, TextStreamer, errors
@@ -176,7 +176,7 @@ def test_what_may_be_assigned_to_works_and_nothing_else_is_taken():
 
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda tokenizer: pickle.loads(pickle.dumps(tokenizer))])
-@pytest.mark.parametrize("metadata", [TINY, large_metadata(2000) | {"tokenizer.chat_template": "a"}])
+@pytest.mark.parametrize("metadata", [TINY, large_metadata(2000) | {"tokenizer.chat_template": "a"}, bert_metadata(), unigram_metadata()])
 def test_a_tokenizer_may_be_copied_and_pickled(metadata, copied):
     tokenizer = Tokenizer.from_metadata(metadata)
     tokenizer.padding_side, tokenizer.pad_token_id = "right", 3
@@ -329,22 +329,112 @@ def test_phi3s_special_tokens_swallow_the_space_after_them():
     ]
 
 
-def test_threads_share_a_tokenizer(tokenizer):
+@pytest.mark.parametrize("metadata", [TINY, bert_metadata(), unigram_metadata()], ids=["sentencepiece", "wordpiece", "unigram"])
+def test_threads_share_a_tokenizer(metadata):
+    tokenizer, fresh = Tokenizer.from_metadata(metadata), Tokenizer.from_metadata(metadata)
     texts = ["ab c" * k + "漢</s>" for k in range(40)]
-    want = [(tokenizer.encode(t), tokenizer.encode(t, parse_special=False)) for t in texts]
-    fresh = Tokenizer.from_metadata(TINY)
+
+    def both_ways(one: Tokenizer) -> list[tuple[list[int], list[int], str]]:
+        return [(one.encode(t), one.encode(t, parse_special=False), one.decode(one.encode(t))) for t in texts]
+
     got: dict[int, list] = {}
 
     def work(k):
-        got[k] = [(fresh.encode(t), fresh.encode(t, parse_special=False)) for t in texts]
-        assert all(fresh.decode(a, skip_special_tokens=True) for a, _ in got[k])
+        got[k] = both_ways(fresh)
 
     threads = [threading.Thread(target=work, args=(k,)) for k in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert all(got[k] == want for k in range(8))
+    assert [got[k] for k in range(8)] == [both_ways(tokenizer)] * 8
+
+
+def bert(**changes) -> Tokenizer:
+    return Tokenizer.from_metadata(bert_metadata(**changes))
+
+
+def test_wordpiece_puts_cls_before_a_text_and_sep_behind_it():
+    tokenizer = bert()
+    assert tokenizer.tokenize("Unaffable, AB", add_special_tokens=True) == ["[CLS]", "▁un", "aff", "able", "▁,", "▁ab", "[SEP]"]
+    assert tokenizer.tokenize("") == [] and tokenizer.tokenize("", add_special_tokens=True) == ["[CLS]", "[SEP]"]
+    assert (tokenizer.cls_token, tokenizer.sep_token, tokenizer.mask_token) == ("[CLS]", "[SEP]", "[MASK]")
+    assert (tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.mask_token_id) == (2, 3, 4)
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id) == (None, None, 0, 1)
+    assert tokenizer.special_tokens_map["cls_token"] == "[CLS]" and tokenizer.eos_token_ids == []
+    # Files say it in several ways: [CLS] as begin of sequence, [SEP] as its end.
+    older = bert(cls_token_id=None, bos_token_id=2, eos_token_id=3, add_bos_token=True, add_eos_token=True, add_sep_token=False)
+    assert spelt(older, older.encode("ab")) == ["[CLS]", "▁ab", "[SEP]"]
+    neither = bert(add_bos_token=False, add_sep_token=False)
+    assert spelt(neither, neither.encode("ab")) == ["▁ab"]
+
+
+def test_wordpiece_normalises_as_the_file_says():
+    assert bert().tokenize("É x") == ["▁e", "[UNK]"]
+    assert bert(**{"normalizer.strip_accents": False}).tokenize("É") == ["▁é"]
+    assert bert(**{"normalizer.lowercase": False}).tokenize("é X x") == ["▁é", "▁X", "[UNK]"]
+    assert bert(**{"normalizer.lowercase": False, "normalizer.strip_accents": True}).tokenize("é X") == ["▁e", "▁X"]
+
+
+def test_wordpieces_special_tokens_are_parsed_when_asked():
+    tokenizer = bert()
+    assert tokenizer.tokenize("ab[MASK]漢") == ["▁ab", "[MASK]", "▁漢"]
+    plain = tokenizer.encode("ab[MASK]漢", parse_special=False, add_special_tokens=False)
+    assert spelt(tokenizer, plain) == ["▁ab", "▁[", "[UNK]", "[UNK]", "▁漢"]
+    ids = tokenizer.encode("ab [MASK] unaffable, ab")
+    assert tokenizer.decode(ids) == "[CLS] ab [MASK] unaffable , ab [SEP]"
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "ab unaffable , ab"
+    stream = tokenizer.stream_decoder()
+    assert [stream.push(i) for i in ids] == ["", "ab", "", " un", "aff", "able", " ,", " ab", ""]
+    # A control token that is a word becomes one where special tokens are parsed, and there alone.
+    word = bert(tokens=[*bert_metadata()["tokenizer.ggml.tokens"][:-1], "stop"], token_type=[3] * 5 + [1] * 11 + [3])
+    assert word.tokenize("ab stop") == ["▁ab", "stop"]
+    assert spelt(word, word.encode("ab stop", parse_special=False)) == ["[CLS]", "▁ab", "[UNK]", "[SEP]"]
+
+
+def test_wordpieces_user_defined_tokens_are_found_without_the_mark_of_a_word():
+    tokenizer = bert(tokens=[*bert_metadata()["tokenizer.ggml.tokens"][:-1], "▁<X>"], token_type=[3] * 5 + [1] * 11 + [4])
+    for special in (True, False):
+        assert spelt(tokenizer, tokenizer.encode("ab<X>b", parse_special=special)) == ["[CLS]", "▁ab", "▁<X>", "[UNK]", "[SEP]"]
+
+
+def test_unigram_takes_the_best_sum_of_scores():
+    tokenizer = Tokenizer.from_metadata(unigram_metadata())
+    assert tokenizer.tokenize("  ab   c ", add_special_tokens=True) == ["▁ab", "▁c", "</s>"]
+    assert tokenizer.tokenize("abba漢字ab") == ["▁ab", "b", "a", "<unk>", "ab"]
+    assert tokenizer.tokenize("a<x>a") == ["▁a", "<x>", "▁a"] == tokenizer.tokenize("a <x> a")
+    assert tokenizer.decode(tokenizer.encode("ab<x>c")) == "ab<x>c</s>"
+    assert tokenizer.decode(tokenizer.encode("ab 漢 c"), skip_special_tokens=True) == "ab  c"
+    assert spelt(tokenizer, tokenizer.encode("ab</s>", parse_special=False)) == ["▁ab", "<unk>", "</s>"]
+    assert (tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.bos_token_id) == (1, 0, 2, None)
+    with_bos = Tokenizer.from_metadata(unigram_metadata(bos_token_id=0, add_bos_token=True))  # XLM-RoBERTa's
+    assert spelt(with_bos, with_bos.encode("ab")) == ["<pad>", "▁ab", "</s>"]
+    kept = Tokenizer.from_metadata(unigram_metadata(add_space_prefix=False, remove_extra_whitespaces=False))
+    assert kept.tokenize("ab  c ") == ["ab", "▁", "▁c", "▁"] and kept.decode(kept.encode(" ab"), True) == " ab"
+
+
+def test_what_encoders_read_is_padded_on_the_right_and_cut_before_its_end():
+    tokenizer = bert()
+    out = tokenizer(["ab", "unaffable ab"], padding=True, truncation=True, max_length=5)
+    assert [spelt(tokenizer, row) for row in out.input_ids] == [
+        ["[CLS]", "▁ab", "[SEP]", "[PAD]", "[PAD]"], ["[CLS]", "▁un", "aff", "able", "[SEP]"],
+    ]  # fmt: skip
+    assert out.attention_mask == [[1, 1, 1, 0, 0], [1] * 5]
+    assert tokenizer("unaffable", truncation=True, max_length=2).input_ids == [2, 3]
+    assert tokenizer("unaffable", truncation=True, max_length=1).input_ids == [2]
+    assert tokenizer("unaffable", truncation=True, max_length=2, add_special_tokens=False).input_ids == [5, 6]
+    unigram = Tokenizer.from_metadata(unigram_metadata())
+    assert spelt(unigram, unigram("ab c ab", truncation=True, max_length=3).input_ids) == ["▁ab", "▁c", "</s>"]
+    assert unigram(["ab", "ab c"], padding=True).attention_mask == [[1, 1, 0], [1, 1, 1]]
+
+
+@pytest.mark.parametrize("metadata", [bert_metadata(), unigram_metadata()], ids=["wordpiece", "unigram"])
+def test_tokens_that_are_not_utf8_keep_their_ids(metadata):
+    tokens = list(metadata["tokenizer.ggml.tokens"])
+    tokens[8] = b"\xc3".decode("utf-8", "surrogateescape")
+    tokenizer = Tokenizer.from_metadata(metadata | {"tokenizer.ggml.tokens": tokens})
+    assert tokenizer.encode("aff c") == Tokenizer.from_metadata(metadata).encode("aff c")
+    assert tokenizer.decode([8]) == "\ufffd"
 
 
 def test_a_file_with_nothing_but_a_vocabulary_opens(tmp_path):

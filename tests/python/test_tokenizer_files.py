@@ -56,3 +56,20 @@ def test_begin_of_sequence_as_the_file_says():
     assert gpt2.encode("hi") == [5303]
     assert gpt2.encode("<|endoftext|>") == [50256]
     assert gpt2.decode([5303, 50256], skip_special_tokens=True) == "hi"
+
+
+def test_wordpiece_gives_the_expected_ids():
+    path = shared_vocab("bert-bge")
+    tokenizer, cases = Tokenizer.from_metadata(read_metadata(path)), vocab_cases(path)
+    assert len(cases) > 40
+    for text, want in cases:
+        assert tokenizer.encode(text, add_special_tokens=False) == want, text
+    assert tokenizer.encode("Hello World") == [101, 7592, 2088, 102]
+    assert tokenizer.decode([101, 7592, 2088, 102]) == "[CLS] hello world [SEP]"
+
+
+def test_unigram_reads_many_scripts():
+    tokenizer = Tokenizer.from_metadata(read_metadata(shared_vocab("nomic-bert-moe")))
+    assert tokenizer.encode("Hello world") == [0, 35378, 8999, 2]
+    assert tokenizer.tokenize("ｶﾞ １２\u3000 e\u0301") == ["▁", "ガ", "▁12", "▁é"]
+    assert tokenizer.decode(tokenizer.encode("Grüße, 世界!"), skip_special_tokens=True) == "Grüße, 世界!"

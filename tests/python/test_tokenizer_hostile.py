@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 from tokenizer_fixtures import gpt2_spelling
-from vocab_files import tiny_metadata
+from vocab_files import bert_metadata, tiny_metadata, unigram_metadata
 
 from airpy.errors import FormatError, UnsupportedError
 from airpy.tokenizer import Tokenizer
@@ -15,6 +15,15 @@ from airpy.tokenizer.pretokenizers import PRE_NAMES, find_pre
 
 SPM = tiny_metadata()
 N = len(SPM["tokenizer.ggml.tokens"])
+
+
+# Quadratic expressions took minutes on the first two; linear ones stay below a second.
+SLOW_TEXTS = {
+    "spaces": " " * 300_000 + "x", "digits": "1" * 300_000 + "a", "letters": "a" * 40_000, "capitals": "A" * 40_000,
+    "line ends": "\n" * 40_000, "marks": "\u0301" * 20_000, "Han": "漢" * 20_000, "punctuation": "!" * 40_000,
+    "humps": "aA" * 20_000, "words": "a " * 20_000, "apostrophes": "'" * 40_000, "ends": " \n" * 20_000,
+    "starts of a token": "<|" * 20_000,
+}  # fmt: skip
 
 
 def gpt2_metadata(**changes: object) -> dict[str, object]:
@@ -91,6 +100,106 @@ def test_a_bad_merge_is_named(changes, words):
     refused(gpt2_metadata(**changes), *words)
 
 
+BERT_TOKENS = bert_metadata()["tokenizer.ggml.tokens"]
+BERT, UNIGRAM = len(BERT_TOKENS), len(unigram_metadata()["tokenizer.ggml.tokens"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"unknown_token_id": None}, ["unknown_token_id", "absent", "'bert'"]),  # 100, where BERT's is, is beyond this vocabulary
+        ({"unknown_token_id": 0xFFFFFFFF}, ["unknown_token_id", "absent"]),
+        ({"cls_token_id": BERT}, ["cls_token_id", str(BERT)]),
+        ({"seperator_token_id": "3"}, ["seperator_token_id", "integer"]),
+        ({"normalizer.lowercase": 1}, ["normalizer.lowercase", "true or false"]),
+        ({"normalizer.strip_accents": "x"}, ["normalizer.strip_accents", "true or false"]),
+        ({"add_sep_token": 1}, ["add_sep_token", "true or false"]),
+        ({"tokens": [*BERT_TOKENS[:-1], "▁[CLS]"]}, [f"tokens[{BERT - 1}]", "'▁[CLS]'", "tokens[2]", "'[CLS]'"]),
+        ({"tokens": [*BERT_TOKENS[:-1], "▁##b"]}, [f"tokens[{BERT - 1}]", "tokens[10]", "'b'"]),
+    ],
+)
+def test_a_contradiction_of_wordpiece_is_named(changes, words):
+    refused(bert_metadata(**changes), *words)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"unknown_token_id": 0xFFFFFFFF}, ["unknown_token_id", "absent", "'t5'"]),
+        ({"scores": None}, ["scores", "absent"]),
+        ({"scores": [0.0] * 4 + [float("-inf")] + [0.0] * (UNIGRAM - 5)}, ["scores[4]", "-inf"]),
+        ({"scores": [0.0] * (UNIGRAM + 1)}, ["scores", str(UNIGRAM + 1), str(UNIGRAM)]),
+        ({"remove_extra_whitespaces": 1}, ["remove_extra_whitespaces", "true or false"]),
+        ({"add_space_prefix": "x"}, ["add_space_prefix", "true or false"]),
+        ({"precompiled_charsmap": "abc"}, ["precompiled_charsmap", "expected an array"]),
+        ({"precompiled_charsmap": ["a"]}, ["precompiled_charsmap", "bytes"]),
+        ({"precompiled_charsmap": [1.0]}, ["precompiled_charsmap", "bytes"]),
+        ({"precompiled_charsmap": [256]}, ["precompiled_charsmap", "bytes"]),
+        ({"precompiled_charsmap": np.zeros(0, np.uint8)}, ["precompiled_charsmap", "0 bytes"]),
+    ],
+)
+def test_a_contradiction_of_unigram_is_named(changes, words):
+    refused(unigram_metadata(**changes), *words)
+
+
+def charsmap(units: list[int], texts: bytes, size: int | None = None) -> np.ndarray:
+    """A map of characters; by default its array is as long as it says."""
+    data = (4 * len(units) if size is None else size).to_bytes(4, "little") + np.array(units, "<u4").tobytes() + texts
+    return np.frombuffer(data, np.uint8)
+
+
+# "a" becomes "bb": the root's children lie at 0 ^ 256, so "a" is unit 256 ^ 97, whose own base, 256, holds the value.
+A_TO_BB = [256 << 10] + [0] * 511
+A_TO_BB[256 ^ 97] = (97 << 10) | (1 << 8) | 97
+A_TO_BB[256] = 1 << 31
+
+
+def unit(i: int, value: int) -> list[int]:
+    return [value if k == i else u for k, u in enumerate(A_TO_BB)]
+
+
+def test_a_map_of_characters_is_applied():
+    tokenizer = Tokenizer.from_metadata(unigram_metadata(precompiled_charsmap=charsmap(A_TO_BB, b"bb\0")))
+    assert tokenizer.tokenize("ca") == ["▁c", "b", "b"]
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (charsmap(A_TO_BB, b"bb"), ["NUL"]),
+        (charsmap(A_TO_BB, b"b\xff\0"), ["UTF-8"]),
+        (charsmap(A_TO_BB, b"bb\0", 2047), ["2047", "multiple of 4"]),
+        (charsmap(A_TO_BB, b"bb\0", 2052), ["2052"]),
+        (charsmap(A_TO_BB, b"bb\0", 2**32 - 4), [str(2**32 - 4)]),
+        (charsmap([], b"bb\0"), ["takes 0"]),
+        (charsmap(unit(256, 1 << 31 | 3), b"bb\0"), ["unit 256", "at 3", "3 bytes"]),
+        (charsmap(unit(256, 1 << 31 | 1), "é\0".encode()), ["unit 256", "at 1", "none begins"]),
+        (charsmap(unit(256, 0), b"bb\0"), ["unit 353", "unit 256"]),
+        (charsmap(unit(353, 1 << 30 | 1 << 9 | 1 << 8 | 97), b"bb\0"), ["unit 353", "none; there are 512"]),
+    ],
+)
+def test_a_map_that_contradicts_itself_is_refused(data, words):
+    refused(unigram_metadata(precompiled_charsmap=data), "precompiled_charsmap", *words)
+
+
+def test_a_map_that_leads_back_into_itself_takes_linear_time():
+    loop = [97 << 10 | 97 if k == 353 ^ 97 else 0 for k in range(512)]  # "a" leads to where its own children lie
+    loop[0] = 353 << 10
+    tokenizer = Tokenizer.from_metadata(unigram_metadata(precompiled_charsmap=charsmap(loop, b"bb\0")))
+    start = time.process_time()
+    assert len(tokenizer.encode("aé" + "a" * 50_000)) > 20_000
+    assert time.process_time() - start < 10
+
+
+@pytest.mark.parametrize("metadata", [bert_metadata(), unigram_metadata()], ids=["wordpiece", "unigram"])
+@pytest.mark.parametrize("text", SLOW_TEXTS.values(), ids=SLOW_TEXTS)
+def test_no_text_takes_more_than_linear_time_with_words_or_scores(metadata, text):
+    tokenizer = Tokenizer.from_metadata(metadata)
+    start = time.process_time()
+    tokenizer.decode(tokenizer.encode(text))
+    assert time.process_time() - start < 10
+
+
 def test_a_template_is_text():
     refused(SPM | {"tokenizer.chat_template": 3}, "chat_template", "string")
 
@@ -155,13 +264,6 @@ def test_text_that_is_no_text_is_refused():
         tokenizer.encode(b"ab")
 
 
-# Quadratic expressions took minutes on the first two; linear ones stay below a second.
-SLOW_TEXTS = {
-    "spaces": " " * 300_000 + "x", "digits": "1" * 300_000 + "a", "letters": "a" * 40_000, "capitals": "A" * 40_000,
-    "line ends": "\n" * 40_000, "marks": "\u0301" * 20_000, "Han": "漢" * 20_000, "punctuation": "!" * 40_000,
-    "humps": "aA" * 20_000, "words": "a " * 20_000, "apostrophes": "'" * 40_000, "ends": " \n" * 20_000,
-    "starts of a token": "<|" * 20_000,
-}  # fmt: skip
 ONE_OF_EACH = {find_pre(name): name for name in PRE_NAMES}
 
 

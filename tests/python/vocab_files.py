@@ -54,3 +54,34 @@ def tiny_metadata() -> dict[str, Any]:
         "tokenizer.ggml.eos_token_id": 2,
         "tokenizer.ggml.unknown_token_id": 0,
     }
+
+
+def bert_metadata(**changes: Any) -> dict[str, Any]:
+    """A WordPiece vocabulary of the test's own, as llama.cpp's converter writes them: what begins a word is marked."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokens = [*special, "▁un", "aff", "able", "▁ab", "▁a", "b", "▁,", "▁é", "▁e", "▁漢", "▁[", "▁X"]
+    metadata = {
+        "model": "bert",
+        "tokens": tokens,
+        "token_type": [3] * len(special) + [1] * (len(tokens) - len(special)),
+        "padding_token_id": 0,
+        "unknown_token_id": 1,
+        "cls_token_id": 2,
+        "seperator_token_id": 3,
+        "mask_token_id": 4,
+    }
+    return {f"tokenizer.ggml.{key}": value for key, value in (metadata | changes).items()}
+
+
+def unigram_metadata(**changes: Any) -> dict[str, Any]:
+    """A Unigram vocabulary of the test's own, with T5's special tokens and one of the user's."""
+    tokens = ["<pad>", "</s>", "<unk>", "▁", "a", "b", "ab", "▁a", "▁ab", "▁c", "c", "<x>"]
+    metadata = {
+        "model": "t5",
+        "tokens": tokens,
+        "scores": [0.0, 0.0, 0.0, -3.0, -4.0, -4.0, -5.0, -4.5, -5.5, -4.0, -5.0, -1000.0],
+        "token_type": [3, 3, 2] + [1] * 8 + [4],
+        "add_space_prefix": True,
+        "remove_extra_whitespaces": True,
+    }
+    return {f"tokenizer.ggml.{key}": value for key, value in (metadata | changes).items()}
