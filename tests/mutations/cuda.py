@@ -1,6 +1,5 @@
 """Mistakes in the order of copies and kernels of the CUDA backend, which tests/cuda_emu/test_stream.cu must catch, in how it fails, which
-are test_stream_faults.cu's, with state in RAM, test_state.cu's, and in the search for the largest logits, test_rows.cu's: a table, and what
-plants them. Run by tests/python/test_cuda_mutations.py.
+are test_stream_faults.cu's, with state in RAM, test_state.cu's, and in kernels, test_rows.cu's and test_attention.cu's: a table, and what plants them. Run by tests/python/test_cuda_mutations.py.
 
 A row is a file under cuda/, exact texts (found once each) with what replaces them, and the part of a test's name that must then fail.
 Only that file is compiled; the rest, and the test, are objects of a build of the tests (CMake's, with its compile_commands.json).
@@ -40,6 +39,10 @@ def of_shares(name: str, file: str, old: str, new: str, test: str = "devices_sha
 
 def of_rows(name: str, old: str, new: str, test: str, *more: tuple[str, str]) -> Mutation:
     return Mutation(name, "candidates.cu", [(old, new), *more], test, "test_rows")
+
+
+def of_kernels(name: str, file: str, old: str, new: str, test: str, killer: str = "test_attention") -> Mutation:
+    return Mutation(name, file, [(old, new)], test, killer)
 
 
 def of_faults(name: str, file: str, old: str, new: str, test: str) -> Mutation:
@@ -131,6 +134,12 @@ MUTATIONS = [
     of_rows("sums of parts are added as they are", "sum += part.sum * expf(part.max - max);", "sum += part.sum;", "in_order"),
     of_rows("what is not finite is forgotten between parts", "        wrong |= part.wrong;\n", "", "not_finite"),
     of_rows("warps do not wait for each other", "    if (apart > AIR_CUDA_WARP || apart == 1) __syncthreads();\n    else __syncwarp();\n", "    __syncwarp();\n", "in_order"),
+    of_kernels("the second half of a block is as far away as the first", "attention_rows.cu", "slopes[h] * (float)(above - back)", "slopes[h] * (float)(lane - back)", "slopes_sinks"),
+    of_kernels("sinks are left out of the sum", "attention.cu", "float all = 0.0f, by = sink;", "float all = 0.0f, by = 0.0f;", "slopes_sinks"),
+    of_kernels("a prompt's scores rise with the distance", "attention_prompt.cu", "score = fmaf(q.slope,", "score = fmaf(-q.slope,", "prompts_with_slopes"),
+    of_kernels("a prompt's heads have the first one's slope", "attention_prompt.cu", "q.slope = a.slopes[q.head];", "q.slope = a.slopes[0];", "prompts_with_slopes"),
+    of_kernels("every group has the first one's weights", "rows.cu", "group % a.turn * a.group", "group % 1 * a.group", "layer_norms_and", "test_rows"),
+    of_kernels("a layer norm leaves the mean in", "rows.cu", "(a.x[start + at] - mean) * scale", "a.x[start + at] * scale", "layer_norms_and", "test_rows"),
     of_rows("rows that take their turn come over the first", "out + r * k, log_sums + r,", "out + r / 64 * k, log_sums + r,", "other_rows"),
     # state in RAM
     of_state("attention does not wait for state", 'AIR_CUDA_TRY(cudaStreamWaitEvent(h->compute, h->shuttle.copied[layer % AIR_DEVICE_SHUTTLE], 0), "copying state", err);', "(void)layer, (void)err;"),
