@@ -163,12 +163,15 @@ static air_status read_sizes(const reader *r)
     hp->n_ff = r->layers[0].n_ff;
     hp->key_dim = (int32_t)(hp->n_embd / hp->heads);
     if ((st = read_i32(r, (field){"attention.key_length", 1, HEAD, 0}, &hp->key_dim))) return st;
+    if (hp->key_dim < 1)
+        return air_fail(r->err, AIR_E_FORMAT, "%s.embedding_length %lld is less than head_count %d, and no attention.key_length says how "
+                        "large heads are", hp->arch, (long long)hp->n_embd, hp->heads);
     hp->value_dim = hp->key_dim;
     if ((st = read_i32(r, (field){"attention.value_length", 1, HEAD, 0}, &hp->value_dim))) return st;
     hp->rope_dims = hp->key_dim;
     if (r->arch->positions != AIR_POSITIONS_ROPE) return AIR_OK;
     if ((st = read_i32(r, (field){"rope.dimension_count", 2, HEAD, 0}, &hp->rope_dims))) return st;
-    if (hp->key_dim < 1 || hp->rope_dims > hp->key_dim || hp->rope_dims % 2)
+    if (hp->rope_dims > hp->key_dim || hp->rope_dims % 2)
         return air_fail(r->err, AIR_E_FORMAT, "%s.rope.dimension_count %d is odd or larger than the head size %d", hp->arch,
                         hp->rope_dims, hp->key_dim);
     return AIR_OK;

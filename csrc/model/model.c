@@ -35,9 +35,12 @@ static air_status find_arch(const air_gguf *gguf, const air_arch **arch, air_err
             *arch = archs[i];
             return AIR_OK;
         }
-    char known[1024] = "";
-    for (size_t i = 0, at = 0; i < AIR_COUNT(archs) && at < sizeof known; i++)
-        at += (size_t)snprintf(known + at, sizeof known - at, "%s%s", i ? ", " : "", archs[i]->name);
+    char known[400] = ""; /* what a message has room for */
+    for (size_t i = 0, at = 0; i < AIR_COUNT(archs); i++) {
+        int fits = at + strlen(archs[i]->name) + sizeof ", and more" < sizeof known;
+        at += (size_t)snprintf(known + at, sizeof known - at, "%s%s", i ? ", " : "", fits ? archs[i]->name : "and more");
+        if (!fits) break;
+    }
     return air_fail(err, AIR_E_UNSUPPORTED, "architecture \"%.64s\" is unsupported; supported are %s", name.data, known);
 }
 

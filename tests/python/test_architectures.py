@@ -139,6 +139,9 @@ OTHERS = {  # source, keys, tensors, exception, what its message says: what only
     "a norm of all heads": ("olmo2", {}, {"blk.0.attn_k_norm.weight": None}, "ModelError", r"no tensor blk.0.attn_k_norm.weight"),
     "a norm behind a block": (
         "gemma2", {}, {"blk.1.post_ffw_norm.weight": None}, "ModelError", r"no tensor blk.1.post_ffw_norm.weight, which gemma2 needs"),
+    "heads of no size": (
+        "gpt2", {"gpt2.attention.head_count": 64, "gpt2.attention.head_count_kv": 64, "gpt2.attention.key_length": None}, {}, "FormatError",
+        r"gpt2.embedding_length 40 is less than head_count 64"),
     "learned positions": ("gpt2", {}, {"position_embd.weight": None}, "ModelError", r"no tensor position_embd.weight, which gpt2 needs"),
     "fewer positions than the context": (
         "gpt2", {"gpt2.context_length": 256}, {}, "ModelError",
