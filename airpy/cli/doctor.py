@@ -124,11 +124,11 @@ def _together(found: list[Gpu], file: str) -> dict[str, Any]:
 def _cublas() -> dict[str, Any]:
     """"found": version and path, or None with the "problem"; "used": whether AIRPY_CUBLAS says so."""
     from airpy.device import cublas_info, wants_cublas
-    from airpy.errors import UnsupportedError
+    from airpy.errors import ArgumentError, UnsupportedError
 
     try:
         return {"found": cublas_info(), "problem": None, "used": wants_cublas()}
-    except UnsupportedError as error:
+    except (ArgumentError, UnsupportedError) as error:  # or AIRPY_CUBLAS says neither on nor off
         return {"found": None, "problem": str(error), "used": False}
 
 
