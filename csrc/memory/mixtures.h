@@ -1,4 +1,5 @@
-/* memory/mixtures.h: inside memory/: what experts of a program's mixtures take, and how memory is shared out between them. Pure.
+/* memory/mixtures.h: what experts of a program's mixtures take, and how memory is shared out between them, for memory/ and whoever makes
+ * room for it. Pure.
  *
  * A unit is one expert of one layer: its gate, up and down matrices, one after the other in memory, each from its file offset rounded
  * down to its end rounded up. Layers whose units take the same memory are a class; a class has slots of that size, any of which any of
