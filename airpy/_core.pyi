@@ -47,6 +47,7 @@ def cpu_info() -> dict[str, Any]: ...  # name, threads, features: list[str], tie
 def device_count(plugin: str, /) -> int: ...  # touches none of them
 def device_info(plugin: str, device: int, /) -> dict[str, Any]: ...
 # name, id, total, free (bytes), capability: (major, minor), processors, driver
+def check_device(plugin: str, gguf: GGUF, /) -> None: ...  # UnsupportedError where it does not run the model
 def cublas_info(plugin: str, directories: str, /) -> str: ...  # version and path
 def file_identity(path: str | os.PathLike[str], /) -> int: ...
 

@@ -68,8 +68,9 @@ class AutoModel:
         """A model from a .gguf file (any part of a split one) or a directory that holds one. Waits for the header only.
 
         device: what computes: "cpu", as by default, "cuda", "cuda:1" …, "cuda:0,1" for several together, or "auto": the GPUs there
-        are; device_map is the same, for those who know it from transformers. max_ram: what airpy may add to this process, as bytes
-        or "4GiB"; by default most of what the machine has free. max_vram: likewise of a GPU's memory, its driver's part included;
+        are, the CPU where there are none or the model has parts that they do not compute; device_map is the same, for those who know it
+        from transformers. max_ram: what airpy may add to this process, as bytes or "4GiB"; by default most of what the machine has free.
+        max_vram: likewise of a GPU's memory, its driver's part included;
         weights that it does not hold come from RAM and disk in every pass; of several GPUs each one's, or a list. cpu_share: of the
         weights that no GPU holds, what the CPU computes of generated tokens, 0 to 1; by default as much as takes no longer than the
         rest takes to reach the GPU. io: "direct" streams past the page cache, "mmap" maps the file, "auto" maps it where all of it
@@ -275,11 +276,13 @@ def open_model(
     with ExitStack() as undo:
         memory = MemoryWatch()
         undo.callback(memory.end)
-        gpus = device.gpus()
         file = os.path.abspath(find_model(path))  # it is looked at again later, wherever this process may be by then
         # The metadata, large by its vocabulary, is in this first reading only: it goes with it.
         parts, metadata = _read_metadata(file)
         gguf = _core.GGUF(file)
+        device = device.that_runs(gguf)
+        check_vram(device, given)
+        gpus = device.gpus()
         # By their own sizes: what the process has more of now than before may be anybody's.
         fixed = memory_bytes(parts[0]) + gguf.held_bytes + INTERPRETER_BYTES
         options, machine = engine_options(gguf, given, plan, bandwidths, fresh, fixed, gpus)

@@ -7,7 +7,7 @@ import importlib
 import os
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from airpy import _core
@@ -47,9 +47,19 @@ class Device:
 
     kind: str = "cpu"
     numbers: tuple[int, ...] = (0,)
+    automatic: bool = field(default=False, compare=False)  # found, not named
 
     def __str__(self) -> str:
         return self.kind if self.kind == "cpu" else f"{self.kind}:{','.join(map(str, self.numbers))}"
+
+    def that_runs(self, gguf: _core.GGUF) -> Device:
+        """Itself; the CPU where GPUs were found, not named, and their backend has no kernels for this model."""
+        if self.automatic:
+            try:
+                _core.check_device(cuda_plugin(), gguf)
+            except UnsupportedError:
+                return CPU
+        return self
 
     def engine_options(self) -> dict[str, Any]:
         if self.kind == "cpu":
@@ -121,7 +131,8 @@ def find_gpus() -> tuple[list[Gpu], list[str]]:
 
 def find_device(where: str, device: Any) -> Device:
     """What a name, or what prints as one (torch.device), stands for; None: the CPU. "auto" is all GPUs that
-    can be used, or the CPU where none can. Raises UnsupportedError for other names, and for a GPU that is not there, saying why."""
+    can be used, or the CPU where none can; that_runs() says whether they run a model. Raises UnsupportedError for other names, and for a
+    GPU that is not there, saying why."""
     name = "cpu" if device is None else str(device)
     if name in ("cpu", "cpu:0"):
         return CPU
@@ -130,7 +141,7 @@ def find_device(where: str, device: Any) -> Device:
             usable, _ = find_gpus()
         except AirpyError:
             return CPU
-        return Device("cuda", tuple(gpu.number for gpu in usable[: _core.MAX_DEVICES])) if usable else CPU
+        return Device("cuda", tuple(gpu.number for gpu in usable[: _core.MAX_DEVICES]), automatic=True) if usable else CPU
     if not re.fullmatch(_CUDA, name):
         raise UnsupportedError(f"{where}: {device!r} is not supported; devices are 'cpu', 'cuda', 'cuda:0', 'cuda:0,1' … and 'auto'")
     numbers = tuple(map(int, (name.partition(":")[2] or "0").split(",")))

@@ -2,6 +2,7 @@
 #include "python/core.h"
 
 #include "backend/loader.h"
+#include "model/model.h"
 #include "platform/cpuid.h"
 #include "platform/file.h"
 #include "platform/sysmem.h"
@@ -107,6 +108,29 @@ PyObject *air__py_cublas_info(PyObject *module, PyObject *args)
     if (!st) st = api->cublas(directories, text, sizeof text, &err);
     Py_END_ALLOW_THREADS
     return st ? air__py_raise(state, &err) : PyUnicode_DecodeFSDefault(text);
+}
+
+/* check_device(plugin, gguf, /): raises UnsupportedError saying what of the model the backend has no kernels for; what opening the model
+ * raises; FileIOError where there is no such plugin. Touches no device. */
+PyObject *air__py_check_device(PyObject *module, PyObject *args)
+{
+    core_state *state = PyModule_GetState(module);
+    const air_backend_api *api;
+    const char *plugin;
+    PyObject *gguf;
+    air_model *model = NULL;
+    air_error err;
+    air_status st;
+    if (!PyArg_ParseTuple(args, "sO!:check_device", &plugin, state->gguf, &gguf)) return NULL;
+    const air_gguf_set *set = air__py_gguf_set(air__py_gguf_capsule(gguf));
+    Py_BEGIN_ALLOW_THREADS
+    st = air_backend_load(&api, plugin, &err);
+    if (!st) st = air_model_open(&model, set, &err);
+    if (!st) st = api->supports(air_model_program(model), &err);
+    air_model_close(model);
+    Py_END_ALLOW_THREADS
+    if (st) return air__py_raise(state, &err);
+    Py_RETURN_NONE;
 }
 
 /* device_info(plugin, device, /) -> {name, id: a UUID in hexadecimal, total, free, capability: (major, minor), processors, driver: 1000 ×

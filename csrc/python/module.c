@@ -42,6 +42,8 @@ static PyMethodDef core_functions[] = {
     {"device_count", air__py_device_count, METH_O, "device_count(plugin, /)\n--\n\nHow many devices that backend has."},
     {"device_info", air__py_device_info, METH_VARARGS,
      "device_info(plugin, device, /)\n--\n\nOne of the devices of the backend whose plugin has that path."},
+    {"check_device", air__py_check_device, METH_VARARGS,
+     "check_device(plugin, gguf, /)\n--\n\nRaises UnsupportedError where that backend does not run the model."},
     {"cublas_info", air__py_cublas_info, METH_VARARGS,
      "cublas_info(plugin, directories, /)\n--\n\nVersion and path of the cuBLAS that the backend with that plugin would use."},
     {"cpu_info", air__py_cpu_info, METH_NOARGS, "cpu_info()\n--\n\nName, usable threads, features and best kernel tier."},

@@ -80,6 +80,16 @@ def test_mixtures_are_the_cpus(cuda):
         load(golden("qwen3moe"), device="cuda")
 
 
+def test_a_model_that_gpus_do_not_run_is_the_cpus_by_auto(cuda, airpy):
+    """Whether opened or planned; max_vram, which would then be nobody's, is refused."""
+    with load(golden("qwen3moe"), device="auto") as model:
+        assert model.device == "cpu" and model([[1, 2, 3]]).logits.shape[0] == 1
+    with pytest.raises(errors.ArgumentError, match="max_vram is a GPU's memory, but the CPU computes"):
+        load(golden("qwen3moe"), device="auto", max_vram="1GiB")
+    code, out, err = airpy("plan", golden("qwen3moe"), "--device", "auto")
+    assert code == 0 and "VRAM" not in out, err
+
+
 @pytest.mark.parametrize("name", [name for name in GOLDEN_NAMES if name not in MIXTURES])
 def test_logits_are_those_of_transformers(cuda, name):
     data = np.load(GOLDEN / f"{name}.npz")
