@@ -141,7 +141,8 @@ class Engine:
     # air_plan by name, io and bound as str, "weights": [(name, type, bytes, tiles, pinned_tiles, device_tiles)]; vectors are left out,
     # a table that is only gathered by row has no tiles
     def stats(self) -> dict[str, Any]: ...  # air_engine_stats, flattened: pager_disk_bytes …, held_by: {holder: bytes}
-    def layer_times(self) -> tuple[list[int], list[int]]: ...  # busy ns, stall ns
+    def layer_times(self) -> tuple[list[int], list[int]]: ...  # busy ns, stall ns, of the last pass
+    def layer_totals(self) -> tuple[list[int], list[int]]: ...  # of all passes since open
     def expert_rows(self) -> list[list[int]]: ...  # of each layer, rows sent to each expert since open; [] where it has none
     def budget_for(self, blocks: int, rows: int, wanted: int, /) -> int: ...  # a max_ram for such passes, in bytes; 0: none is known
     def sequence(self) -> Sequence: ...
@@ -158,6 +159,8 @@ class Engine:
     # sampling: temperature, top_k, top_p, min_p, repetition_penalty, frequency_penalty, presence_penalty, seed
     # logits, hidden: whether Result shows them; their memory counts against the budget until Result and its arrays are gone.
     def walk(self) -> Result: ...  # a pass with compute left out, for its cost: what bounds a pass that streams
+    def sample(self, logits: Buffer, n: int, sampling: Mapping[str, Any], /) -> int: ...  # float32 (n_vocab,), all finite
+    # the token that run would draw for a sequence of n tokens from these logits; penalties are the caller's and ignored here
     def cancel(self) -> None: ...  # every call of run now under way or queued raises CancelledError; any thread
     def close(self) -> None: ...  # idempotent; cancels what runs, frees sequences' state; results stay valid
     @property

@@ -18,10 +18,14 @@ from airpy.config import ModelConfig
 from airpy.device import Device, Gpu, stay_on
 from airpy.errors import ArgumentError, BudgetError, CancelledError, StateError, UnsupportedError
 from airpy.generation import CausalLMOutput, GenerateOutput, GenerationConfig, Streamer
-from airpy.generation.config import Resolved, as_config, merge, refuse, resolve
+from airpy.generation.config import Callables, Resolved, as_config, merge, refuse, resolve
 from airpy.generation.inputs import Prompts, read_prompts
 from airpy.generation.loop import Generation, Item, Part, Row, parts_of
+from airpy.generation.shaper import Shaper
+from airpy.generation.shaping import UNSHAPED
 from airpy.generation.stopping import TextCutter
+from airpy.generation.tensors import like
+from airpy.layers import LayerProfile
 from airpy.measure import CallMeter, Cost, MemoryWatch, Phase
 from airpy.perplexity import Perplexity, cut, score
 from airpy.planning import Plan
@@ -74,6 +78,7 @@ class Model:
         self._plan: Plan | None = None
         # Passes teach about the disk where their reads are like those of the probe; smaller ones say nothing about it.
         self._teaches = machine is not None and solved["block_bytes"] >= (options["bandwidths"] or {}).get("block_bytes", 0)
+        self.prints_profile = False  # whether generate() and stream() print, at the end, what each layer took
         self._closing = False
         self._epoch = 0  # goes up with cancel(): calls that began under a lower one end
         self._lock = threading.Lock()
@@ -157,15 +162,21 @@ class Model:
         input_ids: Any = None,
         attention_mask: Any = None,
         generation_config: GenerationConfig | Mapping[str, Any] | None = None,
+        logits_processor: Sequence[Callable[..., Any]] | None = None,
+        stopping_criteria: Sequence[Callable[..., Any]] | None = None,
+        prefix_allowed_tokens_fn: Callable[..., Any] | None = None,
         *,
         streamer: Streamer | None = None,
         **arguments: Any,
-    ) -> Ids | GenerateOutput:
+    ) -> Any:
         """Prompt and new ids, int64 [batch, longest], padded on the right where a row ended early; GenerateOutput with
-        return_dict_in_generate=True.
+        return_dict_in_generate=True. Arrays, or torch's tensors (on the same device) where input_ids are such.
 
         input_ids: array, tensor or lists, [batch, tokens] padded on the left with attention_mask, or rows of unequal length.
         Without a mask, pad_token_id where rows begin is padding, unless it begins or ends texts as well (as transformers infers it).
+        logits_processor: callables (ids int64 [batch, tokens], scores float32 [batch, vocab]) that return scores; stopping_criteria:
+        (ids, scores or None) that return whether all rows, or each, are done; prefix_allowed_tokens_fn: (row, its ids) that returns
+        the tokens that may come. They get numpy's arrays; torch's tensors where input_ids are such, or where transformers made them.
         arguments: the fields of GenerationConfig. All rows' prompts are read in one pass (or as few as max_ram allows), then all
         rows' next tokens in one pass each. Raises ContextOverflowError before anything is computed, BudgetError where max_ram is
         too small for the rows, UnsupportedError and ArgumentTypeError for arguments airpy does not have.
@@ -175,16 +186,17 @@ class Model:
                 f"streamer is {type(streamer).__name__}; expected an object with put() and end(), such as TextStreamer(model.tokenizer)"
             )
         try:
-            how = resolve(self._merge("generate()", generation_config, arguments), self.config.vocab_size)
+            callables = Callables(logits_processor, stopping_criteria, prefix_allowed_tokens_fn)
+            how = resolve(self._merge("generate()", generation_config, arguments), self.config.vocab_size, callables)
             padding = None if how.pad in how.eos or how.pad == self.config.bos_token_id else how.pad
-            prompts = read_prompts(input_ids, attention_mask, how.pad, self.config.vocab_size, padding=padding)
+            prompts = read_prompts(input_ids, attention_mask, how.pad, self.config.vocab_size, padding=padding).repeated(how.copies)
             with _Running(self, prompts, how) as running:
                 if streamer is not None:
                     streamer.put(prompts.ids.copy())
                 for step in running:
                     if streamer is not None:
                         streamer.put(np.array([how.pad if token is None else token for token in step], dtype=np.int64))
-                new = [row.new for row in running.rows]
+                new, shaper = [row.new for row in running.rows], running.shaper
         finally:
             if streamer is not None:
                 streamer.end()  # also where the arguments are refused: somebody may be waiting
@@ -193,7 +205,12 @@ class Model:
         ids[:, : prompts.ids.shape[1]] = prompts.ids
         for i, row in enumerate(new):
             ids[i, prompts.ids.shape[1] : prompts.ids.shape[1] + len(row)] = row
-        return GenerateOutput(ids) if how.return_dict else ids
+        if not how.return_dict:
+            return like(ids, prompts.tensor)
+        asked = how.shaping or UNSHAPED
+        scores = tuple(like(step, prompts.tensor) for step in shaper.scores) if shaper and asked.scores else None
+        logits = tuple(like(step, prompts.tensor) for step in shaper.logits) if shaper and asked.logits else None
+        return GenerateOutput(like(ids, prompts.tensor), scores, logits)
 
     def stream(
         self,
@@ -202,14 +219,20 @@ class Model:
         *,
         skip_special_tokens: bool = True,
         on_tokens: Callable[[list[int]], object] | None = None,
+        logits_processor: Sequence[Callable[..., Any]] | None = None,
+        stopping_criteria: Sequence[Callable[..., Any]] | None = None,
+        prefix_allowed_tokens_fn: Callable[..., Any] | None = None,
         **arguments: Any,
     ) -> Generator[str, None, None]:
         """The text that follows one prompt, a text or ids, piece by piece, never half a character; a stop string that ends it is
         left out. on_tokens gets the ids of each step, also of those that are not shown. Arguments as in generate(), checked at
         once. Leaving the loop early, or close(), ends the generation."""
-        how = resolve(self._merge("stream()", generation_config, arguments), self.config.vocab_size)
+        callables = Callables(logits_processor, stopping_criteria, prefix_allowed_tokens_fn)
+        how = resolve(self._merge("stream()", generation_config, arguments), self.config.vocab_size, callables)
         if how.return_dict:
             raise ArgumentError("stream() returns text; return_dict_in_generate belongs to generate()")
+        if how.copies > 1:
+            raise ArgumentError("stream() gives one text; num_return_sequences belongs to generate()")
         prompts = read_prompts(self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt, None, how.pad, self.config.vocab_size)
         if len(prompts.rows) != 1:
             raise ArgumentError(f"stream() takes one prompt, not {len(prompts.rows)}; generate() takes several")
@@ -262,16 +285,13 @@ class Model:
         finally:
             self._give(sequences)
         logits = np.asarray(result.logits)
-        if min(wanted) == kept:
-            return CausalLMOutput(logits.reshape(len(wanted), kept, -1))
-        return CausalLMOutput(self._spread(logits, wanted, kept))
+        shaped = logits.reshape(len(wanted), kept, -1) if min(wanted) == kept else self._spread(logits, wanted, kept)
+        return CausalLMOutput(like(shaped, prompts.tensor))
 
     def _spread(self, logits: npt.NDArray[np.float32], wanted: Sequence[int], kept: int) -> npt.NDArray[np.float32]:
         """Rows with fewer logits than others, padded on the left. The copy is not the engine's, so it is checked here."""
         shape = (len(wanted), kept, logits.shape[1])
-        stats = self._engine.stats()
-        free = stats["budget"] - stats["held"] + stats["pager_pinned_bytes"]
-        need = 4 * shape[0] * shape[1] * shape[2]
+        need, free = 4 * shape[0] * shape[1] * shape[2], self._free()
         if need > free:
             raise BudgetError(
                 f"logits of {shape[0]} rows of {kept} take {format_size(need)} once more when rows are padded, {format_size(free)} "
@@ -283,6 +303,11 @@ class Model:
             spread[i, kept - want :] = logits[start : start + want]
             start += want
         return spread
+
+    def _free(self) -> int:
+        """Bytes of max_ram beside what is held for other things than weights."""
+        stats = self._engine.stats()
+        return int(stats["budget"] - stats["held"] + stats["pager_pinned_bytes"])
 
     def perplexity(
         self, text: Any, *, ctx: int | None = None, stride: int | None = None, chunks: int | None = None
@@ -485,14 +510,29 @@ class _Running:
         """Raises ArgumentError and ContextOverflowError before anything is computed."""
         self._model, self.prompts, self.how = model, prompts, how
         self._parts: list[Part] = parts_of(prompts, how, model.n_ctx, model.config.max_position_embeddings)
+        self._check_scores()
         self._meter = CallMeter()
         self._last_end = 0.0  # of a pass
+
+    def _check_scores(self) -> None:
+        """What is handed out is not the engine's, so it is checked here."""
+        asked = self.how.shaping or UNSHAPED
+        steps = max(limit for limit, _ in self._parts)
+        need = 4 * (asked.scores + asked.logits) * steps * len(self._parts) * self._model.config.vocab_size
+        if need and need > (free := self._model._free()):
+            raise BudgetError(
+                f"scores and logits of {steps} steps take {format_size(need)}, of max_ram {format_size(free)} are left; lower "
+                f"max_new_tokens, give fewer prompts, or raise max_ram"
+            )
 
     def __enter__(self) -> _Running:
         model = self._model
         self._watch = _Watch(model)
         model._check_open()
-        self._generation = Generation(self.prompts, self.how, self._parts, tokenizer=model.tokenizer, pool=model._pool)
+        self._layers = model._engine.layer_totals() if model.prints_profile else None
+        self._generation = Generation(
+            self.prompts, self.how, self._parts, tokenizer=model.tokenizer, pool=model._pool, sample=model._engine.sample
+        )
         return self
 
     def __iter__(self) -> Iterator[list[int | None]]:
@@ -502,10 +542,14 @@ class _Running:
     def rows(self) -> list[Row]:
         return self._generation.rows
 
-    def _run(self, items: list[Item]) -> _core.Result:
+    @property
+    def shaper(self) -> Shaper | None:
+        return self._generation.shaper
+
+    def _run(self, items: list[Item], logits: bool) -> _core.Result:
         meter, start = self._meter, self._last_end or time.monotonic()
         phase, otherwise = (meter.decode, _DECODE_HELP) if meter.prompt.passes else (meter.prompt, _PROMPT_HELP)
-        result = self._model._run(items, self._watch, lambda: self._advice(otherwise), phase=phase)
+        result = self._model._run(items, self._watch, lambda: self._advice(otherwise), logits=logits, phase=phase)
         self._last_end = time.monotonic()
         phase.wall_s += self._last_end - start
         return result
@@ -517,6 +561,10 @@ class _Running:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._count()
         self._model._explain(error)
+        if self._layers is not None and not self._model._engine.closed:
+            prompt, decode = self._meter.prompt, self._meter.decode
+            passes, read = prompt.passes + decode.passes, prompt.disk_bytes + decode.disk_bytes
+            print(LayerProfile.between(self._layers, self._model._engine.layer_totals(), passes, read, self._model._solved))
 
     def _count(self) -> None:
         model, meter, generation = self._model, self._meter, self._generation

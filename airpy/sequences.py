@@ -24,6 +24,10 @@ class SequencePool:
         self._idle: list[_core.Sequence] = []  # the last used last
         self._lock = threading.Lock()
 
+    def make(self) -> _core.Sequence:
+        """One that nobody knows, which is its caller's to close."""
+        return self._engine.sequence()
+
     def take(self, ids: Ids, recompute: int = 1) -> _core.Sequence:
         """A sequence that holds the longest known beginning of ids, but for the last `recompute` at least; its length says how
         much. An idle sequence that goes on differently is forked, not cut, and stays."""

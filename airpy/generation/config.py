@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from airpy.errors import ArgumentError, ArgumentTypeError, UnsupportedError
+from airpy.generation.shaping import Shaping
 
 DEFAULT_NEW_TOKENS = 256
 
@@ -19,47 +20,37 @@ DEFAULT_NEW_TOKENS = 256
 # transformers keeps its cache, compiles, or lets an assistant guess is its own affair.
 _WITHOUT_EFFECT = frozenset((
     "_commit_hash", "_from_model_config", "assistant_confidence_threshold", "assistant_early_exit", "assistant_lookbehind",
-    "assistant_model", "bos_token_id", "cache_config", "compile_config", "decoder_start_token_id", "disable_compile",
+    "bos_token_id", "cache_config", "compile_config", "decoder_start_token_id", "disable_compile",
     "generation_kwargs", "is_assistant", "low_memory", "max_matching_ngram_size", "num_assistant_tokens",
-    "num_assistant_tokens_schedule", "prefill_chunk_size", "prompt_lookup_num_tokens", "renormalize_logits", "return_legacy_cache",
+    "num_assistant_tokens_schedule", "prefill_chunk_size", "prompt_lookup_num_tokens", "return_legacy_cache",
     "target_lookbehind", "tokenizer", "transformers_version", "trust_remote_code",
 ))  # fmt: skip
 # Arguments of transformers' generate() that airpy does not have: the values that change nothing there and are accepted here, and
 # what to use instead.
 _NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
-    "use_cache": ((True, None), "model.forget() before the call: what the model knows of a text is then read again"),
-    "num_beams": ((1, None), "sampling with do_sample=True, or several seeds"),
-    "num_beam_groups": ((1, None), "sampling with do_sample=True"),
-    "num_return_sequences": ((1, None), "one row for each, with a list of seeds"),
-    "penalty_alpha": ((None, 0), "do_sample=True with top_k or min_p"),
+    "assistant_model": ((None,), "generate() without it: what an assistant guesses changes no text"),
+    "use_cache": ((True, False, None), "True or False"),  # of model(), which returns none; generate() has it as a field
+    "num_beams": ((1, None), "do_sample=True with num_return_sequences: beam search is not there"),
+    "num_beam_groups": ((1, None), "do_sample=True with num_return_sequences: beam search is not there"),
+    "penalty_alpha": ((None, 0), "do_sample=True with top_k or min_p: contrastive search is not there"),
     "diversity_penalty": ((None, 0.0), "frequency_penalty or presence_penalty"),
     "length_penalty": ((None, 1.0), "max_new_tokens"),
     "encoder_repetition_penalty": ((None, 1.0), "repetition_penalty"),
-    "no_repeat_ngram_size": ((None, 0), "repetition_penalty or frequency_penalty"),
     "typical_p": ((None, 1.0), "min_p or top_p"),
     "epsilon_cutoff": ((None, 0.0), "min_p"),
     "eta_cutoff": ((None, 0.0), "min_p"),
     "early_stopping": ((None, False), "stop_strings or eos_token_id"),
-    "min_length": ((None, 0), "eos_token_id=[], which turns the end of sequence off"),
-    "min_new_tokens": ((None, 0), "eos_token_id=[], which turns the end of sequence off"),
-    "max_time": ((None,), "model.cancel() from a timer, or model.stream() and a break"),
-    "bad_words_ids": ((None, []), "sampling on your own from model(ids).logits"),
-    "force_words_ids": ((None, []), "sampling on your own from model(ids).logits"),
-    "constraints": ((None, []), "sampling on your own from model(ids).logits"),
-    "suppress_tokens": ((None, []), "sampling on your own from model(ids).logits"),
-    "begin_suppress_tokens": ((None, []), "sampling on your own from model(ids).logits"),
-    "sequence_bias": ((None,), "sampling on your own from model(ids).logits"),
+    "max_time": ((None,), "a stopping_criteria of your own, model.cancel() from a timer, or model.stream() and a break"),
+    "force_words_ids": ((None, []), "a logits_processor of your own"),
+    "constraints": ((None, []), "a logits_processor of your own"),
     "forced_bos_token_id": ((None,), "a prompt that ends with the id"),
     "forced_eos_token_id": ((None,), "an id that you append yourself"),
     "forced_decoder_ids": ((None,), "a prompt that ends with the ids"),
     "exponential_decay_length_penalty": ((None,), "max_new_tokens"),
     "encoder_no_repeat_ngram_size": ((None, 0), "repetition_penalty or frequency_penalty"),
-    "dola_layers": ((None,), "sampling on your own from model(ids).logits"),
-    "watermarking_config": ((None,), "sampling on your own from model(ids).logits"),
-    "guidance_scale": ((None, 1, 1.0), "sampling on your own from model(ids).logits"),
-    "logits_processor": ((None, []), "sampling on your own from model(ids).logits"),
-    "stopping_criteria": ((None, []), "stop_strings, or model.stream() and a break"),
-    "prefix_allowed_tokens_fn": ((None,), "sampling on your own from model(ids).logits"),
+    "dola_layers": ((None,), "generate() without it"),
+    "watermarking_config": ((None,), "a logits_processor of your own"),
+    "guidance_scale": ((None, 1, 1.0), "a logits_processor of your own, with model(other_ids).logits"),
     "negative_prompt_ids": ((None,), "generate() without it"),
     "inputs_embeds": ((None,), "input_ids"),
     "inputs": ((None,), "input_ids"),
@@ -68,8 +59,6 @@ _NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
         (None, "dynamic", "static", "hybrid", "hybrid_chunked", "sliding_window", "offloaded", "offloaded_static", "paged"),
         "kv_dtype= of from_pretrained",
     ),
-    "output_scores": ((None, False), "model(ids).logits"),
-    "output_logits": ((None, False), "model(ids).logits"),
     "output_attentions": ((None, False), "generate() without it: airpy never has them whole"),
     "output_hidden_states": ((None, False), "model(ids).logits"),
     "remove_invalid_values": ((None, False), "generate() without it: values that are not finite raise NumericError"),
@@ -112,6 +101,13 @@ class GenerationConfig:
     stop_strings: a generation ends with the token that completes one. seed: an int, or one for each row; the same seed gives the
     same text, alone or in a batch; None draws a new one for each row. repetition_penalty counts prompt and new tokens as
     transformers does, frequency_penalty and presence_penalty new ones as OpenAI's interface does.
+    num_return_sequences: texts for each prompt, which is read once for all of them; of one seed the j-th text has seed + j.
+    use_cache=False: what earlier calls have read is read again, and what this one reads is forgotten; within a call state is always
+    kept, so the text is the same.
+    no_repeat_ngram_size, bad_words_ids, sequence_bias, suppress_tokens, begin_suppress_tokens (in the first new token), min_length
+    (prompt included) and min_new_tokens change logits, as transformers' processors of these names do and in their order.
+    output_scores, output_logits: the logits of each step, as processed (what a draw leaves out is -inf) and as the model gave them,
+    in the output of return_dict_in_generate=True; renormalize_logits makes log-probabilities of the first.
 
     Fields are checked by the call that uses them. Assigning to a name that is none raises AttributeError, or UnsupportedError where
     transformers has it.
@@ -132,14 +128,26 @@ class GenerationConfig:
     stop_strings: str | Sequence[str] | None = None
     return_dict_in_generate: bool | None = None
     seed: int | Sequence[int] | None = None
+    num_return_sequences: int | None = None
+    use_cache: bool | None = None
+    no_repeat_ngram_size: int | None = None
+    bad_words_ids: Sequence[Sequence[int]] | None = None
+    sequence_bias: Mapping[tuple[int, ...], float] | Sequence[Any] | None = None
+    suppress_tokens: Sequence[int] | None = None
+    begin_suppress_tokens: Sequence[int] | None = None
+    min_length: int | None = None
+    min_new_tokens: int | None = None
+    output_scores: bool | None = None
+    output_logits: bool | None = None
+    renormalize_logits: bool | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in _NEUTRAL or name in _WITHOUT_EFFECT:
-            refuse("generation_config", {name: value})
-        elif name not in FIELDS:
-            raise AttributeError(f"generation_config has no field {name!r}; it has {', '.join(FIELDS)}")
-        else:
+        if name in FIELDS:
             super().__setattr__(name, value)
+        elif name in _NEUTRAL or name in _WITHOUT_EFFECT:
+            refuse("generation_config", {name: value})
+        else:
+            raise AttributeError(f"generation_config has no field {name!r}; it has {', '.join(FIELDS)}")
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -204,9 +212,21 @@ class Resolved:
     seeds: list[int]
     one_seed: bool  # or none: not one for each row
     return_dict: bool
+    copies: int  # texts for each prompt
+    reuse: bool  # of what other calls have read
+    shaping: Shaping | None  # None: the engine samples from the model's logits
 
 
-def resolve(config: GenerationConfig, n_vocab: int) -> Resolved:
+@dataclass(frozen=True)
+class Callables:
+    """What changes or ends a generation by code of the caller, in transformers' forms."""
+
+    logits_processor: Sequence[Callable[..., Any]] | None = None
+    stopping_criteria: Sequence[Callable[..., Any]] | None = None
+    prefix_allowed_tokens_fn: Callable[..., Any] | None = None
+
+
+def resolve(config: GenerationConfig, n_vocab: int, callables: Callables = Callables()) -> Resolved:
     """Raises ArgumentError for values that make no sense. Warns of those that do nothing, at the caller of whoever calls this."""
     if config.max_new_tokens is not None and config.max_length is not None:
         raise ArgumentError("give max_new_tokens or max_length, not both")
@@ -215,17 +235,48 @@ def resolve(config: GenerationConfig, n_vocab: int) -> Resolved:
     if not all(isinstance(text, str) and text for text in stops):
         raise ArgumentError(f"stop_strings is {config.stop_strings!r}; expected texts that are not empty")
     seeds = [_seed(seed) for seed in _listed(config.seed)]
+    return_dict = _flag("return_dict_in_generate", config.return_dict_in_generate)
+    for name in ("output_scores", "output_logits"):
+        if _flag(name, getattr(config, name)) and not return_dict:
+            warnings.warn(f"{name}=True does nothing without return_dict_in_generate=True", UserWarning, stacklevel=3)
+    sampling = _sampling(config)
+    copies = _at_least("num_return_sequences", _first(config.num_return_sequences, 1), 1)
+    if copies > 1 and not sampling["temperature"]:
+        raise ArgumentError(f"num_return_sequences is {copies}, but without do_sample=True they would be the same text")
     return Resolved(
-        max_new_tokens=_at_least_one("max_new_tokens", config.max_new_tokens),
-        max_length=_at_least_one("max_length", config.max_length),
-        sampling=_sampling(config),
+        max_new_tokens=None if config.max_new_tokens is None else _at_least("max_new_tokens", config.max_new_tokens, 1),
+        max_length=None if config.max_length is None else _at_least("max_length", config.max_length, 1),
+        sampling=sampling,
         eos=frozenset(ends),
         pad=_token("pad_token_id", _first(config.pad_token_id, min(ends, default=0)), n_vocab),
         stop_strings=tuple(stops),
         seeds=seeds,
         one_seed=not _is_list(config.seed),
-        return_dict=_flag("return_dict_in_generate", config.return_dict_in_generate),
+        return_dict=return_dict,
+        copies=copies,
+        reuse=config.use_cache is None or _flag("use_cache", config.use_cache),
+        shaping=_shaping(config, frozenset(ends), return_dict, n_vocab, callables),
     )
+
+
+def _shaping(config: GenerationConfig, eos: frozenset[int], return_dict: bool, n_vocab: int, callables: Callables) -> Shaping | None:
+    shaping = Shaping(
+        no_repeat=_at_least("no_repeat_ngram_size", _first(config.no_repeat_ngram_size, 0), 0),
+        bias=_biases(config.sequence_bias, n_vocab),
+        banned=tuple(word for word in _words("bad_words_ids", config.bad_words_ids, n_vocab) if word not in {(i,) for i in eos}),
+        suppressed=tuple(_token("suppress_tokens", i, n_vocab) for i in _listed(config.suppress_tokens)),
+        suppressed_first=tuple(_token("begin_suppress_tokens", i, n_vocab) for i in _listed(config.begin_suppress_tokens)),
+        min_length=_at_least("min_length", _first(config.min_length, 0), 0),
+        min_new_tokens=_at_least("min_new_tokens", _first(config.min_new_tokens, 0), 0),
+        eos=tuple(sorted(eos)),
+        allowed=_callable("prefix_allowed_tokens_fn", callables.prefix_allowed_tokens_fn),
+        processors=_callable_list("logits_processor", callables.logits_processor),
+        criteria=_callable_list("stopping_criteria", callables.stopping_criteria),
+        scores=return_dict and bool(config.output_scores),
+        logits=return_dict and bool(config.output_logits),
+        renormalise=_flag("renormalize_logits", config.renormalize_logits),
+    )
+    return shaping if shaping.is_needed else None
 
 
 # By name: the default, and what is in range, as csrc/engine/sample.c has it; written so that NaN is not.
@@ -311,13 +362,46 @@ def _token(name: str, value: Any, n_vocab: int) -> int:
     return number
 
 
-def _at_least_one(name: str, value: Any) -> int | None:
-    if value is None:
-        return None
+def _at_least(name: str, value: Any, least: int) -> int:
     number = _whole(name, value, "a whole number")
-    if number < 1:
-        raise ArgumentError(f"{name} is {number}; expected 1 or more")
+    if number < least:
+        raise ArgumentError(f"{name} is {number}; expected {least} or more")
     return number
+
+
+def _words(name: str, value: Any, n_vocab: int) -> list[tuple[int, ...]]:
+    """Rows of token ids."""
+    words = _listed(value)
+    if any(not _is_list(word) or not len(word) for word in words):
+        raise ArgumentError(f"{name} is {value!r}; expected lists of token ids, such as [[5], [7, 8]]")
+    return [tuple(_token(name, i, n_vocab) for i in word) for word in words]
+
+
+def _biases(value: Any, n_vocab: int) -> dict[tuple[int, ...], float]:
+    """sequence_bias in either of transformers' forms: {(5,): -1.0} or [[[5], -1.0]]."""
+    if value is None:
+        return {}
+    try:
+        pairs = [(key, bias) for key, bias in (value.items() if isinstance(value, Mapping) else value)]
+    except (TypeError, ValueError):
+        raise ArgumentError(f"sequence_bias is {value!r}; expected {{(5, 7): -1.0}} or [[[5, 7], -1.0]]") from None
+    words = _words("sequence_bias", [key for key, _ in pairs], n_vocab)
+    biases = {word: _number("sequence_bias", bias) for word, (_, bias) in zip(words, pairs, strict=True)}
+    if any(bias != bias or bias == float("inf") for bias in biases.values()):
+        raise ArgumentError("sequence_bias has a bias that is not a number below infinity")
+    return biases
+
+
+def _callable_list(name: str, value: Any) -> tuple[Any, ...]:
+    if value is not None and not _is_list(value):
+        raise ArgumentError(f"{name} is {type(value).__name__}; expected a list of what can be called")
+    return tuple(_callable(name, each) for each in _listed(value))
+
+
+def _callable(name: str, value: Any) -> Any:
+    if value is not None and not callable(value):
+        raise ArgumentError(f"{name} holds {type(value).__name__}; expected what can be called, as transformers calls it")
+    return value
 
 
 def _seed(value: Any) -> int:

@@ -10,16 +10,22 @@ import numpy as np
 import numpy.typing as npt
 
 from airpy.errors import ArgumentError
+from airpy.generation.tensors import to_host, torch_tensor
 
 Ids = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """ids: int64 [batch, width], padded on the left. rows: the real tokens of each, int32."""
+    """ids: int64 [batch, width], padded on the left. rows: the real tokens of each, int32. tensor: one of torch's that they came in."""
 
     ids: npt.NDArray[np.int64]
     rows: list[Ids]
+    tensor: Any = None
+
+    def repeated(self, n: int) -> Prompts:
+        """Each n times, one after the other."""
+        return self if n == 1 else Prompts(np.repeat(self.ids, n, axis=0), [row for row in self.rows for _ in range(n)], self.tensor)
 
 
 def read_prompts(input_ids: Any, attention_mask: Any, pad: int, n_vocab: int, *, padding: int | None = None) -> Prompts:
@@ -41,7 +47,8 @@ def read_prompts(input_ids: Any, attention_mask: Any, pad: int, n_vocab: int, *,
     ids = np.full((len(given), max(row.size for row in given)), pad, dtype=np.int64)
     for i, row in enumerate(given):
         ids[i, ids.shape[1] - row.size :] = row
-    return Prompts(ids, rows)
+    first = input_ids[0] if isinstance(input_ids, (list, tuple)) else input_ids
+    return Prompts(ids, rows, torch_tensor(first))
 
 
 def _rows(name: str, value: Any, kinds: str) -> list[npt.NDArray[Any]]:
@@ -74,8 +81,8 @@ def _after(row: npt.NDArray[Any], padding: int) -> npt.NDArray[Any]:
 
 def _array(name: str, value: Any, kinds: str) -> npt.NDArray[Any]:
     try:
-        array = np.asarray(value)
-    except (TypeError, ValueError, RuntimeError) as error:
+        array = np.asarray(to_host(value))
+    except (TypeError, ValueError, RuntimeError, BufferError) as error:
         raise ArgumentError(f"{name} is not an array of numbers: {error}") from None
     if array.dtype.kind not in kinds and array.size:
         raise ArgumentError(f"{name} holds {array.dtype}; expected whole numbers")

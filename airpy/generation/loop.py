@@ -8,10 +8,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from airpy import _core
 from airpy.errors import ArgumentError, ContextOverflowError
 from airpy.generation.config import DEFAULT_NEW_TOKENS, Resolved
 from airpy.generation.inputs import Ids, Prompts
+from airpy.generation.shaper import Shaper
+from airpy.generation.shaping import Sample
 from airpy.generation.stopping import StopStrings
 
 if TYPE_CHECKING:
@@ -19,7 +23,7 @@ if TYPE_CHECKING:
     from airpy.tokenizer import Tokenizer
 
 Item = tuple[_core.Sequence, "array[int] | memoryview", int, "dict[str, Any] | None", int]  # as the engine takes them
-Runner = Callable[[list[Item]], _core.Result]
+Runner = Callable[[list[Item], bool], _core.Result]  # items, and whether their logits are wanted
 Part = tuple[int, int]  # of a row: new tokens at most, seed
 
 
@@ -35,10 +39,10 @@ class Row:
     new: list[int] = field(default_factory=list)
     done: bool = False
 
-    def item(self) -> Item:
-        """What the next pass appends: what is not known of the prompt, or the last token."""
+    def item(self, samples: bool = True) -> Item:
+        """What the next pass appends: what is not known of the prompt, or the last token. samples: whether the engine takes the next."""
         tokens = array("i", self.new[-1:]) if self.new else self.prompt[self.sequence.length :].data
-        return self.sequence, tokens, 1, self.sampling, self.prompt.size
+        return self.sequence, tokens, 1, self.sampling if samples else None, self.prompt.size
 
     def add(self, token: int, eos: frozenset[int]) -> None:
         self.new.append(token)
@@ -57,7 +61,10 @@ class Generation:
     """One call of generate(): makes its rows at once, runs in steps, gives its sequences back at the end. It does not keep who runs
     it, who keeps it."""
 
-    def __init__(self, prompts: Prompts, how: Resolved, parts: list[Part], *, tokenizer: Tokenizer, pool: SequencePool) -> None:
+    def __init__(
+        self, prompts: Prompts, how: Resolved, parts: list[Part], *, tokenizer: Tokenizer, pool: SequencePool, sample: Sample
+    ) -> None:
+        """prompts: each how.copies times; a prompt's rows share the first one's sequence until it has been read. sample: the engine's."""
         self.reused = 0
         self._how, self._pool = how, pool
         self._closed = False
@@ -65,29 +72,52 @@ class Generation:
         try:
             for prompt, (limit, seed) in zip(prompts.rows, parts, strict=True):
                 stops = StopStrings(tokenizer, prompt.tolist(), how.stop_strings) if how.stop_strings else None
-                sequence = pool.take(prompt)
-                self.reused += sequence.length
+                if len(self.rows) % how.copies:
+                    sequence = self.rows[-1].sequence
+                else:
+                    sequence = pool.take(prompt) if how.reuse else pool.make()
+                    self.reused += sequence.length
                 self.rows.append(Row(prompt, {**how.sampling, "seed": seed}, limit, stops, sequence))
         except BaseException:
             self.close()
             raise
+        self.shaper = Shaper(how, prompts, self.rows, sample) if how.shaping or how.copies > 1 else None
 
     def steps(self, run: Runner) -> Iterator[list[int | None]]:
         """Each step's tokens, one per row; None for rows that were done before."""
-        eos = self._how.eos
+        eos, shaper = self._how.eos, self.shaper
         while active := [row for row in self.rows if not row.done]:
-            sampled = run([row.item() for row in active]).sampled
+            sampled = self._shaped(run, shaper, active) if shaper else run([row.item() for row in active], False).sampled
             tokens = iter(sampled)
             step = [None if row.done else next(tokens) for row in self.rows]
             for row, token in zip(active, sampled, strict=True):
                 row.add(token, eos)
+            if shaper is not None:
+                shaper.end_step(step)
+            if self._how.shaping is None:
+                shaper = None  # it was for the prompts, of which several rows have one each
             yield step
 
+    def _shaped(self, run: Runner, shaper: Shaper, active: list[Row]) -> list[int]:
+        copies = self._how.copies
+        if copies == 1 or active[0].new:
+            return shaper.tokens(np.asarray(run([row.item(False) for row in active], True).logits))
+        logits = np.asarray(run([row.item(False) for row in active[::copies]], True).logits)
+        for i, row in enumerate(self.rows):
+            if i % copies:
+                row.sequence = row.sequence.fork()
+        return shaper.tokens(np.repeat(logits, copies, axis=0))
+
     def close(self) -> None:
-        """Gives the sequences back with what they hold. Idempotent."""
+        """Gives the sequences back with what they hold, or lets them go where nothing is to be known of them. Idempotent."""
         if not self._closed:
             self._closed = True
-            self._pool.give([row.sequence for row in self.rows])
+            sequences = list(dict.fromkeys(row.sequence for row in self.rows))
+            if self._how.reuse:
+                self._pool.give(sequences)
+            else:
+                for sequence in sequences:
+                    sequence.close()
 
 
 def _new_tokens(how: Resolved, length: int, width: int, n_ctx: int, trained: int) -> int:
@@ -116,4 +146,6 @@ def _seeds(how: Resolved, rows: int) -> list[int]:
         if len(how.seeds) != rows:
             raise ArgumentError(f"{len(how.seeds)} seeds for {rows} rows; give one int, or one for each row")
         return how.seeds
-    return [how.seeds[0] if how.seeds else int.from_bytes(os.urandom(8)) for _ in range(rows)]
+    if how.seeds:
+        return [(how.seeds[0] + i % how.copies) % (1 << 64) for i in range(rows)]
+    return [int.from_bytes(os.urandom(8)) for _ in range(rows)]

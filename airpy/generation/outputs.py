@@ -21,10 +21,11 @@ class _Fields(Mapping[str, Any]):
         return getattr(self, key)
 
     def __iter__(self) -> Iterator[str]:
-        return (field.name for field in fields(self))  # type: ignore[arg-type]
+        names = (field.name for field in fields(self))  # type: ignore[arg-type]
+        return (name for name in names if getattr(self, name) is not None)
 
     def __len__(self) -> int:
-        return len(fields(self))  # type: ignore[arg-type]
+        return len(list(iter(self)))
 
     def to_tuple(self) -> tuple[Any, ...]:
         return tuple(getattr(self, name) for name in self)
@@ -32,9 +33,13 @@ class _Fields(Mapping[str, Any]):
 
 @dataclass(frozen=True, eq=False)
 class GenerateOutput(_Fields):
-    """generate(return_dict_in_generate=True): sequences int64 [batch, longest], prompt and new ids."""
+    """generate(return_dict_in_generate=True): sequences int64 [batch, longest], prompt and new ids. Where asked for, of each step
+    float32 [batch, vocab]: scores, after processors, with -inf for what a draw leaves out; logits, as the model gave them; zeros where
+    a row had ended before. Arrays, or torch's tensors where the prompts were such. What was not asked for is None and no key."""
 
     sequences: npt.NDArray[np.int64]
+    scores: tuple[npt.NDArray[np.float32], ...] | None = None
+    logits: tuple[npt.NDArray[np.float32], ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -104,8 +104,10 @@ class Tokenizer:
         return_tensors: Tensors = None,
         truncation: Truncation = False,
         max_length: int | None = None,
+        return_attention_mask: bool | None = None,
     ) -> BatchEncoding:
-        """input_ids and attention_mask of one text or several: lists, or int64 [texts, tokens] with return_tensors.
+        """input_ids and attention_mask (unless return_attention_mask=False) of one text or several: lists, or int64 [texts, tokens] with
+        return_tensors.
 
         padding=True fills up to the longest, "max_length" up to max_length, on padding_side: the call's, else the tokenizer's;
         padding="left" and "right" are True and a side. truncation=True drops what of the text is beyond max_length; the token that
@@ -126,14 +128,15 @@ class Tokenizer:
             raise ArgumentError("max_length does nothing without truncation=True or padding='max_length'")
         if cuts:
             rows = [self._cut(row, int(max_length), add_special_tokens) for row in rows]  # type: ignore[arg-type]
+        masked = _choice("return_attention_mask", return_attention_mask, (None, True), (False,))
         mask = [[1] * len(row) for row in rows]
         if fills:
             rows, mask = pad(rows, side, self._pad_id or 0, max_length if padding == "max_length" else None)
-        if single and return_tensors is None:
-            return BatchEncoding(input_ids=rows[0], attention_mask=mask[0])
-        return BatchEncoding(
-            input_ids=to_tensors(rows, return_tensors), attention_mask=to_tensors(mask, return_tensors)
-        )
+        as_lists = single and return_tensors is None
+        encoding = BatchEncoding(input_ids=rows[0] if as_lists else to_tensors(rows, return_tensors))
+        if masked:
+            encoding["attention_mask"] = mask[0] if as_lists else to_tensors(mask, return_tensors)
+        return encoding
 
     def _cut(self, row: list[int], length: int, special: bool) -> list[int]:
         """A row of encode's, no longer than `length`: what it put behind the text stays there, if there is room for more."""

@@ -265,8 +265,10 @@ static air_status open_compute(air_engine *e, const air_engine_config *c, air_er
     e->stall_before = air_calloc(layers, sizeof *e->stall_before);
     e->last_busy = air_calloc(layers, sizeof *e->last_busy);
     e->last_stall = air_calloc(layers, sizeof *e->last_stall);
-    if (!e->sample_scratch || !e->layer_ns || !e->stall_before || !e->last_busy || !e->last_stall)
+    e->all_busy = air_calloc(2 * layers, sizeof *e->all_busy);
+    if (!e->sample_scratch || !e->layer_ns || !e->stall_before || !e->last_busy || !e->last_stall || !e->all_busy)
         return air_fail(err, AIR_E_NOMEM, "engine: scratch for a vocabulary of %lld", (long long)p->n_vocab);
+    e->all_stall = e->all_busy + layers;
     e->stats.threads = e->request.threads;
     e->stats.kernels = e->api->kernels(e->backend);
     return AIR_OK;
@@ -363,7 +365,8 @@ void air_engine_close(air_engine *e)
     air_free(e->layer_ns);
     air_free(e->stall_before);
     air_free(e->last_busy);
-    air_free(e->last_stall);
+    air_free(e->last_stall); /* all_stall is in all_busy's block */
+    air_free(e->all_busy);
     air_plan_free(e->plan);
     air_model_close(e->model);
     air_cond_deinit(&e->ended);
@@ -391,16 +394,44 @@ air_engine_stats air_engine_stats_get(air_engine *e)
     return s;
 }
 
-int32_t air_engine_layer_times(air_engine *e, uint64_t *busy_ns, uint64_t *stall_ns, int32_t n)
+static int32_t copy_times(air_engine *e, const uint64_t *busy, const uint64_t *stall, uint64_t *busy_ns, uint64_t *stall_ns, int32_t n)
 {
     int32_t layers = air_model_program(e->model)->n_layers + 1, count = n < layers ? n : layers;
     air_mutex_lock(&e->lock);
     for (int32_t i = 0; i < count; i++) {
-        busy_ns[i] = e->last_busy[i];
-        stall_ns[i] = e->last_stall[i];
+        busy_ns[i] = busy[i];
+        stall_ns[i] = stall[i];
     }
     air_mutex_unlock(&e->lock);
     return layers;
+}
+
+int32_t air_engine_layer_times(air_engine *e, uint64_t *busy_ns, uint64_t *stall_ns, int32_t n)
+{
+    return copy_times(e, e->last_busy, e->last_stall, busy_ns, stall_ns, n);
+}
+
+int32_t air_engine_layer_totals(air_engine *e, uint64_t *busy_ns, uint64_t *stall_ns, int32_t n)
+{
+    return copy_times(e, e->all_busy, e->all_stall, busy_ns, stall_ns, n);
+}
+
+air_status air_engine_sample(const air_engine *e, const air_sampling *sampling, const float *logits, int64_t n, int32_t *token,
+                             air_error *err)
+{
+    int64_t n_vocab = air_model_program(e->model)->n_vocab;
+    air_sampling s = *sampling;
+    float logprob;
+    air_status st = air_sampling_check(sampling, err);
+    if (st) return st;
+    s.repetition_penalty = 1;
+    s.frequency_penalty = s.presence_penalty = 0;
+    void *scratch = air_malloc(air_sample_scratch(n_vocab));
+    if (!scratch) return air_fail(err, AIR_E_NOMEM, "scratch for a vocabulary of %lld", (long long)n_vocab);
+    air_sample_args args = {.sampling = &s, .ops = e->ops, .logits = logits, .n_vocab = n_vocab, .n = n, .scratch = scratch};
+    st = air_sample(&args, token, &logprob, err);
+    air_free(scratch);
+    return st;
 }
 
 int32_t air_engine_expert_rows(air_engine *e, int32_t layer, uint64_t *rows, int32_t n)

@@ -79,6 +79,12 @@ typedef struct air_engine_stats { /* since open */
 air_engine_stats air_engine_stats_get(air_engine *engine);
 /* Per layer of the last pass: busy and stalled ns, [n_layers + 1] each; copies min(n, n_layers + 1). Returns n_layers + 1. */
 int32_t air_engine_layer_times(air_engine *engine, uint64_t *busy_ns, uint64_t *stall_ns, int32_t n);
+int32_t air_engine_layer_totals(air_engine *engine, uint64_t *busy_ns, uint64_t *stall_ns, int32_t n); /* of all passes since open */
+
+/* The token that a sequence of n tokens gets from such logits [n_vocab], changed by whoever calls: as air_sample chooses it, which finds
+ * no history here, so penalties are the caller's. Any thread. Errors: AIR_E_ARGUMENT, AIR_E_NUMERIC, AIR_E_NOMEM. */
+air_status air_engine_sample(const air_engine *engine, const air_sampling *sampling, const float *logits, int64_t n, int32_t *token,
+                             air_error *err);
 
 /* Rows sent to each expert of a layer since open; copies min(n, n_experts). Returns n_experts, 0 where the layer has none. */
 int32_t air_engine_expert_rows(air_engine *engine, int32_t layer, uint64_t *rows, int32_t n);

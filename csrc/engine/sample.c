@@ -159,7 +159,7 @@ static int64_t draw(const air_sample_args *a, const float *p, int64_t n, double 
     double mass = 0;
     int64_t kept = 0, i = 0;
     while (kept < n && (kept == 0 || mass < s->top_p * total)) mass += p[kept++];
-    while (kept > 1 && p[kept - 1] < s->min_p * p[0]) mass -= p[--kept];
+    while (kept > 1 && (p[kept - 1] < s->min_p * p[0] || p[kept - 1] <= 0)) mass -= p[--kept];
     double left = air_random_unit(s->seed, (uint64_t)a->n) * mass;
     while (i + 1 < kept && (left -= p[i]) >= 0) i++;
     return i;

@@ -107,6 +107,7 @@ int air__py_engine_in_child(const EngineObject *self); /* of fork: its threads a
 /* --- run.c --- */
 PyObject *air__py_engine_run(PyObject *self, PyObject *args, PyObject *kwargs);
 PyObject *air__py_engine_walk(PyObject *self, PyObject *unused);
+PyObject *air__py_engine_sample(PyObject *self, PyObject *args);
 
 /* --- sequence.c --- */
 struct SequenceObject {

@@ -1,4 +1,4 @@
-/* python/run.c: Engine.run: items into a batch, waiting for it in slices, signals, progress. */
+/* python/run.c: Engine.run: items into a batch, waiting for it in slices, signals, progress; Engine.sample. */
 #include <float.h>
 #include <math.h>
 #include <string.h>
@@ -265,4 +265,31 @@ PyObject *air__py_engine_walk(PyObject *o, PyObject *unused)
     PyObject *result = call_begin(&call) == 0 ? call_run(&call, 1, 0, 0, Py_None) : NULL;
     call_end(&call);
     return result;
+}
+
+/* sample(logits: float32 (n_vocab,), n, sampling, /) -> int. With the GIL: an engine cannot close meanwhile. */
+PyObject *air__py_engine_sample(PyObject *o, PyObject *args)
+{
+    EngineObject *self = (EngineObject *)o;
+    const core_state *state = air__py_state(o);
+    PyObject *logits, *length, *given;
+    Py_buffer view;
+    air_sampling sampling;
+    int64_t n;
+    if (!PyArg_ParseTuple(args, "OOO:sample", &logits, &length, &given)) return NULL;
+    if (air__py_to_i64(state, "n", length, 0, INT64_MAX, &n) < 0 || parse_sampling(state, given, &sampling) < 0) return NULL;
+    if (PyObject_GetBuffer(logits, &view, PyBUF_FORMAT | PyBUF_C_CONTIGUOUS) < 0) return NULL;
+    if (air__py_engine_usable(self) < 0) { /* asked last: what came before may have run anybody's code */
+        PyBuffer_Release(&view);
+        return NULL;
+    }
+    int64_t n_vocab = air_model_program(air_engine_model(self->engine))->n_vocab;
+    air_error err;
+    air_status st;
+    int32_t token = -1;
+    if (view.itemsize != 4 || !view.format || strcmp(view.format, "f") || view.len != n_vocab * 4)
+        st = air_fail(&err, AIR_E_ARGUMENT, "logits must be %lld of float32", (long long)n_vocab);
+    else st = air_engine_sample(self->engine, &sampling, view.buf, n, &token, &err);
+    PyBuffer_Release(&view);
+    return st ? air__py_raise(state, &err) : PyLong_FromLong(token);
 }

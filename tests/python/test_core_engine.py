@@ -167,6 +167,33 @@ def test_tokens_may_come_in_any_int32_buffer(engine):
         assert engine.run([(engine.sequence(), tokens, 1, GREEDY, 0)]).sampled == want
 
 
+def test_sample_draws_as_run_does(engine):
+    for sampling in (GREEDY, {"temperature": 0.9, "seed": 4}, {"temperature": 2.0, "top_k": 40, "top_p": 0.9, "seed": 5}):
+        result = engine.run([(engine.sequence(), PROMPT, 1, sampling, 0)], logits=True)
+        assert engine.sample(np.asarray(result.logits)[0], len(PROMPT), sampling) == result.sampled[0]
+    logits = np.zeros(4096, np.float32)
+    logits[7] = 1
+    assert engine.sample(logits, 3, {"temperature": 0, "repetition_penalty": 5.0}) == 7  # the caller's, as are the others
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((np.zeros(4095, np.float32), 1, GREEDY), errors.ArgumentError, "logits must be 4096 of float32"),
+        ((np.zeros(4096), 1, GREEDY), errors.ArgumentError, "logits must be 4096 of float32"),
+        ((np.zeros(8192, np.float32)[::2], 1, GREEDY), ValueError, "contiguous"),
+        ((np.full(4096, np.nan, np.float32), 5, GREEDY), errors.NumericError, "a logit after 5 tokens is not a finite number"),
+        ((np.zeros(4096, np.float32), -1, GREEDY), errors.ArgumentError, "n is -1"),
+        ((np.zeros(4096, np.float32), 1, {"temperature": -1}), errors.ArgumentError, "temperature is -1"),
+        ((np.zeros(4096, np.float32), 1, 5), TypeError, "sampling must be a mapping"),
+        ((5, 1, GREEDY), TypeError, "bytes-like"),
+    ],
+)
+def test_sample_refuses_what_makes_no_sense(engine, arguments, error, message):
+    with pytest.raises(error, match=message):
+        engine.sample(*arguments)
+
+
 # ---- what it says about itself ---------------------------------------------------------------------------------------------------
 
 

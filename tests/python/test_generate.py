@@ -284,7 +284,7 @@ def test_the_models_own_config_is_the_default():
         model.generation_config.eos_token_id = []
         model.generation_config.num_beams = 1  # what transformers sets and means what airpy does
         assert model.generate([[1, 2]]).shape == (1, 4)
-        with pytest.raises(errors.UnsupportedError, match="generation_config: num_beams=4 is not supported; use sampling"):
+        with pytest.raises(errors.UnsupportedError, match="generation_config: num_beams=4 is not supported; use do_sample=True"):
             model.generation_config.num_beams = 4
         with pytest.raises(AttributeError, match="generation_config has no field 'max_new_token'; it has max_new_tokens, "):
             model.generation_config.max_new_token = 2
@@ -332,7 +332,7 @@ def test_configs_of_real_models_are_taken(model):
     with load() as other:
         other.generation_config = config
         assert other.generate([[1, 2]], seed=1).shape == (1, 4) and other.generation_config.eos_token_id == [128, 9]
-    for changed in ({"num_beams": 4}, {"cache_implementation": "quantized"}, {"suppress_tokens": [1]}, {"no_repeat_ngram_size": 3}):
+    for changed in ({"num_beams": 4}, {"cache_implementation": "quantized"}, {"typical_p": 0.5}):
         with pytest.raises(errors.UnsupportedError, match=f"{next(iter(changed))}="):
             model.generate([[1]], generation_config=TransformersConfig(**{**real, **changed}))
     with pytest.raises(errors.ArgumentTypeError, match="future_field"):
@@ -340,8 +340,8 @@ def test_configs_of_real_models_are_taken(model):
 
 
 def test_advice_is_a_sentence(model):
-    with pytest.raises(errors.UnsupportedError, match=r"min_length=3 is not supported; use eos_token_id=\[\], which turns the end of"):
-        model.generate([[1]], min_length=3)
+    with pytest.raises(errors.UnsupportedError, match=r"typical_p=0.2 is not supported; use min_p or top_p"):
+        model.generate([[1]], typical_p=0.2)
     with load(n_ctx=64) as short, pytest.raises(errors.ContextOverflowError, match="lower max_length, or open"):
         short.generate([[1]], max_length=99)
 
@@ -350,8 +350,8 @@ def test_unknown_arguments_raise_and_unsupported_ones_say_what_to_do(model):
     with pytest.raises(TypeError, match="max_new_token'"):
         model.generate([[1]], max_new_token=3)
     for arguments in (
-        {"num_beams": 4}, {"logits_processor": [len]}, {"num_return_sequences": 2}, {"output_scores": True}, {"output_scores": 1},
-        {"bad_words_ids": [[3]]}, {"stopping_criteria": [len]}, {"num_beams": True},
+        {"num_beams": 4}, {"num_beam_groups": 2}, {"penalty_alpha": 0.6}, {"assistant_model": model}, {"num_beams": True},
+        {"constraints": [len]}, {"force_words_ids": [[3]]}, {"output_attentions": True},
     ):  # fmt: skip
         with pytest.raises(errors.UnsupportedError, match="use "):
             model.generate([[1]], **arguments)
@@ -407,11 +407,6 @@ def test_arguments_without_a_meaning_say_what_was_expected(model, arguments, mes
 def test_what_means_the_same_is_taken(model):
     out = model.generate([[1, 2]], np.array([[False, True]]), max_new_tokens=np.int64(1), do_sample=np.bool_(True), seed=1)
     assert out.shape == (1, 3)
-
-
-def test_a_cache_cannot_be_done_without(model):
-    with pytest.raises(errors.UnsupportedError, match=r"use_cache=False is not supported; use model.forget\(\) before the call"):
-        model.generate([[1]], use_cache=False)
 
 
 def test_sampling_arguments_without_sampling_warn(model):
