@@ -19,6 +19,17 @@ if TYPE_CHECKING:
     from typing import Any
 
     from airpy._core import VERSION as __version__
+    from airpy.airllm import (
+        AirLLMBaichuan,
+        AirLLMBaseModel,
+        AirLLMChatGLM,
+        AirLLMInternLM,
+        AirLLMLlama2,
+        AirLLMMistral,
+        AirLLMMixtral,
+        AirLLMQWen,
+        AirLLMQWen2,
+    )
     from airpy.auto_model import AutoModel
     from airpy.errors import (
         AirpyError,
@@ -49,6 +60,10 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "airpy._core": ("__version__",),
+    "airpy.airllm": (
+        "AirLLMBaichuan", "AirLLMBaseModel", "AirLLMChatGLM", "AirLLMInternLM", "AirLLMLlama2", "AirLLMMistral", "AirLLMMixtral",
+        "AirLLMQWen", "AirLLMQWen2",
+    ),
     "airpy.auto_model": ("AutoModel",),
     "airpy.errors": (
         "AirpyError", "ArgumentError", "ArgumentTypeError", "BudgetError", "CancelledError", "ContextOverflowError", "DeviceError",
@@ -75,6 +90,15 @@ def _find_package() -> list[str]:
 __path__ = _find_package()
 
 __all__ = [
+    "AirLLMBaichuan",
+    "AirLLMBaseModel",
+    "AirLLMChatGLM",
+    "AirLLMInternLM",
+    "AirLLMLlama2",
+    "AirLLMMistral",
+    "AirLLMMixtral",
+    "AirLLMQWen",
+    "AirLLMQWen2",
     "AirpyError",
     "ArgumentError",
     "ArgumentTypeError",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from airpy.measure import MemoryWatch
 from airpy.model import Model
 from airpy.planning import Plan
 from airpy.progress import Progress, check_progress
-from airpy.sizes import check_count, check_share, format_size, parse_size, parse_sizes
+from airpy.sizes import check_count, check_flag, check_share, format_size, parse_size, parse_sizes
 from airpy.tokenizer import Tokenizer
 from airpy.tokenizer.vocab import Vocabulary
 
@@ -26,8 +27,6 @@ KVType = Literal["f16", "f32", "q8_0", "q4_0"]
 
 # Arguments that transformers or AirLLM take: values that mean what airpy does anyway, and what to do instead of others.
 _FOREIGN: dict[str, tuple[tuple[Any, ...], str]] = {
-    "torch_dtype": ((None, "auto"), "weights stay in the types of the file"),
-    "dtype": ((None, "auto"), "weights stay in the types of the file"),
     "compression": ((None,), "open a file that is quantised"),
     "load_in_4bit": ((None, False), "open a file that is quantised"),
     "load_in_8bit": ((None, False), "open a file that is quantised"),
@@ -37,14 +36,20 @@ _FOREIGN: dict[str, tuple[tuple[Any, ...], str]] = {
     "use_safetensors": ((None,), "airpy opens GGUF files"),
     "gguf_file": ((None,), "give the path of the file itself"),
     "max_memory": ((None,), "max_ram= is the budget"),
-    "max_seq_len": ((None,), "n_ctx= is the context"),
     "token": ((None,), "files are opened in place; nothing is downloaded"),
     "hf_token": ((None,), "files are opened in place; nothing is downloaded"),
 }
 
 
+# Types of torch's that models compute in, or that texts name, and what of it a model here can do differently: its KV cache's type.
+_DTYPES: dict[str, KVType | None] = {"auto": None, "float16": None, "bfloat16": None, "half": None, "float32": "f32", "float": "f32"}
+
+
 class AutoModel:
     """Opens models; see from_pretrained()."""
+
+    def __init__(self) -> None:
+        raise ArgumentTypeError("AutoModel has no instances: AutoModel.from_pretrained(path) opens a model")
 
     @classmethod
     def from_pretrained(
@@ -63,6 +68,11 @@ class AutoModel:
         progress: Progress = "auto",
         bandwidths: Mapping[str, Any] | None = None,
         device_map: Any = None,
+        dtype: Any = None,
+        torch_dtype: Any = None,
+        max_seq_len: int | None = None,
+        profiling_mode: bool = False,
+        prefetching: bool = True,
         **foreign: Any,
     ) -> Model:
         """A model from a .gguf file (any part of a split one) or a directory that holds one. Waits for the header only.
@@ -82,27 +92,62 @@ class AutoModel:
         bandwidths: bytes per second instead of probed ones: disk, memory, product {type: …}; of a GPU link, device (its memory),
         device_product.
 
+        As AirLLM has them: dtype (or torch_dtype): what is computed is float32 always; "float32" keeps the KV cache in it too.
+        max_seq_len: n_ctx. profiling_mode: generate() prints what each layer took. prefetching: weights are always read ahead.
+
         Raises FileIOError, FormatError, ModelError, UnsupportedError for the file, BudgetError if max_ram is too small (saying what
         would fit) or more than there is, ArgumentError for arguments, which TypeError catches where there is no such argument.
         """
-        for name, value in foreign.items():
-            if name not in _FOREIGN:
-                raise ArgumentTypeError(f"from_pretrained() got an unexpected argument {name!r}")
-            if not any(value is v or (type(value) is type(v) and value == v) for v in _FOREIGN[name][0]):
-                raise UnsupportedError(f"from_pretrained: {name}={value!r} is not supported; {_FOREIGN[name][1]}")
+        _refuse_foreign(foreign)
+        _check_modes(profiling_mode, prefetching)
+        context = _one_of_two("n_ctx", n_ctx, "max_seq_len", max_seq_len)
         options = {
             "max_ram": None if max_ram is None else parse_size(max_ram, "max_ram"),
             "max_vram": None if max_vram is None else parse_sizes(max_vram, "max_vram"),
             "cpu_share": check_share("cpu_share", cpu_share),
             "io": _one_of("io", io, ("auto", "direct", "mmap")),
             "threads": check_count("threads", threads, _core.MAX_THREADS),
-            "n_ctx": check_count("n_ctx", n_ctx),
-            "kv_dtype": _one_of("kv_dtype", kv_dtype, ("f16", "f32", "q8_0", "q4_0")),
+            "n_ctx": check_count("max_seq_len" if n_ctx is None else "n_ctx", context),
+            "kv_dtype": _kv_type(kv_dtype, _one_of_two("dtype", dtype, "torch_dtype", torch_dtype)),
         }
-        if device is not None and device_map is not None:
-            raise ArgumentError(f"device is {device!r} and device_map {device_map!r}; leave one of them out")
-        chosen = find_device("from_pretrained", device_map if device is None else device)
-        return open_model(path, options, device=chosen, plan=plan, progress=check_progress(progress), bandwidths=bandwidths)
+        chosen = find_device("from_pretrained", _one_of_two("device", device, "device_map", device_map))
+        model = open_model(path, options, device=chosen, plan=plan, progress=check_progress(progress), bandwidths=bandwidths)
+        model.prints_profile = profiling_mode
+        return model
+
+
+def _refuse_foreign(arguments: Mapping[str, Any]) -> None:
+    """Arguments that airpy does not have: values that mean what it does anyway pass."""
+    for name, value in arguments.items():
+        if name not in _FOREIGN:
+            raise ArgumentTypeError(f"from_pretrained() got an unexpected argument {name!r}")
+        if not any(value is v or (type(value) is type(v) and value == v) for v in _FOREIGN[name][0]):
+            raise UnsupportedError(f"from_pretrained: {name}={value!r} is not supported; {_FOREIGN[name][1]}")
+
+
+def _check_modes(profiling_mode: Any, prefetching: Any) -> None:
+    check_flag("profiling_mode", profiling_mode)
+    if not check_flag("prefetching", prefetching):
+        warnings.warn("prefetching=False does nothing: weights are always read ahead of the compute", UserWarning, stacklevel=3)
+
+
+def _one_of_two(name: str, value: Any, alias: str, other: Any) -> Any:
+    """One argument under two names. Raises ArgumentError where both are given and differ."""
+    if value is not None and other is not None and value != other:
+        raise ArgumentError(f"{name} is {value!r} and {alias} {other!r}; leave one of them out")
+    return other if value is None else value
+
+
+def _kv_type(kv_dtype: Any, dtype: Any) -> KVType | None:
+    """kv_dtype, or where that is not given what dtype asks for."""
+    name = None if dtype is None else str(dtype).removeprefix("torch.")
+    if name is not None and name not in _DTYPES:
+        raise UnsupportedError(
+            f"from_pretrained: dtype={dtype!r} is not supported; what is computed is float32: leave it out, or give one of "
+            f"{', '.join(_DTYPES)}"
+        )
+    chosen: KVType | None = _one_of("kv_dtype", kv_dtype, ("f16", "f32", "q8_0", "q4_0"))
+    return _DTYPES[name] if chosen is None and name is not None else chosen
 
 
 def _one_of(name: str, value: Any, choices: tuple[str, ...]) -> Any:

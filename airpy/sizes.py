@@ -76,6 +76,13 @@ def check_count(name: str, value: Any, most: int | None = None) -> int | None:
     return number
 
 
+def check_flag(name: str, value: Any) -> bool:
+    """True or False. Raises ArgumentError for anything else."""
+    if not isinstance(value, bool):
+        raise ArgumentError(f"{name} is {value!r}; expected True or False")
+    return value
+
+
 def format_size(count: float) -> str:
     """1536 as "1.5 KiB"; at most four digits."""
     for unit in ("B", "KiB", "MiB", "GiB"):
