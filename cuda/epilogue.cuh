@@ -11,6 +11,17 @@ static __device__ __forceinline__ float air_cuda_activated(float x, air_activati
     if (f == AIR_ACTIVATION_GELU) return 0.5f * x * (1.0f + tanhf(0.79788456f * fmaf(0.044715f * x * x, x, x)));
     if (f == AIR_ACTIVATION_GELU_ERF) return 0.5f * x * erfcf(-0.70710678f * x);
     if (f == AIR_ACTIVATION_RELU2) return x < 0.0f ? 0.0f : x * x;
+    if (f == AIR_ACTIVATION_SWIGLU_OAI) {
+        float m = x > 7.0f ? 7.0f : x;
+        return __fdividef(m, __fadd_rn(1.0f, expf(-1.702f * m)));
+    }
+    return x;
+}
+
+/* What becomes of the number that a gate is multiplied with. */
+static __device__ __forceinline__ float air_cuda_raised(float x, air_activation f)
+{
+    if (f == AIR_ACTIVATION_SWIGLU_OAI) return __fadd_rn(x > 7.0f ? 7.0f : x < -7.0f ? -7.0f : x, 1.0f);
     return x;
 }
 
@@ -22,7 +33,7 @@ static __device__ __forceinline__ float air_cuda_folded(float y, const float *bi
     if (e.clamp != 0.0f) y = y > e.clamp ? e.clamp : y < -e.clamp ? -e.clamp : y;
     if (e.softcap != 0.0f) y = e.softcap * tanhf(y / e.softcap);
     if (e.kind == AIR_EPILOGUE_ADD) return __fadd_rn(held, y);
-    if (e.kind == AIR_EPILOGUE_GATED) return __fmul_rn(air_cuda_activated(held, e.activation), y);
+    if (e.kind == AIR_EPILOGUE_GATED) return __fmul_rn(air_cuda_activated(held, e.activation), air_cuda_raised(y, e.activation));
     return air_cuda_activated(y, e.activation);
 }
 

@@ -102,6 +102,7 @@ static void guess_row(const air_backend *h, const air_mixture *m, const uint8_t 
     h->ops->rms_norm(x, h->feed->vectors[m->norm], normed, w->cols, m->norm_eps);
     air_columns column = {.k = w->cols, .n = 1, .f32 = normed, .f32_stride = (size_t)w->cols};
     air__multiply(h->ops, w, router, w->rows, &column, logits, (size_t)w->rows, normed + ((w->cols + 15) & ~(int64_t)15));
+    if (m->router_bias != AIR_NONE) h->ops->add(logits, h->feed->vectors[m->router_bias], w->rows);
     route(h, m, logits, out);
 }
 
@@ -262,11 +263,21 @@ static air_columns gather(const air_backend *h, const air_op *op, const air_expe
     return out;
 }
 
+/* What an expert's matrix gives for n columns from a row on, and the bias of these rows where there is one. */
+static void expert_product(const air_backend *h, int32_t weight, int32_t bias, const uint8_t *data, part p, const air_columns *x, float *y,
+                           size_t y_stride, float *decoded)
+{
+    const air_weight *w = &h->program->weights[weight];
+    air__multiply(h->ops, w, data + (uint64_t)p.row * w->row_bytes, p.rows, x, y, y_stride, decoded);
+    if (bias == AIR_NONE) return;
+    const float *of_rows = h->feed->vectors[bias] + p.expert->expert * w->rows + p.row;
+    for (int64_t c = 0; c < x->n; c++) h->ops->add(y + (size_t)c * y_stride, of_rows, p.rows);
+}
+
 static void gate_and_up(const air_backend *h, int64_t job, float *scratch)
 {
     const air_op *op = &h->program->ops[h->stage->first];
     const air_mixture *m = &h->program->mixtures[op->layer];
-    const air_weight *g = &h->program->weights[m->gate], *u = &h->program->weights[m->up];
     part p = part_of(h, job, m->n_ff);
     int64_t all = h->mixture.rows[p.expert->expert];
     float *out = h->mixture.hidden + h->mixture.first[p.expert->expert] * m->n_ff + p.row;
@@ -276,8 +287,8 @@ static void gate_and_up(const air_backend *h, int64_t job, float *scratch)
         air_columns x = gather(h, op, p.expert, c, n, &at);
         int64_t size = (p.rows * n + 15) & ~(int64_t)15;
         float *gated = at, *raised = gated + size, *decoded = raised + size;
-        air__multiply(h->ops, g, p.expert->gate + (uint64_t)p.row * g->row_bytes, p.rows, &x, gated, (size_t)p.rows, decoded);
-        air__multiply(h->ops, u, p.expert->up + (uint64_t)p.row * u->row_bytes, p.rows, &x, raised, (size_t)p.rows, decoded);
+        expert_product(h, m->gate, m->gate_bias, p.expert->gate, p, &x, gated, (size_t)p.rows, decoded);
+        expert_product(h, m->up, m->up_bias, p.expert->up, p, &x, raised, (size_t)p.rows, decoded);
         for (int64_t i = 0; i < n; i++)
             h->ops->gated[m->activation](gated + i * p.rows, raised + i * p.rows, out + (c + i) * m->n_ff, p.rows);
     }
@@ -318,8 +329,7 @@ static void down(const air_backend *h, int64_t job, float *scratch)
             .k = m->n_ff, .n = min64(AIR__CHUNK_COLUMNS, first + all - c), .f32 = h->mixture.hidden + c * m->n_ff,
             .f32_stride = (size_t)m->n_ff, .q8 = air_q8_at(hidden_q8(h, m), m->n_ff, c, 0),
         };
-        air__multiply(h->ops, w, p.expert->down + (uint64_t)p.row * w->row_bytes, p.rows, &x,
-                      h->mixture.results + c * w->rows + p.row, (size_t)w->rows, scratch);
+        expert_product(h, m->down, m->down_bias, p.expert->down, p, &x, h->mixture.results + c * w->rows + p.row, (size_t)w->rows, scratch);
     }
 }
 

@@ -123,11 +123,12 @@ typedef struct air_mixture {
     float scale;                    /* and multiplied by this */
     int32_t bias;                   /* vector of [n_experts], AIR_NONE */
     int32_t gate, up, down;         /* weights */
+    int32_t gate_bias, up_bias, down_bias; /* vectors of [n_experts][rows], added to what they give, AIR_NONE */
     air_activation activation;
     int64_t n_ff;                   /* rows of gate and up, columns of down */
-    /* What the router reads: matrix[router] · rms_norm(the buffer residual) * vector[norm]. So a layer before can guess what it will say,
-     * of what is in that buffer then. router AIR_NONE: it cannot. */
-    int32_t router, norm, residual;
+    /* What the router reads: matrix[router] · rms_norm(the buffer residual) * vector[norm] + vector[router_bias], where that is not
+     * AIR_NONE. So a layer before can guess what it will say, of what is in that buffer then. router AIR_NONE: it cannot. */
+    int32_t router, router_bias, norm, residual;
     float norm_eps;
 } air_mixture;
 

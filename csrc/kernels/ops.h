@@ -91,6 +91,7 @@ typedef enum air_activation {
     AIR_ACTIVATION_GELU,     /* x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) */
     AIR_ACTIVATION_GELU_ERF, /* x / 2 (1 + erf(x / sqrt(2))) */
     AIR_ACTIVATION_RELU2,    /* max(x, 0)^2 */
+    AIR_ACTIVATION_SWIGLU_OAI, /* m / (1 + e^-1.702m), m = min(x, 7); what it is a gate of is clamped to 7 above and below 0, and 1 more */
     AIR_ACTIVATION_COUNT
 } air_activation;
 
@@ -155,7 +156,7 @@ typedef struct air_ops {
     void (*attention)(const air_attention_args *args);
     void (*attention_merge)(const air_attention_args *args);
 
-    /* y[i] = f(x[i]); y[i] = f(gate[i]) * up[i]; any of them may be the same array. */
+    /* y[i] = f(x[i]); y[i] = f(gate[i]) * up[i], of SWIGLU_OAI as said there; any of them may be the same array. */
     void (*activate[AIR_ACTIVATION_COUNT])(const float *x, float *y, int64_t n);
     void (*gated[AIR_ACTIVATION_COUNT])(const float *gate, const float *up, float *y, int64_t n);
     /* In place: cap tanh(x / cap), to within some 1e-7 cap. */

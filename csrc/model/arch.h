@@ -36,6 +36,7 @@ typedef enum air_embed_scale { AIR_EMBED_SCALE_NONE, AIR_EMBED_SCALE_ROOT /* of 
 typedef struct air_arch_experts {
     air_gating gating;
     int normalise;
+    air_bias bias;       /* of the router and of every expert's matrices */
     int shared_is_gated; /* what the shared experts give is multiplied by a sigmoid of the row's own */
 } air_arch_experts;
 
@@ -60,6 +61,8 @@ struct air_arch {
     air_window_rope window_rope; /* of layers with a window */
     double window_rope_base;     /* where the file does not say; 0: as of other layers */
     double attention_softcap, logit_softcap; /* where the file does not say */
+    int sinks;                   /* each head has a score that counts in the softmax's sum and has no value */
+    int yarn_between_pairs;      /* yarn's ramp begins and ends where its formulas say, not at whole pairs */
 
     air_ffn_kind ffn;
     air_activation activation;

@@ -10,7 +10,7 @@ typedef struct scaling {
     double base, factor, attention;
     double beta_fast, beta_slow; /* yarn */
     uint64_t original_context;
-    int yarn;
+    int yarn, between_pairs;
 } scaling;
 
 static const double two_pi = 6.283185307179586;
@@ -56,8 +56,9 @@ static double turning_dim(const scaling *s, double dims, double turns)
 static void fill(const scaling *s, double *frequency, int64_t pairs)
 {
     double dims = 2.0 * (double)pairs;
-    double low = fmax(0, floor(turning_dim(s, dims, s->beta_fast)));
-    double high = fmin(dims - 1, ceil(turning_dim(s, dims, s->beta_slow)));
+    double low = turning_dim(s, dims, s->beta_fast), high = turning_dim(s, dims, s->beta_slow);
+    if (!s->between_pairs) low = floor(low), high = ceil(high);
+    low = fmax(0, low), high = fmin(dims - 1, high);
     for (int64_t i = 0; i < pairs; i++) {
         double f = pow(s->base, -2.0 * (double)i / dims);
         /* yarn leaves fast waves alone and interpolates slow ones, with a ramp between */
@@ -111,7 +112,7 @@ int32_t air__rope_of(const air_builder *b, int32_t layer)
 void air__ropes_read(air_builder *b, air_arena *arena, air_program *program)
 {
     scaling s = {.base = 10000, .factor = 1, .attention = 1, .beta_fast = 32, .beta_slow = 1,
-                 .original_context = (uint64_t)b->hp->n_ctx_trained};
+                 .original_context = (uint64_t)b->hp->n_ctx_trained, .between_pairs = b->arch->yarn_between_pairs};
     if (b->hp->positions != AIR_POSITIONS_ROPE) return;
     read_scaling(b, &s);
     air_rope *ropes = b->status ? NULL : air_arena_alloc(arena, ROPES, sizeof *ropes);

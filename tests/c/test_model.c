@@ -86,7 +86,9 @@ static int32_t uses_of(const air_program *p, int32_t weight)
     for (int32_t i = 0; i < p->n_ropes; i++) n += (p->ropes[i].factors == weight) + (p->ropes[i].long_factors == weight);
     for (int32_t i = 0; p->mixtures && i < p->n_layers; i++) { /* whose router a product reads */
         const air_mixture *x = &p->mixtures[i];
-        if (x->n_experts) n += (x->gate == weight) + (x->up == weight) + (x->down == weight) + (x->bias == weight);
+        if (!x->n_experts) continue;
+        n += (x->gate == weight) + (x->up == weight) + (x->down == weight) + (x->bias == weight);
+        n += (x->gate_bias == weight) + (x->up_bias == weight) + (x->down_bias == weight);
     }
     for (int32_t i = 0; i < p->n_ops; i++) n += (p->ops[i].weight == weight) + (p->ops[i].bias == weight);
     return n;

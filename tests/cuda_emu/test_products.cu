@@ -353,7 +353,13 @@ static double exact_activation(double x, air_activation f)
     if (f == AIR_ACTIVATION_GELU) return x / (1 + exp(-2 * sqrt(2 / acos(-1.0)) * (x + 0.044715 * x * x * x)));
     if (f == AIR_ACTIVATION_GELU_ERF) return x / 2 * erfc(-x / sqrt(2.0));
     if (f == AIR_ACTIVATION_RELU2) return fmax(x, 0) * fmax(x, 0);
+    if (f == AIR_ACTIVATION_SWIGLU_OAI) return fmin(x, 7) / (1 + exp(-1.702 * fmin(x, 7)));
     return x;
+}
+
+static double exact_gated(double gate, double up, air_activation f)
+{
+    return exact_activation(gate, f) * (f == AIR_ACTIVATION_SWIGLU_OAI ? fmin(fmax(up, -7), 7) + 1 : up);
 }
 
 static float folded_on_cpu(float r, const float *bias, const air_cuda_epilogue &e, float held)
@@ -363,7 +369,7 @@ static float folded_on_cpu(float r, const float *bias, const air_cuda_epilogue &
     if (e.clamp != 0) r = r > e.clamp ? e.clamp : r < -e.clamp ? -e.clamp : r;
     if (e.softcap != 0) r = (float)((double)e.softcap * tanh((double)r / (double)e.softcap));
     if (e.kind == AIR_EPILOGUE_ADD) return held + r;
-    if (e.kind == AIR_EPILOGUE_GATED) return (float)(exact_activation((double)held, e.activation) * (double)r);
+    if (e.kind == AIR_EPILOGUE_GATED) return (float)exact_gated((double)held, (double)r, e.activation);
     return (float)exact_activation((double)r, e.activation);
 }
 

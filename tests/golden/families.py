@@ -32,6 +32,7 @@ class Variant:
     centred: bool = False           # weights of norms are around 0: what is computed with is 1 more
     rotated: bool = True            # whether the reference turns q and k
     quiet: float = 1.0              # by how much the embedding is drawn smaller, and the last norm larger, where the model scales it
+    loud: dict[str, float] = field(default_factory=dict)  # parts of tensors' names: by how much those are drawn larger
     alibi: bool = False             # positions by ALiBi instead of rotation, added to the reference's scores
 
 
@@ -185,6 +186,10 @@ VARIANTS = {
                                                    "attention_multiplier": 0.3}, layout=("interleaved",), rotated=False, quiet=3.0,
                             keys={"embedding_scale": "embedding_multiplier", "logit_scale": "logits_scaling",
                                   "attention.scale": "attention_multiplier", "rope.scaling.finetuned": False}),
+    "gpt-oss": Variant("GptOss", "gpt-oss", {**UNTIED, **GROUPS, **WINDOW, "hidden_size": 32, "intermediate_size": 32, "head_dim": 16,
+                                             "num_local_experts": 6, "num_experts_per_tok": 3, "swiglu_limit": 7.0, "pad_token_id": None},
+                       {**YARN, "truncate": False, "beta_fast": 32.0, "beta_slow": 1.0}, layout=("gates_in_turn",),
+                       loud={"gate_up_proj": 3.0, "k_proj": 0.5, "router": 0.5}, keys={"sliding_window": None}),
 }
 
 
@@ -279,8 +284,22 @@ def experts(tensors: Tensors, config: Any) -> Tensors:
             yield name, w.reshape(-1) if "correction" in name else w
 
 
+def gates_in_turn(tensors: Tensors, config: Any) -> Tensors:
+    """gpt-oss: experts' matrices are inputs by outputs, and of gate and up each other row is one's."""
+    for name, w in tensors:
+        stem, kind = (name.removesuffix("_bias"), "bias") if name.endswith("_bias") else (name, "weight")
+        w = w.swapaxes(1, 2) if ".experts." in name and kind == "weight" else w
+        if stem.endswith("gate_up_proj"):
+            for i, part in enumerate(("gate", "up")):
+                yield f"{stem.replace('gate_up', part)}.{kind}", w[:, i::2]
+        elif ".experts." in name or name.endswith("sinks"):
+            yield f"{stem}.{kind}", w
+        else:
+            yield name, w
+
+
 LAYOUTS: dict[str, Callable[[Tensors, Any], Tensors]] = {
-    f.__name__: f for f in (interleaved, one_more, transposed, by_head, by_group, fused, stacked_norms, experts)}
+    f.__name__: f for f in (interleaved, one_more, transposed, by_head, by_group, fused, stacked_norms, experts, gates_in_turn)}
 
 
 # ---- ALiBi, for a reference that has it not ----------------------------------------------------------------------------

@@ -68,6 +68,7 @@ def build(variant: Variant, seed: int) -> Any:
             else:
                 inputs = p.shape[0] if "transposed" in variant.layout and ".c_" in name else p.shape[-1]
                 gain = 2.5 / variant.quiet if any(part in name for part in EMBEDDINGS) else 1.5
+                gain *= next((more for part, more in variant.loud.items() if part in name), 1)
                 p.copy_(noise * (gain / inputs ** 0.5))
         for name, p in model.named_buffers():
             if "correction" in name:

@@ -261,18 +261,22 @@ static double exact_activation(air_activation f, double x)
     case AIR_ACTIVATION_GELU: return x / (1 + exp(-2 * sqrt(2 / acos(-1)) * (x + 0.044715 * x * x * x)));
     case AIR_ACTIVATION_GELU_ERF: return x / 2 * erfc(-x / sqrt(2));
     case AIR_ACTIVATION_RELU2: return fmax(x, 0) * fmax(x, 0);
+    case AIR_ACTIVATION_SWIGLU_OAI: return fmin(x, 7) / (1 + exp(-1.702 * fmin(x, 7)));
     default: return x;
     }
 }
 
-static const char *const activation_names[AIR_ACTIVATION_COUNT] = {"none", "silu", "gelu", "gelu_erf", "relu2"};
+/* What the gate is multiplied with. */
+static double exact_raised(air_activation f, double up) { return f == AIR_ACTIVATION_SWIGLU_OAI ? fmin(fmax(up, -7), 7) + 1 : up; }
+
+static const char *const activation_names[AIR_ACTIVATION_COUNT] = {"none", "silu", "gelu", "gelu_erf", "relu2", "swiglu_oai"};
 
 static void activation_case(const air_ops *ops, air_activation f, int64_t n, float scale, int gated, int in_place)
 {
-    float *x = new_floats(n, scale), *up = new_floats(n, 1), *y = in_place ? x : guard_new((size_t)n * sizeof *y, 64);
+    float *x = new_floats(n, scale), *up = new_floats(n, f == AIR_ACTIVATION_SWIGLU_OAI ? 5 : 1), *y = in_place ? x : guard_new((size_t)n * sizeof *y, 64);
     double norm = 0; /* of inputs, but of squares: far below zero what is wanted is next to nothing, the rounding of a difference */
     for (int64_t i = 0; i < n; i++) {
-        double by = gated ? (double)up[i] : 1;
+        double by = gated ? exact_raised(f, (double)up[i]) : 1;
         want[i] = exact_activation(f, (double)x[i]) * by;
         double size = f == AIR_ACTIVATION_RELU2 ? want[i] : (double)x[i] * by;
         norm += size * size;
@@ -305,9 +309,11 @@ TEST(activations_reach_their_limits)
             float x[] = {-200, 200, 0, -88, 88, NAN, -90}, ones[] = {1, 1, 1, 1, 1, 1, 1}, y[7], z[7];
             ops->activate[f](x, y, 7);
             ops->gated[f](x, ones, z, 7);
-            float high = f == AIR_ACTIVATION_RELU2 ? 40000 : 200, less = f == AIR_ACTIVATION_RELU2 ? 88 * 88 : 88;
-            CHECK(fabsf(y[0]) < 1e-30f && y[1] == high && y[2] == 0 && fabsf(y[3]) < 1e-30f && y[4] == less && isnan(y[5]));
-            for (int i = 0; i < 7; i++) CHECK(y[i] == z[i] || (isnan(y[i]) && isnan(z[i])));
+            int squares = f == AIR_ACTIVATION_RELU2, clamps = f == AIR_ACTIVATION_SWIGLU_OAI;
+            float high = squares ? 40000 : clamps ? y[4] : 200, less = squares ? 88 * 88 : clamps ? 7 / (1 + expf(-1.702f * 7)) : 88;
+            CHECK(fabsf(y[0]) < 1e-30f && y[1] == high && y[2] == 0 && fabsf(y[3]) < 1e-30f && isnan(y[5]));
+            CHECK(fabsf(y[4] - less) <= (clamps ? 1e-6f : 0));
+            for (int i = 0; i < 7; i++) CHECK(y[i] * (clamps ? 2 : 1) == z[i] || (isnan(y[i]) && isnan(z[i])));
         }
 }
 
@@ -569,7 +575,7 @@ static void attention_case(const air_ops *ops, shape s)
     static const char *const names[] = {"attention over F16", "attention over F32", "attention over Q8_0", "attention over Q4_0"};
     /* Scores are as large as scale * sqrt(head_dim), times some; their rounding, relative, that of one sum from the first element to the
      * last, becomes the exponents' absolute one. */
-    double gate = 5e-12 + 3e-13 * (double)s.score_scale * (double)s.score_scale * (double)s.head_dim;
+    double gate = 1e-11 + 3e-13 * (double)s.score_scale * (double)s.score_scale * (double)s.head_dim;
     for (int64_t r = 0; r < s.rows; r++) {
         shape one = s;
         one.positions = s.positions + r;

@@ -18,7 +18,7 @@ DEMO = Path(airpy.__file__).parent / "assets" / "demo-q8_0.gguf"
 GOLDEN = Path(__file__).parents[1] / "golden"
 GOLDEN_NAMES = sorted(path.stem for path in GOLDEN.glob("*.npz"))
 MIXTURES = [  # of them, those with experts
-    "dots1", "ernie4-5-moe", "glm4moe", "glm4moe-air", "granitemoe", "hunyuan-moe", "mixtral", "olmoe", "qwen2moe", "qwen3moe",
+    "dots1", "ernie4-5-moe", "glm4moe", "glm4moe-air", "gpt-oss", "granitemoe", "hunyuan-moe", "mixtral", "olmoe", "qwen2moe", "qwen3moe",
 ]  # fmt: skip
 RATES: dict[str, Any] = {
     "disk": 1e9, "block_bytes": 1 << 20, "depth": 4, "memory": 1e10, "product": {"Q8_0": 8e9, "F32": 8e9},

@@ -161,6 +161,15 @@ OTHERS = {  # source, keys, tensors, exception, what its message says: what only
     "other positions than ALiBi's": (
         "mpt", {"mpt.attention.max_alibi_bias": None}, {}, "UnsupportedError",
         r"no mpt.attention.max_alibi_bias: mpt models without ALiBi"),
+    "attention sinks": ("gpt-oss", {}, {"blk.1.attn_sinks.weight": None}, "ModelError", r"no tensor blk.1.attn_sinks.weight"),
+    "a sink for every head": (
+        "gpt-oss", {}, {"blk.0.attn_sinks.weight": np.zeros(3, np.float32)}, "ModelError",
+        r"attn_sinks.weight is \[3, 1, 1, 1\], but needs \[4, 1\] \(head_count"),
+    "a bias of the router": ("gpt-oss", {}, {"blk.0.ffn_gate_inp.bias": None}, "ModelError", r"no tensor blk.0.ffn_gate_inp.bias"),
+    "biases of experts": ("gpt-oss", {}, {"blk.0.ffn_up_exps.bias": None}, "ModelError", r"no tensor blk.0.ffn_up_exps.bias"),
+    "a bias for every expert": (
+        "gpt-oss", {}, {"blk.1.ffn_down_exps.bias": np.zeros((7, 32), np.float32)}, "ModelError",
+        r"ffn_down_exps.bias is \[32, 7, 1, 1\], but needs \[32, 6\] \(the rows of its weight, expert_count"),
 }
 
 
@@ -170,6 +179,36 @@ def test_what_an_architecture_needs_is_asked_for(tmp_path, name):
     path = rewrite(MODELS / f"{source}.gguf", tmp_path / "m.gguf", keys, tensors)
     with pytest.raises(getattr(_core, exception), match=message):
         open_model(path)
+
+
+def test_experts_of_four_bits_give_what_their_values_do(tmp_path):
+    """MXFP4, as gpt-oss' files have them, beside the same values in F32."""
+    kind = gguf.GGMLQuantizationType.MXFP4
+    source, ids = MODELS / "gpt-oss.gguf", np.arange(40, dtype=np.int32)
+    writer = gguf.GGUFWriter(tmp_path / "packed.gguf", "gpt-oss")
+    reader, values = gguf.GGUFReader(source), {}
+    for name, field in reader.fields.items():
+        if name.startswith("GGUF.") or name == "general.architecture":
+            continue
+        if field.types[0] == gguf.GGUFValueType.ARRAY:
+            writer.add_array(name, field.contents())
+        else:
+            writer.add_key_value(name, field.contents(), field.types[0])
+    for tensor in reader.tensors:
+        if not tensor.name.endswith("_exps.weight"):
+            writer.add_tensor(tensor.name, tensor.data)
+            continue
+        packed = gguf.quantize(np.array(tensor.data), kind)
+        values[tensor.name] = gguf.dequantize(packed, kind)
+        writer.add_tensor(tensor.name, packed, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert len(values) == 6
+    want = logits(rewrite(source, tmp_path / "values.gguf", {}, values), ids)
+    got = logits(tmp_path / "packed.gguf", ids)
+    assert 0 < np.square(got - want).sum() / np.square(want).sum() < 1e-3
 
 
 def test_layers_may_have_heads_and_feed_forwards_of_their_own(tmp_path):

@@ -82,22 +82,31 @@ AIR_INLINE float of_gelu(float x)
 }
 AIR_INLINE float of_gelu_erf(float x) { return (float)(0.5 * (double)x * erfc(-0.7071067811865476 * (double)x)); }
 AIR_INLINE float of_relu2(float x) { return x < 0 ? 0 : x * x; } /* NaN stays NaN */
+AIR_INLINE float of_swiglu_oai(float x)
+{
+    float m = x > 7 ? 7 : x;
+    return m / (1.0f + expf(-1.702f * m));
+}
+AIR_INLINE float as_it_is(float up) { return up; }
+AIR_INLINE float clamped_and_one(float up) { return (up > 7 ? 7 : up < -7 ? -7 : up) + 1; }
 
-#define ACTIVATION(name)                                                                                              \
+/* raised: what becomes of the number that is gated. */
+#define ACTIVATION(name, raised)                                                                                      \
     static void activate_##name(const float *x, float *y, int64_t n)                                                  \
     {                                                                                                                 \
         for (int64_t i = 0; i < n; i++) y[i] = of_##name(x[i]);                                                       \
     }                                                                                                                 \
     static void gate_##name(const float *gate, const float *up, float *y, int64_t n)                                  \
     {                                                                                                                 \
-        for (int64_t i = 0; i < n; i++) y[i] = of_##name(gate[i]) * up[i];                                            \
+        for (int64_t i = 0; i < n; i++) y[i] = of_##name(gate[i]) * raised(up[i]);                                    \
     }
 
-ACTIVATION(none)
-ACTIVATION(silu)
-ACTIVATION(gelu)
-ACTIVATION(gelu_erf)
-ACTIVATION(relu2)
+ACTIVATION(none, as_it_is)
+ACTIVATION(silu, as_it_is)
+ACTIVATION(gelu, as_it_is)
+ACTIVATION(gelu_erf, as_it_is)
+ACTIVATION(relu2, as_it_is)
+ACTIVATION(swiglu_oai, clamped_and_one)
 
 static void softcap(float *x, int64_t n, float cap)
 {
@@ -132,8 +141,8 @@ const air_ops air__ref_vector = {
     .rms_norm   = rms_norm,
     .layer_norm = layer_norm,
     .rope       = rope,
-    .activate   = {activate_none, activate_silu, activate_gelu, activate_gelu_erf, activate_relu2},
-    .gated      = {gate_none, gate_silu, gate_gelu, gate_gelu_erf, gate_relu2},
+    .activate   = {activate_none, activate_silu, activate_gelu, activate_gelu_erf, activate_relu2, activate_swiglu_oai},
+    .gated      = {gate_none, gate_silu, gate_gelu, gate_gelu_erf, gate_relu2, gate_swiglu_oai},
     .softcap    = softcap,
     .add        = add,
     .softmax    = softmax,

@@ -42,6 +42,16 @@ AIR_INLINE vf v_relu2(vf x)
     return v_mul(over, over);
 }
 
+AIR_INLINE vf v_swiglu_oai(vf x)
+{
+    vf m = v_min(v_set(7.0f), x); /* here too */
+    return v_div(m, v_add(v_set(1.0f), v_exp(v_mul(m, v_set(-1.702f)))));
+}
+
+/* What becomes of the number that a gate is multiplied with. */
+AIR_INLINE vf v_as_it_is(vf up) { return up; }
+AIR_INLINE vf v_clamped_and_one(vf up) { return v_add(v_max(v_set(-7.0f), v_min(v_set(7.0f), up)), v_set(1.0f)); }
+
 /* cap tanh(x / cap); tanh(z) = 1 - 2 / (e^2z + 1) */
 AIR_INLINE vf v_softcap(vf x, float cap)
 {

@@ -86,7 +86,7 @@ static void rope(float *x, int64_t heads, int64_t head_dim, int64_t pairs, air_r
     }
 }
 
-#define ACTIVATION(name)                                                                                              \
+#define ACTIVATION(name, raised)                                                                                      \
     static void activate_##name(const float *x, float *y, int64_t n)                                                  \
     {                                                                                                                 \
         for (int64_t i = 0; i < n; i += V_N) store_up_to(y + i, v_##name(load_up_to(x + i, n - i, v_zero())), n - i); \
@@ -95,15 +95,16 @@ static void rope(float *x, int64_t heads, int64_t head_dim, int64_t pairs, air_r
     {                                                                                                                 \
         for (int64_t i = 0; i < n; i += V_N) {                                                                        \
             vf g = load_up_to(gate + i, n - i, v_zero()), u = load_up_to(up + i, n - i, v_zero());                    \
-            store_up_to(y + i, v_mul(v_##name(g), u), n - i);                                                         \
+            store_up_to(y + i, v_mul(v_##name(g), v_##raised(u)), n - i);                                             \
         }                                                                                                             \
     }
 
-ACTIVATION(none)
-ACTIVATION(silu)
-ACTIVATION(gelu)
-ACTIVATION(gelu_erf)
-ACTIVATION(relu2)
+ACTIVATION(none, as_it_is)
+ACTIVATION(silu, as_it_is)
+ACTIVATION(gelu, as_it_is)
+ACTIVATION(gelu_erf, as_it_is)
+ACTIVATION(relu2, as_it_is)
+ACTIVATION(swiglu_oai, clamped_and_one)
 
 static void softcap(float *x, int64_t n, float cap)
 {
@@ -144,9 +145,10 @@ static void f32_to_f16(const float *x, uint16_t *y, int64_t n)
 #define VECTOR_FUNCTIONS                                                                                              \
     {                                                                                                                 \
         .quantize = air__quantize, .rms_norm = rms_norm, .layer_norm = layer_norm, .rope = rope,                      \
-        .activate = {activate_none, activate_silu, activate_gelu, activate_gelu_erf, activate_relu2},                 \
-        .gated = {gate_none, gate_silu, gate_gelu, gate_gelu_erf, gate_relu2}, .softcap = softcap, .add = add,        \
-        .softmax = softmax, .f32_to_f16 = f32_to_f16,                                                                 \
+        .activate = {activate_none, activate_silu, activate_gelu, activate_gelu_erf, activate_relu2,                  \
+                     activate_swiglu_oai},                                                                            \
+        .gated = {gate_none, gate_silu, gate_gelu, gate_gelu_erf, gate_relu2, gate_swiglu_oai}, .softcap = softcap,   \
+        .add = add, .softmax = softmax, .f32_to_f16 = f32_to_f16,                                                     \
     }
 
 #endif

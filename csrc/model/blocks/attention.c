@@ -75,8 +75,10 @@ void air__block_attention(air_builder *b, int32_t layer, int32_t in, int32_t x)
 
     int64_t width = (int64_t)heads * hp->value_dim;
     int32_t a = air__buffer(b, "attended", width, AIR_ROWS_ALL);
+    int32_t sinks = AIR_NONE;
+    if (b->arch->sinks) sinks = air__vector(b, AIR_REQUIRED, heads, "head_count", "blk.%d.attn_sinks.weight", layer);
     air__emit(b, (air_op){.kind = AIR_OP_ATTENTION, .layer = layer, .in = q, .in2 = AIR_NONE, .out = a, .weight = AIR_NONE,
-                          .bias = AIR_NONE, .heads = heads, .head_dim = hp->key_dim, .scale = (float)hp->attention_scale});
+                          .bias = sinks, .heads = heads, .head_dim = hp->key_dim, .scale = (float)hp->attention_scale});
     air_op out = {.in = a};
     out.weight = air__matrix(b, hp->n_embd, width, "embedding_length, head_count x value head size", "blk.%d.attn_output.weight", layer);
     out.bias = air__bias(b, b->arch->attention_out_bias, hp->n_embd, "blk.%d.attn_output.bias", layer);

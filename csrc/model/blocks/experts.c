@@ -2,11 +2,12 @@
  * Wdown · (f(Wgate in) * (Wup in)), by their weights; and of one that all rows go to, where there is one. */
 #include "model/arch.h"
 
-static int32_t product(air_builder *b, int32_t layer, int32_t in, const char *buffer, int64_t rows, const char *why, const char *weight)
+static int32_t product(air_builder *b, int32_t layer, int32_t in, const char *buffer, int64_t rows, const char *why, const char *weight,
+                       int32_t bias)
 {
     int32_t out = air__buffer(b, buffer, rows, AIR_ROWS_ALL);
     air__emit(b, (air_op){.kind = AIR_OP_PRODUCT, .layer = layer, .in = in, .in2 = AIR_NONE, .out = out,
-                          .weight = air__matrix(b, rows, b->hp->n_embd, why, weight, layer), .bias = AIR_NONE,
+                          .weight = air__matrix(b, rows, b->hp->n_embd, why, weight, layer), .bias = bias,
                           .epilogue = AIR_EPILOGUE_SET});
     return out;
 }
@@ -31,11 +32,21 @@ static void note_router(air_builder *b, air_mixture *m, const air_op *router)
         if (op->out != router->in) continue;
         if (op->kind != AIR_OP_RMS_NORM || op->head_dim || op->weight == AIR_NONE) return;
         m->router = router->weight;
+        m->router_bias = router->bias;
         m->norm = op->weight;
         m->norm_eps = op->eps;
         m->residual = op->in;
         return;
     }
+}
+
+/* Of each expert's rows. */
+static int32_t expert_biases(air_builder *b, int32_t layer, int64_t rows, const char *name)
+{
+    air_bias kind = b->arch->experts.bias;
+    if (kind == AIR_BIAS_NONE) return AIR_NONE;
+    return air__vectors(b, kind == AIR_BIAS_REQUIRED ? AIR_REQUIRED : AIR_OPTIONAL, b->hp->experts.n_experts, rows,
+                        "the rows of its weight, expert_count", name, layer);
 }
 
 /* The last op is its router's product. */
@@ -54,6 +65,9 @@ static void fill_mixture(air_builder *b, int32_t layer)
         .gate = air__expert_matrices(b, n, x->n_ff, e, "blk.%d.ffn_gate_exps.weight", layer),
         .up = air__expert_matrices(b, n, x->n_ff, e, "blk.%d.ffn_up_exps.weight", layer),
         .down = air__expert_matrices(b, n, e, x->n_ff, "blk.%d.ffn_down_exps.weight", layer),
+        .gate_bias = expert_biases(b, layer, x->n_ff, "blk.%d.ffn_gate_exps.bias"),
+        .up_bias = expert_biases(b, layer, x->n_ff, "blk.%d.ffn_up_exps.bias"),
+        .down_bias = expert_biases(b, layer, e, "blk.%d.ffn_down_exps.bias"),
     };
     note_router(b, m, &router);
 }
@@ -65,8 +79,8 @@ static void shared_experts(air_builder *b, int32_t layer, int32_t in, int32_t ou
     int64_t f = b->hp->experts.n_ff_shared, e = b->hp->n_embd;
     int32_t gate = AIR_NONE;
     if (b->arch->experts.shared_is_gated)
-        gate = product(b, layer, in, "shared_gate", 1, "1, embedding_length", "blk.%d.ffn_gate_inp_shexp.weight");
-    int32_t h = product(b, layer, in, "shared", f, why, "blk.%d.ffn_gate_shexp.weight");
+        gate = product(b, layer, in, "shared_gate", 1, "1, embedding_length", "blk.%d.ffn_gate_inp_shexp.weight", AIR_NONE);
+    int32_t h = product(b, layer, in, "shared", f, why, "blk.%d.ffn_gate_shexp.weight", AIR_NONE);
     air__emit(b, (air_op){.kind = AIR_OP_PRODUCT, .layer = layer, .in = in, .in2 = AIR_NONE, .out = h, .bias = AIR_NONE,
                           .weight = air__matrix(b, f, e, why, "blk.%d.ffn_up_shexp.weight", layer),
                           .epilogue = AIR_EPILOGUE_GATED, .activation = b->arch->activation});
@@ -82,7 +96,8 @@ void air__block_experts(air_builder *b, int32_t layer, int32_t in, int32_t x)
 {
     const air_expert_hparams *h = &b->hp->experts;
     int after = b->arch->norm_place != AIR_NORM_BEFORE;
-    int32_t logits = product(b, layer, in, "router", h->n_experts, "expert_count, embedding_length", "blk.%d.ffn_gate_inp.weight");
+    int32_t bias = air__bias(b, b->arch->experts.bias, h->n_experts, "blk.%d.ffn_gate_inp.bias", layer);
+    int32_t logits = product(b, layer, in, "router", h->n_experts, "expert_count, embedding_length", "blk.%d.ffn_gate_inp.weight", bias);
     int32_t routing = air__buffer(b, "routing", 2 * (int64_t)h->n_used, AIR_ROWS_ALL);
     int32_t out = after ? air__buffer(b, "block", b->hp->n_embd, AIR_ROWS_ALL) : x;
     fill_mixture(b, layer);
