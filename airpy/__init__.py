@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         AirLLMQWen2,
     )
     from airpy.auto_model import AutoModel
+    from airpy.conversion import convert
     from airpy.errors import (
         AirpyError,
         ArgumentError,
@@ -65,6 +66,7 @@ _MODULES = {
         "AirLLMQWen", "AirLLMQWen2",
     ),
     "airpy.auto_model": ("AutoModel",),
+    "airpy.conversion": ("convert",),
     "airpy.errors": (
         "AirpyError", "ArgumentError", "ArgumentTypeError", "BudgetError", "CancelledError", "ContextOverflowError", "DeviceError",
         "FileChangedError", "FileIOError", "FormatError", "MissingFileError", "ModelError", "NumericError", "OutOfMemoryError",
@@ -126,6 +128,7 @@ __all__ = [
     "Tokenizer",
     "UnsupportedError",
     "__version__",
+    "convert",
     "quantize",
 ]
 

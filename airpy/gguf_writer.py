@@ -63,15 +63,17 @@ def blocks_of(type: str) -> tuple[int, int]:
 
 class GGUFWriter:
     """with GGUFWriter(path, entries, tensors) as writer: write() all of them, then commit(). Until then there is a temporary file beside
-    path, which goes if the block is left otherwise.
+    path, which goes if the block is left otherwise. partial: the temporary file's name, which is kept then, and written on in when it is
+    there already: read() tells what is in it, keep() says that it is as it should be.
 
     Raises ArgumentError for values that a type does not hold, FileIOError where there is no room for all of it (before anything is
     written) and whatever else the system refuses."""
 
     def __init__(
-        self, path: str, entries: Iterable[Entry], tensors: Sequence[TensorInfo], alignment: int = DEFAULT_ALIGNMENT
+        self, path: str, entries: Iterable[Entry], tensors: Sequence[TensorInfo], alignment: int = DEFAULT_ALIGNMENT,
+        partial: str = "",
     ) -> None:
-        self.path = path
+        self.path, self._partial = path, partial
         self._tensors = tensors
         self._lock, self._written = threading.Lock(), 0
         self._offsets: list[int] = []
@@ -84,15 +86,25 @@ class GGUFWriter:
         self.bytes = len(self._header) + at
         self._fd, self._temporary = -1, ""
 
+    @property
+    def header(self) -> bytes:
+        """All that is before the tensors."""
+        return self._header
+
     def __enter__(self) -> GGUFWriter:
         folder, name = os.path.split(os.path.abspath(self.path))
         with system_errors():
-            free = shutil.disk_usage(folder).free
+            there = os.stat(self._partial).st_blocks * 512 if self._partial and os.path.exists(self._partial) else 0
+            free = shutil.disk_usage(folder).free + there
             if self.bytes > free:
                 raise FileIOError(f"{self.path} takes {format_size(self.bytes)}, but {format_size(free)} are free there")
-            self._fd, self._temporary = tempfile.mkstemp(prefix=f".{name[:200]}.", suffix=".part", dir=folder)
+            if self._partial:
+                self._fd = os.open(self._partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            else:
+                self._fd, self._temporary = tempfile.mkstemp(prefix=f".{name[:200]}.", suffix=".part", dir=folder)
             try:
-                os.fchmod(self._fd, 0o666 & ~_umask())
+                if not self._partial:
+                    os.fchmod(self._fd, 0o666 & ~_umask())
                 os.truncate(self._fd, self.bytes)
                 _write_all(self._fd, self._header, 0)
             except BaseException:
@@ -113,6 +125,16 @@ class GGUFWriter:
             with system_errors():
                 os.fdatasync(self._fd)
 
+    def read(self, index: int, offset: int, size: int) -> bytes:
+        """Bytes of tensor number `index` as they are in the file."""
+        with system_errors():
+            return os.pread(self._fd, size, len(self._header) + self._offsets[index] + offset)
+
+    def keep(self, size: int) -> None:
+        """So many bytes are in the file already."""
+        with self._lock:
+            self._written += size
+
     def commit(self) -> None:
         """Puts the file in its place, on disk for good. Raises ArgumentError where not all of it was written."""
         want = sum(tensor.bytes for tensor in self._tensors)
@@ -121,7 +143,7 @@ class GGUFWriter:
         folder = os.path.dirname(os.path.abspath(self.path))
         with system_errors():
             os.fsync(self._fd)
-            os.replace(self._temporary, self.path)
+            os.replace(self._partial or self._temporary, self.path)
             self._temporary = ""
             directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:

@@ -135,6 +135,27 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a .gguf file (any part of a split one), or a directory with one")
 
 
+def add_types(parser: argparse.ArgumentParser) -> None:
+    """What of a mix of types is otherwise; args.tensor_type and args.pure."""
+    parser.add_argument(
+        "--tensor-type",
+        action="append",
+        default=[],
+        type=_tensor_type,
+        metavar="PATTERN=TYPE",
+        help="what tensors become in whose names this regular expression is found; may be repeated, the first counts",
+    )
+    parser.add_argument("--pure", action="store_true", help="one type for all matrices, instead of a mix")
+
+
+def _tensor_type(text: str) -> tuple[str, str]:
+    """argparse's type for --tensor-type."""
+    pattern, equals, type = text.rpartition("=")
+    if not (pattern and equals and type):
+        raise argparse.ArgumentTypeError(f"{text!r} is not PATTERN=TYPE, such as ffn_down=Q8_0")
+    return pattern, type
+
+
 def add_json(parser: argparse.ArgumentParser, what: str = "one JSON object") -> None:
     parser.add_argument("--json", action="store_true", help=f"print {what} instead of text")
 

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from airpy.cli import bench, chat, demo, doctor, generate, inspect, perplexity, plan, quantize, tokenize
+from airpy.cli import bench, chat, convert, demo, doctor, generate, inspect, perplexity, plan, quantize, tokenize
 from airpy.errors import AirpyError
 from airpy.text import one_line
 
@@ -22,6 +22,7 @@ examples:
   airpy plan model.gguf --max-ram 8GiB                        what would stay in memory, and how fast it would be
   airpy bench model.gguf                                      how fast it is
   airpy perplexity model.gguf text.txt                        how well it foretells a text
+  airpy convert Qwen3-0.6B model.gguf --type 4bit             a file from a directory of Hugging Face's
   airpy quantize model-f16.gguf 4bit                          a file with weights of fewer bits
   airpy doctor                                                what this machine has, and what would be used
 
@@ -40,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"airpy {VERSION}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (demo, generate, chat, plan, inspect, tokenize, bench, perplexity, quantize, doctor):
+    for module in (demo, generate, chat, plan, inspect, tokenize, bench, perplexity, convert, quantize, doctor):
         module.add(commands)
     return parser
 

@@ -50,29 +50,13 @@ def add(commands: common.Commands) -> None:
     common.add_model(parser)
     parser.add_argument("type", metavar="TYPE", help="one of those above")
     parser.add_argument("-o", "--output", metavar="FILE", help="default: beside the model, by its name and TYPE")
-    parser.add_argument(
-        "--tensor-type",
-        action="append",
-        default=[],
-        type=_override,
-        metavar="PATTERN=TYPE",
-        help="what tensors become in whose names this regular expression is found; may be repeated, the first counts",
-    )
-    parser.add_argument("--pure", action="store_true", help="one type for all matrices, instead of a mix")
+    common.add_types(parser)
     parser.add_argument("--allow-requantize", action="store_true", help="from weights that are quantized already: errors add up")
     parser.add_argument("--overwrite", action="store_true", help="replace a file that exists")
     parser.add_argument("--threads", type=common.threads, metavar="N", help="default: all that this process may use")
     parser.add_argument("--dry-run", action="store_true", help="print what each tensor would become, and write nothing")
     common.add_json(parser)
     parser.set_defaults(run=run)
-
-
-def _override(text: str) -> tuple[str, str]:
-    """argparse's type for --tensor-type."""
-    pattern, equals, type = text.rpartition("=")
-    if not (pattern and equals and type):
-        raise argparse.ArgumentTypeError(f"{text!r} is not PATTERN=TYPE, such as ffn_down=Q8_0")
-    return pattern, type
 
 
 def run(args: argparse.Namespace) -> int:

@@ -4,6 +4,7 @@ whole in memory."""
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing_extensions import Buffer
 from airpy._core import convert
 from airpy.errors import AirpyError, FileChangedError, NumericError, system_errors
 from airpy.gguf_writer import DEFAULT_ALIGNMENT, Entry, GGUFWriter, TensorInfo, blocks_of
+from airpy.quantization.journal import Journal
 
 CHUNK = 1 << 20  # elements at a time: at most 8 MiB as read, and 4 as written, of each task
 _AHEAD = 2  # tasks for each thread, so that none waits for the next one
@@ -38,36 +40,43 @@ def write_model(
     threads: int = 0,
     alignment: int = DEFAULT_ALIGNMENT,
     report: Report | None = None,
+    partial: str = "",
+    source: str = "",
 ) -> int:
     """A GGUF file of these tensors as `types`, in their order. Its bytes. threads 0: all that this process may use. Memory: at most
     threads × 12 MiB. However it ends but well, there is no file, or the one there was; Ctrl-C ends it within a piece's time.
+    partial: where the file grows, which stays if it ends otherwise, and is written on next time: pieces that a journal beside it has,
+    and that are still as it says, are not made again. source: what the tensors are of, by a text that changes when they do.
 
     Raises NumericError for what is not finite, or too large for its type, FileIOError where the disk is too small."""
     targets = [TensorInfo(tensor.info.name, type, tensor.info.shape) for tensor, type in zip(tensors, types, strict=True)]
     workers = threads or len(os.sched_getaffinity(0))
-    with GGUFWriter(path, entries, targets, alignment) as writer:
+    writer = GGUFWriter(path, entries, targets, alignment, partial)
+    with Journal(partial, writer.header, source) as journal, writer:
         with ThreadPoolExecutor(workers, thread_name_prefix="airpy-convert") as pool:
             try:
-                _run(pool, writer, tensors, targets, workers * _AHEAD, report)
+                _run(pool, _Work(writer, journal, tensors, targets), workers * _AHEAD, report)
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
         writer.commit()
+        journal.remove()
     return writer.bytes
 
 
-def _run(
-    pool: ThreadPoolExecutor,
-    writer: GGUFWriter,
-    tensors: Sequence[SourceTensor],
-    targets: Sequence[TensorInfo],
-    most: int,
-    report: Report | None,
-) -> None:
-    total, done = sum(tensor.info.elements for tensor in tensors), 0
+@dataclass(frozen=True)
+class _Work:
+    writer: GGUFWriter
+    journal: Journal
+    tensors: Sequence[SourceTensor]
+    targets: Sequence[TensorInfo]
+
+
+def _run(pool: ThreadPoolExecutor, work: _Work, most: int, report: Report | None) -> None:
+    total, done = sum(tensor.info.elements for tensor in work.tensors), 0
     running: set[Future[tuple[int, str]]] = set()
-    for index, start, count in _pieces(tensors):
-        running.add(pool.submit(_convert, writer, tensors[index], targets[index], index, start, count))
+    for index, start, count in _pieces(work.tensors):
+        running.add(pool.submit(_convert, work, index, start, count))
         while len(running) >= most:
             running, done = _collect(running, done, total, report)
     while running:
@@ -94,14 +103,21 @@ def _collect(
     return running, done
 
 
-def _convert(writer: GGUFWriter, tensor: SourceTensor, target: TensorInfo, index: int, start: int, count: int) -> tuple[int, str]:
+def _convert(work: _Work, index: int, start: int, count: int) -> tuple[int, str]:
+    tensor, target = work.tensors[index], work.targets[index]
+    offset, length = _extent(target.type, start, count)
+    before = work.journal.sum_of(index, start)
+    if before is not None and zlib.crc32(work.writer.read(index, offset, length)) == before:
+        work.writer.keep(length)
+        return count, target.name
     at, size = _extent(tensor.info.type, start, count)
     data = tensor.read(at, size)
     try:
         blocks = convert(tensor.info.type, target.type, data, start)
     except NumericError as error:
         raise NumericError(f"{tensor.info.name}: {error}") from None
-    writer.write(index, _extent(target.type, start, 0)[0], blocks)
+    work.writer.write(index, offset, blocks)
+    work.journal.add(index, start, blocks)
     return count, target.name
 
 

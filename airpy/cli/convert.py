@@ -1,0 +1,89 @@
+"""airpy convert: a directory of Hugging Face's as one GGUF file."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import TYPE_CHECKING, Any
+
+from airpy.cli import common
+from airpy.command import opened
+from airpy.sizes import format_rate, format_size, format_time
+from airpy.text import printable
+
+if TYPE_CHECKING:
+    from airpy.conversion import ConvertPlan
+
+_EXAMPLES = """\
+  airpy convert Qwen3-0.6B                                  writes Qwen3-0.6B/Qwen3-0.6B-BF16.gguf, weights as they are
+  airpy convert Llama-3.1-70B llama.gguf --type 4bit        and in fewer bits at once; nothing large is kept twice
+  airpy convert model small.gguf --type Q4_K_M --tensor-type ffn_down=Q6_K
+  airpy convert model --type Q4_K_M --dry-run               what each tensor would become, and the size"""
+
+_DESCRIPTION = """\
+Writes one GGUF file from a model's directory as transformers' save_pretrained() makes it, or a hub has it: config.json, .safetensors files
+(one or many) and a tokenizer (tokenizer.json, tokenizer.model, or vocab.json and merges.txt). Tokenizer and chat template are in the file.
+
+Tensors are streamed, converted a million weights at a time: 140 GB take as much memory as 1 GB. Room on the disk is checked first.
+Ctrl-C, or whatever else ends it, leaves OUT.part and OUT.part.journal; the same command goes on where it ended, after checking what is
+there. Pickles (.bin, .pt) are never opened, as they may run code.
+
+--type is a type of airpy quantize: 8bit, 4bit, Q6_K, Q5_K_M, F16 … ; 'airpy quantize --help' says what they are. Without it weights stay as
+they are stored (BF16, F16 or F32). To try several types, convert once without --type and use airpy quantize.
+
+What can be converted is in docs/models.md; what cannot is refused before anything is written, with the list."""
+
+
+def add(commands: common.Commands) -> None:
+    parser = common.command(commands, "convert", "a directory of Hugging Face's as one GGUF file", _DESCRIPTION, _EXAMPLES)
+    parser.add_argument("folder", metavar="DIR", help="with config.json, .safetensors and a tokenizer")
+    parser.add_argument("output", metavar="OUT", nargs="?", help="default: in DIR, named after it and its type")
+    parser.add_argument("--type", metavar="TYPE", help="default: as stored")
+    common.add_types(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that exists")
+    parser.add_argument("--threads", type=common.threads, metavar="N", help="default: all that this process may use")
+    parser.add_argument("--dry-run", action="store_true", help="print what each tensor would become, and write nothing")
+    common.add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from airpy.conversion import plan_convert
+
+    with plan_convert(
+        args.folder, args.output, args.type, tensor_types=args.tensor_type, pure=args.pure, overwrite=args.overwrite or args.dry_run
+    ) as plan:  # fmt: skip
+        facts: dict[str, Any] = {
+            "output": plan.output,
+            "architecture": plan.arch,
+            "type": plan.mix.name,
+            "source_bytes": plan.source_bytes,
+            "target_bytes": plan.target_bytes,
+            "bits_per_weight": plan.bits_per_weight,
+        }
+        if args.dry_run:
+            _show(plan, facts, as_json=args.json)
+            return 0
+        opened()  # from here on Ctrl-C must leave a file that can be continued
+        start = time.monotonic()
+        size = plan.write(threads=args.threads, progress=False if args.json else "auto")
+        seconds = time.monotonic() - start
+    if args.json:
+        common.print_json({**facts, "bytes": size, "seconds": seconds})
+    else:
+        rate = format_rate(plan.source_bytes / seconds)
+        sizes = f"{format_size(size)}, {plan.bits_per_weight:.2f} bits per weight"
+        print(f"{printable(plan.output)}: {plan.arch}, {sizes}, in {format_time(seconds)} ({rate} read)")
+    return 0
+
+
+def _show(plan: ConvertPlan, facts: dict[str, Any], *, as_json: bool) -> None:
+    rows = [(t.info.name, t.info.shape, t.info.type, to) for t, to in zip(plan.tensors, plan.types, strict=True)]
+    if as_json:
+        common.print_json({**facts, "tensors": [{"name": n, "shape": list(s), "from": a, "to": b} for n, s, a, b in rows]})
+        return
+    for name, shape, stored, to in rows:
+        change = stored if stored == to else f"{stored} → {to}"
+        print(printable(f"{name:<40} {' x '.join(map(str, shape)):<20} {change}"))
+    sizes = f"{format_size(plan.source_bytes)} → {format_size(plan.target_bytes)}, {plan.bits_per_weight:.2f} bits per weight"
+    print(f"{plan.arch}, {sizes}: {printable(plan.output)}")

@@ -1,0 +1,173 @@
+"""A model's directory as transformers has it, as one GGUF file: what would become of it, and doing it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from airpy import _core
+from airpy.conversion.config import Config
+from airpy.conversion.families import find_family
+from airpy.conversion.hparams import model_entries
+from airpy.conversion.safetensors import Checkpoint
+from airpy.conversion.special import sampling_entries, tokenizer_entries
+from airpy.conversion.tensors import source_tensors
+from airpy.conversion.vocabulary import check_ids, read_vocab
+from airpy.errors import ArgumentError, system_errors
+from airpy.files import PathLike, checked_path
+from airpy.gguf_writer import Entry, TensorInfo
+from airpy.progress import Progress, check_progress, progress_for_call
+from airpy.quantization import MIXES, Mix, SourceTensor, choose_types, facts_of, find_mix, write_model
+from airpy.sizes import check_count
+
+_MIB = 1 << 20
+_PARTIAL = ".part"
+
+
+@dataclass(frozen=True)
+class ConvertPlan:
+    """What convert() does; made by plan_convert(), which reads headers and the tokenizer, done by write(). Use as a context: it holds the
+    checkpoint's files open. type: the mix's name."""
+
+    folder: str
+    output: str
+    arch: str
+    mix: Mix
+    tensors: list[SourceTensor]
+    types: list[str]
+    entries: list[Entry] = field(repr=False)
+    files: Checkpoint = field(repr=False)
+
+    @property
+    def source_bytes(self) -> int:
+        return sum(tensor.info.bytes for tensor in self.tensors)
+
+    @property
+    def target_bytes(self) -> int:
+        return sum(TensorInfo(t.info.name, type, t.info.shape).bytes for t, type in zip(self.tensors, self.types, strict=True))
+
+    @property
+    def bits_per_weight(self) -> float:
+        return 8 * self.target_bytes / max(1, sum(tensor.info.elements for tensor in self.tensors))
+
+    def __enter__(self) -> ConvertPlan:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.files.__exit__()
+
+    def write(self, *, threads: int | None = None, progress: Progress = "auto") -> int:
+        """Writes the file; its bytes. What fails, or Ctrl-C, leaves output.part beside it, which the same call continues."""
+        threads, progress = check_count("threads", threads, _core.MAX_THREADS), check_progress(progress)
+        bar = progress_for_call(progress, " MiB")
+
+        def report(done: int, total: int, name: str) -> None:
+            bar.note = name
+            bar(4 * done // _MIB, max(1, 4 * total // _MIB), 0, 1)
+
+        with bar:
+            return write_model(
+                self.output, self.entries, self.tensors, self.types, threads=threads or 0, report=report,
+                partial=self.output + _PARTIAL, source=identity(self.files.files),
+            )  # fmt: skip
+
+
+def identity(files: Iterable[str]) -> str:
+    """A text that is another one when any of these files is."""
+    with system_errors():
+        states = [(file, os.stat(file)) for file in files]
+    return "\n".join(f"{os.path.abspath(file)} {state.st_size} {state.st_mtime_ns}" for file, state in states)
+
+
+def plan_convert(
+    folder: PathLike,
+    output: PathLike | None = None,
+    type: str | None = None,
+    *,
+    tensor_types: Iterable[tuple[str, str]] = (),
+    pure: bool = False,
+    overwrite: bool = False,
+) -> ConvertPlan:
+    """Arguments of convert(), checked."""
+    folder = checked_path(folder)
+    family, config = find_family(Config.read(folder))
+    files = Checkpoint(folder)
+    try:
+        tensors = source_tensors(family, config, files)
+        mix = find_mix(type) if type is not None else _as_stored(tensors)
+        path = checked_path(output) if output is not None else _default_output(folder, mix)
+        _check_output(path, overwrite)
+        entries = _entries(folder, family.arch, mix, [*model_entries(family, config)])
+        infos = [tensor.info for tensor in tensors]
+        facts = facts_of({key: value for key, _, value in entries})
+        types = choose_types(mix, infos, facts, overrides=tensor_types, pure=pure)
+        n_vocab = next(info.shape[1] for info in infos if info.name == "token_embd.weight")
+        vocab = read_vocab(folder, n_vocab)
+        own = tokenizer_entries(folder, vocab, config)
+        check_ids(vocab, own, folder)
+        return ConvertPlan(folder, path, family.arch, mix, tensors, types, entries + own, files)
+    except BaseException:
+        files.__exit__()
+        raise
+
+
+def convert(
+    folder: PathLike,
+    output: PathLike | None = None,
+    type: str | None = None,
+    *,
+    tensor_types: Iterable[tuple[str, str]] = (),
+    pure: bool = False,
+    overwrite: bool = False,
+    threads: int | None = None,
+    progress: Progress = "auto",
+) -> str:
+    """A model's directory (config.json, safetensors, a tokenizer), as save_pretrained() writes it or a hub has it, as one GGUF file; its
+    path.
+
+    output: in the directory, named after it, unless given. type: as quantize() has it: a mix, "8bit" or "4bit"; without one weights
+    stay as they are stored. Tensors are streamed: memory is some MiB for each thread, whatever the model. What is not finished leaves
+    output.part, which the same call continues.
+
+    Raises UnsupportedError for models, tokenizers and dtypes that cannot be converted, FormatError and ModelError for damaged files,
+    ArgumentError for a file that exists, unless overwrite; FileIOError where the disk has no room, NumericError where a weight is not
+    finite."""
+    with plan_convert(folder, output, type, tensor_types=tensor_types, pure=pure, overwrite=overwrite) as plan:
+        plan.write(threads=threads, progress=progress)
+        return plan.output
+
+
+def _as_stored(tensors: list[SourceTensor]) -> Mix:
+    """What most weights are."""
+    bytes_of: dict[str, int] = {}
+    for tensor in tensors:
+        bytes_of[tensor.info.type] = bytes_of.get(tensor.info.type, 0) + tensor.info.elements
+    most = max(bytes_of, key=lambda type: bytes_of[type])
+    return MIXES.get(most, MIXES["F32"])
+
+
+def _entries(folder: str, arch: str, mix: Mix, of_model: list[Entry]) -> list[Entry]:
+    name = os.path.basename(os.path.abspath(folder))
+    general: list[tuple[str, str, Any]] = [
+        ("general.architecture", "string", arch), ("general.type", "string", "model"), ("general.name", "string", name),
+        ("general.quantization_version", "u32", 2), ("general.file_type", "u32", mix.file_type),
+    ]  # fmt: skip
+    return [(key, (type, None), value) for key, type, value in general] + sampling_entries(folder) + of_model
+
+
+def _default_output(folder: str, mix: Mix) -> str:
+    name = os.path.basename(os.path.abspath(folder)) or "model"
+    return os.path.join(folder, f"{name}-{mix.name}.gguf")
+
+
+def _check_output(path: str, overwrite: bool) -> None:
+    if os.path.isdir(path):
+        raise ArgumentError(f"{path} is a directory; name the file to write")
+    if os.path.exists(path):
+        if not overwrite:
+            raise ArgumentError(f"{path} exists; give another output, or overwrite it (overwrite=True, --overwrite)")
+        return
+    with system_errors():
+        os.stat(os.path.dirname(os.path.abspath(path)))

@@ -1,0 +1,202 @@
+"""The models that can be converted: one row for each class that a config.json names.
+
+A row says which architecture of GGUF it is, what its checkpoints keep in another order or under other names (layouts.py, names.py), and
+what of its configuration the file must hold beside what all have (hparams.py). What a row does not allow is refused: a model that would
+compute something else is worse than none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from airpy.conversion import layouts
+from airpy.conversion.config import Config
+from airpy.conversion.layouts import Joint, Layout
+from airpy.conversion.names import Names
+from airpy.errors import UnsupportedError
+
+Value = Callable[[Config], Any]  # None: the key is left out
+Keys = tuple[tuple[str, str, Value], ...]
+
+
+@dataclass(frozen=True)
+class Family:
+    """arch: GGUF's name. layer_norm: norms with a mean; else RMS norms. keys: of GGUF, without the architecture: how its value follows
+    from the configuration. allowed: values of keys of the configuration, where they matter and are there. activations: names of the
+    feed-forward's function. tied: whether the output is the embedding where the configuration does not say. windows: whether the
+    architecture knows layers that see a window. ignored: beginnings of names of tensors that are not about text. check: raises
+    UnsupportedError for other configurations that would compute something else. defaults: of keys that configurations leave out."""
+
+    arch: str
+    layouts: tuple[Layout, ...] = ()
+    joint: Joint | None = None
+    names: Names | None = None
+    layer_norm: bool = False
+    rotated: bool = True
+    keys: Keys = ()
+    allowed: tuple[tuple[Any, ...], ...] = ()
+    activations: tuple[str, ...] = ("silu", "swish")
+    tied: bool = False
+    windows: bool = False
+    ignored: tuple[str, ...] = ()
+    check: Callable[[Config], None] | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _number(name: str, default: float | None = None) -> Value:
+    return lambda config: config.number(name, default=default)
+
+
+def _number_or_none(name: str) -> Value:
+    return lambda config: None if config.first(name) is None else config.number(name)
+
+
+def _integer(name: str, default: int | None = None) -> Value:
+    return lambda config: config.integer(name, default=default, least=0)
+
+
+_GELU = ("gelu", "gelu_pytorch_tanh", "gelu_new", "gelu_fast")  # GGUF has no key for which: the architecture has one, within 5e-4
+_SANDWICH = {"post_attention_layernorm": "post_attention_norm"}
+_GRANITE = (
+    ("embedding_scale", "f32", _number("embedding_multiplier", 1.0)), ("residual_scale", "f32", _number("residual_multiplier", 1.0)),
+    ("logit_scale", "f32", _number("logits_scaling", 1.0)), ("attention.scale", "f32", _number("attention_multiplier", 1.0)),
+)  # fmt: skip
+_ROUTED = (
+    ("leading_dense_block_count", "u32", _integer("first_k_dense_replace", 0)),
+    ("expert_shared_count", "u32", _integer("n_shared_experts", 0)),
+    ("expert_weights_scale", "f32", _number("routed_scaling_factor", 1.0)),
+    ("expert_weights_norm", "bool", lambda config: config.flag("norm_topk_prob", default=False)),
+    ("expert_gating_func", "u32", lambda config: 2),  # sigmoid
+)  # fmt: skip
+_GROUPS = (
+    ("expert_group_count", "u32", lambda config: groups if (groups := config.integer("n_group", default=1)) > 1 else None),
+    ("expert_group_used_count", "u32", lambda config: config.integer("topk_group") if config.integer("n_group", default=1) > 1 else None),
+)
+_NORM_TOPK = (("expert_weights_norm", "bool", lambda config: config.flag("norm_topk_prob", default=False)),)
+_LOGIT_SCALE = (("logit_scale", "f32", _number("logit_scale", 0.0625)),)
+_CLAMP = (("attention.clamp_kqv", "f32", _number_or_none("clip_qkv")),)
+_SPARSE: tuple[tuple[Any, ...], ...] = (("decoder_sparse_step", 1), ("mlp_only_layers", []))  # of Qwen's mixtures: every layer is one
+
+
+def _check_mpt(config: Config) -> None:
+    config.part("attn_config").require("alibi", True)
+    config.part("attn_config").require("qk_ln", False)
+
+
+def _check_smollm3(config: Config) -> None:
+    """SmolLM 3: of four layers the last is not rotated, which is all that the architecture knows."""
+    given = config.list_of("no_rope_layers", int, config.layers)
+    if given is not None and given != [int(i % 4 != 3) for i in range(config.layers)]:
+        raise UnsupportedError(f"{config.path}: no_rope_layers is {given}; the model can be converted only with every fourth layer")
+
+
+_GPT = Family("starcoder", (layouts.by_head,), activations=_GELU, layer_norm=True, tied=True, rotated=False)
+LLAMA = Family("llama", (layouts.interleaved,))
+_INTERNLM2 = Family("internlm2", (layouts.wqkv,))
+_GEMMA = Family("gemma", (layouts.one_more,), activations=_GELU, tied=True)
+_GEMMA_SCALE: Keys = (("attention.scale", "f32", lambda c: None if c.first("query_pre_attn_scalar") is None else c.integer(
+    "query_pre_attn_scalar") ** -0.5),)  # fmt: skip
+_GEMMA3 = replace(_GEMMA, arch="gemma3", names=_SANDWICH, windows=True, ignored=("vision_tower.", "multi_modal_projector."),
+                 keys=_GEMMA_SCALE, defaults={  # of transformers' Gemma3TextConfig, which the larger models' files leave out
+                     "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "max_position_embeddings": 131072,
+                     "rope_theta": 1e6, "rope_local_base_freq": 1e4, "rms_norm_eps": 1e-6},
+                 allowed=(("attn_logit_softcapping", None), ("final_logit_softcapping", None)))  # fmt: skip
+_BAICHUAN = Family("baichuan", (layouts.w_pack,))
+_FALCON = Family("falcon", (layouts.by_group,), layer_norm=True, tied=True, activations=_GELU,
+                 allowed=(("alibi", False), ("parallel_attn", True), ("bias", False)))  # fmt: skip
+_MPT = Family("mpt", layer_norm=True, rotated=False, tied=True, activations=(),
+              keys=(("attention.max_alibi_bias", "f32", lambda c: float(c.part("attn_config").number("alibi_bias_max", default=8.0))),
+                    ("attention.clamp_kqv", "f32", lambda c: _CLAMP[0][2](c.part("attn_config")))),
+              check=_check_mpt,
+              allowed=(("no_bias", True), ("logit_scale", None), ("norm_type", "low_precision_layernorm")))  # fmt: skip
+
+# fmt: off
+FAMILIES: dict[str, Family] = {
+    "LlamaForCausalLM": LLAMA,
+    "LLaMAForCausalLM": LLAMA,
+    "MistralForCausalLM": LLAMA,
+    "InternLM3ForCausalLM": LLAMA,
+    "MixtralForCausalLM": LLAMA,
+    "Qwen2ForCausalLM": Family("qwen2"),
+    "Qwen3ForCausalLM": Family("qwen3"),
+    "Qwen2MoeForCausalLM": Family("qwen2moe", keys=_NORM_TOPK, allowed=_SPARSE),
+    "Qwen3MoeForCausalLM": Family("qwen3moe", keys=_NORM_TOPK, allowed=_SPARSE),
+    "ArceeForCausalLM": Family("arcee", (layouts.interleaved,), activations=("relu2",)),
+    "BaichuanForCausalLM": _BAICHUAN,
+    "BaiChuanForCausalLM": _BAICHUAN,
+    "BloomForCausalLM": Family("bloom", (layouts.by_head,), layer_norm=True, rotated=False, tied=True, activations=(),
+                               allowed=(("apply_residual_connection_post_layernorm", False),)),
+    "GlmForCausalLM": Family("chatglm", joint=layouts.fused),
+    "CohereForCausalLM": Family("command-r", layer_norm=True, tied=True, keys=_LOGIT_SCALE),
+    "Cohere2ForCausalLM": Family("cohere2", layer_norm=True, tied=True, windows=True, keys=_LOGIT_SCALE),
+    "Dots1ForCausalLM": Family("dots1", keys=_ROUTED + _GROUPS),
+    "Ernie4_5ForCausalLM": Family("ernie4_5", tied=True),
+    "Ernie4_5_ForCausalLM": Family("ernie4_5", tied=True),
+    "Ernie4_5_MoeForCausalLM": Family("ernie4_5-moe", (layouts.flat_correction,), tied=True, keys=(
+        ("leading_dense_block_count", "u32", _integer("moe_layer_start_index", 0)),), allowed=(("moe_layer_interval", 1),)),
+    "ExaoneForCausalLM": Family("exaone"),
+    "Exaone4ForCausalLM": Family("exaone4", names=_SANDWICH, windows=True),
+    "FalconForCausalLM": _FALCON,
+    "RWForCausalLM": _FALCON,
+    "GemmaForCausalLM": _GEMMA,
+    "Gemma2ForCausalLM": replace(_GEMMA, arch="gemma2", names=_SANDWICH, windows=True, keys=(
+        *_GEMMA_SCALE, ("attn_logit_softcapping", "f32", _number("attn_logit_softcapping", 50.0)),
+        ("final_logit_softcapping", "f32", _number("final_logit_softcapping", 30.0)))),
+    "Gemma3ForCausalLM": _GEMMA3,
+    "Gemma3ForConditionalGeneration": _GEMMA3,
+    "Glm4ForCausalLM": Family("glm4"),
+    "Glm4MoeForCausalLM": Family("glm4moe", names=_SANDWICH, keys=_ROUTED + _GROUPS),
+    "GPT2LMHeadModel": replace(_GPT, arch="gpt2", layouts=(layouts.transposed,), allowed=(
+        ("scale_attn_weights", True), ("scale_attn_by_inverse_layer_idx", False), ("add_cross_attention", False))),
+    "GPTBigCodeForCausalLM": _GPT,
+    "GPTNeoXForCausalLM": Family("gptneox", (layouts.by_head,), layer_norm=True, activations=_GELU, keys=(
+        ("use_parallel_residual", "bool", lambda config: config.flag("use_parallel_residual", default=True)),)),
+    "GraniteForCausalLM": Family("granite", (layouts.interleaved,), keys=_GRANITE),
+    "GraniteMoeForCausalLM": Family("granitemoe", (layouts.interleaved, layouts.gate_and_up), keys=_GRANITE),
+    "HunYuanDenseV1ForCausalLM": Family("hunyuan-dense", tied=True),
+    "HunYuanMoEV1ForCausalLM": Family("hunyuan-moe", tied=True),
+    "InternLM2ForCausalLM": _INTERNLM2,
+    "MiniCPMForCausalLM": Family("minicpm", (layouts.interleaved,), tied=True, keys=(
+        ("embedding_scale", "f32", _number("scale_emb")),
+        ("residual_scale", "f32", lambda config: config.number("scale_depth") / config.layers**0.5),
+        ("logit_scale", "f32", lambda config: config.hidden / config.number("dim_model_base")))),
+    "MptForCausalLM": _MPT,
+    "MPTForCausalLM": _MPT,
+    "NemotronForCausalLM": Family("nemotron", (layouts.one_more,), layer_norm=True, activations=("relu2",)),
+    "OlmoForCausalLM": Family("olmo", (layouts.interleaved,), layer_norm=True, keys=_CLAMP),
+    "Olmo2ForCausalLM": Family("olmo2", names=_SANDWICH),
+    "Olmo3ForCausalLM": Family("olmo2", names=_SANDWICH, windows=True),
+    "OlmoeForCausalLM": Family("olmoe", keys=_NORM_TOPK + _CLAMP),
+    "OrionForCausalLM": Family("orion", layer_norm=True),
+    "PhiForCausalLM": Family("phi2", layer_norm=True, activations=_GELU, allowed=(("qk_layernorm", False),)),
+    "Phi3ForCausalLM": Family("phi3", windows=True),
+    "SeedOssForCausalLM": Family("seed_oss", names=_SANDWICH),
+    "SmolLM3ForCausalLM": Family("smollm3", (layouts.interleaved,), tied=True, check=_check_smollm3),
+    "StableLmForCausalLM": Family("stablelm", joint=layouts.stacked_norms, layer_norm=True),
+    "Starcoder2ForCausalLM": Family("starcoder2", layer_norm=True, activations=_GELU, tied=True),
+    "XverseForCausalLM": Family("xverse", (layouts.interleaved,)),
+}
+# fmt: on
+
+
+def find_family(config: Config) -> tuple[Family, Config]:
+    """The row, and the configuration with its defaults. Raises UnsupportedError where there is none, or a value is one that it does not
+    know."""
+    name = config.architecture
+    family = FAMILIES.get(name)
+    if family is None:
+        raise UnsupportedError(f"{config.path}: {name[:80]!r} cannot be converted; what can is {', '.join(FAMILIES)}")
+    if config.first("quantization_config") is not None:
+        method = config.part("quantization_config").first("quant_method", "quant_algo")
+        raise UnsupportedError(f"{config.path}: the weights are quantised ({str(method)[:40]}); convert the model that they were made from")
+    for key, *values in family.allowed:
+        config.require(key, *values)
+    activation = config.first("hidden_activation", "hidden_act", "activation_function", "activation")
+    if family.activations and activation is not None and activation not in family.activations:
+        raise UnsupportedError(f"{config.path}: the activation is {str(activation)[:40]!r}; {family.arch} has {family.activations[0]!r}")
+    config = Config({**family.defaults, **config.values}, config.path)
+    if family.check is not None:
+        family.check(config)
+    return family, config

@@ -1,0 +1,150 @@
+"""What checkpoints keep in another order than GGUF does: functions from one tensor to what becomes of it, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from airpy.conversion.config import Config
+from airpy.conversion.lazy import LazyTensor, join
+from airpy.errors import ModelError
+
+Named = tuple[str, LazyTensor]  # a layer's name for it, without the layer, and the tensor
+Layout = Callable[[str, LazyTensor, Config], Iterator[Named]]
+Joint = Callable[[dict[str, LazyTensor]], dict[str, LazyTensor]]  # of all tensors of a layer
+
+
+def _numbers(tensor: LazyTensor, *shape: int) -> np.ndarray:
+    """The tensor's rows by number, in that shape, one of which may be -1. Raises ModelError where they do not fill it."""
+    rows = tensor.shape[0]
+    try:
+        return np.arange(rows).reshape(shape)
+    except ValueError:
+        raise ModelError(f"{tensor.name} has {rows} rows, which the configuration's heads do not divide") from None
+
+
+def interleave(tensor: LazyTensor, heads: int) -> LazyTensor:
+    """transformers turns pairs (i, i + half) of a head, some of GGUF's architectures adjacent ones (undo_permute of llama.cpp's
+    convert_hf_to_gguf.py)."""
+    return tensor.take(_numbers(tensor, heads, 2, -1).swapaxes(1, 2).ravel(), tensor.shape)
+
+
+def interleaved(name: str, tensor: LazyTensor, config: Config) -> Iterator[Named]:
+    if name.startswith("self_attn.q_proj."):
+        tensor = interleave(tensor, config.heads)
+    if name.startswith("self_attn.k_proj."):
+        tensor = interleave(tensor, config.kv_heads)
+    yield name, tensor
+
+
+def one_more(name: str, tensor: LazyTensor, config: Config) -> Iterator[Named]:
+    """Norms that multiply by 1 + weight."""
+    yield name, tensor.map(lambda w: w + 1) if name.endswith("norm.weight") else tensor
+
+
+def transposed(name: str, tensor: LazyTensor, config: Config) -> Iterator[Named]:
+    """GPT-2's matrices are inputs by outputs."""
+    yield name, tensor.transpose() if ".c_" in name and len(tensor.shape) == 2 else tensor
+
+
+def by_head(name: str, tensor: LazyTensor, config: Config) -> Iterator[Named]:
+    """q, k and v of a head side by side: GGUF has all of q, then k, then v."""
+    if "query_key_value" in name or (name.startswith("attn.c_attn") and not config.flag("multi_query", default=True)):
+        tensor = tensor.take(_numbers(tensor, config.heads, 3, -1).swapaxes(0, 1).ravel(), tensor.shape)
+    yield name, tensor
+
+
+def _of_groups(tensor: LazyTensor, config: Config) -> list[LazyTensor]:
+    """Queries that share a head of keys and values lie before these, group by group: all of q, of k and of v."""
+    kv = config.kv_heads
+    groups = _numbers(tensor, kv, config.heads // kv + 2, -1)
+    return [tensor.take(part.ravel()) for part in (groups[:, :-2], groups[:, -2:-1], groups[:, -1:])]
+
+
+def by_group(name: str, tensor: LazyTensor, config: Config) -> Iterator[Named]:
+    """Falcon."""
+    yield name, join(_of_groups(tensor, config)) if "query_key_value" in name else tensor
+
+
+def wqkv(name: str, tensor: LazyTensor, config: Config) -> Iterator[Named]:
+    """InternLM 2: as Falcon's, in three."""
+    if not name.startswith("attention.wqkv."):
+        yield name, tensor
+        return
+    q, k, v = _of_groups(tensor, config)
+    kind = name.rpartition(".")[2]
+    yield f"self_attn.q_proj.{kind}", interleave(q, config.heads)
+    yield f"self_attn.k_proj.{kind}", interleave(k, config.kv_heads)
+    yield f"self_attn.v_proj.{kind}", v
+
+
+def w_pack(name: str, tensor: LazyTensor, config: Config) -> Iterator[Named]:
+    """Baichuan: q, k and v one below the other. Only the 7b model, of 32 layers, has rotary positions."""
+    if name != "self_attn.W_pack.weight":
+        yield name, tensor
+        return
+    q, k, v = tensor.split([tensor.shape[0] // 3] * 3)
+    turned = config.layers == 32
+    yield "self_attn.q_proj.weight", interleave(q, config.heads) if turned else q
+    yield "self_attn.k_proj.weight", interleave(k, config.heads) if turned else k
+    yield "self_attn.v_proj.weight", v
+
+
+def gate_and_up(name: str, tensor: LazyTensor, config: Config) -> Iterator[Named]:
+    """Granite's experts: gate above up, all experts in one tensor [experts, rows of both, columns]."""
+    if name.endswith("output_linear.weight"):
+        yield "experts.down_proj.weight", tensor
+    elif name.endswith("input_linear.weight"):
+        experts, rows, columns = tensor.shape
+        numbers = np.arange(experts * rows).reshape(experts, 2, -1)
+        for i, part in enumerate(("gate", "up")):
+            yield f"experts.{part}_proj.weight", tensor.take(numbers[:, i].ravel(), (experts, rows // 2, columns))
+    else:
+        yield name, tensor
+
+
+def flat_correction(name: str, tensor: LazyTensor, config: Config) -> Iterator[Named]:
+    """ERNIE's has an axis of one."""
+    yield name, tensor.reshape(tensor.rows * tensor.shape[-1]) if name.endswith("correction_bias") else tensor
+
+
+# ---- of several tensors ----------------------------------------------------------------------------------------------
+
+
+def fused(tensors: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
+    """q, k and v in one tensor, as GGUF has ChatGLM's."""
+    out = dict(tensors)
+    for kind in ("weight", "bias"):
+        names = [f"self_attn.{part}_proj.{kind}" for part in "qkv"]
+        if all(name in out for name in names):
+            out[f"self_attention.query_key_value.{kind}"] = join([out.pop(name) for name in names])
+    return out
+
+
+def stacked_norms(tensors: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
+    """StableLM keeps each head's norm by itself."""
+    out = {name: tensor for name, tensor in tensors.items() if ".norms." not in name}
+    for stem in ("self_attn.q_layernorm", "self_attn.k_layernorm"):
+        heads = numbered(tensors, f"{stem}.norms.", ".weight")
+        if heads:
+            out[f"{stem}.weight"] = join(heads, (len(heads), heads[0].shape[0]))
+    return out
+
+
+def numbered(tensors: dict[str, LazyTensor], before: str, behind: str) -> list[LazyTensor]:
+    """Those whose names differ by a number, in order. Raises ModelError where one is missing."""
+    found = {name[len(before) : -len(behind)]: t for name, t in tensors.items() if name.startswith(before) and name.endswith(behind)}
+    return in_order(found, before)
+
+
+def in_order(found: dict[str, LazyTensor], what: str) -> list[LazyTensor]:
+    numbers = [str(i) for i in range(len(found))]
+    if missing := [number for number in numbers if number not in found]:
+        raise ModelError(f"{what}{missing[0]} is not there, but {len(found)} of its kind are")
+    return [found[number] for number in numbers]
+
+
+def stacked(tensors: Sequence[LazyTensor]) -> LazyTensor:
+    """Equal matrices as one tensor, [how many, rows, columns]."""
+    return join(tensors, (len(tensors), *tensors[0].shape))

@@ -1,0 +1,96 @@
+"""Tiny checkpoints out of short descriptions: checkpoints/NAME.json has a model's config.json and the names and shapes of its tensors;
+what is in them follows from a seed. So a test can write the very files whose logits transformers computed (make_checkpoints.py,
+checkpoints/NAME.npz), without them or transformers being there. Needs numpy, and `tokenizers` for the tokenizer.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+import make_gguf
+
+FOLDER = Path(__file__).parent / "checkpoints"
+PROMPT = 36
+ROWS = (6, 19, 35)  # of the prompt, whose logits are kept
+_EMBEDDINGS = ("lm_head", "embed_tokens", "tok_embeddings", "embed_in", "embed_out", "wte", "word_embeddings.")
+_LAST_NORMS = ("model.norm.weight", "transformer.ln_f.weight")
+Floats = npt.NDArray[np.float32]
+
+
+def describe(name: str) -> dict[str, Any]:
+    """Of NAME.json: config, tensors {name: shape}, dtype, seed, and how the weights are drawn (quiet, centred: families.py)."""
+    return dict(json.loads((FOLDER / f"{name}.json").read_text()))
+
+
+def weights(description: dict[str, Any]) -> Iterator[tuple[str, Floats]]:
+    """Drawn from the seed: sharp attention, and logits that spread over a few units."""
+    bits = np.random.PCG64(description["seed"])
+    quiet = description["quiet"]
+    for name, shape in description["tensors"].items():
+        # Of three uniform numbers the sum: what a generator's raw bits are never changes, what its normal numbers are may.
+        raw = (bits.random_raw(3 * int(np.prod(shape))) >> np.uint64(40)).reshape(3, -1).astype(np.float32) / np.float32(1 << 24)
+        noise = ((raw.sum(0) - np.float32(1.5)) * np.float32(2)).reshape(shape)
+        if name.endswith("bias"):
+            yield name, 0.1 * noise
+        elif len(shape) == 1 or "norm" in name:
+            size = quiet if name in _LAST_NORMS else 1 / quiet if "embeddings_layernorm" in name else 1
+            yield name, size * (1 + 0.2 * noise) - np.float32(description["centred"])
+        else:
+            inputs = shape[0] if description["transposed"] and ".c_" in name else shape[-1]
+            gain = 2.5 / quiet if any(part in name for part in _EMBEDDINGS) else 1.5
+            yield name, noise * np.float32(gain / inputs**0.5)
+
+
+def stored(values: Floats, dtype: str) -> bytes:
+    values = np.ascontiguousarray(values, np.float32)
+    if dtype == "BF16":
+        return ((values.view(np.uint32) + np.uint32(0x8000)) >> 16).astype(np.uint16).tobytes()
+    return values.astype({"F32": np.float32, "F16": np.float16}[dtype]).tobytes()
+
+
+def write_safetensors(path: Path, tensors: dict[str, tuple[str, tuple[int, ...], bytes]]) -> None:
+    """tensors: name → dtype, shape, bytes."""
+    header, at = {}, 0
+    for name, (dtype, shape, data) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + len(data)]}
+        at += len(data)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(data for _, _, data in tensors.values()))
+
+
+def tokenizer(n_vocab: int) -> Any:
+    """Hugging Face's, of the vocabulary that make_gguf.py gives its models."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    tokens, _, merges = make_gguf.vocabulary(n_vocab)
+    made = Tokenizer(models.BPE({text: i for i, text in enumerate(tokens)}, [tuple(merge.split(" ")) for merge in merges]))
+    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    made.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in make_gguf.SPECIAL])
+    return made
+
+
+def write_checkpoint(folder: Path, description: dict[str, Any], shards: int = 1) -> None:
+    """config.json, tokenizer.json and the tensors, in so many files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(description["config"]))
+    tokenizer(description["config"]["vocab_size"]).save(str(folder / "tokenizer.json"))
+    dtype = description["dtype"]
+    made = {name: (dtype, values.shape, stored(values, dtype)) for name, values in weights(description)}
+    if shards == 1:
+        write_safetensors(folder / "model.safetensors", made)
+        return
+    files = [f"model-{i:05d}-of-{shards:05d}.safetensors" for i in range(1, shards + 1)]
+    index = {name: files[i % shards] for i, name in enumerate(made)}
+    for file in files:
+        write_safetensors(folder / file, {name: tensor for name, tensor in made.items() if index[name] == file})
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))

@@ -1,0 +1,261 @@
+"""What a checkpoint's files may claim: headers of safetensors, the index, configurations and tensors, each wrong in one way."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import sys
+
+import numpy as np
+import pytest
+from models import GOLDEN
+
+import airpy
+from airpy import errors
+from airpy.conversion.names import LAYER, WHOLE, gguf_name, stem_of
+from airpy.conversion.safetensors import Checkpoint
+
+sys.path.insert(0, str(GOLDEN))
+import checkpoints
+
+
+@pytest.fixture
+def llama(tmp_path):
+    """A folder with a small checkpoint in two files."""
+    checkpoints.write_checkpoint(tmp_path / "model", checkpoints.describe("llama"), shards=2)
+    return tmp_path / "model"
+
+
+def file(folder, header, data=b"", length=None):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text) if length is None else length) + text + data)
+
+
+def tensor(dtype="F32", shape=(2, 2), begin=0, end=16):
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
+
+
+def nested(depth):
+    return b'{"a":' * depth + b"1" + b"}" * depth
+
+
+HEADERS = {  # header, data, what the error says
+    "empty": (None, b"", "has 0 bytes"),
+    "no JSON": (b"{nonsense", b"", "no JSON"),
+    "not UTF-8": (b'{"\xff":1}', b"", "no JSON"),
+    "a list": ([1], b"", "no JSON object"),
+    "deep": (nested(100_000), b"", "no JSON"),
+    "a name twice": (b'{"a":{},"a":{}}', b"", "a name twice"),
+    "no object": ({"a": 3}, b"", "'a' is no JSON object"),
+    "no dtype": ({"a": {"shape": [1], "data_offsets": [0, 4]}}, b"1234", "dtype 'None'"),
+    "an unknown dtype": ({"a": tensor("F31")}, bytes(16), "dtype 'F31'; known are F64, F32"),
+    "a list as dtype": ({"a": tensor(["F32"])}, bytes(16), "dtype"),
+    "a negative axis": ({"a": tensor(shape=(-2, -2))}, bytes(16), "has the shape"),
+    "an axis that is no integer": ({"a": tensor(shape=(2.0, 2))}, bytes(16), "has the shape"),
+    "an axis that is a bool": ({"a": tensor(shape=(True, 4))}, bytes(16), "has the shape"),
+    "many axes": ({"a": tensor(shape=[1] * 40 + [4])}, bytes(16), "has the shape"),
+    "a shape whose product is huge": ({"a": tensor(shape=(1 << 40, 1 << 40))}, bytes(16), "but has 16 in the file"),
+    "another size": ({"a": tensor(shape=(2, 3))}, bytes(16), r"24 bytes, but has 16"),
+    "offsets backwards": ({"a": tensor(begin=16, end=0)}, bytes(16), "data_offsets"),
+    "one offset": ({"a": {"dtype": "F32", "shape": [1], "data_offsets": [4]}}, bytes(4), "data_offsets"),
+    "overlapping": ({"a": tensor(), "b": tensor(begin=8, end=24)}, bytes(24), "b overlaps the one before it"),
+    "a hole": ({"a": tensor(), "b": tensor(begin=20, end=36)}, bytes(36), "b leaves 4 bytes before it to nobody"),
+    "cut short": ({"a": tensor()}, bytes(15), "cut short"),
+    "bytes behind": ({"a": tensor()}, bytes(17), r"\(-1 bytes\)"),
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_a_header_that_is_wrong_is_refused(name, tmp_path):
+    header, data, message = HEADERS[name]
+    if header is None:
+        (tmp_path / "model.safetensors").write_bytes(b"")
+    else:
+        file(tmp_path, header, data)
+    with pytest.raises((errors.FormatError, errors.UnsupportedError), match=message):
+        Checkpoint(str(tmp_path))
+
+
+@pytest.mark.parametrize("length", [0, 1, 1 << 20, (1 << 64) - 1])
+def test_a_header_longer_than_its_file_is_refused(length, tmp_path):
+    file(tmp_path, {"a": tensor()}, bytes(16), length)
+    with pytest.raises(errors.FormatError, match=f"a header of {length} bytes does not fit"):
+        Checkpoint(str(tmp_path))
+
+
+def test_what_is_read_is_what_was_stored(llama):
+    description = checkpoints.describe("llama")
+    with Checkpoint(str(llama)) as found:
+        for name, values in checkpoints.weights(description):
+            stored = found.tensors[name]
+            assert (stored.dtype, stored.shape) == ("F32", values.shape)
+            np.testing.assert_array_equal(np.frombuffer(found.read(stored, 0, stored.bytes), np.float32), values.ravel())
+        assert len(found.tensors) == len(description["tensors"])
+
+
+def index(folder, change):
+    path = folder / "model.safetensors.index.json"
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "a/b.safetensors", "weights.bin", "..", 3, None])
+def test_an_index_names_safetensors_beside_it(name, llama):
+    index(llama, lambda values: values["weight_map"].update({"model.norm.weight": name}))
+    with pytest.raises(errors.FormatError, match="which is no name of a safetensors file beside it"):
+        Checkpoint(str(llama))
+
+
+def test_a_file_of_several_that_is_missing_is_named(llama):
+    os.unlink(llama / "model-00002-of-00002.safetensors")
+    with pytest.raises(errors.MissingFileError, match=r"1 of 2 files.*model-00002-of-00002.safetensors"):
+        Checkpoint(str(llama))
+
+
+def test_a_tensor_that_is_in_none_of_its_files_is_named(llama):
+    index(llama, lambda values: values["weight_map"].update({"model.extra.weight": "model-00001-of-00002.safetensors"}))
+    with pytest.raises(errors.FormatError, match=r"'model.extra.weight' in model-00001-of-00002.safetensors, which does not hold it"):
+        Checkpoint(str(llama))
+
+
+def test_a_tensor_in_two_files_is_named(llama):
+    os.unlink(llama / "model.safetensors.index.json")
+    first = (llama / "model-00001-of-00002.safetensors").read_bytes()
+    (llama / "model-00002-of-00002.safetensors").write_bytes(first)
+    with pytest.raises(errors.FormatError, match=r"is in .*00001.* and in .*00002"):
+        Checkpoint(str(llama))
+
+
+def test_pickles_are_never_opened(llama):
+    for name in os.listdir(llama):
+        if "safetensors" in name:
+            os.unlink(llama / name)
+    (llama / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch /tmp/owned'\ntR.")
+    with pytest.raises(errors.UnsupportedError, match=r"pytorch_model.bin.*airpy loads no pickles.*save_pretrained"):
+        airpy.convert(llama)
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_an_error(llama, tmp_path):
+    from airpy.conversion import plan_convert
+
+    with plan_convert(llama, tmp_path / "m.gguf") as plan:
+        for name in ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"):
+            os.truncate(llama / name, 4000)
+        with pytest.raises(errors.FileChangedError, match="ends within"):
+            plan.write(progress=False)
+    assert not (tmp_path / "m.gguf").exists()
+
+
+def config(folder, **changes):
+    path = folder / "config.json"
+    values = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({key: value for key, value in values.items() if value != "gone"}))
+
+
+CONFIGS = {  # changes, error, what it says
+    "no class": ({"architectures": []}, "FormatError", "architectures is"),
+    "a class without a converter": (
+        {"architectures": ["NobodysLM"]}, "UnsupportedError", "'NobodysLM' cannot be converted; what can is LlamaForCausalLM, "),
+    "quantised": ({"quantization_config": {"quant_method": "gptq"}}, "UnsupportedError", r"quantised \(gptq\)"),
+    "no layers": ({"num_hidden_layers": 0}, "FormatError", "num_hidden_layers is 0; expected an integer of at least 1"),
+    "layers as text": ({"num_hidden_layers": "2"}, "FormatError", "num_hidden_layers is 2; expected"),
+    "a huge number": ({"num_attention_heads": 1 << 40}, "FormatError", "num_attention_heads is 1099511627776"),
+    "more layers than tensors": ({"num_hidden_layers": 3}, "ModelError", "3 layers, but no tensor is of layer 2"),
+    "fewer layers than tensors": ({"num_hidden_layers": 1}, "ModelError", "is of layer 1, but the configuration has 1"),
+    "heads that rows do not divide into": ({"num_attention_heads": 7}, "ModelError", "heads do not divide"),
+    "an infinite epsilon": ({"rms_norm_eps": 1e400}, "FormatError", "rms_norm_eps is inf"),
+    "another activation": ({"hidden_act": "gelu"}, "UnsupportedError", "the activation is 'gelu'; llama has 'silu'"),
+    "a rope that GGUF does not know": (
+        {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "UnsupportedError", "rope_type is 'dynamic', without alpha"),
+    "a rope that nobody knows": ({"rope_parameters": {"rope_type": "spiral"}}, "UnsupportedError", "rope_type is 'spiral'"),
+    "a rope that is no object": ({"rope_parameters": None, "rope_scaling": 4}, "FormatError", "rope_scaling is int"),
+    "yarn without a factor": ({"rope_parameters": {"rope_type": "yarn"}}, "FormatError", "factor is None"),
+    "longrope of other heads": (
+        {"rope_parameters": {"rope_type": "longrope", "long_factor": [1.0], "short_factor": [1.0]}}, "FormatError",
+        "long_factor is not a list of 10"),
+    "llama 3's rope, upside down": (
+        {"rope_parameters": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0, "high_freq_factor": 1.0}}, "FormatError",
+        "low_freq_factor is 4.0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_configuration_that_is_wrong_is_refused(name, llama, tmp_path):
+    changes, error, message = CONFIGS[name]
+    config(llama, **changes)
+    with pytest.raises(getattr(errors, error), match=message):
+        airpy.convert(llama, tmp_path / "m.gguf")
+    assert not (tmp_path / "m.gguf").exists()
+
+
+def test_no_configuration_is_a_missing_file(llama):
+    os.unlink(llama / "config.json")
+    with pytest.raises(errors.MissingFileError, match=r"config.json"):
+        airpy.convert(llama)
+
+
+def rewritten(folder, change):
+    """The checkpoint in one file, after change(tensors)."""
+    description = checkpoints.describe("llama")
+    tensors = {name: ("F32", w.shape, checkpoints.stored(w, "F32")) for name, w in checkpoints.weights(description)}
+    change(tensors)
+    for name in os.listdir(folder):
+        if "safetensors" in name:
+            os.unlink(folder / name)
+    checkpoints.write_safetensors(folder / "model.safetensors", tensors)
+
+
+def f8(tensors):
+    tensors["model.norm.weight"] = ("F8_E4M3", (40,), bytes(40))
+
+
+TENSORS = {  # change, error, what it says
+    "one that is unknown": (lambda t: t.update({"model.layers.0.mixer.weight": ("F32", (1,), bytes(4))}), "ModelError",
+                            r"model.layers.0.mixer.weight has no place in a file of llama"),
+    "one twice": (lambda t: t.update({"layers.0.input_layernorm.weight": ("F32", (40,), bytes(160))}), "ModelError", "same tensor by name"),
+    "no embedding": (lambda t: t.pop("model.embed_tokens.weight"), "ModelError", "no embedding"),
+    "eight bits": (f8, "UnsupportedError", r"model.norm.weight has dtype F8_E4M3; weights that can be converted are F64, F32"),
+    "nothing in it": (lambda t: t.update({"model.norm.weight": ("F32", (0,), b"")}), "ModelError", "without anything in it"),
+    "a number without an axis": (lambda t: t.update({"model.norm.weight": ("F32", (), bytes(4))}), "ModelError", "without anything in it"),
+    "not finite": (lambda t: t.update({"model.layers.0.self_attn.o_proj.weight": ("F32", (40, 40), bytes([255] * 6400))}),
+                   "NumericError", r"blk.0.attn_output.weight: element 0 is NaN"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TENSORS)
+def test_tensors_that_are_wrong_are_refused(name, llama, tmp_path):
+    change, error, message = TENSORS[name]
+    rewritten(llama, change)
+    with pytest.raises(getattr(errors, error), match=message):
+        airpy.convert(llama, tmp_path / "m.gguf", type="Q8_0", progress=False)
+    assert not (tmp_path / "m.gguf").exists()
+
+
+def test_an_expert_that_is_missing_is_named(tmp_path):
+    description = checkpoints.describe("mixtral")
+    checkpoints.write_checkpoint(tmp_path / "model", description)
+    tensors = {n: ("F32", w.shape, checkpoints.stored(w, "F32")) for n, w in checkpoints.weights(description) if "experts.1.w2" not in n}
+    checkpoints.write_safetensors(tmp_path / "model" / "model.safetensors", tensors)
+    with pytest.raises(errors.ModelError, match=r"expert 1 is not there, but 3 of its kind are"):
+        airpy.convert(tmp_path / "model")
+
+
+def test_names_are_the_gguf_packages():
+    """Every name of our tables that its map of an architecture has leads to the same one."""
+    gguf = pytest.importorskip("gguf")
+    theirs: dict[str, set[str]] = {}
+    for arch in gguf.MODEL_ARCH_NAMES:
+        for name, (_, mapped) in gguf.get_tensor_name_map(arch, 2).mapping.items():
+            layer, rest = stem_of(name)
+            if layer in (None, 0):
+                theirs.setdefault(rest, set()).add(mapped)
+    known = 0
+    for table, layer in ((WHOLE, None), (LAYER, 0)):
+        for name in table:
+            found = theirs.get(name, set())
+            ours = gguf_name(layer, f"{name}.weight", {})
+            known += bool(found)
+            assert not found or ours.removesuffix(".weight") in found, (name, ours, found)
+    assert known > 70
