@@ -188,7 +188,7 @@ def peak(threads: int) -> Json:
     return lines_of_kernels("--peak", str(threads))[-1] if KERNELS.exists() else {}
 
 
-def model_file(given: Path | None, shape: str, format: str, suffix: str = "", **sizes: int) -> Path:
+def model_file(given: Path | None, shape: str, format: str, suffix: str = "", **sizes: Any) -> Path:
     """The file given, or a synthetic one of that shape, made on first use and kept in the cache folder; with other sizes than the
     shape's, under a name of its own."""
     if given:

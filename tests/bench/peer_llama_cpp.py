@@ -153,15 +153,16 @@ def prefill(peer: Peer, prompts: Ids) -> list[int]:
     return out
 
 
-def timed(peer: Peer, prompts: Ids, new: int) -> dict[str, Any]:
-    """Seconds of the prompt and of every pass after it, and the tokens chosen."""
+def timed(peer: Peer, prompts: Ids, new: int, drawn: Ids | None = None) -> dict[str, Any]:
+    """Seconds of the prompt and of every pass after it, and the tokens chosen. drawn: what follows the prompts in their place."""
     start = time.perf_counter()
     tokens = [prefill(peer, prompts)]
     prompt_s = time.perf_counter() - start
     passes, began = [], bytes_read()
     for position in range(prompts.shape[1], prompts.shape[1] + new - 1):
         start = time.perf_counter()
-        tokens.append(peer.decode([(t, position, s, True) for s, t in enumerate(tokens[-1])]))
+        row = tokens[-1] if drawn is None else [int(t) for t in drawn[:, position - prompts.shape[1]]]
+        tokens.append(peer.decode([(t, position, s, True) for s, t in enumerate(row)]))
         passes.append(time.perf_counter() - start)
     sequences = len(prompts)
     median = statistics.median(passes) if passes else None
@@ -199,10 +200,11 @@ def measure(peer: Peer, args: argparse.Namespace, sequences: int) -> dict[str, A
         prompts = np.array([args.ids] * sequences, np.int32)
     else:
         prompts = np.random.default_rng(args.seed).integers(3, peer.vocab, (sequences, args.prompt), np.int32)
+    drawn = np.random.default_rng(args.draw).integers(3, peer.vocab, (sequences, args.new), np.int32) if args.draw else None
     for position in range(args.warm):
         peer.decode([(3, position, 0, True)])
     peer.clear()
-    return timed(peer, prompts, args.new)
+    return timed(peer, prompts, args.new, drawn)
 
 
 def arguments() -> argparse.Namespace:
@@ -224,6 +226,8 @@ def arguments() -> argparse.Namespace:
     ap.add_argument("--depths", metavar="N,…", type=lambda text: [int(n) for n in text.split(",")], default=[],
                     help="instead of a text: passes of one token and of --chunk behind so many others")
     ap.add_argument("--chunk", type=int, default=512, metavar="N")
+    ap.add_argument("--draw", type=int, default=0, metavar="SEED", help="what follows the prompts is drawn, not chosen: of random "
+                    "weights a chosen text soon repeats itself, and so do the experts")
     ap.add_argument("--seed", type=int, default=1)
     args = ap.parse_args()
     if args.depths:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from airpy import _core
-from tests.bench import sweep
+from tests.bench import routing, sweep
 
 Json = dict[str, Any]
 GREEDY = {"temperature": 0}
@@ -64,7 +64,7 @@ class Run:
         self.options = options
         self.before = probe(self.gguf, options)
         self.usage_at_open = _core.memory_info()["cgroup_usage"]
-        keys = ("max_ram", "io", "threads", "n_ctx", "kv_dtype", "max_pins")
+        keys = ("max_ram", "io", "threads", "n_ctx", "kv_dtype", "max_pins", "lookahead")
         self.given = {k: options[k] for k in keys if k in options}
         self.engine = _core.Engine(self.gguf, bandwidths=self.bandwidths(self.before), **self.given)
         self.vocab = self.engine.hparams["n_vocab"]
@@ -204,7 +204,26 @@ def attention(model: str, options: Json) -> Json:
     return run.report(depths={str(d): at_depth(run, d, options["new"], options["chunk"]) for d in options["depths"]})
 
 
-TASKS = {"stream": stream, "resident": resident, "batch": batch, "prefill": prefill, "attention": attention}
+def experts(model: str, options: Json) -> Json:
+    """Decoding drawn tokens with a mixture of experts, of which some are in memory; what the routers chose, from the first token on."""
+    run = Run(model, options)
+    drawn = np.random.default_rng(options["draw"]).integers(3, run.vocab, options["warm"] + options["new"], np.int32)
+    sequence = run.engine.sequence()
+    passes, trace, rows = [], [], run.engine.expert_rows()
+    for i in range(len(drawn)):
+        before = run.engine.stats()
+        _, one = run.feed([sequence], [drawn[i:i + 1]])
+        after, now = run.engine.stats(), run.engine.expert_rows()
+        counts = {key: after[f"pager_expert_{key}"] - before[f"pager_expert_{key}"] for key in ("hits", "misses", "guesses", "guessed")}
+        passes.append({**one, **counts})
+        trace.append(routing.chosen(rows, now))
+        rows = now
+    timed = {**in_columns(passes[options["warm"]:]), "seconds_in_all": sum(p["seconds"] for p in passes[options["warm"]:])}
+    held = run.engine.stats()["held_by"]["experts"]
+    return run.report(one=timed, trace=trace, experts=max(map(len, rows)), expert_bytes=held)
+
+
+TASKS = {"stream": stream, "resident": resident, "batch": batch, "prefill": prefill, "attention": attention, "experts": experts}
 
 
 def main() -> int:
