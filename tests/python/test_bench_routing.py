@@ -9,9 +9,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from airpy import _core  # noqa: E402
-from tests.bench import routing  # noqa: E402
-from tools import make_gguf  # noqa: E402
+from airpy import _core
+from tests.bench import routing
+from tools import make_gguf
 
 LAYERS, EXPERTS, USED = 3, 32, 4
 
@@ -45,8 +45,8 @@ def test_what_all_fit_in_is_hit_always():
 
 def test_the_engine_hits_as_often_as_its_policy_replayed(tmp_path: Path):
     file = tmp_path / "moe.gguf"
-    make_gguf.write(file, shape="moe", arch="qwen3moe", type="Q8_0", layers=LAYERS, embd=256, heads=4, kv_heads=2, head_dim=64, vocab=512, ctx=512,
-                    experts=EXPERTS, used=USED, expert_ff=512, router_skew=0.4)  # fmt: skip
+    sizes = {"layers": LAYERS, "embd": 256, "heads": 4, "kv_heads": 2, "head_dim": 64, "vocab": 512, "ctx": 512}
+    make_gguf.write(file, shape="moe", arch="qwen3moe", experts=EXPERTS, used=USED, expert_ff=512, router_skew=0.4, **sizes)
     engine = _core.Engine(_core.GGUF(str(file)), max_ram=24 << 20, io="direct", n_ctx=256, lookahead=False)
     sequence, trace, rows = engine.sequence(), [], engine.expert_rows()
     for token in np.random.default_rng(3).integers(3, 512, 160):
