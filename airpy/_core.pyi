@@ -120,7 +120,7 @@ class Engine:
         threads: int = 0,
         tier: str = "",
         n_ctx: int = 0,
-        kv_dtype: Literal["f16", "f32", "q8_0", "q4_0"] = "f16",
+        kv_dtype: Literal["", "f16", "f32", "q8_0", "q4_0"] = "",  # "": f16, or f32 where the model is bidirectional
         ring_bytes: int = 0,
         tile_bytes: int = 0,
         max_rows: int = 0,
@@ -148,14 +148,15 @@ class Engine:
     def sequence(self) -> Sequence: ...
     def run(
         self,
-        items: Iterable[tuple[Sequence, Buffer, int, Mapping[str, Any] | None, int]],
+        items: Iterable[tuple[Sequence, Buffer, int, Mapping[str, Any] | None, int] | tuple[Sequence, Buffer, int, None, int, int]],
         *,
         logits: bool = False,
         hidden: bool = False,
         progress: Callable[[int, int, int, int], None] | None = None,
     ) -> Result: ...
     # progress: (layers_done, n_layers, passes_done, n_passes), about every 50 ms; what it raises ends the call.
-    # an item: sequence, int32 tokens to append, want (logits of the last want tokens), sampling or None, n_prompt.
+    # an item: sequence, int32 tokens to append, want (logits of the last want tokens), sampling or None, n_prompt, n_first (tokens of
+    # the first of two texts; 0: there is one).
     # sampling: temperature, top_k, top_p, min_p, repetition_penalty, frequency_penalty, presence_penalty, seed
     # logits, hidden: whether Result shows them; their memory counts against the budget until Result and its arrays are gone.
     def walk(self) -> Result: ...  # a pass with compute left out, for its cost: what bounds a pass that streams

@@ -85,8 +85,9 @@ class AutoModel:
         weights that no GPU holds, what the CPU computes of generated tokens, 0 to 1; by default as much as takes no longer than the
         rest takes to reach the GPU. io: "direct" streams past the page cache, "mmap" maps the file, "auto" maps it where all of it
         fits. threads: as many as this process may use. n_ctx: tokens of prompt and answer together; min(trained, 4096), less where
-        max_ram asks; what max_vram does not hold of a longer one that is asked for lies in RAM. kv_dtype: of the state, "f16", "f32",
-        or "q8_0" and "q4_0" in about half and a quarter of the memory of "f16". plan: one made before, from the same model, for a CPU
+        max_ram asks; what max_vram does not hold of a longer one that is asked for lies in RAM. kv_dtype: of the state, "f16", as
+        by default (but for encoders, whose state lives for one pass: "f32"), "f32", or "q8_0" and "q4_0" in about half and a quarter of
+        the memory of "f16". plan: one made before, from the same model, for a CPU
         or for a GPU (of another kind its sizes stay, its speeds are measured). progress: layers and time left of passes over a
         second; True, False, "auto" (on a terminal) or a callable(layers_done, layers, passes_done, passes).
         bandwidths: bytes per second instead of probed ones: disk, memory, product {type: …}; of a GPU link, device (its memory),
@@ -253,7 +254,7 @@ def engine_options(
     planned = None  # what the plan's rates of compute belong to
     if plan is None:
         defaults: dict[str, Any] = {
-            "max_ram": 0, "max_vram": 0, "cpu_share": None, "io": "auto", "threads": 0, "n_ctx": 0, "kv_dtype": "f16",
+            "max_ram": 0, "max_vram": 0, "cpu_share": None, "io": "auto", "threads": 0, "n_ctx": 0, "kv_dtype": "",
         }  # fmt: skip
         options: dict[str, Any] = {name: default if given.get(name) is None else given[name] for name, default in defaults.items()}
         options["tier"] = cpu_tier()
@@ -263,7 +264,7 @@ def engine_options(
         planned = _computes_as(options, given_plan.devices)
         options["tier"] = cpu_tier() or options["tier"]
         for name, value in given.items():
-            if value is not None and options[name] not in (0, None, value):
+            if value is not None and options[name] not in (0, None, "", value):
                 raise ArgumentError(f"{name} is {value!r}, but the plan was made for {options[name]!r}; leave one of them out")
         options |= {name: value for name, value in given.items() if value is not None}
     with advice_under(plan):

@@ -23,7 +23,7 @@ from airpy.files import PathLike, find_model
 from airpy.planning import Plan
 from airpy.tokenizer.vocab import Vocabulary
 
-_DEFAULTS: dict[str, Any] = {"max_ram": 0, "max_vram": 0, "cpu_share": None, "io": "auto", "threads": 0, "n_ctx": 0, "kv_dtype": "f16"}
+_DEFAULTS: dict[str, Any] = {"max_ram": 0, "max_vram": 0, "cpu_share": None, "io": "auto", "threads": 0, "n_ctx": 0, "kv_dtype": ""}
 
 
 def _held(parts: tuple[Vocabulary, dict[str, str], int], gguf: _core.GGUF) -> int:

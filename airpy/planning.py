@@ -16,7 +16,7 @@ from airpy.files import PathLike, checked_path
 from airpy.sizes import format_rate, format_size, format_speed, format_time
 from airpy.text import printable
 
-FORMAT = "airpy plan 4"
+FORMAT = "airpy plan 5"
 # Options of the engine that a plan fixes: as they were solved, and as they were given, 0 or "" for a default, which is chosen again.
 _SOLVED = ("io", "n_ctx", "max_rows", "tile_bytes", "ring_bytes")
 _GIVEN = ("max_ram", "max_vram", "cpu_share", "threads", "tier", "kv_dtype")
@@ -35,6 +35,7 @@ _HELPER = ("budget", "fixed", "buffer_bytes", "ring_bytes", "pin_bytes", "weight
 _WORK = ("weight_bytes", "linked_bytes", "link_s", "device_s")
 _BUSY = 0.95  # of a token's time: a device that is at work so long is not said to be idle
 _SECONDS = ("disk_s", "link_s", "device_s", "compute_s", "pass_s", "full_s", "prompt_s")
+_STATES = ("f16", "f32", "q8_0", "q4_0")
 _BOUNDS = ("disk", "link", "device", "compute")
 _RATE_OF = {"compute": "memory"}  # bandwidths by what is bound by them, where that has another name
 _CALLED = {"disk": "the disk", "link": "the link", "device": "the device", "compute": "the CPU"}
@@ -261,13 +262,12 @@ class Plan:
 
     def _text_head(self) -> list[str]:
         kinds = sorted({kind for _, kind, _, tiles, *_ in self["weights"] if tiles})
-        options = self._data["options"]
         how = {"mmap": "mapped, the page cache keeps it", "direct": "direct reads past the page cache"}[self["io"]]
         vram = f"{self.device_name}: max_vram {self._text_vram()}, " if self.on_device else ""
         return [
             f"{self.model['name']}: {self.model['arch']}, {self.model['layers']} layers, {', '.join(kinds)}; "
             f"a token reads {format_size(self['weight_bytes'] + self['expert_token_bytes'])} of weights",
-            f"{vram}max_ram {format_size(self['budget'])}, context {self['n_ctx']} ({options['kv_dtype']}), io {self['io']}: {how}",
+            f"{vram}max_ram {format_size(self['budget'])}, context {self['n_ctx']} ({self['kv_dtype']}), io {self['io']}: {how}",
         ]
 
     def _text_weights(self) -> list[str]:
@@ -518,6 +518,8 @@ def _checked(data: Any) -> dict[str, Any]:
     wrong += [name for name in ("tier", "kv_dtype") if not isinstance(options.get(name), str)]
     if plan.get("io") not in ("direct", "mmap"):
         wrong.append("io")
+    if plan.get("kv_dtype") not in _STATES:
+        wrong.append("kv_dtype")
     if not (_is_number(plan.get("expert_hit")) and plan["expert_hit"] <= 1):
         wrong.append("expert_hit")
     if plan.get("bound") not in _BOUNDS:

@@ -422,6 +422,9 @@ static air_status cuda_supports(const air_program *program, air_error *err)
 {
     if (program->mixtures)
         return air_fail(err, AIR_E_UNSUPPORTED, "cuda: mixtures of experts are computed by the CPU alone; use device \"cpu\"");
+    if (program->bidirectional || program->logits == AIR_NONE)
+        return air_fail(err, AIR_E_UNSUPPORTED, "cuda: models that read a text from both ends are computed by the CPU alone; use device "
+                        "\"cpu\"");
     for (int32_t i = 0; i < program->n_ops; i++) {
         if (program->ops[i].kind != AIR_OP_PRODUCT) continue;
         const air_weight *w = &program->weights[program->ops[i].weight];

@@ -172,7 +172,7 @@ def add_engine(parser: argparse.ArgumentParser, *, max_ram: str = "what is free"
     group.add_argument("--io", choices=("auto", "direct", "mmap"), help="how weights are read; default: auto")
     group.add_argument("--threads", type=threads, metavar="N", help="default: all that this process may use")
     group.add_argument("--n-ctx", type=count, metavar="N", help="tokens of prompt and answer together; default: up to 4096")
-    group.add_argument("--kv-dtype", choices=("f16", "f32", "q8_0", "q4_0"), help="type of the KV cache; default: f16")
+    group.add_argument("--kv-dtype", choices=("f16", "f32", "q8_0", "q4_0"), help="type of the KV cache; default: f16, of encoders f32")
     group.add_argument("--plan", metavar="FILE", help="a plan that 'airpy plan --save' wrote, instead of the options above")
 
 

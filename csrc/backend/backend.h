@@ -17,7 +17,7 @@
 
 AIR_BEGIN_C
 
-enum { AIR_BACKEND_VERSION = 6 };
+enum { AIR_BACKEND_VERSION = 7 };
 
 /* Rows [first_row, first_row + rows) of one weight, in memory until released. data has no alignment. */
 typedef struct air_span {
@@ -75,6 +75,7 @@ typedef enum air_state_home { AIR_STATE_HERE, AIR_STATE_LOCKED, AIR_STATE_PAGEAB
 typedef struct air_state_view {
     void *const *k, *const *v;
     int64_t stride; /* blocks per layer in these tables */
+    int64_t end;    /* positions that there are when the pass is done */
     const int32_t *away; /* NULL: all are HERE */
 } air_state_view;
 
@@ -95,13 +96,14 @@ typedef struct air_pass {
     const int32_t *positions; /* [rows] */
     const int32_t *sequences; /* [rows]: index into states */
     const uint8_t *roles;     /* [rows]: air_row_role */
+    const uint8_t *types;     /* [rows]: AIR_OP_ADD_TYPE's; NULL: all 0 */
     const air_state_view *states;
     const air_state_away *away; /* [n_away], n_away at most the config's away_most */
     int64_t n_away;
     air_state_type state_type;
     const int32_t *wanted;    /* [n_wanted] row numbers, ascending */
     int64_t n_wanted;
-    float *logits;            /* [n_wanted][n_vocab]; of a device those alone that are whole, if any is, else NULL */
+    float *logits;            /* [n_wanted][n_vocab], NULL: none are wanted; of a device those alone that are whole, if any is, else NULL */
     const uint8_t *whole;     /* [n_wanted], of a device alone: whether logits has that row; NULL: it has all */
     float *hidden;            /* [n_wanted][n_embd], or NULL */
     /* Of a device alone: the largest logits of each wanted row, in order, of equals the one of the lower id first, none where there are no

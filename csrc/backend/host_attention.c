@@ -82,7 +82,7 @@ static air_attention_args arguments(const air_backend *h, const air_op *op, int6
         .type = type,
         .rows = rows, .q_stride = q_stride, .out_stride = out_stride,
         .positions = h->pass->positions[row] + 1,
-        .window = a->window ? a->window : INT64_MAX, .chunk = a->chunk,
+        .window = a->window ? a->window : INT64_MAX, .chunk = a->chunk, .ahead = a->ahead, .stored = view->end,
         .slopes = a->slopes ? a->slopes + head : NULL,
         .sinks = op->bias == AIR_NONE ? NULL : h->feed->vectors[op->bias] + head,
         .group = group, .head_dim = a->key_dim, .value_dim = a->value_dim,
@@ -111,7 +111,7 @@ static int attend(air_backend *h, int64_t unit, int64_t first, int64_t last, air
         args.totals = totals;
         totals += rows * args.group;
         int64_t begin = air_attention_first(&args, 0) / AIR_SEGMENT_POSITIONS;
-        int64_t finish = (args.positions + rows - 2) / AIR_SEGMENT_POSITIONS + 1;
+        int64_t finish = (air_attention_end(&args, rows - 1) - 1) / AIR_SEGMENT_POSITIONS + 1;
         for (args.segment = max64(first, begin); args.segment < min64(last, finish); args.segment++) {
             h->ops->attention(&args);
             if (h->attention.split && !wait_turn(h, unit, args.segment)) return 0;

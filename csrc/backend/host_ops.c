@@ -86,6 +86,12 @@ static void add(const air_backend *h, const air_op *op, int64_t row)
     for (int64_t i = 0; i < width; i++) out[i] += weight * in[i];
 }
 
+static void add_type(const air_backend *h, const air_op *op, int64_t row)
+{
+    int64_t width = h->program->buffers[op->out].width, type = h->pass->types ? h->pass->types[row] : 0;
+    h->ops->add(air__host_buffer(h, op->out) + row * width, h->feed->vectors[op->weight] + type * width, width);
+}
+
 static void rotate(const air_backend *h, const air_op *op, int64_t row)
 {
     const air_rope *rope = &h->program->ropes[op->rope];
@@ -141,6 +147,7 @@ static void run_row(air_backend *h, int64_t row, float *scratch)
     for (const air_op *op = &h->program->ops[s->first], *end = op + s->n_ops; op < end; op++) {
         if (op->kind == AIR_OP_RMS_NORM || op->kind == AIR_OP_LAYER_NORM) norm(h, op, row);
         if (op->kind == AIR_OP_ADD) add(h, op, row);
+        if (op->kind == AIR_OP_ADD_TYPE) add_type(h, op, row);
         if (op->kind == AIR_OP_ROPE) rotate(h, op, row);
         if (op->kind == AIR_OP_STORE) store(h, op, row, scratch);
         if (op->kind == AIR_OP_ROUTE) air__route(h, op, row);

@@ -182,6 +182,7 @@ static void product_chunk(air_backend *h, const air__belt_span *s, int64_t chunk
 {
     const air_op *op = s->op;
     const air_weight *w = &h->program->weights[op->weight];
+    if (op->out == h->program->logits && !h->pass->logits) return; /* nobody asks: what is wanted is the hidden state */
     int64_t from = chunk * s->chunk_rows, rows = min64(s->chunk_rows, s->span.rows - from), row = s->span.first_row + from;
     int64_t n = air__host_rows(h, op->in), width = h->program->buffers[op->out].width;
     float *out = air__host_buffer(h, op->out), *decoded = scratch, *result = scratch + ((w->cols + 15) & ~(int64_t)15);

@@ -12,6 +12,7 @@ static air__stage_kind kind_of(air_op_kind op)
     case AIR_OP_RMS_NORM:
     case AIR_OP_LAYER_NORM:
     case AIR_OP_ADD:
+    case AIR_OP_ADD_TYPE:
     case AIR_OP_ROUTE:
     case AIR_OP_ROPE:
     case AIR_OP_STORE: return AIR__STAGE_ROWS;

@@ -47,10 +47,11 @@ typedef enum air_op_kind {
     AIR_OP_RMS_NORM,  /* out = rms_norm(in) * vector[weight], in groups of head_dim where that is not 0 (q/k norms) */
     AIR_OP_LAYER_NORM, /* out = layer_norm(in) * vector[weight] + vector[bias], likewise */
     AIR_OP_ADD,       /* out += in; with in2, of one number a row: out += sigmoid(in2) * in */
+    AIR_OP_ADD_TYPE,  /* in and out the same: += vector[weight] of the row's type, of the vectors that follow each other there */
     AIR_OP_PRODUCT,   /* out = matrix[weight] · in, then its epilogue */
     AIR_OP_ROPE,      /* in and out the same: heads × head_dim rotated by the row's position */
     AIR_OP_STORE,     /* in = k, in2 = v of the row: written to the layer's state at the row's position */
-    AIR_OP_ATTENTION, /* out = attention(in = q) over the layer's state up to the row's position */
+    AIR_OP_ATTENTION, /* out = attention(in = q) over the layer's state up to the row's position, or as far as the layer's shape says */
     AIR_OP_SELECT,    /* out (rows wanted) = in (all rows) */
     AIR_OP_ROUTE,     /* out = the row's experts and their weights, of the layer's mixture; in = the router's logits */
     AIR_OP_EXPERTS,   /* out = sum of the row's experts' results for in, each times its weight, then its epilogue; in2 = what ROUTE made */
@@ -99,6 +100,7 @@ typedef struct air_attention_shape {
     int32_t heads, kv_heads, key_dim, value_dim; /* per head */
     int32_t window;                              /* positions seen back, itself included; 0: all */
     int32_t chunk;                               /* of those, what lies in a position's own chunk of so many, from 0 on; 0: all */
+    int32_t ahead;                               /* positions seen after its own; INT32_MAX: all; 0 unless the program is bidirectional */
     float softcap;
     const float *slopes;                         /* [heads]: ALiBi's; NULL: none */
 } air_attention_shape;
@@ -149,9 +151,12 @@ typedef struct air_program {
     int32_t n_ropes;
     int64_t rope_pairs;    /* of all of them */
     const air_mixture *mixtures;          /* [n_layers], NULL where no layer has experts */
-    int32_t logits; /* buffer that holds [wanted][n_vocab] at the end */
+    int32_t logits; /* buffer that holds [wanted][n_vocab] at the end, AIR_NONE: the program ends with the hidden state */
     int32_t hidden; /* buffer that holds the final normed hidden state of wanted rows */
-    int64_t n_vocab, n_embd;
+    int64_t n_vocab, n_embd; /* n_vocab: of logits: tokens, or the labels of a classifier; 0 where there are none */
+    /* Whether rows see what comes later in their sequence. Then all of a sequence are in one pass, and what a layer stores is read in
+     * that pass alone: layers share its memory. */
+    int bidirectional;
 } air_program;
 
 AIR_END_C

@@ -16,6 +16,7 @@ static void batch_delete(air_batch *b)
     air_free(b->positions);
     air_free(b->sequences);
     air_free(b->roles);
+    air_free(b->types);
     air_free(b->wanted);
     air_free(b->whole);
     air_free(b->states);
@@ -42,7 +43,8 @@ static air_status fail_context(const air_engine *e, int64_t held, int64_t more, 
 
 static air_status check_item(const air_engine *e, const air_batch_item *item, int32_t i, air_error *err)
 {
-    int64_t n_vocab = air_model_program(e->model)->n_vocab, held = item->sequence->length;
+    int64_t n_vocab = air_model_hparams(e->model)->n_vocab, held = item->sequence->length;
+    const air_program *p = air_model_program(e->model);
     if (item->sequence->engine != e) return air_fail(err, AIR_E_ARGUMENT, "item %d: its sequence belongs to another model", (int)i);
     if (item->n_tokens < 1) return air_fail(err, AIR_E_ARGUMENT, "item %d has no tokens; a pass needs at least one", (int)i);
     if (item->want < 0 || item->want > item->n_tokens)
@@ -56,8 +58,26 @@ static air_status check_item(const air_engine *e, const air_batch_item *item, in
         if (item->tokens[t] < 0 || item->tokens[t] >= n_vocab)
             return air_fail(err, AIR_E_ARGUMENT, "token id %d is outside of the vocabulary of %lld", (int)item->tokens[t],
                             (long long)n_vocab);
+    if (p->bidirectional && held)
+        return air_fail(err, AIR_E_ARGUMENT, "item %d: its sequence holds %lld tokens, which cannot be gone on with: this model reads a text "
+                        "at once, from both ends", (int)i, (long long)held);
+    if (item->n_first < 0 || item->n_first > item->n_tokens)
+        return air_fail(err, AIR_E_ARGUMENT, "item %d: n_first is %lld of %lld tokens", (int)i, (long long)item->n_first,
+                        (long long)item->n_tokens);
     if (held + item->n_tokens > e->plan->n_ctx) return fail_context(e, held, item->n_tokens, err);
     return item->sampling ? air_sampling_check(item->sampling, err) : AIR_OK;
+}
+
+/* What a program does not end in cannot be had, and is not sampled from unless it is a token's logits. */
+static air_status check_ends(const air_engine *e, const air_batch_request *r, air_error *err)
+{
+    const air_hparams *hp = air_model_hparams(e->model);
+    int samples = 0;
+    for (int32_t i = 0; i < r->n_items; i++) samples |= r->items[i].sampling != NULL;
+    if (hp->n_labels && samples)
+        return air_fail(err, AIR_E_UNSUPPORTED, "the model ends in a classifier of %lld labels: it foretells no token", (long long)hp->n_labels);
+    if (hp->foretells || hp->n_labels || r->walk || (!samples && r->sampled_only)) return AIR_OK;
+    return air_fail(err, AIR_E_UNSUPPORTED, "the model makes embeddings: it foretells no token, and has no logits");
 }
 
 static air_status batch_allocate(air_batch *b, const air_batch_request *r, air_error *err)
@@ -69,22 +89,23 @@ static air_status batch_allocate(air_batch *b, const air_batch_request *r, air_e
     b->positions = air_calloc(rows, sizeof *b->positions);
     b->sequences = air_calloc(rows, sizeof *b->sequences);
     b->roles = air_calloc(rows, sizeof *b->roles);
+    b->types = air_calloc(rows, sizeof *b->types);
     b->wanted = air_calloc((size_t)b->n_wanted, sizeof *b->wanted);
     b->whole = air_calloc((size_t)b->n_wanted, sizeof *b->whole);
     b->states = air_calloc(items, sizeof *b->states);
     b->uses = air_calloc(items, sizeof *b->uses);
     b->sampled = air_calloc(items, sizeof *b->sampled);
     b->logprobs = air_calloc(items, sizeof *b->logprobs);
-    if (b->items && b->samplings && b->token_ids && b->positions && b->sequences && b->roles && b->wanted && b->whole && b->states &&
+    if (b->items && b->samplings && b->token_ids && b->positions && b->sequences && b->roles && b->types && b->wanted && b->whole && b->states &&
         b->uses && b->sampled && b->logprobs)
         return AIR_OK;
     return air_fail(err, AIR_E_NOMEM, "batch: %zu tokens", rows);
 }
 
-/* The rows that an item wants, from that one on: which of their logits are read. */
+/* The rows that an item wants, from that one on: which of their logits are read. On the CPU, all or none of a batch. */
 static void note_whole(air_batch *b, const air_batch_item *item, int64_t wanted, int sampled_only)
 {
-    int all = !sampled_only || !air__engine_on_device(b->engine);
+    int all = !sampled_only || (b->samples && !air__engine_on_device(b->engine));
     for (int64_t i = 0; i < item->want; i++) {
         int sampled = item->sampling && i + 1 == item->want;
         b->whole[wanted + i] = all || (sampled && !air__engine_candidates(b->engine, item->sampling));
@@ -95,6 +116,7 @@ static void note_whole(air_batch *b, const air_batch_item *item, int64_t wanted,
 static void batch_copy(air_batch *b, const air_batch_request *r)
 {
     int64_t row = 0, wanted = 0;
+    int pairs = air_model_hparams(b->engine->model)->n_types > 1;
     for (int32_t i = 0; i < r->n_items; i++) {
         air_batch_item *item = &b->items[i];
         *item = r->items[i];
@@ -106,6 +128,7 @@ static void batch_copy(air_batch *b, const air_batch_request *r)
             b->positions[row + t] = (int32_t)(item->sequence->length + t);
             b->sequences[row + t] = i;
             b->roles[row + t] = item->sequence->length + t < item->n_prompt ? AIR_ROW_PROMPT : AIR_ROW_GENERATED;
+            b->types[row + t] = pairs && item->n_first && t >= item->n_first;
             if (t >= item->n_tokens - item->want) b->wanted[wanted++] = (int32_t)(row + t);
         }
         note_whole(b, item, wanted - item->want, r->sampled_only);
@@ -139,6 +162,7 @@ static air_status batch_make(air_batch **out, air_engine *e, const air_batch_req
         const air_batch_item *item = &r->items[i];
         int64_t candidates = item->sampling && !st ? air__engine_candidates(e, item->sampling) : 0;
         if (candidates > b->n_candidates) b->n_candidates = candidates;
+        if (item->sampling) b->samples = 1;
         b->rows += item->n_tokens;
         b->n_wanted += item->want;
     }
@@ -159,6 +183,8 @@ air_status air_batch_submit(air_batch **out, air_engine *e, const air_batch_requ
     air_status st = air__engine_usable(e, err);
     if (st) return st;
     if (r->n_items < 1 && !r->walk) return air_fail(err, AIR_E_ARGUMENT, "batch: no items");
+    st = check_ends(e, r, err);
+    if (st) return st;
     st = take_sequences(r, err);
     if (st) return st;
     air_batch *b = NULL;

@@ -14,8 +14,10 @@ static size_t layer_bytes(const air_attention_shape *a, air_state_type type, int
 uint64_t air__state_block_bytes(const air_program *program, air_state_type type)
 {
     uint64_t total = 0;
-    for (int32_t i = 0; i < program->n_layers; i++)
-        total += layer_bytes(&program->attention[i], type, 0) + layer_bytes(&program->attention[i], type, 1);
+    for (int32_t i = 0; i < program->n_layers; i++) {
+        uint64_t layer = layer_bytes(&program->attention[i], type, 0) + layer_bytes(&program->attention[i], type, 1);
+        total = program->bidirectional ? air_max_u64(total, layer) : total + layer;
+    }
     return air_round_up(total, air_page_bytes());
 }
 
@@ -26,6 +28,7 @@ air_status air__state_pool_init(air_state_pool *pool, const air_program *program
     air_mutex_init(&pool->lock);
     size_t at = 0;
     for (int32_t i = 0; i < program->n_layers * 2; i++) {
+        if (program->bidirectional && !(i & 1)) at = 0;
         pool->offsets[i] = at;
         at += layer_bytes(&program->attention[i / 2], type, i & 1);
     }

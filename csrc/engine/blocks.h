@@ -1,6 +1,7 @@
 /* engine/blocks.h: the blocks of state of all sequences, and where each lies.
  *
- * A block holds 64 positions of all layers, each layer's K and V apart inside it (kernels/state.h). It is ref-counted: forks share it.
+ * A block holds 64 positions of all layers, each layer's K and V apart inside it (kernels/state.h), or in one place for all of them where a
+ * program is bidirectional. It is ref-counted: forks share it.
  * Where a device computes, a block is at home in the device's memory, or, when that is full, in pages of the host, locked if that can be
  * had; passes only read such blocks, a layer at a time (backend.h). Blocks come and go on any thread. Only the engine's thread, between
  * passes, moves them: out, those used longest ago and of those the oldest positions first; in, what a pass writes, then as much of what it

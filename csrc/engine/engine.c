@@ -30,6 +30,11 @@ static uint64_t vector_bytes(const air_program *p)
 
 static const air_backend_api *backend_of(const air_engine_config *c) { return c->backend ? c->backend : &air_backend_host; }
 
+static air_state_type state_type_of(const air_engine_config *c, const air_program *p)
+{
+    return c->state_type != AIR_STATE_TYPES ? c->state_type : p->bidirectional ? AIR_STATE_F32 : AIR_STATE_F16;
+}
+
 /* Beside the context: tables, small weights. */
 static uint64_t device_small_bytes(const air_program *p)
 {
@@ -57,8 +62,8 @@ static air_status device_request(const air_engine_config *c, const air_program *
     air_device_info info;
     *out = (air_device_request){
         .budget = budget, .fixed = context_bytes(c, which, 0) + device_small_bytes(p),
-        .away_per_block = air__state_block_bytes(p, c->state_type),
-        .shuttle_per_block = AIR_DEVICE_SHUTTLE * air_device_shuttle_block(p, c->state_type),
+        .away_per_block = air__state_block_bytes(p, state_type_of(c, p)),
+        .shuttle_per_block = AIR_DEVICE_SHUTTLE * air_device_shuttle_block(p, state_type_of(c, p)),
     };
     if (!api->device_info) return AIR_OK; /* a plan alone may be for a device that is elsewhere */
     air_status st = api->device_info(which ? c->helpers[which - 1].device : c->device, &info, err);
@@ -95,7 +100,7 @@ static uint64_t held_bytes(const air_engine_config *c, const air_program *p)
 
 static uint64_t state_block_bytes(const air_engine_config *c, const air_program *p)
 {
-    uint64_t bytes = air__state_block_bytes(p, c->state_type);
+    uint64_t bytes = air__state_block_bytes(p, state_type_of(c, p));
     return is_for_device(c) ? air_device_allocation(bytes) : bytes;
 }
 
@@ -104,7 +109,7 @@ static air_plan_request request_for(const air_engine_config *c, const air_model 
     const air_program *p = air_model_program(model);
     air_memory_info memory = air_memory_query();
     air_plan_request r = {
-        .program = p, .fixed = held_bytes(c, p) + vector_bytes(p),
+        .program = p, .state_type = state_type_of(c, p), .fixed = held_bytes(c, p) + vector_bytes(p),
         .state_per_block = state_block_bytes(c, p),
         .n_ctx = c->n_ctx, .n_ctx_trained = air_model_hparams(model)->n_ctx_trained, .pass_bytes = air_backend_host.pass_bytes,
         .threads = c->threads ? c->threads : air_cpu_count(), .io = c->io,
@@ -201,7 +206,7 @@ static air_status open_backend(air_engine *e, const air_engine_config *c, air_er
     air_backend_config b = {
         .program = air_model_program(e->model), .threads = e->request.threads, .cpu_tier = c->cpu_tier, .n_tiles = plan->n_tiles,
         .part_bytes = plan->part_bytes, .n_ctx = plan->n_ctx, .max_rows = plan->max_rows,
-        .state_type = c->state_type, .away_most = plan->away_blocks, .cublas = c->cublas,
+        .state_type = plan->state_type, .away_most = plan->away_blocks, .cublas = c->cublas,
     };
     for (int32_t i = 0; i < plan->n_tiles; i++) b.tile_bytes = air_max_u64(b.tile_bytes, air_tile_device_memory(&plan->tiles[i]));
     air_status st = air__engine_on_device(e) ? book_device(e, err) : AIR_OK;
@@ -251,7 +256,7 @@ static air_status open_compute(air_engine *e, const air_engine_config *c, air_er
 {
     const air_program *p = air_model_program(e->model);
     size_t layers = (size_t)p->n_layers + 1;
-    air_status st = air__state_pool_init(&e->pool, p, c->state_type, err);
+    air_status st = air__state_pool_init(&e->pool, p, e->plan->state_type, err);
     if (st) return st;
     e->pool.block_bytes = (size_t)e->request.state_per_block;
     e->pool.api = e->api;

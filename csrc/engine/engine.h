@@ -43,7 +43,7 @@ typedef struct air_engine_config {
     const char *cublas;        /* of the first device: air_backend_config */
     double cpu_share;          /* of products beside a device: air_plan_request */
     int64_t n_ctx;             /* 0: min(trained, 4096), lowered to what fits */
-    air_state_type state_type;
+    air_state_type state_type; /* AIR_STATE_TYPES: F16, or F32 of what lives for one pass alone, where the model is bidirectional */
     uint64_t ring_bytes, tile_bytes; /* 0: chosen */
     int64_t max_rows;          /* rows of a pass at most; 0: chosen */
     uint64_t max_pins;         /* pins at most; UINT64_MAX: as the plan says */
@@ -113,6 +113,7 @@ typedef struct air_batch_item {
     const int32_t *tokens;        /* appended; copied at submit */
     int64_t n_tokens;
     int64_t want;                 /* logits (and hidden) of the last `want` tokens; 0 to n_tokens */
+    int64_t n_first;              /* tokens of the first of two texts: those behind it are of type 1, where the model has two; 0: all are of type 0 */
     const air_sampling *sampling; /* NULL: none; else samples from the last token's logits */
     int64_t n_prompt;             /* tokens of the sequence, the first ones, that were not generated: for penalties, and rows' roles */
 } air_batch_item;
@@ -120,13 +121,16 @@ typedef struct air_batch_item {
 typedef struct air_batch_request {
     const air_batch_item *items;
     int32_t n_items;
-    int sampled_only; /* air_batch_logits will not be asked for: of rows that are not sampled, or by the few largest, a device keeps them */
+    /* air_batch_logits will not be asked for: of rows that are not sampled, or by the few largest, a device keeps them, and where no row is
+     * sampled the CPU computes none. */
+    int sampled_only;
     int keep_hidden; /* whether air_batch_hidden will be asked for */
     int walk;        /* with no items: a pass with compute left out, what the weights' way into memory takes by itself */
 } air_batch_request;
 
 /* Checks everything (token ids, context, budget, sequences idle and distinct) and queues. Nothing is computed or changed on failure.
- * Errors: AIR_E_ARGUMENT, AIR_E_CONTEXT (before anything is computed), AIR_E_BUDGET (logits or state: what would fit), AIR_E_CLOSED. */
+ * Errors: AIR_E_ARGUMENT, AIR_E_CONTEXT (before anything is computed), AIR_E_BUDGET (logits or state: what would fit), AIR_E_CLOSED,
+ * AIR_E_UNSUPPORTED: logits, or sampling, of a model that has none. A bidirectional model's sequences are empty before. */
 air_status air_batch_submit(air_batch **out, air_engine *engine, const air_batch_request *request, air_error *err);
 
 typedef struct air_progress {

@@ -24,10 +24,10 @@ struct air_batch {
     air_batch_item *items;       /* tokens point into token_ids, sampling into samplings */
     air_sampling *samplings;
     int32_t n_items;
-    int keep_hidden, walk;
+    int keep_hidden, walk, samples;
     int64_t n_candidates;        /* that come of each wanted row from a device; 0: none */
     int32_t *token_ids, *positions, *sequences, *wanted; /* [rows], [rows], [rows], [n_wanted] */
-    uint8_t *roles;              /* [rows] */
+    uint8_t *roles, *types;      /* [rows] */
     uint8_t *whole;              /* [n_wanted]: whether logits has that row; of the CPU's it has all */
     int64_t rows, n_wanted, n_whole;
     air_state_view *states;      /* [n_items]: those of the present pass are right */

@@ -51,7 +51,7 @@ static void pass_memory(const air_engine *e, room *r, room_kind kind)
     r->device_activations = air_device_pass_bytes(p, r->rows_cap, r->wanted_cap, e->plan->n_ctx);
 }
 
-/* A device's passes may begin at any row. */
+/* A device's passes may begin at any row, and those of whole texts at any text. */
 static int64_t wanted_within(const air_batch *b, int64_t rows)
 {
     int64_t most = 0;
@@ -64,7 +64,8 @@ static int64_t wanted_within(const air_batch *b, int64_t rows)
 
 static void passes_of(const air_engine *e, const air_batch *b, room *r, room_kind kind)
 {
-    r->wanted = air__engine_on_device(e) ? wanted_within(b, r->rows) : 0;
+    int anywhere = air__engine_on_device(e) || air_model_program(e->model)->bidirectional;
+    r->wanted = anywhere ? wanted_within(b, r->rows) : 0;
     for (int64_t first = 0; first < b->rows; first += r->rows) {
         int64_t wanted = wanted_in(b, first, r->rows);
         if (wanted > r->wanted) r->wanted = wanted;
@@ -300,11 +301,20 @@ static air_state_use use_from(const air_batch *b, int64_t row, int64_t most)
     return (air_state_use){.sequence = item->sequence, .first = first, .end = first + min64(left, most)};
 }
 
+/* Of items that are in the pass with all their rows; one is at least, as a plan's passes have room for the longest. */
+static int64_t rows_of_whole(const air_batch *b, int64_t first, int64_t most)
+{
+    int64_t rows = 0;
+    for (int32_t i = b->sequences[first]; i < b->n_items && rows + b->items[i].n_tokens <= most; i++) rows += b->items[i].n_tokens;
+    return rows;
+}
+
 /* Rows of the pass from row `first` on, at least one: as many as may be, but no more than write and read state that the device can hold
  * or have on its way. */
 static int64_t rows_of_pass(air_engine *e, const air_batch *b, int64_t first, int64_t most)
 {
     most = min64(most, b->rows - first);
+    if (air_model_program(e->model)->bidirectional) return rows_of_whole(b, first, most);
     if (!air__engine_on_device(e)) return most;
     int64_t here = device_blocks(e, e->device_activation_bytes), reach = here + e->pool.away_most, rows = 0;
     air__state_count(&e->pool);
@@ -331,7 +341,8 @@ static air_status settle_state(air_engine *e, air_batch *b, int64_t first, int64
     air_status st = air__state_settle(&e->pool, b->uses, n, err);
     for (int32_t i = 0; i < n; i++) {
         const air_sequence *s = b->uses[i].sequence;
-        b->states[b->sequences[first] + i] = (air_state_view){.k = s->k, .v = s->v, .stride = s->block_capacity, .away = s->away};
+        b->states[b->sequences[first] + i] = (air_state_view){.k = s->k, .v = s->v, .stride = s->block_capacity, .end = b->uses[i].end,
+                                                                  .away = s->away};
     }
     return st;
 }
@@ -398,7 +409,7 @@ static air_status run_pass(air_engine *e, air_batch *b, int64_t first, int64_t r
     air_status st = settle_state(e, b, first, rows, err);
     air_pass pass = {
         .rows = rows, .tokens = b->token_ids + first, .positions = b->positions + first, .sequences = b->sequences + first,
-        .roles = b->roles + first,
+        .roles = b->roles + first, .types = b->types + first,
         .states = b->states, .away = e->pool.away, .n_away = e->pool.n_away, .state_type = e->pool.type,
         .wanted = wanted, .n_wanted = n_wanted,
         .logits = whole_in(b, wanted_first, n_wanted) ? b->logits + whole_in(b, 0, wanted_first) * p->n_vocab : NULL,

@@ -79,7 +79,7 @@ AIR_INLINE attention_matrix attention_values(const air_attention_args *a, int64_
 /* ALiBi (arXiv 2108.12409): a head's scores at n positions from lo on, of a row that is at position own. */
 AIR_INLINE void add_slope(float *s, int64_t n, float slope, int64_t lo, int64_t own)
 {
-    for (int64_t i = 0; i < n; i++) s[i] += slope * (float)(lo + i - own);
+    for (int64_t i = 0; i < n; i++) s[i] -= slope * (float)(lo + i < own ? own - lo - i : lo + i - own);
 }
 
 /* Positions [lo, hi) of one block, for `heads` heads from `first` on. */
@@ -102,7 +102,7 @@ AIR_INLINE void attend_block(const attention_work *w, int64_t lo, int64_t hi, in
 typedef struct attention_span { int64_t lo, hi; } attention_span;
 AIR_INLINE attention_span attention_within(const air_attention_args *a, int64_t row, int64_t start, int64_t end)
 {
-    int64_t lo = air_attention_first(a, row), hi = a->positions + row;
+    int64_t lo = air_attention_first(a, row), hi = air_attention_end(a, row);
     return (attention_span){lo < start ? start : lo, hi > end ? end : hi};
 }
 
@@ -119,9 +119,9 @@ AIR_INLINE void attention_run(const air_attention_args *a, const attention_parts
     int64_t last = attention_within(a, a->rows - 1, all.lo, (a->segment + 1) * AIR_SEGMENT_POSITIONS).hi;
     w.end = last;
     for (int64_t start = all.lo / AIR_BLOCK_POSITIONS * AIR_BLOCK_POSITIONS; start < last; start += AIR_BLOCK_POSITIONS) {
-        int64_t end = start + AIR_BLOCK_POSITIONS;
-        if (air_attention_first(a, a->rows - 1) <= start && end <= a->positions) {
-            attend_block(&w, start, end, 0, heads);
+        int64_t end = start + AIR_BLOCK_POSITIONS, all_end = end < last ? end : last; /* all_end: where all rows see as far as any does */
+        if (air_attention_first(a, a->rows - 1) <= start && all_end <= air_attention_end(a, 0)) {
+            attend_block(&w, start, all_end, 0, heads);
             continue;
         }
         for (int64_t r = 0; r < a->rows; r++) {
@@ -155,7 +155,7 @@ AIR_INLINE void merge_run(const air_attention_args *a)
         } else {
             merge_head(out, &a->totals[h], part, &w.state[h], n);
         }
-        if (seen.hi < a->positions + row) continue;
+        if (seen.hi < air_attention_end(a, row)) continue;
         float sum = a->totals[h].sum;
         if (a->sinks) sum += expf(a->sinks[h % a->group] - a->totals[h].max);
         float inverse = sum == 0.0f ? 0.0f : 1.0f / sum;

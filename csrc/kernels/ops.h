@@ -115,8 +115,10 @@ typedef struct air_attention_args {
     int64_t rows, q_stride, out_stride;
     int64_t positions;          /* row r attends the last `window` positions before positions + r */
     int64_t window;             /* INT64_MAX: all */
+    int64_t ahead;              /* and so many positions after its own, of the `stored` ones; 0: none (causal) */
+    int64_t stored;             /* read where ahead is not 0: positions that the sequence has */
     int64_t chunk;              /* 0: none; else of those, what lies in the row's own chunk of so many positions, counted from 0 */
-    const float *slopes;        /* [group]: score += slope * (position - the row's own), before softcap (ALiBi); or NULL */
+    const float *slopes;        /* [group]: score -= slope * the distance from the row's own position, before softcap (ALiBi); or NULL */
     const float *sinks;         /* [group]: a score that counts in the softmax's sum and has no value; or NULL */
     int64_t group, head_dim, value_dim;
     float scale;                /* of q.k, before softcap */
@@ -129,6 +131,13 @@ static inline int64_t air_attention_first(const air_attention_args *a, int64_t r
     int64_t end = a->positions + row, window = end > a->window ? end - a->window : 0;
     int64_t chunk = a->chunk ? (end - 1) / a->chunk * a->chunk : 0;
     return window > chunk ? window : chunk;
+}
+
+/* The position after the last that a row attends. */
+static inline int64_t air_attention_end(const air_attention_args *a, int64_t row)
+{
+    int64_t own = a->positions + row;
+    return a->ahead && own < a->stored ? (a->stored - own < a->ahead ? a->stored : own + a->ahead) : own;
 }
 
 static inline size_t air_attention_scratch(int64_t heads, int64_t head_dim, int64_t value_dim)

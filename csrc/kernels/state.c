@@ -4,6 +4,9 @@
 
 #include "kernels/ops.h"
 
+const char *const air_state_names[AIR_STATE_TYPES] = {[AIR_STATE_F16] = "f16", [AIR_STATE_F32] = "f32", [AIR_STATE_Q8_0] = "q8_0",
+                                                      [AIR_STATE_Q4_0] = "q4_0"};
+
 /* A padded copy, then its 8-bit form. */
 size_t air_state_scratch(int64_t dim)
 {

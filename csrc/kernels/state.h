@@ -24,6 +24,7 @@
 AIR_BEGIN_C
 
 typedef enum air_state_type { AIR_STATE_F16, AIR_STATE_F32, AIR_STATE_Q8_0, AIR_STATE_Q4_0, AIR_STATE_TYPES } air_state_type;
+extern const char *const air_state_names[AIR_STATE_TYPES];
 
 enum {
     AIR_BLOCK_POSITIONS = 64,     /* of one layer's K or V in a block */

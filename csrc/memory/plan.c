@@ -10,6 +10,7 @@
 enum {
     MIB = 1 << 20,
     DEFAULT_CONTEXT = 4096,
+    TEXTS_ROWS = 4096, /* of several texts that share a pass, where each must be in one */
     DEFAULT_BLOCK = 2 * MIB, /* near the best of most SSDs when nobody measured */
     DEFAULT_DEPTH = 4,
     TILE_LEAST = 32 * 1024,
@@ -77,13 +78,16 @@ static uint64_t used(const air_plan_request *r, const air__memory *m, int64_t po
     return air__plus(air__plus(fixed, air__state_bytes(m, positions)), m->activations(r, rows, n_ctx));
 }
 
-/* What else there is beside the state of a context of n_ctx, in passes of one row. */
+/* Of a pass. Where rows see what comes later, all of a sequence are in one. */
+static int64_t rows_least(const air_plan_request *r, int64_t n_ctx) { return r->program->bidirectional && n_ctx > 1 ? n_ctx : 1; }
+
+/* What else there is beside the state of a context of n_ctx, in the smallest passes. */
 static uint64_t beside_state(const air_plan_request *r, const air__memory *m, int64_t n_ctx)
 {
-    return air__plus(used(r, m, 0, 1, n_ctx), air__plus(m->weights_least, m->mapped));
+    return air__plus(used(r, m, 0, rows_least(r, n_ctx), n_ctx), air__plus(m->weights_least, m->mapped));
 }
 
-/* To run passes of one row in a full context of n_ctx. */
+/* To run the smallest passes in a full context of n_ctx. */
 static uint64_t needed(const air_plan_request *r, const air__memory *m, int64_t n_ctx)
 {
     return air__plus(beside_state(r, m, n_ctx), air__state_bytes(m, n_ctx));
@@ -225,7 +229,7 @@ static void list_parts(const air_plan_request *r, const air__memory *m, int64_t 
     if (m->state_per_block)
         (void)snprintf(state, sizeof state, "KV cache %.1f MiB (n_ctx %lld), ", air_mib(air__state_bytes(m, n_ctx)), (long long)n_ctx);
     if (m->logits) (void)snprintf(logits, sizeof logits, "logits %.1f, ", air_mib(m->logits));
-    (void)snprintf(text, n, "%sactivations %.1f%s, %sring %.1f, %s %.1f", state, air_mib(m->activations(r, 1, n_ctx)),
+    (void)snprintf(text, n, "%sactivations %.1f%s, %sring %.1f, %s %.1f", state, air_mib(m->activations(r, rows_least(r, n_ctx), n_ctx)),
                    *state ? "" : " MiB", logits, air_mib(air__plus(m->weights_least, m->gather)), m->fixed_name, air_mib(m->fixed));
 }
 
@@ -278,10 +282,12 @@ static air_status choose_context(air_plan *p, const air_plan_request *r, const a
  * weights, so that share pays many times over; in host memory pins come back when the prompt is done. */
 static air_status choose_rows(air_plan *p, const air_plan_request *r, const air__memory *m, air_error *err)
 {
-    uint64_t left = air__less(m->budget, air__less(needed(r, m, p->n_ctx), m->activations(r, 1, p->n_ctx)));
+    int64_t least = rows_least(r, p->n_ctx), most = r->program->bidirectional ? TEXTS_ROWS : p->n_ctx;
+    uint64_t left = air__less(m->budget, air__less(needed(r, m, p->n_ctx), m->activations(r, least, p->n_ctx)));
     if (!r->max_rows) {
-        int64_t low = 1, high = p->max_rows ? p->max_rows : m->rows_most;
-        if (high > p->n_ctx) high = p->n_ctx;
+        int64_t low = least, high = p->max_rows ? p->max_rows : m->rows_most;
+        if (high > most) high = most;
+        if (high < least) high = least;
         while (low < high) {
             int64_t middle = high - (high - low) / 2;
             if (m->activations(r, middle, p->n_ctx) <= left / AIR__ROWS_SHARE) low = middle;
@@ -377,9 +383,10 @@ static void note_sizes(air_plan *p, const air_plan_request *r, const air__memory
 /* All but tiles and pins, so what can be too large; allocates nothing. *refused: whose budget an AIR_E_BUDGET is about. */
 static air_status solve_sizes(air_plan *p, const air_plan_request *r, air__where *refused, air_error *err)
 {
-    *p = (air_plan){.budget = r->budget, .fixed = r->fixed, .device_budget = r->device.budget, .max_rows = r->max_rows};
+    *p = (air_plan){.budget = r->budget, .fixed = r->fixed, .device_budget = r->device.budget, .max_rows = r->max_rows, .state_type = r->state_type};
     if (r->device.budget) p->device_fixed = r->device.fixed;
     p->n_ctx = r->n_ctx ? r->n_ctx : default_context(r);
+    if (r->program->bidirectional && r->max_rows && p->n_ctx > r->max_rows) p->n_ctx = r->max_rows;
     p->logit_bytes = (uint64_t)r->program->n_vocab * sizeof(float);
     air__plan_experts(p, r->program);
     choose_reads(p, r);

@@ -97,6 +97,7 @@ typedef struct air_device_request {
 
 typedef struct air_plan_request {
     const air_program *program;
+    air_state_type state_type;     /* for those who read the plan */
     uint64_t budget;               /* max_ram */
     uint64_t fixed;                /* FIXED + VECTORS */
     uint64_t state_per_block;      /* bytes of one 64-position block over all layers, K and V */
@@ -145,7 +146,9 @@ typedef struct air_plan_work {
 typedef struct air_plan {
     air_io_mode io;               /* DIRECT or MMAP */
     uint64_t budget, fixed;
-    int64_t n_ctx, max_rows;      /* max_rows: rows of one pass at most; a longer prompt takes several */
+    air_state_type state_type;    /* the request's */
+    int64_t n_ctx, max_rows;      /* max_rows: rows of one pass at most; a longer prompt takes several, or, where the program is
+                                   * bidirectional, is none: n_ctx is no more than that */
     uint64_t tile_bytes, ring_bytes, block_bytes;
     uint64_t gather_bytes;        /* buffers of small reads, of the embedding's rows, and the rows that are kept */
     int64_t kept_rows;            /* of them; 0 where a mapping has them all */

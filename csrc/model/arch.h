@@ -11,8 +11,8 @@ AIR_BEGIN_C
 
 typedef enum air_norm_kind { AIR_NORM_RMS, AIR_NORM_LAYER, AIR_NORM_LAYER_PLAIN /* without weights */ } air_norm_kind;
 
-/* Where a block's norms are: x += f(norm(x)), x += norm(f(x)), x += norm(f(norm(x))). */
-typedef enum air_norm_place { AIR_NORM_BEFORE, AIR_NORM_AFTER, AIR_NORM_AROUND } air_norm_place;
+/* Where a block's norms are: x += f(norm(x)), x += norm(f(x)), x += norm(f(norm(x))), x = norm(x + f(x)). */
+typedef enum air_norm_place { AIR_NORM_BEFORE, AIR_NORM_AFTER, AIR_NORM_AROUND, AIR_NORM_OF_SUM } air_norm_place;
 
 /* Norms of q and k, before they are rotated or after: of each head, by one vector for all of them or by one each (where the file has
  * them), or of all heads together. */
@@ -45,6 +45,7 @@ struct air_arch {
     air_norm_kind norm;
     air_norm_place norm_place;
     air_bias norm_bias;          /* of layer norms */
+    int first_norm_optional;     /* the first layer's attention has none where the file has none */
     const char *ffn_norm;        /* "blk.%d.…", where it is not called ffn_norm */
     air_layer_order order;
 
@@ -57,6 +58,7 @@ struct air_arch {
     int qk_norm_after_rope;
     int32_t window_period;       /* of so many layers the last sees all positions, the others attention.sliding_window; 1: no layer sees
                                   * all; 0: all do, whatever the file says */
+    int window_first_sees_all;   /* the first of so many, instead of the last */
     int64_t window;              /* where the file does not say */
     air_window_rope window_rope; /* of layers with a window */
     double window_rope_base;     /* where the file does not say; 0: as of other layers */
@@ -66,7 +68,9 @@ struct air_arch {
 
     air_ffn_kind ffn;
     air_activation activation;
+    int activation_by_key;       /* unless hidden_activation names another */
     air_bias qkv_bias, attention_out_bias, ffn_bias, output_bias;
+    int encoder;                 /* ends with the hidden state, and tokens see what comes after them, unless attention.causal is true */
     air_embed_scale embed_scale;
     int embed_norm;              /* a norm of the embedding, token_embd_norm */
     air_logit_scale logit_scale;
@@ -75,6 +79,8 @@ struct air_arch {
     /* What follows from sizes and is no field: called when those are known, before what the file says of scales. */
     void (*adjust)(air_hparams *hp);
 };
+
+typedef enum air_block_kind { AIR_BLOCK_ATTENTION, AIR_BLOCK_FFN } air_block_kind;
 
 /* Blocks: each appends its ops to the program and returns the buffer that holds the result. A failure is kept in the builder. */
 int32_t air__block_embed(air_builder *b);
@@ -86,8 +92,11 @@ void air__block_attention(air_builder *b, int32_t layer, int32_t in, int32_t x);
 void air__block_ffn(air_builder *b, int32_t layer, int32_t in, int32_t x);
 /* A mixture in the feed-forward's place, in layers that have a router. */
 void air__block_experts(air_builder *b, int32_t layer, int32_t in, int32_t x);
-/* x += a block's last product, whose input, weight and bias the op has, after the norm named where there is one behind blocks. */
-void air__block_residual(air_builder *b, int32_t layer, int32_t x, air_op product, const char *post_norm);
+/* x += a block's last product, whose input, weight and bias the op has, normed as the architecture norms that. */
+void air__block_residual(air_builder *b, int32_t layer, int32_t x, air_op product, air_block_kind of);
+/* Where a block's result goes: x, to be added to it, or a buffer of its own, to be normed first; and what is done when it is there. */
+int32_t air__block_result(air_builder *b, int32_t x);
+void air__block_join(air_builder *b, int32_t layer, int32_t result, int32_t x, air_block_kind of);
 void air__block_head(air_builder *b, int32_t x);
 
 #define ARCH(name) extern const air_arch air_arch_##name;

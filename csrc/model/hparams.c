@@ -121,7 +121,8 @@ static air_status read_pattern(const reader *r, int64_t period)
                         (long long)r->blocks);
     air_status st = flags ? AIR_OK : read_i64(r, (field){suffix, 1, LAYERS, 0}, &period);
     for (int64_t i = 0; i < r->hp->n_layers && !st; i++)
-        r->layers[i].windowed = flags ? ((const uint8_t *)value->as.items)[i] : period == 1 || i % period < period - 1;
+        r->layers[i].windowed = flags ? ((const uint8_t *)value->as.items)[i]
+                                      : period == 1 || i % period != (r->arch->window_first_sees_all ? 0 : period - 1);
     return st;
 }
 
@@ -234,6 +235,53 @@ static air_status read_vocabulary(const reader *r)
     return AIR_OK;
 }
 
+/* --- what encoders have --- */
+
+/* Rows of a tensor that is a matrix of so many columns; 0 where the file has none. */
+static air_status rows_of(const reader *r, const char *name, int64_t columns, int64_t most, int64_t *rows)
+{
+    const air_tensor *t = air_gguf_tensor(r->gguf, name);
+    *rows = 0;
+    if (!t) return AIR_OK;
+    if (t->shape[0] != (uint64_t)columns || t->shape[1] > (uint64_t)most)
+        return air_fail(r->err, AIR_E_MODEL, "%s is [%llu, %llu], but needs columns for embedding_length, %lld, and at most %lld rows", name,
+                        (unsigned long long)t->shape[0], (unsigned long long)t->shape[1], (long long)columns, (long long)most);
+    *rows = (int64_t)t->shape[1];
+    return AIR_OK;
+}
+
+static air_status read_activation(const reader *r)
+{
+    air_string name = {NULL, 0};
+    air_key key = air__key(r->hp, "hidden_activation");
+    r->hp->activation = r->arch->activation;
+    if (!r->arch->activation_by_key) return AIR_OK;
+    air_status st = air_gguf_get_string(r->gguf, key.text, &name, r->err);
+    if (st || !name.data || strcmp(name.data, "gelu") == 0) return st;
+    r->hp->activation = AIR_ACTIVATION_SILU;
+    if (strcmp(name.data, "silu") == 0) return AIR_OK;
+    return air_fail(r->err, AIR_E_UNSUPPORTED, "%s is \"%.40s\"; supported are gelu and silu", key.text, name.data);
+}
+
+/* How far tokens see, and what comes of the last hidden state. A classifier behind a norm, or one that reads a mean, is left alone. */
+static air_status read_ends(const reader *r)
+{
+    enum { TYPES = 256, LABELS = 4096 };
+    air_hparams *hp = r->hp;
+    int causal = !r->arch->encoder;
+    uint64_t pooling = AIR_POOLING_COUNT;
+    air_status st = air_gguf_get_bool(r->gguf, air__key(hp, "attention.causal").text, &causal, r->err);
+    if (!st) st = air_gguf_get_u64(r->gguf, air__key(hp, "pooling_type").text, 0, AIR_POOLING_COUNT - 1, &pooling, r->err);
+    if (!st) st = rows_of(r, "token_types.weight", hp->n_embd, TYPES, &hp->n_types);
+    if (!st) st = rows_of(r, "cls.output.weight", hp->n_embd, LABELS, &hp->n_labels);
+    if (!st) st = rows_of(r, "dense_2.weight", hp->n_embd, WIDEST, &hp->n_dense);
+    hp->bidirectional = !causal;
+    hp->foretells = causal && !r->arch->encoder;
+    hp->pooling = pooling == AIR_POOLING_COUNT ? AIR_POOLING_UNSPECIFIED : (int32_t)pooling;
+    if (air_gguf_tensor(r->gguf, "cls.norm.weight") || air_gguf_find(r->gguf, air__key(hp, "classifier.pooling_type").text)) hp->n_labels = 0;
+    return st ? st : read_activation(r);
+}
+
 /* --- mixtures of experts --- */
 
 static air_status read_groups(const reader *r, air_expert_hparams *x)
@@ -308,6 +356,7 @@ air_status air__hparams_read(const air_gguf *gguf, const air_arch *arch, air_are
     if ((st = read_scales(&r))) return st;
     if ((st = read_order(&r))) return st;
     if ((st = read_vocabulary(&r))) return st;
+    if ((st = read_ends(&r))) return st;
     if (arch->embed_scale == AIR_EMBED_SCALE_ROOT) hp->embedding_scale = sqrt((double)hp->n_embd);
     if ((st = set_rotated(&r))) return st;
     return read_eps(&r);

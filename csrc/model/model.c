@@ -44,7 +44,7 @@ static air_status find_arch(const air_gguf *gguf, const air_arch **arch, air_err
     return air_fail(err, AIR_E_UNSUPPORTED, "architecture \"%.64s\" is unsupported; supported are %s", name.data, known);
 }
 
-static void emit_decoder(air_builder *b)
+static void emit_layers(air_builder *b)
 {
     int32_t x = air__block_embed(b);
     for (int32_t layer = 0; layer < b->hp->n_layers && !b->status; layer++) air__block_layer(b, layer, x);
@@ -63,6 +63,13 @@ static const float *make_slopes(air_builder *b, air_arena *arena, int32_t heads)
     return slopes;
 }
 
+/* A window is half before and half after a token; without one it sees all. */
+static void look_ahead(air_attention_shape *shape)
+{
+    shape->ahead = shape->window ? shape->window / 2 : INT32_MAX;
+    if (shape->window) shape->window = shape->window / 2 + 1;
+}
+
 static void fill_attention(air_builder *b, air_arena *arena, air_program *program)
 {
     const air_hparams *hp = b->hp;
@@ -74,6 +81,7 @@ static void fill_attention(air_builder *b, air_arena *arena, air_program *progra
             .heads = layer->heads, .kv_heads = layer->kv_heads, .key_dim = hp->key_dim, .value_dim = hp->value_dim,
             .window = layer->windowed ? (int32_t)hp->window : 0, .softcap = (float)hp->attention_softcap,
         };
+        if (hp->bidirectional) look_ahead(&shapes[i]);
         if (!alibi) continue;
         int again = i && layer->heads == layer[-1].heads;
         shapes[i].slopes = again ? shapes[i - 1].slopes : make_slopes(b, arena, layer->heads);
@@ -87,10 +95,11 @@ static air_status build(air_model *m, const air_gguf *gguf, const air_arch *arch
 {
     air_builder b = {.gguf = gguf, .arch = arch, .hp = &m->hp, .logits = AIR_NONE, .hidden = AIR_NONE, .err = err};
     m->program.n_layers = (int32_t)m->hp.n_layers;
-    m->program.n_vocab = m->hp.n_vocab;
+    m->program.n_vocab = m->hp.n_labels ? m->hp.n_labels : m->hp.foretells ? m->hp.n_vocab : 0;
+    m->program.bidirectional = m->hp.bidirectional;
     m->program.n_embd = m->hp.n_embd;
     m->program.positions_most = m->hp.positions == AIR_POSITIONS_LEARNED ? m->hp.n_ctx_trained : INT64_MAX;
-    emit_decoder(&b);
+    emit_layers(&b);
     air__ropes_read(&b, &m->arena, &m->program);
     if (!b.status) fill_attention(&b, &m->arena, &m->program);
     air__builder_finish(&b, &m->arena, &m->program);

@@ -9,6 +9,12 @@
 
 AIR_BEGIN_C
 
+/* How the hidden states of a text's tokens become one vector: the file's pooling_type. RANK: a classifier's scores of one of them. */
+typedef enum air_pooling {
+    AIR_POOLING_NONE, AIR_POOLING_MEAN, AIR_POOLING_CLS, AIR_POOLING_LAST, AIR_POOLING_RANK, AIR_POOLING_COUNT,
+    AIR_POOLING_UNSPECIFIED = -1
+} air_pooling;
+
 /* How a model knows where a token is: q and k are turned, a row of position_embd is added, scores fall with the distance. */
 typedef enum air_positions { AIR_POSITIONS_ROPE, AIR_POSITIONS_LEARNED, AIR_POSITIONS_ALIBI } air_positions;
 
@@ -34,6 +40,13 @@ typedef struct air_hparams { /* every field checked against its range and the ot
     double norm_eps;
     int tied_output;
     int parallel;       /* attention and feed-forward read the same */
+    int bidirectional;  /* tokens see what comes after them */
+    int foretells;      /* ends in logits of the next token */
+    int64_t n_labels;   /* scores of a classifier, which takes their place; 0: there is none */
+    int64_t n_types;    /* vectors of which one is added to a token, by the text of a pair that it is in; 0: none is */
+    int64_t n_dense;    /* rows of the first of two matrices behind the last norm; 0: there are none */
+    air_activation activation;
+    int32_t pooling;    /* air_pooling, as the file says */
     air_positions positions;
     int64_t window;     /* of windowed layers; 0: there are none */
     double alibi;       /* the slope of the steepest head is 2^(-alibi / heads) */

@@ -243,8 +243,6 @@ static int to_share(const core_state *state, const char *name, PyObject *o, doub
 static int set_option(const core_state *state, const struct option *option, PyObject *value, air_engine_config *config)
 {
     static const char *const io_names[AIR_IO_COUNT] = {[AIR_IO_AUTO] = "auto", [AIR_IO_DIRECT] = "direct", [AIR_IO_MMAP] = "mmap"};
-    static const char *const state_names[] = {[AIR_STATE_F16] = "f16", [AIR_STATE_F32] = "f32", [AIR_STATE_Q8_0] = "q8_0",
-                                               [AIR_STATE_Q4_0] = "q4_0"};
     void *field = (char *)config + option->offset;
     int64_t number = 0;
     int choice = 0, st = -1;
@@ -275,7 +273,11 @@ static int set_option(const core_state *state, const struct option *option, PyOb
         if (!st) config->io = (air_io_mode)choice;
         return st;
     case OPTION_STATE:
-        st = air__py_to_choice(state, option->name, value, state_names, AIR_STATE_TYPES, &choice);
+        if (PyUnicode_Check(value) && PyUnicode_GetLength(value) == 0) {
+            config->state_type = AIR_STATE_TYPES;
+            return 0;
+        }
+        st = air__py_to_choice(state, option->name, value, air_state_names, AIR_STATE_TYPES, &choice);
         if (!st) config->state_type = (air_state_type)choice;
         return st;
     case OPTION_SOURCE:
@@ -289,7 +291,7 @@ static int set_option(const core_state *state, const struct option *option, PyOb
 int air__py_options_parse(core_state *state, const char *who, PyObject *args, PyObject *kwargs, air_engine_config *config, PyObject **gguf)
 {
     *config = (air_engine_config){
-        .io = AIR_IO_AUTO, .cpu_tier = AIR_TIER_COUNT, .state_type = AIR_STATE_F16, .max_pins = UINT64_MAX,
+        .io = AIR_IO_AUTO, .cpu_tier = AIR_TIER_COUNT, .state_type = AIR_STATE_TYPES, .max_pins = UINT64_MAX,
         .cpu_share = AIR_SHARE_AUTO, .lookahead = 1,
     };
     if (PyTuple_Size(args) != 1) {

@@ -104,13 +104,13 @@ static int parse_tokens(run_call *call, int32_t i, PyObject *o)
 static int parse_item(run_call *call, int32_t i)
 {
     const core_state *state = air__py_state((PyObject *)call->engine);
-    PyObject *item = PyTuple_GetItem(call->items, i), *sequence, *tokens, *want, *sampling, *n_prompt;
+    PyObject *item = PyTuple_GetItem(call->items, i), *sequence, *tokens, *want, *sampling, *n_prompt, *n_first = NULL;
     if (!PyTuple_Check(item)) {
         PyErr_Format(PyExc_TypeError, "item %d must be a tuple, not %R", (int)i, Py_TYPE(item));
         return -1;
     }
-    if (!PyArg_ParseTuple(item, "OOOOO;an item is (sequence, tokens, want, sampling, n_prompt)", &sequence, &tokens, &want, &sampling,
-                          &n_prompt))
+    if (!PyArg_ParseTuple(item, "OOOOO|O;an item is (sequence, tokens, want, sampling, n_prompt[, n_first])", &sequence, &tokens, &want,
+                          &sampling, &n_prompt, &n_first))
         return -1;
     if (Py_TYPE(sequence) != state->sequence) {
         PyErr_Format(PyExc_TypeError, "item %d begins with %R, not a Sequence", (int)i, Py_TYPE(sequence));
@@ -120,6 +120,7 @@ static int parse_item(run_call *call, int32_t i)
     if (air__py_to_i64(state, "want", want, 0, INT64_MAX, &out->want) < 0 ||
         air__py_to_i64(state, "n_prompt", n_prompt, 0, INT64_MAX, &out->n_prompt) < 0)
         return -1;
+    if (n_first && air__py_to_i64(state, "n_first", n_first, 0, INT64_MAX, &out->n_first) < 0) return -1;
     if (sampling != Py_None) {
         if (parse_sampling(state, sampling, &call->sampling[i]) < 0) return -1;
         out->sampling = &call->sampling[i];

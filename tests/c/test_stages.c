@@ -185,7 +185,8 @@ static void emit_product(decoder *d, uint32_t type, int32_t layer, int32_t in, i
 
 static void make(decoder *d)
 {
-    static const air_attention_shape attention[LAYERS] = {{1, 1, 1, 1, 0, 0, 0, NULL}, {1, 1, 1, 1, 0, 0, 0, NULL}}; /* never run */
+    static const air_attention_shape attention[LAYERS] = {{.heads = 1, .kv_heads = 1, .key_dim = 1, .value_dim = 1},
+                                                            {.heads = 1, .kv_heads = 1, .key_dim = 1, .value_dim = 1}}; /* never run */
     static const int64_t widths[BUFFERS] = {WIDTH, WIDTH, WIDTH, FFN, WIDTH, WIDTH, VOCAB};
     memset(d, 0, sizeof *d);
     for (int i = 0, at[2] = {0}; i < BUFFERS; i++) {

@@ -435,6 +435,8 @@ TEST(softmax_has_an_exponential_right_to_one_and_a_half_units)
 typedef struct shape {
     int64_t rows, group, head_dim, value_dim, first, positions; /* those the first row attends; each further row one more */
     int64_t window, chunk; /* none: 0 */
+    int64_t ahead, stored; /* so many positions after its own, of stored ones; 0: none */
+    int64_t own;           /* of the row that exact_attention computes */
     air_state_type type;
     float   softcap, score_scale;
     float   slope, sink; /* of head g: slope / (g + 1), sink - g; none: 0 */
@@ -521,7 +523,7 @@ static double exact_attention(const shape *s, const float *q, const state *k, co
             p[t] = 0;
             for (int64_t i = 0; i < s->head_dim; i++) p[t] += (double)q[g * s->head_dim + i] * state_at(k, s->type, t, i);
             p[t] *= (double)s->score_scale;
-            p[t] += (double)(s->slope / (float)(g + 1)) * (double)(t - s->positions + 1);
+            p[t] -= (double)(s->slope / (float)(g + 1)) * fabs((double)(t - s->own));
             if (s->softcap != 0.0f) p[t] = (double)s->softcap * tanh(p[t] / (double)s->softcap);
             max = fmax(max, p[t]);
         }
@@ -543,7 +545,7 @@ static double exact_attention(const shape *s, const float *q, const state *k, co
 /* All segments, one after the other. */
 static void attend(const air_ops *ops, air_attention_args *a)
 {
-    for (a->segment = 0; a->segment * AIR_SEGMENT_POSITIONS < a->positions + a->rows - 1; a->segment++) {
+    for (a->segment = 0; a->segment * AIR_SEGMENT_POSITIONS < air_attention_end(a, a->rows - 1); a->segment++) {
         ops->attention(a);
         ops->attention_merge(a);
     }
@@ -553,7 +555,7 @@ static void attention_case(const air_ops *ops, shape s)
 {
     int64_t q_stride = s.group * s.head_dim + 3, out_stride = s.group * s.value_dim + 5;
     float *q = new_floats(s.rows * q_stride, 1), *out = new_floats(s.rows * out_stride, 1);
-    int64_t longest = s.positions + s.rows - 1;
+    int64_t longest = s.positions + s.rows - 1 > s.stored ? s.positions + s.rows - 1 : s.stored;
     state k = new_state(AIR_STATE_K, s.head_dim, longest, s.type), v = new_state(AIR_STATE_V, s.value_dim, longest, s.type);
     float slopes[9], sinks[9];
     for (int g = 0; g < 9; g++) slopes[g] = s.slope / (float)(g + 1), sinks[g] = s.sink - (float)g;
@@ -565,7 +567,7 @@ static void attention_case(const air_ops *ops, shape s)
         .rows = s.rows, .q_stride = q_stride, .out_stride = out_stride, .positions = s.positions,
         .window = s.window ? s.window : INT64_MAX, .group = s.group, .head_dim = s.head_dim, .value_dim = s.value_dim,
         .k_offset = k.offset, .v_offset = v.offset,
-        .scale = s.score_scale, .softcap = s.softcap, .chunk = s.chunk,
+        .scale = s.score_scale, .softcap = s.softcap, .chunk = s.chunk, .ahead = s.ahead, .stored = s.stored,
         .slopes = s.slope != 0.0f ? slopes : NULL, .sinks = s.sink != 0.0f ? sinks : NULL,
     };
     memset(args.scratch, 0xff, scratch * sizeof(float)); /* NaNs: nothing may count on what was there */
@@ -582,6 +584,8 @@ static void attention_case(const air_ops *ops, shape s)
         one.first = s.window && one.positions > s.window ? one.positions - s.window : 0;
         int64_t chunk = s.chunk ? (one.positions - 1) / s.chunk * s.chunk : 0;
         if (chunk > one.first) one.first = chunk;
+        one.own = one.positions - 1;
+        if (s.ahead) one.positions = one.positions + s.ahead < s.stored ? one.positions + s.ahead : s.stored;
         double norm = exact_attention(&one, q + r * q_stride, &k, &v, want);
         check_error(ops->name, names[s.type], want, out + r * out_stride,
                     s.group * s.value_dim, norm, gate);
@@ -634,6 +638,22 @@ TEST(attention_with_slopes_sinks_and_chunks)
                                             .softcap = p == 4 ? 20.0f : 0, .score_scale = 0.3f});
 }
 
+TEST(attention_ahead)
+{
+    enum { ALL = INT32_MAX };
+    static const int64_t spans[][4] = { /* positions, window, ahead, stored */
+        {1, 0, ALL, 5}, {1, 0, ALL, 6}, {1, 0, ALL, 64}, {1, 0, ALL, 65}, {1, 0, ALL, 200}, {60, 0, ALL, 64}, {126, 0, ALL, 130},
+        {1, 9, 8, 100}, {40, 9, 8, 100}, {60, 65, 64, 200}, {92, 9, 8, 98}, {120, 129, 128, 300}, {1, 0, ALL, 1025}, {1000, 0, ALL, 1024},
+        {1020, 0, ALL, 2100}, {1020, 65, 64, 2100}, {2000, 1030, 1029, 2100},
+    };
+    FOR_EACH_TIER (ops, attention)
+        for (size_t p = 0; p < AIR_COUNT(spans); p++)
+            for (int type = 0; type < AIR_STATE_TYPES; type++)
+                attention_case(ops, (shape){.rows = 5, .group = 1 + (int64_t)p % 3, .head_dim = 32, .value_dim = 48,
+                                            .positions = spans[p][0], .window = spans[p][1], .ahead = spans[p][2], .stored = spans[p][3],
+                                            .type = (air_state_type)type, .slope = p % 2 ? 0.25f : 0, .score_scale = 0.3f});
+}
+
 /* ------------------------------------------------------------------ tables */
 
 /* The functions of a table are the words from quantize on: an entry added to ops.h is found here without being named. */
@@ -672,6 +692,7 @@ int main(int argc, char **argv)
     RUN(attention_of_every_shape);
     RUN(attention_merges_segments);
     RUN(attention_with_slopes_sinks_and_chunks);
+    RUN(attention_ahead);
     if (argc < 2) RUN(every_function_of_every_table_was_run);
     return check_end();
 }

@@ -53,3 +53,11 @@ def run_python(code: str, *arguments: str, **kwargs: Any) -> subprocess.Complete
 def tool(name: str) -> str | None:
     """A program beside this Python, or on the path."""
     return shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+
+
+ENCODERS = GOLDEN / "encoders"
+ENCODER_NAMES = sorted(path.stem for path in ENCODERS.glob("*.npz"))
+
+
+def encoder(name: str) -> Path:
+    return ENCODERS / f"{name}.gguf"

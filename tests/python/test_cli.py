@@ -151,7 +151,7 @@ def test_plan_prints_saves_and_is_taken_back(airpy, tmp_path):
     code, out, _ = airpy("plan", DEMO, "--max-ram", "6MiB", "--io", "direct", "--save", tmp_path / "plan.json")
     assert code == 0 and "what streams now" in out
     data = json.loads(airpy("plan", DEMO, "--max-ram", "6MiB", "--io", "direct", "--json")[1])
-    assert data["format"] == "airpy plan 4" and data["plan"]["budget"] == 6 << 20 and data["predicted_tok_s"] > 0
+    assert data["format"] == "airpy plan 5" and data["plan"]["budget"] == 6 << 20 and data["predicted_tok_s"] > 0
     code, out, _ = airpy("generate", DEMO, "--plan", tmp_path / "plan.json", "-p", "x", "-n", "2", "--json")
     assert code == 0 and json.loads(out)["stats"]["budget"] == 6 << 20
     code, _, err = airpy("generate", golden("llama"), "--plan", tmp_path / "plan.json", "-p", "x")

@@ -288,7 +288,7 @@ def test_an_engine_takes_a_gguf(arguments):
 @pytest.mark.parametrize(
     ("item", "error", "message"),
     [
-        (lambda s: (s, PROMPT, 1, None), TypeError, "(sequence, tokens, want, sampling, n_prompt)"),
+        (lambda s: (s, PROMPT, 1, None), TypeError, "(sequence, tokens, want, sampling, n_prompt[, n_first])"),
         (lambda s: [s, PROMPT, 1, None, 0], TypeError, "must be a tuple"),
         (lambda s: (None, PROMPT, 1, None, 0), TypeError, "not a Sequence"),
         (lambda s: (s, [1, 2], 1, None, 0), TypeError, "bytes-like"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from models import GOLDEN, GOLDEN_NAMES, golden, load
+from models import ENCODER_NAMES, GOLDEN, GOLDEN_NAMES, encoder, golden, load
 
 from airpy import _core
 
@@ -16,12 +16,12 @@ def case(request):
     return request.param, np.load(GOLDEN / f"{request.param}.npz")
 
 
-def gguf_arch(name):
-    return _core.GGUF(str(golden(name))).metadata["general.architecture"]
+def gguf_arch(path):
+    return _core.GGUF(str(path)).metadata["general.architecture"]
 
 
 def test_there_are_golden_models_of_every_family():
-    arches = {gguf_arch(name) for name in GOLDEN_NAMES}
+    arches = {gguf_arch(golden(name)) for name in GOLDEN_NAMES} | {gguf_arch(encoder(name)) for name in ENCODER_NAMES}
     assert arches == set(_core.ARCHITECTURES)
     assert "mistral" in GOLDEN_NAMES  # one of several families that files call llama
 

@@ -193,7 +193,7 @@ def test_an_edited_plan_that_makes_no_sense_is_refused(plan, path, value):
         Plan(data)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b"[" * 100000, b'{"format": "airpy plan 4"}'])
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b"[" * 100000, b'{"format": "airpy plan 5"}'])
 def test_a_file_that_is_no_plan_is_refused(tmp_path, content):
     (tmp_path / "plan.json").write_bytes(content)
     with pytest.raises(errors.ArgumentError):

@@ -82,5 +82,5 @@ void air__block_attention(air_builder *b, int32_t layer, int32_t in, int32_t x)
     air_op out = {.in = a};
     out.weight = air__matrix(b, hp->n_embd, width, "embedding_length, head_count x value head size", "blk.%d.attn_output.weight", layer);
     out.bias = air__bias(b, b->arch->attention_out_bias, hp->n_embd, "blk.%d.attn_output.bias", layer);
-    air__block_residual(b, layer, x, out, "blk.%d.post_attention_norm");
+    air__block_residual(b, layer, x, out, AIR_BLOCK_ATTENTION);
 }

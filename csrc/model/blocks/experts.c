@@ -59,7 +59,7 @@ static void fill_mixture(air_builder *b, int32_t layer)
     air_op router = b->ops[b->n_ops - 1];
     *m = (air_mixture){
         .n_experts = x->n_experts, .n_used = x->n_used, .n_groups = x->n_groups, .groups_used = x->groups_used, .gating = gating_of(b),
-        .normalise = x->normalise < 0 ? b->arch->experts.normalise : x->normalise, .n_ff = x->n_ff, .activation = b->arch->activation,
+        .normalise = x->normalise < 0 ? b->arch->experts.normalise : x->normalise, .n_ff = x->n_ff, .activation = b->hp->activation,
         .scale = (float)(x->scale * b->hp->residual_scale),
         .bias = air__vector(b, AIR_OPTIONAL, n, "expert_count", "blk.%d.exp_probs_b.bias", layer),
         .gate = air__expert_matrices(b, n, x->n_ff, e, "blk.%d.ffn_gate_exps.weight", layer),
@@ -83,7 +83,7 @@ static void shared_experts(air_builder *b, int32_t layer, int32_t in, int32_t ou
     int32_t h = product(b, layer, in, "shared", f, why, "blk.%d.ffn_gate_shexp.weight", AIR_NONE);
     air__emit(b, (air_op){.kind = AIR_OP_PRODUCT, .layer = layer, .in = in, .in2 = AIR_NONE, .out = h, .bias = AIR_NONE,
                           .weight = air__matrix(b, f, e, why, "blk.%d.ffn_up_shexp.weight", layer),
-                          .epilogue = AIR_EPILOGUE_GATED, .activation = b->arch->activation});
+                          .epilogue = AIR_EPILOGUE_GATED, .activation = b->hp->activation});
     int32_t to = gate == AIR_NONE ? out : air__buffer(b, "shared_out", e, AIR_ROWS_ALL);
     air__emit(b, (air_op){.kind = AIR_OP_PRODUCT, .layer = layer, .in = h, .in2 = AIR_NONE, .out = to, .bias = AIR_NONE,
                           .weight = air__matrix(b, e, f, why, "blk.%d.ffn_down_shexp.weight", layer),
@@ -95,18 +95,15 @@ static void shared_experts(air_builder *b, int32_t layer, int32_t in, int32_t ou
 void air__block_experts(air_builder *b, int32_t layer, int32_t in, int32_t x)
 {
     const air_expert_hparams *h = &b->hp->experts;
-    int after = b->arch->norm_place != AIR_NORM_BEFORE;
     int32_t bias = air__bias(b, b->arch->experts.bias, h->n_experts, "blk.%d.ffn_gate_inp.bias", layer);
     int32_t logits = product(b, layer, in, "router", h->n_experts, "expert_count, embedding_length", "blk.%d.ffn_gate_inp.weight", bias);
     int32_t routing = air__buffer(b, "routing", 2 * (int64_t)h->n_used, AIR_ROWS_ALL);
-    int32_t out = after ? air__buffer(b, "block", b->hp->n_embd, AIR_ROWS_ALL) : x;
+    int32_t out = air__block_result(b, x);
     fill_mixture(b, layer);
     air__emit(b, (air_op){.kind = AIR_OP_ROUTE, .layer = layer, .in = logits, .in2 = AIR_NONE, .out = routing, .weight = AIR_NONE,
                           .bias = AIR_NONE});
     air__emit(b, (air_op){.kind = AIR_OP_EXPERTS, .layer = layer, .in = in, .in2 = routing, .out = out, .weight = AIR_NONE,
-                          .bias = AIR_NONE, .epilogue = after ? AIR_EPILOGUE_SET : AIR_EPILOGUE_ADD});
+                          .bias = AIR_NONE, .epilogue = out == x ? AIR_EPILOGUE_ADD : AIR_EPILOGUE_SET});
     if (h->n_ff_shared) shared_experts(b, layer, in, out);
-    if (!after) return;
-    (void)air__block_norm(b, layer, out, out, "blk.%d.post_ffw_norm");
-    add(b, layer, out, AIR_NONE, x);
+    air__block_join(b, layer, out, x, AIR_BLOCK_FFN);
 }

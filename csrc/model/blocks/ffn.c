@@ -29,7 +29,7 @@ static void gated(air_builder *b, int32_t layer, int32_t in, int32_t h, int64_t 
         up_bias = air__bias_part(b, biased, (air_part){f, f, 2 * f}, "blk.%d.ffn_up.bias", layer);
     }
     product(b, layer, in, h, gate, gate_bias, AIR_EPILOGUE_SET, AIR_ACTIVATION_NONE);
-    product(b, layer, in, h, up, up_bias, AIR_EPILOGUE_GATED, b->arch->activation);
+    product(b, layer, in, h, up, up_bias, AIR_EPILOGUE_GATED, b->hp->activation);
 }
 
 void air__block_ffn(air_builder *b, int32_t layer, int32_t in, int32_t x)
@@ -43,9 +43,9 @@ void air__block_ffn(air_builder *b, int32_t layer, int32_t in, int32_t x)
     if (b->arch->ffn == AIR_FFN_GATED) gated(b, layer, in, h, f);
     else
         product(b, layer, in, h, air__matrix(b, f, e, why, "blk.%d.ffn_up.weight", layer),
-                air__bias(b, b->arch->ffn_bias, f, "blk.%d.ffn_up.bias", layer), AIR_EPILOGUE_SET, b->arch->activation);
+                air__bias(b, b->arch->ffn_bias, f, "blk.%d.ffn_up.bias", layer), AIR_EPILOGUE_SET, b->hp->activation);
     air_op down = {.in = h};
     down.weight = air__matrix(b, e, f, why, "blk.%d.ffn_down.weight", layer);
     down.bias = air__bias(b, b->arch->ffn_bias, e, "blk.%d.ffn_down.bias", layer);
-    air__block_residual(b, layer, x, down, "blk.%d.post_ffw_norm");
+    air__block_residual(b, layer, x, down, AIR_BLOCK_FFN);
 }

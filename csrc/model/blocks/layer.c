@@ -20,23 +20,43 @@ void air__block_layer(air_builder *b, int32_t layer, int32_t x)
         parallel(b, layer, x);
         return;
     }
-    int before = b->arch->norm_place != AIR_NORM_AFTER;
-    air__block_attention(b, layer, before ? air__block_norm(b, layer, x, AIR_NONE, "blk.%d.attn_norm") : x, x);
+    int before = b->arch->norm_place == AIR_NORM_BEFORE || b->arch->norm_place == AIR_NORM_AROUND;
+    int normed = before && (layer || !b->arch->first_norm_optional || air__has(b, "blk.%d.attn_norm.weight", layer));
+    air__block_attention(b, layer, normed ? air__block_norm(b, layer, x, AIR_NONE, "blk.%d.attn_norm") : x, x);
     air__block_ffn(b, layer, before ? air__block_norm(b, layer, x, AIR_NONE, ffn_norm_name(b)) : x, x);
 }
 
-void air__block_residual(air_builder *b, int32_t layer, int32_t x, air_op product, const char *post_norm)
+/* --- the residual --- */
+
+static int normed_before_added(const air_builder *b)
 {
-    int after = b->arch->norm_place != AIR_NORM_BEFORE;
+    return b->arch->norm_place == AIR_NORM_AFTER || b->arch->norm_place == AIR_NORM_AROUND;
+}
+
+int32_t air__block_result(air_builder *b, int32_t x)
+{
+    return normed_before_added(b) ? air__buffer(b, "block", b->hp->n_embd, AIR_ROWS_ALL) : x;
+}
+
+void air__block_join(air_builder *b, int32_t layer, int32_t result, int32_t x, air_block_kind of)
+{
+    static const char *const after[] = {"blk.%d.post_attention_norm", "blk.%d.post_ffw_norm"};
+    static const char *const of_sum[] = {"blk.%d.attn_output_norm", "blk.%d.layer_output_norm"};
+    if (b->arch->norm_place == AIR_NORM_OF_SUM) (void)air__block_norm(b, layer, x, x, of_sum[of]);
+    if (!normed_before_added(b)) return;
+    (void)air__block_norm(b, layer, result, result, after[of]);
+    air__emit(b, (air_op){.kind = AIR_OP_ADD, .layer = layer, .in = result, .in2 = AIR_NONE, .out = x, .weight = AIR_NONE,
+                          .bias = AIR_NONE});
+}
+
+void air__block_residual(air_builder *b, int32_t layer, int32_t x, air_op product, air_block_kind of)
+{
     product.kind = AIR_OP_PRODUCT;
     product.layer = layer;
     product.in2 = AIR_NONE;
     product.scale = b->hp->residual_scale == 1 ? 0 : (float)b->hp->residual_scale;
-    product.epilogue = after ? AIR_EPILOGUE_SET : AIR_EPILOGUE_ADD;
-    product.out = after ? air__buffer(b, "block", b->hp->n_embd, AIR_ROWS_ALL) : x;
+    product.out = air__block_result(b, x);
+    product.epilogue = product.out == x ? AIR_EPILOGUE_ADD : AIR_EPILOGUE_SET;
     air__emit(b, product);
-    if (!after) return;
-    (void)air__block_norm(b, layer, product.out, product.out, post_norm);
-    air__emit(b, (air_op){.kind = AIR_OP_ADD, .layer = layer, .in = product.out, .in2 = AIR_NONE, .out = x, .weight = AIR_NONE,
-                          .bias = AIR_NONE});
+    air__block_join(b, layer, product.out, x, of);
 }
