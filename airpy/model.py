@@ -16,6 +16,7 @@ from airpy import _core
 from airpy.calibration import Compute, Machine, learn_compute, learn_disk, learn_link
 from airpy.config import ModelConfig
 from airpy.device import Device, Gpu, stay_on
+from airpy.embedding import Pooling, Text, TextItem, choose, embed, encode
 from airpy.errors import ArgumentError, BudgetError, CancelledError, StateError, UnsupportedError
 from airpy.generation import CausalLMOutput, GenerateOutput, GenerationConfig, Streamer
 from airpy.generation.config import Callables, Resolved, as_config, merge, refuse, resolve
@@ -31,19 +32,23 @@ from airpy.perplexity import Perplexity, cut, score
 from airpy.planning import Plan
 from airpy.progress import CallbackProgress, PartProgress, PassBar, Progress, progress_for_call
 from airpy.sequences import SequencePool
-from airpy.sizes import format_size
+from airpy.sizes import check_count, format_size
 from airpy.tokenizer import Tokenizer
 
 Ids = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
 
 _MANY_ROWS = 64  # of a pass whose time is that of many columns
 
 _BLOCK = 64  # positions that state is kept in
 
+_TEXTS_PATIENCE = 2.0  # seconds that embed() may take in silence
+
 # What helps where a call does not fit into max_ram, beside raising that.
 _PROMPT_HELP = "give fewer or shorter prompts"
 _DECODE_HELP = "lower max_new_tokens, or give fewer or shorter prompts"
 _WINDOWS_HELP = "lower ctx"
+_TEXTS_HELP = "give shorter texts"
 _LOGITS_HELP = "ask for fewer logits (logits_to_keep), give fewer or shorter prompts, or drop the logits of earlier calls"
 
 
@@ -186,6 +191,7 @@ class Model:
                 f"streamer is {type(streamer).__name__}; expected an object with put() and end(), such as TextStreamer(model.tokenizer)"
             )
         try:
+            self._check_foretells("generate()")
             callables = Callables(logits_processor, stopping_criteria, prefix_allowed_tokens_fn)
             how = resolve(self._merge("generate()", generation_config, arguments), self.config.vocab_size, callables)
             padding = None if how.pad in how.eos or how.pad == self.config.bos_token_id else how.pad
@@ -227,6 +233,7 @@ class Model:
         """The text that follows one prompt, a text or ids, piece by piece, never half a character; a stop string that ends it is
         left out. on_tokens gets the ids of each step, also of those that are not shown. Arguments as in generate(), checked at
         once. Leaving the loop early, or close(), ends the generation."""
+        self._check_foretells("stream()")
         callables = Callables(logits_processor, stopping_criteria, prefix_allowed_tokens_fn)
         how = resolve(self._merge("stream()", generation_config, arguments), self.config.vocab_size, callables)
         if how.return_dict:
@@ -263,6 +270,7 @@ class Model:
         padding. They count against max_ram while they live; BudgetError if they do not fit."""
         refuse("model()", arguments)
         self._check_open()
+        self._check_foretells("model()")
         prompts = read_prompts(input_ids, attention_mask, 0, self.config.vocab_size)
         width = prompts.ids.shape[1]
         whole = isinstance(logits_to_keep, (int, np.integer)) and not isinstance(logits_to_keep, bool)
@@ -320,6 +328,7 @@ class Model:
         streams is read once for all of them. A text becomes ids at once, which takes a hundred times its size for a moment: of a long
         one under a small max_ram, give the ids. Raises ArgumentError where the text is shorter than a window, or ctx beyond n_ctx."""
         self._check_open()
+        self._check_foretells("perplexity()")
         windows = cut(self, text, ctx, stride, chunks)
         watch, bar = _Watch(self), progress_for_call(self._progress, "window")
         part = watch.report = PartProgress(bar, len(windows.rows))
@@ -338,6 +347,55 @@ class Model:
         except (CancelledError, StateError) as error:
             self._explain(error)
             raise
+
+    # -- embeddings -----------------------------------------------------------------------------------------------------
+
+    def embed(
+        self,
+        texts: Sequence[Text],
+        pooling: Pooling | None = None,
+        normalize: bool = True,
+        *,
+        truncate: bool = False,
+        batch_size: int | None = None,
+    ) -> Floats | list[Floats]:
+        """One vector for each text, float32 [texts, width]; of a model that generates, too: of its states after the last norm.
+
+        texts: each a str, with whatever the model wants before it, such as "query: "; a pair of them, as classifiers read a question and
+        what may answer it; or token ids. pooling: "mean" of all tokens, "cls" (the first), "last"; "none": a list with [tokens, width]
+        for each text; "rank": what a classifier (a reranker) gives, [texts] or, of several labels, [texts, labels]. None: the file's;
+        where it has none, the mean of an encoder's, the last token's of others. normalize: vectors have length 1; scores stay. truncate:
+        what is beyond n_ctx is left out, of a pair at the cost of the longer text. batch_size: of so many texts at most a pass is made;
+        else of as many as it has rows for, so that a model that streams is read once for all of them.
+
+        Raises ContextOverflowError for a text longer than n_ctx and ArgumentError for one without tokens, before anything is computed,
+        UnsupportedError for scores where there is no classifier, BudgetError where one text does not fit."""
+        self._check_open()
+        pooler = choose(self.config.hparams, pooling, normalize)
+        most, encoded = check_count("batch_size", batch_size), encode(self, texts, truncate)
+        watch, bar = _Watch(self), progress_for_call(self._progress, "text", _TEXTS_PATIENCE)
+        part = watch.report = PartProgress(bar, len(encoded))
+
+        def run(items: list[TextItem]) -> _core.Result:
+            part.amount = len(items)
+            lengths = [item[4] for item in items]
+            help_with = lambda: self._advice(lengths, 1, _TEXTS_HELP)  # noqa: E731
+            return self._run(items, watch, help_with, logits=pooler.scores, hidden=not pooler.scores)
+
+        def done(texts: int) -> None:
+            part.done = texts
+            bar(texts, len(encoded), 0, 1)
+
+        try:
+            with bar:
+                vectors = list(embed(encoded, pooler, most, engine=self._engine, run=run, done=done))
+        except (CancelledError, StateError) as error:
+            self._explain(error)
+            raise
+        if pooler.pooling == "none":
+            return vectors
+        found = np.stack(vectors) if vectors else np.empty((0, pooler.width), dtype=np.float32)
+        return found[:, 0] if pooler.scores and pooler.width == 1 else found
 
     # -- figures --------------------------------------------------------------------------------------------------------
 
@@ -398,6 +456,13 @@ class Model:
         if self._engine.closed:
             raise StateError("the model is closed")
 
+    def _check_foretells(self, what: str) -> None:
+        hparams = self.config.hparams
+        if hparams["n_labels"]:
+            raise UnsupportedError(f"{what} needs a model that foretells tokens, but this is a classifier; use embed(pooling='rank')")
+        if not hparams["foretells"]:
+            raise UnsupportedError(f"{what} needs a model that foretells tokens, but this one makes embeddings; use embed()")
+
     def _explain(self, error: BaseException | None) -> None:
         """Raises StateError where close() is what ended a call, whatever the call noticed of it first."""
         if self._closing and isinstance(error, (CancelledError, StateError)):
@@ -410,14 +475,21 @@ class Model:
         return f"raise max_ram{to}, {'or ' if ',' not in otherwise else ''}{otherwise}"
 
     def _run(
-        self, items: list[Item], watch: _Watch, advice: Callable[[], str], *, logits: bool = False, phase: Phase | None = None
+        self,
+        items: Sequence[Item | TextItem],
+        watch: _Watch,
+        advice: Callable[[], str],
+        *,
+        logits: bool = False,
+        hidden: bool = False,
+        phase: Phase | None = None,
     ) -> _core.Result:
         """One call of the engine, cancellable at any moment, idle sequences giving way where the budget asks. advice: what the caller
         can do where that is not enough."""
         watch.check()
         with watch.report:
             try:
-                result = self._run_in_budget(items, logits, watch)
+                result = self._run_in_budget(items, logits, hidden, watch)
             except BudgetError as error:
                 if str(error).startswith("max_vram") or "more than max_vram" in str(error):  # which more RAM does not help
                     raise
@@ -426,13 +498,13 @@ class Model:
         self._memory.sample()
         return result
 
-    def _run_in_budget(self, items: list[Item], logits: bool, watch: _Watch) -> _core.Result:
+    def _run_in_budget(self, items: Sequence[Item | TextItem], logits: bool, hidden: bool, watch: _Watch) -> _core.Result:
         try:
-            return self._engine.run(items, logits=logits, progress=watch)
+            return self._engine.run(items, logits=logits, hidden=hidden, progress=watch)
         except BudgetError:
             if not self._pool.drop():
                 raise
-            return self._engine.run(items, logits=logits, progress=watch)
+            return self._engine.run(items, logits=logits, hidden=hidden, progress=watch)
 
     def _note(self, cost: Cost, phase: Phase | None, tokens: int, rows: int) -> None:
         if phase is not None:

@@ -161,6 +161,23 @@ class Tokenizer:
             ids = [*(() if first is None else (first,)), *ids, *(() if last is None else (last,))]
         return ids if return_tensors is None else to_tensors([ids], return_tensors)
 
+    def encode_pair(self, first: str, second: str, *, max_length: int | None = None) -> tuple[list[int], int]:
+        """Two texts as a classifier reads them, [CLS] first [SEP] second [SEP], or with two separators between where the vocabulary is
+        Unigram's, as XLM-RoBERTa has it; and how many ids are the first text's. max_length: ids at most, at the cost of the longer text's
+        end. Raises ArgumentError where the vocabulary has nothing to put between texts, or max_length is too small for that."""
+        begin, end = self._vocab.first_id, self._vocab.last_id
+        if end is None:
+            raise ArgumentError("this vocabulary puts nothing between two texts; write them into one, as the model learned to read them")
+        head = [] if begin is None else [begin]
+        between = [end, end] if self._vocab.is_unigram else [end]
+        a, b = (self.encode(text, add_special_tokens=False) for text in (first, second))
+        if max_length is not None:
+            room = max_length - len(head) - len(between) - 1
+            if room < 0:
+                raise ArgumentError(f"max_length is {max_length}; what is put around two texts takes {max_length - room} ids")
+            a, b = _shorter(a, b, room)
+        return [*head, *a, *between, *b, end], len(head) + len(a) + 1
+
     def tokenize(self, text: str, *, add_special_tokens: bool = False) -> list[str]:
         """The tokens of text in the vocabulary's own spelling."""
         return [self._vocab.tokens[i] for i in self.encode(text, add_special_tokens=add_special_tokens)]
@@ -390,6 +407,15 @@ class Tokenizer:
             with self._lock:
                 front = self._fronts.setdefault(parse_special, build_front(self._vocab, self._model, parse_special))
         return front
+
+
+def _shorter(a: list[int], b: list[int], most: int) -> tuple[list[int], list[int]]:
+    """Of two rows as many ids as may be, taken from the end of the longer one."""
+    if len(a) + len(b) <= most:
+        return a, b
+    half = most // 2
+    of_a = min(len(a), max(most - half, most - len(b)))
+    return a[:of_a], b[: most - of_a]
 
 
 def refuse_clean_up(value: bool | None) -> None:
