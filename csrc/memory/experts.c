@@ -26,9 +26,11 @@ typedef struct expert_slot {
     int held;        /* by the pass */
     int there;       /* its memory is in the budget */
     int guessed;     /* read for a guess, and not asked for since */
-    int queued_part; /* of its unit, that is read next */
+    int expected;    /* by the guess that is being placed */
+    int again;       /* what failed was read for a guess: once it is asked for, it is read anew */
+    int queued_part; /* of its unit, that is read next; AIR__EXPERT_PARTS: all reads have begun */
     uint64_t queued_at; /* and bytes of it that are being read or have been */
-    uint32_t reads_left;
+    uint32_t in_flight; /* reads */
 } expert_slot;
 
 /* Slots of one size, one after the other in a region of address space. */
@@ -103,13 +105,13 @@ static void read_done(air_io_request *request)
     expert_slot *slot = &e->slots[read->slot];
     read->busy = 0;
     p->stats.read_ns += request->ns;
-    slot->reads_left--;
+    slot->in_flight--;
     if (request->error.status) {
         (void)air_error_copy(&e->error, &request->error);
         slot->state = AIR__SLOT_FAILED;
     } else {
         p->stats.disk_bytes += request->bytes;
-        if (!slot->reads_left && slot->state == AIR__SLOT_PLACED) slot->state = AIR__SLOT_READY;
+        if (!slot->in_flight && slot->queued_part == AIR__EXPERT_PARTS && slot->state == AIR__SLOT_PLACED) slot->state = AIR__SLOT_READY;
     }
     hold_asked(e);
     air_cond_broadcast(&p->changed);
@@ -166,6 +168,7 @@ static int submit_slot(air__experts *e, int32_t number)
             read->request.done = read_done;
             read->request.context = read;
             slot->queued_at += bytes;
+            slot->in_flight++;
             air_async_io_submit(p->io, &read->request);
         }
     }
@@ -180,17 +183,6 @@ static void submit_reads(air__experts *e)
     e->n_queue -= done;
 }
 
-static uint32_t reads_of(const air__experts *e, const expert_unit *u)
-{
-    uint64_t reads = 0;
-    for (int part = 0; part < AIR__EXPERT_PARTS; part++) {
-        air__extent x = air__expert_extent(e->pager->program, u->layer, u->expert, part);
-        uint64_t memory = air__extent_memory(&x, e->pager->granule);
-        if (memory) reads += air_ceil_div(memory, block_of(e->pager, memory));
-    }
-    return (uint32_t)reads;
-}
-
 /* --- places --- */
 
 /* Forgets the unit of a slot that nothing reads into. */
@@ -200,7 +192,16 @@ static void empty_slot(air__experts *e, int32_t number)
     if (slot->unit != AIR_NONE) e->units[slot->unit].slot = AIR_NONE;
     slot->unit = AIR_NONE;
     slot->state = AIR__SLOT_EMPTY;
-    slot->held = slot->guessed = 0;
+    slot->held = slot->guessed = slot->again = 0;
+}
+
+static void start_reads(air__experts *e, int32_t number)
+{
+    expert_slot *slot = &e->slots[number];
+    slot->state = AIR__SLOT_PLACED;
+    slot->queued_part = 0;
+    slot->queued_at = 0;
+    e->queue[e->n_queue++] = number;
 }
 
 /* The slot to take for another unit: one without a unit, else the coldest's; AIR_NONE while all are held or being read. */
@@ -209,14 +210,14 @@ static int32_t choose_slot(air__experts *e, const expert_class *c)
     int32_t coldest = AIR_NONE;
     for (int32_t i = c->first; i < c->first + c->target; i++) {
         expert_slot *slot = &e->slots[i];
-        if (slot->state == AIR__SLOT_FAILED && !slot->held && !slot->reads_left) empty_slot(e, i); /* of a guess */
+        if (slot->state == AIR__SLOT_FAILED && !slot->held && !slot->in_flight) empty_slot(e, i); /* of a guess */
         if (slot->state == AIR__SLOT_EMPTY) {
             if (!slot->there && air_budget_reserve(e->pager->budget, AIR_HOLD_EXPERTS, c->memory, NULL)) continue;
             if (!slot->there) e->held += c->memory;
             slot->there = 1;
             return i;
         }
-        if (slot->held || slot->state != AIR__SLOT_READY) continue;
+        if (slot->held || slot->expected || slot->state != AIR__SLOT_READY) continue;
         if (coldest == AIR_NONE || e->units[slot->unit].heat < e->units[e->slots[coldest].unit].heat) coldest = i;
     }
     return coldest;
@@ -229,20 +230,26 @@ static int place(air__experts *e, int32_t unit)
     empty_slot(e, number);
     expert_slot *slot = &e->slots[number];
     slot->unit = unit;
-    slot->state = AIR__SLOT_PLACED;
-    slot->queued_part = 0;
-    slot->queued_at = 0;
-    slot->reads_left = reads_of(e, &e->units[unit]);
     e->units[unit].slot = number;
-    e->queue[e->n_queue++] = number;
+    start_reads(e, number);
     return 1;
+}
+
+/* What is asked for has this slot: it stays, and is read anew where a guess has failed to. */
+static void hold(air__experts *e, int32_t number)
+{
+    expert_slot *slot = &e->slots[number];
+    slot->held = 1;
+    if (slot->state != AIR__SLOT_FAILED || !slot->again || slot->in_flight) return;
+    slot->again = 0;
+    start_reads(e, number);
 }
 
 /* Holds what is asked for and has a slot, and gives slots to the rest as far as there are any. */
 static void hold_asked(air__experts *e)
 {
     for (int32_t i = 0; i < e->n_asked; i++)
-        if (e->asked[i].state == ASKED && e->units[e->asked[i].unit].slot != AIR_NONE) e->slots[e->units[e->asked[i].unit].slot].held = 1;
+        if (e->asked[i].state == ASKED && e->units[e->asked[i].unit].slot != AIR_NONE) hold(e, e->units[e->asked[i].unit].slot);
     for (int32_t i = 0; i < e->n_asked; i++) {
         int32_t unit = e->asked[i].unit;
         if (e->asked[i].state != ASKED || e->units[unit].slot != AIR_NONE) continue;
@@ -289,7 +296,6 @@ static air_status ask(void *self, int32_t layer, const int32_t *experts, const i
         expert_slot *slot = e->units[unit].slot == AIR_NONE ? NULL : &e->slots[e->units[unit].slot];
         p->stats.expert_guessed += slot && slot->guessed;
         if (slot) slot->guessed = 0;
-        if (slot && slot->state == AIR__SLOT_FAILED && !slot->reads_left) empty_slot(e, e->units[unit].slot); /* it may go well now */
         int there = p->mappings || (slot && slot->state == AIR__SLOT_READY);
         p->stats.expert_hits += (uint64_t)there;
         p->stats.expert_misses += (uint64_t)!there;
@@ -320,7 +326,7 @@ static air_status take_ready(air__experts *e, air_expert *out, int32_t most, int
         const expert_unit *u = &e->units[e->asked[i].unit];
         const expert_slot *slot = u->slot == AIR_NONE ? NULL : &e->slots[u->slot];
         if (e->asked[i].state != ASKED || (!p->mappings && !slot)) continue;
-        if (slot && slot->state == AIR__SLOT_FAILED) return air_error_copy(err, &e->error);
+        if (slot && slot->state == AIR__SLOT_FAILED && !slot->again) return air_error_copy(err, &e->error);
         if (slot && slot->state != AIR__SLOT_READY) continue;
         e->asked[i].state = TAKEN;
         e->n_taken++;
@@ -412,13 +418,18 @@ static void expect(void *self, int32_t layer, const int32_t *experts, int32_t n)
 {
     air_pager *p = self;
     air__experts *e = p->experts;
+    const expert_unit *units = e->units + e->first_unit[layer];
     air_mutex_lock(&p->lock);
+    for (int32_t i = 0; i < n; i++) /* one of them must not give way to another */
+        if (units[experts[i]].slot != AIR_NONE) e->slots[units[experts[i]].slot].expected = 1;
     for (int32_t i = 0; i < n; i++) {
-        int32_t unit = e->first_unit[layer] + experts[i];
-        if (e->units[unit].slot != AIR_NONE || !place(e, unit)) continue;
-        e->slots[e->units[unit].slot].guessed = 1;
+        if (units[experts[i]].slot != AIR_NONE || !place(e, e->first_unit[layer] + experts[i])) continue;
+        expert_slot *slot = &e->slots[units[experts[i]].slot];
+        slot->guessed = slot->again = 1;
         p->stats.expert_guesses++;
     }
+    for (int32_t i = 0; i < n; i++)
+        if (units[experts[i]].slot != AIR_NONE) e->slots[units[experts[i]].slot].expected = 0;
     hold_asked(e);
     air_mutex_unlock(&p->lock);
 }
