@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 from airpy import _core
 from airpy.calibration import DISK_RATES, PROBE_BYTES, Fresh, Machine, calibrate
@@ -19,27 +19,12 @@ from airpy.model import Model
 from airpy.planning import Plan
 from airpy.progress import Progress, check_progress
 from airpy.sizes import check_count, check_flag, check_share, format_size, parse_size, parse_sizes
+from airpy.sources import SourceArguments, Wanted, find_source
 from airpy.tokenizer import Tokenizer
 from airpy.tokenizer.vocab import Vocabulary
 
 IO = Literal["auto", "direct", "mmap"]
 KVType = Literal["f16", "f32", "q8_0", "q4_0"]
-
-# Arguments that transformers or AirLLM take: values that mean what airpy does anyway, and what to do instead of others.
-_FOREIGN: dict[str, tuple[tuple[Any, ...], str]] = {
-    "compression": ((None,), "open a file that is quantised"),
-    "load_in_4bit": ((None, False), "open a file that is quantised"),
-    "load_in_8bit": ((None, False), "open a file that is quantised"),
-    "quantization_config": ((None,), "open a file that is quantised"),
-    "trust_remote_code": ((None, False), "a GGUF file holds no code"),
-    "low_cpu_mem_usage": ((None, True, False), ""),
-    "use_safetensors": ((None,), "airpy opens GGUF files"),
-    "gguf_file": ((None,), "give the path of the file itself"),
-    "max_memory": ((None,), "max_ram= is the budget"),
-    "token": ((None,), "files are opened in place; nothing is downloaded"),
-    "hf_token": ((None,), "files are opened in place; nothing is downloaded"),
-}
-
 
 # Types of torch's that models compute in, or that texts name, and what of it a model here can do differently: its KV cache's type.
 _DTYPES: dict[str, KVType | None] = {"auto": None, "float16": None, "bfloat16": None, "half": None, "float32": "f32", "float": "f32"}
@@ -73,33 +58,31 @@ class AutoModel:
         max_seq_len: int | None = None,
         profiling_mode: bool = False,
         prefetching: bool = True,
-        **foreign: Any,
+        **more: Unpack[SourceArguments],
     ) -> Model:
-        """A model from a .gguf file (any part of a split one) or a directory that holds one. Waits for the header only.
+        """A model from a .gguf file (any part of a split one) or a directory with one, whose header alone it waits for; or of safetensors
+        in a directory or on Hugging Face's hub ("org/name"), converted once and kept (compression=, … : airpy.sources.SourceArguments).
 
-        device: what computes: "cpu", as by default, "cuda", "cuda:1" …, "cuda:0,1" for several together, or "auto": the GPUs there
-        are, the CPU where there are none or the model has parts that they do not compute; device_map is the same, for those who know it
-        from transformers. max_ram: what airpy may add to this process, as bytes or "4GiB"; by default most of what the machine has free.
-        max_vram: likewise of a GPU's memory, its driver's part included;
-        weights that it does not hold come from RAM and disk in every pass; of several GPUs each one's, or a list. cpu_share: of the
-        weights that no GPU holds, what the CPU computes of generated tokens, 0 to 1; by default as much as takes no longer than the
-        rest takes to reach the GPU. io: "direct" streams past the page cache, "mmap" maps the file, "auto" maps it where all of it
-        fits. threads: as many as this process may use. n_ctx: tokens of prompt and answer together; min(trained, 4096), less where
-        max_ram asks; what max_vram does not hold of a longer one that is asked for lies in RAM. kv_dtype: of the state, "f16", as
-        by default (but for encoders, whose state lives for one pass: "f32"), "f32", or "q8_0" and "q4_0" in about half and a quarter of
-        the memory of "f16". plan: one made before, from the same model, for a CPU
-        or for a GPU (of another kind its sizes stay, its speeds are measured). progress: layers and time left of passes over a
-        second; True, False, "auto" (on a terminal) or a callable(layers_done, layers, passes_done, passes).
-        bandwidths: bytes per second instead of probed ones: disk, memory, product {type: …}; of a GPU link, device (its memory),
-        device_product.
+        device: what computes: "cpu", as by default, "cuda", "cuda:1" …, "cuda:0,1" for several together, or "auto": the GPUs there are, the
+        CPU where there are none or the model has parts that they do not compute; device_map is the same, for those who know it from
+        transformers. max_ram: what airpy may add to this process, as bytes or "4GiB"; by default most of what the machine has free.
+        max_vram: likewise of a GPU's memory, its driver's part included; weights that it does not hold come from RAM and disk in every
+        pass; of several GPUs each one's, or a list. cpu_share: of the weights that no GPU holds, what the CPU computes of generated tokens,
+        0 to 1; by default as much as takes no longer than the rest takes to reach the GPU. io: "direct" streams past the page cache, "mmap"
+        maps the file, "auto" maps it where all of it fits. threads: as many as this process may use. n_ctx: tokens of prompt and answer
+        together; min(trained, 4096), less where max_ram asks; what max_vram does not hold of a longer one that is asked for lies in RAM.
+        kv_dtype: of the state, "f16" (encoders: "f32"), "f32", or "q8_0" and "q4_0" in about half and a quarter of the memory of "f16".
+        plan: one made before, from the same model, for a CPU or for a GPU (of another kind its sizes stay, its speeds are measured).
+        progress: layers and time left of long passes; True, False, "auto" (a terminal) or callable(layers_done, layers, passes_done, passes).
+        bandwidths: bytes per second instead of probed ones: disk, memory, product {type: …}; of a GPU link, device, device_product.
 
-        As AirLLM has them: dtype (or torch_dtype): what is computed is float32 always; "float32" keeps the KV cache in it too.
-        max_seq_len: n_ctx. profiling_mode: generate() prints what each layer took. prefetching: weights are always read ahead.
+        As AirLLM has them: dtype (or torch_dtype): what is computed is float32 always; "float32" keeps the KV cache in it too. max_seq_len:
+        n_ctx. profiling_mode: generate() prints what each layer took. prefetching: weights are always read ahead.
 
-        Raises FileIOError, FormatError, ModelError, UnsupportedError for the file, BudgetError if max_ram is too small (saying what
-        would fit) or more than there is, ArgumentError for arguments, which TypeError catches where there is no such argument.
+        Raises FileIOError (also for the hub), FormatError, ModelError, UnsupportedError for the file, BudgetError if max_ram is too small
+        (saying what would fit) or more than there is, ArgumentError for arguments, which TypeError catches where there is no such argument.
         """
-        _refuse_foreign(foreign)
+        wanted = Wanted.of(more, check_progress(progress))
         _check_modes(profiling_mode, prefetching)
         context = _one_of_two("n_ctx", n_ctx, "max_seq_len", max_seq_len)
         options = {
@@ -112,18 +95,10 @@ class AutoModel:
             "kv_dtype": _kv_type(kv_dtype, _one_of_two("dtype", dtype, "torch_dtype", torch_dtype)),
         }
         chosen = find_device("from_pretrained", _one_of_two("device", device, "device_map", device_map))
-        model = open_model(path, options, device=chosen, plan=plan, progress=check_progress(progress), bandwidths=bandwidths)
+        with find_source(path, wanted) as file:
+            model = open_model(file, options, device=chosen, plan=plan, progress=check_progress(progress), bandwidths=bandwidths)
         model.prints_profile = profiling_mode
         return model
-
-
-def _refuse_foreign(arguments: Mapping[str, Any]) -> None:
-    """Arguments that airpy does not have: values that mean what it does anyway pass."""
-    for name, value in arguments.items():
-        if name not in _FOREIGN:
-            raise ArgumentTypeError(f"from_pretrained() got an unexpected argument {name!r}")
-        if not any(value is v or (type(value) is type(v) and value == v) for v in _FOREIGN[name][0]):
-            raise UnsupportedError(f"from_pretrained: {name}={value!r} is not supported; {_FOREIGN[name][1]}")
 
 
 def _check_modes(profiling_mode: Any, prefetching: Any) -> None:

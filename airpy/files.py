@@ -12,6 +12,7 @@ PathLike = str | os.PathLike[str]
 
 _PART = re.compile(r"(.*)-\d{5}-of-(\d{5})\.gguf")
 _NOT_A_FILE = "; airpy opens GGUF files in place and downloads nothing"  # for a path that may be meant as a name on a hub
+_CHECKPOINT = ", but a checkpoint: make a .gguf file of it (airpy convert), or open it with AutoModel.from_pretrained(), which does"
 
 
 def checked_path(path: PathLike) -> str:
@@ -47,7 +48,8 @@ def _model_in(folder: str) -> str:
         match = _PART.fullmatch(name)
         found.setdefault(f"{match[1]} {match[2]}" if match else name, name)
     if not found:
-        raise ArgumentError(f"{folder} holds no .gguf file; airpy opens GGUF files")
+        checkpoint = any(name.endswith(".safetensors") for name in os.listdir(folder))
+        raise ArgumentError(f"{folder} holds no .gguf file{_CHECKPOINT if checkpoint else '; airpy opens GGUF files'}")
     if len(found) > 1:
         raise ArgumentError(f"{folder} holds {len(found)} models; choose one: {', '.join(found.values())}")
     return next(iter(found.values()))

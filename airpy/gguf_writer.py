@@ -130,6 +130,12 @@ class GGUFWriter:
         with system_errors():
             return os.pread(self._fd, size, len(self._header) + self._offsets[index] + offset)
 
+    def drop(self) -> None:
+        """What is written goes to the disk, and what is read again comes from there."""
+        with system_errors():
+            os.fsync(self._fd)
+            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
     def keep(self, size: int) -> None:
         """So many bytes are in the file already."""
         with self._lock:

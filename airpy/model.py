@@ -149,6 +149,11 @@ class Model:
         self._generation_config = replace(self._file_config) if config is None else as_config(config)
 
     @property
+    def path(self) -> str:
+        """The GGUF file that is open, the first of a split one: of a directory or a name on the hub the one that was made of it."""
+        return self._gguf.paths[0]
+
+    @property
     def n_ctx(self) -> int:
         """Tokens that prompt and answer may have together."""
         return int(self._n_ctx)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from typing import TYPE_CHECKING, Any
 
 from airpy.cli import common
 from airpy.command import opened
+from airpy.errors import ArgumentError
 from airpy.sizes import format_rate, format_size, format_time
 from airpy.text import printable
 
@@ -18,11 +20,13 @@ _EXAMPLES = """\
   airpy convert Qwen3-0.6B                                  writes Qwen3-0.6B/Qwen3-0.6B-BF16.gguf, weights as they are
   airpy convert Llama-3.1-70B llama.gguf --type 4bit        and in fewer bits at once; nothing large is kept twice
   airpy convert model small.gguf --type Q4_K_M --tensor-type ffn_down=Q6_K
+  airpy convert Qwen/Qwen3-0.6B qwen.gguf --type 8bit       from the hub, by way of its cache (HF_HOME, HF_TOKEN)
   airpy convert model --type Q4_K_M --dry-run               what each tensor would become, and the size"""
 
 _DESCRIPTION = """\
-Writes one GGUF file from a model's directory as transformers' save_pretrained() makes it, or a hub has it: config.json, .safetensors files
-(one or many) and a tokenizer (tokenizer.json, tokenizer.model, or vocab.json and merges.txt). Tokenizer and chat template are in the file.
+Writes one GGUF file from a model's directory as transformers' save_pretrained() makes it, or Hugging Face's hub has it: config.json,
+.safetensors files (one or many) and a tokenizer (tokenizer.json, tokenizer.model, or vocab.json and merges.txt). Tokenizer and chat
+template are in the file.
 
 Tensors are streamed, converted a million weights at a time: 140 GB take as much memory as 1 GB. Room on the disk is checked first.
 Ctrl-C, or whatever else ends it, leaves OUT.part and OUT.part.journal; the same command goes on where it ended, after checking what is
@@ -36,8 +40,9 @@ What can be converted is in docs/models.md; what cannot is refused before anythi
 
 def add(commands: common.Commands) -> None:
     parser = common.command(commands, "convert", "a directory of Hugging Face's as one GGUF file", _DESCRIPTION, _EXAMPLES)
-    parser.add_argument("folder", metavar="DIR", help="with config.json, .safetensors and a tokenizer")
+    parser.add_argument("folder", metavar="DIR", help="with config.json, .safetensors and a tokenizer; or a name on the hub, ORG/NAME")
     parser.add_argument("output", metavar="OUT", nargs="?", help="default: in DIR, named after it and its type")
+    parser.add_argument("--revision", metavar="NAME", help="of a name on the hub: a branch, tag or commit")
     parser.add_argument("--type", metavar="TYPE", help="default: as stored")
     common.add_types(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace a file that exists")
@@ -49,9 +54,13 @@ def add(commands: common.Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from airpy.conversion import plan_convert
+    from airpy.sources import find_checkpoint, shows_bar
 
+    folder, label = find_checkpoint(args.folder, args.revision, silent=args.json or not shows_bar("auto"))
+    if args.output is None and label != os.path.basename(os.path.abspath(folder)):
+        raise ArgumentError(f"name the file to write: airpy convert {args.folder} {label}.gguf")
     with plan_convert(
-        args.folder, args.output, args.type, tensor_types=args.tensor_type, pure=args.pure, overwrite=args.overwrite or args.dry_run
+        folder, args.output, args.type, tensor_types=args.tensor_type, pure=args.pure, overwrite=args.overwrite or args.dry_run, label=label
     ) as plan:  # fmt: skip
         facts: dict[str, Any] = {
             "output": plan.output,

@@ -58,8 +58,9 @@ class ConvertPlan:
     def __exit__(self, *exc: object) -> None:
         self.files.__exit__()
 
-    def write(self, *, threads: int | None = None, progress: Progress = "auto") -> int:
-        """Writes the file; its bytes. What fails, or Ctrl-C, leaves output.part beside it, which the same call continues."""
+    def write(self, *, threads: int | None = None, progress: Progress = "auto", verify: bool = False) -> int:
+        """Writes the file; its bytes. What fails, or Ctrl-C, leaves output.part beside it, which the same call continues. verify: read
+        back all that was written before the file takes its place."""
         threads, progress = check_count("threads", threads, _core.MAX_THREADS), check_progress(progress)
         bar = progress_for_call(progress, " MiB")
 
@@ -70,7 +71,7 @@ class ConvertPlan:
         with bar:
             return write_model(
                 self.output, self.entries, self.tensors, self.types, threads=threads or 0, report=report,
-                partial=self.output + _PARTIAL, source=identity(self.files.files),
+                partial=self.output + _PARTIAL, source=identity(self.files.files), verify=verify,
             )  # fmt: skip
 
 
@@ -89,9 +90,11 @@ def plan_convert(
     tensor_types: Iterable[tuple[str, str]] = (),
     pure: bool = False,
     overwrite: bool = False,
+    label: str = "",
 ) -> ConvertPlan:
-    """Arguments of convert(), checked."""
+    """Arguments of convert(), checked. label: the model's name, where it is not the folder's."""
     folder = checked_path(folder)
+    label = label or os.path.basename(os.path.abspath(folder))
     family, config = find_family(Config.read(folder))
     files = Checkpoint(folder)
     try:
@@ -99,7 +102,7 @@ def plan_convert(
         mix = find_mix(type) if type is not None else _as_stored(tensors)
         path = checked_path(output) if output is not None else _default_output(folder, mix)
         _check_output(path, overwrite)
-        entries = _entries(folder, family.arch, mix, [*model_entries(family, config)])
+        entries = _entries(folder, label, family.arch, mix, [*model_entries(family, config)])
         infos = [tensor.info for tensor in tensors]
         facts = facts_of({key: value for key, _, value in entries})
         types = choose_types(mix, infos, facts, overrides=tensor_types, pure=pure)
@@ -148,10 +151,9 @@ def _as_stored(tensors: list[SourceTensor]) -> Mix:
     return MIXES.get(most, MIXES["F32"])
 
 
-def _entries(folder: str, arch: str, mix: Mix, of_model: list[Entry]) -> list[Entry]:
-    name = os.path.basename(os.path.abspath(folder))
+def _entries(folder: str, label: str, arch: str, mix: Mix, of_model: list[Entry]) -> list[Entry]:
     general: list[tuple[str, str, Any]] = [
-        ("general.architecture", "string", arch), ("general.type", "string", "model"), ("general.name", "string", name),
+        ("general.architecture", "string", arch), ("general.type", "string", "model"), ("general.name", "string", label),
         ("general.quantization_version", "u32", 2), ("general.file_type", "u32", mix.file_type),
     ]  # fmt: skip
     return [(key, (type, None), value) for key, type, value in general] + sampling_entries(folder) + of_model

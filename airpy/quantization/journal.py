@@ -69,9 +69,10 @@ class Journal:
         """These bytes are that piece, and written."""
         if self._file is None:
             return
-        line, size = f"{index} {start} {zlib.crc32(data)}\n", memoryview(data).nbytes
+        crc, size = zlib.crc32(data), memoryview(data).nbytes
         with system_errors(), self._lock:
-            self._file.write(line)
+            self._sums[index, start] = crc
+            self._file.write(f"{index} {start} {crc}\n")
             self._unsaid += size
             if self._unsaid >= _EVERY:
                 self._file.flush()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing_extensions import Buffer
 
 from airpy._core import convert
-from airpy.errors import AirpyError, FileChangedError, NumericError, system_errors
+from airpy.errors import AirpyError, FileChangedError, FileIOError, NumericError, system_errors
 from airpy.gguf_writer import DEFAULT_ALIGNMENT, Entry, GGUFWriter, TensorInfo, blocks_of
 from airpy.quantization.journal import Journal
 
@@ -42,23 +42,29 @@ def write_model(
     report: Report | None = None,
     partial: str = "",
     source: str = "",
+    verify: bool = False,
 ) -> int:
     """A GGUF file of these tensors as `types`, in their order. Its bytes. threads 0: all that this process may use. Memory: at most
     threads × 12 MiB. However it ends but well, there is no file, or the one there was; Ctrl-C ends it within a piece's time.
     partial: where the file grows, which stays if it ends otherwise, and is written on next time: pieces that a journal beside it has,
-    and that are still as it says, are not made again. source: what the tensors are of, by a text that changes when they do.
+    and that are still as it says, are not made again. source: what the tensors are of, by a text that changes when they do. verify, with
+    partial: read all of it back from the disk before it takes its place.
 
-    Raises NumericError for what is not finite, or too large for its type, FileIOError where the disk is too small."""
+    Raises NumericError for what is not finite, or too large for its type, FileIOError where the disk is too small, or does not give back
+    what was written."""
     targets = [TensorInfo(tensor.info.name, type, tensor.info.shape) for tensor, type in zip(tensors, types, strict=True)]
     workers = threads or len(os.sched_getaffinity(0))
     writer = GGUFWriter(path, entries, targets, alignment, partial)
     with Journal(partial, writer.header, source) as journal, writer:
+        work = _Work(writer, journal, tensors, targets)
         with ThreadPoolExecutor(workers, thread_name_prefix="airpy-convert") as pool:
             try:
-                _run(pool, _Work(writer, journal, tensors, targets), workers * _AHEAD, report)
+                _run(pool, work, workers * _AHEAD, report)
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
+        if verify:
+            _verify(work)
         writer.commit()
         journal.remove()
     return writer.bytes
@@ -88,6 +94,16 @@ def _pieces(tensors: Sequence[SourceTensor]) -> Iterator[tuple[int, int, int]]:
     for index, tensor in enumerate(tensors):
         for start in range(0, tensor.info.elements, CHUNK):
             yield index, start, min(CHUNK, tensor.info.elements - start)
+
+
+def _verify(work: _Work) -> None:
+    """Raises FileIOError where a piece is not as it was written."""
+    work.writer.drop()
+    for index, start, count in _pieces(work.tensors):
+        offset, length = _extent(work.targets[index].type, start, count)
+        if zlib.crc32(work.writer.read(index, offset, length)) != work.journal.sum_of(index, start):
+            name = work.targets[index].name
+            raise FileIOError(f"{work.writer.path}: {name} is not on the disk as it was written; the disk may be failing")
 
 
 def _collect(

@@ -19,6 +19,8 @@ os.environ["PYTHONSAFEPATH"] = "1"
 if not (ROOT / "airpy" / "_core.abi3.so").exists():
     sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != ROOT]
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks a hub but the one that hub_server.py is
+
 # Started in the background of a script, it would be deaf to Ctrl-C, and so would its children.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

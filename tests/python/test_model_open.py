@@ -178,8 +178,10 @@ def test_unknown_arguments_are_type_errors_and_foreign_ones_say_what_to_do():
         load(device_map={"": 0})
     with pytest.raises(errors.ArgumentError, match="leave one of them out"):
         load(device="cpu", device_map="auto")
-    with pytest.raises(errors.UnsupportedError, match="quantised"):
+    with pytest.raises(errors.ArgumentError, match="quantized already"):
         load(load_in_4bit=True)
+    with pytest.raises(errors.UnsupportedError, match="no code of a model is ever run"):
+        load(trust_remote_code=True)
     load(device_map="auto", torch_dtype="auto", low_cpu_mem_usage=True).close()
 
 
