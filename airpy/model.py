@@ -13,11 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from airpy import _core
+from airpy.adapters import ACTIVE, Adapters, Choice, Chosen
 from airpy.calibration import Compute, Machine, learn_compute, learn_disk, learn_link
 from airpy.config import ModelConfig
 from airpy.device import Device, Gpu, stay_on
 from airpy.embedding import Pooling, Text, TextItem, choose, embed, encode
 from airpy.errors import ArgumentError, BudgetError, CancelledError, StateError, UnsupportedError
+from airpy.files import PathLike
 from airpy.generation import CausalLMOutput, GenerateOutput, GenerationConfig, Streamer
 from airpy.generation.config import Callables, Resolved, as_config, merge, refuse, resolve
 from airpy.generation.inputs import Prompts, read_prompts
@@ -80,6 +82,7 @@ class Model:
         solved = engine.plan
         self._solved, self._budget, self._n_ctx = solved, solved["budget"], solved["n_ctx"]
         self._pool = SequencePool(engine, self._budget)
+        self._adapters = Adapters(engine, config)
         self._plan: Plan | None = None
         # Passes teach about the disk where their reads are like those of the probe; smaller ones say nothing about it.
         self._teaches = machine is not None and solved["block_bytes"] >= (options["bandwidths"] or {}).get("block_bytes", 0)
@@ -177,6 +180,7 @@ class Model:
         prefix_allowed_tokens_fn: Callable[..., Any] | None = None,
         *,
         streamer: Streamer | None = None,
+        adapter: Choice = ACTIVE,
         **arguments: Any,
     ) -> Any:
         """Prompt and new ids, int64 [batch, longest], padded on the right where a row ended early; GenerateOutput with
@@ -187,9 +191,10 @@ class Model:
         logits_processor: callables (ids int64 [batch, tokens], scores float32 [batch, vocab]) that return scores; stopping_criteria:
         (ids, scores or None) that return whether all rows, or each, are done; prefix_allowed_tokens_fn: (row, its ids) that returns
         the tokens that may come. They get numpy's arrays; torch's tensors where input_ids are such, or where transformers made them.
-        arguments: the fields of GenerationConfig. All rows' prompts are read in one pass (or as few as max_ram allows), then all
-        rows' next tokens in one pass each. Raises ContextOverflowError before anything is computed, BudgetError where max_ram is
-        too small for the rows, UnsupportedError and ArgumentTypeError for arguments airpy does not have.
+        adapter: that load_adapter() has loaded, by name or as (name, scale), None for none, or a list of those, one for each prompt;
+        by default the active one. arguments: the fields of GenerationConfig. All rows' prompts are read in one pass (or as few as max_ram
+        allows), then all rows' next tokens in one pass each. Raises ContextOverflowError before anything is computed, BudgetError where
+        max_ram is too small for the rows, UnsupportedError and ArgumentTypeError for arguments airpy does not have.
         """
         if streamer is not None and not all(callable(getattr(streamer, name, None)) for name in ("put", "end")):
             raise ArgumentError(
@@ -200,8 +205,10 @@ class Model:
             callables = Callables(logits_processor, stopping_criteria, prefix_allowed_tokens_fn)
             how = resolve(self._merge("generate()", generation_config, arguments), self.config.vocab_size, callables)
             padding = None if how.pad in how.eos or how.pad == self.config.bos_token_id else how.pad
-            prompts = read_prompts(input_ids, attention_mask, how.pad, self.config.vocab_size, padding=padding).repeated(how.copies)
-            with _Running(self, prompts, how) as running:
+            prompts = read_prompts(input_ids, attention_mask, how.pad, self.config.vocab_size, padding=padding)
+            adapted = self._adapters.choose(adapter, len(prompts.rows))
+            prompts = prompts.repeated(how.copies)
+            with _Running(self, prompts, how, adapted) as running:
                 if streamer is not None:
                     streamer.put(prompts.ids.copy())
                 for step in running:
@@ -233,6 +240,7 @@ class Model:
         logits_processor: Sequence[Callable[..., Any]] | None = None,
         stopping_criteria: Sequence[Callable[..., Any]] | None = None,
         prefix_allowed_tokens_fn: Callable[..., Any] | None = None,
+        adapter: Choice = ACTIVE,
         **arguments: Any,
     ) -> Generator[str, None, None]:
         """The text that follows one prompt, a text or ids, piece by piece, never half a character; a stop string that ends it is
@@ -249,7 +257,7 @@ class Model:
         if len(prompts.rows) != 1:
             raise ArgumentError(f"stream() takes one prompt, not {len(prompts.rows)}; generate() takes several")
         self._check_open()
-        return self._stream(_Running(self, prompts, how), skip_special_tokens, on_tokens)
+        return self._stream(_Running(self, prompts, how, self._adapters.choose(adapter, 1)), skip_special_tokens, on_tokens)
 
     def _stream(
         self, running: _Running, skip_special: bool, on_tokens: Callable[[list[int]], object] | None
@@ -269,10 +277,16 @@ class Model:
     # -- logits ---------------------------------------------------------------------------------------------------------
 
     def __call__(
-        self, input_ids: Any = None, attention_mask: Any = None, *, logits_to_keep: int | None = None, **arguments: Any
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        *,
+        logits_to_keep: int | None = None,
+        adapter: Choice = ACTIVE,
+        **arguments: Any,
     ) -> CausalLMOutput:
         """Logits after each token, or after the last logits_to_keep (0 and None: all): .logits, float32 [batch, kept, vocab]; 0 for
-        padding. They count against max_ram while they live; BudgetError if they do not fit."""
+        padding. adapter: as generate() has it. They count against max_ram while they live; BudgetError if they do not fit."""
         refuse("model()", arguments)
         self._check_open()
         self._check_foretells("model()")
@@ -283,12 +297,13 @@ class Model:
             raise ArgumentError(f"logits_to_keep is {logits_to_keep!r}; expected 0 (all) or more")
         kept = min(logits_to_keep or width, width)
         wanted = [min(kept, row.size) for row in prompts.rows]
+        adapted = self._adapters.choose(adapter, len(prompts.rows))
         sequences: list[_core.Sequence] = []
         watch = _Watch(self)
         try:
             items: list[Item] = []
-            for row, want in zip(prompts.rows, wanted, strict=True):
-                sequences.append(self._pool.take(row, want))
+            for row, want, chosen in zip(prompts.rows, wanted, adapted, strict=True):
+                sequences.append(self._pool.take(row, chosen, want))
                 items.append((sequences[-1], row[sequences[-1].length :].data, want, None, row.size))
             lengths = [row.size for row in prompts.rows]
             result = self._run(items, watch, lambda: self._advice(lengths, sum(wanted), _LOGITS_HELP), logits=True)
@@ -401,6 +416,45 @@ class Model:
             return vectors
         found = np.stack(vectors) if vectors else np.empty((0, pooler.width), dtype=np.float32)
         return found[:, 0] if pooler.scores and pooler.width == 1 else found
+
+    # -- adapters -------------------------------------------------------------------------------------------------------
+
+    def load_adapter(self, path: PathLike, name: str = "default", *, scale: float = 1.0) -> str:
+        """A LoRA adapter from PEFT's directory or a .gguf file, under that name, which becomes the active one: calls have it unless their
+        adapter= says otherwise. scale: times the file's own. Its matrices stay in memory as float32 (weights give way to them), the
+        model's weights are as they were, and rows of one batch may have different adapters.
+
+        Raises FormatError and ModelError for files that are damaged or for another model, UnsupportedError for other kinds of adapters, for
+        weights of experts and where a GPU computes, BudgetError where max_ram has no room, ArgumentError for a name that is taken."""
+        self._check_open()
+        return self._adapters.load(path, name, scale, self._make_adapter).name
+
+    def _make_adapter(self, matrices: list[tuple[str, int, int, int]]) -> _core.Adapter:
+        try:
+            return self._engine.adapter(matrices)
+        except BudgetError:
+            if not self._pool.drop():
+                raise
+            return self._engine.adapter(matrices)
+
+    def set_adapter(self, name: str | None) -> None:
+        """Which adapter calls have that say nothing of it; None: the model alone. Raises ArgumentError where there is none of that name."""
+        self._adapters.activate(name)
+
+    def unload_adapter(self, name: str) -> None:
+        """Forgets an adapter; calls under way go on with it, and its memory goes with the last of them."""
+        self._pool.drop(self._adapters.unload(name).core)
+
+    @property
+    def adapters(self) -> dict[str, dict[str, Any]]:
+        """Those loaded by name: path, scale, bytes, and how many weights they change."""
+        self._check_open()
+        return self._adapters.listed()
+
+    @property
+    def active_adapter(self) -> str | None:
+        """What calls have that say nothing of an adapter."""
+        return self._adapters.active
 
     # -- figures --------------------------------------------------------------------------------------------------------
 
@@ -583,9 +637,11 @@ class _Running:
     """A generation as a context, iterated for its steps: counts what it costs and gives its sequences back, however it ends. Nothing
     of it keeps it alive in turn, so that a model goes with its last reference."""
 
-    def __init__(self, model: Model, prompts: Prompts, how: Resolved) -> None:
-        """Raises ArgumentError and ContextOverflowError before anything is computed."""
+    def __init__(self, model: Model, prompts: Prompts, how: Resolved, adapted: list[Chosen]) -> None:
+        """adapted: what each prompt has, of which there are how.copies in prompts. Raises ArgumentError and ContextOverflowError
+        before anything is computed."""
         self._model, self.prompts, self.how = model, prompts, how
+        self._adapted = [chosen for chosen in adapted for _ in range(how.copies)]
         self._parts: list[Part] = parts_of(prompts, how, model.n_ctx, model.config.max_position_embeddings)
         self._check_scores()
         self._meter = CallMeter()
@@ -608,8 +664,9 @@ class _Running:
         model._check_open()
         self._layers = model._engine.layer_totals() if model.prints_profile else None
         self._generation = Generation(
-            self.prompts, self.how, self._parts, tokenizer=model.tokenizer, pool=model._pool, sample=model._engine.sample
-        )
+            self.prompts, self.how, self._parts, self._adapted,
+            tokenizer=model.tokenizer, pool=model._pool, sample=model._engine.sample,
+        )  # fmt: skip
         return self
 
     def __iter__(self) -> Iterator[list[int | None]]:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from airpy import _core
+from airpy.adapters import Chosen
 
 Ids = npt.NDArray[np.int32]
 
@@ -24,21 +25,26 @@ class SequencePool:
         self._idle: list[_core.Sequence] = []  # the last used last
         self._lock = threading.Lock()
 
-    def make(self) -> _core.Sequence:
+    def make(self, adapted: Chosen = None) -> _core.Sequence:
         """One that nobody knows, which is its caller's to close."""
-        return self._engine.sequence()
+        sequence = self._engine.sequence()
+        if adapted is not None:
+            sequence.adapt(*adapted)
+        return sequence
 
-    def take(self, ids: Ids, recompute: int = 1) -> _core.Sequence:
-        """A sequence that holds the longest known beginning of ids, but for the last `recompute` at least; its length says how
-        much. An idle sequence that goes on differently is forked, not cut, and stays."""
+    def take(self, ids: Ids, adapted: Chosen = None, recompute: int = 1) -> _core.Sequence:
+        """A sequence that holds the longest known beginning of ids, computed with that adapter, but for the last `recompute` at least;
+        its length says how much. An idle sequence that goes on differently is forked, not cut, and stays."""
         with self._lock:
             best, common = None, 0
             for sequence in reversed(self._idle):
+                if sequence.adapted != adapted:
+                    continue
                 shared = _common(np.asarray(sequence.tokens()), ids[: max(0, ids.size - recompute)])
                 if shared > common:
                     best, common = sequence, shared
             if best is None:
-                return self._engine.sequence()
+                return self.make(adapted)
             if best.length > ids.size or _common(np.asarray(best.tokens()), ids) < best.length:
                 best = best.fork()
             else:
@@ -63,10 +69,11 @@ class SequencePool:
         for sequence in dropped:
             sequence.close()
 
-    def drop(self) -> bool:
-        """Gives the memory of all idle sequences back; whether there were any."""
+    def drop(self, adapter: _core.Adapter | None = None) -> bool:
+        """Gives the memory of all idle sequences back, or of those with that adapter; whether there were any."""
         with self._lock:
-            dropped, self._idle = self._idle, []
+            dropped = [sequence for sequence in self._idle if adapter is None or (sequence.adapted or (None,))[0] is adapter]
+            self._idle = [sequence for sequence in self._idle if sequence not in dropped]
         for sequence in dropped:
             sequence.close()
         return bool(dropped)

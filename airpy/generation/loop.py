@@ -19,6 +19,7 @@ from airpy.generation.shaping import Sample
 from airpy.generation.stopping import StopStrings
 
 if TYPE_CHECKING:
+    from airpy.adapters import Chosen
     from airpy.sequences import SequencePool
     from airpy.tokenizer import Tokenizer
 
@@ -62,20 +63,29 @@ class Generation:
     it, who keeps it."""
 
     def __init__(
-        self, prompts: Prompts, how: Resolved, parts: list[Part], *, tokenizer: Tokenizer, pool: SequencePool, sample: Sample
+        self,
+        prompts: Prompts,
+        how: Resolved,
+        parts: list[Part],
+        adapted: list[Chosen],
+        *,
+        tokenizer: Tokenizer,
+        pool: SequencePool,
+        sample: Sample,
     ) -> None:
-        """prompts: each how.copies times; a prompt's rows share the first one's sequence until it has been read. sample: the engine's."""
+        """prompts: each how.copies times; a prompt's rows share the first one's sequence until it has been read. adapted: what each has.
+        sample: the engine's."""
         self.reused = 0
         self._how, self._pool = how, pool
         self._closed = False
         self.rows: list[Row] = []
         try:
-            for prompt, (limit, seed) in zip(prompts.rows, parts, strict=True):
+            for prompt, (limit, seed), chosen in zip(prompts.rows, parts, adapted, strict=True):
                 stops = StopStrings(tokenizer, prompt.tolist(), how.stop_strings) if how.stop_strings else None
                 if len(self.rows) % how.copies:
                     sequence = self.rows[-1].sequence
                 else:
-                    sequence = pool.take(prompt) if how.reuse else pool.make()
+                    sequence = pool.take(prompt, chosen) if how.reuse else pool.make(chosen)
                     self.reused += sequence.length
                 self.rows.append(Row(prompt, {**how.sampling, "seed": seed}, limit, stops, sequence))
         except BaseException:

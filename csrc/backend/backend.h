@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "backend/adapter.h"
 #include "backend/device.h"
 #include "backend/op.h"
 #include "base/status.h"
@@ -98,6 +99,7 @@ typedef struct air_pass {
     const uint8_t *roles;     /* [rows]: air_row_role */
     const uint8_t *types;     /* [rows]: AIR_OP_ADD_TYPE's; NULL: all 0 */
     const air_state_view *states;
+    const air_adapted *adapted; /* as states; NULL where no sequence has an adapter, as it is of a device */
     const air_state_away *away; /* [n_away], n_away at most the config's away_most */
     int64_t n_away;
     air_state_type state_type;

@@ -1,5 +1,6 @@
 /* backend/host.h: inside the CPU backend: what its files share. host.c: memory and the walk; host_stages.c: the list of stages;
- * host_ops.c: ops by rows; host_attention.c; host_products.c: products and the belt of spans they read; host_experts.c: mixtures.
+ * host_ops.c: ops by rows; host_attention.c; host_products.c: products and the belt of spans they read; host_adapters.c: what
+ * is added to them; host_experts.c: mixtures.
  *
  * A pass walks stages: runs of ops whose jobs do not depend on each other, made once from the program. All threads take jobs of one
  * stage until none is left; one barrier leads to the next, and the last thread to arrive there prepares it alone (or runs it, when one
@@ -115,6 +116,7 @@ struct air_backend {
     air_status status;
     air_error error;
     air_pool_job job;        /* of a stage of rows or attention */
+    air_pool_job adapting;   /* of a stage of products, before them */
     air__belt belt;
     air__attention_jobs attention;
     air__mixture_run mixture;
@@ -144,6 +146,13 @@ void air__products_begin(air_backend *h); /* takes the first span too; may set s
 void air__rows_run(air_backend *h, int index);
 void air__attention_run(air_backend *h, int index);
 void air__products_run(air_backend *h, int index);
+
+/* host_adapters.c. Before a stage of products, one thread; then what all do first of all in it; then what is added to results y of `rows`
+ * weight rows from `row` on, for n columns from `column` on, before anything else is done to them. */
+void air__adapters_begin(air_backend *h);
+void air__adapters_run(air_backend *h);
+void air__adapters_add(const air_backend *h, const air_op *op, int64_t row, int64_t rows, int64_t column, int64_t n, float *y,
+                       size_t y_stride);
 
 /* Gives back what a pass that failed has left on the belt, and of experts. */
 void air__belt_clear(air_backend *h);

@@ -67,6 +67,7 @@ void air__products_begin(air_backend *h)
     b->end = h->stage->first + h->stage->n_ops;
     b->op_first = b->stage_first = n;
     atomic_store_explicit(&b->asked, n + 1, memory_order_relaxed);
+    air__adapters_begin(h);
     take_span(h, n);
 }
 
@@ -195,8 +196,10 @@ static void product_chunk(air_backend *h, const air__belt_span *s, int64_t chunk
         float *o = out + c * width;
         if (direct) {
             air__multiply(h->ops, w, data, rows, &x, o + row, (size_t)width, decoded);
+            if (h->pass->adapted) air__adapters_add(h, op, row, rows, c, columns, o + row, (size_t)width);
         } else {
             air__multiply(h->ops, w, data, rows, &x, result, (size_t)rows, decoded);
+            if (h->pass->adapted) air__adapters_add(h, op, row, rows, c, columns, result, (size_t)rows);
             if (op->epilogue != AIR_EPILOGUE_SET && !earlier_done(h, s)) return;
             finish(h, op, result, rows, columns, o, width, row);
         }
@@ -205,6 +208,7 @@ static void product_chunk(air_backend *h, const air__belt_span *s, int64_t chunk
 
 void air__products_run(air_backend *h, int index)
 {
+    air__adapters_run(h);
     for (uint32_t n = h->belt.stage_first;; n++) {
         air__belt_span *s = wait_for_span(h, n);
         if (!s) {

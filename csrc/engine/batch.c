@@ -20,6 +20,7 @@ static void batch_delete(air_batch *b)
     air_free(b->wanted);
     air_free(b->whole);
     air_free(b->states);
+    air_free(b->adapted);
     air_free(b->uses);
     air_free(b->logits);
     air_free(b->hidden);
@@ -28,6 +29,7 @@ static void batch_delete(air_batch *b)
     air_free(b->sampled);
     air_free(b->logprobs);
     if (b->engine) air_budget_release(&b->engine->budget, AIR_HOLD_LOGITS, b->logit_bytes);
+    if (b->engine) air_budget_release(&b->engine->budget, AIR_HOLD_ADAPTERS, b->held);
     air_free(b);
 }
 
@@ -93,11 +95,12 @@ static air_status batch_allocate(air_batch *b, const air_batch_request *r, air_e
     b->wanted = air_calloc((size_t)b->n_wanted, sizeof *b->wanted);
     b->whole = air_calloc((size_t)b->n_wanted, sizeof *b->whole);
     b->states = air_calloc(items, sizeof *b->states);
+    b->adapted = air_calloc(items, sizeof *b->adapted);
     b->uses = air_calloc(items, sizeof *b->uses);
     b->sampled = air_calloc(items, sizeof *b->sampled);
     b->logprobs = air_calloc(items, sizeof *b->logprobs);
-    if (b->items && b->samplings && b->token_ids && b->positions && b->sequences && b->roles && b->types && b->wanted && b->whole && b->states &&
-        b->uses && b->sampled && b->logprobs)
+    if (b->items && b->samplings && b->token_ids && b->positions && b->sequences && b->roles && b->types && b->wanted && b->whole &&
+        b->states && b->adapted && b->uses && b->sampled && b->logprobs)
         return AIR_OK;
     return air_fail(err, AIR_E_NOMEM, "batch: %zu tokens", rows);
 }
@@ -123,6 +126,8 @@ static void batch_copy(air_batch *b, const air_batch_request *r)
         if (item->sampling) b->samplings[i] = *item->sampling;
         item->sampling = item->sampling ? &b->samplings[i] : NULL;
         b->sampled[i] = -1;
+        b->adapted[i] = item->sequence->adapted;
+        b->adapts |= b->adapted[i].adapter != NULL;
         for (int64_t t = 0; t < item->n_tokens; t++) {
             b->token_ids[row + t] = item->tokens[t];
             b->positions[row + t] = (int32_t)(item->sequence->length + t);
@@ -156,6 +161,7 @@ static air_status batch_make(air_batch **out, air_engine *e, const air_batch_req
     b->n_items = r->n_items;
     b->keep_hidden = r->keep_hidden;
     b->walk = r->walk;
+    b->hold = r->hold;
     air_status st = AIR_OK;
     for (int32_t i = 0; i < r->n_items && !st; i++) {
         st = check_item(e, &r->items[i], i, err);
@@ -182,7 +188,7 @@ air_status air_batch_submit(air_batch **out, air_engine *e, const air_batch_requ
     *out = NULL;
     air_status st = air__engine_usable(e, err);
     if (st) return st;
-    if (r->n_items < 1 && !r->walk) return air_fail(err, AIR_E_ARGUMENT, "batch: no items");
+    if (r->n_items < 1 && !r->walk && !r->hold) return air_fail(err, AIR_E_ARGUMENT, "batch: no items");
     st = check_ends(e, r, err);
     if (st) return st;
     st = take_sequences(r, err);
@@ -270,6 +276,13 @@ void air_batch_detach(air_batch *b)
 {
     air_budget_release(&b->engine->budget, AIR_HOLD_LOGITS, b->logit_bytes);
     b->engine = NULL;
+}
+
+uint64_t air__batch_take_hold(air_batch *b)
+{
+    uint64_t bytes = b->held;
+    b->held = 0;
+    return bytes;
 }
 
 float *air_batch_logits(const air_batch *b) { return b->logits; }

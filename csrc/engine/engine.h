@@ -107,6 +107,30 @@ air_status air_sequence_fork(air_sequence **out, air_sequence *sequence, air_err
  * measurements, which would else spend minutes on computing one. AIR_E_ARGUMENT unless it holds whole blocks of 64 tokens. */
 air_status air_sequence_repeat(air_sequence *sequence, int64_t n, air_error *err);
 
+/* --- adapters: low-rank additions to some weights (backend/adapter.h), for sequences that are to have them --- */
+typedef struct air_adapter_matrix { /* for the tensor of that name, [rows][cols]: W + B A, A [rank][cols], B [rows][rank] */
+    const char *name;
+    int64_t rank, rows, cols;
+} air_adapter_matrix;
+typedef struct air_engine_adapter air_engine_adapter;
+
+/* Bytes that one of these takes. Errors: AIR_E_MODEL where it does not fit the model, AIR_E_UNSUPPORTED for tables, vectors, experts, and
+ * where a device computes. */
+air_status air_engine_adapter_bytes(air_engine *engine, const air_adapter_matrix *matrices, int32_t n, uint64_t *bytes, air_error *err);
+/* All zeros, to be filled. held: an ended batch that has made room for that many (air_batch_request.hold), which it takes over. Free it
+ * after the sequences that have it and before the engine. Errors: those above, AIR_E_NOMEM. */
+air_status air_engine_adapter_new(air_engine_adapter **out, air_engine *engine, const air_adapter_matrix *matrices, int32_t n,
+                                  air_batch *held, air_error *err);
+/* Of matrix number i: room for A and B, row after row, until a sequence has the adapter; NULL from then on. */
+int32_t air_engine_adapter_count(const air_engine_adapter *adapter);
+air_adapter_matrix air_engine_adapter_matrix(const air_engine_adapter *adapter, int32_t i); /* without the name */
+float *air_engine_adapter_a(air_engine_adapter *adapter, int32_t i);
+float *air_engine_adapter_b(air_engine_adapter *adapter, int32_t i);
+void air_engine_adapter_free(air_engine_adapter *adapter);
+uint64_t air_engine_adapter_held(const air_engine_adapter *adapter); /* of max_ram */
+/* What an empty sequence, and every fork of it, is computed with; NULL: the model alone. AIR_E_ARGUMENT for one with tokens. */
+air_status air_sequence_adapt(air_sequence *sequence, air_engine_adapter *adapter, float scale, air_error *err);
+
 /* --- batches: one call's work --- */
 typedef struct air_batch_item {
     air_sequence *sequence;
@@ -126,6 +150,7 @@ typedef struct air_batch_request {
     int sampled_only;
     int keep_hidden; /* whether air_batch_hidden will be asked for */
     int walk;        /* with no items: a pass with compute left out, what the weights' way into memory takes by itself */
+    uint64_t hold;   /* with no items: weights give way to so many bytes, which the batch holds of max_ram until it is freed */
 } air_batch_request;
 
 /* Checks everything (token ids, context, budget, sequences idle and distinct) and queues. Nothing is computed or changed on failure.

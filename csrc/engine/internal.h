@@ -31,6 +31,9 @@ struct air_batch {
     uint8_t *whole;              /* [n_wanted]: whether logits has that row; of the CPU's it has all */
     int64_t rows, n_wanted, n_whole;
     air_state_view *states;      /* [n_items]: those of the present pass are right */
+    air_adapted *adapted;        /* [n_items] */
+    int adapts;                  /* whether any has an adapter */
+    uint64_t hold, held;         /* bytes to be made room for, with no items; what of the budget it holds when it has ended */
     air_state_use *uses;         /* [n_items]: of the present pass, its first ones */
     float *logits, *hidden;      /* [n_whole][n_vocab], [n_wanted][n_embd]; made by the engine's thread */
     air_candidate *candidates;   /* [n_wanted][n_candidates], likewise */
@@ -40,6 +43,9 @@ struct air_batch {
     float *logprobs;
     air_batch_cost cost;         /* written by the engine's thread */
 };
+
+/* What a batch holds is the caller's from now on, to be released. */
+uint64_t air__batch_take_hold(air_batch *batch);
 
 struct air_engine {
     const air_gguf_set *set;

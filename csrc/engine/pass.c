@@ -180,7 +180,8 @@ uint64_t air_engine_budget_for(air_engine *e, int64_t blocks, int64_t rows, int6
         room pass = {.rows = min64(rows, p->max_rows), .wanted = wanted};
         pass_memory(e, &pass, EXACT);
         uint64_t passes = pass.activations;
-        uint64_t others = r.fixed + p->ring_bytes + p->gather_bytes + p->staging_bytes + atomic_load(&e->budget.held[AIR_HOLD_LOGITS]);
+        uint64_t others = r.fixed + p->ring_bytes + p->gather_bytes + p->staging_bytes + atomic_load(&e->budget.held[AIR_HOLD_LOGITS]) +
+                          atomic_load(&e->budget.held[AIR_HOLD_ADAPTERS]);
         air_plan_free(p);
         if (!air_add_u64(state, logits, &need) || !air_add_u64(need, passes + others, &need) || need > INT64_MAX) return 0;
         if (need <= r.budget) return r.budget;
@@ -410,7 +411,8 @@ static air_status run_pass(air_engine *e, air_batch *b, int64_t first, int64_t r
     air_pass pass = {
         .rows = rows, .tokens = b->token_ids + first, .positions = b->positions + first, .sequences = b->sequences + first,
         .roles = b->roles + first, .types = b->types + first,
-        .states = b->states, .away = e->pool.away, .n_away = e->pool.n_away, .state_type = e->pool.type,
+        .states = b->states, .adapted = b->adapts ? b->adapted : NULL,
+        .away = e->pool.away, .n_away = e->pool.n_away, .state_type = e->pool.type,
         .wanted = wanted, .n_wanted = n_wanted,
         .logits = whole_in(b, wanted_first, n_wanted) ? b->logits + whole_in(b, 0, wanted_first) * p->n_vocab : NULL,
         .whole = b->whole + wanted_first,
@@ -466,6 +468,22 @@ static air_status walk_weights(air_engine *e, air_batch *b, air_error *err)
     return st;
 }
 
+/* Weights give way for good, until whoever has the batch lets go. */
+static air_status hold_memory(air_engine *e, air_batch *b, air_error *err)
+{
+    room r = {.activations = e->activation_bytes, .device_activations = e->device_activation_bytes, .logits = b->hold};
+    host_room h = host_room_of(e, &r);
+    if (!host_fits(e, &h))
+        return air_fail(err, AIR_E_BUDGET,
+                        "max_ram %.1f MiB is too small for an adapter of %.1f MiB: in use %.1f, of which weights need %.1f",
+                        air_mib(e->budget.limit), (double)air_tenths_up(b->hold) / 10,
+                        air_mib(h.others + h.least + e->activation_bytes), air_mib(h.least));
+    air_status st = make_room(e, &r, err);
+    if (!st) st = air_budget_reserve(&e->budget, AIR_HOLD_ADAPTERS, b->hold, err);
+    if (!st) b->held = b->hold;
+    return st;
+}
+
 /* Appends the tokens and samples; lengths change only when every item has succeeded. */
 static air_status sample_items(air_engine *e, air_batch *b, air_error *err)
 {
@@ -496,6 +514,7 @@ air_status air__batch_run(air_engine *e, air_batch *b, air_error *err)
     if (atomic_load(&b->cancel)) return air_fail(err, AIR_E_CANCELLED, "cancelled before it began");
     air_pager_set_cancel(e->pager, &b->cancel);
     if (b->walk) return walk_weights(e, b, err);
+    if (b->hold) return hold_memory(e, b, err);
     room r = room_for(e, b, SPARE);
     host_room h = host_room_of(e, &r);
     if (!device_fits(e, &r) || !host_fits(e, &h) || is_crowded(e, &r)) r = room_for(e, b, EXACT);

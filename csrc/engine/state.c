@@ -313,6 +313,7 @@ air_status air_sequence_fork(air_sequence **out, air_sequence *s, air_error *err
     air_sequence *copy = NULL;
     st = air_sequence_new(&copy, s->engine, err);
     if (!st) st = share(copy, s, err);
+    if (!st) copy->adapted = s->adapted;
     air__sequence_release(s);
     if (st) {
         air_sequence_free(copy);

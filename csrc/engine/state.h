@@ -14,6 +14,7 @@ struct air_sequence {
     air_engine *engine;
     air_state_pool *pool;
     AIR_ATOMIC(int) busy;  /* used by one caller at a time */
+    air_adapted adapted;   /* from its first token on */
     int32_t *tokens;
     int64_t length, token_capacity;
     air_block **blocks;    /* cover length positions, and during a pass those it adds */

@@ -18,6 +18,7 @@ const char *air_holder_name(air_holder holder)
         [AIR_HOLD_FIXED] = "fixed",         [AIR_HOLD_VECTORS] = "small weights",   [AIR_HOLD_PINS] = "pinned weights",
         [AIR_HOLD_RING] = "ring",           [AIR_HOLD_STATE] = "KV cache",          [AIR_HOLD_ACTIVATIONS] = "activations",
         [AIR_HOLD_LOGITS] = "logits",       [AIR_HOLD_EXPERTS] = "experts",
+        [AIR_HOLD_ADAPTERS] = "adapters",
     };
     return (unsigned)holder < AIR_HOLD_COUNT ? names[holder] : "unknown holder";
 }

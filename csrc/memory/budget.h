@@ -20,6 +20,7 @@ typedef enum air_holder {
     AIR_HOLD_STATE,       /* K/V blocks */
     AIR_HOLD_ACTIVATIONS, /* hidden states, scratch */
     AIR_HOLD_LOGITS,
+    AIR_HOLD_ADAPTERS,    /* low-rank matrices beside the weights */
     AIR_HOLD_COUNT
 } air_holder;
 

@@ -18,7 +18,7 @@
 #include "engine/engine.h"
 
 typedef struct core_state {
-    PyTypeObject *array, *gguf, *engine, *sequence, *result;
+    PyTypeObject *array, *gguf, *engine, *sequence, *result, *adapter;
     PyObject *errors[AIR_STATUS_COUNT]; /* by status; [AIR_OK] is their common base AirpyError */
 } core_state;
 
@@ -87,6 +87,7 @@ typedef struct engine_run { /* one call of run under way: on the list of its eng
 
 typedef struct SequenceObject SequenceObject;
 typedef struct ResultObject ResultObject;
+typedef struct AdapterObject AdapterObject;
 
 typedef struct EngineObject {
     PyObject_HEAD
@@ -95,6 +96,7 @@ typedef struct EngineObject {
     PyObject *source;          /* the str that config.source_spec borrowed, or NULL */
     SequenceObject *sequences; /* all that hold a C sequence; not references */
     ResultObject *results;     /* all that hold a batch; not references */
+    AdapterObject *adapters;   /* all that hold a C adapter; not references */
     engine_run *runs;
     int closing;               /* no call may begin */
     uint64_t process;          /* that opened it */
@@ -108,6 +110,14 @@ int air__py_engine_in_child(const EngineObject *self); /* of fork: its threads a
 PyObject *air__py_engine_run(PyObject *self, PyObject *args, PyObject *kwargs);
 PyObject *air__py_engine_walk(PyObject *self, PyObject *unused);
 PyObject *air__py_engine_sample(PyObject *self, PyObject *args);
+/* Waits, with looks for signals, until weights have given way to so many bytes: 0 and a batch that holds them, to be freed; or -1. */
+int air__py_engine_hold(EngineObject *engine, uint64_t bytes, air_batch **held);
+
+/* --- adapter.c --- */
+extern PyType_Spec air__py_adapter_spec;
+PyObject *air__py_engine_adapter(PyObject *self, PyObject *matrices);
+air_engine_adapter *air__py_adapter_of(PyObject *adapter, const EngineObject *engine); /* NULL and ArgumentError: another engine's */
+void air__py_adapter_drop(AdapterObject *self);            /* frees the C adapter, if there is one, and leaves the list */
 
 /* --- sequence.c --- */
 struct SequenceObject {
@@ -116,6 +126,8 @@ struct SequenceObject {
     EngineObject *engine;
     SequenceObject *next, *previous; /* on the engine's list, while sequence is not NULL */
     int busy;                        /* in a call of run */
+    PyObject *adapter;               /* that it is computed with, or NULL */
+    double scale;                    /* of it */
 };
 
 extern PyType_Spec air__py_sequence_spec;

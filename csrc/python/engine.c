@@ -44,6 +44,7 @@ static PyObject *engine_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     self->source = Py_XNewRef(source);
     self->sequences = NULL;
     self->results = NULL;
+    self->adapters = NULL;
     self->runs = NULL;
     self->closing = 0;
     self->process = air_process_id();
@@ -106,6 +107,7 @@ static PyObject *engine_close(PyObject *o, PyObject *unused)
     }
     while (self->sequences) air__py_sequence_drop(self->sequences);
     while (self->results) air__py_result_detach(self->results);
+    while (self->adapters) air__py_adapter_drop(self->adapters);
     air_engine *engine = self->engine;
     self->engine = NULL; /* before the GIL goes: two threads may close */
     Py_BEGIN_ALLOW_THREADS
@@ -272,6 +274,8 @@ static PyMethodDef engine_methods[] = {
      "Appends tokens to sequences, in one pass where they fit; each item is (sequence, int32 tokens, want, sampling or None, n_prompt, n_first=0)."},
     {"walk", air__py_engine_walk, METH_NOARGS,
      "walk($self, /)\n--\n\nA pass with compute left out: takes every weight as run does. Result shows its cost."},
+    {"adapter", air__py_engine_adapter, METH_O,
+     "adapter($self, matrices, /)\n--\n\nAn Adapter, all zeros, of matrices (tensor's name, rank, rows, cols)."},
     {"sample", air__py_engine_sample, METH_VARARGS,
      "sample($self, logits, n, sampling, /)\n--\n\nThe token that n tokens with these logits go on with; penalties are not applied."},
     {"cancel", engine_cancel, METH_NOARGS, "cancel($self, /)\n--\n\nEnds every call of run now under way with CancelledError."},

@@ -128,7 +128,8 @@ static int core_exec(PyObject *module)
     core_state *state = PyModule_GetState(module);
     if (air__py_errors_init(state, module) < 0 || add_type(module, &state->array, &air__py_array_spec) < 0 ||
         add_type(module, &state->gguf, &air__py_gguf_spec) < 0 || add_type(module, &state->engine, &air__py_engine_spec) < 0 ||
-        add_type(module, &state->sequence, &air__py_sequence_spec) < 0 || add_type(module, &state->result, &air__py_result_spec) < 0)
+        add_type(module, &state->sequence, &air__py_sequence_spec) < 0 ||
+        add_type(module, &state->adapter, &air__py_adapter_spec) < 0 || add_type(module, &state->result, &air__py_result_spec) < 0)
         return -1;
     if (add_value(module, "VERSION", PyUnicode_FromString(AIRPY_VERSION)) < 0 ||
         add_value(module, "FORMATS", formats_tuple()) < 0 ||
@@ -150,6 +151,7 @@ static int core_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->gguf);
     Py_VISIT(state->engine);
     Py_VISIT(state->sequence);
+    Py_VISIT(state->adapter);
     Py_VISIT(state->result);
     for (int i = 0; i < AIR_STATUS_COUNT; i++) Py_VISIT(state->errors[i]);
     return 0;
@@ -162,6 +164,7 @@ static int core_clear(PyObject *module)
     Py_CLEAR(state->gguf);
     Py_CLEAR(state->engine);
     Py_CLEAR(state->sequence);
+    Py_CLEAR(state->adapter);
     Py_CLEAR(state->result);
     for (int i = 0; i < AIR_STATUS_COUNT; i++) Py_CLEAR(state->errors[i]);
     return 0;

@@ -220,26 +220,45 @@ static air_status call_wait(run_call *call, PyObject *progress, air_error *err)
     }
 }
 
-static PyObject *call_run(run_call *call, int walk, int logits, int hidden, PyObject *progress)
+/* Submits and waits: the ended batch, or NULL with an exception. */
+static air_batch *call_batch(run_call *call, const air_batch_request *request, PyObject *progress)
 {
-    air_batch_request request = {.items = call->item, .n_items = call->n, .sampled_only = !logits, .keep_hidden = hidden, .walk = walk};
     const core_state *state = air__py_state((PyObject *)call->engine);
     air_error err;
     air_status st;
     air_batch *batch;
     Py_BEGIN_ALLOW_THREADS
-    st = air_batch_submit(&batch, call->engine->engine, &request, &err);
+    st = air_batch_submit(&batch, call->engine->engine, request, &err);
     Py_END_ALLOW_THREADS
     release_tokens(call);
-    if (st) return air__py_raise(state, &err);
-
+    if (st) {
+        (void)air__py_raise(state, &err);
+        return NULL;
+    }
     call->link.batch = batch;
     if (call->link.cancelled) air_batch_cancel(batch);
     st = call_wait(call, progress, &err);
     call->link.batch = NULL;
-    if (!st && !PyErr_Occurred()) return air__py_result_new(call->engine, batch, call->n, logits, hidden);
+    if (!st && !PyErr_Occurred()) return batch;
     air_batch_free(batch);
-    return PyErr_Occurred() ? NULL : air__py_raise(state, &err);
+    if (!PyErr_Occurred()) (void)air__py_raise(state, &err);
+    return NULL;
+}
+
+static PyObject *call_run(run_call *call, int walk, int logits, int hidden, PyObject *progress)
+{
+    air_batch_request request = {.items = call->item, .n_items = call->n, .sampled_only = !logits, .keep_hidden = hidden, .walk = walk};
+    air_batch *batch = call_batch(call, &request, progress);
+    return batch ? air__py_result_new(call->engine, batch, call->n, logits, hidden) : NULL;
+}
+
+int air__py_engine_hold(EngineObject *engine, uint64_t bytes, air_batch **held)
+{
+    run_call call = {.engine = engine};
+    air_batch_request request = {.hold = bytes};
+    *held = call_begin(&call) == 0 ? call_batch(&call, &request, Py_None) : NULL;
+    call_end(&call);
+    return *held ? 0 : -1;
 }
 
 /* run(items, *, logits=False, hidden=False, progress=None) -> Result. Blocks, without the GIL. */

@@ -5,8 +5,8 @@
 
 #include "python/core.h"
 
-/* Takes sequence, also on failure. */
-static PyObject *sequence_wrap(EngineObject *engine, air_sequence *sequence)
+/* Takes sequence, also on failure. adapter: that it has; borrowed, may be NULL. */
+static PyObject *sequence_wrap(EngineObject *engine, air_sequence *sequence, PyObject *adapter, double scale)
 {
     SequenceObject *self = PyObject_New(SequenceObject, air__py_state((PyObject *)engine)->sequence);
     if (!self) {
@@ -16,6 +16,8 @@ static PyObject *sequence_wrap(EngineObject *engine, air_sequence *sequence)
     self->sequence = sequence;
     self->engine = (EngineObject *)Py_NewRef((PyObject *)engine);
     self->busy = 0;
+    self->adapter = Py_XNewRef(adapter);
+    self->scale = scale;
     self->previous = NULL;
     self->next = engine->sequences;
     if (self->next) self->next->previous = self;
@@ -28,7 +30,7 @@ PyObject *air__py_sequence_new(EngineObject *engine)
     air_sequence *sequence;
     air_error err;
     if (air_sequence_new(&sequence, engine->engine, &err)) return air__py_raise(air__py_state((PyObject *)engine), &err);
-    return sequence_wrap(engine, sequence);
+    return sequence_wrap(engine, sequence, NULL, 1);
 }
 
 void air__py_sequence_drop(SequenceObject *self)
@@ -64,6 +66,7 @@ static void sequence_dealloc(PyObject *o)
     SequenceObject *self = (SequenceObject *)o;
     PyTypeObject *type = Py_TYPE(o);
     air__py_sequence_drop(self);
+    Py_XDECREF(self->adapter);
     Py_DECREF((PyObject *)self->engine);
     PyObject_Free(o);
     Py_DECREF(type);
@@ -118,7 +121,31 @@ static PyObject *sequence_fork(PyObject *o, PyObject *unused)
     air_sequence *copy;
     air_error err;
     if (air_sequence_fork(&copy, self->sequence, &err)) return air__py_raise(air__py_state(o), &err);
-    return sequence_wrap(self->engine, copy);
+    return sequence_wrap(self->engine, copy, self->adapter, self->scale);
+}
+
+/* adapt(adapter or None, scale=1.0, /): of an empty sequence, what it and its forks are computed with. */
+static PyObject *sequence_adapt(PyObject *o, PyObject *args)
+{
+    SequenceObject *self = (SequenceObject *)o;
+    const core_state *state = air__py_state(o);
+    PyObject *adapter, *factor = NULL;
+    double scale = 1;
+    air_error err;
+    if (!PyArg_ParseTuple(args, "O|O:adapt", &adapter, &factor)) return NULL;
+    if (factor && air__py_to_double("scale", factor, &scale) < 0) return NULL;
+    if (adapter != Py_None && Py_TYPE(adapter) != state->adapter)
+        return PyErr_Format(PyExc_TypeError, "an Adapter or None is expected, not %R", Py_TYPE(adapter));
+    if (!(scale >= -1e6 && scale <= 1e6)) return air__py_raise_text(state, AIR_E_ARGUMENT, "scale is %R; it must be -1e6 to 1e6", factor);
+    if (air__py_sequence_usable(self) < 0) return NULL; /* an open engine's adapters are there */
+    air_engine_adapter *of = adapter == Py_None ? NULL : air__py_adapter_of(adapter, self->engine);
+    if (!of && adapter != Py_None) return NULL;
+    if (air_sequence_adapt(self->sequence, of, (float)scale, &err)) return air__py_raise(state, &err);
+    PyObject *before = self->adapter;
+    self->adapter = adapter == Py_None ? NULL : Py_NewRef(adapter);
+    self->scale = scale;
+    Py_XDECREF(before);
+    Py_RETURN_NONE;
 }
 
 static PyObject *sequence_close(PyObject *o, PyObject *unused)
@@ -151,17 +178,28 @@ static PyObject *sequence_host_bytes(PyObject *o, void *unused)
     return air__py_sequence_usable(self) < 0 ? NULL : PyLong_FromUnsignedLongLong(air_sequence_host_bytes(self->sequence));
 }
 
+static PyObject *sequence_adapted(PyObject *o, void *unused)
+{
+    (void)unused;
+    SequenceObject *self = (SequenceObject *)o;
+    if (!self->adapter) Py_RETURN_NONE;
+    return Py_BuildValue("(Od)", self->adapter, self->scale);
+}
+
 static PyMethodDef sequence_methods[] = {
     {"tokens", sequence_tokens, METH_NOARGS, "tokens($self, /)\n--\n\nThe token ids, a copy: int32 (length,)."},
     {"truncate", sequence_truncate, METH_O, "truncate($self, length, /)\n--\n\nForgets the tokens from length on."},
     {"repeat", sequence_repeat, METH_O,
      "repeat($self, n, /)\n--\n\nn tokens more, with copies of the state held: a long context, for measurements."},
     {"fork", sequence_fork, METH_NOARGS, "fork($self, /)\n--\n\nA second sequence with the same tokens; state is copied when written."},
+    {"adapt", sequence_adapt, METH_VARARGS,
+     "adapt($self, adapter, scale=1.0, /)\n--\n\nOf an empty sequence: the Adapter, or None, that it and its forks are computed with."},
     {"close", sequence_close, METH_NOARGS, "close($self, /)\n--\n\nFrees the state. Idempotent."},
     {NULL, NULL, 0, NULL},
 };
 
 static PyGetSetDef sequence_getset[] = {
+    {"adapted", sequence_adapted, NULL, "(Adapter, scale), or None.", NULL},
     {"length", sequence_length, NULL, "Tokens whose state is held.", NULL},
     {"bytes", sequence_bytes, NULL, "Of state held, shared blocks counted in full.", NULL},
     {"host_bytes", sequence_host_bytes, NULL, "Of max_ram: where a device computes, those that lie in RAM.", NULL},

@@ -273,7 +273,9 @@ inline std::vector<int32_t> text_of(int n, int seed)
 /* One batch; *out: its logits. */
 inline air_status run_items(Model &m, const air_batch_item *items, int32_t n_items, Logits *out, air_error *err)
 {
-    air_batch_request request = {items, n_items, 0, 0, 0};
+    air_batch_request request = {};
+    request.items = items;
+    request.n_items = n_items;
     air_batch *b;
     out->clear();
     air_status st = air_batch_submit(&b, m.engine, &request, err);
