@@ -425,6 +425,10 @@ static air_status cuda_supports(const air_program *program, air_error *err)
     if (program->bidirectional || program->logits == AIR_NONE)
         return air_fail(err, AIR_E_UNSUPPORTED, "cuda: models that read a text from both ends are computed by the CPU alone; use device "
                         "\"cpu\"");
+    for (int32_t i = 0; i < program->n_layers; i++)
+        if (program->attention[i].values_in_keys)
+            return air_fail(err, AIR_E_UNSUPPORTED, "cuda: attention over a compressed state (MLA) is computed by the CPU alone; use device "
+                            "\"cpu\"");
     for (int32_t i = 0; i < program->n_ops; i++) {
         if (program->ops[i].kind != AIR_OP_PRODUCT) continue;
         const air_weight *w = &program->weights[program->ops[i].weight];

@@ -24,15 +24,28 @@ static size_t cut(size_t *at, uint64_t bytes)
     return offset;
 }
 
+/* 8-bit forms of the input of any op for so many rows: of the widest, or of one taken apart by heads. */
+static size_t q8_bytes(const air_program *p, int64_t rows)
+{
+    size_t most = air_q8_bytes((int64_t)air_round_up((uint64_t)p->max_cols, AIR_Q8_GROUP), rows);
+    for (int32_t i = 0; i < p->n_ops; i++) {
+        const air_op *op = &p->ops[i];
+        if (op->kind != AIR_OP_PRODUCT || !op->heads) continue;
+        size_t bytes = air_q8_bytes((int64_t)air_round_up((uint64_t)p->weights[op->weight].cols, AIR_Q8_GROUP), op->heads * rows);
+        if (bytes > most) most = bytes;
+    }
+    return most;
+}
+
 static layout lay_out(const air_program *p, int64_t rows, int64_t n_wanted, int threads)
 {
     layout l;
     size_t at = 0;
-    uint64_t n = (uint64_t)rows, w = (uint64_t)n_wanted, k = air_round_up((uint64_t)p->max_cols, AIR_Q8_GROUP);
+    uint64_t n = (uint64_t)rows, w = (uint64_t)n_wanted;
     uint64_t columns = n > w ? n : w;
     l.rows = cut(&at, n * (uint64_t)p->row_floats * sizeof(float));
     l.wanted = cut(&at, w * (uint64_t)p->wanted_floats * sizeof(float));
-    l.q8 = cut(&at, air_q8_bytes((int64_t)k, (int64_t)columns));
+    l.q8 = cut(&at, q8_bytes(p, (int64_t)columns));
     l.cos = cut(&at, n * (uint64_t)p->rope_pairs * sizeof(float));
     l.sin = cut(&at, n * (uint64_t)p->rope_pairs * sizeof(float));
     l.scratch = cut(&at, (uint64_t)threads * air__host_scratch_floats(p) * sizeof(float));
@@ -94,9 +107,18 @@ int64_t air__host_rows(const air_backend *h, int32_t buffer)
     return h->program->buffers[buffer].rows == AIR_ROWS_ALL ? h->pass->rows : h->pass->n_wanted;
 }
 
-air_q8 air__host_q8(const air_backend *h, int32_t buffer)
+air__input_parts air__input_parts_of(const air_backend *h, const air_op *op)
 {
-    return air_q8_place(h->q8, h->program->buffers[buffer].width, air__host_rows(h, buffer));
+    int64_t width = h->program->buffers[op->in].width;
+    if (op->kind != AIR_OP_PRODUCT || !op->heads) return (air__input_parts){1, width, 0, width};
+    return (air__input_parts){op->heads, h->program->weights[op->weight].cols, op->from.first, op->from.step};
+}
+
+air_q8 air__q8_of(const air_backend *h, const air_op *op, int64_t part, int64_t row)
+{
+    air__input_parts p = air__input_parts_of(h, op);
+    int64_t rows = air__host_rows(h, op->in);
+    return air_q8_at(air_q8_place(h->q8, p.k, p.n * rows), p.k, part * rows + row, 0);
 }
 
 /* --- life --- */

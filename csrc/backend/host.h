@@ -32,7 +32,7 @@ typedef struct air__stage {
     air__stage_kind kind;
     int32_t first, n_ops; /* of the program */
     int32_t layer;
-    int32_t quantize;     /* ROWS: the buffer whose 8-bit form the next products read, made after the ops; AIR_NONE */
+    int32_t quantize;     /* ROWS: an op whose input's 8-bit form is made after these, as it reads it; AIR_NONE */
 } air__stage;
 
 /* A span that products are being computed from. Written by the thread that takes it from the feed, before ready counts it. */
@@ -57,9 +57,11 @@ typedef struct air__belt {
     uint32_t op_first, stage_first;
 } air__belt;
 
-/* A unit is a K/V head of some rows. Where units are few they are split into segments of positions, which are merged in order. */
+/* A unit is a K/V head of some rows, for some of the query heads that share it: all, unless units are fewer than threads. Where they are
+ * few they are split into segments of positions, which are merged in order. */
 typedef struct air__attention_jobs {
-    int64_t rows, units, segments; /* rows of a unit; segments of the longest row */
+    int64_t rows, heads, parts;    /* of a unit; parts of a group of query heads */
+    int64_t units, segments;       /* segments of the longest row */
     int split;
 } air__attention_jobs;
 
@@ -126,7 +128,13 @@ struct air_backend {
 
 float *air__host_buffer(const air_backend *h, int32_t buffer);
 int64_t air__host_rows(const air_backend *h, int32_t buffer); /* rows of this pass that the buffer has */
-air_q8 air__host_q8(const air_backend *h, int32_t buffer);    /* where its 8-bit form is, while products read it */
+
+/* What an op of weights reads of a row: n parts of k elements each, from the first on a step apart. */
+typedef struct air__input_parts { int64_t n, k, first, step; } air__input_parts;
+air__input_parts air__input_parts_of(const air_backend *h, const air_op *op);
+/* Where the 8-bit form of a row's part is, while products read it; the rows of a part are columns, one after the other. */
+air_q8 air__q8_of(const air_backend *h, const air_op *op, int64_t part, int64_t row);
+
 float *air__host_scratch(const air_backend *h, int index);
 size_t air__host_scratch_floats(const air_program *program); /* that any op needs, per thread */
 size_t air__attention_totals(const air_program *program, int threads);

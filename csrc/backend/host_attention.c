@@ -34,14 +34,26 @@ static int64_t segments_of(const air_pass *p)
     return last / AIR_SEGMENT_POSITIONS + 1;
 }
 
+/* Query heads of a unit, when there would be so many units and segments of whole groups: each part of a group reads its K/V head anew,
+ * so that it is only cut where threads would have nothing to do. */
+static int64_t heads_of_unit(int64_t group, int64_t jobs, int64_t threads)
+{
+    enum { LEAST = 4 };
+    int64_t parts = min64((threads + jobs - 1) / jobs, (group + LEAST - 1) / LEAST), heads = (group + parts - 1) / parts;
+    return parts > 1 ? min64(group, (heads + LEAST - 1) / LEAST * LEAST) : group;
+}
+
 /* As many rows in a job as one call may take, but jobs for all threads. */
 void air__attention_begin(air_backend *h)
 {
     const air_attention_shape *a = &h->program->attention[h->stage->layer];
     air__attention_jobs *j = &h->attention;
-    int64_t segments = segments_of(h->pass), most = max64(1, AIR__ATTENTION_HEADS / (a->heads / a->kv_heads));
+    int64_t segments = segments_of(h->pass), group = a->heads / a->kv_heads, most = max64(1, AIR__ATTENTION_HEADS / group);
     j->rows = max64(1, min64(most, h->pass->rows * a->kv_heads * segments / split_most(h->threads)));
-    j->units = (h->pass->rows + j->rows - 1) / j->rows * a->kv_heads;
+    int64_t groups = (h->pass->rows + j->rows - 1) / j->rows * a->kv_heads;
+    j->heads = heads_of_unit(group, groups * segments, h->threads);
+    j->parts = (group + j->heads - 1) / j->heads;
+    j->units = groups * j->parts;
     j->segments = segments;
     j->split = segments > 1 && j->units < split_most(h->threads);
     for (int64_t i = 0; j->split && i < j->units; i++) atomic_store_explicit(&h->turns[i], 0, memory_order_relaxed);
@@ -65,12 +77,14 @@ static void end_turn(air_backend *h, int64_t unit, int64_t segment)
     air_gate_count(&h->merged);
 }
 
-static air_attention_args arguments(const air_backend *h, const air_op *op, int64_t row, int64_t rows, int64_t kv_head)
+/* which: of the K/V heads' parts. */
+static air_attention_args arguments(const air_backend *h, const air_op *op, int64_t row, int64_t rows, int64_t which)
 {
     const air_attention_shape *a = &h->program->attention[op->layer];
     const air_state_view *view = &h->pass->states[h->pass->sequences[row]];
     air_state_type type = h->pass->state_type;
-    int64_t group = a->heads / a->kv_heads, head = kv_head * group, q_stride = (int64_t)a->heads * a->key_dim;
+    int64_t group = a->heads / a->kv_heads, kv_head = which / h->attention.parts, before = which % h->attention.parts * h->attention.heads;
+    int64_t head = kv_head * group + before, q_stride = (int64_t)a->heads * a->key_dim;
     int64_t out_stride = (int64_t)a->heads * a->value_dim;
     return (air_attention_args){
         .q = air__host_buffer(h, op->in) + row * q_stride + head * a->key_dim,
@@ -85,7 +99,8 @@ static air_attention_args arguments(const air_backend *h, const air_op *op, int6
         .window = a->window ? a->window : INT64_MAX, .chunk = a->chunk, .ahead = a->ahead, .stored = view->end,
         .slopes = a->slopes ? a->slopes + head : NULL,
         .sinks = op->bias == AIR_NONE ? NULL : h->feed->vectors[op->bias] + head,
-        .group = group, .head_dim = a->key_dim, .value_dim = a->value_dim,
+        .group = min64(h->attention.heads, group - before), .head_dim = a->key_dim, .value_dim = a->value_dim,
+        .values_in_keys = a->values_in_keys,
         .scale = op->scale, .softcap = a->softcap,
     };
 }
@@ -102,11 +117,11 @@ static int64_t rows_together(const air_pass *p, int64_t row, int64_t end)
 static int attend(air_backend *h, int64_t unit, int64_t first, int64_t last, air_attention_total *totals, float *scratch)
 {
     const air_op *op = &h->program->ops[h->stage->first];
-    int64_t kv_heads = h->program->attention[op->layer].kv_heads, row = unit / kv_heads * h->attention.rows;
+    int64_t of_rows = h->program->attention[op->layer].kv_heads * h->attention.parts, row = unit / of_rows * h->attention.rows;
     int64_t end = min64(row + h->attention.rows, h->pass->rows);
     for (int64_t rows; row < end; row += rows) {
         rows = rows_together(h->pass, row, end);
-        air_attention_args args = arguments(h, op, row, rows, unit % kv_heads);
+        air_attention_args args = arguments(h, op, row, rows, unit % of_rows);
         args.scratch = scratch;
         args.totals = totals;
         totals += rows * args.group;

@@ -245,7 +245,7 @@ static air_columns gather(const air_backend *h, const air_op *op, const air_expe
     const int32_t *rows = run->sent + run->first[e->expert] + first;
     int64_t k = h->program->buffers[op->in].width;
     const float *x = air__host_buffer(h, op->in);
-    air_q8 q8 = air__host_q8(h, op->in);
+    air_q8 q8 = air__q8_of(h, op, 0, 0);
     if (n == 1) return (air_columns){.k = k, .n = 1, .f32 = x + rows[0] * k, .f32_stride = (size_t)k, .q8 = air_q8_at(q8, k, rows[0], 0)};
     air_columns out = {.k = k, .n = n, .f32 = *scratch, .f32_stride = (size_t)k};
     for (int64_t c = 0; c < n && run->reads_f32; c++) memcpy(*scratch + c * k, x + rows[c] * k, (size_t)k * sizeof(float));

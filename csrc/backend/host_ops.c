@@ -17,7 +17,7 @@ size_t air__host_scratch_floats(const air_program *p)
     for (int32_t i = 0; i < p->n_layers; i++) {
         const air_attention_shape *a = &p->attention[i];
         int64_t heads = max64(a->heads / a->kv_heads, AIR__ATTENTION_HEADS);
-        attention = max64(attention, (int64_t)air_attention_scratch(heads, a->key_dim, a->value_dim));
+        attention = max64(attention, (int64_t)air_attention_scratch(heads, a->key_dim, a->value_dim, a->values_in_keys));
         store = max64(store, (int64_t)air_state_scratch(max64(a->key_dim, a->value_dim)));
     }
     int64_t product = p->max_cols + (int64_t)AIR__CHUNK_ROWS * AIR__CHUNK_COLUMNS; /* a decoded row, and a chunk of results */
@@ -64,9 +64,10 @@ static const float *vector_at(const air_backend *h, int32_t weight, int64_t at)
 static void norm(const air_backend *h, const air_op *op, int64_t row)
 {
     int64_t width = h->program->buffers[op->in].width, group = op->head_dim ? op->head_dim : width;
+    int64_t step = op->from.step ? op->from.step : group;
     const float *in = air__host_buffer(h, op->in) + row * width;
     float *out = air__host_buffer(h, op->out) + row * width;
-    for (int64_t at = 0; at < width; at += group) {
+    for (int64_t at = op->from.first; at < width; at += step) {
         const float *weight = vector_at(h, op->weight, at);
         if (op->kind == AIR_OP_RMS_NORM) h->ops->rms_norm(in + at, weight, out + at, group, op->eps);
         else h->ops->layer_norm(in + at, weight, vector_at(h, op->bias, at), out + at, group, op->eps);
@@ -92,12 +93,21 @@ static void add_type(const air_backend *h, const air_op *op, int64_t row)
     h->ops->add(air__host_buffer(h, op->out) + row * width, h->feed->vectors[op->weight] + type * width, width);
 }
 
+static void copy(const air_backend *h, const air_op *op, int64_t row)
+{
+    const float *in = air__host_buffer(h, op->in) + row * h->program->buffers[op->in].width + op->from.first;
+    float *out = air__host_buffer(h, op->out) + row * h->program->buffers[op->out].width + op->to.first;
+    for (int64_t i = 0; i < op->heads; i++)
+        memcpy(out + i * op->to.step, in + i * op->from.step, (size_t)op->head_dim * sizeof *out);
+}
+
 static void rotate(const air_backend *h, const air_op *op, int64_t row)
 {
     const air_rope *rope = &h->program->ropes[op->rope];
     float *x = air__host_buffer(h, op->in) + row * h->program->buffers[op->in].width;
     int64_t at = rope->first * h->pass->rows + row * rope->pairs;
-    h->ops->rope(x, op->heads, op->head_dim, rope->pairs, rope->kind, h->cos + at, h->sin + at);
+    int64_t step = op->from.step ? op->from.step : op->head_dim;
+    h->ops->rope(x + op->from.first, op->heads, step, rope->pairs, rope->kind, h->cos + at, h->sin + at);
 }
 
 static void store_part(const air_backend *h, air_state_part part, char *block, int64_t position, const float *x, int64_t heads,
@@ -115,15 +125,18 @@ static void store(const air_backend *h, const air_op *op, int64_t row, float *sc
     const air_state_view *view = &h->pass->states[h->pass->sequences[row]];
     int64_t position = h->pass->positions[row], block = op->layer * view->stride + position / AIR_BLOCK_POSITIONS;
     const float *k = air__host_buffer(h, op->in) + row * h->program->buffers[op->in].width;
-    const float *v = air__host_buffer(h, op->in2) + row * h->program->buffers[op->in2].width;
     store_part(h, AIR_STATE_K, view->k[block], position, k, a->kv_heads, a->key_dim, scratch);
+    if (op->in2 == AIR_NONE) return;
+    const float *v = air__host_buffer(h, op->in2) + row * h->program->buffers[op->in2].width;
     store_part(h, AIR_STATE_V, view->v[block], position, v, a->kv_heads, a->value_dim, scratch);
 }
 
-static void quantize(const air_backend *h, int32_t buffer, int64_t row)
+/* As the op reads it. */
+static void quantize(const air_backend *h, const air_op *op, int64_t row)
 {
-    int64_t k = h->program->buffers[buffer].width;
-    h->ops->quantize(air__host_buffer(h, buffer) + row * k, k, air_q8_at(air__host_q8(h, buffer), k, row, 0));
+    air__input_parts p = air__input_parts_of(h, op);
+    const float *x = air__host_buffer(h, op->in) + row * h->program->buffers[op->in].width + p.first;
+    for (int64_t i = 0; i < p.n; i++) h->ops->quantize(x + i * p.step, p.k, air__q8_of(h, op, i, row));
 }
 
 /* A job is one row, or of a prompt as many as share lines of a tile of keys, so that threads do not write to the same ones. */
@@ -132,7 +145,7 @@ static int64_t rows_of_job(const air_backend *h, int64_t rows) { return rows >= 
 static int64_t rows_of_stage(const air_backend *h)
 {
     const air__stage *s = h->stage;
-    return air__host_rows(h, s->n_ops ? h->program->ops[s->first].in : s->quantize);
+    return air__host_rows(h, h->program->ops[s->n_ops ? s->first : s->quantize].in);
 }
 
 void air__rows_begin(air_backend *h)
@@ -148,11 +161,12 @@ static void run_row(air_backend *h, int64_t row, float *scratch)
         if (op->kind == AIR_OP_RMS_NORM || op->kind == AIR_OP_LAYER_NORM) norm(h, op, row);
         if (op->kind == AIR_OP_ADD) add(h, op, row);
         if (op->kind == AIR_OP_ADD_TYPE) add_type(h, op, row);
+        if (op->kind == AIR_OP_COPY) copy(h, op, row);
         if (op->kind == AIR_OP_ROPE) rotate(h, op, row);
         if (op->kind == AIR_OP_STORE) store(h, op, row, scratch);
         if (op->kind == AIR_OP_ROUTE) air__route(h, op, row);
     }
-    if (s->quantize != AIR_NONE) quantize(h, s->quantize, row);
+    if (s->quantize != AIR_NONE) quantize(h, &h->program->ops[s->quantize], row);
 }
 
 void air__rows_run(air_backend *h, int index)

@@ -133,12 +133,14 @@ int air__product_reads_q8(const air_backend *h, const air_op *op)
     return air__reads_q8(h->ops, &h->program->weights[op->weight]);
 }
 
-static air_columns columns_of(const air_backend *h, const air_op *op, int64_t first, int64_t n)
+/* Of a part of the input, that of all there is or a head's. */
+static air_columns columns_of(const air_backend *h, const air_op *op, int64_t part, int64_t first, int64_t n)
 {
-    int64_t k = h->program->buffers[op->in].width;
+    air__input_parts p = air__input_parts_of(h, op);
+    int64_t width = h->program->buffers[op->in].width;
     return (air_columns){
-        .k = k, .n = n, .f32 = air__host_buffer(h, op->in) + first * k, .f32_stride = (size_t)k,
-        .q8 = air_q8_at(air__host_q8(h, op->in), k, first, 0),
+        .k = p.k, .n = n, .f32 = air__host_buffer(h, op->in) + first * width + p.first + part * p.step, .f32_stride = (size_t)width,
+        .q8 = air__q8_of(h, op, part, first),
     };
 }
 
@@ -179,30 +181,47 @@ static void finish(const air_backend *h, const air_op *op, float *result, int64_
     }
 }
 
-static void product_chunk(air_backend *h, const air__belt_span *s, int64_t chunk, float *scratch)
+/* Rows of one matrix: of the weight, or of one of its heads', which is `part`; their results go to out from element at on. 0 when the
+ * pass has ended. */
+typedef struct product_part { int64_t part, rows, at; const uint8_t *data; } product_part;
+
+static int multiply_part(air_backend *h, const air__belt_span *s, const product_part *p, float *scratch)
 {
     const air_op *op = s->op;
     const air_weight *w = &h->program->weights[op->weight];
-    if (op->out == h->program->logits && !h->pass->logits) return; /* nobody asks: what is wanted is the hidden state */
-    int64_t from = chunk * s->chunk_rows, rows = min64(s->chunk_rows, s->span.rows - from), row = s->span.first_row + from;
-    int64_t n = air__host_rows(h, op->in), width = h->program->buffers[op->out].width;
+    if (op->out == h->program->logits && !h->pass->logits) return 1; /* nobody asks: what is wanted is the hidden state */
+    int64_t n = air__host_rows(h, op->in), width = h->program->buffers[op->out].width, rows = p->rows;
     float *out = air__host_buffer(h, op->out), *decoded = scratch, *result = scratch + ((w->cols + 15) & ~(int64_t)15);
-    const uint8_t *data = s->span.data + (uint64_t)from * w->row_bytes;
     int direct = op->epilogue == AIR_EPILOGUE_SET && op->bias == AIR_NONE && op->scale == 0.0f && op->clamp == 0.0f &&
                  op->softcap == 0.0f && op->activation == AIR_ACTIVATION_NONE;
     for (int64_t c = 0; c < n; c += AIR__CHUNK_COLUMNS) {
         int64_t columns = min64(n - c, AIR__CHUNK_COLUMNS);
-        air_columns x = columns_of(h, op, c, columns);
+        air_columns x = columns_of(h, op, p->part, c, columns);
         float *o = out + c * width;
         if (direct) {
-            air__multiply(h->ops, w, data, rows, &x, o + row, (size_t)width, decoded);
-            if (h->pass->adapted) air__adapters_add(h, op, row, rows, c, columns, o + row, (size_t)width);
+            air__multiply(h->ops, w, p->data, rows, &x, o + p->at, (size_t)width, decoded);
+            if (h->pass->adapted) air__adapters_add(h, op, p->at, rows, c, columns, o + p->at, (size_t)width);
         } else {
-            air__multiply(h->ops, w, data, rows, &x, result, (size_t)rows, decoded);
-            if (h->pass->adapted) air__adapters_add(h, op, row, rows, c, columns, result, (size_t)rows);
-            if (op->epilogue != AIR_EPILOGUE_SET && !earlier_done(h, s)) return;
-            finish(h, op, result, rows, columns, o, width, row);
+            air__multiply(h->ops, w, p->data, rows, &x, result, (size_t)rows, decoded);
+            if (h->pass->adapted) air__adapters_add(h, op, p->at, rows, c, columns, result, (size_t)rows);
+            if (op->epilogue != AIR_EPILOGUE_SET && !earlier_done(h, s)) return 0;
+            finish(h, op, result, rows, columns, o, width, p->at);
         }
+    }
+    return 1;
+}
+
+static void product_chunk(air_backend *h, const air__belt_span *s, int64_t chunk, float *scratch)
+{
+    const air_op *op = s->op;
+    const air_weight *w = &h->program->weights[op->weight];
+    int64_t from = chunk * s->chunk_rows, end = min64(from + s->chunk_rows, s->span.rows), each = op->heads ? w->rows / op->heads : w->rows;
+    for (int64_t rows; from < end; from += rows) {
+        int64_t row = s->span.first_row + from, head = row / each;
+        rows = min64(end - from, (head + 1) * each - row);
+        product_part p = {head, rows, row, s->span.data + (uint64_t)from * w->row_bytes};
+        if (op->heads) p.at = op->to.first + head * op->to.step + row % each;
+        if (!multiply_part(h, s, &p, scratch)) return;
     }
 }
 

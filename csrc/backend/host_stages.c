@@ -11,6 +11,7 @@ static air__stage_kind kind_of(air_op_kind op)
     case AIR_OP_SELECT: return AIR__STAGE_ALONE;
     case AIR_OP_RMS_NORM:
     case AIR_OP_LAYER_NORM:
+    case AIR_OP_COPY:
     case AIR_OP_ADD:
     case AIR_OP_ADD_TYPE:
     case AIR_OP_ROUTE:
@@ -41,7 +42,8 @@ static int rows_apart(const air_program *p, const air_op *a, const air_op *b)
 static int products_apart(const air_program *p, const air_op *a, const air_op *b)
 {
     int again = a->out == b->out && b->epilogue == AIR_EPILOGUE_SET;
-    return a->in == b->in && b->out != b->in && !again && !overlap(p, a->out, b->out) && !overlap(p, b->in, b->out);
+    int alike = a->heads == b->heads && a->from.first == b->from.first && a->from.step == b->from.step; /* they read one 8-bit form */
+    return a->in == b->in && alike && b->out != b->in && !again && !overlap(p, a->out, b->out) && !overlap(p, b->in, b->out);
 }
 
 static int joins(const air_program *p, const air__stage *stage, const air_op *op)
@@ -55,20 +57,20 @@ static int joins(const air_program *p, const air__stage *stage, const air_op *op
     return 1;
 }
 
-/* The last stage's products read the 8-bit form of in: it ends the stage of rows before them, or is one of its own there. */
-static void quantize_before(air_backend *h, int32_t in)
+/* The last stage's products read the 8-bit form of in as op does: it ends the stage of rows before them, or is one of its own there. */
+static void quantize_before(air_backend *h, int32_t op)
 {
     const air_program *p = h->program;
     air__stage *products = &h->stages[h->n_stages - 1], *before = products - 1;
     int rows = h->n_stages > 1 && before->kind == AIR__STAGE_ROWS &&
-               (before->n_ops == 0 || p->buffers[p->ops[before->first].in].rows == p->buffers[in].rows);
+               (before->n_ops == 0 || p->buffers[p->ops[before->first].in].rows == p->buffers[p->ops[op].in].rows);
     if (!rows) {
         h->n_stages++;
         products[1] = products[0];
         before = products;
         *before = (air__stage){.kind = AIR__STAGE_ROWS, .first = products[1].first, .layer = products[1].layer};
     }
-    before->quantize = in;
+    before->quantize = op;
 }
 
 air_status air__stages_make(air_backend *h, air_error *err)
@@ -84,8 +86,8 @@ air_status air__stages_make(air_backend *h, air_error *err)
         else
             h->stages[h->n_stages++] =
                 (air__stage){.kind = kind_of(op->kind), .first = i, .n_ops = 1, .layer = op->layer, .quantize = AIR_NONE};
-        if (op->kind == AIR_OP_PRODUCT && air__product_reads_q8(h, op)) quantize_before(h, op->in);
-        if (op->kind == AIR_OP_EXPERTS && air__experts_read_q8(h, op)) quantize_before(h, op->in);
+        if (op->kind == AIR_OP_PRODUCT && air__product_reads_q8(h, op)) quantize_before(h, i);
+        if (op->kind == AIR_OP_EXPERTS && air__experts_read_q8(h, op)) quantize_before(h, i);
     }
     return AIR_OK;
 }

@@ -46,11 +46,13 @@ typedef enum air_op_kind {
     AIR_OP_EMBED_POSITION, /* out = row of table[weight] for the row's position */
     AIR_OP_RMS_NORM,  /* out = rms_norm(in) * vector[weight], in groups of head_dim where that is not 0 (q/k norms) */
     AIR_OP_LAYER_NORM, /* out = layer_norm(in) * vector[weight] + vector[bias], likewise */
+    AIR_OP_COPY,      /* out = in, of each head a part of head_dim: from and to say where */
     AIR_OP_ADD,       /* out += in; with in2, of one number a row: out += sigmoid(in2) * in */
     AIR_OP_ADD_TYPE,  /* in and out the same: += vector[weight] of the row's type, of the vectors that follow each other there */
-    AIR_OP_PRODUCT,   /* out = matrix[weight] · in, then its epilogue */
+    AIR_OP_PRODUCT,   /* out = matrix[weight] · in, then its epilogue; with heads, as many matrices as there are, one after the other in
+                       * weight, each for a head's part of in and of out */
     AIR_OP_ROPE,      /* in and out the same: heads × head_dim rotated by the row's position */
-    AIR_OP_STORE,     /* in = k, in2 = v of the row: written to the layer's state at the row's position */
+    AIR_OP_STORE,     /* in = k, in2 = v of the row, AIR_NONE where values are in keys: written to the layer's state at the row's position */
     AIR_OP_ATTENTION, /* out = attention(in = q) over the layer's state up to the row's position, or as far as the layer's shape says */
     AIR_OP_SELECT,    /* out (rows wanted) = in (all rows) */
     AIR_OP_ROUTE,     /* out = the row's experts and their weights, of the layer's mixture; in = the router's logits */
@@ -64,6 +66,9 @@ typedef enum air_epilogue {
     AIR_EPILOGUE_GATED,  /* out = f(out) * r: out holds the gate */
 } air_epilogue;
 
+/* Where the parts of heads lie in a row: the first one's, and how far from one's to the next's. */
+typedef struct air_head_parts { int32_t first, step; } air_head_parts;
+
 typedef struct air_op {
     air_op_kind kind;
     int32_t layer;        /* AIR_NONE before the first and after the last */
@@ -72,7 +77,8 @@ typedef struct air_op {
     int32_t bias;         /* PRODUCT, LAYER_NORM: a vector that is added; ATTENTION: a vector of sinks, one a head; AIR_NONE */
     air_epilogue epilogue;
     air_activation activation;
-    int32_t heads, head_dim; /* ROPE: of in; norms: groups; ATTENTION: query heads */
+    int32_t heads, head_dim; /* ROPE: of in; norms: groups; ATTENTION: query heads; COPY; PRODUCT: heads alone */
+    air_head_parts from, to; /* COPY, PRODUCT with heads: of in and out; ROPE, norms: from, where parts are not side by side (step 0) */
     int32_t rope;         /* ROPE: which of the program's */
     float eps, scale;     /* scale: EMBED, ATTENTION; PRODUCT, where 0 is none */
     float clamp, softcap; /* PRODUCT: clamp: to so much above and below 0; 0: none */
@@ -99,6 +105,7 @@ static inline int32_t air_rope_factors(const air_rope *rope, int64_t n_ctx)
 typedef struct air_attention_shape {
     int32_t heads, kv_heads, key_dim, value_dim; /* per head */
     int32_t window;                              /* positions seen back, itself included; 0: all */
+    int32_t values_in_keys;                      /* V is the first value_dim elements of K: the state has no V */
     int32_t chunk;                               /* of those, what lies in a position's own chunk of so many, from 0 on; 0: all */
     int32_t ahead;                               /* positions seen after its own; INT32_MAX: all; 0 unless the program is bidirectional */
     float softcap;

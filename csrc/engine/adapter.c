@@ -31,6 +31,14 @@ static air_status refuse_use(const air_weight *w, air_error *err)
                     w->use == AIR_WEIGHT_TABLE ? "a table" : "a vector");
 }
 
+/* Whether a weight is matrices of heads, each of which reads a part of its own. */
+static int is_by_heads(const air_program *p, int32_t weight)
+{
+    for (int32_t i = 0; i < p->n_ops; i++)
+        if (p->ops[i].kind == AIR_OP_PRODUCT && p->ops[i].weight == weight && p->ops[i].heads) return 1;
+    return 0;
+}
+
 /* rows: of all weights that the tensor is; cols: theirs; first: where it begins in its file. */
 static air_status find_tensor(const air_program *p, const air_adapter_matrix *m, int64_t *rows, int64_t *cols, uint64_t *first,
                               air_error *err)
@@ -41,6 +49,8 @@ static air_status find_tensor(const air_program *p, const air_adapter_matrix *m,
         const air_weight *w = &p->weights[i];
         if (!is_of(w, m->name)) continue;
         if (w->use != AIR_WEIGHT_MATRIX) return refuse_use(w, err);
+        if (is_by_heads(p, i))
+            return air_fail(err, AIR_E_UNSUPPORTED, "the adapter changes %s, matrices of heads, which is not supported", w->name);
         *rows += w->rows;
         *cols = w->cols;
         *first = air_min_u64(*first, w->offset);

@@ -8,6 +8,7 @@
 
 static size_t layer_bytes(const air_attention_shape *a, air_state_type type, int value)
 {
+    if (value && a->values_in_keys) return 0;
     return (size_t)a->kv_heads * air_state_head_bytes(type, value ? a->value_dim : a->key_dim);
 }
 

@@ -106,7 +106,7 @@ typedef struct air_attention_args {
     const float *q;             /* [rows][group][head_dim], rows q_stride apart */
     float *out;                 /* [rows][group][value_dim], rows out_stride apart */
     air_attention_total *totals; /* [rows][group]: of the segments merged so far */
-    float *scratch;             /* air_attention_scratch(rows * group, head_dim, value_dim) floats */
+    float *scratch;             /* air_attention_scratch(rows * group, head_dim, value_dim, values_in_keys) floats */
     const void *const *k_blocks;
     const void *const *v_blocks;
     size_t k_offset, v_offset;  /* bytes: the head in its blocks */
@@ -121,6 +121,7 @@ typedef struct air_attention_args {
     const float *slopes;        /* [group]: score -= slope * the distance from the row's own position, before softcap (ALiBi); or NULL */
     const float *sinks;         /* [group]: a score that counts in the softmax's sum and has no value; or NULL */
     int64_t group, head_dim, value_dim;
+    int values_in_keys;         /* V is the first value_dim elements of K, and v_blocks nothing */
     float scale;                /* of q.k, before softcap */
     float softcap;              /* 0: none; else s = softcap * tanh(s / softcap) */
 } air_attention_args;
@@ -140,9 +141,10 @@ static inline int64_t air_attention_end(const air_attention_args *a, int64_t row
     return a->ahead && own < a->stored ? (a->stored - own < a->ahead ? a->stored : own + a->ahead) : own;
 }
 
-static inline size_t air_attention_scratch(int64_t heads, int64_t head_dim, int64_t value_dim)
+static inline size_t air_attention_scratch(int64_t heads, int64_t head_dim, int64_t value_dim, int values_in_keys)
 {
-    return (size_t)(heads * (head_dim + AIR_BLOCK_POSITIONS + air_state_padded(value_dim) + 4));
+    int64_t row = air_state_padded(value_dim), values = values_in_keys ? AIR_BLOCK_POSITIONS * row : 0;
+    return (size_t)(heads * (head_dim + AIR_BLOCK_POSITIONS + row + 4) + values);
 }
 
 typedef struct air_ops {

@@ -49,6 +49,7 @@ struct air_arch {
     const char *ffn_norm;        /* "blk.%d.…", where it is not called ffn_norm */
     air_layer_order order;
 
+    int latent;                  /* attention is over a compressed state (MLA) */
     air_positions positions;
     air_rope_pairs rope;
     air_rope_layers rope_layers;
@@ -89,6 +90,8 @@ int32_t air__block_norm(air_builder *b, int32_t layer, int32_t in, int32_t out, 
 /* One layer: x += attention, x += feed-forward, as the architecture orders and norms them. */
 void air__block_layer(air_builder *b, int32_t layer, int32_t x);
 void air__block_attention(air_builder *b, int32_t layer, int32_t in, int32_t x);
+/* Over a compressed state, in attention's place. */
+void air__block_latent_attention(air_builder *b, int32_t layer, int32_t in, int32_t x);
 void air__block_ffn(air_builder *b, int32_t layer, int32_t in, int32_t x);
 /* A mixture in the feed-forward's place, in layers that have a router. */
 void air__block_experts(air_builder *b, int32_t layer, int32_t in, int32_t x);

@@ -118,16 +118,28 @@ int32_t air__vectors(air_builder *b, air_presence presence, int64_t n, int64_t e
     return add_vector(b, t, 0, n * elements);
 }
 
+/* Whether a tensor is n matrices of rows × cols. */
+static int check_stack(air_builder *b, const air_tensor *t, int64_t n, int64_t rows, int64_t cols, const char *why)
+{
+    if (t->shape[0] == (uint64_t)cols && t->shape[1] == (uint64_t)rows && t->shape[2] == (uint64_t)n && t->shape[3] == 1) return 1;
+    b->status = air_fail(b->err, AIR_E_MODEL, "%s is [%llu, %llu, %llu, %llu], but needs [%lld, %lld, %lld] (%s)", t->name.data,
+                         (unsigned long long)t->shape[0], (unsigned long long)t->shape[1], (unsigned long long)t->shape[2],
+                         (unsigned long long)t->shape[3], (long long)cols, (long long)rows, (long long)n, why);
+    return 0;
+}
+
+int32_t air__head_matrices(air_builder *b, int64_t heads, int64_t rows, int64_t cols, const char *why, const char *format, int32_t layer)
+{
+    const air_tensor *t = find(b, AIR_REQUIRED, format, layer);
+    if (!t || !check_matrix_type(b, t) || !check_stack(b, t, heads, rows, cols, why)) return AIR_NONE;
+    return add_weight(b, t, AIR_WEIGHT_MATRIX, 0, heads * rows);
+}
+
 int32_t air__expert_matrices(air_builder *b, int64_t n, int64_t rows, int64_t cols, const char *format, int32_t layer)
 {
     const air_tensor *t = find(b, AIR_REQUIRED, format, layer);
-    if (!t || !check_matrix_type(b, t)) return AIR_NONE;
-    if (t->shape[0] == (uint64_t)cols && t->shape[1] == (uint64_t)rows && t->shape[2] == (uint64_t)n && t->shape[3] == 1)
-        return add_experts(b, t);
-    b->status = air_fail(b->err, AIR_E_MODEL, "%s is [%llu, %llu, %llu, %llu], but needs [%lld, %lld, %lld] (expert_feed_forward_length, "
-                         "embedding_length, expert_count)", t->name.data, (unsigned long long)t->shape[0], (unsigned long long)t->shape[1],
-                         (unsigned long long)t->shape[2], (unsigned long long)t->shape[3], (long long)cols, (long long)rows, (long long)n);
-    return AIR_NONE;
+    const char *why = "expert_feed_forward_length, embedding_length, expert_count";
+    return t && check_matrix_type(b, t) && check_stack(b, t, n, rows, cols, why) ? add_experts(b, t) : AIR_NONE;
 }
 
 air_mixture *air__mixture(air_builder *b, int32_t layer)

@@ -50,6 +50,8 @@ int32_t air__matrix_part(air_builder *b, air_part part, int64_t cols, const char
 int32_t air__bias_part(air_builder *b, air_bias kind, air_part part, const char *format, int32_t layer);
 int air__has(air_builder *b, const char *format, int32_t layer);
 
+/* All heads' matrices of one kind, rows × cols each, as one matrix. */
+int32_t air__head_matrices(air_builder *b, int64_t heads, int64_t rows, int64_t cols, const char *why, const char *format, int32_t layer);
 /* All experts' matrices of one kind, n of rows × cols. */
 int32_t air__expert_matrices(air_builder *b, int64_t n, int64_t rows, int64_t cols, const char *format, int32_t layer);
 /* The layer's mixture, to be filled; NULL after a failure. */

@@ -178,10 +178,47 @@ static air_status read_sizes(const reader *r)
     return AIR_OK;
 }
 
+/* Attention over a compressed state: key_length and value_length are of what it holds, the keys with _mla of a head. Files from before
+ * these were written keep keys and values as one matrix, which cannot be taken apart without a copy. */
+static air_status read_latent(const reader *r)
+{
+    air_hparams *hp = r->hp;
+    air_latent_hparams *l = &hp->latent;
+    air_status st;
+    if (!r->arch->latent) return AIR_OK;
+    if ((st = read_i32(r, (field){"attention.kv_lora_rank", 1, HEAD, 1}, &l->kv_rank))) return st;
+    if ((st = read_i32(r, (field){"attention.q_lora_rank", 0, WIDEST, 0}, &l->q_rank))) return st;
+    if (!find(r, "attention.key_length_mla"))
+        return air_fail(r->err, AIR_E_UNSUPPORTED, "the file has no %s: it was made before keys and values were kept apart for each head "
+                        "(attn_k_b, attn_v_b); convert the model anew", air__key(hp, "attention.key_length_mla").text);
+    if ((st = read_i32(r, (field){"attention.key_length_mla", 1, HEAD, 1}, &l->key_dim))) return st;
+    if ((st = read_i32(r, (field){"attention.value_length_mla", 1, HEAD, 1}, &l->value_dim))) return st;
+    int fits = hp->kv_heads == 1 && hp->value_dim == l->kv_rank && hp->key_dim == l->kv_rank + hp->rope_dims && l->key_dim > hp->rope_dims;
+    if (fits) return AIR_OK;
+    return air_fail(r->err, AIR_E_FORMAT, "%s: attention.key_length %d, value_length %d and head_count_kv %d are not kv_lora_rank %d + "
+                    "rope.dimension_count %d, kv_lora_rank and 1, or key_length_mla %d has room for rotated elements alone", hp->arch,
+                    hp->key_dim, hp->value_dim, hp->kv_heads, l->kv_rank, hp->rope_dims, l->key_dim);
+}
+
+/* Scores of latent attention are scaled by a head's keys, and by yarn, which rotates a part of them alone, once for q and once for k. */
+static air_status scale_latent(const reader *r)
+{
+    air_hparams *hp = r->hp;
+    air_string type = {"none", 4};
+    double factor = 1, more = 0;
+    air_status st = air_gguf_get_string(r->gguf, air__key(hp, "rope.scaling.type").text, &type, r->err);
+    if (!st) st = read_f64(r, "rope.scaling.factor", 1e-3, 1e6, &factor);
+    if (!st) st = read_f64(r, "rope.scaling.yarn_log_multiplier", 0, 1e3, &more);
+    double yarn = !st && strcmp(type.data, "yarn") == 0 && factor > 1 ? 1 + more * log(factor) : 1;
+    hp->attention_scale = yarn * yarn / sqrt((double)hp->latent.key_dim);
+    return st;
+}
+
 static air_status read_scales(const reader *r)
 {
     air_hparams *hp = r->hp;
     air_status st;
+    if (r->arch->latent && (st = scale_latent(r))) return st;
     if ((st = read_f64(r, "attention.scale", 0, 1e3, &hp->attention_scale))) return st;
     if ((st = read_f64(r, "embedding_scale", 0, 1e6, &hp->embedding_scale))) return st;
     if ((st = read_f64(r, "residual_scale", 0, 1e3, &hp->residual_scale))) return st;
@@ -350,6 +387,7 @@ air_status air__hparams_read(const air_gguf *gguf, const air_arch *arch, air_are
     if (!r.layers) return air_fail(err, AIR_E_NOMEM, "model: %lld layers", (long long)hp->n_layers);
     hp->layers = r.layers;
     if ((st = read_sizes(&r))) return st;
+    if ((st = read_latent(&r))) return st;
     if ((st = read_experts(&r))) return st;
     if (arch->adjust) arch->adjust(hp);
     if ((st = read_windows(&r))) return st;

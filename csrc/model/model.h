@@ -33,10 +33,15 @@ typedef struct air_expert_hparams { /* zeros where a model has no experts */
     double scale;
 } air_expert_hparams;
 
+/* Of attention over a compressed state (MLA): ranks of what q and of what keys and values are made of (0: q is made directly), and what a
+ * head has when these are made of it. Zeros where attention is over keys and values. */
+typedef struct air_latent_hparams { int32_t q_rank, kv_rank, key_dim, value_dim; } air_latent_hparams;
+
 typedef struct air_hparams { /* every field checked against its range and the others at open */
     char arch[32];
     int64_t n_vocab, n_embd, n_ff, n_layers, n_ctx_trained; /* n_ff, heads and kv_heads of the first layer */
     int32_t heads, kv_heads, key_dim, value_dim, rope_dims;
+    air_latent_hparams latent;
     double norm_eps;
     int tied_output;
     int parallel;       /* attention and feed-forward read the same */

@@ -9,6 +9,7 @@
 typedef struct scaling {
     double base, factor, attention;
     double beta_fast, beta_slow; /* yarn */
+    double log_multiplier;       /* yarn, likewise: of 0.1, what models that say mscale_all_dim leave out of magnitudes */
     uint64_t original_context;
     int yarn, between_pairs;
 } scaling;
@@ -45,6 +46,7 @@ static void read_scaling(air_builder *b, scaling *s)
     get_f64(b, "rope.scaling.factor", 1e-3, 1e6, &s->factor);
     get_f64(b, "rope.scaling.yarn_beta_fast", 1e-3, 1e6, &s->beta_fast);
     get_f64(b, "rope.scaling.yarn_beta_slow", 1e-3, 1e6, &s->beta_slow);
+    get_f64(b, "rope.scaling.yarn_log_multiplier", 0, 1e3, &s->log_multiplier);
 }
 
 /* Dimension at which a wave turns `turns` times within the original context. */
@@ -81,6 +83,13 @@ static void read_factors(air_builder *b, const scaling *s, int64_t pairs, air_ro
     rope->long_beyond = (int64_t)s->original_context;
 }
 
+/* By how much cos and sin are larger. Where latent attention says a multiplier, scores have that instead (scale_latent, hparams.c). */
+static double magnitude_of(const air_builder *b, const scaling *s)
+{
+    if (!s->yarn || s->factor <= 1 || (b->arch->latent && s->log_multiplier > 0)) return s->attention;
+    return s->attention * (1 + 0.1 * log(s->factor)) / (1 + 0.1 * s->log_multiplier * log(s->factor));
+}
+
 static void make_rope(air_builder *b, air_arena *arena, const scaling *s, int factors, air_rope *rope)
 {
     int64_t pairs = b->hp->rope_dims / 2;
@@ -92,7 +101,7 @@ static void make_rope(air_builder *b, air_arena *arena, const scaling *s, int fa
     fill(s, frequency, pairs);
     *rope = (air_rope){
         .kind = b->arch->rope, .pairs = pairs, .frequency = frequency, .factors = AIR_NONE, .long_factors = AIR_NONE,
-        .magnitude = s->yarn && s->factor > 1 ? s->attention * (1 + 0.1 * log(s->factor)) : s->attention,
+        .magnitude = magnitude_of(b, s),
     };
     if (factors) read_factors(b, s, pairs, rope);
 }

@@ -4,6 +4,7 @@
 
 #include "check.h"
 #include "engine/internal.h"
+#include "engine/blocks.h"
 #include "golden_logits.h"
 
 enum { FILES = sizeof golden_logits / sizeof *golden_logits };
@@ -55,16 +56,38 @@ static void check_buffers(const air_program *p)
     }
 }
 
+/* The last of heads' parts of so many elements ends in its row. */
+static int parts_fit(int64_t width, const air_op *op, air_head_parts p, int64_t n)
+{
+    return p.first >= 0 && p.step >= n && p.first + (op->heads - 1) * p.step + n <= width;
+}
+
+static void check_product(const air_program *p, const air_op *op)
+{
+    const air_weight *w = &p->weights[op->weight];
+    int64_t in = p->buffers[op->in].width, out = p->buffers[op->out].width;
+    CHECK_EQ(p->buffers[op->in].rows, p->buffers[op->out].rows);
+    CHECK(w->cols <= p->max_cols);
+    if (op->heads) {
+        CHECK(op->bias == AIR_NONE && w->rows % op->heads == 0);
+        CHECK(parts_fit(in, op, op->from, w->cols) && parts_fit(out, op, op->to, w->rows / op->heads));
+        return;
+    }
+    CHECK_EQ(in, w->cols);
+    CHECK_EQ(out, w->rows);
+    if (op->bias != AIR_NONE) CHECK_EQ(p->weights[op->bias].cols, w->rows);
+}
+
 static void check_widths(const air_program *p)
 {
     for (int32_t i = 0; i < p->n_ops; i++) {
         const air_op *op = &p->ops[i];
-        if (op->kind == AIR_OP_PRODUCT) {
-            CHECK_EQ(p->buffers[op->in].width, p->weights[op->weight].cols);
-            CHECK_EQ(p->buffers[op->out].width, p->weights[op->weight].rows);
-            CHECK_EQ(p->buffers[op->in].rows, p->buffers[op->out].rows);
-            CHECK(p->weights[op->weight].cols <= p->max_cols);
-            if (op->bias != AIR_NONE) CHECK_EQ(p->weights[op->bias].cols, p->weights[op->weight].rows);
+        if (op->kind == AIR_OP_PRODUCT) check_product(p, op);
+        if (op->kind == AIR_OP_COPY)
+            CHECK(parts_fit(p->buffers[op->in].width, op, op->from, op->head_dim) && parts_fit(p->buffers[op->out].width, op, op->to, op->head_dim));
+        if (op->from.step && (op->kind == AIR_OP_RMS_NORM || op->kind == AIR_OP_ROPE)) {
+            CHECK(parts_fit(p->buffers[op->in].width, op, op->from, op->head_dim));
+            continue;
         }
         if ((op->kind == AIR_OP_RMS_NORM || op->kind == AIR_OP_LAYER_NORM) && op->weight != AIR_NONE) {
             int64_t width = p->buffers[op->in].width, cols = p->weights[op->weight].cols;
@@ -133,6 +156,19 @@ TEST(programs_bind_every_weight_once_and_keep_live_buffers_apart)
         air_model_close(m);
         air_gguf_close(set);
     }
+}
+
+/* Of 64 positions, in F32: the rank and what is rotated of two layers, 24 + 8 elements. */
+TEST(a_compressed_state_has_no_values)
+{
+    air_error err = {0};
+    air_gguf_set *set;
+    air_model *m;
+    REQUIRE(!open_set(&set, "deepseek2-v3", &err));
+    REQUIRE(!air_model_open(&m, set, &err));
+    CHECK_EQ(air__state_block_bytes(air_model_program(m), AIR_STATE_F32), 2 * 64 * 32 * sizeof(float));
+    air_model_close(m);
+    air_gguf_close(set);
 }
 
 TEST(memory_of_a_pass_is_shared_between_layers)
@@ -262,6 +298,7 @@ int main(int argc, char **argv)
 {
     check_begin(argc, argv);
     RUN(programs_bind_every_weight_once_and_keep_live_buffers_apart);
+    RUN(a_compressed_state_has_no_values);
     RUN(memory_of_a_pass_is_shared_between_layers);
     RUN(logits_are_those_of_transformers_at_every_tier);
     RUN(a_cancel_that_comes_during_the_last_op_is_no_success);

@@ -45,7 +45,7 @@ static void check_rows_stage(const air_program *p, const air_op *a, const air_op
 
 static void check_products_stage(const air_program *p, const air_op *a, const air_op *b)
 {
-    CHECK_EQ(a->in, b->in); /* there is one 8-bit form */
+    CHECK(a->in == b->in && a->heads == b->heads && a->from.step == b->from.step); /* there is one 8-bit form */
     CHECK(!meet(piece_of(p, a->out, 0, ROWS), piece_of(p, b->in, 0, ROWS)));
     CHECK(!meet(piece_of(p, b->out, 0, ROWS), piece_of(p, a->in, 0, ROWS)));
     if (a->out != b->out) CHECK(!meet(piece_of(p, a->out, 0, ROWS), piece_of(p, b->out, 0, ROWS)));
@@ -65,7 +65,8 @@ static int32_t check_stages(const air_program *p)
         for (int32_t b = s->first; b < next; b++) {
             CHECK_EQ(p->ops[b].layer, s->layer);
             if (s->kind == AIR__STAGE_PRODUCTS && air__product_reads_q8(&h, &p->ops[b]))
-                CHECK(i > 0 && s[-1].kind == AIR__STAGE_ROWS && s[-1].quantize == p->ops[b].in);
+                CHECK(i > 0 && s[-1].kind == AIR__STAGE_ROWS && p->ops[s[-1].quantize].in == p->ops[b].in &&
+                      p->ops[s[-1].quantize].heads == p->ops[b].heads);
             for (int32_t a = s->first; a < b; a++) {
                 if (s->kind == AIR__STAGE_ROWS) check_rows_stage(p, &p->ops[a], &p->ops[b]);
                 else if (s->kind == AIR__STAGE_PRODUCTS) check_products_stage(p, &p->ops[a], &p->ops[b]);

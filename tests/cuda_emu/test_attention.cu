@@ -58,7 +58,7 @@ static void head_on_cpu(scene &s, size_t row, int64_t kv_head, float *out)
         k_blocks.push_back(s.state.keys(s.c.rows[row].sequence, i));
         v_blocks.push_back(s.state.values(s.c.rows[row].sequence, i));
     }
-    std::vector<float> scratch(air_attention_scratch(group, shape.key_dim, shape.value_dim));
+    std::vector<float> scratch(air_attention_scratch(group, shape.key_dim, shape.value_dim, 0));
     std::vector<air_attention_total> totals((size_t)group);
     air_attention_args a = {};
     a.q = &s.q[(row * (size_t)shape.heads + (size_t)(kv_head * group)) * (size_t)shape.key_dim];

@@ -19,7 +19,8 @@ LIMIT = 1e-5                        # of the squared error over the squared logi
 DIFFER = {"exaone4": "no window below 64 layers", "command-r-norms": "no norms on q and k below 64 layers", "phi3": "no window",
           "phi3-longrope": "a vocabulary of its own where a name says phi3", "dots1": "no fewer heads of keys than of queries",
           "ernie4-5-moe": "asks for interleave_moe_layer_step", "olmoe": "asks for an output matrix",
-          "qwen2moe": "asks for an output matrix", "gpt-oss": "yarn's ramp is cut to whole pairs"}
+          "qwen2moe": "asks for an output matrix", "deepseek2-lite": "models of other than 27 layers have a q_lora_rank",
+          "deepseek2-v2": "groups by their two best", "gpt-oss": "yarn's ramp is cut to whole pairs"}
 
 
 def logits(path: Path, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:

@@ -25,6 +25,7 @@ class Variant:
     arch: str                       # of GGUF
     config: dict[str, Any] = field(default_factory=dict)
     rope: dict[str, Any] = field(default_factory=dict)
+    attention: str = ""             # of transformers: whose the reference has, where not the family's
     model: str = ""                 # where it is not <family>ForCausalLM
     layout: tuple[str, ...] = ()    # names of functions below, which change tensors one after the other
     keys: dict[str, Any] = field(default_factory=dict)  # beside those of all files: its name in the config, or a value
@@ -60,6 +61,14 @@ ROUTED = {"head_dim": 16, "n_routed_experts": 8, "num_experts_per_tok": 3, "moe_
           "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1}
 ROUTED_KEYS = {"leading_dense_block_count": "first_k_dense_replace", "expert_shared_count": "n_shared_experts",
                "expert_weights_scale": "routed_scaling_factor", "expert_weights_norm": "norm_topk_prob"}
+LATENT = {"hidden_size": 40, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4,
+          "q_lora_rank": 20, "kv_lora_rank": 24, "qk_nope_head_dim": 12, "qk_rope_head_dim": 8, "v_head_dim": 10, "n_routed_experts": 8,
+          "num_experts_per_tok": 3, "moe_intermediate_size": 24, "n_shared_experts": 2, "first_k_dense_replace": 1, "rms_norm_eps": 1e-6,
+          "pad_token_id": None}
+LATENT_KEYS = {"leading_dense_block_count": "first_k_dense_replace", "expert_shared_count": "n_shared_experts",
+               "expert_weights_scale": "routed_scaling_factor", "attention.kv_lora_rank": "kv_lora_rank",
+               "attention.value_length_mla": "v_head_dim"}
+GROUP_KEYS = {"expert_group_count": "n_group", "expert_group_used_count": "topk_group", "attention.q_lora_rank": "q_lora_rank"}
 MOE = {**GROUPS, "num_experts": 8, "num_experts_per_tok": 3}
 
 # GPT-2's and its relatives' names of the same.
@@ -190,6 +199,19 @@ VARIANTS = {
                                              "num_local_experts": 6, "num_experts_per_tok": 3, "swiglu_limit": 7.0, "pad_token_id": None},
                        {**YARN, "truncate": False, "beta_fast": 32.0, "beta_slow": 1.0}, layout=("gates_in_turn",),
                        loud={"gate_up_proj": 3.0, "k_proj": 0.5, "router": 0.5}, keys={"sliding_window": None}),
+    "deepseek2-lite": Variant("DeepseekV2", "deepseek2", {**UNTIED, **LATENT, "q_lora_rank": None, "n_shared_experts": 1, "n_group": 1,
+                                                          "topk_group": 1, "topk_method": "greedy", "routed_scaling_factor": 1.0},
+                              {**YARN, "mscale": 0.707, "mscale_all_dim": 0.707}, layout=("experts", "latent"), keys=LATENT_KEYS),
+    "deepseek2-v2": Variant("DeepseekV2", "deepseek2", {**UNTIED, **LATENT, "n_group": 4, "topk_group": 2,
+                                                        "topk_method": "group_limited_greedy", "routed_scaling_factor": 4.0},
+                            layout=("experts", "latent"), keys={**LATENT_KEYS, **GROUP_KEYS}),
+    "deepseek2-v3": Variant("DeepseekV3", "deepseek2", {**UNTIED, **LATENT, "n_group": 4, "topk_group": 2, "norm_topk_prob": True,
+                                                        "routed_scaling_factor": 2.5}, {**YARN, "mscale": 1.0, "mscale_all_dim": 1.0},
+                            layout=("experts", "latent"),
+                            keys={**LATENT_KEYS, **GROUP_KEYS, "expert_gating_func": 2, "expert_weights_norm": "norm_topk_prob"}),
+    "deepseek": Variant("DeepseekV2", "deepseek", {**UNTIED, **LATENT, "qk_rope_head_dim": 10, "n_group": 1, "topk_group": 1,
+                                                   "topk_method": "greedy", "routed_scaling_factor": 1.0}, LINEAR, attention="Llama",
+                        layout=("interleaved", "experts"), keys={k: v for k, v in LATENT_KEYS.items() if "attention" not in k}),
 }
 
 
@@ -298,8 +320,20 @@ def gates_in_turn(tensors: Tensors, config: Any) -> Tensors:
             yield name, w
 
 
+def latent(tensors: Tensors, config: Any) -> Tensors:
+    """DeepSeek: what makes a head's keys and values of the compressed state, side by side: GGUF has them apart, keys' transposed."""
+    for name, w in tensors:
+        if not name.endswith("kv_b_proj.weight"):
+            yield name, w
+            continue
+        heads = w.reshape(config.num_attention_heads, -1, config.kv_lora_rank)
+        yield name.replace("kv_b_proj", "k_b_proj"), heads[:, :config.qk_nope_head_dim].swapaxes(1, 2)
+        yield name.replace("kv_b_proj", "v_b_proj"), heads[:, config.qk_nope_head_dim:]
+
+
 LAYOUTS: dict[str, Callable[[Tensors, Any], Tensors]] = {
-    f.__name__: f for f in (interleaved, one_more, transposed, by_head, by_group, fused, stacked_norms, experts, gates_in_turn)}
+    f.__name__: f for f in (interleaved, one_more, transposed, by_head, by_group, fused, stacked_norms, experts, gates_in_turn,
+                       latent)}
 
 
 # ---- ALiBi, for a reference that has it not ----------------------------------------------------------------------------

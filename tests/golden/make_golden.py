@@ -56,6 +56,8 @@ def build(variant: Variant, seed: int) -> Any:
     """The model in float32, its weights drawn from `seed`: sharp attention, and logits that spread over a few units."""
     config = config_of(variant)
     model = getattr(transformers, variant.model or f"{variant.family}ForCausalLM")(config).float().eval()
+    if variant.attention:
+        replace_attention(model, variant.attention)
     torch.manual_seed(seed)
     with torch.no_grad():
         for name, p in model.named_parameters():
@@ -76,6 +78,15 @@ def build(variant: Variant, seed: int) -> Any:
     if variant.alibi or not variant.rotated:
         no_rotation(model)
     return model
+
+
+def replace_attention(model: Any, family: str) -> None:
+    """Another family's attention, over keys and values, and its ropes."""
+    kinds = vars(__import__(f"transformers.models.{family.lower()}.modeling_{family.lower()}", fromlist=["*"]))
+    model.config.kv_lora_rank = 0
+    model.model.rotary_emb = kinds[f"{family}RotaryEmbedding"](model.config)
+    for i, layer in enumerate(model.model.layers):
+        layer.self_attn = kinds[f"{family}Attention"](model.config, i).float().eval()
 
 
 def no_rotation(model: Any) -> None:
@@ -169,9 +180,20 @@ def feed_forward_of(config: Any) -> int:
 
 
 def key_value_heads_of(config: Any) -> int:
+    if getattr(config, "kv_lora_rank", None):
+        return 1
     if getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False):
         return 1
     return int(first_of(config, "num_kv_heads", "num_key_value_heads") or config.num_attention_heads)
+
+
+def lengths_of_heads(w: gguf.GGUFWriter, config: Any, head: int) -> list[tuple[Callable[[Any], None], Any]]:
+    """Of the state's, and where that is compressed, of what is made of it."""
+    rank = getattr(config, "kv_lora_rank", None)
+    if not rank:
+        return [(w.add_key_length, head), (w.add_value_length, head)]
+    return [(w.add_key_length, rank + config.qk_rope_head_dim), (w.add_value_length, rank),
+            (w.add_key_length_mla, config.qk_nope_head_dim + config.qk_rope_head_dim)]
 
 
 def add_metadata(w: gguf.GGUFWriter, name: str, variant: Variant, config: Any) -> None:
@@ -184,10 +206,11 @@ def add_metadata(w: gguf.GGUFWriter, name: str, variant: Variant, config: Any) -
         (w.add_context_length, first_of(config, "max_position_embeddings", "max_seq_len", "seq_length")),
         (w.add_embedding_length, config.hidden_size), (w.add_block_count, config.num_hidden_layers),
         (w.add_feed_forward_length, feed_forward_of(config)), (w.add_head_count, config.num_attention_heads),
-        (w.add_head_count_kv, key_value_heads_of(config)), (w.add_key_length, head), (w.add_value_length, head)]
+        (w.add_head_count_kv, key_value_heads_of(config)), *lengths_of_heads(w, config, head)]
     if rope:
         part = rope.get("partial_rotary_factor") or 1.0
-        keys += [(w.add_rope_dimension_count, int(part * head)), (w.add_rope_freq_base, rope["rope_theta"])]
+        keys += [(w.add_rope_dimension_count, getattr(config, "qk_rope_head_dim", None) or int(part * head)),
+                 (w.add_rope_freq_base, rope["rope_theta"])]
     if variant.eps:
         keys.append((w.add_layer_norm_eps, getattr(config, variant.eps, 1e-5)))
     else:
@@ -200,7 +223,7 @@ def add_metadata(w: gguf.GGUFWriter, name: str, variant: Variant, config: Any) -
     add_scaling(w, rope)
     add_experts(w, variant, config)
     for key, attribute in variant.keys.items():
-        value = attribute if isinstance(attribute, (bool, float)) else getattr(config, attribute or key)
+        value = attribute if isinstance(attribute, (bool, float, int)) else getattr(config, attribute or key)
         add = w.add_bool if isinstance(value, bool) else w.add_float32 if isinstance(value, float) else w.add_uint32
         add(f"{variant.arch}.{'attention.' if key == 'sliding_window' else ''}{key}", value)
 
@@ -210,6 +233,8 @@ def add_scaling(w: gguf.GGUFWriter, rope: dict[str, Any]) -> None:
     if kind in ("linear", "yarn"):
         w.add_rope_scaling_type(gguf.RopeScalingType(kind))
         w.add_rope_scaling_factor(rope["factor"])
+    if "mscale_all_dim" in rope:
+        w.add_rope_scaling_yarn_log_mul(0.1 * rope["mscale_all_dim"])
     if kind in ("yarn", "longrope"):
         w.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
     if kind == "longrope":                                      # by how much queries and keys grow (arXiv 2402.13753)

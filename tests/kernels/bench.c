@@ -278,7 +278,7 @@ static int take_memory(memory *m)
     m->y = air_pages_alloc(COLD_COLUMNS * cold_bytes / (K / 8) * sizeof *m->y); /* no format has less than a bit for a weight */
     m->q8 = air_pages_alloc(air_q8_bytes(K, COLUMNS));
     m->kv = air_pages_alloc(state * sizeof *m->kv);
-    m->scratch = air_pages_alloc(air_attention_scratch(64 * HEADS, DIM, DIM) * sizeof *m->scratch);
+    m->scratch = air_pages_alloc(air_attention_scratch(64 * HEADS, DIM, DIM, 0) * sizeof *m->scratch);
     if (!m->w || !m->x || !m->y || !m->q8 || !m->kv || !m->scratch) return 0;
     air_pages_huge(m->w, cold_bytes);
     memset(m->w, 0, cold_bytes);

@@ -440,6 +440,7 @@ typedef struct shape {
     air_state_type type;
     float   softcap, score_scale;
     float   slope, sink; /* of head g: slope / (g + 1), sink - g; none: 0 */
+    int     values_in_keys;
 } shape;
 
 enum { MAX_BLOCKS = 36 };
@@ -556,14 +557,16 @@ static void attention_case(const air_ops *ops, shape s)
     int64_t q_stride = s.group * s.head_dim + 3, out_stride = s.group * s.value_dim + 5;
     float *q = new_floats(s.rows * q_stride, 1), *out = new_floats(s.rows * out_stride, 1);
     int64_t longest = s.positions + s.rows - 1 > s.stored ? s.positions + s.rows - 1 : s.stored;
-    state k = new_state(AIR_STATE_K, s.head_dim, longest, s.type), v = new_state(AIR_STATE_V, s.value_dim, longest, s.type);
+    state k = new_state(AIR_STATE_K, s.head_dim, longest, s.type);
+    state v = s.values_in_keys ? k : new_state(AIR_STATE_V, s.value_dim, longest, s.type);
     float slopes[9], sinks[9];
     for (int g = 0; g < 9; g++) slopes[g] = s.slope / (float)(g + 1), sinks[g] = s.sink - (float)g;
-    size_t scratch = air_attention_scratch(s.rows * s.group, s.head_dim, s.value_dim);
+    size_t scratch = air_attention_scratch(s.rows * s.group, s.head_dim, s.value_dim, s.values_in_keys);
     air_attention_args args = {
         .q = q, .out = out, .scratch = guard_new(scratch * sizeof(float), 64),
         .totals = guard_new((size_t)(s.rows * s.group) * sizeof(air_attention_total), 64),
-        .k_blocks = (const void *const *)k.blocks, .v_blocks = (const void *const *)v.blocks, .type = s.type,
+        .k_blocks = (const void *const *)k.blocks, .v_blocks = s.values_in_keys ? NULL : (const void *const *)v.blocks, .type = s.type,
+        .values_in_keys = s.values_in_keys,
         .rows = s.rows, .q_stride = q_stride, .out_stride = out_stride, .positions = s.positions,
         .window = s.window ? s.window : INT64_MAX, .group = s.group, .head_dim = s.head_dim, .value_dim = s.value_dim,
         .k_offset = k.offset, .v_offset = v.offset,
@@ -654,6 +657,19 @@ TEST(attention_ahead)
                                             .type = (air_state_type)type, .slope = p % 2 ? 0.25f : 0, .score_scale = 0.3f});
 }
 
+TEST(attention_whose_values_are_the_first_elements_of_its_keys)
+{
+    static const int64_t dims[][2] = {{576, 512}, {40, 32}, {24, 20}, {13, 13}, {7, 5}, {33, 1}};
+    static const int64_t spans[][2] = {{1, 0}, {17, 0}, {64, 0}, {65, 0}, {130, 50}, {1030, 0}};
+    FOR_EACH_TIER (ops, attention)
+        for (size_t d = 0; d < AIR_COUNT(dims); d++)
+            for (size_t p = 0; p < AIR_COUNT(spans); p++)
+                for (int type = 0; type < AIR_STATE_TYPES; type++)
+                    attention_case(ops, (shape){.rows = d ? 3 : 1, .group = d ? 1 + (int64_t)p : 9, .head_dim = dims[d][0], .value_dim = dims[d][1],
+                                                .positions = spans[p][0], .window = spans[p][1], .type = (air_state_type)type,
+                                                .values_in_keys = 1, .score_scale = d ? 0.3f : 0.06f});
+}
+
 /* ------------------------------------------------------------------ tables */
 
 /* The functions of a table are the words from quantize on: an entry added to ops.h is found here without being named. */
@@ -693,6 +709,7 @@ int main(int argc, char **argv)
     RUN(attention_merges_segments);
     RUN(attention_with_slopes_sinks_and_chunks);
     RUN(attention_ahead);
+    RUN(attention_whose_values_are_the_first_elements_of_its_keys);
     if (argc < 2) RUN(every_function_of_every_table_was_run);
     return check_end();
 }

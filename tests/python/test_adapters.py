@@ -394,6 +394,13 @@ def test_gguf_files_that_do_not_fit_are_refused(llama, tmp_path):
         llama.load_adapter(tmp_path / "bad.gguf", "bad")
 
 
+def test_matrices_of_heads_are_refused(tmp_path):
+    with load(golden("deepseek2-v3")) as model:
+        pairs = {"blk.0.attn_k_b.weight": (np.zeros((2, 12), np.float32), np.zeros((96, 2), np.float32))}
+        with pytest.raises(errors.UnsupportedError, match=r"changes blk\.0\.attn_k_b\.weight, matrices of heads"):
+            model.load_adapter(write_gguf(tmp_path / "heads.gguf", pairs, arch="deepseek2"))
+
+
 def test_experts_and_architectures_in_another_order_are_refused(tmp_path):
     with load(golden("qwen3moe")) as model:
         rank, (_, _, shape, *_) = 2, next(t for t in model._gguf.tensors if t[0] == "blk.0.ffn_up_exps.weight")

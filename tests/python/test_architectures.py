@@ -170,6 +170,24 @@ OTHERS = {  # source, keys, tensors, exception, what its message says: what only
     "a bias for every expert": (
         "gpt-oss", {}, {"blk.1.ffn_down_exps.bias": np.zeros((7, 32), np.float32)}, "ModelError",
         r"ffn_down_exps.bias is \[32, 7, 1, 1\], but needs \[32, 6\] \(the rows of its weight, expert_count"),
+    "the rank of a compressed state": (
+        "deepseek2-v3", {"deepseek2.attention.kv_lora_rank": None}, {}, "FormatError", r"no deepseek2.attention.kv_lora_rank"),
+    "keys and values apart": (
+        "deepseek2-v3", {"deepseek2.attention.key_length_mla": None}, {}, "UnsupportedError", r"no .*key_length_mla: .* anew"),
+    "a state that is the rank and what is rotated": (
+        "deepseek2-v3", {"deepseek2.attention.key_length": 40}, {}, "FormatError", r"key_length 40, .* are not kv_lora_rank 24 \+"),
+    "one state for all heads": (
+        "deepseek2-v3", {"deepseek2.attention.head_count_kv": 4}, {}, "FormatError", r"head_count_kv 4 are not kv_lora_rank 24"),
+    "heads with more than what is rotated": (
+        "deepseek2-v3", {"deepseek2.attention.key_length_mla": 8}, {}, "FormatError", r"key_length_mla 8 has room for rotated"),
+    "a rank of queries": (
+        "deepseek2-v3", {"deepseek2.attention.q_lora_rank": 21}, {}, "ModelError",
+        r"attn_q_a.weight is \[40, 20, 1, 1\], but needs \[40, 21\]"),
+    "the norm of a compressed state": (
+        "deepseek2-v3", {}, {"blk.0.attn_kv_a_norm.weight": None}, "ModelError", r"no tensor blk.0.attn_kv_a_norm.weight"),
+    "matrices of every head": (
+        "deepseek2-v3", {}, {"blk.1.attn_v_b.weight": np.zeros((3, 10, 24), np.float32)}, "ModelError",
+        r"attn_v_b.weight is \[24, 10, 3, 1\], but needs \[24, 10, 4\] \(attention.kv_lora_rank, attention.value_length_mla, head_count"),
 }
 
 
@@ -209,6 +227,19 @@ def test_experts_of_four_bits_give_what_their_values_do(tmp_path):
     want = logits(rewrite(source, tmp_path / "values.gguf", {}, values), ids)
     got = logits(tmp_path / "packed.gguf", ids)
     assert 0 < np.square(got - want).sum() / np.square(want).sum() < 1e-3
+
+
+@pytest.mark.parametrize("kv_dtype", ["f32", "f16", "q8_0", "q4_0"])
+def test_heads_that_share_a_compressed_state_are_shared_out_among_threads_bit_for_bit(kv_dtype):
+    ids, got = np.arange(70, dtype=np.int32), []
+    for threads in (1, 2, 7):
+        engine = _core.Engine(_core.GGUF(os.fspath(MODELS / "deepseek2-v3.gguf")), max_ram=64 << 20, threads=threads, kv_dtype=kv_dtype)
+        sequence = engine.sequence()
+        rows = [engine.run([(sequence, part, len(part), None, 0)], logits=True).logits for part in (ids[:66], ids[66:67], ids[67:])]
+        got.append(np.concatenate([np.array(r) for r in rows]))
+        engine.close()
+    np.testing.assert_array_equal(got[0], got[1])
+    np.testing.assert_array_equal(got[0], got[2])
 
 
 def test_layers_may_have_heads_and_feed_forwards_of_their_own(tmp_path):

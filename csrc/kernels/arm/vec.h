@@ -125,6 +125,26 @@ AIR_INLINE float32x4_t negate_even(float32x4_t v)
 }
 AIR_INLINE vf v_fmaddsub(vf a, vf b, vf c) { return v_fma(a, b, (vf){negate_even(c.low), negate_even(c.high)}); }
 
+/* Quads are four neighbouring lanes. Of four vectors, quad by quad, rows become columns; each quad of a vector to p, step floats apart. */
+AIR_INLINE void air__transpose_quad(float32x4_t *a, float32x4_t *b, float32x4_t *c, float32x4_t *d)
+{
+    float32x4x2_t ab = vtrnq_f32(*a, *b), cd = vtrnq_f32(*c, *d);
+    *a = vcombine_f32(vget_low_f32(ab.val[0]), vget_low_f32(cd.val[0]));
+    *b = vcombine_f32(vget_low_f32(ab.val[1]), vget_low_f32(cd.val[1]));
+    *c = vcombine_f32(vget_high_f32(ab.val[0]), vget_high_f32(cd.val[0]));
+    *d = vcombine_f32(vget_high_f32(ab.val[1]), vget_high_f32(cd.val[1]));
+}
+AIR_INLINE void v_transpose_quads(vf x[4])
+{
+    air__transpose_quad(&x[0].low, &x[1].low, &x[2].low, &x[3].low);
+    air__transpose_quad(&x[0].high, &x[1].high, &x[2].high, &x[3].high);
+}
+AIR_INLINE void v_store_quads(float *p, int64_t step, vf v)
+{
+    vst1q_f32(p, v.low);
+    vst1q_f32(p + step, v.high);
+}
+
 AIR_INLINE vd vd_zero(void) { return (vd){{vdupq_n_f64(0), vdupq_n_f64(0), vdupq_n_f64(0), vdupq_n_f64(0)}}; }
 AIR_INLINE vd vd_widen(vf v)
 {

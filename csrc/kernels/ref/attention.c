@@ -83,6 +83,12 @@ AIR_INLINE void add_values(const attention_matrix *v, const float *p, const atte
         }
 }
 
+AIR_INLINE void values_of_keys(const attention_matrix *k, int64_t first, int64_t end, int64_t n, float *out, int64_t row, element_fn element)
+{
+    for (int64_t p = first; p < end; p++)
+        for (int64_t i = 0; i < n; i++) out[p * row + i] = element(k, i, p, i, p);
+}
+
 #define ATTENTION_OVER(type, key, value)                                                                                                     \
     static void scores_##type(const attention_matrix *k, const float *q, int64_t head_dim, float *out, int64_t heads)             \
     {                                                                                                                              \
@@ -92,6 +98,10 @@ AIR_INLINE void add_values(const attention_matrix *v, const float *p, const atte
                                   int64_t heads)                                                                                   \
     {                                                                                                                              \
         add_values(v, p, state, out, heads, element_##value);                                                                      \
+    }                                                                                                                              \
+    static void values_of_keys_##type(const attention_matrix *k, int64_t first, int64_t end, int64_t n, float *out, int64_t row)   \
+    {                                                                                                                              \
+        values_of_keys(k, first, end, n, out, row, element_##key);                                                                 \
     }
 
 ATTENTION_OVER(f16, f16, f16)
@@ -105,6 +115,7 @@ static void attention(const air_attention_args *args)
         .scores = {scores_f16, scores_f32, scores_q8, scores_q4},
         .softmax = softmax,
         .add_values = {add_values_f16, add_values_f32, add_values_q8, add_values_q4},
+        .values_of_keys = {values_of_keys_f16, values_of_keys_f32, values_of_keys_q8, values_of_keys_q4},
     };
     attention_run(args, &parts);
 }

@@ -203,6 +203,34 @@ AIR_INLINE void value_all(const attention_matrix *v, values_call c, int64_t head
     if (g < heads) value_heads(v, c, g, 1, kind);
 }
 
+/* Four elements of a whole tile of positions at a time. */
+AIR_INLINE void values_of_tile(const attention_matrix *k, int64_t tile, int64_t n, float *out, int64_t row, element_kind kind)
+{
+    for (int64_t e = 0; e < n; e += 4) {
+        AIR__UNROLL
+        for (int d = 0; d < TILE_WIDTH; d++) {
+            vf x[4], scale = v_zero();
+            if (kind.scaled)
+                scale = v_load_f16(k->scales + e / AIR_STATE_GROUP * AIR_BLOCK_POSITIONS + tile * AIR_STATE_TILE + d * V_N);
+            AIR__UNROLL
+            for (int i = 0; i < 4; i++) {
+                int64_t element = e + i < k->rows ? e + i : k->rows - 1;
+                x[i] = kind.load(k->data, element * k->row + tile * k->tile + d * V_N);
+                if (kind.scaled) x[i] = v_mul(x[i], scale);
+            }
+            v_transpose_quads(x);
+            AIR__UNROLL
+            for (int i = 0; i < 4; i++) v_store_quads(out + (d * V_N + i) * row + e, 4 * row, x[i]);
+        }
+    }
+}
+
+AIR_INLINE void values_of_keys(const attention_matrix *k, int64_t first, int64_t end, int64_t n, float *out, int64_t row, element_kind kind)
+{
+    for (int64_t tile = first / AIR_STATE_TILE; tile * AIR_STATE_TILE < end; tile++)
+        values_of_tile(k, tile, n, out + tile * AIR_STATE_TILE * row, row, kind);
+}
+
 #define ATTENTION_OVER(type, bits, scaled, key, value)                                                                              \
     static void scores_##type(const attention_matrix *k, const float *q, int64_t head_dim, float *scores, int64_t heads)       \
     {                                                                                                                          \
@@ -212,6 +240,10 @@ AIR_INLINE void value_all(const attention_matrix *v, values_call c, int64_t head
                                   int64_t heads)                                                                               \
     {                                                                                                                          \
         value_all(v, (values_call){p, state, out}, heads, (element_kind){bits, scaled, element_##value});                     \
+    }                                                                                                                          \
+    static void values_of_keys_##type(const attention_matrix *k, int64_t first, int64_t end, int64_t n, float *out, int64_t row)  \
+    {                                                                                                                          \
+        values_of_keys(k, first, end, n, out, row, (element_kind){bits, scaled, element_##key});                              \
     }
 
 ATTENTION_OVER(f16, 16, 0, f16, f16)
@@ -225,6 +257,7 @@ static void attention(const air_attention_args *args)
         .scores = {scores_f16, scores_f32, scores_q8, scores_q4},
         .softmax = softmax,
         .add_values = {add_values_f16, add_values_f32, add_values_q8, add_values_q4},
+        .values_of_keys = {values_of_keys_f16, values_of_keys_f32, values_of_keys_q8, values_of_keys_q4},
     };
     attention_run(args, &parts);
 }

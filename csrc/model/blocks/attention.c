@@ -58,6 +58,10 @@ static void place(air_builder *b, int32_t layer, int32_t buffer, const projectio
 void air__block_attention(air_builder *b, int32_t layer, int32_t in, int32_t x)
 {
     const air_hparams *hp = b->hp;
+    if (b->arch->latent) {
+        air__block_latent_attention(b, layer, in, x);
+        return;
+    }
     int32_t heads = hp->layers[layer].heads, kv = hp->layers[layer].kv_heads;
     int64_t q_rows = (int64_t)heads * hp->key_dim, k_rows = (int64_t)kv * hp->key_dim, v_rows = (int64_t)kv * hp->value_dim;
     const projection of_q = {"blk.%d.attn_q.weight", "blk.%d.attn_q.bias", "blk.%d.attn_q_norm.weight", 0, q_rows, heads,

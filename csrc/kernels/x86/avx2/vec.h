@@ -114,6 +114,20 @@ AIR_INLINE vf v_load_twice(const float *p)
 AIR_INLINE vf v_swap_pairs(vf v) { return _mm256_permute_ps(v, 0xb1); }
 AIR_INLINE vf v_fmaddsub(vf a, vf b, vf c) { return _mm256_fmaddsub_ps(a, b, c); }
 
+/* Quads are four neighbouring lanes. Of four vectors, quad by quad, rows become columns; each quad of a vector to p, step floats apart. */
+AIR_INLINE void v_transpose_quads(vf x[4])
+{
+    vf a = _mm256_unpacklo_ps(x[0], x[1]), b = _mm256_unpackhi_ps(x[0], x[1]);
+    vf c = _mm256_unpacklo_ps(x[2], x[3]), d = _mm256_unpackhi_ps(x[2], x[3]);
+    x[0] = _mm256_shuffle_ps(a, c, 0x44), x[1] = _mm256_shuffle_ps(a, c, 0xee);
+    x[2] = _mm256_shuffle_ps(b, d, 0x44), x[3] = _mm256_shuffle_ps(b, d, 0xee);
+}
+AIR_INLINE void v_store_quads(float *p, int64_t step, vf v)
+{
+    _mm_storeu_ps(p, _mm256_castps256_ps128(v));
+    _mm_storeu_ps(p + step, _mm256_extractf128_ps(v, 1));
+}
+
 AIR_INLINE vd vd_zero(void) { return (vd){_mm256_setzero_pd(), _mm256_setzero_pd()}; }
 AIR_INLINE vd vd_widen(vf v)
 {
