@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from airpy.cli import bench, chat, convert, demo, doctor, generate, inspect, perplexity, plan, quantize, tokenize
+from airpy.cli import bench, chat, convert, demo, doctor, embed, generate, inspect, perplexity, plan, quantize, tokenize
 from airpy.errors import AirpyError
 from airpy.text import one_line
 
@@ -19,6 +19,7 @@ examples:
   airpy generate model.gguf -p "The meaning of" -n 32         text from a prompt
   airpy generate model.gguf -p "Once" --max-ram 4GiB --json   in 4 GiB, however large the file is
   airpy chat model.gguf                                       a conversation
+  airpy embed minilm.gguf -f texts.txt -o vectors.npy         vectors of texts, by how much alike they are
   airpy plan model.gguf --max-ram 8GiB                        what would stay in memory, and how fast it would be
   airpy bench model.gguf                                      how fast it is
   airpy perplexity model.gguf text.txt                        how well it foretells a text
@@ -41,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"airpy {VERSION}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (demo, generate, chat, plan, inspect, tokenize, bench, perplexity, convert, quantize, doctor):
+    for module in (demo, generate, chat, embed, plan, inspect, tokenize, bench, perplexity, convert, quantize, doctor):
         module.add(commands)
     return parser
 

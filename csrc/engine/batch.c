@@ -61,8 +61,8 @@ static air_status check_item(const air_engine *e, const air_batch_item *item, in
             return air_fail(err, AIR_E_ARGUMENT, "token id %d is outside of the vocabulary of %lld", (int)item->tokens[t],
                             (long long)n_vocab);
     if (p->bidirectional && held)
-        return air_fail(err, AIR_E_ARGUMENT, "item %d: its sequence holds %lld tokens, which cannot be gone on with: this model reads a text "
-                        "at once, from both ends", (int)i, (long long)held);
+        return air_fail(err, AIR_E_ARGUMENT, "item %d: its sequence holds %lld tokens, which cannot be gone on with: this model reads a "
+                        "text at once, from both ends", (int)i, (long long)held);
     if (item->n_first < 0 || item->n_first > item->n_tokens)
         return air_fail(err, AIR_E_ARGUMENT, "item %d: n_first is %lld of %lld tokens", (int)i, (long long)item->n_first,
                         (long long)item->n_tokens);
@@ -77,7 +77,8 @@ static air_status check_ends(const air_engine *e, const air_batch_request *r, ai
     int samples = 0;
     for (int32_t i = 0; i < r->n_items; i++) samples |= r->items[i].sampling != NULL;
     if (hp->n_labels && samples)
-        return air_fail(err, AIR_E_UNSUPPORTED, "the model ends in a classifier of %lld labels: it foretells no token", (long long)hp->n_labels);
+        return air_fail(err, AIR_E_UNSUPPORTED, "the model ends in a classifier of %lld labels: it foretells no token",
+                        (long long)hp->n_labels);
     if (hp->foretells || hp->n_labels || r->walk || (!samples && r->sampled_only)) return AIR_OK;
     return air_fail(err, AIR_E_UNSUPPORTED, "the model makes embeddings: it foretells no token, and has no logits");
 }

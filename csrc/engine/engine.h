@@ -137,7 +137,8 @@ typedef struct air_batch_item {
     const int32_t *tokens;        /* appended; copied at submit */
     int64_t n_tokens;
     int64_t want;                 /* logits (and hidden) of the last `want` tokens; 0 to n_tokens */
-    int64_t n_first;              /* tokens of the first of two texts: those behind it are of type 1, where the model has two; 0: all are of type 0 */
+    int64_t n_first;              /* tokens of the first of two texts: those behind it are of type 1, where the model has types; 0: it
+                                   * is one, of type 0 */
     const air_sampling *sampling; /* NULL: none; else samples from the last token's logits */
     int64_t n_prompt;             /* tokens of the sequence, the first ones, that were not generated: for penalties, and rows' roles */
 } air_batch_item;

@@ -383,7 +383,8 @@ static void note_sizes(air_plan *p, const air_plan_request *r, const air__memory
 /* All but tiles and pins, so what can be too large; allocates nothing. *refused: whose budget an AIR_E_BUDGET is about. */
 static air_status solve_sizes(air_plan *p, const air_plan_request *r, air__where *refused, air_error *err)
 {
-    *p = (air_plan){.budget = r->budget, .fixed = r->fixed, .device_budget = r->device.budget, .max_rows = r->max_rows, .state_type = r->state_type};
+    *p = (air_plan){.budget = r->budget, .fixed = r->fixed, .device_budget = r->device.budget, .max_rows = r->max_rows,
+                    .state_type = r->state_type};
     if (r->device.budget) p->device_fixed = r->device.fixed;
     p->n_ctx = r->n_ctx ? r->n_ctx : default_context(r);
     if (r->program->bidirectional && r->max_rows && p->n_ctx > r->max_rows) p->n_ctx = r->max_rows;

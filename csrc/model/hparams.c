@@ -281,8 +281,8 @@ static air_status rows_of(const reader *r, const char *name, int64_t columns, in
     *rows = 0;
     if (!t) return AIR_OK;
     if (t->shape[0] != (uint64_t)columns || t->shape[1] > (uint64_t)most)
-        return air_fail(r->err, AIR_E_MODEL, "%s is [%llu, %llu], but needs columns for embedding_length, %lld, and at most %lld rows", name,
-                        (unsigned long long)t->shape[0], (unsigned long long)t->shape[1], (long long)columns, (long long)most);
+        return air_fail(r->err, AIR_E_MODEL, "%s is [%llu, %llu], but needs columns for embedding_length, %lld, and at most %lld rows",
+                        name, (unsigned long long)t->shape[0], (unsigned long long)t->shape[1], (long long)columns, (long long)most);
     *rows = (int64_t)t->shape[1];
     return AIR_OK;
 }
@@ -315,7 +315,7 @@ static air_status read_ends(const reader *r)
     hp->bidirectional = !causal;
     hp->foretells = causal && !r->arch->encoder;
     hp->pooling = pooling == AIR_POOLING_COUNT ? AIR_POOLING_UNSPECIFIED : (int32_t)pooling;
-    if (air_gguf_tensor(r->gguf, "cls.norm.weight") || air_gguf_find(r->gguf, air__key(hp, "classifier.pooling_type").text)) hp->n_labels = 0;
+    if (air_gguf_tensor(r->gguf, "cls.norm.weight") || find(r, "classifier.pooling_type")) hp->n_labels = 0;
     return st ? st : read_activation(r);
 }
 

@@ -237,8 +237,9 @@ static PyObject *engine_hparams(PyObject *o, void *unused)
     if (air__py_engine_usable(self) < 0) return NULL;
     const air_hparams *h = air_model_hparams(air_engine_model(self->engine));
 #define L(field) #field, (long long)h->field
-    return Py_BuildValue("{ss sL sL sL sL sL sL sL sL sL sL sd sN sN sN sL sL sL}", "arch", h->arch, L(n_vocab), L(n_embd), L(n_ff), L(n_layers),
-                         L(n_ctx_trained), L(heads), L(kv_heads), L(key_dim), L(value_dim), L(rope_dims), "norm_eps", h->norm_eps,
+    return Py_BuildValue("{ss sL sL sL sL sL sL sL sL sL sL sd sN sN sN sL sL sL}", "arch", h->arch, L(n_vocab), L(n_embd),
+                         L(n_ff), L(n_layers), L(n_ctx_trained),
+                         L(heads), L(kv_heads), L(key_dim), L(value_dim), L(rope_dims), "norm_eps", h->norm_eps,
                          "tied_output", PyBool_FromLong(h->tied_output), "bidirectional", PyBool_FromLong(h->bidirectional),
                          "foretells", PyBool_FromLong(h->foretells), L(n_labels), L(n_types), L(pooling));
 #undef L
@@ -271,7 +272,8 @@ static PyMethodDef engine_methods[] = {
     {"sequence", engine_sequence, METH_NOARGS, "sequence($self, /)\n--\n\nA new, empty Sequence."},
     {"run", (PyCFunction)(void (*)(void))air__py_engine_run, METH_VARARGS | METH_KEYWORDS,
      "run($self, items, *, logits=False, hidden=False, progress=None)\n--\n\n"
-     "Appends tokens to sequences, in one pass where they fit; each item is (sequence, int32 tokens, want, sampling or None, n_prompt, n_first=0)."},
+     "Appends tokens to sequences, in one pass where they fit; each item is (sequence, int32 tokens, want, sampling or None, n_prompt, "
+     "n_first=0)."},
     {"walk", air__py_engine_walk, METH_NOARGS,
      "walk($self, /)\n--\n\nA pass with compute left out: takes every weight as run does. Result shows its cost."},
     {"adapter", air__py_engine_adapter, METH_O,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import struct
 import threading
@@ -320,3 +321,68 @@ def test_minilm_embeds_as_its_own_weights_do(tmp_path):
     with load(path, io="direct", max_ram=48 << 20) as model:  # half of the weights
         np.testing.assert_array_equal(model.embed(texts), vectors)
         assert model.plan.streamed_bytes > 0
+
+
+# -- airpy embed ----------------------------------------------------------------------------------------------------------
+
+
+def rows(text):
+    return np.array([json.loads(line) for line in text.splitlines()], dtype=np.float32)
+
+
+def test_the_command_prints_a_vector_for_each_text_wherever_it_stands(airpy, bert, tmp_path):
+    want = bert.embed(["the cat", "sat"])
+    file = tmp_path / "texts.txt"
+    file.write_text("the cat\nsat\n")
+    model = encoder("bert")
+    for arguments in (("the cat", "sat"), ("the cat", "--max-ram", "64MiB", "sat"), ("-f", file), ("--batch-size", "1", "-f", file)):
+        code, out, err = airpy("embed", model, *arguments)
+        assert (code, err) == (0, "")
+        np.testing.assert_array_equal(rows(out), want)
+    code, out, _ = airpy("embed", model, "--pooling", "mean", "--no-normalize", "the cat")
+    np.testing.assert_array_equal(rows(out), bert.embed(["the cat"], "mean", False))
+    code, out, _ = airpy("embed", model, "the cat", "sat", "--json")
+    np.testing.assert_array_equal(np.array(json.loads(out)["embeddings"], np.float32), want)
+    code, out, _ = airpy("embed", model, "a " * 200, "--truncate")
+    np.testing.assert_array_equal(rows(out), bert.embed(["a " * 200], truncate=True))
+
+
+def test_the_command_writes_an_array(airpy, bert, tmp_path):
+    file = tmp_path / "vectors.npy"
+    code, out, err = airpy("embed", encoder("bert"), "the cat", "sat", "-o", file)
+    assert (code, out, err) == (0, "", "")
+    np.testing.assert_array_equal(np.load(file), bert.embed(["the cat", "sat"]))
+    code, out, err = airpy("embed", encoder("bert"), "the cat", "a cat sat", "-o", file, "--pooling", "none")
+    assert code == 1 and "no array; leave --output out" in err
+    code, out, err = airpy("embed", encoder("bert"), "the cat", "-o", tmp_path / "nowhere" / "x.npy")
+    assert code == 1 and "No such file" in err
+
+
+def test_the_command_scores_answers(airpy):
+    code, out, _ = airpy("embed", encoder("bert-rank"), "--query", "the cat?", "sat", "the end")
+    with load(encoder("bert-rank")) as model:
+        np.testing.assert_array_equal(rows(out), model.embed([("the cat?", "sat"), ("the cat?", "the end")]))
+    assert code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("a " * 200,), "text 0 has 202 tokens"),
+        (("the cat", "-f", "texts.txt"), "leave one of them out"),
+        (("-f", "nowhere.txt"), "No such file"),
+        (("the cat", "--pooling", "rank"), "needs a classifier"),
+        ((), "there is no text in what was to hold one a line"),
+    ],
+)
+def test_the_command_says_in_a_line_what_is_wrong(airpy, monkeypatch, arguments, message):
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    code, out, err = airpy("embed", encoder("bert"), *arguments)
+    assert (code, out, err.count("\n")) == (1, "", 1) and message in err
+
+
+def test_a_plan_for_a_gpu_is_refused(airpy):
+    code, _, err = airpy("plan", encoder("bert"), "--max-vram", "1GiB")
+    assert code == 1 and "read a text from both ends are computed by the CPU alone; leave max_vram" in err
+    code, out, err = airpy("plan", encoder("bert"))
+    assert code == 0 and "context 128 (f32)" in out

@@ -53,8 +53,9 @@ static int32_t dense(air_builder *b, int32_t in)
 {
     int64_t e = b->hp->n_embd, between = b->hp->n_dense;
     if (!between) return in;
-    int32_t wide = wanted_product(b, in, "dense", between, e, "its own rows, embedding_length", "dense_2.weight", (air_op){.bias = AIR_NONE});
-    return wanted_product(b, wide, "dense", e, between, "embedding_length, the rows of dense_2", "dense_3.weight", (air_op){.bias = AIR_NONE});
+    const air_op plain = {.bias = AIR_NONE};
+    int32_t wide = wanted_product(b, in, "dense", between, e, "its own rows, embedding_length", "dense_2.weight", plain);
+    return wanted_product(b, wide, "dense", e, between, "embedding_length, the rows of dense_2", "dense_3.weight", plain);
 }
 
 /* One layer, tanh(W x + b), where there is one, and another. */
