@@ -147,17 +147,19 @@ def embed(
     pooler: Pooler,
     batch_size: int | None,
     *,
-    engine: _core.Engine,
+    most_rows: int,
+    make: Callable[[int], _core.Sequence],
     run: Runner,
     done: Callable[[int], None],
 ) -> Iterator[Floats]:
     """The vector of each text, in order. As many texts together as a pass has rows for: each weight is read once for all of them; fewer
-    where max_ram says so. run: raises BudgetError where something does not fit. done: gets how many texts are."""
-    most_rows, most_texts, at = engine.plan["max_rows"], batch_size or len(texts), 0
+    where max_ram says so. make: an empty sequence for a text's number. run: raises BudgetError where something does not fit. done: gets how
+    many texts are."""
+    most_texts, at = batch_size or len(texts), 0
     while at < len(texts):
         group = list(_together(texts[at : at + most_texts], most_rows))
         try:
-            states = _states(group, pooler, engine, run)
+            states = _states(group, pooler, [make(at + i) for i in range(len(group))], run)
         except BudgetError:
             if len(group) == 1:
                 raise
@@ -180,8 +182,7 @@ def _together(texts: Sequence[Encoded], most_rows: int) -> Iterator[Encoded]:
         yield text
 
 
-def _states(group: list[Encoded], pooler: Pooler, engine: _core.Engine, run: Runner) -> Floats:
-    sequences = [engine.sequence() for _ in group]
+def _states(group: list[Encoded], pooler: Pooler, sequences: list[_core.Sequence], run: Runner) -> Floats:
     try:
         items: list[TextItem] = [
             (s, text.ids.data, pooler.wanted(text), None, len(text.ids), text.first) for s, text in zip(sequences, group, strict=True)

@@ -378,6 +378,7 @@ class Model:
         *,
         truncate: bool = False,
         batch_size: int | None = None,
+        adapter: Choice = ACTIVE,
     ) -> Floats | list[Floats]:
         """One vector for each text, float32 [texts, width]; of a model that generates, too: of its states after the last norm.
 
@@ -386,13 +387,14 @@ class Model:
         for each text; "rank": what a classifier (a reranker) gives, [texts] or, of several labels, [texts, labels]. None: the file's;
         where it has none, the mean of an encoder's, the last token's of others. normalize: vectors have length 1; scores stay. truncate:
         what is beyond n_ctx is left out, of a pair at the cost of the longer text. batch_size: of so many texts at most a pass is made;
-        else of as many as it has rows for, so that a model that streams is read once for all of them.
+        else of as many as it has rows for, so that a model that streams is read once for all of them. adapter: as generate() has it.
 
         Raises ContextOverflowError for a text longer than n_ctx and ArgumentError for one without tokens, before anything is computed,
         UnsupportedError for scores where there is no classifier, BudgetError where one text does not fit."""
         self._check_open()
         pooler = choose(self.config.hparams, pooling, normalize)
         most, encoded = check_count("batch_size", batch_size), encode(self, texts, truncate)
+        adapted = self._adapters.choose(adapter, len(encoded))
         watch, bar = _Watch(self), progress_for_call(self._progress, "text", _TEXTS_PATIENCE)
         part = watch.report = PartProgress(bar, len(encoded))
 
@@ -408,7 +410,8 @@ class Model:
 
         try:
             with bar:
-                vectors = list(embed(encoded, pooler, most, engine=self._engine, run=run, done=done))
+                rows, make = self._solved["max_rows"], lambda i: self._pool.make(adapted[i])
+                vectors = list(embed(encoded, pooler, most, most_rows=rows, make=make, run=run, done=done))
         except (CancelledError, StateError) as error:
             self._explain(error)
             raise

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from models import GOLDEN, STREAMED, encoder, load, load_from
+from models import GOLDEN, STREAMED, encoder, golden, load, load_from
 
 from airpy import _core, errors
 from airpy.gguf_writer import GGUFWriter, TensorInfo
@@ -220,6 +220,19 @@ def test_a_model_that_generates_embeds_between_two_generations():
         vectors = model.embed(["Once upon a time", "There was a dog"], "mean")
         assert vectors.shape == (2, 256)
         np.testing.assert_array_equal(model.generate(prompt, max_new_tokens=8), want)
+
+
+def test_texts_may_have_adapters():
+    with load(golden("llama")) as model:
+        model.load_adapter(GOLDEN / "adapters" / "llama-all", "one")
+        texts = [[5, 6, 7], [8, 9]]
+        with_it, without = model.embed(texts), model.embed(texts, adapter=None)
+        assert np.abs(with_it - without).max() > 1e-3
+        np.testing.assert_array_equal(model.embed(texts, adapter=["one", None]), [with_it[0], without[1]])
+        with pytest.raises(errors.ArgumentError, match="two"):
+            model.embed(texts, adapter="two")
+    with load(golden("llama")) as model:
+        np.testing.assert_array_equal(model.embed(texts), without)
 
 
 def test_a_call_is_cancelled_and_the_model_stays_usable():
