@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import sys
 
 import numpy as np
 import pytest
-from models import DEMO, STREAMED, golden, load, run_python
+from models import DEMO, GOLDEN, STREAMED, golden, load, run_python
 
 import airpy
 from airpy import AutoModel, errors
@@ -34,6 +35,17 @@ def test_its_arguments_come_by_position_and_by_name():
         assert model._options["kv_dtype"] == "q8_0"
     with load(max_seq_len=96, n_ctx=96) as model, pytest.raises(errors.ContextOverflowError):
         model.generate([[1] * 96], max_new_tokens=1)
+
+
+def test_a_directory_is_converted_for_its_names_too(tmp_path):
+    sys.path.insert(0, str(GOLDEN))
+    from checkpoints import describe, write_checkpoint
+
+    write_checkpoint(tmp_path / "model", describe("llama"))
+    options = {"layer_shards_saving_path": tmp_path / "made", "compression": "8bit", "prefetching": True, "progress": False}
+    with airpy.AirLLMLlama2(tmp_path / "model", max_seq_len=64, **options) as model:
+        assert model.config.model_type == "llama" and model.n_ctx == 64
+        assert "Q8_0" in str(model.plan) and list((tmp_path / "made").rglob("*.gguf"))
 
 
 @pytest.mark.parametrize(

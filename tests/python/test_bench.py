@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from tests.bench import attention, batch, beyond_ram, cgroup, common, kernels, plot, prefill, resident, start, sweep, table  # noqa: E402
+from tests.bench import airllm, attention, batch, beyond_ram, cgroup, common, kernels, plot, prefill, resident, start, sweep, table  # noqa: E402
 
 MIB = 1 << 20
 
@@ -267,3 +267,22 @@ def test_a_start_is_timed_from_import_to_token_and_from_the_command_line(tmp_pat
     assert figures["limit_s"]["median"] == start.PASSES * figures["pass_s"]["median"] + start.REST_S
     assert [r["what"] for r in start.table(figures)][-1] == "tokenizer of demo-q8_0, 4096 tokens"
     assert list(tmp_path.rglob("auto_model*.pyc"))  # compiled, as an installed package is
+
+
+def test_the_program_for_airllm_times_airpys_tokens():
+    """The same one runs both; airpy is the one that is here."""
+    demo = Path(common.__file__).parents[2] / "airpy" / "assets" / "demo-q8_0.gguf"
+    found = common.run_json([sys.executable, str(airllm.PROGRAM), "airpy", str(demo), "--new", "4", "--prompt", "3", "--max-ram", "32MiB"])
+    assert found["package"].startswith("airpy ") and len(found["ids"]) == 4 and len(found["token_s"]) == 3
+    assert all(seconds > 0 for seconds in found["token_s"]) and found["peak_rss"] > MIB
+
+
+def test_rows_beside_airllm_are_ratios_of_each_round():
+    def of(*seconds):
+        return {"token_s": list(seconds)}
+
+    shipped, without = of(9, 9, 30), of(0.4)
+    results = {"cached: airpy": of(0.1, 0.1), "cached: AirLLM as shipped": shipped, "cached: AirLLM without collecting": without}
+    rounds = [common.Round(results)]
+    rows = airllm.table("cached", 1900, airllm.figures_of("cached", rounds))
+    assert [r["met"] for r in rows] == [None, True, False] and rows[1]["text"].startswith("90.0 × as quick as its 9.00 s a token")
