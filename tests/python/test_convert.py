@@ -187,6 +187,18 @@ def test_ctrl_c_leaves_a_file_that_the_same_command_continues(folder, tmp_path):
         assert np.isfinite(model([[1, 2, 3]]).logits).all()
 
 
+def test_the_tool_that_makes_large_checkpoints_makes_working_ones(tmp_path):
+    sys.path.insert(0, str(GOLDEN.parents[1] / "tools"))
+    import make_checkpoint
+
+    make_checkpoint.write(tmp_path / "tiny", "tiny", "BF16", shard_gb=0.001)
+    assert len(list((tmp_path / "tiny").glob("*.safetensors"))) == 4
+    path = airpy.convert(tmp_path / "tiny", tmp_path / "m.gguf", "4bit", progress=False)
+    with load(path) as model:
+        logits = model(model.tokenizer.encode("Hello")).logits
+        assert np.isfinite(logits).all() and 0.1 < logits.std() < 100
+
+
 def test_memory_is_that_of_a_few_pieces(tmp_path):
     """98 MiB of weights, most of them in one tensor, of which no more than pieces are held."""
     config = {**checkpoints.describe("llama")["config"], "num_hidden_layers": 1, "hidden_size": 1024, "head_dim": 512, "vocab_size": 45000,
