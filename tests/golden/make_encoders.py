@@ -134,6 +134,8 @@ def add_vocabulary(w: gguf.GGUFWriter, variant: Variant, size: int) -> None:
     w.add_bos_token_id(0)
     w.add_eos_token_id(0)
     w.add_add_bos_token(False)
+    if variant.arch == "bert":
+        w.add_token_type_count(1)
 
 
 def write(path: Path, variant: Variant, model: Any, dense: list[Floats]) -> None:

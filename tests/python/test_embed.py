@@ -254,6 +254,14 @@ def test_a_call_is_cancelled_and_the_model_stays_usable():
         assert model.embed(["once"]).shape == (1, 256)
 
 
+def test_progress_counts_texts():
+    seen = []
+    with load(encoder("bert"), progress=lambda *counts: seen.append(counts)) as model:
+        model.embed(["the cat"] * 6, batch_size=2)
+    assert [done for done, *_ in seen] == sorted(done for done, *_ in seen)
+    assert {(2, 6, 0, 1), (4, 6, 0, 1), (6, 6, 0, 1)} <= set(seen)
+
+
 def test_a_closed_model_says_so():
     model = load(encoder("bert"))
     model.close()
@@ -299,6 +307,7 @@ def convert_minilm(folder, target):
         ("bert.attention.causal", ("bool", None), False), ("bert.attention.layer_norm_epsilon", ("f32", None), config["layer_norm_eps"]),
         ("tokenizer.ggml.model", ("string", None), "bert"), ("tokenizer.ggml.tokens", ("array", "string"), spelt),
         ("tokenizer.ggml.token_type", ("array", "i32"), np.array([3 if w.startswith("[") else 1 for w in words], np.int32)),
+        ("tokenizer.ggml.token_type_count", ("u32", None), 2),
         *((f"tokenizer.ggml.{name}_token_id", ("u32", None), words.index(token)) for name, token in marks.items()),
     ]  # fmt: skip
     with open(folder / "model.safetensors", "rb") as file:
