@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from airpy.model import Model
     from airpy.perplexity import Perplexity
     from airpy.planning import Plan
+    from airpy.profile import Profile
     from airpy.quantization import quantize
     from airpy.tokenizer import Tokenizer
 
@@ -76,6 +77,7 @@ _MODULES = {
     "airpy.model": ("Model",),
     "airpy.perplexity": ("Perplexity",),
     "airpy.planning": ("Plan",),
+    "airpy.profile": ("Profile",),
     "airpy.quantization": ("quantize",),
     "airpy.tokenizer": ("Tokenizer",),
 }  # fmt: skip
@@ -120,6 +122,7 @@ __all__ = [
     "OutOfMemoryError",
     "Perplexity",
     "Plan",
+    "Profile",
     "StateError",
     "TemplateError",
     "TextIteratorStreamer",

@@ -19,6 +19,7 @@ MAX_DEVICES: int  # that compute one model together
 DEVICE_CONTEXT: int  # bytes that a plan counts for CUDA itself of a device's memory, where nobody measured, and of the host's
 DEVICE_HOST_CONTEXT: int
 ENCODERS: tuple[str, ...]  # the types that convert() writes
+EVENT_KINDS: tuple[str, ...]  # csrc/platform/events.def, which says what each has; the first is none
 TIERS: tuple[str, ...]  # kernel tiers this machine can run, worst first: ("ref", "avx2", …) or ("ref", "neon", …)
 
 # One class per row of csrc/base/status.def.
@@ -164,6 +165,12 @@ class Engine:
     def walk(self) -> Result: ...  # a pass with compute left out, for its cost: what bounds a pass that streams
     def sample(self, logits: Buffer, n: int, sampling: Mapping[str, Any], /) -> int: ...  # float32 (n_vocab,), all finite
     # the token that run would draw for a sequence of n tokens from these logits; penalties are the caller's and ignored here
+    def timeline_begin(self, max_events: int, /) -> None: ...  # 40 bytes each, of max_ram; one at a time, else StateError
+    def timeline_stop(self) -> tuple[Array, dict[str, int]]: ...
+    # bytes of air_event (csrc/platform/timeline.h), each lane's in the order that they ended in; begin_ns, end_ns (of time.monotonic_ns),
+    # disk_bytes, ram_bytes, stall_ns, read_ns: what came to stats() meanwhile; dropped. Waits for the pass under way.
+    @property
+    def weight_names(self) -> tuple[str, ...]: ...  # by the numbers that events have
     def cancel(self) -> None: ...  # every call of run now under way or queued raises CancelledError; any thread
     def close(self) -> None: ...  # idempotent; cancels what runs, frees sequences' state; results stay valid
     @property

@@ -73,7 +73,7 @@ class AutoModel:
         together; min(trained, 4096), less where max_ram asks; what max_vram does not hold of a longer one that is asked for lies in RAM.
         kv_dtype: of the state, "f16" (encoders: "f32"), "f32", or "q8_0" and "q4_0" in about half and a quarter of the memory of "f16".
         plan: one made before, from the same model, for a CPU or for a GPU (of another kind its sizes stay, its speeds are measured).
-        progress: layers and time left of long passes: True, False, "auto" (a terminal), callable(layers_done, layers, passes_done, passes).
+        progress: of long passes; True, False, "auto" (a terminal, a notebook) or callable(layers_done, layers, passes_done, passes).
         bandwidths: bytes per second instead of probed ones: disk, memory, product {type: …}; of a GPU link, device, device_product.
 
         As AirLLM has them: dtype (or torch_dtype): what is computed is float32 always; "float32" keeps the KV cache in it too. max_seq_len:

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -32,9 +33,11 @@ from airpy.layers import LayerProfile
 from airpy.measure import CallMeter, Cost, MemoryWatch, Phase
 from airpy.perplexity import Perplexity, cut, score
 from airpy.planning import Plan
+from airpy.profile import Profile
 from airpy.progress import CallbackProgress, PartProgress, PassBar, Progress, progress_for_call
 from airpy.sequences import SequencePool
 from airpy.sizes import check_count, format_size
+from airpy.spans import span
 from airpy.tokenizer import Tokenizer
 
 Ids = npt.NDArray[np.int64]
@@ -95,6 +98,7 @@ class Model:
         self._learned = Phase()  # disk-bound passes since the calibration was last corrected
         self._linked = Phase()  # those that the link to a GPU bound
         self._computed: dict[Compute, Phase] = {"steps": Phase(), "prompts": Phase()}  # likewise, bound by compute alone
+        self._profile: Profile | None = None  # that is being taken
         self._warm = False  # whether a pass has been: the first one loads what stays
 
     # -- life -----------------------------------------------------------------------------------------------------------
@@ -104,6 +108,10 @@ class Model:
         self._closing = True  # before any of it can be noticed
         try:
             self._epoch += 1
+            if self._profile is not None:
+                with suppress(StateError):  # in a forked child, where there is nothing to take
+                    self._engine.cancel()
+                    self._profile.end()
             self._pool.drop()
             self._engine.close()
             self._memory.end()
@@ -141,6 +149,19 @@ class Model:
             f"max_ram={format_size(self._budget)}, io={self._solved['io']}{', closed' if self._engine.closed else ''})"
         )
 
+    def _repr_html_(self) -> str:
+        from airpy.html import homes_of, table_of
+
+        config, solved = self.config, self._solved
+        facts = {
+            "architecture": config.model_type, "layers": config.num_hidden_layers, "embedding": config.hidden_size,
+            "vocabulary": config.vocab_size, "context": f"{self._n_ctx} of {config.max_position_embeddings}", "computed by": self.device,
+            "max_ram": format_size(self._budget), "io": solved["io"], "file": format_size(self._gguf.bytes),
+        }  # fmt: skip
+        closed = ", closed" if self._engine.closed else ""
+        title = f"Model {config.name or config.model_type}{closed}"
+        return homes_of(title, self.plan.homes) + table_of("", list(facts), [list(facts.values())])
+
     @property
     def generation_config(self) -> GenerationConfig:
         """What calls follow where they say nothing; its fields that are None follow the file. May be assigned to: a GenerationConfig,
@@ -167,6 +188,13 @@ class Model:
         if self._plan is None:
             self._plan = Plan.build(self._gguf, self._metadata, self._solved, self._options, self._gpus)
         return self._plan
+
+    def profile(self, max_events: int | None = None) -> Profile:
+        """What each thread does from here on, for use in `with`: reads, waits, parts of each layer, sampling, tokenizing. Afterwards
+        print() it, take its table(), or save() a trace for a viewer. It costs less than 1 % of the time; its memory, 40 bytes for each of
+        max_events, counts in max_ram meanwhile (default: 16 MiB, or a 16th of max_ram where that is less). What there is no room for is
+        counted as dropped. Ends as it is, whatever ends the block. One at a time: the second one raises StateError."""
+        return Profile(self, max_events)
 
     # -- generate -------------------------------------------------------------------------------------------------------
 
@@ -306,7 +334,8 @@ class Model:
                 sequences.append(self._pool.take(row, chosen, want))
                 items.append((sequences[-1], row[sequences[-1].length :].data, want, None, row.size))
             lengths = [row.size for row in prompts.rows]
-            result = self._run(items, watch, lambda: self._advice(lengths, sum(wanted), _LOGITS_HELP), logits=True)
+            with span(self.tokenizer.spans, "logits"):
+                result = self._run(items, watch, lambda: self._advice(lengths, sum(wanted), _LOGITS_HELP), logits=True)
         except (CancelledError, StateError) as error:
             self._explain(error)
             raise
@@ -362,7 +391,7 @@ class Model:
             bar(part.done, len(windows.rows), 0, 1)
 
         try:
-            with bar:
+            with bar, span(self.tokenizer.spans, "perplexity"):
                 return score(windows, engine=self._engine, run=run, done=done)
         except (CancelledError, StateError) as error:
             self._explain(error)
@@ -664,12 +693,14 @@ class _Running:
     def __enter__(self) -> _Running:
         model = self._model
         self._watch = _Watch(model)
+        self._span = span(model.tokenizer.spans, "generate")
         model._check_open()
         self._layers = model._engine.layer_totals() if model.prints_profile else None
         self._generation = Generation(
             self.prompts, self.how, self._parts, self._adapted,
             tokenizer=model.tokenizer, pool=model._pool, sample=model._engine.sample,
         )  # fmt: skip
+        self._span.__enter__()
         return self
 
     def __iter__(self) -> Iterator[list[int | None]]:
@@ -696,6 +727,7 @@ class _Running:
         return self._model._advice([row.prompt.size + row.limit for row in self.rows], len(self.rows), otherwise)
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._span.__exit__(None, None, None)
         self._count()
         self._model._explain(error)
         if self._layers is not None and not self._model._engine.closed:

@@ -250,6 +250,29 @@ class Plan:
             found.append({option: more, "share": share, "pass_s": solved["pass_s"], "bound": solved["bound"]})
         return found
 
+    @property
+    def homes(self) -> dict[str, int]:
+        """Where the weights that passes use lie with an empty context: bytes in "VRAM", in "RAM" and on "disk", from where they stream; of
+        a mapped file all are the "page cache"'s. A table that is only read by row is left out."""
+        total = self["weight_bytes"] + self["expert_weight_bytes"]
+        if self["io"] == "mmap":
+            return {"page cache": total}
+        vram, disk = self["device_weight_bytes"], self.lacking_bytes
+        return {"VRAM": vram, "RAM": total - vram - disk, "disk": disk} if self.on_device else {"RAM": total - disk, "disk": disk}
+
+    # -- in a notebook --------------------------------------------------------------------------------------------------
+
+    def _repr_html_(self) -> str:
+        from airpy.html import Cell, bars, homes_of, table_of
+
+        rows: list[list[Cell]] = [
+            [label, types, bars([(label, size)], max(1, self["weight_bytes"])), format_size(size), *shares]
+            for label, types, size, shares in self._weight_rows()
+        ]
+        speed = f", {format_speed(self.predicted_tok_s)} predicted, bound by the {self.bound}" if self.predicted_tok_s else ""
+        weights = table_of(f"{self._text_head()[1]}{speed}", ["weights", "type", "", "bytes", *self._columns], rows)
+        return homes_of(self._text_head()[0], self.homes) + weights
+
     # -- as text --------------------------------------------------------------------------------------------------------
 
     def __str__(self) -> str:
@@ -270,7 +293,13 @@ class Plan:
             f"{vram}max_ram {format_size(self['budget'])}, context {self['n_ctx']} ({self['kv_dtype']}), io {self['io']}: {how}",
         ]
 
-    def _text_weights(self) -> list[str]:
+    @property
+    def _columns(self) -> tuple[str, ...]:
+        """Where weights may be, in the order of _weight_rows()' shares."""
+        return ("in VRAM", "locked RAM", "from disk") if self.on_device else ("stays", "streams")
+
+    def _weight_rows(self) -> list[tuple[str, str, float, list[str]]]:
+        """Of each class of weights: what it is called, types, bytes, and shares of it in each place, as text."""
         rows: dict[str, list[float]] = {}
         kinds: dict[str, set[str]] = {}
         for name, kind, size, tiles, pinned, device in self["weights"]:
@@ -280,11 +309,14 @@ class Plan:
             row[1] += size * device / tiles if tiles else 0
             row[2] += size * pinned / tiles if tiles else 0
             kinds.setdefault(label, set()).add(kind)
-        columns = ("in VRAM", "locked RAM", "from disk") if self.on_device else ("stays", "streams")
-        lines = [f"{'weights':<22}{'type':<14}{'bytes':>10}" + "".join(f"{column:>12}" for column in columns)]
-        for label, (size, device, pinned) in rows.items():
-            types = "/".join(sorted(kinds[label]))
-            shares = ["by row"] if label.startswith("embedding") else self._shares(size, device, pinned)
+        return [
+            (label, "/".join(sorted(kinds[label])), row[0], ["by row"] if label.startswith("embedding") else self._shares(*row))
+            for label, row in rows.items()
+        ]
+
+    def _text_weights(self) -> list[str]:
+        lines = [f"{'weights':<22}{'type':<14}{'bytes':>10}" + "".join(f"{column:>12}" for column in self._columns)]
+        for label, types, size, shares in self._weight_rows():
             lines.append(f"{label:<22}{types:<14}{format_size(size):>10}" + "".join(f"{share:>12}" for share in shares))
         if self.has_experts:
             used, hit = format_size(self["expert_token_bytes"]), f"{100 * self['expert_hit']:.0f} %"

@@ -33,15 +33,17 @@ class PassBar:
         now = time.monotonic()
         if now - self._started < self._patience or now - self._drawn < _EVERY or not n_passes:
             return
+        total = n_layers * n_passes
+        self._drawn = now
+        self._show(min(passes_done * n_layers + layers_done, total), total, now - self._started)
+
+    def _show(self, done: int, total: int, seconds: float) -> None:
         import shutil  # only now: most calls never need them
 
         from tqdm import tqdm  # type: ignore[import-untyped]
 
-        total = n_layers * n_passes
-        done = min(passes_done * n_layers + layers_done, total)
         columns = shutil.get_terminal_size().columns - 1
-        self._drawn = now
-        self._draw(tqdm.format_meter(done, total, now - self._started, ncols=columns, unit=self._unit, postfix=self.note))
+        self._draw(tqdm.format_meter(done, total, seconds, ncols=columns, unit=self._unit, postfix=self.note))
 
     def _draw(self, bar: str) -> None:
         """ "" takes the bar away, or ends its line where there is nothing to take back."""
@@ -58,6 +60,27 @@ class PassBar:
     def __exit__(self, *exc: object) -> None:
         if self._drawn:
             self._draw("")
+
+
+class NotebookBar(PassBar):
+    """The same in a notebook, which has no cursor to move: tqdm's widget, or its text where ipywidgets is not there."""
+
+    _bar: Any = None
+
+    def _show(self, done: int, total: int, seconds: float) -> None:
+        if self._bar is None:
+            from tqdm.auto import tqdm  # type: ignore[import-untyped]
+
+            self._bar = tqdm(total=total, unit=self._unit, leave=False)
+            self._bar.start_t -= seconds  # which is when the work began
+        self._bar.total, self._bar.n = total, done
+        self._bar.set_postfix_str(self.note, refresh=False)
+        self._bar.refresh()
+
+    def __exit__(self, *exc: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
 
 
 class CallbackProgress:
@@ -105,10 +128,21 @@ def check_progress(progress: Any) -> Progress:
     raise ArgumentError(f"progress is {progress!r}; expected True, False, 'auto' or a callable")
 
 
+def _in_notebook() -> bool:
+    """Whether this process is the kernel of one, as tqdm finds it out."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return shell is not None and "IPKernelApp" in shell.config
+
+
 def progress_for_call(progress: Progress, unit: str = "layer", patience: float = _PATIENCE) -> PassBar | CallbackProgress:
-    """What reports on calls of the engine, one at a time, or on other work. "auto": a bar where stderr is a terminal."""
+    """What reports on calls of the engine, one at a time, or on other work. "auto": a bar where stderr is a terminal, or in a
+    notebook."""
     if callable(progress):
         return CallbackProgress(progress)
+    notebook = _in_notebook()
     if progress == "auto":
-        progress = sys.stderr is not None and sys.stderr.isatty()
-    return PassBar(unit, patience) if progress else CallbackProgress(None)
+        progress = notebook or (sys.stderr is not None and sys.stderr.isatty())
+    if not progress:
+        return CallbackProgress(None)
+    return NotebookBar(unit, patience) if notebook else PassBar(unit, patience)

@@ -31,6 +31,7 @@ def add(commands: common.Commands) -> None:
     parser.add_argument("--tokens", type=_tokens, metavar="N", help="of each sequence, 2 or more; default: up to 32")
     parser.add_argument("--seed", type=common.seed, default=1, metavar="N", help="of the prompt's random ids; default: %(default)s")
     common.add_engine(parser)
+    common.add_trace(parser)
     common.add_json(parser, "a JSON array, one object for each test,")
     parser.set_defaults(run=run)
 
@@ -44,7 +45,9 @@ def _tokens(text: str) -> int:
 
 def run(args: argparse.Namespace) -> int:
     with common.open_from(args, fresh="rates") as model:
-        rows = bench(model, *lengths(model, args.prompt_tokens, args.tokens), args.seed)
+        how = lengths(model, args.prompt_tokens, args.tokens)
+        with common.traced(args, model):
+            rows = bench(model, *how, args.seed)
         stats = model.stats()
     if args.json:
         common.print_json(rows)

@@ -35,6 +35,7 @@ def add(commands: common.Commands) -> None:
     )
     common.add_sampling(parser, temperature=0.7)
     common.add_engine(parser)
+    common.add_trace(parser)
     common.add_json(parser, "one JSON object for each answer")
     parser.set_defaults(run=run)
 
@@ -51,13 +52,8 @@ def run(args: argparse.Namespace) -> int:
         interactive = sys.stdin is not None and sys.stdin.isatty() and not args.json
         if interactive:
             print(_HINT)
-        while True:
-            try:
-                return _converse(talk, args.json, interactive)
-            except KeyboardInterrupt:  # at the prompt, or a moment before or after an answer: no reason to lose the conversation
-                if not interactive:
-                    raise
-                print(f"\n{_HINT}")
+        with common.traced(args, model):
+            return _converse_on(talk, args.json, interactive)
 
 
 def find_template(chosen: str | None, known: Mapping[str, str]) -> str | None:
@@ -77,6 +73,16 @@ def find_template(chosen: str | None, known: Mapping[str, str]) -> str | None:
 
 def _is_template(text: str) -> bool:
     return "{{" in text or "{%" in text
+
+
+def _converse_on(talk: Conversation, as_json: bool, interactive: bool) -> int:
+    while True:
+        try:
+            return _converse(talk, as_json, interactive)
+        except KeyboardInterrupt:  # at the prompt, or a moment before or after an answer: no reason to lose the conversation
+            if not interactive:
+                raise
+            print(f"\n{_HINT}")
 
 
 def _converse(talk: Conversation, as_json: bool, interactive: bool) -> int:

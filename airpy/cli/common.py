@@ -6,7 +6,8 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from airpy.command import opened
@@ -158,6 +159,28 @@ def _tensor_type(text: str) -> tuple[str, str]:
 
 def add_json(parser: argparse.ArgumentParser, what: str = "one JSON object") -> None:
     parser.add_argument("--json", action="store_true", help=f"print {what} instead of text")
+
+
+def add_trace(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--trace", metavar="FILE", help="write what each thread did when, for https://ui.perfetto.dev or chrome://tracing")
+
+
+@contextmanager
+def traced(args: argparse.Namespace, model: Model) -> Iterator[None]:
+    """Writes the trace that --trace asks for, of what is done within, also where that fails or is interrupted."""
+    if args.trace is None:
+        yield
+        return
+    with system_errors(), open(args.trace, "w"):  # what is wrong with the path is said now, not at the end
+        pass
+    with model.profile() as profile:
+        try:
+            yield
+        finally:
+            profile.end()
+            profile.save(args.trace)
+            if profile.dropped:
+                print(f"airpy: the trace had no room for {profile.dropped} events, which it lacks at its end", file=sys.stderr)
 
 
 def add_engine(parser: argparse.ArgumentParser, *, max_ram: str = "what is free") -> None:

@@ -16,6 +16,7 @@ _EXAMPLES = """\
   airpy generate model.gguf -p "The meaning of" -n 32
   airpy generate model.gguf -p "Once upon a time" --temp 0.8 --seed 7
   airpy generate 70b.gguf --max-ram 8GiB -p "Dear" -n 16 --stats
+  airpy generate 70b.gguf -p "Dear" -n 4 --trace trace.json     where the time goes, for ui.perfetto.dev
   airpy generate model.gguf -f prompt.txt --stop $'\\n\\n' --json"""
 
 
@@ -28,6 +29,7 @@ def add(commands: common.Commands) -> None:
     common.add_sampling(parser, temperature=0.0)
     common.add_engine(parser)
     parser.add_argument("--stats", action="store_true", help="a line of figures on stderr at the end")
+    common.add_trace(parser)
     common.add_json(parser)
     parser.set_defaults(run=run)
 
@@ -36,7 +38,8 @@ def run(args: argparse.Namespace) -> int:
     arguments = common.generation_arguments(args)
     prompt = common.read_prompt(args)
     with common.open_from(args) as model:
-        answer = generate_text(model, prompt, arguments, show=not args.json)
+        with common.traced(args, model):
+            answer = generate_text(model, prompt, arguments, show=not args.json)
         stats = model.stats()
         if args.json:
             common.print_json({**answer, "stats": common.pick_stats(stats)})

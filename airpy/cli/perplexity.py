@@ -36,6 +36,7 @@ def add(commands: common.Commands) -> None:
     parser.add_argument("--stride", type=common.count, metavar="N", help=stride)
     parser.add_argument("--chunks", type=common.count, metavar="N", help="no more than the first N windows; default: all")
     common.add_engine(parser)
+    common.add_trace(parser)
     common.add_json(parser)
     parser.set_defaults(run=run)
 
@@ -58,7 +59,8 @@ def run(args: argparse.Namespace) -> int:
         args.n_ctx = args.ctx
     with common.open_from(args) as model:
         start = time.monotonic()
-        found = model.perplexity(ids, ctx=args.ctx, stride=args.stride, chunks=args.chunks)
+        with common.traced(args, model):
+            found = model.perplexity(ids, ctx=args.ctx, stride=args.stride, chunks=args.chunks)
         seconds = time.monotonic() - start
         stats = model.stats()
     tokens = found.windows * found.ctx

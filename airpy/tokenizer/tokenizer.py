@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 import numpy as np
 
 from airpy.errors import ArgumentError, ArgumentTypeError, FormatError, UnsupportedError
+from airpy.spans import Spans, span
 from airpy.tokenizer.batch import BatchEncoding, Tensors, pad, to_tensors
 from airpy.tokenizer.decode import Decoder, StreamDecoder
 from airpy.tokenizer.vocab import Vocabulary
@@ -41,6 +42,7 @@ class Tokenizer:
 
     __slots__ = (
         "_decoder", "_fronts", "_lock", "_model", "_pad_id", "_padding_side", "_templates", "_vocab", "memory_bytes", "model_max_length",
+        "spans",
     )  # fmt: skip
 
     def __init__(self, vocab: Vocabulary, templates: Mapping[str, str] | None = None, model_max_length: int = _NO_LIMIT) -> None:
@@ -61,9 +63,10 @@ class Tokenizer:
         self._decoder = Decoder(self._vocab)
         self._fronts: dict[bool, Front] = {}
         self._lock = threading.Lock()
+        self.spans: Spans | None = None  # a profile's
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__slots__ if name not in ("_decoder", "_fronts", "_lock")}
+        return {name: getattr(self, name) for name in self.__slots__ if name not in ("_decoder", "_fronts", "_lock", "spans")}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         for name, value in state.items():
@@ -152,7 +155,8 @@ class Tokenizer:
         if not isinstance(text, str):
             raise ArgumentTypeError(f"text is {type(text).__name__}; expected str")
         try:
-            ids = self._front(parse_special).ids(text)
+            with span(self.spans, "tokenize"):
+                ids = self._front(parse_special).ids(text)
         except TypeError:
             _refuse_surrogates(text)
             raise
@@ -190,7 +194,8 @@ class Tokenizer:
         """The text of one id or a row of them (list, array, tensor). Bytes that are no UTF-8 become U+FFFD. Raises ArgumentError
         for an id out of range, UnsupportedError for clean_up_tokenization_spaces=True: text is as the tokens spell it."""
         refuse_clean_up(clean_up_tokenization_spaces)
-        data, _ = self._decoder.walk(_row(ids), skip_special_tokens, True)
+        with span(self.spans, "detokenize"):
+            data, _ = self._decoder.walk(_row(ids), skip_special_tokens, True)
         return data.decode("utf-8", "replace")
 
     def batch_decode(
@@ -269,7 +274,8 @@ class Tokenizer:
             raise ArgumentTypeError(f"apply_chat_template() does not support {', '.join(unsupported)}")
         source = choose_template(self._templates, chat_template, bool(tools))
         known = {**self.special_tokens_map, "tools": tools, "documents": documents}
-        text = render_chat(source, conversation, {**known, **variables, "add_generation_prompt": add_generation_prompt})
+        with span(self.spans, "chat template"):
+            text = render_chat(source, conversation, {**known, **variables, "add_generation_prompt": add_generation_prompt})
         if not tokenize:
             return text
         encoded = self(text, add_special_tokens=False, return_tensors=return_tensors)

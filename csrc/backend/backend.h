@@ -14,11 +14,12 @@
 #include "backend/device.h"
 #include "backend/op.h"
 #include "base/status.h"
+#include "platform/timeline.h"
 #include "quant/format.h"
 
 AIR_BEGIN_C
 
-enum { AIR_BACKEND_VERSION = 7 };
+enum { AIR_BACKEND_VERSION = 8 };
 
 /* Rows [first_row, first_row + rows) of one weight, in memory until released. data has no alignment. */
 typedef struct air_span {
@@ -116,6 +117,7 @@ typedef struct air_pass {
     const AIR_ATOMIC(int) *cancel;      /* nonzero: end soon with AIR_E_CANCELLED */
     AIR_ATOMIC(int32_t) *layers_done;   /* progress, written as layers finish */
     AIR_ATOMIC(uint64_t) *layer_ns;     /* [n_layers + 1] time per layer, waits for weights included, or NULL; a device's own */
+    air_timeline *timeline;             /* that the CPU notes its threads' parts of stages in, or NULL */
 } air_pass;
 
 /* What the CPU computes: out[c * span->rows + r] = W[r] · x[c] for the rows of a span in host memory and n columns, 1 to

@@ -187,33 +187,61 @@ static air_status fail_cancelled(air_backend *h, int32_t layer, int begun)
     return air_fail(&h->error, AIR_E_CANCELLED, "cancelled in layer %d", (int)layer);
 }
 
-/* The next stage; NULL when the walk ends. Also keeps the clock of layers. */
-static const air__stage *next_stage(air_backend *h)
+static void end_layer(air_backend *h, int32_t layer, uint64_t now)
 {
-    const air_pass *pass = h->pass;
+    int32_t n_layers = h->program->n_layers;
+    if (h->pass->layer_ns) atomic_fetch_add(&h->pass->layer_ns[layer == AIR_NONE ? n_layers : layer], now - h->layer_started_ns);
+    air_timeline_add(h->timeline, &(air_event){
+        .begin_ns = h->layer_started_ns, .end_ns = now, .kind = AIR_EVENT_LAYER, .lane = AIR_LANE_LAYERS, .layer = layer,
+        .weight = AIR_NONE, .number = AIR_NONE,
+    });
+    h->layer_started_ns = now;
+    if (layer != AIR_NONE) atomic_store(h->pass->layers_done, layer + 1);
+}
+
+/* The next stage; NULL when the walk ends. Also keeps the clock of layers. now: 0, or the time, where it is known. */
+static const air__stage *next_stage(air_backend *h, uint64_t now)
+{
     const air__stage *before = h->stage, *stage = before ? before + 1 : h->stages;
     if (h->status || stage == h->stages + h->n_stages) return NULL;
     if (air__host_cancelled(h)) {
         h->status = fail_cancelled(h, stage->layer, before != NULL);
         return NULL;
     }
-    if (before && before->layer != stage->layer) {
-        uint64_t now = air_clock_ns();
-        int32_t layer = before->layer == AIR_NONE ? h->program->n_layers : before->layer;
-        if (pass->layer_ns) atomic_fetch_add(&pass->layer_ns[layer], now - h->layer_started_ns);
-        h->layer_started_ns = now;
-        if (before->layer != AIR_NONE) atomic_store(pass->layers_done, before->layer + 1);
-    }
+    if (before && before->layer != stage->layer) end_layer(h, before->layer, now ? now : air_clock_ns());
     return stage;
 }
 
-/* The last thread at a barrier, alone: goes on to the next stage that is worth all threads. A single row is not: it takes less time than
- * one more barrier. */
-static void advance(void *context)
+/* A thread of a pass. */
+typedef struct walker {
+    air_backend *h;
+    int index;
+    uint64_t done_ns; /* with its part of the last stage that was noted */
+} walker;
+
+/* Whether the stage takes threads long enough, some microseconds, that a look at the clock is nothing beside it. */
+static int is_worth_noting(const air_backend *h)
 {
-    air_backend *h = context;
-    if (h->stage && h->stage->kind == AIR__STAGE_EXPERTS && air__experts_next(h)) return;
-    while ((h->stage = next_stage(h)) != NULL) {
+    enum { BYTES = 128 << 10 }; /* that a thread reads */
+    const air__stage *s = h->stage;
+    if (!h->timeline || s->kind == AIR__STAGE_EXPERTS) return h->timeline != NULL;
+    uint64_t bytes = s->bytes, rows = (uint64_t)h->pass->rows;
+    if (s->kind == AIR__STAGE_ATTENTION) {
+        const air_attention_shape *a = &h->program->attention[s->layer];
+        bytes = (uint64_t)(h->attention.positions * a->kv_heads * (a->key_dim + a->value_dim)) * sizeof(uint16_t);
+    }
+    return bytes * rows >= (uint64_t)h->threads * BYTES;
+}
+
+/* The last thread at a barrier, alone: goes on to the next stage that is worth all threads. A single row is not: it takes less time than
+ * one more barrier. now: as of next_stage. */
+static void next_shared(air_backend *h, uint64_t now)
+{
+    if (h->stage && h->stage->kind == AIR__STAGE_EXPERTS) {
+        if (air__experts_next(h)) return;
+        now = 0;
+    }
+    for (; (h->stage = next_stage(h, now)) != NULL; now = 0) {
         switch (h->stage->kind) {
         case AIR__STAGE_ALONE: air__alone(h); break;
         case AIR__STAGE_ROWS:
@@ -230,11 +258,39 @@ static void advance(void *context)
     }
 }
 
+static void advance(void *context)
+{
+    const walker *w = context;
+    air_backend *h = w->h;
+    if (h->noted) h->noted_ns = w->done_ns;
+    next_shared(h, h->noted ? w->done_ns : 0);
+    h->noted = h->stage && is_worth_noting(h);
+}
+
+/* One look at the clock: a part begins where the last thread was done with the stage that was noted before, so that it has what has not
+ * been noted since: short stages, and what one thread did alone at a barrier. */
+static void note_part(walker *w)
+{
+    static const air_event_kind kinds[] = {
+        [AIR__STAGE_ALONE] = AIR_EVENT_ROWS, [AIR__STAGE_ROWS] = AIR_EVENT_ROWS, [AIR__STAGE_ATTENTION] = AIR_EVENT_ATTENTION,
+        [AIR__STAGE_PRODUCTS] = AIR_EVENT_PRODUCTS, [AIR__STAGE_EXPERTS] = AIR_EVENT_EXPERTS,
+    };
+    const air_backend *h = w->h;
+    const air__stage *s = h->stage;
+    uint64_t begin = h->noted_ns > w->done_ns ? h->noted_ns : w->done_ns;
+    w->done_ns = air_clock_ns();
+    air_timeline_add(h->timeline, &(air_event){
+        .begin_ns = begin, .end_ns = w->done_ns, .kind = (uint16_t)kinds[s->kind], .lane = (uint16_t)(AIR_LANE_PASS + w->index),
+        .layer = s->layer, .weight = s->n_ops ? h->program->ops[s->first].weight : AIR_NONE, .number = s->n_ops,
+    });
+}
+
 static void walk(void *context, int index)
 {
     air_backend *h = context;
+    walker w = {.h = h, .index = index, .done_ns = h->noted_ns};
     for (;;) {
-        air_pool_barrier_then(h->pool, advance, h);
+        air_pool_barrier_then(h->pool, advance, &w);
         if (!h->stage) return;
         switch (h->stage->kind) {
         case AIR__STAGE_ALONE: break; /* has been run */
@@ -243,6 +299,7 @@ static void walk(void *context, int index)
         case AIR__STAGE_PRODUCTS: air__products_run(h, index); break;
         case AIR__STAGE_EXPERTS: air__experts_run(h, index); break;
         }
+        if (h->noted) note_part(&w);
     }
 }
 
@@ -255,13 +312,14 @@ static air_status host_run(air_backend *h, const air_pass *pass, const air_feed 
     h->feed = feed;
     h->stage = NULL;
     h->status = AIR_OK;
-    h->layer_started_ns = air_clock_ns();
+    h->timeline = air_timeline_on(pass->timeline) ? pass->timeline : NULL;
+    h->noted = 0;
+    h->noted_ns = h->layer_started_ns = air_clock_ns();
     for (int32_t i = 0; i < h->program->n_ropes; i++) fill_rope(h, &h->program->ropes[i]);
     air_pool_run(h->pool, walk, h);
     air__belt_clear(h);
     air__experts_clear(h);
-    if (pass->layer_ns)
-        atomic_fetch_add(&pass->layer_ns[h->program->n_layers], air_clock_ns() - h->layer_started_ns);
+    if (!h->status) end_layer(h, AIR_NONE, air_clock_ns());
     if (h->status) return air_error_copy(err, &h->error);
     /* Threads leave work undone once this is set, and no stage comes after the last one to notice. */
     if (atomic_load(pass->cancel)) return air_fail(err, AIR_E_CANCELLED, "cancelled in the output");

@@ -33,6 +33,7 @@ typedef struct air__stage {
     int32_t first, n_ops; /* of the program */
     int32_t layer;
     int32_t quantize;     /* ROWS: an op whose input's 8-bit form is made after these, as it reads it; AIR_NONE */
+    uint64_t bytes;       /* that it reads for a row: weights, or of ROWS the buffers; 0: depends on the pass */
 } air__stage;
 
 /* A span that products are being computed from. Written by the thread that takes it from the feed, before ready counts it. */
@@ -61,7 +62,8 @@ typedef struct air__belt {
  * few they are split into segments of positions, which are merged in order. */
 typedef struct air__attention_jobs {
     int64_t rows, heads, parts;    /* of a unit; parts of a group of query heads */
-    int64_t units, segments;       /* segments of the longest row */
+    int64_t units;
+    int64_t positions, segments;   /* of the longest row */
     int split;
 } air__attention_jobs;
 
@@ -124,6 +126,9 @@ struct air_backend {
     air__mixture_run mixture;
     air_gate merged;         /* counts segments merged */
     uint64_t layer_started_ns;
+    air_timeline *timeline;  /* of this pass; NULL: nothing is noted */
+    int noted;               /* whether threads note their parts of the stage */
+    uint64_t noted_ns;       /* when the last thread was done with the last stage that was */
 };
 
 float *air__host_buffer(const air_backend *h, int32_t buffer);

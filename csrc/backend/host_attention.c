@@ -27,11 +27,11 @@ static air_attention_total *totals_of(const air_backend *h, int64_t i) { return 
 
 /* --- jobs --- */
 
-static int64_t segments_of(const air_pass *p)
+static int64_t positions_of(const air_pass *p)
 {
     int32_t last = 0;
     for (int64_t r = 0; r < p->rows; r++) last = p->positions[r] > last ? p->positions[r] : last;
-    return last / AIR_SEGMENT_POSITIONS + 1;
+    return last + 1;
 }
 
 /* Query heads of a unit, when there would be so many units and segments of whole groups: each part of a group reads its K/V head anew,
@@ -48,7 +48,9 @@ void air__attention_begin(air_backend *h)
 {
     const air_attention_shape *a = &h->program->attention[h->stage->layer];
     air__attention_jobs *j = &h->attention;
-    int64_t segments = segments_of(h->pass), group = a->heads / a->kv_heads, most = max64(1, AIR__ATTENTION_HEADS / group);
+    j->positions = positions_of(h->pass);
+    int64_t segments = (j->positions - 1) / AIR_SEGMENT_POSITIONS + 1;
+    int64_t group = a->heads / a->kv_heads, most = max64(1, AIR__ATTENTION_HEADS / group);
     j->rows = max64(1, min64(most, h->pass->rows * a->kv_heads * segments / split_most(h->threads)));
     int64_t groups = (h->pass->rows + j->rows - 1) / j->rows * a->kv_heads;
     j->heads = heads_of_unit(group, groups * segments, h->threads);

@@ -4,6 +4,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
+#include "platform/clock.h"
 #include "quant/format.h"
 
 static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -71,6 +72,15 @@ void air__products_begin(air_backend *h)
     take_span(h, n);
 }
 
+static void note_idle(const air_backend *h, uint64_t begin)
+{
+    const air__stage *s = h->stage;
+    air_timeline_add(h->timeline, &(air_event){
+        .begin_ns = begin, .end_ns = air_clock_ns(), .kind = AIR_EVENT_IDLE, .lane = (uint16_t)air_lane(), .layer = s->layer,
+        .weight = h->program->ops[s->first].weight, .number = AIR_NONE,
+    });
+}
+
 /* Span n, taken by this thread or by another; NULL when the pass has ended. */
 static air__belt_span *wait_for_span(air_backend *h, uint32_t n)
 {
@@ -80,8 +90,13 @@ static air__belt_span *wait_for_span(air_backend *h, uint32_t n)
         if (ended(h)) return NULL;
         if (atomic_load_explicit(&b->ready, memory_order_acquire) > n) return &b->spans[n % AIR__BELT_SPANS];
         int room = n - atomic_load_explicit(&b->released, memory_order_acquire) < AIR__BELT_SPANS;
-        if (room && atomic_compare_exchange_strong(&b->asked, &turn, n + 1)) take_span(h, n);
-        else air_gate_wait(&b->moved, seen, h->pool);
+        if (room && atomic_compare_exchange_strong(&b->asked, &turn, n + 1)) {
+            take_span(h, n);
+            continue;
+        }
+        uint64_t begin = h->timeline ? air_clock_ns() : 0;
+        air_gate_wait(&b->moved, seen, h->pool);
+        if (begin) note_idle(h, begin);
     }
 }
 

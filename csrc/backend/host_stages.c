@@ -73,6 +73,17 @@ static void quantize_before(air_backend *h, int32_t op)
     before->quantize = op;
 }
 
+static uint64_t bytes_of(const air_program *p, const air__stage *s)
+{
+    uint64_t bytes = 0;
+    for (int32_t i = s->first; i < s->first + s->n_ops; i++) {
+        const air_op *op = &p->ops[i];
+        if (s->kind == AIR__STAGE_PRODUCTS) bytes += (uint64_t)p->weights[op->weight].rows * p->weights[op->weight].row_bytes;
+        if (s->kind == AIR__STAGE_ROWS && op->in != AIR_NONE) bytes += (uint64_t)p->buffers[op->in].width * sizeof(float);
+    }
+    return bytes;
+}
+
 air_status air__stages_make(air_backend *h, air_error *err)
 {
     const air_program *p = h->program;
@@ -89,5 +100,6 @@ air_status air__stages_make(air_backend *h, air_error *err)
         if (op->kind == AIR_OP_PRODUCT && air__product_reads_q8(h, op)) quantize_before(h, i);
         if (op->kind == AIR_OP_EXPERTS && air__experts_read_q8(h, op)) quantize_before(h, i);
     }
+    for (int32_t i = 0; i < h->n_stages; i++) h->stages[i].bytes = bytes_of(p, &h->stages[i]);
     return AIR_OK;
 }

@@ -246,10 +246,12 @@ static air_status open_memory(air_engine *e, const air_engine_config *c, air_err
     if (!st) e->staging_bytes = e->plan->staging_bytes;
     if (!st) st = open_sources(e, c->source_spec, err);
     if (!st) st = open_backend(e, c, err); /* before the pager, whose pages it locks */
+    if (!st) st = air_timeline_open(&e->timeline, err);
     if (st) return st;
     return air_pager_open(&e->pager, &(air_pager_config){
         .program = p, .plan = e->plan, .sources = e->sources, .paths = (const char *const *)e->set->paths, .parts = e->set->parts,
-        .budget = &e->budget, .api = e->api, .backend = e->backend, .lookahead = c->lookahead}, err);
+        .budget = &e->budget, .api = e->api, .backend = e->backend, .timeline = e->timeline,
+        .lookahead = c->lookahead}, err);
 }
 
 static air_status open_compute(air_engine *e, const air_engine_config *c, air_error *err)
@@ -361,6 +363,7 @@ void air_engine_close(air_engine *e)
     air_mutex_unlock(&e->lock);
     air_thread_join(e->thread);
     air_pager_close(e->pager);
+    air_timeline_close(e->timeline);
     for (uint32_t i = 0; e->sources && i < e->set->parts; i++) air_source_close(e->sources[i]);
     air_free(e->sources);
     air__state_pool_deinit(&e->pool);

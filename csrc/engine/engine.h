@@ -89,6 +89,23 @@ air_status air_engine_sample(const air_engine *engine, const air_sampling *sampl
 /* Rows sent to each expert of a layer since open; copies min(n, n_experts). Returns n_experts, 0 where the layer has none. */
 int32_t air_engine_expert_rows(air_engine *engine, int32_t layer, uint64_t *rows, int32_t n);
 
+/* --- the timeline: what each thread does while passes run, for one caller at a time --- */
+typedef struct air_timeline_figures { /* what it covers */
+    uint64_t begin_ns, end_ns;   /* of air_clock_ns */
+    uint64_t disk_bytes, ram_bytes, stall_ns, read_ns; /* that came to the statistics meanwhile: sums over its events say the same */
+    uint64_t events, dropped;    /* in it, and for which there was no room */
+} air_timeline_figures;
+
+/* Begins one with room for max_events; its memory counts in max_ram from the next batch on, before weights that stay. Errors:
+ * AIR_E_CLOSED (another one has not ended), AIR_E_BUDGET, AIR_E_NOMEM, AIR_E_ARGUMENT. */
+air_status air_engine_timeline_begin(air_engine *engine, uint64_t max_events, air_error *err);
+/* Nothing is noted any more from now on. Waits at most timeout_ns for the pass under way; *done says whether there is none: then the
+ * log can be read, until end. Any number of times. Errors: AIR_E_CLOSED (none has begun, or the engine is closing). */
+air_status air_engine_timeline_stop(air_engine *engine, uint64_t timeout_ns, int *done, air_timeline_figures *out, air_error *err);
+/* After a stop that was done: copies min(n, figures.events) events, each lane's in the order that they ended in. */
+void air_engine_timeline_read(air_engine *engine, air_event *events, uint64_t n);
+void air_engine_timeline_end(air_engine *engine); /* gives its memory back; another one may begin */
+
 /* A max_ram, above the engine's own, that would hold `blocks` blocks of 64 positions beside passes of `rows` rows, `wanted` of which
  * keep their logits, and beside the logits that are kept now; 0: none is known. */
 uint64_t air_engine_budget_for(air_engine *engine, int64_t blocks, int64_t rows, int64_t wanted);

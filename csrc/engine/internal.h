@@ -71,6 +71,12 @@ struct air_engine {
     uint64_t activation_bytes, device_activation_bytes;
     uint64_t staging_bytes;      /* booked of the plan's */
 
+    air_timeline *timeline;
+    AIR_ATOMIC(uint64_t) timeline_bytes; /* of its log; 0: there is none */
+    AIR_ATOMIC(uint64_t) timeline_booked; /* of that in the budget: by the first batch that finds it, for which pins give way */
+    air_timeline_figures timeline_figures; /* under lock, like who has begun one: what changes is what there was at its begin */
+    air_pager_stats timeline_before;
+
     air_thread *thread;
     air_mutex lock;              /* queue, phases, stats */
     air_cond wake, ended;
@@ -97,6 +103,10 @@ air_status air__batch_run(air_engine *engine, air_batch *batch, air_error *err);
 /* Before the first batch: gives weights the room that a batch of one row leaves, so that they can be read ahead. A device gets its memory
  * for passes now. Errors: those of the backend's reserve. */
 air_status air__expect_one_row(air_engine *engine, air_error *err);
+/* timeline.c. Books the log where it is not yet; make_room has made room for it. Notes what the engine's thread did. */
+air_status air__timeline_book(air_engine *engine, air_error *err);
+void air__timeline_note(air_engine *engine, air_event_kind kind, uint64_t begin_ns, uint64_t end_ns, int64_t number);
+void air__timeline_note_device(air_engine *engine, uint64_t begin_ns);
 /* Under the lock. Who calls it wakes those that wait for engine->ended afterwards, so that they do not wake up to wait for the lock. */
 void air__batch_end(air_batch *batch, air_status status);
 

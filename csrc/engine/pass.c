@@ -224,6 +224,7 @@ static host_room host_room_of(const air_engine *e, const room *r)
     uint64_t pinned = atomic_load(&e->budget.held[AIR_HOLD_PINS]) + atomic_load(&e->budget.held[AIR_HOLD_EXPERTS]);
     host_room h = {.ring = weights.ring_bytes};
     h.others = atomic_load(&e->budget.total) - pinned - weights.ring_held - e->activation_bytes;
+    h.others += atomic_load(&e->timeline_bytes) - atomic_load(&e->timeline_booked);
     if (!air_add_u64(r->state + r->activations, r->logits, &h.need)) h.need = UINT64_MAX;
     h.least = e->plan->n_device_tiles ? weights.ring_bytes : air_min_u64(weights.ring_bytes + e->experts_least, e->all_pins);
     return h;
@@ -348,12 +349,13 @@ static air_status settle_state(air_engine *e, air_batch *b, int64_t first, int64
     return st;
 }
 
-static void note_pass(air_engine *e, air_batch *b, const air_pager_stats *before, uint64_t started, int64_t rows)
+static void note_pass(air_engine *e, air_batch *b, const air_pager_stats *before, uint64_t started, uint64_t ended, int64_t rows)
 {
-    uint64_t ns = air_clock_ns() - started, pinned = before->pinned_bytes + before->expert_bytes;
+    uint64_t ns = ended - started, pinned = before->pinned_bytes + before->expert_bytes;
     air_pager_stats now = air_pager_stats_get(e->pager);
     const uint64_t *stall = air_pager_layer_stall(e->pager);
     int32_t n = air_model_program(e->model)->n_layers + 1;
+    if (air__engine_on_device(e)) air__timeline_note_device(e, started);
     air_mutex_lock(&e->lock);
     air_engine_stats *s = &e->stats;
     s->passes++;
@@ -421,13 +423,16 @@ static air_status run_pass(air_engine *e, air_batch *b, int64_t first, int64_t r
         .n_candidates = b->n_candidates,
         .hidden = b->hidden ? b->hidden + wanted_first * p->n_embd : NULL,
         .cancel = &b->cancel, .layers_done = &b->layers_done, .layer_ns = e->layer_ns,
+        .timeline = e->timeline,
     };
     air_pager_stats before = air_pager_stats_get(e->pager);
     uint64_t started = air_clock_ns();
     if (!st) st = e->api->run(e->backend, &pass, air_pager_feed(e->pager), err);
     if (!st) st = air_pager_check(e->pager, err);
+    uint64_t ended = air_clock_ns();
+    air__timeline_note(e, AIR_EVENT_PASS, started, ended, rows);
     if (st) air_pager_rewind(e->pager);
-    else note_pass(e, b, &before, started, rows);
+    else note_pass(e, b, &before, started, ended, rows);
     if (!st) air_pager_trim(e->pager);
     if (!st) release_staging(e);
     for (int64_t i = 0; i < n_wanted; i++) wanted[i] += (int32_t)first;
@@ -463,8 +468,10 @@ static air_status walk_weights(air_engine *e, air_batch *b, air_error *err)
         if (!st) feed->release(feed->self, &span);
     }
     if (!st) st = air_pager_check(e->pager, err);
+    uint64_t ended = air_clock_ns();
+    air__timeline_note(e, AIR_EVENT_PASS, started, ended, 0);
     if (st) air_pager_rewind(e->pager);
-    else note_pass(e, b, &before, started, 0);
+    else note_pass(e, b, &before, started, ended, 0);
     return st;
 }
 
@@ -520,10 +527,13 @@ air_status air__batch_run(air_engine *e, air_batch *b, air_error *err)
     if (!device_fits(e, &r) || !host_fits(e, &h) || is_crowded(e, &r)) r = room_for(e, b, EXACT);
     air_status st = make_room(e, &r, err);
     if (!st && air__engine_on_device(e)) st = air__pool_shrink(&e->pool, device_left(e) - r.device_activations, err);
+    if (!st) st = air__timeline_book(e, err);
     if (!st) st = reserve_activations(e, &r, err);
     if (!st) st = make_logits(e, b, &r, err);
     if (!st) st = run_passes(e, b, r.rows, err);
+    uint64_t begin = air_timeline_on(e->timeline) ? air_clock_ns() : 0;
     if (!st) st = sample_items(e, b, err);
+    if (!st && begin) air__timeline_note(e, AIR_EVENT_SAMPLE, begin, air_clock_ns(), b->n_items);
     if (st)
         for (int32_t i = 0; i < b->n_items; i++) air__sequence_cut(b->items[i].sequence, b->items[i].sequence->length);
     return st;

@@ -19,6 +19,7 @@ const char *air_holder_name(air_holder holder)
         [AIR_HOLD_RING] = "ring",           [AIR_HOLD_STATE] = "KV cache",          [AIR_HOLD_ACTIVATIONS] = "activations",
         [AIR_HOLD_LOGITS] = "logits",       [AIR_HOLD_EXPERTS] = "experts",
         [AIR_HOLD_ADAPTERS] = "adapters",
+        [AIR_HOLD_TIMELINE] = "timeline",
     };
     return (unsigned)holder < AIR_HOLD_COUNT ? names[holder] : "unknown holder";
 }

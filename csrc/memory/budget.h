@@ -21,6 +21,7 @@ typedef enum air_holder {
     AIR_HOLD_ACTIVATIONS, /* hidden states, scratch */
     AIR_HOLD_LOGITS,
     AIR_HOLD_ADAPTERS,    /* low-rank matrices beside the weights */
+    AIR_HOLD_TIMELINE,    /* its log, while one is taken */
     AIR_HOLD_COUNT
 } air_holder;
 

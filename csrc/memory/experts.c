@@ -45,6 +45,7 @@ typedef struct expert_read {
     air_io_request request;
     air__experts *experts;
     uint32_t part;               /* file */
+    int32_t weight;              /* of the program */
     int32_t slot;
     int busy;
     AIR_ATOMIC(int) cancel;
@@ -104,14 +105,14 @@ static void read_done(air_io_request *request)
     air_mutex_lock(&p->lock);
     expert_slot *slot = &e->slots[read->slot];
     read->busy = 0;
-    p->stats.read_ns += request->ns;
+    const expert_unit *u = &e->units[slot->unit]; /* that the slot has as long as it is read into */
+    air__note_read(p, AIR_EVENT_EXPERT, request, u->layer, read->weight, u->expert);
     slot->in_flight--;
     if (request->error.status) {
         (void)air_error_copy(&e->error, &request->error);
         slot->state = AIR__SLOT_FAILED;
-    } else {
-        p->stats.disk_bytes += request->bytes;
-        if (!slot->in_flight && slot->queued_part == AIR__EXPERT_PARTS && slot->state == AIR__SLOT_PLACED) slot->state = AIR__SLOT_READY;
+    } else if (!slot->in_flight && slot->queued_part == AIR__EXPERT_PARTS && slot->state == AIR__SLOT_PLACED) {
+        slot->state = AIR__SLOT_READY;
     }
     hold_asked(e);
     air_cond_broadcast(&p->changed);
@@ -158,6 +159,7 @@ static int submit_slot(air__experts *e, int32_t number)
             uint64_t bytes = air_min_u64(block_of(p, memory), memory - slot->queued_at);
             read->busy = 1;
             read->part = x.part;
+            read->weight = x.weight;
             read->slot = number;
             atomic_store(&read->cancel, 0);
             read->request.read = read_block;
@@ -357,18 +359,16 @@ static air_status take(void *self, air_expert *out, int32_t most, int32_t *n, ai
     air__experts *e = p->experts;
     *n = 0;
     air_mutex_lock(&p->lock);
-    uint64_t waited = 0;
     air_status st = take_ready(e, out, most, n, err);
+    int waits = !st && !*n && e->n_taken < e->n_asked;
+    uint64_t begin = waits ? air_clock_ns() : 0;
     while (!st && !*n && e->n_taken < e->n_asked) {
-        uint64_t begin = air_clock_ns();
         if (air__pager_cancelled(p)) st = air_fail(err, AIR_E_CANCELLED, "pass cancelled");
         else st = no_slot(e, err);
         if (!st) (void)air_cond_wait_for(&p->changed, &p->lock, AIR__WAIT_SLICE_NS);
-        waited += air_clock_ns() - begin;
         if (!st) st = take_ready(e, out, most, n, err);
     }
-    p->stats.stall_ns += waited;
-    if (e->n_asked) p->layer_stall[e->units[e->asked[0].unit].layer] += waited;
+    if (waits) air__note_stall(p, begin, e->units[e->asked[0].unit].layer, AIR_NONE, AIR_NONE);
     air_mutex_unlock(&p->lock);
     return st;
 }

@@ -12,7 +12,7 @@ air__extent air__expert_extent(const air_program *p, int32_t layer, int32_t expe
     if (weights[part] == AIR_NONE) return (air__extent){0};
     const air_weight *w = &p->weights[weights[part]];
     uint64_t bytes = (uint64_t)w->rows * w->row_bytes;
-    return (air__extent){.part = w->part, .offset = w->offset + (uint64_t)expert * bytes, .bytes = bytes};
+    return (air__extent){.part = w->part, .weight = weights[part], .offset = w->offset + (uint64_t)expert * bytes, .bytes = bytes};
 }
 
 /* The same for all experts of a layer, wherever they begin. */

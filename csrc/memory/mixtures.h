@@ -14,8 +14,8 @@ enum {
     AIR__EXPERT_SLOTS = 4,    /* of a class at least: some are computed with, others are on their way */
 };
 
-/* Where a part of an expert lies. bytes 0: the mixture has no such part. */
-typedef struct air__extent { uint32_t part; uint64_t offset, bytes; } air__extent;
+/* Where a part of an expert lies, and of which weight it is. bytes 0: the mixture has no such part. */
+typedef struct air__extent { uint32_t part; int32_t weight; uint64_t offset, bytes; } air__extent;
 
 air__extent air__expert_extent(const air_program *program, int32_t layer, int32_t expert, int part);
 static inline uint64_t air__extent_memory(const air__extent *e, uint64_t granule)

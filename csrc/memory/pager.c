@@ -17,6 +17,35 @@ int32_t air__tile_layer(const air_pager *p, const air_tile *tile)
     return layer >= 0 && layer < p->program->n_layers ? layer : p->program->n_layers;
 }
 
+/* --- the timeline --- */
+
+static int32_t layer_or_none(const air_pager *p, int32_t layer) { return layer < p->program->n_layers ? layer : AIR_NONE; }
+
+/* A read that failed brought nothing. */
+void air__note_read(air_pager *p, air_event_kind kind, const air_io_request *request, int32_t layer, int32_t weight, int32_t number)
+{
+    uint64_t bytes = request->error.status ? 0 : request->bytes;
+    p->stats.read_ns += request->ns;
+    p->stats.disk_bytes += bytes;
+    if (!air_timeline_on(p->timeline)) return;
+    air_timeline_add(p->timeline, &(air_event){
+        .begin_ns = request->begin_ns, .end_ns = request->begin_ns + request->ns, .bytes = bytes, .kind = (uint16_t)kind,
+        .lane = (uint16_t)air_lane(), .layer = layer_or_none(p, layer), .weight = weight, .number = number,
+    });
+}
+
+void air__note_stall(air_pager *p, uint64_t begin_ns, int32_t layer, int32_t weight, int32_t number)
+{
+    uint64_t end = air_clock_ns();
+    p->stats.stall_ns += end - begin_ns;
+    p->layer_stall[layer] += end - begin_ns;
+    if (!air_timeline_on(p->timeline)) return;
+    air_timeline_add(p->timeline, &(air_event){
+        .begin_ns = begin_ns, .end_ns = end, .kind = AIR_EVENT_STALL, .lane = (uint16_t)air_lane(), .layer = layer_or_none(p, layer),
+        .weight = weight, .number = number,
+    });
+}
+
 /* --- the feed --- */
 
 /* Why the walk cannot go on although nothing is being read: the caller holds the ring, or there is none yet. */
@@ -39,9 +68,8 @@ static air_status wait_for_slot(air_pager *p, const air__slot *slot, air_error *
         uint64_t begin = air_clock_ns();
         while (slot->state == AIR__SLOT_PLACED && !air__pager_cancelled(p))
             (void)air_cond_wait_for(&p->changed, &p->lock, AIR__WAIT_SLICE_NS);
-        uint64_t waited = air_clock_ns() - begin;
-        p->stats.stall_ns += waited;
-        p->layer_stall[air__tile_layer(p, &p->tiles[p->walk % p->n_tiles])] += waited;
+        const air_tile *tile = &p->tiles[p->walk % p->n_tiles];
+        air__note_stall(p, begin, air__tile_layer(p, tile), tile->weight, (int32_t)(p->walk % p->n_tiles));
     }
     if (slot->state == AIR__SLOT_FAILED) return air_error_copy(err, &slot->failed->request.error);
     if (slot->state != AIR__SLOT_READY) return air_fail(err, AIR_E_CANCELLED, "pass cancelled");
@@ -157,6 +185,7 @@ air_status air_pager_open(air_pager **out, const air_pager_config *config, air_e
     p->backend = config->backend;
     p->tiles = config->plan->tiles;
     p->n_tiles = (uint64_t)config->plan->n_tiles;
+    p->timeline = config->timeline;
     int mapped = config->plan->io == AIR_IO_MMAP;
 
     air_status st = AIR_OK;
@@ -335,18 +364,42 @@ air_status air_pager_check(air_pager *p, air_error *err)
     return AIR_OK;
 }
 
-air_pager_stats air_pager_stats_get(const air_pager *pager)
+static air_pager_stats stats_now(const air_pager *p)
 {
-    air_pager *p = (air_pager *)pager; /* reading takes the lock */
-    air_mutex_lock(&p->lock);
     air_pager_stats stats = p->stats;
     stats.pin_target = p->pin_target;
     stats.expert_bytes = p->experts ? air__experts_held(p->experts) : 0;
     stats.expert_target = p->expert_target;
     stats.ring_bytes = p->n_tiles && p->elsewhere == p->n_tiles ? 0 : p->ring_bytes;
     stats.ring_held = p->ring_region ? p->ring_bytes : 0;
+    return stats;
+}
+
+air_pager_stats air_pager_stats_get(const air_pager *pager)
+{
+    air_pager *p = (air_pager *)pager; /* reading takes the lock */
+    air_mutex_lock(&p->lock);
+    air_pager_stats stats = stats_now(p);
     air_mutex_unlock(&p->lock);
     return stats;
+}
+
+air_pager_stats air_pager_timeline_stop(air_pager *p)
+{
+    air_mutex_lock(&p->lock);
+    air_timeline_stop(p->timeline);
+    air_pager_stats stats = stats_now(p);
+    air_mutex_unlock(&p->lock);
+    return stats;
+}
+
+air_status air_pager_timeline_begin(air_pager *p, uint64_t max_events, air_pager_stats *stats, air_error *err)
+{
+    air_mutex_lock(&p->lock);
+    air_status st = air_timeline_begin(p->timeline, max_events, err);
+    *stats = stats_now(p);
+    air_mutex_unlock(&p->lock);
+    return st;
 }
 
 int32_t air_pager_expert_rows(air_pager *p, int32_t layer, uint64_t *rows, int32_t n)

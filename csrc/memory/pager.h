@@ -17,6 +17,7 @@
 #include "memory/budget.h"
 #include "memory/plan.h"
 #include "memory/source.h"
+#include "platform/timeline.h"
 
 AIR_BEGIN_C
 
@@ -43,6 +44,7 @@ typedef struct air_pager_config {
     air_budget *budget;
     const air_backend_api *api; /* whose lock_pages takes the memory of ring and pins; NULL: none */
     air_backend *backend;       /* outlives the pager */
+    air_timeline *timeline;     /* that reads and stalls are noted in; outlives the pager; NULL: none */
     int lookahead;              /* whether experts of a later layer are read by a backend's guess */
 } air_pager_config;
 
@@ -76,6 +78,10 @@ void air_pager_rewind(air_pager *pager);
 air_status air_pager_check(air_pager *pager, air_error *err);
 
 air_pager_stats air_pager_stats_get(const air_pager *pager);
+/* The same, and from that moment on the timeline is off: it has what the statistics have. Any thread. */
+air_pager_stats air_pager_timeline_stop(air_pager *pager);
+/* Likewise on, with room for so many events. Errors: those of air_timeline_begin; *stats is as it was then. */
+air_status air_pager_timeline_begin(air_pager *pager, uint64_t max_events, air_pager_stats *stats, air_error *err);
 /* How many rows were sent to each expert of a layer since open; copies min(n, n_experts). Returns n_experts, 0 where the layer has none. */
 int32_t air_pager_expert_rows(air_pager *pager, int32_t layer, uint64_t *rows, int32_t n);
 /* Stall per layer of the program, ns, [n_layers + 1] (the last: outside layers). */

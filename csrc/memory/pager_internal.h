@@ -57,6 +57,7 @@ typedef struct air__small {
     AIR_ATOMIC(int) cancel;
     int busy;
     int done;                      /* without a read */
+    int32_t weight;                /* what the read is of */
     uint8_t *buffer;
 } air__small;
 
@@ -79,6 +80,7 @@ struct air_pager {
     const air_backend_api *api;    /* NULL: pages are not locked */
     air_backend *backend;
     const AIR_ATOMIC(int) *cancel; /* the pass's; NULL: none */
+    air_timeline *timeline;        /* added to under lock; NULL: none */
     uint64_t granule;              /* pages and direct reads are multiples of it */
     const air_tile *tiles;
     uint64_t n_tiles;
@@ -159,5 +161,8 @@ int air__mmap_read_ahead(air_pager *p);
 /* --- pager.c --- */
 int air__pager_cancelled(const air_pager *p);
 int32_t air__tile_layer(const air_pager *p, const air_tile *tile); /* n_layers where it is outside of layers */
+/* Under lock: to the statistics, and to the timeline if it is on. layer: n_layers where it is outside of layers. */
+void air__note_read(air_pager *p, air_event_kind kind, const air_io_request *request, int32_t layer, int32_t weight, int32_t number);
+void air__note_stall(air_pager *p, uint64_t begin_ns, int32_t layer, int32_t weight, int32_t number);
 
 #endif

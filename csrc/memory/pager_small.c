@@ -61,8 +61,7 @@ static void small_done(air_io_request *request)
     air__small *small = request->source;
     air_pager *p = small->pager;
     air_mutex_lock(&p->lock);
-    p->stats.read_ns += request->ns;
-    if (!request->error.status) p->stats.disk_bytes += request->bytes;
+    air__note_read(p, AIR_EVENT_ROW, request, p->program->n_layers, small->weight, AIR_NONE);
     small->busy = 0;
     air_cond_broadcast(&p->changed);
     air_mutex_unlock(&p->lock);
@@ -72,6 +71,7 @@ static void submit(air_pager *p, air__small *small, const small_item *item)
 {
     uint64_t begin = air_round_down(item->offset, p->granule), end = air_round_up(item->offset + item->bytes, p->granule);
     small->busy = 1;
+    small->weight = (int32_t)(item->weight - p->program->weights);
     atomic_store(&small->cancel, 0);
     small->request.read = read_small;
     small->request.source = small;
@@ -169,9 +169,7 @@ static air_status run_direct(air_pager *p, const small_job *job, air_error *err)
         uint64_t begin = air_clock_ns();
         st = wait_for(p, small, err);
         if (!st && small->request.error.status) st = air_error_copy(err, &small->request.error);
-        uint64_t waited = air_clock_ns() - begin;
-        p->stats.stall_ns += waited;
-        p->layer_stall[p->program->n_layers] += waited;
+        air__note_stall(p, begin, p->program->n_layers, small->weight, AIR_NONE);
         if (st) break;
         small_item item = item_at(job, i);
         air_mutex_unlock(&p->lock);

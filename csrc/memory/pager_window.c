@@ -44,7 +44,8 @@ static void read_done(air_io_request *request)
     air_pager *p = read->pager;
     air_mutex_lock(&p->lock);
     air__slot *slot = slot_at(p, read->step);
-    p->stats.read_ns += request->ns;
+    const air_tile *tile = tile_at(p, read->step);
+    air__note_read(p, AIR_EVENT_READ, request, air__tile_layer(p, tile), tile->weight, (int32_t)(read->step % p->n_tiles));
     read->state = AIR__READ_FREE;
     if (request->error.status) {
         if (!slot->failed) {
@@ -53,12 +54,9 @@ static void read_done(air_io_request *request)
         }
         slot->state = AIR__SLOT_FAILED;
         p->failed = 1;
-    } else {
-        p->stats.disk_bytes += request->bytes;
-        if (--slot->reads_left == 0 && slot->state == AIR__SLOT_PLACED) {
-            slot->state = AIR__SLOT_READY;
-            if (!in_ring(slot)) p->stats.pinned_bytes += memory_of(p, tile_at(p, read->step));
-        }
+    } else if (--slot->reads_left == 0 && slot->state == AIR__SLOT_PLACED) {
+        slot->state = AIR__SLOT_READY;
+        if (!in_ring(slot)) p->stats.pinned_bytes += memory_of(p, tile);
     }
     submit_reads(p);
     air_cond_broadcast(&p->changed);

@@ -5,8 +5,9 @@
 #include "base/alloc.h"
 #include "platform/clock.h"
 #include "platform/threads.h"
+#include "platform/timeline.h"
 
-enum { THREADS_MOST = 64 };
+enum { THREADS_MOST = AIR_LANE_LAYERS - AIR_LANE_READS };
 
 struct air_async_io {
     air_mutex lock;
@@ -15,6 +16,7 @@ struct air_async_io {
     int closing;
     AIR_ATOMIC(int) cancel;
     int threads;
+    AIR_ATOMIC(int) lanes;      /* threads that have begun */
     air_thread *thread[THREADS_MOST];
 };
 
@@ -32,13 +34,14 @@ static air_io_request *take(air_async_io *io)
 static void io_main(void *context)
 {
     air_async_io *io = context;
+    air_lane_set(AIR_LANE_READS + atomic_fetch_add(&io->lanes, 1));
     for (air_io_request *request; (request = take(io));) {
         request->error.status = AIR_OK;
         request->error.text[0] = 0;
-        uint64_t begin = air_clock_ns();
+        request->begin_ns = air_clock_ns();
         request->error.status =
             request->read(request->source, request->offset, request->buffer, request->bytes, &io->cancel, &request->error);
-        request->ns = air_clock_ns() - begin;
+        request->ns = air_clock_ns() - request->begin_ns;
         request->done(request); /* which may free it */
     }
 }
@@ -75,7 +78,7 @@ void air_async_io_close(air_async_io *io)
     for (air_io_request *next; queued; queued = next) {
         next = queued->next;
         (void)air_fail(&queued->error, AIR_E_CANCELLED, "read of %zu bytes cancelled before it began", queued->bytes);
-        queued->ns = 0;
+        queued->begin_ns = queued->ns = 0;
         queued->done(queued);
     }
     for (int i = 0; i < io->threads; i++) air_thread_join(io->thread[i]);

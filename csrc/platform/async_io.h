@@ -31,7 +31,7 @@ struct air_io_request {
     void (*done)(air_io_request *); /* on the I/O thread, or the one that closes; after error is written; must not block */
     void *context;
     air_error error;      /* error.status AIR_OK on success */
-    uint64_t ns;          /* how long the read itself took */
+    uint64_t begin_ns, ns; /* when the read itself began, and how long it took */
     air_io_request *next; /* the pool's */
 };
 

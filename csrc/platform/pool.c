@@ -5,9 +5,10 @@
 #include "base/alloc.h"
 #include "platform/clock.h"
 #include "platform/threads.h"
+#include "platform/timeline.h"
 
 enum {
-    THREADS_MOST = 256,
+    THREADS_MOST = AIR_LANE_READS - AIR_LANE_PASS,
     SPIN_NS = 30000,      /* longer than the gaps between ops, shorter than a disk read */
     REGION_SPINS = 5,     /* times that between regions: a caller in Python needs 50 to 100 µs for a token */
     SPIN_BUSY_NS = 500,   /* more threads than CPUs: whom we wait for needs the CPU we spin on */
@@ -73,6 +74,7 @@ static void worker_main(void *context)
 {
     worker *w = context;
     air_pool *pool = w->pool;
+    air_lane_set(AIR_LANE_PASS + w->index);
     for (uint32_t seen = 0;; seen++) { /* no region begins before all have left the last, so we never miss one */
         gate_wait(&pool->region, seen, pool->spins * REGION_SPINS);
         if (!pool->body) return;

@@ -105,6 +105,9 @@ typedef struct EngineObject {
 extern PyType_Spec air__py_engine_spec;
 int air__py_engine_usable(EngineObject *self);         /* 0, or -1 and StateError: closed, or this is a forked child */
 int air__py_engine_in_child(const EngineObject *self); /* of fork: its threads are not here, so nothing may wait for them */
+/* A call that waits without the GIL: close() waits for it to leave. */
+void air__py_run_enter(EngineObject *self, engine_run *run);
+void air__py_run_leave(EngineObject *self, engine_run *run); /* legal for one that has not entered */
 
 /* --- run.c --- */
 PyObject *air__py_engine_run(PyObject *self, PyObject *args, PyObject *kwargs);
@@ -118,6 +121,12 @@ extern PyType_Spec air__py_adapter_spec;
 PyObject *air__py_engine_adapter(PyObject *self, PyObject *matrices);
 air_engine_adapter *air__py_adapter_of(PyObject *adapter, const EngineObject *engine); /* NULL and ArgumentError: another engine's */
 void air__py_adapter_drop(AdapterObject *self);            /* frees the C adapter, if there is one, and leaves the list */
+
+/* --- timeline.c --- */
+PyObject *air__py_timeline_begin(PyObject *self, PyObject *max_events);
+PyObject *air__py_timeline_stop(PyObject *self, PyObject *unused);
+PyObject *air__py_weight_names(PyObject *self, void *unused);
+const char *air__py_event_name(int kind);
 
 /* --- sequence.c --- */
 struct SequenceObject {

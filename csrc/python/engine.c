@@ -18,6 +18,22 @@ int air__py_engine_usable(EngineObject *self)
     return why ? -1 : 0;
 }
 
+void air__py_run_enter(EngineObject *self, engine_run *run)
+{
+    run->thread = PyThread_get_thread_ident();
+    run->next = self->runs;
+    self->runs = run;
+}
+
+void air__py_run_leave(EngineObject *self, engine_run *run)
+{
+    for (engine_run **at = &self->runs; *at; at = &(*at)->next)
+        if (*at == run) {
+            *at = run->next;
+            break;
+        }
+}
+
 static PyObject *engine_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     core_state *state = PyType_GetModuleState(type);
@@ -280,6 +296,10 @@ static PyMethodDef engine_methods[] = {
      "adapter($self, matrices, /)\n--\n\nAn Adapter, all zeros, of matrices (tensor's name, rank, rows, cols)."},
     {"sample", air__py_engine_sample, METH_VARARGS,
      "sample($self, logits, n, sampling, /)\n--\n\nThe token that n tokens with these logits go on with; penalties are not applied."},
+    {"timeline_begin", air__py_timeline_begin, METH_O,
+     "timeline_begin($self, max_events, /)\n--\n\nFrom now on threads note what they do."},
+    {"timeline_stop", air__py_timeline_stop, METH_NOARGS,
+     "timeline_stop($self, /)\n--\n\nWhat they noted, and figures. Waits for the pass under way."},
     {"cancel", engine_cancel, METH_NOARGS, "cancel($self, /)\n--\n\nEnds every call of run now under way with CancelledError."},
     {"close", engine_close, METH_NOARGS, "close($self, /)\n--\n\nCancels what runs and frees all memory. Idempotent."},
     {NULL, NULL, 0, NULL},
@@ -288,6 +308,7 @@ static PyMethodDef engine_methods[] = {
 static PyGetSetDef engine_getset[] = {
     {"hparams", engine_hparams, NULL, "Hyperparameters by name.", NULL},
     {"plan", engine_plan, NULL, "What stays, what streams and how long a pass takes.", NULL},
+    {"weight_names", air__py_weight_names, NULL, "Names of the program's weights, by the numbers that a timeline has.", NULL},
     {"closed", engine_closed, NULL, "Whether close() was called.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

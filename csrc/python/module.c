@@ -135,6 +135,7 @@ static int core_exec(PyObject *module)
         add_value(module, "FORMATS", formats_tuple()) < 0 ||
         add_value(module, "ENCODERS", names_tuple(encoder_name, INT_MAX)) < 0 ||
         add_value(module, "ARCHITECTURES", names_tuple(air_arch_name, INT_MAX)) < 0 ||
+        add_value(module, "EVENT_KINDS", names_tuple(air__py_event_name, AIR_EVENT_COUNT)) < 0 ||
         add_value(module, "TIERS", names_tuple(tier_name, AIR_TIER_COUNT)) < 0 ||
         PyModule_AddIntConstant(module, "MAX_THREADS", AIR_PY_MAX_THREADS) < 0 ||
         PyModule_AddIntConstant(module, "MAX_DEVICES", AIR_DEVICES_MOST) < 0 ||

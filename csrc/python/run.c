@@ -173,20 +173,14 @@ static int call_begin(run_call *call)
     }
     for (int32_t i = 0; i < call->n; i++) sequence_of(call, i)->busy = 1;
     call->busy = 1;
-    call->link.thread = PyThread_get_thread_ident();
-    call->link.next = call->engine->runs;
-    call->engine->runs = &call->link;
+    air__py_run_enter(call->engine, &call->link);
     return 0;
 }
 
 static void call_end(run_call *call)
 {
     for (int32_t i = 0; call->busy && i < call->n; i++) sequence_of(call, i)->busy = 0;
-    for (engine_run **at = &call->engine->runs; *at; at = &(*at)->next)
-        if (*at == &call->link) {
-            *at = call->link.next;
-            break;
-        }
+    air__py_run_leave(call->engine, &call->link);
     release_tokens(call);
     air_free(call->tokens);
     air_free(call->sampling);

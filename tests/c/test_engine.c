@@ -524,6 +524,58 @@ TEST(cancelling_a_slow_read_is_quick_and_leaves_the_model_usable)
     close_all(&o);
 }
 
+TEST(a_timeline_says_what_the_statistics_count)
+{
+    enum { MOST = 20000 };
+    static air_event events[MOST];
+    air_engine_config c = config_of(NULL);
+    c.io = AIR_IO_DIRECT;
+    c.max_pins = 0;
+    opened o = open_with(&c);
+    REQUIRE(o.engine);
+    air_sequence *s;
+    air_error err = {0};
+    air_timeline_figures f;
+    float got[VOCAB];
+    int done;
+    REQUIRE(!air_sequence_new(&s, o.engine, &err));
+    CHECK_EQ(air_engine_timeline_stop(o.engine, 0, &done, &f, &err), AIR_E_CLOSED);
+    for (int again = 0; again < 2; again++) {
+        CHECK_EQ(air_engine_timeline_begin(o.engine, MOST, &err), AIR_OK);
+        CHECK_EQ(air_engine_timeline_begin(o.engine, MOST, &err), AIR_E_CLOSED);
+        CHECK_EQ(step(&o, s, prompt, PROMPT, got, &err), AIR_OK);
+        CHECK_EQ(air_sequence_truncate(s, 0, &err), AIR_OK);
+        do CHECK_EQ(air_engine_timeline_stop(o.engine, 100000000, &done, &f, &err), AIR_OK);
+        while (!done);
+        REQUIRE(f.events <= MOST);
+        CHECK_EQ(f.dropped, 0);
+        air_engine_timeline_read(o.engine, events, f.events);
+        uint64_t bytes = 0, read_ns = 0, stall_ns = 0, passes = 0, layers = 0;
+        for (uint64_t i = 0; i < f.events; i++) {
+            const air_event *e = &events[i];
+            int read = e->kind == AIR_EVENT_READ || e->kind == AIR_EVENT_ROW, stall = e->kind == AIR_EVENT_STALL;
+            CHECK(e->kind > AIR_EVENT_NONE && e->kind < AIR_EVENT_COUNT && e->begin_ns <= e->end_ns);
+            CHECK_EQ(e->lane >= AIR_LANE_READS && e->lane < AIR_LANE_LAYERS, read);
+            bytes += read ? e->bytes : 0;
+            read_ns += read ? e->end_ns - e->begin_ns : 0;
+            stall_ns += stall ? e->end_ns - e->begin_ns : 0;
+            passes += e->kind == AIR_EVENT_PASS;
+            layers += e->kind == AIR_EVENT_LAYER;
+        }
+        CHECK_EQ(bytes, f.disk_bytes);
+        CHECK_EQ(read_ns, f.read_ns);
+        CHECK_EQ(stall_ns, f.stall_ns);
+        CHECK_EQ(passes, 1);
+        CHECK_EQ(layers, air_model_program(air_engine_model(o.engine))->n_layers + 2);
+        CHECK(bytes > 0 && read_ns > 0);
+        CHECK_EQ(air_engine_stats_get(o.engine).held_by[AIR_HOLD_TIMELINE], air_timeline_bytes(MOST));
+        air_engine_timeline_end(o.engine);
+        CHECK_EQ(air_engine_stats_get(o.engine).held_by[AIR_HOLD_TIMELINE], 0);
+    }
+    air_sequence_free(s);
+    close_all(&o);
+}
+
 TEST(a_failed_read_fails_one_call)
 {
     for (int n = 3; n < 40; n += 4) {
@@ -649,6 +701,7 @@ int main(int argc, char **argv)
     RUN(activations_that_could_not_be_had_are_booked_anew);
     RUN(eight_bit_products_predict_english);
     RUN(cancelling_a_slow_read_is_quick_and_leaves_the_model_usable);
+    RUN(a_timeline_says_what_the_statistics_count);
     RUN(a_failed_read_fails_one_call);
     RUN(every_allocation_may_fail_and_nothing_is_left);
     RUN(memory_is_refused_with_numbers_and_given_back);

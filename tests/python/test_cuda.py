@@ -253,6 +253,25 @@ def test_two_devices_and_the_cpu_compute_together(cuda, plugin):
     assert not any(value for name, value in report(plugin).items() if name.startswith("live_"))
 
 
+def test_a_profile_has_a_devices_layers_by_its_own_clock(cuda):
+    with load(device="cuda", n_ctx=64, max_ram=SMALL_RAM, max_vram=device_budget(3)) as model:
+        model.generate([IDS[:3]], max_new_tokens=2, eos_token_id=[])
+        with model.profile() as profile:
+            model.generate([IDS], max_new_tokens=2, eos_token_id=[])
+        busy, stall = model._engine.layer_times()
+    kinds, events = profile.kinds, profile.events
+    layers = events[events["kind"] == kinds.index("device")]
+    assert layers["layer"].tolist() == [*range(6), -1] * 2  # of each pass, one after the other
+    last = (layers["end_ns"] - layers["begin_ns"])[7:].tolist()
+    assert sum(last) > 0 and [max(0, time - waited) for time, waited in zip(last, stall, strict=True)] == busy
+    assert not np.isin(events["kind"], [kinds.index(kind) for kind in ("layer", "products", "attention")]).any()
+    assert sum(row["wall_ms"] for row in profile.table()) == pytest.approx(sum(layers["end_ns"] - layers["begin_ns"]) / 1e6)
+    reads = events[np.isin(events["kind"], [kinds.index("read"), kinds.index("row")])]
+    assert reads["bytes"].sum() == profile.disk_bytes > 0
+    homes = model.plan.homes
+    assert homes["VRAM"] == model.plan["device_weight_bytes"] and sum(homes.values()) == model.plan["weight_bytes"]
+
+
 def test_shares_that_make_no_sense_are_refused(cuda):
     cuda("devices=2")
     with pytest.raises(errors.ArgumentError, match=r"cpu_share is 1\.5; expected a number from 0 to 1"):

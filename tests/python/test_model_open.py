@@ -10,6 +10,7 @@ import re
 import shutil
 import sys
 import threading
+import warnings
 
 import pytest
 from models import DEMO, RATES, golden, load, run_python
@@ -276,6 +277,33 @@ def test_progress_may_be_a_callable_or_a_bar(capsys):
         bar._started -= 1
         bar(3, 4, 0, 1)
     assert re.search("3/4.*step", capsys.readouterr().err)
+
+
+def test_a_notebook_has_tqdms_own_bar(monkeypatch, capsys):
+    from types import SimpleNamespace
+
+    from airpy.progress import NotebookBar, progress_for_call
+
+    shell = SimpleNamespace(config={})
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    assert not isinstance(progress_for_call(True), NotebookBar)  # IPython in a terminal
+    shell.config["IPKernelApp"] = {}
+    assert not isinstance(progress_for_call(False), NotebookBar)
+    bar = progress_for_call("auto", "window")
+    assert isinstance(bar, NotebookBar)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of tqdm's, where ipywidgets is not there
+        for _ in range(2):
+            with bar:
+                bar(1, 6, 0, 2)
+                assert capsys.readouterr().err == ""  # not before a second has passed
+                bar._started -= 2
+                bar.note = "of interest"
+                bar(3, 6, 1, 2)
+                assert (bar._bar.n, bar._bar.total, bar._bar.unit) == (9, 12, "window") and bar._bar.postfix == "of interest"
+                assert bar._bar.format_dict["elapsed"] >= 2
+            assert bar._bar is None
+            capsys.readouterr()
 
 
 def test_the_bar_leaves_text_that_is_being_streamed_alone(monkeypatch, capsys):
