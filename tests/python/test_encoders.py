@@ -3,6 +3,7 @@ in float32, bits, and what is refused."""
 
 from __future__ import annotations
 
+import gc
 import re
 
 import numpy as np
@@ -128,6 +129,39 @@ def test_a_decoders_states_need_no_logits():
     np.testing.assert_array_equal(np.asarray(alone.hidden), np.asarray(both.hidden))
     assert alone.logits is None and both.logits is not None
     engine.close()
+
+
+def test_every_allocation_may_fail():
+    """Opening and reading two texts with the n-th allocation failing, for every n: a typed error, and nothing is leaked."""
+    case = Case("bert-rank")
+    file = _core.GGUF(str(case.path))
+
+    def attempt(n):
+        engine, states = None, None
+        _core.alloc_fail_at(n)
+        try:
+            engine = _core.Engine(file, io="mmap", threads=1)
+            items = [(engine.sequence(), case.texts[i], len(case.texts[i]), None, 0, case.firsts[i]) for i in (0, 1)]
+            states = np.array(engine.run(items, hidden=True).hidden)
+        except (errors.OutOfMemoryError, errors.ThreadError, MemoryError):
+            states = None
+        finally:
+            came = _core.alloc_failed()
+            _core.alloc_fail_at(0)
+            if engine:
+                engine.close()
+        return states, came
+
+    want, _ = attempt(0)
+    gc.collect()
+    live, failures, n, came = _core.alloc_live(), 0, 0, True
+    while came:
+        n += 1
+        got, came = attempt(n)
+        failures += got is None
+        assert came if got is None else np.array_equal(got, want), f"allocation {n}"
+        assert _core.alloc_live() == live, f"allocation {n}"
+    assert failures > 40
 
 
 # -- what files say -------------------------------------------------------------------------------------------------------
