@@ -251,7 +251,7 @@ class Profile:
             if key not in names:
                 names[key] = self._name_of(*key)
             title, args = names[key]
-            args = f'"bytes":{size}{args}' if size else args[1:]
+            args = f'"bytes":{size}{args}' if kind in _READ_KINDS else args[1:]  # none: it failed, or was given up
             yield _complete(title, self.kinds[kind], begin - start, end - begin, lane, f"{{{args}}}")
 
     def _name_of(self, kind: int, layer: int, weight: int, number: int) -> tuple[str, str]:

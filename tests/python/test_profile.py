@@ -59,7 +59,7 @@ def check_sums(profile: Profile, engine_before: dict[str, Any], engine_after: di
     assert sum(row["read_bytes"] for row in rows) == profile.disk_bytes
     assert sum(row["stall_ms"] for row in rows) == pytest.approx(1e3 * profile.stall_s)
     wall = sum(row["wall_ms"] for row in rows)
-    assert 0.5 * 1e3 * profile.pass_s < wall <= 1e3 * profile.pass_s
+    assert 0.2 * 1e3 * profile.pass_s < wall <= 1e3 * profile.pass_s
     assert wall == pytest.approx(sum(row["compute_ms"] + row["stall_ms"] for row in rows), rel=0.01)
 
 
@@ -74,7 +74,7 @@ def test_sums_over_a_timeline_are_those_of_the_statistics(threads):
     assert set(of(profile, "products")["lane"]) == set(range(threads))  # every thread has its part
     assert {"passes, compute 0", "layers", "reads 1"} <= set(profile.lanes.values())
     names = {profile.weights[weight] for weight in set(of(profile, "read")["weight"].tolist())}
-    assert "blk.0.ffn_up.weight" in names and all(name.endswith(".weight") for name in names)
+    assert any(name.startswith("blk.") for name in names) and all(name.endswith(".weight") for name in names)
     assert set(of(profile, "sample")["number"]) == {1} and of(profile, "sample").size == 12
     assert sorted(of(profile, "layer")["layer"].tolist()) == sorted([*range(6), -1, -1] * 12)  # -1: before the first, and behind the last
 
@@ -297,7 +297,8 @@ def test_a_trace_has_threads_names_and_bytes(tmp_path):
     events = check_trace(tmp_path / "trace.json")["traceEvents"]
     reads = [event for event in events if event["ph"] == "X" and event["cat"] in ("read", "row")]
     assert sum(event["args"]["bytes"] for event in reads) == profile.disk_bytes
-    assert any(event["name"] == "read blk.0.ffn_up.weight" and event["args"]["layer"] == 0 for event in reads)
+    layers = [event for event in reads if event["name"].startswith("read blk.")]
+    assert layers and all(event["name"] == f"read blk.{event['args']['layer']}.{event['args']['weight'][6:]}" for event in layers)
     names = {event["name"] for event in events}
     assert {"layer 5", "layer: embedding, output", "pass of 1", "sample of 1", "tokenize", "generate"} <= names
     assert len([event for event in events if event["ph"] == "X"]) == profile.events.size + len(profile.spans)
