@@ -74,10 +74,28 @@ _GROUPS = (
     ("expert_group_count", "u32", lambda config: groups if (groups := config.integer("n_group", default=1)) > 1 else None),
     ("expert_group_used_count", "u32", lambda config: config.integer("topk_group") if config.integer("n_group", default=1) > 1 else None),
 )
+_LATENT = (
+    ("attention.head_count_kv", "u32", lambda config: 1),
+    ("attention.key_length", "u32", lambda config: config.integer("kv_lora_rank") + config.integer("qk_rope_head_dim")),
+    ("attention.value_length", "u32", _integer("kv_lora_rank")),
+    ("attention.key_length_mla", "u32", lambda config: config.integer("qk_nope_head_dim") + config.integer("qk_rope_head_dim")),
+    ("attention.value_length_mla", "u32", _integer("v_head_dim")), ("attention.kv_lora_rank", "u32", _integer("kv_lora_rank")),
+    ("attention.q_lora_rank", "u32", lambda config: config.integer_or_none("q_lora_rank")),
+)  # fmt: skip
 _NORM_TOPK = (("expert_weights_norm", "bool", lambda config: config.flag("norm_topk_prob", default=False)),)
 _LOGIT_SCALE = (("logit_scale", "f32", _number("logit_scale", 0.0625)),)
 _CLAMP = (("attention.clamp_kqv", "f32", _number_or_none("clip_qkv")),)
 _SPARSE: tuple[tuple[Any, ...], ...] = (("decoder_sparse_step", 1), ("mlp_only_layers", []))  # of Qwen's mixtures: every layer is one
+
+
+def _gating(config: Config) -> int:
+    """DeepSeek V2's configuration may leave out that it is a softmax; V3 has no other than the sigmoid."""
+    return 2 if config.first("scoring_func") == "sigmoid" else 1
+
+
+def _check_deepseek(config: Config) -> None:
+    config.require("moe_layer_freq", 1)
+    config.require("rope_interleave", True)
 
 
 def _check_mpt(config: Config) -> None:
@@ -132,6 +150,13 @@ FAMILIES: dict[str, Family] = {
     "CohereForCausalLM": Family("command-r", layer_norm=True, tied=True, keys=_LOGIT_SCALE),
     "Cohere2ForCausalLM": Family("cohere2", layer_norm=True, tied=True, windows=True, keys=_LOGIT_SCALE),
     "Dots1ForCausalLM": Family("dots1", keys=_ROUTED + _GROUPS),
+    "DeepseekForCausalLM": Family("deepseek", (layouts.interleaved,), check=_check_deepseek, keys=(
+        *_ROUTED[:4], ("expert_gating_func", "u32", _gating))),
+    "DeepseekV2ForCausalLM": Family("deepseek2", (layouts.latent,), check=_check_deepseek, keys=(
+        *_ROUTED[:4], ("expert_gating_func", "u32", _gating), *_GROUPS, *_LATENT)),
+    "DeepseekV3ForCausalLM": Family("deepseek2", (layouts.latent,), check=_check_deepseek, keys=(*_ROUTED, *_GROUPS, *_LATENT)),
+    "GptOssForCausalLM": Family("gpt-oss", (layouts.gates_in_turn,), names=_SANDWICH, windows=True, allowed=(
+        ("swiglu_alpha", 1.702), ("swiglu_limit", 7.0))),
     "Ernie4_5ForCausalLM": Family("ernie4_5", tied=True),
     "Ernie4_5_ForCausalLM": Family("ernie4_5", tied=True),
     "Ernie4_5_MoeForCausalLM": Family("ernie4_5-moe", (layouts.flat_correction,), tied=True, keys=(

@@ -23,7 +23,8 @@ _DEFAULT_CONTEXT = 2048  # of BLOOM and Falcon, whose configurations do not say
 
 def model_entries(family: Family, config: Config) -> Iterator[Entry]:
     """Without the architecture's own general.* keys. Raises FormatError and UnsupportedError."""
-    for suffix, type, value in _values(family, config):
+    found = {suffix: (type, value) for suffix, type, value in _values(family, config)}  # a family's own come last
+    for suffix, (type, value) in found.items():
         if value is not None:
             yield f"{family.arch}.{suffix}", _BOOLS if type == "bools" else _TYPES[type], value
 
@@ -123,7 +124,7 @@ class Rope:
         if isinstance(of_windows, dict):
             self.base_of_windows = Config(of_windows, given.path).number("rope_theta", default=10000.0)
         part = self._given.number("partial_rotary_factor", default=config.number(*ROTARY_PART, default=1.0))
-        self.dims = int(part * config.head)
+        self.dims = config.integer("qk_rope_head_dim", default=int(part * config.head))
         self.original = self._given.integer("original_max_position_embeddings", default=config.integer(
             "original_max_position_embeddings", default=config.integer(*CONTEXT, default=_DEFAULT_CONTEXT)))  # fmt: skip
         if self.kind == "dynamic":
@@ -152,13 +153,15 @@ class Rope:
                 if given.first(name) is not None:
                     yield f"rope.scaling.yarn_{name}", "f32", given.number(name)
             yield "rope.scaling.attn_factor", "f32", self._yarn_attention()
+            if given.first("mscale_all_dim") is not None:  # DeepSeek's, as llama.cpp's converter writes it
+                yield "rope.scaling.yarn_log_multiplier", "f32", 0.1 * given.number("mscale_all_dim")
         if self.kind in ("longrope", "su"):
             yield "rope.scaling.attn_factor", "f32", self._longrope_attention()
 
     def _yarn_attention(self) -> float | None:
         """GGUF's is beside the paper's 1 + 0.1 log(factor) (arXiv 2309.00071, 3.4), transformers' instead of it."""
-        if any(self._given.first(name) is not None for name in ("mscale", "mscale_all_dim")):
-            raise UnsupportedError(f"{self._given.path}: yarn with mscale; GGUF's yarn has it for DeepSeek's architectures alone")
+        if self._given.first("mscale") != self._given.first("mscale_all_dim"):
+            raise UnsupportedError(f"{self._given.path}: yarn's mscale is not its mscale_all_dim, which GGUF has one number for")
         if self._given.first("attention_factor") is None:
             return None
         return self._given.number("attention_factor") / (1 + 0.1 * math.log(self._given.number("factor")))

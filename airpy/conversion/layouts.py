@@ -109,6 +109,40 @@ def flat_correction(name: str, tensor: LazyTensor, config: Config) -> Iterator[N
     yield name, tensor.reshape(tensor.rows * tensor.shape[-1]) if name.endswith("correction_bias") else tensor
 
 
+def gates_in_turn(name: str, tensor: LazyTensor, config: Config) -> Iterator[Named]:
+    """gpt-oss: experts' matrices are inputs by outputs, and of gate and up each other column is one's."""
+    stem, kind = (name.removesuffix("_bias"), "bias") if name.endswith("_bias") else (name, "weight")
+    if name == "self_attn.sinks":
+        yield "self_attn.sinks.weight", tensor
+    elif not name.startswith("mlp.experts."):
+        yield name, tensor
+    elif not stem.endswith("gate_up_proj"):
+        yield f"experts.down_proj.{kind}", tensor.transpose() if kind == "weight" else tensor
+    else:
+        *experts, columns = tensor.shape
+        for i, part in enumerate(("gate", "up")):
+            taken = range(i, columns, 2)
+            if kind == "weight":
+                yield f"experts.{part}_proj.weight", tensor.transpose(taken)
+            else:  # each expert's row, as a matrix of one row
+                yield f"experts.{part}_proj.bias", tensor.reshape(*experts, 1, columns).transpose(taken).reshape(*experts, len(taken))
+
+
+def latent(name: str, tensor: LazyTensor, config: Config) -> Iterator[Named]:
+    """DeepSeek: what makes a head's keys and values of the compressed state, side by side: GGUF has them apart, keys' transposed."""
+    if name != "self_attn.kv_b_proj.weight":
+        yield name, tensor
+        return
+    heads, rank = config.heads, config.integer("kv_lora_rank")
+    keys, values = config.integer("qk_nope_head_dim"), config.integer("v_head_dim")
+    if tensor.shape != (heads * (keys + values), rank):
+        raise ModelError(f"{tensor.name} is {list(tensor.shape)}, but the configuration's heads need {[heads * (keys + values), rank]}")
+    numbers = _numbers(tensor, heads, keys + values)
+    of_keys = tensor.take(numbers[:, :keys].ravel())
+    yield "self_attn.k_b_proj.weight", of_keys.map(lambda w: w.reshape(heads, keys, rank).swapaxes(1, 2), (heads, rank, keys))
+    yield "self_attn.v_b_proj.weight", tensor.take(numbers[:, keys:].ravel(), (heads, values, rank))
+
+
 # ---- of several tensors ----------------------------------------------------------------------------------------------
 
 

@@ -29,22 +29,26 @@ _SPREAD = 4  # times the bytes wanted that one read may bring instead
 
 @dataclass(frozen=True)
 class _Part:
+    """rows: of the stored tensor, seen as a matrix whose columns are its last axis, or one for a vector. Where `turned` says how many
+    rows from `base` on, rows are columns of those instead."""
+
     stored: Stored
-    rows: Rows  # of the stored tensor, seen as a matrix whose columns are its last axis, or one for a vector
+    rows: Rows
+    turned: int = 0
+    base: int = 0
 
     @property
     def columns(self) -> int:
-        return self.stored.shape[-1] if len(self.stored.shape) > 1 else 1
+        return self.turned or (self.stored.shape[-1] if len(self.stored.shape) > 1 else 1)
 
 
 @dataclass(frozen=True)
 class LazyTensor:
-    """shape: as PyTorch has it. A tensor is transposed, or has several parts, or neither. change: what becomes of its values, of all
-    at once; for small ones only."""
+    """shape: as PyTorch has it. change: what becomes of its values, of all at once, in the order they are read in; for small ones
+    only."""
 
     shape: tuple[int, ...]
     parts: tuple[_Part, ...]
-    transposed: bool = False
     change: Callable[[Floats], Floats] | None = None
 
     @classmethod
@@ -84,12 +88,18 @@ class LazyTensor:
             raise ModelError(f"{self.name} is {list(self.shape)}, but {list(shape)} is expected")
         return replace(self, shape=shape)
 
-    def transpose(self) -> LazyTensor:
-        rows, columns = self.shape
-        return replace(self, shape=(columns, rows), transposed=True)
+    def transpose(self, columns: range | None = None) -> LazyTensor:
+        """Each matrix of it turned; of [a, b, c] there are a. columns: of each, those that are taken; all."""
+        (part,) = self.parts
+        *stack, rows, width = self.shape
+        chosen = columns or range(width)
+        count = math.prod(stack)
+        turned = tuple(_Part(part.stored, chosen, rows, i * rows) for i in range(count))
+        return replace(self, shape=(*stack, len(chosen), rows), parts=turned)
 
-    def map(self, change: Callable[[Floats], Floats]) -> LazyTensor:
-        return replace(self, change=change)
+    def map(self, change: Callable[[Floats], Floats], shape: tuple[int, ...] | None = None) -> LazyTensor:
+        """change: of all values, flat. shape: another one, of as many."""
+        return replace(self.reshape(*shape) if shape else self, change=change)
 
     def source(self, name: str, files: Checkpoint) -> SourceTensor:
         """As write_model() takes it, under GGUF's name."""
@@ -100,7 +110,7 @@ class LazyTensor:
         def read(offset: int, size: int) -> Any:
             item = blocks_of(type)[1]
             if self.change is not None:
-                whole = self.change(np.frombuffer(self._read(files, type, 0, math.prod(self.shape)), np.float32).reshape(self.shape))
+                whole = self.change(np.frombuffer(self._read(files, type, 0, math.prod(self.shape)), np.float32))
                 return np.ascontiguousarray(whole, np.float32).reshape(-1).view(np.uint8)[offset : offset + size]
             return self._read(files, type, offset // item, size // item)
 
@@ -108,8 +118,6 @@ class LazyTensor:
 
     def _read(self, files: Checkpoint, type: str, start: int, count: int) -> bytes:
         """Elements from `start` on, as that type."""
-        if self.transposed:
-            return _read_columns(files, self.parts[0].stored, start, count)
         out, at = [], 0
         for part in self.parts:
             size = len(part.rows) * part.columns
@@ -137,6 +145,8 @@ def _rows(shape: tuple[int, ...]) -> int:
 def _read_elements(files: Checkpoint, part: _Part, first: int, last: int) -> bytes:
     """Elements [first, last) of the rows that are chosen."""
     item = blocks_of(part.stored.dtype)[1]
+    if part.turned:
+        return _read_columns(files, part, first, last)
     if isinstance(part.rows, range):
         return files.read(part.stored, (part.rows.start * part.columns + first) * item, (last - first) * item)
     width = part.columns * item
@@ -156,13 +166,15 @@ def _read_rows(files: Checkpoint, stored: Stored, rows: npt.NDArray[np.int64], w
     return b"".join(files.read(stored, int(run[0]) * width, len(run) * width) for run in np.split(rows, cuts))
 
 
-def _read_columns(files: Checkpoint, stored: Stored, start: int, count: int) -> bytes:
-    """Elements of the transposed matrix, whose rows are the stored one's columns."""
-    item = blocks_of(stored.dtype)[1]
-    height, width = stored.shape
-    begin, end = start // height, -(-(start + count) // height)
-    size = (end - begin) * item
-    band = b"".join(files.read(stored, (row * width + begin) * item, size) for row in range(height))
-    turned = np.frombuffer(band, f"V{item}").reshape(height, end - begin).T.tobytes()
-    skip = (start - begin * height) * item
-    return turned[skip : skip + count * item]
+def _read_columns(files: Checkpoint, part: _Part, first: int, last: int) -> bytes:
+    """Elements [first, last) of columns as rows."""
+    stored, height = part.stored, part.turned
+    item, width = blocks_of(stored.dtype)[1], stored.shape[-1]
+    begin, end = first // height, -(-last // height)
+    columns = part.rows[begin:end]
+    low, high = int(columns[0]), int(columns[-1]) + 1
+    band = b"".join(files.read(stored, ((part.base + row) * width + low) * item, (high - low) * item) for row in range(height))
+    step = int(columns[1] - columns[0]) if len(columns) > 1 else 1
+    turned = np.frombuffer(band, f"V{item}").reshape(height, high - low)[:, ::step].T.tobytes()
+    skip = (first - begin * height) * item
+    return turned[skip : skip + (last - first) * item]

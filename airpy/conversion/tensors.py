@@ -92,8 +92,8 @@ def _with_experts(tensors: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
 
 def _expert_name(layer: int | None, rest: str) -> str | None:
     parts = rest.split(".")
-    known = layer is not None and len(parts) == 3 and parts[0] == "experts" and parts[2] == "weight" and parts[1] in EXPERT
-    return f"blk.{layer}.{EXPERT[parts[1]]}.weight" if known else None
+    known = layer is not None and len(parts) == 3 and parts[0] == "experts" and parts[2] in ("weight", "bias") and parts[1] in EXPERT
+    return f"blk.{layer}.{EXPERT[parts[1]]}.{parts[2]}" if known else None
 
 
 def _factors(family: Family, config: Config) -> Iterator[tuple[str, SourceTensor]]:

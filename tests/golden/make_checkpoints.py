@@ -25,7 +25,7 @@ import torch
 import transformers
 from checkpoints import FOLDER, PROMPT, ROWS, stored, weights, write_checkpoint, write_safetensors
 from families import VARIANTS, Variant
-from make_golden import alibi_mask, config_of, no_rotation
+from make_golden import alibi_mask, config_of, no_rotation, replace_attention
 
 Arrays = dict[str, np.ndarray]
 DTYPES = ("F32", "BF16", "F16")
@@ -64,6 +64,12 @@ def minicpm(config: dict[str, Any]) -> dict[str, Any]:
             "dim_model_base": config["hidden_size"] / config["logits_scaling"]}
 
 
+def deepseek(config: dict[str, Any]) -> dict[str, Any]:
+    names = ("n_routed_experts", "num_experts_per_tok", "moe_intermediate_size", "n_shared_experts", "first_k_dense_replace",
+             "routed_scaling_factor")
+    return {**{name: config[name] for name in names}, "norm_topk_prob": False, "scoring_func": "softmax", "moe_layer_freq": 1}
+
+
 def exaone(config: dict[str, Any]) -> dict[str, Any]:
     rope = dict(config["rope_parameters"])
     return {"num_layers": config["num_hidden_layers"], "layer_norm_epsilon": config["rms_norm_eps"], "activation_function": "silu",
@@ -83,12 +89,26 @@ OWN = {
         ("model.embed_tokens", "model.tok_embeddings"), ("lm_head", "output"), ("self_attn.o_proj", "attention.wo"),
         ("mlp.gate_proj", "feed_forward.w1"), ("mlp.up_proj", "feed_forward.w3"), ("mlp.down_proj", "feed_forward.w2"),
         ("input_layernorm", "attention_norm"), ("post_attention_layernorm", "ffn_norm")), fuse=(*QKV, "attention.wqkv"), split=of_groups),
+    "deepseek": Own("DeepseekForCausalLM", config=deepseek),
     "minicpm": Own("MiniCPMForCausalLM", config=minicpm),
     "orion": Own("OrionForCausalLM", config=lambda config: {"rms_norm_eps": config["layer_norm_eps"], "layer_norm_eps": None}),
     "xverse": Own("XverseForCausalLM"),
 }
 # What transformers has no switch for, as the file's own key is a switch of another of its classes.
 LEFT_OUT = {"granite-nope"}
+
+
+def class_of(variant: Variant) -> Any:
+    """The one whose from_pretrained() reads the files."""
+    kind = getattr(transformers, variant.model or f"{variant.family}ForCausalLM")
+    if not variant.attention:
+        return kind
+
+    def init(self: Any, config: Any) -> None:
+        kind.__init__(self, config)
+        replace_attention(self, variant.attention)
+
+    return type(kind.__name__, (kind,), {"__init__": init})
 
 
 def own_tensors(own: Own, shapes: dict[str, list[int]]) -> dict[str, list[int]]:
@@ -123,7 +143,7 @@ def as_other(own: Own, arrays: Arrays, config: Any) -> Arrays:
 def description_of(name: str, variant: Variant, seed: int) -> tuple[dict[str, Any], Any]:
     """What NAME.json says, and the class's configuration."""
     config = config_of(variant)
-    kind = getattr(transformers, variant.model or f"{variant.family}ForCausalLM")
+    kind = class_of(variant)
     with tempfile.TemporaryDirectory() as folder:
         kind(config).save_pretrained(folder)
         values = json.loads((Path(folder) / "config.json").read_text())
@@ -144,7 +164,7 @@ def description_of(name: str, variant: Variant, seed: int) -> tuple[dict[str, An
 
 def logits_of(name: str, variant: Variant, description: dict[str, Any], config: Any) -> dict[str, Any]:
     own = OWN.get(name)
-    kind = getattr(transformers, variant.model or f"{variant.family}ForCausalLM")
+    kind = class_of(variant)
     with tempfile.TemporaryDirectory() as folder:
         write_checkpoint(Path(folder), description)
         if own:
