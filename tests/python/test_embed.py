@@ -112,8 +112,9 @@ def test_texts_share_passes_as_far_as_there_are_rows_for_them_or_as_a_call_says(
             model.embed(["the cat sat"] * 10, batch_size=batch_size)
             assert model.stats()["passes"] - before == passes
         before = model.stats()["passes"]
-        model.embed(["sing " * 20] * 200)  # 42 tokens each
-        assert model.stats()["passes"] - before == -(-200 // (model.plan["max_rows"] // 42))
+        model.embed(["sing " * 20] * 200)
+        tokens = len(model.tokenizer.encode("sing " * 20))
+        assert model.stats()["passes"] - before == -(-200 // (512 // tokens))
 
 
 def test_weights_that_stream_are_read_once_for_all_texts_of_a_pass():
@@ -126,13 +127,24 @@ def test_weights_that_stream_are_read_once_for_all_texts_of_a_pass():
         assert after["disk_bytes"] - before["disk_bytes"] <= model.plan["weight_bytes"] * 1.1
 
 
-def test_less_memory_makes_more_passes(bert):
+def test_less_memory_makes_more_passes(bert, monkeypatch):
     """What does not fit together is halved until it does."""
-    texts = ["sing " * 20] * 60
+    texts = ["a cat", "the end"] * 30  # each takes a block of state
     want = bert.embed(texts)
-    with load(encoder("bert"), max_ram=1900 << 10, io="direct") as model:
+    refused = []
+    with load(encoder("bert"), max_ram=1300 << 10, io="direct") as model:
+        run = model._run
+
+        def counted(items, *arguments, **options):
+            try:
+                return run(items, *arguments, **options)
+            except errors.BudgetError:
+                refused.append(len(items))
+                raise
+
+        monkeypatch.setattr(model, "_run", counted)
         np.testing.assert_array_equal(model.embed(texts), want)
-        assert model.stats()["passes"] > 2
+        assert refused
 
 
 def test_no_texts_make_no_vectors(bert):
