@@ -430,6 +430,8 @@ static air_status cuda_supports(const air_program *program, air_error *err)
             return air_fail(err, AIR_E_UNSUPPORTED, "cuda: attention over a compressed state (MLA) is computed by the CPU alone; use device "
                             "\"cpu\"");
     for (int32_t i = 0; i < program->n_ops; i++) {
+        if (program->ops[i].kind == AIR_OP_TEMPER)
+            return air_fail(err, AIR_E_UNSUPPORTED, "cuda: scores tempered by position are computed by the CPU alone; use device \"cpu\"");
         if (program->ops[i].kind != AIR_OP_PRODUCT) continue;
         const air_weight *w = &program->weights[program->ops[i].weight];
         const air_format *format = air_format_by_id(w->type);

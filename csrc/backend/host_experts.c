@@ -68,12 +68,39 @@ static void weigh(const air_backend *h, const air_mixture *m, const float *value
     for (int32_t i = 0; i < n; i++) weights[i] = (m->normalise ? weights[i] / (sum + 1e-20f) : weights[i]) * m->scale;
 }
 
+/* The weight of the largest logit of those not taken yet, beside those of them that are near. */
+static float weight_among_near(const air_mixture *m, const float *logits, const unsigned char *taken, int32_t best)
+{
+    float most = logits[best], sum = 0;
+    for (int32_t i = 0; i < m->n_experts; i++) {
+        float size = fabsf(logits[i]) > most ? fabsf(logits[i]) : most;
+        if (!taken[i] && !((most - logits[i]) / size > AIR_SPARSE_MIXER_NEAR)) sum += expf(logits[i] - most);
+    }
+    return 1.0f / sum;
+}
+
+static void mix_sparsely(const air_backend *h, const air_mixture *m, const float *logits, float *out)
+{
+    float values[AIR_EXPERTS_MOST] = {0};
+    unsigned char taken[AIR_EXPERTS_MOST] = {0};
+    for (int32_t i = 0; i < m->n_used; i++) {
+        int32_t best = largest(logits, taken, 0, m->n_experts);
+        values[best] = weight_among_near(m, logits, taken, best);
+        taken[best] = 1;
+    }
+    weigh(h, m, values, taken, out);
+}
+
 /* A row's experts by its logits, and their weights, to out. */
 static void route(const air_backend *h, const air_mixture *m, const float *logits, float *out)
 {
     float values[AIR_EXPERTS_MOST], biased[AIR_EXPERTS_MOST];
     unsigned char taken[AIR_EXPERTS_MOST] = {0}, chosen[AIR_EXPERTS_MOST] = {0};
     const float *bias = m->bias == AIR_NONE ? NULL : h->feed->vectors[m->bias];
+    if (m->gating == AIR_GATING_SPARSE_MIXER) {
+        mix_sparsely(h, m, logits, out);
+        return;
+    }
     memcpy(values, logits, (size_t)m->n_experts * sizeof *values);
     gate(h, m, values);
     for (int32_t i = 0; i < m->n_experts; i++) biased[i] = values[i] + (bias ? bias[i] : 0);
@@ -274,6 +301,22 @@ static void expert_product(const air_backend *h, int32_t weight, int32_t bias, c
     for (int64_t c = 0; c < x->n; c++) h->ops->add(y + (size_t)c * y_stride, of_rows, p.rows);
 }
 
+/* Of a column of an expert's, which is a row's. */
+static float weight_of(const air_backend *h, const air_op *op, int32_t expert, int64_t column)
+{
+    const air_mixture *m = &h->program->mixtures[op->layer];
+    const float *routing = air__host_buffer(h, op->in2) + (int64_t)h->mixture.sent[column] * 2 * m->n_used;
+    int32_t j = 0;
+    while ((int32_t)routing[j] != expert) j++;
+    return routing[m->n_used + j];
+}
+
+/* What products give for a weighed input is what they give for it, weighed. */
+static void weigh_column(float weight, float *gated, float *raised, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) gated[i] *= weight, raised[i] *= weight;
+}
+
 static void gate_and_up(const air_backend *h, int64_t job, float *scratch)
 {
     const air_op *op = &h->program->ops[h->stage->first];
@@ -289,6 +332,10 @@ static void gate_and_up(const air_backend *h, int64_t job, float *scratch)
         float *gated = at, *raised = gated + size, *decoded = raised + size;
         expert_product(h, m->gate, m->gate_bias, p.expert->gate, p, &x, gated, (size_t)p.rows, decoded);
         expert_product(h, m->up, m->up_bias, p.expert->up, p, &x, raised, (size_t)p.rows, decoded);
+        for (int64_t i = 0; m->weighs_input && i < n; i++) {
+            float weight = weight_of(h, op, p.expert->expert, h->mixture.first[p.expert->expert] + c + i);
+            weigh_column(weight, gated + i * p.rows, raised + i * p.rows, p.rows);
+        }
         for (int64_t i = 0; i < n; i++)
             h->ops->gated[m->activation](gated + i * p.rows, raised + i * p.rows, out + (c + i) * m->n_ff, p.rows);
     }
@@ -345,7 +392,8 @@ static void add_up(const air_backend *h, int64_t row)
         int64_t width = min64(64, n - from);
         for (int32_t j = 0; j < m->n_used; j++) {
             const float *y = h->mixture.results + h->mixture.place[row * m->n_used + j] * n + from;
-            for (int64_t i = 0; i < width; i++) sum[i] += weights[j] * y[i];
+            float weight = m->weighs_input ? 1 : weights[j];
+            for (int64_t i = 0; i < width; i++) sum[i] += weight * y[i];
         }
         for (int64_t i = 0; i < width; i++) out[from + i] = op->epilogue == AIR_EPILOGUE_ADD ? out[from + i] + sum[i] : sum[i];
     }

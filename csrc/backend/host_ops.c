@@ -101,6 +101,15 @@ static void copy(const air_backend *h, const air_op *op, int64_t row)
         memcpy(out + i * op->to.step, in + i * op->from.step, (size_t)op->head_dim * sizeof *out);
 }
 
+static void temper(const air_backend *h, const air_op *op, int64_t row)
+{
+    int64_t width = h->program->buffers[op->in].width;
+    float *x = air__host_buffer(h, op->in) + row * width;
+    double periods = floor(((double)h->pass->positions[row] + op->shift) / op->period);
+    float by = (float)(1 + (double)op->scale * log1p(periods));
+    for (int64_t i = 0; i < width; i++) x[i] *= by;
+}
+
 static void rotate(const air_backend *h, const air_op *op, int64_t row)
 {
     const air_rope *rope = &h->program->ropes[op->rope];
@@ -163,6 +172,7 @@ static void run_row(air_backend *h, int64_t row, float *scratch)
         if (op->kind == AIR_OP_ADD_TYPE) add_type(h, op, row);
         if (op->kind == AIR_OP_COPY) copy(h, op, row);
         if (op->kind == AIR_OP_ROPE) rotate(h, op, row);
+        if (op->kind == AIR_OP_TEMPER) temper(h, op, row);
         if (op->kind == AIR_OP_STORE) store(h, op, row, scratch);
         if (op->kind == AIR_OP_ROUTE) air__route(h, op, row);
     }

@@ -16,6 +16,7 @@ static air__stage_kind kind_of(air_op_kind op)
     case AIR_OP_ADD_TYPE:
     case AIR_OP_ROUTE:
     case AIR_OP_ROPE:
+    case AIR_OP_TEMPER:
     case AIR_OP_STORE: return AIR__STAGE_ROWS;
     case AIR_OP_ATTENTION: return AIR__STAGE_ATTENTION;
     case AIR_OP_PRODUCT: return AIR__STAGE_PRODUCTS;

@@ -52,6 +52,7 @@ typedef enum air_op_kind {
     AIR_OP_PRODUCT,   /* out = matrix[weight] · in, then its epilogue; with heads, as many matrices as there are, one after the other in
                        * weight, each for a head's part of in and of out */
     AIR_OP_ROPE,      /* in and out the same: heads × head_dim rotated by the row's position */
+    AIR_OP_TEMPER,    /* in and out the same, all of a row times 1 + scale * log(1 + floor((position + shift) / period)) */
     AIR_OP_STORE,     /* in = k, in2 = v of the row, AIR_NONE where values are in keys: written to the layer's state at the row's position */
     AIR_OP_ATTENTION, /* out = attention(in = q) over the layer's state up to the row's position, or as far as the layer's shape says */
     AIR_OP_SELECT,    /* out (rows wanted) = in (all rows) */
@@ -80,7 +81,8 @@ typedef struct air_op {
     int32_t heads, head_dim; /* ROPE: of in; norms: groups; ATTENTION: query heads; COPY; PRODUCT: heads alone */
     air_head_parts from, to; /* COPY, PRODUCT with heads: of in and out; ROPE, norms: from, where parts are not side by side (step 0) */
     int32_t rope;         /* ROPE: which of the program's */
-    float eps, scale;     /* scale: EMBED, ATTENTION; PRODUCT, where 0 is none */
+    int32_t shift, period; /* TEMPER */
+    float eps, scale;     /* scale: EMBED, ATTENTION, TEMPER; PRODUCT, where 0 is none */
     float clamp, softcap; /* PRODUCT: clamp: to so much above and below 0; 0: none */
 } air_op;
 
@@ -115,10 +117,14 @@ typedef struct air_attention_shape {
 enum { AIR_EXPERTS_MOST = 1024 }; /* of a mixture */
 
 /* How a router's logits become weights of experts. */
+#define AIR_SPARSE_MIXER_NEAR 0.02f
 typedef enum air_gating {
     AIR_GATING_SOFTMAX, /* over all experts */
     AIR_GATING_SIGMOID, /* each by itself */
     AIR_GATING_CHOSEN,  /* the largest logits are chosen, and are the weights' logits in a softmax over them alone */
+    /* One after the other the largest logit m of those that are left is chosen, by its weight in a softmax over it and those of them that
+     * are near it, |m - x| at most AIR_SPARSE_MIXER_NEAR of the larger of |x| and m (SparseMixer-v2, arXiv 2409.12136, as it infers) */
+    AIR_GATING_SPARSE_MIXER,
 } air_gating;
 
 /* A layer's experts: y = down (f(gate x) * (up x)) each, f its activation. A row goes to the n_used of them with the largest weights, to
@@ -129,6 +135,7 @@ typedef struct air_mixture {
     int32_t n_groups, groups_used;  /* 0: no groups */
     air_gating gating;
     int normalise;                  /* weights of the chosen are divided by their sum */
+    int weighs_input;               /* weights multiply what an expert reads, not what it gives */
     float scale;                    /* and multiplied by this */
     int32_t bias;                   /* vector of [n_experts], AIR_NONE */
     int32_t gate, up, down;         /* weights */

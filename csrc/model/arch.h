@@ -18,6 +18,7 @@ typedef enum air_norm_place { AIR_NORM_BEFORE, AIR_NORM_AFTER, AIR_NORM_AROUND, 
  * them), or of all heads together. */
 typedef enum air_qk_norm {
     AIR_QK_NORM_NONE, AIR_QK_NORM_PER_HEAD, AIR_QK_NORM_PER_HEAD_OPTIONAL, AIR_QK_NORM_PER_HEAD_OWN, AIR_QK_NORM_WHOLE,
+    AIR_QK_NORM_PLAIN /* of each head, without weights, in layers that rotate; but for what adjust says */,
 } air_qk_norm;
 
 /* Whether a layer's feed-forward reads what its attention has added to, or both read the same: always, where the file says so
@@ -37,6 +38,8 @@ typedef struct air_arch_experts {
     air_gating gating;
     int normalise;
     air_bias bias;       /* of the router and of every expert's matrices */
+    int weighs_input;    /* weights multiply what an expert reads */
+    int has_shared;      /* one expert that all rows go to, as large as the others */
     int shared_is_gated; /* what the shared experts give is multiplied by a sigmoid of the row's own */
 } air_arch_experts;
 
@@ -45,6 +48,7 @@ struct air_arch {
     air_norm_kind norm;
     air_norm_place norm_place;
     air_bias norm_bias;          /* of layer norms */
+    int rms_epsilon;             /* whatever norms there are, files give the epsilon of RMS norms */
     int first_norm_optional;     /* the first layer's attention has none where the file has none */
     const char *ffn_norm;        /* "blk.%d.…", where it is not called ffn_norm */
     air_layer_order order;
@@ -61,9 +65,11 @@ struct air_arch {
                                   * all; 0: all do, whatever the file says */
     int window_first_sees_all;   /* the first of so many, instead of the last */
     int64_t window;              /* where the file does not say */
+    int chunked;                 /* windows are chunks: a position sees what lies in its own */
     air_window_rope window_rope; /* of layers with a window */
     double window_rope_base;     /* where the file does not say; 0: as of other layers */
     double attention_softcap, logit_softcap; /* where the file does not say */
+    air_temper temper;           /* where the file does not say */
     int sinks;                   /* each head has a score that counts in the softmax's sum and has no value */
     int yarn_between_pairs;      /* yarn's ramp begins and ends where its formulas say, not at whole pairs */
 

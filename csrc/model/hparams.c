@@ -135,6 +135,18 @@ static air_status read_windows(const reader *r)
     return !st && hp->window ? read_pattern(r, r->arch->window_period) : st;
 }
 
+/* length: of the context before it was stretched, where the file has no key for it alone. */
+static air_status read_temper(const reader *r)
+{
+    air_temper *t = &r->hp->temper;
+    *t = r->arch->temper;
+    air_status st = read_f64(r, "attention.temperature_scale", 0, 1e3, &t->scale);
+    if (!st) st = read_i64(r, (field){"rope.scaling.original_context_length", 1, POSITIONS, 0}, t->length ? &(int64_t){0} : &t->length);
+    if (!st) st = read_i64(r, (field){"attention.temperature_length", 1, POSITIONS, 0}, &t->length);
+    if (st || t->scale == 0 || t->length) return st;
+    return missing(r, "rope.scaling.original_context_length");
+}
+
 static air_status set_rotated(const reader *r)
 {
     static const char switch_key[] = "rope.scaling.finetuned";
@@ -240,7 +252,7 @@ static air_status read_scales(const reader *r)
 
 static air_status read_eps(const reader *r)
 {
-    const char *suffix = r->arch->norm == AIR_NORM_RMS ? "attention.layer_norm_rms_epsilon" : "attention.layer_norm_epsilon";
+    const char *suffix = r->arch->norm == AIR_NORM_RMS || r->arch->rms_epsilon ? "attention.layer_norm_rms_epsilon" : "attention.layer_norm_epsilon";
     if (!find(r, suffix)) return missing(r, suffix);
     return read_f64(r, suffix, 0, 1, &r->hp->norm_eps);
 }
@@ -357,7 +369,7 @@ static air_status read_experts(const reader *r)
     if ((st = read_i32(r, (field){"expert_used_count", 1, (uint64_t)x->n_experts, 1}, &x->n_used))) return st;
     if ((st = read_i64(r, (field){"expert_feed_forward_length", 1, WIDEST, 0}, &x->n_ff))) return st;
     if ((st = read_i64(r, (field){"expert_shared_count", 0, 64, 0}, &shared))) return st;
-    x->n_ff_shared = shared * x->n_ff;
+    x->n_ff_shared = shared ? shared * x->n_ff : r->arch->experts.has_shared ? x->n_ff : 0;
     if ((st = read_i64(r, (field){"expert_shared_feed_forward_length", 0, WIDEST, 0}, &x->n_ff_shared))) return st;
     if ((st = read_groups(r, x))) return st;
     return read_gating(r, x);
@@ -392,6 +404,7 @@ air_status air__hparams_read(const air_gguf *gguf, const air_arch *arch, air_are
     if (arch->adjust) arch->adjust(hp);
     if ((st = read_windows(&r))) return st;
     if ((st = read_scales(&r))) return st;
+    if ((st = read_temper(&r))) return st;
     if ((st = read_order(&r))) return st;
     if ((st = read_vocabulary(&r))) return st;
     if ((st = read_ends(&r))) return st;

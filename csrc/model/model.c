@@ -79,7 +79,8 @@ static void fill_attention(air_builder *b, air_arena *arena, air_program *progra
         const air_layer_hparams *layer = &hp->layers[i];
         shapes[i] = (air_attention_shape){
             .heads = layer->heads, .kv_heads = layer->kv_heads, .key_dim = hp->key_dim, .value_dim = hp->value_dim,
-            .values_in_keys = b->arch->latent, .window = layer->windowed ? (int32_t)hp->window : 0, .softcap = (float)hp->attention_softcap,
+            .values_in_keys = b->arch->latent, .window = layer->windowed && !b->arch->chunked ? (int32_t)hp->window : 0,
+            .chunk = layer->windowed && b->arch->chunked ? (int32_t)hp->window : 0, .softcap = (float)hp->attention_softcap,
         };
         if (hp->bidirectional) look_ahead(&shapes[i]);
         if (!alibi) continue;

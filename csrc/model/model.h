@@ -37,11 +37,16 @@ typedef struct air_expert_hparams { /* zeros where a model has no experts */
  * head has when these are made of it. Zeros where attention is over keys and values. */
 typedef struct air_latent_hparams { int32_t q_rank, kv_rank, key_dim, value_dim; } air_latent_hparams;
 
+/* q is multiplied by 1 + scale * log(1 + floor((position + shift) / length)), in layers that do not rotate, or in all; scale 0: it is not. */
+typedef struct air_temper { double scale; int64_t length; int32_t shift; int in_all; } air_temper;
+
 typedef struct air_hparams { /* every field checked against its range and the others at open */
     char arch[32];
     int64_t n_vocab, n_embd, n_ff, n_layers, n_ctx_trained; /* n_ff, heads and kv_heads of the first layer */
     int32_t heads, kv_heads, key_dim, value_dim, rope_dims;
     air_latent_hparams latent;
+    air_temper temper;
+    int no_qk_norm;     /* whatever the architecture has */
     double norm_eps;
     int tied_output;
     int parallel;       /* attention and feed-forward read the same */

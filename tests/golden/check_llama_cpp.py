@@ -20,7 +20,8 @@ DIFFER = {"exaone4": "no window below 64 layers", "command-r-norms": "no norms o
           "phi3-longrope": "a vocabulary of its own where a name says phi3", "dots1": "no fewer heads of keys than of queries",
           "ernie4-5-moe": "asks for interleave_moe_layer_step", "olmoe": "asks for an output matrix",
           "qwen2moe": "asks for an output matrix", "deepseek2-lite": "models of other than 27 layers have a q_lora_rank",
-          "deepseek2-v2": "groups by their two best", "gpt-oss": "yarn's ramp is cut to whole pairs"}
+          "deepseek2-v2": "groups by their two best", "phimoe": "a softmax over all", "llama4": "chunks of 8192 alone",
+          "gpt-oss": "yarn's ramp is cut to whole pairs"}
 
 
 def logits(path: Path, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:

@@ -51,6 +51,7 @@ LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_fr
 LINEAR = {"rope_type": "linear", "factor": 4.0}
 LONGROPE = {"rope_type": "longrope", "original_max_position_embeddings": 32, "factor": 4.0,
             "short_factor": [1.0 + 0.05 * i for i in range(16)], "long_factor": [1.0 + 0.25 * i for i in range(16)]}
+PHI_MSCALE = math.sqrt(1 + math.log(4) / math.log(32))
 GROUPS = {"num_attention_heads": 4, "num_key_value_heads": 2}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 4}
 WINDOW = {"sliding_window": 16}                         # a third of the prompt
@@ -212,6 +213,27 @@ VARIANTS = {
     "deepseek": Variant("DeepseekV2", "deepseek", {**UNTIED, **LATENT, "qk_rope_head_dim": 10, "n_group": 1, "topk_group": 1,
                                                    "topk_method": "greedy", "routed_scaling_factor": 1.0}, LINEAR, attention="Llama",
                         layout=("interleaved", "experts"), keys={k: v for k, v in LATENT_KEYS.items() if "attention" not in k}),
+    "llama4": Variant("Llama4Text", "llama4", {**UNTIED, **GROUPS, "hidden_size": 32, "head_dim": 16, "intermediate_size": 24,
+                                               "intermediate_size_mlp": 40, "num_hidden_layers": 4, "num_local_experts": 3,
+                                               "num_experts_per_tok": 2, "interleave_moe_layer_step": 2, "attention_chunk_size": 16,
+                                               "floor_scale": 16, "attn_scale": 0.5, "pad_token_id": None}, LLAMA3,
+                      model="Llama4ForCausalLM", layout=("turned_experts", "experts"),
+                      keys={"sliding_window": "attention_chunk_size", "attention.temperature_scale": "attn_scale",
+                            "attention.temperature_length": "floor_scale"}),
+    "mistral3": Variant("Ministral3", "mistral3", {**UNTIED, **LONG, "head_dim": 32},
+                        {**YARN, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.5}, layout=("interleaved",),
+                        keys={"attention.temperature_scale": 0.5}),
+    "minimax-m2": Variant("MiniMaxM2", "minimax-m2", {**UNTIED, **GROUPS, "head_dim": 16, "num_local_experts": 6, "num_experts_per_tok": 3,
+                                                      "intermediate_size": 24, "pad_token_id": None}, HALF, layout=("experts",),
+                          keys={"expert_gating_func": 2}),
+    "phimoe": Variant("Phimoe", "phimoe", {**UNTIED, **LONG, "intermediate_size": 24, "num_local_experts": 4, "attention_bias": True,
+                                           "lm_head_bias": True, "sliding_window": None, "pad_token_id": None,
+                                           "original_max_position_embeddings": 32},
+                      {**LONGROPE, "short_factor": LONGROPE["long_factor"], "short_mscale": PHI_MSCALE, "long_mscale": PHI_MSCALE},
+                      layout=("experts",)),                     # whose class computes with the short ones whatever the length
+    "deepseek2-glm": Variant("Glm4MoeLite", "deepseek2", {**UNTIED, **LATENT, "n_group": 1, "topk_group": 1, "norm_topk_prob": True,
+                                                          "routed_scaling_factor": 1.8}, layout=("experts", "latent"),
+                             keys={**LATENT_KEYS, **GROUP_KEYS, "expert_gating_func": 2, "expert_weights_norm": "norm_topk_prob"}),
 }
 
 
@@ -306,6 +328,12 @@ def experts(tensors: Tensors, config: Any) -> Tensors:
             yield name, w.reshape(-1) if "correction" in name else w
 
 
+def turned_experts(tensors: Tensors, config: Any) -> Tensors:
+    """Llama 4: experts' matrices are inputs by outputs."""
+    for name, w in tensors:
+        yield name, w.swapaxes(1, 2) if ".experts." in name else w
+
+
 def gates_in_turn(tensors: Tensors, config: Any) -> Tensors:
     """gpt-oss: experts' matrices are inputs by outputs, and of gate and up each other row is one's."""
     for name, w in tensors:
@@ -333,7 +361,7 @@ def latent(tensors: Tensors, config: Any) -> Tensors:
 
 LAYOUTS: dict[str, Callable[[Tensors, Any], Tensors]] = {
     f.__name__: f for f in (interleaved, one_more, transposed, by_head, by_group, fused, stacked_norms, experts, gates_in_turn,
-                       latent)}
+                       turned_experts, latent)}
 
 
 # ---- ALiBi, for a reference that has it not ----------------------------------------------------------------------------

@@ -175,7 +175,7 @@ def head_of(config: Any) -> int:
 
 
 def feed_forward_of(config: Any) -> int:
-    given = first_of(config, "intermediate_size", "ffn_hidden_size", "n_inner")
+    given = first_of(config, "intermediate_size_mlp", "intermediate_size", "ffn_hidden_size", "n_inner")
     return int(given or config.hidden_size * getattr(config, "expansion_ratio", 4))
 
 
@@ -234,7 +234,7 @@ def add_scaling(w: gguf.GGUFWriter, rope: dict[str, Any]) -> None:
         w.add_rope_scaling_type(gguf.RopeScalingType(kind))
         w.add_rope_scaling_factor(rope["factor"])
     if "mscale_all_dim" in rope:
-        w.add_rope_scaling_yarn_log_mul(0.1 * rope["mscale_all_dim"])
+        w.add_rope_scaling_yarn_log_mul((0.1 if w.arch == "deepseek2" else 1.0) * rope["mscale_all_dim"])
     if kind in ("yarn", "longrope"):
         w.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
     if kind == "longrope":                                      # by how much queries and keys grow (arXiv 2402.13753)

@@ -71,6 +71,10 @@ MUTATIONS = [
              "k->scales + first / 4096 *", "test_functions", "every_shape"),
     Mutation("values in keys are not scaled", "kernels/simd/attention_parts.h", "if (kind.scaled) x[i] = v_mul(x[i], scale);", "", "test_functions",
              "values_are_the_first"),
+    Mutation("a weighed input is weighed again behind", "backend/host_experts.c", "m->weighs_input ? 1 : weights[j]", "weights[j]", "test_model",
+             "logits_are"),
+    Mutation("all experts are near", "backend/host_experts.c", "/ size > AIR_SPARSE_MIXER_NEAR)", "/ size > 1e9f)", "test_model", "logits_are"),
+    Mutation("positions are not tempered", "backend/host_ops.c", "op->scale * log1p(periods)", "op->scale * 0 * periods", "test_model", "logits_are"),
     Mutation("every head reads the first one's part", "backend/host_products.c", "p.first + part * p.step", "p.first", "test_model", "logits_are"),
     Mutation("an expert has the first one's bias", "backend/host_experts.c", "p.expert->expert * w->rows + p.row", "p.row", "test_model", "logits_are"),
     # model

@@ -18,10 +18,10 @@ DEMO = Path(airpy.__file__).parent / "assets" / "demo-q8_0.gguf"
 GOLDEN = Path(__file__).parents[1] / "golden"
 GOLDEN_NAMES = sorted(path.stem for path in GOLDEN.glob("*.npz"))
 MIXTURES = [  # of them, those with experts
-    "deepseek", "deepseek2-lite", "deepseek2-v2", "deepseek2-v3", "dots1", "ernie4-5-moe", "glm4moe", "glm4moe-air", "gpt-oss",
-    "granitemoe", "hunyuan-moe", "mixtral", "olmoe", "qwen2moe", "qwen3moe",
+    "deepseek", "deepseek2-glm", "deepseek2-lite", "deepseek2-v2", "deepseek2-v3", "dots1", "ernie4-5-moe", "glm4moe", "glm4moe-air",
+    "gpt-oss", "granitemoe", "hunyuan-moe", "llama4", "minimax-m2", "mixtral", "olmoe", "phimoe", "qwen2moe", "qwen3moe",
 ]  # fmt: skip
-LATENT = [name for name in GOLDEN_NAMES if name.startswith("deepseek2")]  # those with a compressed state, which no GPU computes
+CPU_ALONE = [name for name in GOLDEN_NAMES if name.startswith("deepseek2") or name in ("llama4", "mistral3")]  # whose ops no GPU has
 RATES: dict[str, Any] = {
     "disk": 1e9, "block_bytes": 1 << 20, "depth": 4, "memory": 1e10, "product": {"Q8_0": 8e9, "F32": 8e9},
     "product_columns": {"Q8_0": 8e10, "F32": 8e10}, "link": 5e9, "device": 5e11,

@@ -185,6 +185,12 @@ OTHERS = {  # source, keys, tensors, exception, what its message says: what only
         r"attn_q_a.weight is \[40, 20, 1, 1\], but needs \[40, 21\]"),
     "the norm of a compressed state": (
         "deepseek2-v3", {}, {"blk.0.attn_kv_a_norm.weight": None}, "ModelError", r"no tensor blk.0.attn_kv_a_norm.weight"),
+    "the context that scores are tempered by": (
+        "mistral3", {"mistral3.rope.scaling.original_context_length": None}, {}, "FormatError",
+        r"no mistral3.rope.scaling.original_context_length"),
+    "an expert for all rows": ("llama4", {}, {"blk.1.ffn_up_shexp.weight": None}, "ModelError", r"no tensor blk.1.ffn_up_shexp.weight"),
+    "layer norms' epsilon under the key of RMS norms": (
+        "phimoe", {"phimoe.attention.layer_norm_rms_epsilon": None}, {}, "FormatError", r"no phimoe.attention.layer_norm_rms_epsilon"),
     "matrices of every head": (
         "deepseek2-v3", {}, {"blk.1.attn_v_b.weight": np.zeros((3, 10, 24), np.float32)}, "ModelError",
         r"attn_v_b.weight is \[24, 10, 3, 1\], but needs \[24, 10, 4\] \(attention.kv_lora_rank, attention.value_length_mla, head_count"),

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models import DEMO, GOLDEN, GOLDEN_NAMES, MIXTURES, golden, load, run_python
+from models import CPU_ALONE, DEMO, GOLDEN, GOLDEN_NAMES, MIXTURES, golden, load, run_python
 
 from airpy import _core, errors
 from airpy.device import cuda_plugin
@@ -80,6 +80,11 @@ def test_mixtures_are_the_cpus(cuda):
         load(golden("qwen3moe"), device="cuda")
 
 
+def test_scores_tempered_by_position_are_the_cpus(cuda):
+    with pytest.raises(errors.UnsupportedError, match='tempered by position are computed by the CPU alone; use device "cpu"'):
+        load(golden("mistral3"), device="cuda")
+
+
 def test_a_model_that_gpus_do_not_run_is_the_cpus_by_auto(cuda, airpy):
     """Whether opened or planned; max_vram, which would then be nobody's, is refused."""
     with load(golden("qwen3moe"), device="auto") as model:
@@ -90,7 +95,7 @@ def test_a_model_that_gpus_do_not_run_is_the_cpus_by_auto(cuda, airpy):
     assert code == 0 and "VRAM" not in out, err
 
 
-@pytest.mark.parametrize("name", [name for name in GOLDEN_NAMES if name not in MIXTURES])
+@pytest.mark.parametrize("name", [name for name in GOLDEN_NAMES if name not in [*MIXTURES, *CPU_ALONE]])
 def test_logits_are_those_of_transformers(cuda, name):
     data = np.load(GOLDEN / f"{name}.npz")
     with load(golden(name), device="cuda", kv_dtype="f32") as model:

@@ -31,13 +31,14 @@ static void norm(air_builder *b, int32_t layer, int32_t buffer, const projection
     int64_t dim = b->hp->key_dim;
     air_op op = {.kind = b->arch->norm == AIR_NORM_RMS ? AIR_OP_RMS_NORM : AIR_OP_LAYER_NORM, .layer = layer, .in = buffer,
                  .in2 = AIR_NONE, .out = buffer, .bias = AIR_NONE, .heads = p->heads, .eps = (float)b->hp->norm_eps};
-    if (kind == AIR_QK_NORM_NONE) return;
+    if (kind == AIR_QK_NORM_NONE || b->hp->no_qk_norm || (kind == AIR_QK_NORM_PLAIN && !b->hp->layers[layer].rotated)) return;
+    op.weight = AIR_NONE;
     if (kind == AIR_QK_NORM_PER_HEAD_OPTIONAL) op.weight = air__vector(b, AIR_OPTIONAL, dim, "head size", p->norm, layer);
     if (kind == AIR_QK_NORM_PER_HEAD) op.weight = air__vector(b, AIR_REQUIRED, dim, "head size", p->norm, layer);
     if (kind == AIR_QK_NORM_PER_HEAD_OWN) op.weight = air__vectors(b, AIR_OPTIONAL, p->heads, dim, "head size, heads", p->norm, layer);
     if (kind == AIR_QK_NORM_WHOLE) op.weight = air__vector(b, AIR_REQUIRED, p->heads * dim, "heads x head size", p->norm, layer);
     if (kind != AIR_QK_NORM_WHOLE) op.head_dim = b->hp->key_dim;
-    if (op.weight != AIR_NONE) air__emit(b, op);
+    if (op.weight != AIR_NONE || kind == AIR_QK_NORM_PLAIN) air__emit(b, op);
 }
 
 static void rotate(air_builder *b, int32_t layer, int32_t buffer, const projection *p)
@@ -45,6 +46,14 @@ static void rotate(air_builder *b, int32_t layer, int32_t buffer, const projecti
     if (!b->hp->layers[layer].rotated) return;
     air__emit(b, (air_op){.kind = AIR_OP_ROPE, .layer = layer, .in = buffer, .in2 = AIR_NONE, .out = buffer, .weight = AIR_NONE,
                           .bias = AIR_NONE, .heads = p->heads, .head_dim = b->hp->key_dim, .rope = air__rope_of(b, layer)});
+}
+
+static void temper(air_builder *b, int32_t layer, int32_t q)
+{
+    const air_temper *t = &b->hp->temper;
+    if (t->scale == 0 || (!t->in_all && b->hp->layers[layer].rotated)) return;
+    air__emit(b, (air_op){.kind = AIR_OP_TEMPER, .layer = layer, .in = q, .in2 = AIR_NONE, .out = q, .weight = AIR_NONE, .bias = AIR_NONE,
+                          .scale = (float)t->scale, .shift = t->shift, .period = (int32_t)t->length});
 }
 
 /* q or k as scores are made of. */
@@ -73,6 +82,7 @@ void air__block_attention(air_builder *b, int32_t layer, int32_t in, int32_t x)
     int64_t fused = air__has(b, "blk.%d.attn_qkv.weight", layer) ? q_rows + k_rows + v_rows : 0;
     int32_t q = project(b, layer, in, &of_q, fused), k = project(b, layer, in, &of_k, fused), v = project(b, layer, in, &of_v, fused);
     place(b, layer, q, &of_q);
+    temper(b, layer, q);
     place(b, layer, k, &of_k);
     air__emit(b, (air_op){.kind = AIR_OP_STORE, .layer = layer, .in = k, .in2 = v, .out = AIR_NONE, .weight = AIR_NONE,
                           .bias = AIR_NONE});

@@ -60,6 +60,7 @@ static void fill_mixture(air_builder *b, int32_t layer)
     *m = (air_mixture){
         .n_experts = x->n_experts, .n_used = x->n_used, .n_groups = x->n_groups, .groups_used = x->groups_used, .gating = gating_of(b),
         .normalise = x->normalise < 0 ? b->arch->experts.normalise : x->normalise, .n_ff = x->n_ff, .activation = b->hp->activation,
+        .weighs_input = b->arch->experts.weighs_input,
         .scale = (float)(x->scale * b->hp->residual_scale),
         .bias = air__vector(b, AIR_OPTIONAL, n, "expert_count", "blk.%d.exp_probs_b.bias", layer),
         .gate = air__expert_matrices(b, n, x->n_ff, e, "blk.%d.ffn_gate_exps.weight", layer),
