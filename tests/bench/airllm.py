@@ -150,9 +150,13 @@ def token_s(found: Json) -> float:
 
 def figures_of(where: str, rounds: list[Round]) -> Json:
     mine = [token_s(r.results[f"{where}: airpy"]) for r in rounds]
-    found: Json = {"airpy": common.summary(mine), "peers": {}}
+    found: Json = {"airpy": common.summary(mine), "peers": {}, "tokens": 0, "same_tokens": 0}
     for kind in GOALS[where]:
         them = [token_s(r.results[f"{where}: AirLLM {kind}"]) for r in rounds]
+        for r in rounds:
+            pairs = list(zip(r.results[f"{where}: airpy"]["ids"], r.results[f"{where}: AirLLM {kind}"]["ids"], strict=False))
+            found["tokens"] += len(pairs)
+            found["same_tokens"] += sum(a == b for a, b in pairs)
         found["peers"][kind] = {"token_s": common.summary(them), "ratio": common.ratios(them, mine)}
     return found
 
@@ -164,7 +168,8 @@ def table(where: str, group: int, f: Json) -> list[Json]:
         ratio, goal = peer["ratio"]["median"], GOALS[where][kind]
         text = f"{figure(ratio)} × as quick as its {figure(peer['token_s']['median'])} s a token ({common.spread(peer['ratio'])})"
         rows.append(row(f"1b in F16, {name}: over AirLLM {kind}", text, f"≥ {goal} ×", ratio >= goal, headline=True))
-    return rows
+    same, all = f["same_tokens"], f["tokens"]
+    return [*rows, row(f"1b in F16, {name}: greedy tokens", f"{same} of {all} are AirLLM's", "all", same == all)]
 
 
 def add_earlier(rounds: list[Round], settings: Json) -> None:
