@@ -57,6 +57,8 @@ def forecast(
         raise UnsupportedError("mixtures of experts are computed by the CPU alone; leave max_vram (--max-vram) out")
     if solved["device_budget"] and solved["bidirectional"]:
         raise UnsupportedError("models that read a text from both ends are computed by the CPU alone; leave max_vram (--max-vram) out")
+    if solved["device_budget"] and solved["recurrent_bytes"]:
+        raise UnsupportedError("layers with a recurrent state are computed by the CPU alone; leave max_vram (--max-vram) out")
     return Plan.build(gguf, metadata, solved, options)
 
 

@@ -568,7 +568,7 @@ class Model:
 
     def _advice(self, lengths: list[int], wanted: int, otherwise: str) -> str:
         """What would let rows of these lengths fit, of which `wanted` logits are kept."""
-        enough = self._engine.budget_for(sum(-(-length // _BLOCK) for length in lengths), sum(lengths), wanted)
+        enough = self._engine.budget_for(len(lengths), sum(-(-length // _BLOCK) for length in lengths), sum(lengths), wanted)
         to = f" to {enough / (1 << 20):.1f} MiB" if enough else ""
         return f"raise max_ram{to}, {'or ' if ',' not in otherwise else ''}{otherwise}"
 

@@ -25,7 +25,8 @@ _CLASSES = {"attn": "attention", "ffn": "feed-forward"}
 _EXPERTS = re.compile(r"blk\.\d+\.ffn_\w+_exps\.weight$")
 _COUNTS = (
     "budget", "fixed", "n_ctx", "max_rows", "tile_bytes", "ring_bytes", "block_bytes", "depth", "weight_bytes", "pin_bytes",
-    "pin_bytes_full", "state_bytes_full", "activation_bytes", "activation_bytes_full", "logit_bytes", "device_budget", "device_fixed",
+    "pin_bytes_full", "state_bytes_full", "recurrent_bytes", "activation_bytes", "activation_bytes_full", "logit_bytes",
+    "device_budget", "device_fixed",
     "n_device_tiles", "device_pin_bytes", "device_weight_bytes", "device_ring_bytes", "device_state_bytes", "device_activation_bytes",
     "device_activation_bytes_full", "device_part_bytes", "n_host_tiles", "host_weight_bytes", "share_bytes", "staging_bytes",
     "away_blocks", "device_shuttle_bytes", "device_graph_bytes", "expert_weight_bytes", "expert_token_bytes", "expert_bytes",
@@ -362,6 +363,7 @@ class Plan:
         return [
             ("tokenizer, small weights", self["fixed"], self["fixed"]),
             ("KV cache", block, self["state_bytes_full"]),
+            ("recurrent state", self["recurrent_bytes"], self["recurrent_bytes"]),
             ("activations", self["activation_bytes"], self["activation_bytes"]),
             ("logits", self["logit_bytes"], self["logit_bytes"]),
             ("ring of weights", self["ring_bytes"] if self._streamed_tiles else 0, self["ring_bytes"]),

@@ -34,13 +34,14 @@ class SequencePool:
 
     def take(self, ids: Ids, adapted: Chosen = None, recompute: int = 1) -> _core.Sequence:
         """A sequence that holds the longest known beginning of ids, computed with that adapter, but for the last `recompute` at least;
-        its length says how much. An idle sequence that goes on differently is forked, not cut, and stays."""
+        its length says how much. An idle sequence that goes on differently is forked, not cut, and stays. One of a model
+        with recurrent layers can be cut to few lengths: what counts is what it would then hold."""
         with self._lock:
             best, common = None, 0
             for sequence in reversed(self._idle):
                 if sequence.adapted != adapted:
                     continue
-                shared = _common(np.asarray(sequence.tokens()), ids[: max(0, ids.size - recompute)])
+                shared = sequence.reach(_common(np.asarray(sequence.tokens()), ids[: max(0, ids.size - recompute)]))
                 if shared > common:
                     best, common = sequence, shared
             if best is None:

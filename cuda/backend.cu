@@ -429,6 +429,8 @@ static air_status cuda_supports(const air_program *program, air_error *err)
         if (program->attention[i].values_in_keys)
             return air_fail(err, AIR_E_UNSUPPORTED, "cuda: attention over a compressed state (MLA) is computed by the CPU alone; use device "
                             "\"cpu\"");
+    if (program->recurrent)
+        return air_fail(err, AIR_E_UNSUPPORTED, "cuda: layers with a recurrent state are computed by the CPU alone; use device \"cpu\"");
     for (int32_t i = 0; i < program->n_ops; i++) {
         if (program->ops[i].kind == AIR_OP_TEMPER)
             return air_fail(err, AIR_E_UNSUPPORTED, "cuda: scores tempered by position are computed by the CPU alone; use device \"cpu\"");

@@ -11,6 +11,7 @@ static __device__ __forceinline__ float air_cuda_activated(float x, air_activati
     if (f == AIR_ACTIVATION_GELU) return 0.5f * x * (1.0f + tanhf(0.79788456f * fmaf(0.044715f * x * x, x, x)));
     if (f == AIR_ACTIVATION_GELU_ERF) return 0.5f * x * erfcf(-0.70710678f * x);
     if (f == AIR_ACTIVATION_RELU2) return x < 0.0f ? 0.0f : x * x;
+    if (f == AIR_ACTIVATION_SIGMOID) return __fdividef(1.0f, __fadd_rn(1.0f, expf(-x)));
     if (f == AIR_ACTIVATION_SWIGLU_OAI) {
         float m = x > 7.0f ? 7.0f : x;
         return __fdividef(m, __fadd_rn(1.0f, expf(-1.702f * m)));

@@ -444,6 +444,9 @@ static air_status run_op(air_backend *h, const air_op *op, air_error *err)
     case AIR_OP_ADD_TYPE:
     case AIR_OP_COPY:
     case AIR_OP_TEMPER:
+    case AIR_OP_MULTIPLY:
+    case AIR_OP_CONVOLVE:
+    case AIR_OP_SCAN:
     case AIR_OP_ROUTE:
     case AIR_OP_EXPERTS: break;
     }

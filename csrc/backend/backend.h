@@ -71,6 +71,16 @@ typedef struct air_feed {
 /* Where a block of state lies: in memory that state_alloc gave, or in pages of the host, locked by lock_pages or not. */
 typedef enum air_state_home { AIR_STATE_HERE, AIR_STATE_LOCKED, AIR_STATE_PAGEABLE } air_state_home;
 
+/* A pass's rows [first, first + rows) of one sequence: its recurrent state before them, NULL where they begin it, and where that after
+ * them goes, which may be the same memory. HERE, aligned to 64 bytes. */
+typedef struct air_recurrent_span {
+    int64_t first, rows;
+    const char *before;
+    char *after;
+} air_recurrent_span;
+
+enum { AIR_RECURRENT_SPANS = 2 }; /* of a sequence in a pass */
+
 /* State of one sequence as a pass sees it: for layer l and block b of 64 positions k[l * stride + b], v likewise, of any home. Blocks
  * that cover the pass's new positions are HERE and writable; of the others, away[b] is the number among the pass's of one that is not
  * HERE, -1 of one that is. */
@@ -79,6 +89,9 @@ typedef struct air_state_view {
     int64_t stride; /* blocks per layer in these tables */
     int64_t end;    /* positions that there are when the pass is done */
     const int32_t *away; /* NULL: all are HERE */
+    /* Where the program has recurrent layers: all rows of the sequence, each span going on from where the one before it ended. */
+    air_recurrent_span spans[AIR_RECURRENT_SPANS];
+    int32_t n_spans;
 } air_state_view;
 
 /* A block in the host's memory that a pass reads. */
@@ -99,7 +112,7 @@ typedef struct air_pass {
     const int32_t *sequences; /* [rows]: index into states */
     const uint8_t *roles;     /* [rows]: air_row_role */
     const uint8_t *types;     /* [rows]: AIR_OP_ADD_TYPE's; NULL: all 0 */
-    const air_state_view *states;
+    const air_state_view *states; /* rows of one sequence follow each other, and sequences in the order of their numbers */
     const air_adapted *adapted; /* as states; NULL where no sequence has an adapter, as it is of a device */
     const air_state_away *away; /* [n_away], n_away at most the config's away_most */
     int64_t n_away;

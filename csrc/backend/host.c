@@ -230,6 +230,7 @@ static int is_worth_noting(const air_backend *h)
         const air_attention_shape *a = &h->program->attention[s->layer];
         bytes = (uint64_t)(h->attention.positions * a->kv_heads * (a->key_dim + a->value_dim)) * sizeof(uint16_t);
     }
+    if (s->kind == AIR__STAGE_RECURRENT) bytes = (uint64_t)air_recurrent_floats(&h->program->recurrent[s->layer]) * sizeof(float);
     return bytes * rows >= (uint64_t)h->threads * BYTES;
 }
 
@@ -250,6 +251,7 @@ static void next_shared(air_backend *h, uint64_t now)
             air__rows_run(h, 0); /* the others wait: any scratch is free */
             break;
         case AIR__STAGE_ATTENTION: air__attention_begin(h); return;
+        case AIR__STAGE_RECURRENT: air__recurrent_begin(h); return;
         case AIR__STAGE_PRODUCTS: air__products_begin(h); return;
         case AIR__STAGE_EXPERTS:
             if (air__experts_begin(h)) return;
@@ -273,6 +275,7 @@ static void note_part(walker *w)
 {
     static const air_event_kind kinds[] = {
         [AIR__STAGE_ALONE] = AIR_EVENT_ROWS, [AIR__STAGE_ROWS] = AIR_EVENT_ROWS, [AIR__STAGE_ATTENTION] = AIR_EVENT_ATTENTION,
+        [AIR__STAGE_RECURRENT] = AIR_EVENT_ATTENTION, /* in whose place it is */
         [AIR__STAGE_PRODUCTS] = AIR_EVENT_PRODUCTS, [AIR__STAGE_EXPERTS] = AIR_EVENT_EXPERTS,
     };
     const air_backend *h = w->h;
@@ -296,6 +299,7 @@ static void walk(void *context, int index)
         case AIR__STAGE_ALONE: break; /* has been run */
         case AIR__STAGE_ROWS: air__rows_run(h, index); break;
         case AIR__STAGE_ATTENTION: air__attention_run(h, index); break;
+        case AIR__STAGE_RECURRENT: air__recurrent_run(h, index); break;
         case AIR__STAGE_PRODUCTS: air__products_run(h, index); break;
         case AIR__STAGE_EXPERTS: air__experts_run(h, index); break;
         }

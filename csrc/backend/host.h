@@ -1,6 +1,6 @@
 /* backend/host.h: inside the CPU backend: what its files share. host.c: memory and the walk; host_stages.c: the list of stages;
- * host_ops.c: ops by rows; host_attention.c; host_products.c: products and the belt of spans they read; host_adapters.c: what
- * is added to them; host_experts.c: mixtures.
+ * host_ops.c: ops by rows; host_attention.c; host_recurrent.c: what goes on from one position to the next; host_products.c: products and
+ * the belt of spans they read; host_adapters.c: what is added to them; host_experts.c: mixtures.
  *
  * A pass walks stages: runs of ops whose jobs do not depend on each other, made once from the program. All threads take jobs of one
  * stage until none is left; one barrier leads to the next, and the last thread to arrive there prepares it alone (or runs it, when one
@@ -24,6 +24,7 @@ typedef enum air__stage_kind {
     AIR__STAGE_ALONE,     /* one op of one thread: embed, select */
     AIR__STAGE_ROWS,      /* all ops on a row, one after the other; jobs are rows */
     AIR__STAGE_ATTENTION, /* one op; jobs are K/V heads of some rows, or segments of them */
+    AIR__STAGE_RECURRENT, /* one op; jobs are some channels, or a head, of a sequence */
     AIR__STAGE_PRODUCTS,  /* products that read the same input; jobs are chunks of weight rows */
     AIR__STAGE_EXPERTS,   /* one op, in steps with a barrier between them (host_experts.c) */
 } air__stage_kind;
@@ -144,6 +145,7 @@ float *air__host_scratch(const air_backend *h, int index);
 size_t air__host_scratch_floats(const air_program *program); /* that any op needs, per thread */
 size_t air__attention_totals(const air_program *program, int threads);
 size_t air__attention_turns(int threads);
+size_t air__recurrent_scratch_floats(const air_program *program);
 int air__host_cancelled(const air_backend *h);
 
 /* The stages of the program, to stages and n_stages. Errors: AIR_E_NOMEM. */
@@ -153,11 +155,13 @@ air_status air__stages_make(air_backend *h, air_error *err);
 void air__alone(air_backend *h);          /* runs the op; may set status */
 void air__rows_begin(air_backend *h);     /* these make the stage's jobs */
 void air__attention_begin(air_backend *h);
+void air__recurrent_begin(air_backend *h);
 void air__products_begin(air_backend *h); /* takes the first span too; may set status */
 
 /* --- all threads --- */
 void air__rows_run(air_backend *h, int index);
 void air__attention_run(air_backend *h, int index);
+void air__recurrent_run(air_backend *h, int index);
 void air__products_run(air_backend *h, int index);
 
 /* host_adapters.c. Before a stage of products, one thread; then what all do first of all in it; then what is added to results y of `rows`

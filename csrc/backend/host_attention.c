@@ -15,7 +15,8 @@ static int64_t split_most(int threads) { return (int64_t)threads * JOBS; }
 static int64_t heads_most(const air_program *p)
 {
     int64_t most = AIR__ATTENTION_HEADS;
-    for (int32_t i = 0; i < p->n_layers; i++) most = max64(most, p->attention[i].heads / p->attention[i].kv_heads);
+    for (int32_t i = 0; i < p->n_layers; i++)
+        if (p->attention[i].kv_heads) most = max64(most, p->attention[i].heads / p->attention[i].kv_heads);
     return most;
 }
 

@@ -16,12 +16,14 @@ size_t air__host_scratch_floats(const air_program *p)
     int64_t attention = 0, store = 0;
     for (int32_t i = 0; i < p->n_layers; i++) {
         const air_attention_shape *a = &p->attention[i];
+        if (!a->kv_heads) continue;
         int64_t heads = max64(a->heads / a->kv_heads, AIR__ATTENTION_HEADS);
         attention = max64(attention, (int64_t)air_attention_scratch(heads, a->key_dim, a->value_dim, a->values_in_keys));
         store = max64(store, (int64_t)air_state_scratch(max64(a->key_dim, a->value_dim)));
     }
     int64_t product = p->max_cols + (int64_t)AIR__CHUNK_ROWS * AIR__CHUNK_COLUMNS; /* a decoded row, and a chunk of results */
     product = max64(product, (int64_t)air__mixture_scratch_floats(p));
+    product = max64(product, (int64_t)air__recurrent_scratch_floats(p));
     return (size_t)((max64(max64(attention, store), product) + 31) & ~(int64_t)15);
 }
 
@@ -110,6 +112,13 @@ static void temper(const air_backend *h, const air_op *op, int64_t row)
     for (int64_t i = 0; i < width; i++) x[i] *= by;
 }
 
+static void multiply(const air_backend *h, const air_op *op, int64_t row)
+{
+    int64_t width = h->program->buffers[op->in].width;
+    float *out = air__host_buffer(h, op->out) + row * width;
+    h->ops->gated[op->activation](air__host_buffer(h, op->in) + row * width, out, out, width);
+}
+
 static void rotate(const air_backend *h, const air_op *op, int64_t row)
 {
     const air_rope *rope = &h->program->ropes[op->rope];
@@ -171,6 +180,7 @@ static void run_row(air_backend *h, int64_t row, float *scratch)
         if (op->kind == AIR_OP_ADD) add(h, op, row);
         if (op->kind == AIR_OP_ADD_TYPE) add_type(h, op, row);
         if (op->kind == AIR_OP_COPY) copy(h, op, row);
+        if (op->kind == AIR_OP_MULTIPLY) multiply(h, op, row);
         if (op->kind == AIR_OP_ROPE) rotate(h, op, row);
         if (op->kind == AIR_OP_TEMPER) temper(h, op, row);
         if (op->kind == AIR_OP_STORE) store(h, op, row, scratch);

@@ -14,11 +14,14 @@ static air__stage_kind kind_of(air_op_kind op)
     case AIR_OP_COPY:
     case AIR_OP_ADD:
     case AIR_OP_ADD_TYPE:
+    case AIR_OP_MULTIPLY:
     case AIR_OP_ROUTE:
     case AIR_OP_ROPE:
     case AIR_OP_TEMPER:
     case AIR_OP_STORE: return AIR__STAGE_ROWS;
     case AIR_OP_ATTENTION: return AIR__STAGE_ATTENTION;
+    case AIR_OP_CONVOLVE:
+    case AIR_OP_SCAN: return AIR__STAGE_RECURRENT;
     case AIR_OP_PRODUCT: return AIR__STAGE_PRODUCTS;
     case AIR_OP_EXPERTS: return AIR__STAGE_EXPERTS;
     }

@@ -49,12 +49,15 @@ typedef enum air_op_kind {
     AIR_OP_COPY,      /* out = in, of each head a part of head_dim: from and to say where */
     AIR_OP_ADD,       /* out += in; with in2, of one number a row: out += sigmoid(in2) * in */
     AIR_OP_ADD_TYPE,  /* in and out the same: += vector[weight] of the row's type, of the vectors that follow each other there */
+    AIR_OP_MULTIPLY,  /* out *= f(in), f its activation */
     AIR_OP_PRODUCT,   /* out = matrix[weight] · in, then its epilogue; with heads, as many matrices as there are, one after the other in
                        * weight, each for a head's part of in and of out */
     AIR_OP_ROPE,      /* in and out the same: heads × head_dim rotated by the row's position */
     AIR_OP_TEMPER,    /* in and out the same, all of a row times 1 + scale * log(1 + floor((position + shift) / period)) */
     AIR_OP_STORE,     /* in = k, in2 = v of the row, AIR_NONE where values are in keys: written to the layer's state at the row's position */
     AIR_OP_ATTENTION, /* out = attention(in = q) over the layer's state up to the row's position, or as far as the layer's shape says */
+    AIR_OP_CONVOLVE,  /* out = f(weight, bias convolved over the sequence with in, each channel by itself): air_recurrent_shape; f its activation */
+    AIR_OP_SCAN,      /* out = the layer's recurrence over the sequence; in = queries, keys and values, in2 = steps: air_recurrent_shape */
     AIR_OP_SELECT,    /* out (rows wanted) = in (all rows) */
     AIR_OP_ROUTE,     /* out = the row's experts and their weights, of the layer's mixture; in = the router's logits */
     AIR_OP_EXPERTS,   /* out = sum of the row's experts' results for in, each times its weight, then its epilogue; in2 = what ROUTE made */
@@ -75,7 +78,7 @@ typedef struct air_op {
     int32_t layer;        /* AIR_NONE before the first and after the last */
     int32_t in, in2, out; /* buffer numbers, AIR_NONE where unused */
     int32_t weight;       /* number of the weight, AIR_NONE; a norm's has a group's elements, or all groups', and may be AIR_NONE: ones */
-    int32_t bias;         /* PRODUCT, LAYER_NORM: a vector that is added; ATTENTION: a vector of sinks, one a head; AIR_NONE */
+    int32_t bias;         /* PRODUCT, LAYER_NORM, CONVOLVE: a vector that is added; ATTENTION: a vector of sinks, one a head; AIR_NONE */
     air_epilogue epilogue;
     air_activation activation;
     int32_t heads, head_dim; /* ROPE: of in; norms: groups; ATTENTION: query heads; COPY; PRODUCT: heads alone */
@@ -105,7 +108,7 @@ static inline int32_t air_rope_factors(const air_rope *rope, int64_t n_ctx)
 }
 
 typedef struct air_attention_shape {
-    int32_t heads, kv_heads, key_dim, value_dim; /* per head */
+    int32_t heads, kv_heads, key_dim, value_dim; /* per head; no kv_heads: the layer has no attention */
     int32_t window;                              /* positions seen back, itself included; 0: all */
     int32_t values_in_keys;                      /* V is the first value_dim elements of K: the state has no V */
     int32_t chunk;                               /* of those, what lies in a position's own chunk of so many, from 0 on; 0: all */
@@ -113,6 +116,38 @@ typedef struct air_attention_shape {
     float softcap;
     const float *slopes;                         /* [heads]: ALiBi's; NULL: none */
 } air_attention_shape;
+
+/* What of a sequence a layer keeps in a fixed number of bytes, whatever its length: the window of a convolution, and a matrix for each
+ * head of a recurrence. All float32, at `offset` bytes of the sequence's recurrent state. What a position adds cannot be
+ * taken away again: to go back is to begin anew, or from a state that was kept.
+ *
+ * CONVOLVE: out[c] = bias[c] + the sum of weight[c][j] in[c] of the position taps - 1 - j before, of none before the sequence begins.
+ * SCAN: of head h with S [key_dim][value_dim], q and k of its key head (heads / key_heads share one), v its own, t its step:
+ *     STATE_SPACE (Mamba-2, arXiv 2405.21060):     d = softplus(t + step_bias), g = e^(rate d): S = g S + k (d v)', out = S' q + skip v
+ *     DELTA (gated delta rule, arXiv 2412.06464):  d = sigmoid(b), g = e^(rate softplus(a + step_bias)), q and k divided by their lengths,
+ *                                                  q by the root of key_dim too: S = g S, S = S + k (d (v - S' k))', out = S' q
+ * where in2 holds t [heads], or of each key head first b of the heads that share it, then a. */
+typedef enum air_recurrence { AIR_RECURRENCE_STATE_SPACE, AIR_RECURRENCE_DELTA } air_recurrence;
+
+typedef struct air_recurrent_shape {
+    int32_t channels, taps;        /* of the convolution; 0: there is none */
+    air_recurrence kind;
+    int32_t heads, key_heads;      /* of the recurrence; 0: there is none */
+    int32_t key_dim, value_dim;
+    int32_t q, k, v;               /* where in a row of the input their heads begin */
+    int32_t rate, step_bias, skip; /* vectors of [heads]; skip AIR_NONE: none */
+    float eps;                     /* DELTA: is added to the squares of q's and k's lengths */
+    uint64_t offset;
+} air_recurrent_shape;
+
+/* In floats. A matrix lies in tiles of AIR_STATE_TILE of its columns, [tile][key_dim][column in tile], the last one filled up. */
+static inline int64_t air_recurrent_window(const air_recurrent_shape *s) { return s->taps ? (int64_t)(s->taps - 1) * s->channels : 0; }
+static inline int64_t air_recurrent_matrix(const air_recurrent_shape *s) { return s->key_dim * air_state_padded(s->value_dim); }
+static inline int64_t air_recurrent_matrices_at(const air_recurrent_shape *s) { return (air_recurrent_window(s) + 15) & ~(int64_t)15; }
+static inline int64_t air_recurrent_floats(const air_recurrent_shape *s)
+{
+    return air_recurrent_matrices_at(s) + s->heads * air_recurrent_matrix(s);
+}
 
 enum { AIR_EXPERTS_MOST = 1024 }; /* of a mixture */
 
@@ -165,6 +200,8 @@ typedef struct air_program {
     int32_t n_ropes;
     int64_t rope_pairs;    /* of all of them */
     const air_mixture *mixtures;          /* [n_layers], NULL where no layer has experts */
+    const air_recurrent_shape *recurrent; /* [n_layers], NULL where no layer is */
+    uint64_t recurrent_bytes;             /* of a sequence's recurrent state, all layers together */
     int32_t logits; /* buffer that holds [wanted][n_vocab] at the end, AIR_NONE: the program ends with the hidden state */
     int32_t hidden; /* buffer that holds the final normed hidden state of wanted rows */
     int64_t n_vocab, n_embd; /* n_vocab: of logits: tokens, or the labels of a classifier; 0 where there are none */

@@ -96,6 +96,11 @@ static inline int64_t air__engine_candidates(const air_engine *engine, const air
     if (!air__engine_on_device(engine)) return 0;
     return air_device_candidates(air_sampling_candidates(sampling, air_model_program(engine->model)->n_vocab));
 }
+/* After how many positions an item's recurrent state is kept, so that its prompt can be answered again; 0: it is not. */
+static inline int64_t air__batch_keeps(const air_batch_item *item)
+{
+    return item->n_prompt - 1 > item->sequence->length ? item->n_prompt - 1 : 0;
+}
 /* AIR_E_CLOSED in a forked child or while closing. */
 air_status air__engine_usable(air_engine *engine, air_error *err);
 /* The engine's thread: runs a batch from room-making to sampling; sequences advance on success only. */

@@ -18,6 +18,7 @@ typedef struct room {
     uint64_t device_activations;
     uint64_t device_state; /* without which a pass cannot run: of the longest sequence, what cannot be read where it is away */
     int64_t blocks;        /* to be made */
+    int64_t recurrent;     /* blocks of recurrent state, likewise, but for spare ones */
     int64_t batch_blocks;  /* of its sequences, when it is done; shared ones count for each */
     int64_t rows, wanted;  /* of the largest pass */
     int64_t rows_cap, wanted_cap; /* that the backend is to be reserved for: at least those */
@@ -89,38 +90,41 @@ static int device_fits(const air_engine *e, const room *r)
 static int64_t device_blocks(const air_engine *e, uint64_t activations)
 {
     uint64_t left = device_left(e);
-    return left > activations ? (int64_t)((left - activations) / e->pool.block_bytes) : 0;
+    return left > activations ? (int64_t)((left - activations) / e->pool.block_bytes[AIR_STATE_PAGED]) : 0;
 }
 
 static int64_t blocks_held(const air_engine *e)
 {
-    return (int64_t)(atomic_load(&e->pool.budget->held[AIR_HOLD_STATE]) / e->pool.block_bytes);
+    return (int64_t)(atomic_load(&e->pool.budget->held[AIR_HOLD_STATE]) / e->pool.block_bytes[AIR_STATE_PAGED]);
 }
 
-static void state_of_items(const air_engine *e, const air_batch *b, room *r)
+static void state_of_items(air_engine *e, const air_batch *b, room *r)
 {
     int64_t longest = 0;
     for (int32_t i = 0; i < b->n_items; i++) {
         int64_t length = b->items[i].sequence->length + b->items[i].n_tokens;
         int64_t blocks = (int64_t)air_ceil_div((uint64_t)length, AIR_BLOCK_POSITIONS);
         r->blocks += air__sequence_missing(b->items[i].sequence, length);
+        r->recurrent += air__recurrent_missing(b->items[i].sequence, air__batch_keeps(&b->items[i]));
         r->batch_blocks += blocks;
         if (blocks > longest) longest = blocks;
     }
+    r->recurrent -= min64(r->recurrent, air__pool_spare(&e->pool));
     int64_t least = longest - e->pool.away_most;
-    r->device_state = (uint64_t)(least > 1 ? least : 1) * e->pool.block_bytes;
+    r->device_state = (uint64_t)(least > 1 ? least : 1) * e->pool.block_bytes[AIR_STATE_PAGED];
 }
 
 /* What the device does not hold is away, and while blocks change places one more. */
 static uint64_t host_state(const air_engine *e, const room *r)
 {
-    if (!air__engine_on_device(e)) return (uint64_t)r->blocks * e->pool.block_bytes;
-    int64_t away = (int64_t)(atomic_load(&e->budget.held[AIR_HOLD_STATE]) / e->pool.state_bytes);
+    if (!air__engine_on_device(e))
+        return (uint64_t)r->blocks * e->pool.block_bytes[AIR_STATE_PAGED] + (uint64_t)r->recurrent * e->pool.block_bytes[AIR_STATE_RECURRENT];
+    int64_t away = (int64_t)(atomic_load(&e->budget.held[AIR_HOLD_STATE]) / e->pool.state_bytes[AIR_STATE_PAGED]);
     int64_t all = away + blocks_held(e) + r->blocks, here = device_blocks(e, r->device_activations);
-    return all > here && all - here + 1 > away ? (uint64_t)(all - here + 1 - away) * e->pool.state_bytes : 0;
+    return all > here && all - here + 1 > away ? (uint64_t)(all - here + 1 - away) * e->pool.state_bytes[AIR_STATE_PAGED] : 0;
 }
 
-static room room_for(const air_engine *e, const air_batch *b, room_kind kind)
+static room room_for(air_engine *e, const air_batch *b, room_kind kind)
 {
     enum { SHARE_LEAST = 16 }; /* of the plan's rows: each pass reads all weights, so that smaller ones would take for ever */
     const air_program *p = air_model_program(e->model);
@@ -158,19 +162,20 @@ static air_status refuse(const air_engine *e, const room *r, uint64_t held, uint
                     air_mib(r->logits), air_mib(r->activations));
 }
 
-uint64_t air_engine_budget_for(air_engine *e, int64_t blocks, int64_t rows, int64_t wanted)
+uint64_t air_engine_budget_for(air_engine *e, int64_t sequences, int64_t blocks, int64_t rows, int64_t wanted)
 {
     enum { TRIES = 64 }; /* rings and passes grow with the budget, by less than half of it */
     const air_program *program = air_model_program(e->model);
     air_plan_request r = e->request;
-    uint64_t state, logits, need = 0;
+    uint64_t state, logits, recurrent, need = 0;
     uint64_t per_block = air__engine_on_device(e) ? r.device.away_per_block : r.state_per_block;
     if (air__engine_on_device(e)) {
         int64_t here = device_blocks(e, e->plan->device_activation_bytes_full);
         blocks = blocks > here ? blocks - here + 1 : 0;
     }
     if (!air_mul_u64((uint64_t)blocks, per_block, &state) ||
-        !air_mul_u64((uint64_t)wanted, (uint64_t)program->n_vocab * sizeof(float), &logits))
+        !air_mul_u64((uint64_t)wanted, (uint64_t)program->n_vocab * sizeof(float), &logits) ||
+        !air_mul_u64((uint64_t)sequences, r.recurrent, &recurrent) || !air_add_u64(state, recurrent, &state))
         return 0;
     r.n_ctx = e->plan->n_ctx;
     for (int i = 0; i < TRIES; i++) {
@@ -271,6 +276,7 @@ static air_status reserve_activations(air_engine *e, const room *r, air_error *e
 air_status air__expect_one_row(air_engine *e, air_error *err)
 {
     room r = {.rows = 1, .wanted = 1, .blocks = 1, .logits = e->plan->logit_bytes};
+    if (e->pool.block_bytes[AIR_STATE_RECURRENT]) r.recurrent = AIR__RECURRENT_BLOCKS;
     pass_memory(e, &r, SPARE);
     r.state = host_state(e, &r);
     if (make_room(e, &r, NULL)) return AIR_OK; /* where there is none, the batch says so */
@@ -300,7 +306,7 @@ static air_state_use use_from(const air_batch *b, int64_t row, int64_t most)
 {
     const air_batch_item *item = &b->items[b->sequences[row]];
     int64_t first = b->positions[row], left = item->sequence->length + item->n_tokens - first;
-    return (air_state_use){.sequence = item->sequence, .first = first, .end = first + min64(left, most)};
+    return (air_state_use){.sequence = item->sequence, .first = first, .end = first + min64(left, most), .keep = air__batch_keeps(item)};
 }
 
 /* Of items that are in the pass with all their rows; one is at least, as a plan's passes have room for the longest. */
@@ -341,10 +347,13 @@ static air_status settle_state(air_engine *e, air_batch *b, int64_t first, int64
         row += b->uses[n].end - b->uses[n].first;
     }
     air_status st = air__state_settle(&e->pool, b->uses, n, err);
+    int64_t row = 0;
     for (int32_t i = 0; i < n; i++) {
         const air_sequence *s = b->uses[i].sequence;
-        b->states[b->sequences[first] + i] = (air_state_view){.k = s->k, .v = s->v, .stride = s->block_capacity, .end = b->uses[i].end,
-                                                                  .away = s->away};
+        air_state_view *view = &b->states[b->sequences[first] + i];
+        *view = (air_state_view){.k = s->k, .v = s->v, .stride = s->block_capacity, .end = b->uses[i].end, .away = s->away};
+        if (!st) view->n_spans = air__recurrent_spans(&b->uses[i], row, view->spans);
+        row += b->uses[i].end - b->uses[i].first;
     }
     return st;
 }
@@ -512,7 +521,7 @@ static air_status sample_items(air_engine *e, air_batch *b, air_error *err)
         air_status st = air_sample(&args, &b->sampled[i], &b->logprobs[i], err);
         if (st) return st;
     }
-    for (int32_t i = 0; i < b->n_items; i++) b->items[i].sequence->length += b->items[i].n_tokens;
+    for (int32_t i = 0; i < b->n_items; i++) air__sequence_advance(b->items[i].sequence, b->items[i].n_tokens);
     return AIR_OK;
 }
 
@@ -522,6 +531,7 @@ air_status air__batch_run(air_engine *e, air_batch *b, air_error *err)
     air_pager_set_cancel(e->pager, &b->cancel);
     if (b->walk) return walk_weights(e, b, err);
     if (b->hold) return hold_memory(e, b, err);
+    air__pool_keep_spare(&e->pool, b->n_items);
     room r = room_for(e, b, SPARE);
     host_room h = host_room_of(e, &r);
     if (!device_fits(e, &r) || !host_fits(e, &h) || is_crowded(e, &r)) r = room_for(e, b, EXACT);

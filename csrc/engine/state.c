@@ -71,7 +71,7 @@ int64_t air__sequence_missing(const air_sequence *s, int64_t length)
 static air_status unshare(air_sequence *s, int64_t i, int moves, air_error *err)
 {
     air_block *copy;
-    air_status st = air__block_new(s->pool, i, moves, &copy, err);
+    air_status st = air__block_new(s->pool, AIR_STATE_PAGED, i, moves, &copy, err);
     if (st) return st;
     st = air__block_copy(s->pool, copy, s->blocks[i], err);
     if (st) {
@@ -92,7 +92,7 @@ air_status air__sequence_extend(air_sequence *s, int64_t length, int moves, air_
     int64_t shared = st ? -1 : shared_tail(s);
     if (!st && shared >= 0) st = unshare(s, shared, moves, err);
     while (!st && s->n_blocks < need) {
-        st = air__block_new(s->pool, s->n_blocks, moves, &s->blocks[s->n_blocks], err);
+        st = air__block_new(s->pool, AIR_STATE_PAGED, s->n_blocks, moves, &s->blocks[s->n_blocks], err);
         if (!st) s->n_blocks++;
     }
     if (st)
@@ -102,6 +102,9 @@ air_status air__sequence_extend(air_sequence *s, int64_t length, int moves, air_
 
 void air__sequence_cut(air_sequence *s, int64_t length)
 {
+    length = air__sequence_reach(s, length);
+    air__recurrent_forget(s);
+    if (length < s->length) air__recurrent_back(s, length);
     s->length = length;
     while (s->n_blocks > blocks_for(length)) air__block_drop(s->pool, s->blocks[--s->n_blocks]);
     if (s->pointed > s->n_blocks) s->pointed = s->n_blocks;
@@ -149,7 +152,7 @@ static air_status bring_written(air_state_pool *pool, const air_state_use *use, 
         if (!moved) st = air__block_bring(pool, s->blocks[i], pool->clock + 1, &moved, err);
         if (!st && !moved)
             st = air_fail(err, AIR_E_BUDGET, "max_vram %.1f MiB has no room for the %.1f MiB of state that a pass writes; raise it",
-                          air_mib(pool->budget->limit), air_mib(pool->block_bytes));
+                          air_mib(pool->budget->limit), air_mib(pool->block_bytes[AIR_STATE_PAGED]));
     }
     return st;
 }
@@ -198,6 +201,7 @@ air_status air__state_settle(air_state_pool *pool, const air_state_use *uses, in
         for (int32_t u = 0; u < n && !st; u++) st = bring_read(pool, &uses[u], err);
         if (!st) st = note_away(pool, uses, n, err);
     }
+    for (int32_t u = 0; u < n && !st; u++) st = air__recurrent_settle(pool, &uses[u], err);
     for (int32_t u = 0; u < n; u++) point_tables(uses[u].sequence);
     return st;
 }
@@ -242,14 +246,23 @@ void air_sequence_free(air_sequence *s)
 
 int64_t air_sequence_length(const air_sequence *s) { return s->length; }
 const int32_t *air_sequence_tokens(const air_sequence *s) { return s->tokens; }
-uint64_t air_sequence_bytes(const air_sequence *s) { return (uint64_t)s->n_blocks * s->pool->block_bytes; }
+
+uint64_t air_sequence_bytes(const air_sequence *s)
+{
+    uint64_t recurrent = (uint64_t)(s->recurrent != NULL) + (s->kept != NULL);
+    return (uint64_t)s->n_blocks * s->pool->block_bytes[AIR_STATE_PAGED] + recurrent * s->pool->block_bytes[AIR_STATE_RECURRENT];
+}
 
 uint64_t air_sequence_host_bytes(const air_sequence *s)
 {
     uint64_t bytes = 0;
     for (int64_t i = 0; i < s->n_blocks; i++) bytes += air__block_host_bytes(s->pool, s->blocks[i]);
+    if (s->recurrent) bytes += air__block_host_bytes(s->pool, s->recurrent);
+    if (s->kept) bytes += air__block_host_bytes(s->pool, s->kept);
     return bytes;
 }
+
+int64_t air_sequence_reach(const air_sequence *s, int64_t length) { return air__sequence_reach(s, length); }
 
 air_status air_sequence_truncate(air_sequence *s, int64_t length, air_error *err)
 {
@@ -302,6 +315,7 @@ static air_status share(air_sequence *to, const air_sequence *from, air_error *e
         to->blocks[to->n_blocks++] = from->blocks[i];
     }
     to->length = from->length;
+    air__recurrent_share(to, from);
     return AIR_OK;
 }
 

@@ -19,6 +19,7 @@ static const layer layers[] = {
     {&air__ref_quant, AIR_TIER_REF, 0},
     {&air__ref_vector, AIR_TIER_REF, 0},
     {&air__ref_attention, AIR_TIER_REF, 0},
+    {&air__ref_recurrent, AIR_TIER_REF, 0},
 #ifdef AIR_KERNELS_X86
     {&air__avx2_float, AIR_TIER_AVX2, AIR_CPU_AVX2},
     {&air__avx2_legacy, AIR_TIER_AVX2, AIR_CPU_AVX2},
@@ -26,6 +27,7 @@ static const layer layers[] = {
     {&air__avx2_iq, AIR_TIER_AVX2, AIR_CPU_AVX2},
     {&air__avx2_vector, AIR_TIER_AVX2, AIR_CPU_AVX2},
     {&air__avx2_attention, AIR_TIER_AVX2, AIR_CPU_AVX2},
+    {&air__avx2_recurrent, AIR_TIER_AVX2, AIR_CPU_AVX2},
     {&air__avxvnni_legacy, AIR_TIER_AVX2, AIR_CPU_AVX2 | AIR_CPU_AVX_VNNI},
     {&air__avxvnni_k, AIR_TIER_AVX2, AIR_CPU_AVX2 | AIR_CPU_AVX_VNNI},
     {&air__avxvnni_iq, AIR_TIER_AVX2, AIR_CPU_AVX2 | AIR_CPU_AVX_VNNI},
@@ -35,12 +37,14 @@ static const layer layers[] = {
     {&air__avx512_vnni_iq, AIR_TIER_AVX512, AIR_CPU_AVX512_VNNI},
     {&air__avx512_vector, AIR_TIER_AVX512, AIR_CPU_AVX512},
     {&air__avx512_attention, AIR_TIER_AVX512, AIR_CPU_AVX512},
+    {&air__avx512_recurrent, AIR_TIER_AVX512, AIR_CPU_AVX512},
 #endif
 #ifdef AIR_KERNELS_ARM
     {&air__neon_float, AIR_TIER_NEON, AIR_CPU_NEON},
     {&air__neon_quant, AIR_TIER_NEON, AIR_CPU_NEON},
     {&air__neon_vector, AIR_TIER_NEON, AIR_CPU_NEON},
     {&air__neon_attention, AIR_TIER_NEON, AIR_CPU_NEON},
+    {&air__neon_recurrent, AIR_TIER_NEON, AIR_CPU_NEON},
     {&air__dotprod_quant, AIR_TIER_DOTPROD, AIR_CPU_DOTPROD},
     {&air__i8mm_quant, AIR_TIER_I8MM, AIR_CPU_I8MM},
 #endif
@@ -72,6 +76,8 @@ static void overlay(air_ops *to, const air_ops *from)
     OVERLAY(rope);
     OVERLAY(attention);
     OVERLAY(attention_merge);
+    OVERLAY(convolve);
+    OVERLAY(scan);
     for (int i = 0; i < AIR_ACTIVATION_COUNT; i++) {
         OVERLAY(activate[i]);
         OVERLAY(gated[i]);

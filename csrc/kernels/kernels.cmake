@@ -9,6 +9,7 @@ set(AIR_KERNEL_SOURCES
     ${_air_kernels}/ref/attention.c
     ${_air_kernels}/ref/product_float.c
     ${_air_kernels}/ref/product_quant.c
+    ${_air_kernels}/ref/recurrent.c
     ${_air_kernels}/ref/vector.c)
 set_source_files_properties(${AIR_KERNEL_SOURCES} PROPERTIES COMPILE_OPTIONS "-O3;-ffp-contract=off")
 
@@ -20,7 +21,7 @@ endif()
 
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
     set(_air_quantised product_iq product_k product_legacy)
-    set(_air_float attention product_float vector)
+    set(_air_float attention product_float recurrent vector)
     set(_air_flags_avx2 -mavx2 -mfma -mf16c -mbmi2)
     set(_air_flags_avxvnni ${_air_flags_avx2} -mavxvnni)
     set(_air_flags_avx512 ${_air_flags_avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl)
@@ -39,7 +40,7 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
     air_x86_kernels(avx512 NAMES ${_air_quantised} FLAGS ${_air_flags_avx512} -mavx512vnni)
     set_source_files_properties(${_air_kernels}/dispatch.c PROPERTIES COMPILE_DEFINITIONS AIR_KERNELS_X86)
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64)$")
-    set(_air_neon attention product_float product_quant vector)
+    set(_air_neon attention product_float product_quant recurrent vector)
     set(_air_march_neon armv8-a)
     set(_air_dotprod product_quant)
     set(_air_march_dotprod armv8.2-a+dotprod)

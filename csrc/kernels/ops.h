@@ -92,6 +92,7 @@ typedef enum air_activation {
     AIR_ACTIVATION_GELU_ERF, /* x / 2 (1 + erf(x / sqrt(2))) */
     AIR_ACTIVATION_RELU2,    /* max(x, 0)^2 */
     AIR_ACTIVATION_SWIGLU_OAI, /* m / (1 + e^-1.702m), m = min(x, 7); what it is a gate of is clamped to 7 above and below 0, and 1 more */
+    AIR_ACTIVATION_SIGMOID,  /* 1 / (1 + e^-x) */
     AIR_ACTIVATION_COUNT
 } air_activation;
 
@@ -147,6 +148,40 @@ static inline size_t air_attention_scratch(int64_t heads, int64_t head_dim, int6
     return (size_t)(heads * (head_dim + AIR_BLOCK_POSITIONS + row + 4) + values);
 }
 
+/* A causal convolution of each of some channels over positions that follow each other: row r's y[c] = bias[c] + the sum over j of
+ * weight[c][j] x[c] of row r - (taps - 1) + j, where `before` has the rows before the first, the oldest first, and NULL is zeros.
+ * `after`, which may be `before`, gets the last taps - 1 rows. Added up from bias on in the order of j. */
+enum { AIR_CONVOLVE_TAPS = 8 }; /* at most; at least 2 */
+
+typedef struct air_convolve_args {
+    const float *x; /* [rows][channels], rows x_stride apart */
+    float *y;       /* likewise; not x */
+    int64_t rows, channels, x_stride, y_stride;
+    const float *weight; /* [channels][taps] */
+    const float *bias;   /* [channels], or NULL */
+    int64_t taps;
+    const float *before; /* [taps - 1][channels], rows window_stride apart */
+    float *after;
+    int64_t window_stride;
+} air_convolve_args;
+
+/* One head's recurrence over positions that follow each other, with S [key_dim][value_dim] (backend/op.h): of each row
+ *     S = decay S, u = write (v - S' k) where it is a delta rule, else write v, S = S + k u', out = S' q + skip v
+ * S comes from `before`, NULL being zeros, and goes to `after`, which may be the same: in tiles of AIR_STATE_TILE columns,
+ * [tile][key_dim][column in tile], the last one filled up. Bits do not depend on how rows are cut into calls. */
+typedef struct air_scan_args {
+    const float *q, *k, *v; /* of the first row; rows their strides apart */
+    int64_t q_stride, k_stride, v_stride;
+    const float *decay, *write; /* [rows] */
+    float skip;
+    int delta;
+    float *out; /* [rows][value_dim], rows out_stride apart */
+    int64_t out_stride;
+    const float *before;
+    float *after;
+    int64_t rows, key_dim, value_dim;
+} air_scan_args;
+
 typedef struct air_ops {
     const char *name; /* one of air_tier_names */
     air_product product[AIR_TYPE_COUNT]; /* by GGML type id */
@@ -166,6 +201,9 @@ typedef struct air_ops {
 
     void (*attention)(const air_attention_args *args);
     void (*attention_merge)(const air_attention_args *args);
+
+    void (*convolve)(const air_convolve_args *args);
+    void (*scan)(const air_scan_args *args);
 
     /* y[i] = f(x[i]); y[i] = f(gate[i]) * up[i], of SWIGLU_OAI as said there; any of them may be the same array. */
     void (*activate[AIR_ACTIVATION_COUNT])(const float *x, float *y, int64_t n);

@@ -54,6 +54,7 @@ static air__memory host_memory(const air_plan_request *r, const air_plan *p)
         .budget = r->budget, .reach = r->reach, .fixed = air__plus(r->fixed, p->share_bytes), .logits = p->logit_bytes,
         .gather = p->gather_bytes + p->staging_bytes,
         .mapped = p->io == AIR_IO_MMAP && r->io == AIR_IO_AUTO ? r->file_bytes : 0, /* asked for by name, it is extra */
+        .recurrent = device ? 0 : r->recurrent,
         .state_per_block = !device ? r->state_per_block : p->away_blocks ? r->device.away_per_block : 0,
         .first_block = p->away_blocks ? air__blocks(p->n_ctx) - (uint64_t)p->away_blocks - 1 : 0, /* one more is on its way */
         .end_block = UINT64_MAX, .activations = device ? air__device_host_activations : host_activations,
@@ -75,7 +76,8 @@ int air__plan_memories(const air_plan_request *r, const air_plan *p, air__memory
 static uint64_t used(const air_plan_request *r, const air__memory *m, int64_t positions, int64_t rows, int64_t n_ctx)
 {
     uint64_t fixed = air__plus(m->fixed, air__plus(m->logits, air__plus(m->gather, m->shuttle)));
-    return air__plus(air__plus(fixed, air__state_bytes(m, positions)), m->activations(r, rows, n_ctx));
+    uint64_t state = air__plus(m->recurrent, air__state_bytes(m, positions));
+    return air__plus(air__plus(fixed, state), m->activations(r, rows, n_ctx));
 }
 
 /* Of a pass. Where rows see what comes later, all of a sequence are in one. */
@@ -225,9 +227,11 @@ static int64_t context_that_fits(const air_plan_request *r, const air__memory *m
 /* What lies in a memory, as far as anything of it does. */
 static void list_parts(const air_plan_request *r, const air__memory *m, int64_t n_ctx, char *text, size_t n)
 {
-    char state[64] = "", logits[32] = "";
+    char state[128] = "", logits[32] = "", recurrent[48] = "";
+    if (m->recurrent) (void)snprintf(recurrent, sizeof recurrent, "recurrent state %.1f, ", air_mib(m->recurrent));
     if (m->state_per_block)
-        (void)snprintf(state, sizeof state, "KV cache %.1f MiB (n_ctx %lld), ", air_mib(air__state_bytes(m, n_ctx)), (long long)n_ctx);
+        (void)snprintf(state, sizeof state, "KV cache %.1f MiB (n_ctx %lld), %s", air_mib(air__state_bytes(m, n_ctx)), (long long)n_ctx,
+                       recurrent);
     if (m->logits) (void)snprintf(logits, sizeof logits, "logits %.1f, ", air_mib(m->logits));
     (void)snprintf(text, n, "%sactivations %.1f%s, %sring %.1f, %s %.1f", state, air_mib(m->activations(r, rows_least(r, n_ctx), n_ctx)),
                    *state ? "" : " MiB", logits, air_mib(air__plus(m->weights_least, m->gather)), m->fixed_name, air_mib(m->fixed));
@@ -237,7 +241,7 @@ static air_status too_small(const air_plan_request *r, const air__memory *m, int
 {
     if (!err) return AIR_E_BUDGET;
     uint64_t budget = budget_that_works(r, m), enough = budget ? air_from_tenths(budget) : needed(r, m, n_ctx);
-    char lower[48] = "", advice[128], parts[256];
+    char lower[48] = "", advice[128], parts[320];
     air_plan_request shorter = *r;
     shorter.n_ctx = m->state_per_block ? context_that_fits(r, m, n_ctx, fixed_varies(m)) : 0;
     if (shorter.n_ctx && works(&shorter, m, air__plus(m->fixed, fixed_varies(m))))
@@ -368,6 +372,7 @@ static air_status check_request(const air_plan_request *r, air_error *err)
 static void note_sizes(air_plan *p, const air_plan_request *r, const air__memory *m)
 {
     uint64_t state = air__state_bytes(m, p->n_ctx);
+    p->recurrent_bytes = r->recurrent;
     uint64_t one = m->activations(r, 1, p->n_ctx), full = m->activations(r, p->max_rows, p->n_ctx);
     if (m->where == AIR__HOST) {
         p->state_bytes_full = state;

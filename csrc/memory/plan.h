@@ -101,6 +101,7 @@ typedef struct air_plan_request {
     uint64_t budget;               /* max_ram */
     uint64_t fixed;                /* FIXED + VECTORS */
     uint64_t state_per_block;      /* bytes of one 64-position block over all layers, K and V */
+    uint64_t recurrent;            /* bytes of a sequence's recurrent state, whatever the context: now, next and kept; 0: it has none */
     int64_t n_ctx;                 /* wanted; 0: min(trained, 4096), lowered to what fits beside rows of prompts */
     int64_t n_ctx_trained;
     uint64_t (*pass_bytes)(const air_program *program, int64_t rows, int64_t n_wanted, int threads);
@@ -163,6 +164,7 @@ typedef struct air_plan {
     uint64_t expert_bytes, expert_bytes_full; /* memory for them, as pin_bytes and pin_bytes_full */
     double expert_hit;            /* of those asked for, as many are expected in memory: were all used alike, their share that is there */
     uint64_t state_bytes_full;    /* KV cache at n_ctx; with a device: away_blocks, and one on its way there, else 0 */
+    uint64_t recurrent_bytes;     /* of one sequence, from its first token on, where its K and V are; 0: it has none */
     uint64_t activation_bytes, activation_bytes_full; /* one row; max_rows rows; with a device, the copies for it */
     uint64_t logit_bytes;
     /* With a device, else 0. In use at any time: fixed, parts, state, activations of max_rows rows, ring, pins. */

@@ -34,7 +34,7 @@ air__memory air__device_memory(const air_plan_request *r, const air_plan *p)
     return (air__memory){
         .where = AIR__DEVICE, .option = "max_vram", .fixed_name = "device context and small weights",
         .budget = r->device.budget, .reach = r->device.reach, .fixed = air__plus(r->device.fixed, p->device_part_bytes),
-        .state_per_block = r->state_per_block,
+        .recurrent = r->recurrent, .state_per_block = r->state_per_block,
         .end_block = p->away_blocks ? air__blocks(p->n_ctx) - (uint64_t)p->away_blocks : UINT64_MAX, .shuttle = p->device_shuttle_bytes,
         .activations = device_activations, .ring = ring,
         .weights_least = air_min_u64(ring, air__plus(all_tiles(r->program, p->tile_bytes), r->device.graph)),

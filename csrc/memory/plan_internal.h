@@ -29,6 +29,7 @@ typedef struct air__memory {
     uint64_t fixed, logits, gather; /* gather: buffers on the weights' way, beside the ring */
     uint64_t shuttle;         /* of state on its way */
     uint64_t mapped;          /* of files */
+    uint64_t recurrent;       /* state of a sequence, whatever the context */
     uint64_t state_per_block; /* 0: no state lies here */
     uint64_t first_block, end_block; /* of a context, those that lie here */
     uint64_t (*activations)(const air_plan_request *r, int64_t rows, int64_t n_ctx);

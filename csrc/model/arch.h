@@ -33,6 +33,10 @@ typedef enum air_window_rope { AIR_WINDOW_ROPE_SAME, AIR_WINDOW_ROPE_UNSCALED /*
 typedef enum air_logit_scale { AIR_LOGIT_SCALE_NONE, AIR_LOGIT_SCALE_MULTIPLIES, AIR_LOGIT_SCALE_DIVIDES } air_logit_scale;
 typedef enum air_embed_scale { AIR_EMBED_SCALE_NONE, AIR_EMBED_SCALE_ROOT /* of embedding_length */ } air_embed_scale;
 
+/* What an architecture has in attention's place, in some layers: a short convolution between two gates, Mamba-2's state space, a gated
+ * delta net. Those that the file gives no heads of keys and values (head_count_kv 0). */
+typedef enum air_mixer { AIR_MIXER_NONE, AIR_MIXER_SHORT_CONVOLUTION } air_mixer;
+
 /* How an architecture routes where its files do not say. */
 typedef struct air_arch_experts {
     air_gating gating;
@@ -54,6 +58,8 @@ struct air_arch {
     air_layer_order order;
 
     int latent;                  /* attention is over a compressed state (MLA) */
+    air_mixer mixer;             /* of layers without attention */
+    const char *output_norm;     /* where it is not called output_norm */
     air_positions positions;
     air_rope_pairs rope;
     air_rope_layers rope_layers;
@@ -98,6 +104,8 @@ void air__block_layer(air_builder *b, int32_t layer, int32_t x);
 void air__block_attention(air_builder *b, int32_t layer, int32_t in, int32_t x);
 /* Over a compressed state, in attention's place. */
 void air__block_latent_attention(air_builder *b, int32_t layer, int32_t in, int32_t x);
+/* The architecture's mixer, in layers without attention. */
+void air__block_recurrent(air_builder *b, int32_t layer, int32_t in, int32_t x);
 void air__block_ffn(air_builder *b, int32_t layer, int32_t in, int32_t x);
 /* A mixture in the feed-forward's place, in layers that have a router. */
 void air__block_experts(air_builder *b, int32_t layer, int32_t in, int32_t x);

@@ -151,6 +151,15 @@ air_mixture *air__mixture(air_builder *b, int32_t layer)
     return NULL;
 }
 
+air_recurrent_shape *air__recurrent(air_builder *b, int32_t layer)
+{
+    if (b->status) return NULL;
+    if (!b->recurrent) b->recurrent = air_calloc((size_t)b->hp->n_layers, sizeof *b->recurrent);
+    if (b->recurrent) return &b->recurrent[layer];
+    b->status = air_fail(b->err, AIR_E_NOMEM, "model: recurrent state of %lld layers", (long long)b->hp->n_layers);
+    return NULL;
+}
+
 int32_t air__vector(air_builder *b, air_presence presence, int64_t elements, const char *why, const char *format, int32_t layer)
 {
     return air__vectors(b, presence, 1, elements, why, format, layer);
@@ -245,6 +254,14 @@ static void *move(air_builder *b, air_arena *arena, const void *list, int32_t n,
     return p;
 }
 
+static void place_recurrent(air_builder *b, air_program *program)
+{
+    for (int32_t i = 0; i < program->n_layers; i++) {
+        b->recurrent[i].offset = program->recurrent_bytes;
+        program->recurrent_bytes += air_round_up((uint64_t)air_recurrent_floats(&b->recurrent[i]) * sizeof(float), AIR_CACHE_LINE);
+    }
+}
+
 void air__builder_finish(air_builder *b, air_arena *arena, air_program *program)
 {
     if (b->status) return;
@@ -252,6 +269,10 @@ void air__builder_finish(air_builder *b, air_arena *arena, air_program *program)
     for (int32_t i = 0; i < b->n_weights; i++) {
         const air_weight *w = &b->weights[i];
         if ((w->use == AIR_WEIGHT_MATRIX || w->use == AIR_WEIGHT_EXPERTS) && w->cols > program->max_cols) program->max_cols = w->cols;
+    }
+    if (b->recurrent) {
+        place_recurrent(b, program);
+        program->recurrent = move(b, arena, b->recurrent, program->n_layers, sizeof *b->recurrent);
     }
     if (b->mixtures) program->mixtures = move(b, arena, b->mixtures, program->n_layers, sizeof *b->mixtures);
     program->ops = move(b, arena, b->ops, b->n_ops, sizeof *b->ops);
@@ -271,4 +292,5 @@ void air__builder_deinit(air_builder *b)
     air_free(b->buffers);
     air_free(b->lives);
     air_free(b->mixtures);
+    air_free(b->recurrent);
 }

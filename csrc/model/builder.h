@@ -28,6 +28,7 @@ typedef struct air_builder {
     int32_t cap_ops, cap_weights, cap_buffers;
     int32_t logits, hidden;
     air_mixture *mixtures; /* [n_layers], NULL while no layer has experts */
+    air_recurrent_shape *recurrent; /* likewise, while none is recurrent */
     air_status status;
     air_error *err;
 } air_builder;
@@ -56,6 +57,9 @@ int32_t air__head_matrices(air_builder *b, int64_t heads, int64_t rows, int64_t 
 int32_t air__expert_matrices(air_builder *b, int64_t n, int64_t rows, int64_t cols, const char *format, int32_t layer);
 /* The layer's mixture, to be filled; NULL after a failure. */
 air_mixture *air__mixture(air_builder *b, int32_t layer);
+
+/* The layer's recurrent state, to be shaped; NULL after a failure. */
+air_recurrent_shape *air__recurrent(air_builder *b, int32_t layer);
 
 int32_t air__buffer(air_builder *b, const char *name, int64_t width, air_rows rows);
 air_rows air__buffer_rows(const air_builder *b, int32_t buffer);

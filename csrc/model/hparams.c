@@ -92,9 +92,11 @@ static air_status read_heads(const reader *r)
     int64_t n = r->hp->n_layers, each[LAYERS];
     air_status st = read_each(r, (field){"attention.head_count", 1, HEADS, 1}, each);
     for (int64_t i = 0; i < n && !st; i++) r->layers[i].heads = (int32_t)each[i];
-    if (!st) st = read_each(r, (field){"attention.head_count_kv", 1, HEADS, 0}, each); /* where it says nothing, as many */
+    uint64_t least = r->arch->mixer == AIR_MIXER_NONE;
+    if (!st) st = read_each(r, (field){"attention.head_count_kv", least, HEADS, 0}, each); /* where it says nothing, as many */
     for (int64_t i = 0; i < n && !st; i++) {
         r->layers[i].kv_heads = (int32_t)each[i];
+        if (!each[i]) continue;
         if (each[i] > r->layers[i].heads || r->layers[i].heads % each[i])
             return air_fail(r->err, AIR_E_FORMAT, "%s.attention.head_count %d is not a multiple of head_count_kv %d", r->hp->arch,
                             r->layers[i].heads, r->layers[i].kv_heads);
@@ -171,8 +173,10 @@ static air_status read_sizes(const reader *r)
     if ((st = read_i64(r, (field){"embedding_length", 1, WIDEST, 1}, &hp->n_embd))) return st;
     if ((st = read_heads(r))) return st;
     if ((st = read_ffn(r))) return st;
-    hp->heads = r->layers[0].heads;
-    hp->kv_heads = r->layers[0].kv_heads;
+    int64_t first = 0; /* with attention */
+    while (first + 1 < hp->n_layers && !r->layers[first].kv_heads) first++;
+    hp->heads = r->layers[first].heads;
+    hp->kv_heads = r->layers[first].kv_heads;
     hp->n_ff = r->layers[0].n_ff;
     hp->key_dim = (int32_t)(hp->n_embd / hp->heads);
     if ((st = read_i32(r, (field){"attention.key_length", 1, HEAD, 0}, &hp->key_dim))) return st;
@@ -375,6 +379,13 @@ static air_status read_experts(const reader *r)
     return read_gating(r, x);
 }
 
+static air_status read_recurrent(const reader *r)
+{
+    air_recurrent_hparams *x = &r->hp->recurrent;
+    if (r->arch->mixer == AIR_MIXER_SHORT_CONVOLUTION) return read_i32(r, (field){"shortconv.l_cache", 2, AIR_CONVOLVE_TAPS, 1}, &x->taps);
+    return AIR_OK;
+}
+
 /* Layers that foretell a second token, behind the others, are left alone. */
 static air_status read_layers(reader *r)
 {
@@ -401,6 +412,7 @@ air_status air__hparams_read(const air_gguf *gguf, const air_arch *arch, air_are
     if ((st = read_sizes(&r))) return st;
     if ((st = read_latent(&r))) return st;
     if ((st = read_experts(&r))) return st;
+    if ((st = read_recurrent(&r))) return st;
     if (arch->adjust) arch->adjust(hp);
     if ((st = read_windows(&r))) return st;
     if ((st = read_scales(&r))) return st;

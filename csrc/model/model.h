@@ -20,7 +20,7 @@ typedef enum air_positions { AIR_POSITIONS_ROPE, AIR_POSITIONS_LEARNED, AIR_POSI
 
 typedef struct air_layer_hparams {
     int64_t n_ff;
-    int32_t heads, kv_heads;
+    int32_t heads, kv_heads; /* no kv_heads: the layer has no attention, but a mixer of its architecture's */
     int windowed; /* sees `window` positions back, not all */
     int rotated;
 } air_layer_hparams;
@@ -40,9 +40,15 @@ typedef struct air_latent_hparams { int32_t q_rank, kv_rank, key_dim, value_dim;
 /* q is multiplied by 1 + scale * log(1 + floor((position + shift) / length)), in layers that do not rotate, or in all; scale 0: it is not. */
 typedef struct air_temper { double scale; int64_t length; int32_t shift; int in_all; } air_temper;
 
+typedef struct air_recurrent_hparams { /* zeros where no layer is recurrent */
+    int32_t taps;                  /* of convolutions */
+    int32_t inner;                 /* width of values, heads × their own */
+    int32_t heads, key_heads, key_dim;
+} air_recurrent_hparams;
+
 typedef struct air_hparams { /* every field checked against its range and the others at open */
     char arch[32];
-    int64_t n_vocab, n_embd, n_ff, n_layers, n_ctx_trained; /* n_ff, heads and kv_heads of the first layer */
+    int64_t n_vocab, n_embd, n_ff, n_layers, n_ctx_trained; /* n_ff of the first layer, heads and kv_heads of the first with attention */
     int32_t heads, kv_heads, key_dim, value_dim, rope_dims;
     air_latent_hparams latent;
     air_temper temper;
@@ -64,6 +70,7 @@ typedef struct air_hparams { /* every field checked against its range and the ot
     double clamp_kqv, attention_softcap, logit_softcap;                              /* 0: none */
     const air_layer_hparams *layers;                                      /* [n_layers] */
     air_expert_hparams experts;
+    air_recurrent_hparams recurrent;
 } air_hparams;
 
 typedef struct air_model air_model;

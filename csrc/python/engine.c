@@ -233,17 +233,18 @@ static PyObject *engine_expert_rows(PyObject *o, PyObject *unused)
     return list;
 }
 
-/* budget_for(blocks, rows, wanted, /) -> bytes, 0 where none is known. */
+/* budget_for(sequences, blocks, rows, wanted, /) -> bytes, 0 where none is known. */
 static PyObject *engine_budget_for(PyObject *o, PyObject *args)
 {
-    static const char *const names[] = {"blocks", "rows", "wanted"};
+    static const char *const names[] = {"sequences", "blocks", "rows", "wanted"};
     EngineObject *self = (EngineObject *)o;
-    PyObject *given[3];
-    int64_t counts[3];
-    if (air__py_engine_usable(self) < 0 || !PyArg_ParseTuple(args, "OOO:budget_for", &given[0], &given[1], &given[2])) return NULL;
-    for (int i = 0; i < 3; i++)
+    PyObject *given[AIR_COUNT(names)];
+    int64_t counts[AIR_COUNT(names)];
+    if (air__py_engine_usable(self) < 0) return NULL;
+    if (!PyArg_ParseTuple(args, "OOOO:budget_for", &given[0], &given[1], &given[2], &given[3])) return NULL;
+    for (size_t i = 0; i < AIR_COUNT(names); i++)
         if (air__py_to_i64(air__py_state(o), names[i], given[i], 0, INT64_MAX, &counts[i]) < 0) return NULL;
-    return PyLong_FromUnsignedLongLong(air_engine_budget_for(self->engine, counts[0], counts[1], counts[2]));
+    return PyLong_FromUnsignedLongLong(air_engine_budget_for(self->engine, counts[0], counts[1], counts[2], counts[3]));
 }
 
 static PyObject *engine_hparams(PyObject *o, void *unused)
@@ -284,7 +285,8 @@ static PyMethodDef engine_methods[] = {
     {"expert_rows", engine_expert_rows, METH_NOARGS,
      "expert_rows($self, /)\n--\n\nRows sent to each expert since open, a list for each layer, empty where it has none."},
     {"budget_for", engine_budget_for, METH_VARARGS,
-     "budget_for($self, blocks, rows, wanted, /)\n--\n\nA max_ram that would hold this many blocks of state and such passes; 0: unknown."},
+     "budget_for($self, sequences, blocks, rows, wanted, /)\n--\n\nA max_ram that would hold this many blocks of state, of so many "
+     "sequences, and such passes; 0: unknown."},
     {"sequence", engine_sequence, METH_NOARGS, "sequence($self, /)\n--\n\nA new, empty Sequence."},
     {"run", (PyCFunction)(void (*)(void))air__py_engine_run, METH_VARARGS | METH_KEYWORDS,
      "run($self, items, *, logits=False, hidden=False, progress=None)\n--\n\n"

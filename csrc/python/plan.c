@@ -101,12 +101,13 @@ PyObject *air__py_plan_dict(const air_plan *plan, const air_program *program)
 #define U(field) #field, (unsigned long long)plan->field
 #define I(field) #field, (long long)plan->field
 #define D(field) #field, plan->field
-    return Py_BuildValue("{ss ss sN sK sK sL sL sK sK sK sL sK sK sK sK sK sK sK sK sK sK sL sK "
+    return Py_BuildValue("{ss ss sN sK sK sL sL sK sK sK sL sK sK sK sK sK sK sK sK sK sK sK sL sK "
                          "sK sK sK sK sK sK sL sK sK sL sK sK sN sN sK sK sK sK sd sd sd sd sd sd sd ss sd sL sN}",
                          "io", air_io_name(plan->io), "kv_dtype", air_state_names[plan->state_type],
                          "bidirectional", PyBool_FromLong(program->bidirectional), U(budget), U(fixed), I(n_ctx), I(max_rows),
                          U(tile_bytes), U(ring_bytes),
                          U(block_bytes), I(depth), U(weight_bytes), U(pin_bytes), U(pin_bytes_full), U(state_bytes_full),
+                         U(recurrent_bytes),
                          U(activation_bytes), U(activation_bytes_full), U(logit_bytes), U(staging_bytes),
                          U(device_budget), U(device_fixed), U(device_graph_bytes), I(n_device_tiles), U(device_pin_bytes),
                          U(device_weight_bytes), U(device_ring_bytes), U(device_state_bytes), U(device_activation_bytes),

@@ -85,7 +85,7 @@ static PyObject *sequence_tokens(PyObject *o, PyObject *unused)
     return array;
 }
 
-/* truncate(length, /): forgets the tokens from length on. */
+/* truncate(length, /): forgets the tokens from length on, or more where layers are recurrent. */
 static PyObject *sequence_truncate(PyObject *o, PyObject *length_arg)
 {
     SequenceObject *self = (SequenceObject *)o;
@@ -97,6 +97,16 @@ static PyObject *sequence_truncate(PyObject *o, PyObject *length_arg)
     if (air__py_sequence_usable(self) < 0) return NULL;
     if (air_sequence_truncate(self->sequence, length, &err)) return air__py_raise(state, &err);
     Py_RETURN_NONE;
+}
+
+/* reach(length, /) -> the length that truncate would leave. */
+static PyObject *sequence_reach(PyObject *o, PyObject *length_arg)
+{
+    SequenceObject *self = (SequenceObject *)o;
+    int64_t length;
+    if (air__py_sequence_usable(self) < 0 || air__py_to_i64(air__py_state(o), "length", length_arg, 0, INT64_MAX, &length) < 0) return NULL;
+    if (air__py_sequence_usable(self) < 0) return NULL; /* as above */
+    return PyLong_FromLongLong(air_sequence_reach(self->sequence, length));
 }
 
 /* repeat(n, /): n tokens more, with copies of the state of those it holds. */
@@ -188,7 +198,9 @@ static PyObject *sequence_adapted(PyObject *o, void *unused)
 
 static PyMethodDef sequence_methods[] = {
     {"tokens", sequence_tokens, METH_NOARGS, "tokens($self, /)\n--\n\nThe token ids, a copy: int32 (length,)."},
-    {"truncate", sequence_truncate, METH_O, "truncate($self, length, /)\n--\n\nForgets the tokens from length on."},
+    {"truncate", sequence_truncate, METH_O,
+     "truncate($self, length, /)\n--\n\nForgets the tokens from length on; where layers are recurrent, down to reach(length)."},
+    {"reach", sequence_reach, METH_O, "reach($self, length, /)\n--\n\nThe length that truncate would leave."},
     {"repeat", sequence_repeat, METH_O,
      "repeat($self, n, /)\n--\n\nn tokens more, with copies of the state held: a long context, for measurements."},
     {"fork", sequence_fork, METH_NOARGS, "fork($self, /)\n--\n\nA second sequence with the same tokens; state is copied when written."},

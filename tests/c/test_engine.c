@@ -671,8 +671,8 @@ TEST(memory_is_refused_with_numbers_and_given_back)
     CHECK_EQ(st, AIR_E_BUDGET);
     CHECK(n > 2);
     CHECK(strstr(err.text, "max_ram 1.0 MiB is too small by") != NULL && strstr(err.text, "by 0.0") == NULL);
-    CHECK(air_engine_budget_for(o.engine, n, PROMPT, 1) > air_engine_stats_get(o.engine).budget);
-    CHECK_EQ(air_engine_budget_for(o.engine, INT64_MAX, PROMPT, 1), 0);
+    CHECK(air_engine_budget_for(o.engine, 1, n, PROMPT, 1) > air_engine_stats_get(o.engine).budget);
+    CHECK_EQ(air_engine_budget_for(o.engine, 1, INT64_MAX, PROMPT, 1), 0);
     float got[VOCAB];
     air_sequence_free(s[0]);
     s[0] = NULL;

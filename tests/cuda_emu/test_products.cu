@@ -354,6 +354,7 @@ static double exact_activation(double x, air_activation f)
     if (f == AIR_ACTIVATION_GELU_ERF) return x / 2 * erfc(-x / sqrt(2.0));
     if (f == AIR_ACTIVATION_RELU2) return fmax(x, 0) * fmax(x, 0);
     if (f == AIR_ACTIVATION_SWIGLU_OAI) return fmin(x, 7) / (1 + exp(-1.702 * fmin(x, 7)));
+    if (f == AIR_ACTIVATION_SIGMOID) return 1 / (1 + exp(-x));
     return x;
 }
 

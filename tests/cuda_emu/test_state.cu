@@ -74,12 +74,12 @@ enum { LONG_SCRIPT = 9, LONG = 320 };
 static air_status fill(air_sequence *s, int64_t length, air_error *err)
 {
     air_state_pool *pool = s->pool;
-    std::vector<uint16_t> halves(pool->state_bytes / sizeof(uint16_t));
+    std::vector<uint16_t> halves(pool->state_bytes[AIR_STATE_PAGED] / sizeof(uint16_t));
     uint32_t random = 1;
     air_status st = air__sequence_extend(s, length, 0, err);
     for (int64_t i = 0; i < s->n_blocks && !st; i++) {
         for (uint16_t &x : halves) random = random * 1664525u + 1013904223u, x = static_cast<uint16_t>((random >> 16 & 0x83ff) | 0x2c00);
-        st = pool->api->state_copy(pool->backend, s->blocks[i]->memory, halves.data(), pool->state_bytes, 1, err);
+        st = pool->api->state_copy(pool->backend, s->blocks[i]->memory, halves.data(), pool->state_bytes[AIR_STATE_PAGED], 1, err);
     }
     if (st) air__sequence_cut(s, 0);
     for (int64_t i = 0; i < length && !st; i++) s->tokens[i] = static_cast<int32_t>(i % 250);

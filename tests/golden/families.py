@@ -234,6 +234,9 @@ VARIANTS = {
     "deepseek2-glm": Variant("Glm4MoeLite", "deepseek2", {**UNTIED, **LATENT, "n_group": 1, "topk_group": 1, "norm_topk_prob": True,
                                                           "routed_scaling_factor": 1.8}, layout=("experts", "latent"),
                              keys={**LATENT_KEYS, **GROUP_KEYS, "expert_gating_func": 2, "expert_weights_norm": "norm_topk_prob"}),
+    "lfm2": Variant("Lfm2", "lfm2", {**GROUPS, "num_hidden_layers": 4, "block_auto_adjust_ff_dim": False, "pad_token_id": None,
+                                     "layer_types": ["conv", "conv", "full_attention", "conv"]}, {"rope_theta": 1000000.0},
+                    layout=("convolutions",), keys={"shortconv.l_cache": "conv_L_cache"}),
 }
 
 
@@ -359,9 +362,15 @@ def latent(tensors: Tensors, config: Any) -> Tensors:
         yield name.replace("kv_b_proj", "v_b_proj"), heads[:, config.qk_nope_head_dim:]
 
 
+def convolutions(tensors: Tensors, config: Any) -> Tensors:
+    """Weights of a convolution of single channels: channels by taps."""
+    for name, w in tensors:
+        yield name, w[:, 0] if w.ndim == 3 and "conv" in name else w
+
+
 LAYOUTS: dict[str, Callable[[Tensors, Any], Tensors]] = {
     f.__name__: f for f in (interleaved, one_more, transposed, by_head, by_group, fused, stacked_norms, experts, gates_in_turn,
-                       turned_experts, latent)}
+                                  turned_experts, latent, convolutions)}
 
 
 # ---- ALiBi, for a reference that has it not ----------------------------------------------------------------------------

@@ -34,7 +34,8 @@ PROMPT, NEW = 48, 24
 LEAST_GAP = 0.02                    # of greedy choices; float32 engines differ by about 1e-5 here
 LEAST_TOKENS = 12                   # different ones among the greedy choices: a loop would test little
 EMBEDDINGS = ("lm_head", "model.embed", "embed_in", "embed_out", "wte", "word_embeddings.")
-LAST_NORMS = ("model.norm.weight", "transformer.ln_f.weight")
+RECURRENT = {"conv"}                # layers, as transformers calls them, that GGUF gives no heads of keys and values
+LAST_NORMS = ("model.norm.weight", "model.embedding_norm.weight", "transformer.ln_f.weight")
 
 
 # ---- transformers ----------------------------------------------------------------------------------------------------
@@ -179,12 +180,15 @@ def feed_forward_of(config: Any) -> int:
     return int(given or config.hidden_size * getattr(config, "expansion_ratio", 4))
 
 
-def key_value_heads_of(config: Any) -> int:
+def key_value_heads_of(config: Any) -> int | list[int]:
+    """Of all layers; one by one where some have no attention."""
     if getattr(config, "kv_lora_rank", None):
         return 1
     if getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False):
         return 1
-    return int(first_of(config, "num_kv_heads", "num_key_value_heads") or config.num_attention_heads)
+    heads = int(first_of(config, "num_kv_heads", "num_key_value_heads") or config.num_attention_heads)
+    kinds = first_of(config, "layers_block_type", "layer_types") or []
+    return [0 if kind in RECURRENT else heads for kind in kinds] if set(kinds) & RECURRENT else heads
 
 
 def lengths_of_heads(w: gguf.GGUFWriter, config: Any, head: int) -> list[tuple[Callable[[Any], None], Any]]:

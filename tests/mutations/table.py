@@ -199,8 +199,8 @@ MUTATIONS = [
     # engine
     Mutation("a shared block is written without a copy", "engine/state.c", "if (!st && shared >= 0) st = unshare(s, shared, moves, err);", "(void)shared; (void)unshare;",
              "test_engine", "a_fork"),
-    Mutation("state is not given back", "engine/blocks.c", "pool->block_bytes);\n        air_budget_release(pool->budget, AIR_HOLD_STATE, pool->block_bytes);\n        return;",
-             "pool->block_bytes);\n        return;", "test_engine", "a_fork"),
+    Mutation("state is not given back", "engine/blocks.c", "pool->block_bytes[kind]);\n        air_budget_release(pool->budget, AIR_HOLD_STATE, pool->block_bytes[kind]);\n        return;",
+             "pool->block_bytes[kind]);\n        return;", "test_engine", "a_fork"),
     Mutation("a sequence may be used twice at once", "engine/state.c", "atomic_compare_exchange_strong(&s->busy, &idle, 1)",
              "(atomic_store(&s->busy, 1), !idle)", "test_engine", "a_sequence_has"),
     Mutation("the context may overflow by one", "engine/batch.c", "if (held + item->n_tokens > e->plan->n_ctx)", "if (held + item->n_tokens > e->plan->n_ctx + 1)",

@@ -194,6 +194,15 @@ OTHERS = {  # source, keys, tensors, exception, what its message says: what only
     "matrices of every head": (
         "deepseek2-v3", {}, {"blk.1.attn_v_b.weight": np.zeros((3, 10, 24), np.float32)}, "ModelError",
         r"attn_v_b.weight is \[24, 10, 3, 1\], but needs \[24, 10, 4\] \(attention.kv_lora_rank, attention.value_length_mla, head_count"),
+    "a convolution of one tap": ("lfm2", {"lfm2.shortconv.l_cache": 1}, {}, "FormatError", r"lfm2.shortconv.l_cache is 1"),
+    "a convolution of no known length": ("lfm2", {"lfm2.shortconv.l_cache": None}, {}, "FormatError", r"no lfm2.shortconv.l_cache"),
+    "a convolution of other taps": (
+        "lfm2", {"lfm2.shortconv.l_cache": 4}, {}, "ModelError",
+        r"blk.0.shortconv.conv.weight is \[3, 40, 1, 1\], but needs \[4, 40\] \(shortconv.l_cache, embedding_length\)"),
+    "a layer without its convolution": (
+        "lfm2", {}, {"blk.0.shortconv.in_proj.weight": None}, "ModelError", r"no tensor blk.0.shortconv.in_proj.weight, which lfm2 needs"),
+    "no heads of keys where there is nothing else": (
+        "llama-gqa", {"llama.attention.head_count_kv": [2, 0, 2]}, {}, "FormatError", r"head_count_kv of layer 1 is 0, outside of 1 to"),
 }
 
 

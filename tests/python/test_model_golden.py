@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from models import ENCODER_NAMES, GOLDEN, GOLDEN_NAMES, encoder, golden, load
+from models import ENCODER_NAMES, GOLDEN, GOLDEN_NAMES, RECURRENT, encoder, golden, load
 
 from airpy import _core
 
@@ -51,7 +51,7 @@ def test_logits_with_quantised_state_are_near_those_in_f32(name, kind, least, mo
         has_experts = model.plan.has_experts
     error = np.square(logits[kind] - logits["f32"]).sum() / np.square(logits["f32"]).sum()
     print(f"{name}: {error:.2e}")
-    assert least < error
+    assert least < error or name in RECURRENT  # few layers of which have K and V, if any
     assert error <= most or has_experts  # there a row may go to another expert, which is no small change
 
 

@@ -82,6 +82,7 @@ AIR_INLINE float of_gelu(float x)
 }
 AIR_INLINE float of_gelu_erf(float x) { return (float)(0.5 * (double)x * erfc(-0.7071067811865476 * (double)x)); }
 AIR_INLINE float of_relu2(float x) { return x < 0 ? 0 : x * x; } /* NaN stays NaN */
+AIR_INLINE float of_sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 AIR_INLINE float of_swiglu_oai(float x)
 {
     float m = x > 7 ? 7 : x;
@@ -107,6 +108,7 @@ ACTIVATION(gelu, as_it_is)
 ACTIVATION(gelu_erf, as_it_is)
 ACTIVATION(relu2, as_it_is)
 ACTIVATION(swiglu_oai, clamped_and_one)
+ACTIVATION(sigmoid, as_it_is)
 
 static void softcap(float *x, int64_t n, float cap)
 {
@@ -141,8 +143,9 @@ const air_ops air__ref_vector = {
     .rms_norm   = rms_norm,
     .layer_norm = layer_norm,
     .rope       = rope,
-    .activate   = {activate_none, activate_silu, activate_gelu, activate_gelu_erf, activate_relu2, activate_swiglu_oai},
-    .gated      = {gate_none, gate_silu, gate_gelu, gate_gelu_erf, gate_relu2, gate_swiglu_oai},
+    .activate   = {activate_none, activate_silu, activate_gelu, activate_gelu_erf, activate_relu2, activate_swiglu_oai,
+                   activate_sigmoid},
+    .gated      = {gate_none, gate_silu, gate_gelu, gate_gelu_erf, gate_relu2, gate_swiglu_oai, gate_sigmoid},
     .softcap    = softcap,
     .add        = add,
     .softmax    = softmax,

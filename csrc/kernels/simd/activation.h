@@ -6,6 +6,8 @@
 
 AIR_INLINE vf v_none(vf x) { return x; }
 
+AIR_INLINE vf v_sigmoid(vf x) { return v_div(v_set(1.0f), v_add(v_set(1.0f), v_exp(v_sub(v_zero(), x)))); }
+
 AIR_INLINE vf v_silu(vf x) { return v_div(x, v_add(v_set(1.0f), v_exp(v_sub(v_zero(), x)))); }
 
 /* 1 + tanh(z) = 2 / (1 + e^-2z), so this is x / (1 + e^-2z) with z = sqrt(2 / pi) (x + 0.044715 x^3). */

@@ -105,6 +105,7 @@ ACTIVATION(gelu, as_it_is)
 ACTIVATION(gelu_erf, as_it_is)
 ACTIVATION(relu2, as_it_is)
 ACTIVATION(swiglu_oai, clamped_and_one)
+ACTIVATION(sigmoid, as_it_is)
 
 static void softcap(float *x, int64_t n, float cap)
 {
@@ -146,9 +147,9 @@ static void f32_to_f16(const float *x, uint16_t *y, int64_t n)
     {                                                                                                                 \
         .quantize = air__quantize, .rms_norm = rms_norm, .layer_norm = layer_norm, .rope = rope,                      \
         .activate = {activate_none, activate_silu, activate_gelu, activate_gelu_erf, activate_relu2,                  \
-                     activate_swiglu_oai},                                                                            \
-        .gated = {gate_none, gate_silu, gate_gelu, gate_gelu_erf, gate_relu2, gate_swiglu_oai}, .softcap = softcap,   \
-        .add = add, .softmax = softmax, .f32_to_f16 = f32_to_f16,                                                     \
+                     activate_swiglu_oai, activate_sigmoid},                                                          \
+        .gated = {gate_none, gate_silu, gate_gelu, gate_gelu_erf, gate_relu2, gate_swiglu_oai, gate_sigmoid},         \
+        .softcap = softcap, .add = add, .softmax = softmax, .f32_to_f16 = f32_to_f16,                                 \
     }
 
 #endif

@@ -77,8 +77,9 @@ void air__block_head(air_builder *b, int32_t x)
     int32_t last = air__buffer(b, "last", hp->n_embd, AIR_ROWS_WANTED);
     air__emit(b, (air_op){.kind = AIR_OP_SELECT, .layer = AIR_NONE, .in = x, .in2 = AIR_NONE, .out = last, .weight = AIR_NONE,
                           .bias = AIR_NONE});
+    const char *name_of_norm = b->arch->output_norm ? b->arch->output_norm : "output_norm";
     int normed = b->arch->norm_place == AIR_NORM_OF_SUM; /* by the last layer */
-    b->hidden = dense(b, normed ? last : air__block_norm(b, AIR_NONE, last, AIR_NONE, "output_norm"));
+    b->hidden = dense(b, normed ? last : air__block_norm(b, AIR_NONE, last, AIR_NONE, name_of_norm));
     if (hp->n_labels) classifier(b);
     if (hp->n_labels || !hp->foretells) return;
     /* A file without an output matrix ties it to the embedding: the same bytes, streamed as a matrix. */

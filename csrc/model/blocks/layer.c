@@ -3,13 +3,19 @@
 
 static const char *ffn_norm_name(const air_builder *b) { return b->arch->ffn_norm ? b->arch->ffn_norm : "blk.%d.ffn_norm"; }
 
+static void mix(air_builder *b, int32_t layer, int32_t in, int32_t x)
+{
+    if (b->hp->layers[layer].kv_heads) air__block_attention(b, layer, in, x);
+    else air__block_recurrent(b, layer, in, x);
+}
+
 /* Attention and feed-forward of the same row (GPT-J's parallel layers): each by a norm of its own where the file has two. */
 static void parallel(air_builder *b, int32_t layer, int32_t x)
 {
     int32_t shared = air__block_norm(b, layer, x, AIR_NONE, "blk.%d.attn_norm"), attention = shared, ffn = shared;
     if (air__has(b, "blk.%d.attn_norm_2.weight", layer)) attention = air__block_norm(b, layer, x, AIR_NONE, "blk.%d.attn_norm_2");
     if (air__has(b, "blk.%d.ffn_norm.weight", layer)) ffn = air__block_norm(b, layer, x, AIR_NONE, "blk.%d.ffn_norm");
-    air__block_attention(b, layer, attention, x);
+    mix(b, layer, attention, x);
     air__block_ffn(b, layer, ffn, x);
 }
 
@@ -22,7 +28,7 @@ void air__block_layer(air_builder *b, int32_t layer, int32_t x)
     }
     int before = b->arch->norm_place == AIR_NORM_BEFORE || b->arch->norm_place == AIR_NORM_AROUND;
     int normed = before && (layer || !b->arch->first_norm_optional || air__has(b, "blk.%d.attn_norm.weight", layer));
-    air__block_attention(b, layer, normed ? air__block_norm(b, layer, x, AIR_NONE, "blk.%d.attn_norm") : x, x);
+    mix(b, layer, normed ? air__block_norm(b, layer, x, AIR_NONE, "blk.%d.attn_norm") : x, x);
     air__block_ffn(b, layer, before ? air__block_norm(b, layer, x, AIR_NONE, ffn_norm_name(b)) : x, x);
 }
 

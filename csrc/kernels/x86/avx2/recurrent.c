@@ -1,0 +1,6 @@
+/* AVX2 convolutions and recurrences. */
+#include "vec.h"
+
+#include "kernels/simd/recurrent.h"
+
+const air_ops air__avx2_recurrent = RECURRENT_FUNCTIONS;
