@@ -9,7 +9,7 @@
 #include "platform/pages.h"
 
 enum {
-    AIR__EXPERT_HALF_LIFE = 256,    /* rows */
+    AIR__EXPERT_HALF_LIFE = 128,    /* rows */
     HUGE_PAGE = 2 << 20, HUGE_FROM = 32 * HUGE_PAGE, /* as pager_pins.c has them */
     COOL_AT = 256,                  /* half-lives after which all heats are made smaller, so that none overflows */
 };

@@ -22,8 +22,8 @@ from tests.bench.common import Json, percent, row
 
 TRACE = common.RESULTS / "routing_trace.npz"
 SHARES = (0.25, 0.5, 0.75)
-HALF_LIVES = (16, 64, 256, 1024)
-OURS = 256                          # AIR__EXPERT_HALF_LIFE, csrc/memory/experts.c
+HALF_LIVES = (16, 64, 128, 256, 1024)
+OURS = 128                          # AIR__EXPERT_HALF_LIFE, csrc/memory/experts.c
 Choices = npt.NDArray[np.int16]
 Touch = Callable[[int, int], float]  # (unit, number of its request) -> its heat from now on; the coldest gives way
 

@@ -50,7 +50,7 @@ def full(results: list[Json], pictures: str) -> str:
 def short(results: list[Json]) -> str:
     """What the README shows: the headlines, and where they were measured."""
     rows = [line(x) for r in results for x in r["rows"] if x.get("headline")]
-    places = dict.fromkeys(where(r) for r in results)
+    places = dict.fromkeys(where(r) for r in results if any(x.get("headline") for x in r["rows"]))
     return "\n".join([f"{'; '.join(places)}.", "", *HEAD, *rows]) + "\n"
 
 
