@@ -256,7 +256,8 @@ static air_status read_scales(const reader *r)
 
 static air_status read_eps(const reader *r)
 {
-    const char *suffix = r->arch->norm == AIR_NORM_RMS || r->arch->rms_epsilon ? "attention.layer_norm_rms_epsilon" : "attention.layer_norm_epsilon";
+    int rms = r->arch->norm == AIR_NORM_RMS || r->arch->rms_epsilon;
+    const char *suffix = rms ? "attention.layer_norm_rms_epsilon" : "attention.layer_norm_epsilon";
     if (!find(r, suffix)) return missing(r, suffix);
     return read_f64(r, suffix, 0, 1, &r->hp->norm_eps);
 }

@@ -37,7 +37,7 @@ typedef struct air_expert_hparams { /* zeros where a model has no experts */
  * head has when these are made of it. Zeros where attention is over keys and values. */
 typedef struct air_latent_hparams { int32_t q_rank, kv_rank, key_dim, value_dim; } air_latent_hparams;
 
-/* q is multiplied by 1 + scale * log(1 + floor((position + shift) / length)), in layers that do not rotate, or in all; scale 0: it is not. */
+/* q is multiplied by 1 + scale * log(1 + floor((position + shift) / length)), in layers that do not rotate, or in all; scale 0: not. */
 typedef struct air_temper { double scale; int64_t length; int32_t shift; int in_all; } air_temper;
 
 typedef struct air_recurrent_hparams { /* zeros where no layer is recurrent */

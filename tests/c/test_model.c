@@ -84,7 +84,8 @@ static void check_widths(const air_program *p)
         const air_op *op = &p->ops[i];
         if (op->kind == AIR_OP_PRODUCT) check_product(p, op);
         if (op->kind == AIR_OP_COPY)
-            CHECK(parts_fit(p->buffers[op->in].width, op, op->from, op->head_dim) && parts_fit(p->buffers[op->out].width, op, op->to, op->head_dim));
+            CHECK(parts_fit(p->buffers[op->in].width, op, op->from, op->head_dim) &&
+                  parts_fit(p->buffers[op->out].width, op, op->to, op->head_dim));
         if (op->from.step && (op->kind == AIR_OP_RMS_NORM || op->kind == AIR_OP_ROPE)) {
             CHECK(parts_fit(p->buffers[op->in].width, op, op->from, op->head_dim));
             continue;

@@ -38,7 +38,8 @@ static void norm(air_builder *b, int32_t layer, int32_t buffer, int32_t width, i
 static void rotate(air_builder *b, int32_t layer, int32_t buffer, int32_t heads, const sizes *s)
 {
     air__emit(b, (air_op){.kind = AIR_OP_ROPE, .layer = layer, .in = buffer, .in2 = AIR_NONE, .out = buffer, .weight = AIR_NONE,
-                          .bias = AIR_NONE, .heads = heads, .head_dim = s->rope, .from = {s->rank, s->key}, .rope = air__rope_of(b, layer)});
+                          .bias = AIR_NONE, .heads = heads, .head_dim = s->rope, .from = {s->rank, s->key},
+                          .rope = air__rope_of(b, layer)});
 }
 
 /* What q is made of where that is not the layer's input, AIR_NONE. */
@@ -100,8 +101,8 @@ static int32_t attend(air_builder *b, int32_t layer, int32_t q, const sizes *s)
                           .bias = AIR_NONE, .heads = s->heads, .head_dim = s->key, .scale = (float)b->hp->attention_scale});
     int32_t weight = air__head_matrices(b, s->heads, s->value, s->rank, "attention.kv_lora_rank, attention.value_length_mla, head_count",
                                         "blk.%d.attn_v_b.weight", layer);
-    air__emit(b, (air_op){.kind = AIR_OP_PRODUCT, .layer = layer, .in = sum, .in2 = AIR_NONE, .out = out, .weight = weight, .bias = AIR_NONE,
-                          .heads = s->heads, .from = {0, s->rank}, .to = {0, s->value}, .epilogue = AIR_EPILOGUE_SET});
+    air__emit(b, (air_op){.kind = AIR_OP_PRODUCT, .layer = layer, .in = sum, .in2 = AIR_NONE, .out = out, .weight = weight,
+                          .bias = AIR_NONE, .heads = s->heads, .from = {0, s->rank}, .to = {0, s->value}, .epilogue = AIR_EPILOGUE_SET});
     return out;
 }
 
