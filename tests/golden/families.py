@@ -237,6 +237,15 @@ VARIANTS = {
     "lfm2": Variant("Lfm2", "lfm2", {**GROUPS, "num_hidden_layers": 4, "block_auto_adjust_ff_dim": False, "pad_token_id": None,
                                      "layer_types": ["conv", "conv", "full_attention", "conv"]}, {"rope_theta": 1000000.0},
                     layout=("convolutions",), keys={"shortconv.l_cache": "conv_L_cache"}),
+    "bailingmoe": Variant("DeepseekV2", "bailingmoe", {**UNTIED, **LATENT, "qk_rope_head_dim": 10, "n_group": 1, "topk_group": 1,
+                                                       "first_k_dense_replace": 0, "n_routed_experts": 6, "moe_intermediate_size": 16,
+                                                       "topk_method": "greedy", "routed_scaling_factor": 1.0}, attention="Llama",
+                          layout=("interleaved", "experts"), keys={k: v for k, v in LATENT_KEYS.items() if "attention" not in k}),
+    "bailingmoe2": Variant("Glm4Moe", "bailingmoe2", {**UNTIED, **GROUPS, **ROUTED, "n_group": 4, "topk_group": 2, "num_hidden_layers": 2,
+                                                      "attention_bias": False, "use_qk_norm": True, "routed_scaling_factor": 2.5,
+                                                      "n_shared_experts": 1, "pad_token_id": None}, HALF, layout=("fused", "experts"),
+                           keys={**ROUTED_KEYS, "expert_group_count": "n_group", "expert_group_used_count": "topk_group",
+                                 "expert_gating_func": 2}),
 }
 
 
