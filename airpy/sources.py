@@ -19,7 +19,7 @@ from airpy.sizes import check_flag
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _TOKENIZERS = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "added_tokens.json",
-    "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json",
+    "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json", "1_Pooling/config.json",
 )  # fmt: skip
 
 

@@ -130,6 +130,14 @@ _MPT = Family("mpt", layer_norm=True, rotated=False, tied=True, activations=(),
               check=_check_mpt,
               allowed=(("no_bias", True), ("logit_scale", None), ("norm_type", "low_precision_layernorm")))  # fmt: skip
 
+# Encoders, without the heads that they were trained with.
+_BERT = Family("bert", layer_norm=True, rotated=False, activations=("gelu",), ignored=("pooler.", "cls.", "bert.pooler."),
+               keys=(("attention.causal", "bool", lambda config: False),),
+               allowed=(("position_embedding_type", "absolute"), ("is_decoder", False)))  # fmt: skip
+_ROBERTA = replace(_BERT, layouts=(layouts.from_second_position,), ignored=("pooler.", "lm_head.", "roberta.pooler."), keys=(
+    *_BERT.keys, ("context_length", "u32", lambda config: config.integer("max_position_embeddings", least=3) - config.integer(
+        "pad_token_id", default=1, least=0) - 1)))  # fmt: skip
+
 # fmt: off
 FAMILIES: dict[str, Family] = {
     "LlamaForCausalLM": LLAMA,
@@ -144,6 +152,10 @@ FAMILIES: dict[str, Family] = {
     "ArceeForCausalLM": Family("arcee", (layouts.interleaved,), activations=("relu2",)),
     "BaichuanForCausalLM": _BAICHUAN,
     "BaiChuanForCausalLM": _BAICHUAN,
+    "BertModel": _BERT,
+    "BertForMaskedLM": _BERT,
+    "RobertaModel": _ROBERTA,
+    "XLMRobertaModel": _ROBERTA,
     "BloomForCausalLM": Family("bloom", (layouts.by_head,), layer_norm=True, rotated=False, tied=True, activations=(),
                                allowed=(("apply_residual_connection_post_layernorm", False),)),
     "GlmForCausalLM": Family("chatglm", joint=layouts.fused),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 from airpy.conversion.config import CONTEXT, EXPERTS_USED, LAYER_EPS, RMS_EPS, ROPE_BASE, ROTARY_PART, Config
 from airpy.conversion.families import Family
+from airpy.conversion.jsons import read_json
 from airpy.errors import FormatError, UnsupportedError
 from airpy.gguf_writer import Entry, Type
 
@@ -18,6 +20,7 @@ Floats = npt.NDArray[np.float32]
 
 _TYPES: dict[str, Type] = {name: (name, None) for name in ("u32", "f32", "bool", "string")}
 _BOOLS: Type = ("array", "bool")
+POOLING = "1_Pooling/config.json"
 _DEFAULT_CONTEXT = 2048  # of BLOOM and Falcon, whose configurations do not say
 
 
@@ -48,6 +51,7 @@ def _values(family: Family, config: Config) -> Iterator[tuple[str, str, Any]]:
         yield from rope.values()
     yield from _windows(family, config)
     yield from _experts(config)
+    yield "pooling_type", "u32", _pooling(config)
     for suffix, type, value in family.keys:
         yield suffix, type, value(config)
 
@@ -80,6 +84,19 @@ def _windows(family: Family, config: Config) -> Iterator[tuple[str, str, Any]]:
     elif period is not None:
         every = config.integer("sliding_window_pattern", "_sliding_window_pattern")
         yield "attention.sliding_window_pattern", "bools", [(i + 1) % every != 0 for i in range(config.layers)]
+
+
+def _pooling(config: Config) -> int | None:
+    """How sentence-transformers makes one vector of a text's; None where it says nothing (enum llama_pooling_type)."""
+    path = os.path.join(os.path.dirname(config.path), POOLING)
+    if not os.path.exists(path):
+        return None
+    modes = Config(read_json(path), path)
+    kinds = {"pooling_mode_mean_tokens": 1, "pooling_mode_cls_token": 2, "pooling_mode_lasttoken": 3}
+    found = [kind for name, kind in kinds.items() if modes.flag(name, default=False)]
+    if len(found) != 1:
+        raise UnsupportedError(f"{path}: {len(found)} ways of pooling that GGUF knows; it has one of {', '.join(kinds)}")
+    return found[0]
 
 
 def _one_of_all(config: Config, *names: str) -> int:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from airpy.conversion.hparams import POOLING
 from airpy.conversion.safetensors import INDEX
 from airpy.errors import ArgumentError, FileIOError, MissingFileError, UnsupportedError
 
@@ -95,6 +96,7 @@ def checkpoint(repository: Repository, token: str | None, *, silent: bool) -> st
     """Brings config.json, tokenizer and safetensors; the folder. Raises UnsupportedError where weights are there as pickles alone."""
     top = [file for file in repository.files if "/" not in file]
     small = [file for file in top if file.endswith(_SMALL) and not file.startswith(_LEFT_OUT)]
+    small += [POOLING] if POOLING in repository.files else []
     folder = download(repository, small, token, silent=silent)
     weights = [file for file in top if file.endswith(".safetensors") and not file.startswith(_LEFT_OUT)]
     if INDEX in top:

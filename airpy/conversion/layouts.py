@@ -143,6 +143,12 @@ def latent(name: str, tensor: LazyTensor, config: Config) -> Iterator[Named]:
     yield "self_attn.v_b_proj.weight", tensor.take(numbers[:, keys:].ravel(), (heads, values, rank))
 
 
+def from_second_position(name: str, tensor: LazyTensor, config: Config) -> Iterator[Named]:
+    """RoBERTa's positions begin behind that of padding: what no text has is left out."""
+    first = config.integer("pad_token_id", default=1, least=0) + 1
+    yield name, tensor.take(range(first, tensor.rows)) if name == "embeddings.position_embeddings.weight" else tensor
+
+
 # ---- of several tensors ----------------------------------------------------------------------------------------------
 
 

@@ -11,14 +11,16 @@ from collections.abc import Mapping
 
 Names = Mapping[str, str]
 
-_PREFIXES = ("model.", "transformer.", "gpt_neox.", "language_model.")
-_LAYER = re.compile(r"(?:layers|h|blocks)\.(\d{1,5})\.(.+)")
+_PREFIXES = ("model.", "transformer.", "gpt_neox.", "language_model.", "bert.", "roberta.", "encoder.")
+_LAYER = re.compile(r"(?:layers|layer|h|blocks)\.(\d{1,5})\.(.+)")
 _EXPERT = re.compile(r"(.+)\.experts\.(\d{1,5})\.(.+)")
 
 WHOLE: Names = {
     "embed_tokens": "token_embd", "wte": "token_embd", "word_embeddings": "token_embd", "embed_in": "token_embd",
     "tok_embeddings": "token_embd", "word_embeddings_layernorm": "token_embd_norm", "wpe": "position_embd",
     "norm": "output_norm", "ln_f": "output_norm", "norm_f": "output_norm", "final_layernorm": "output_norm",
+    "embeddings.word_embeddings": "token_embd", "embeddings.position_embeddings": "position_embd",
+    "embeddings.token_type_embeddings": "token_types", "embeddings.LayerNorm": "token_embd_norm",
     "final_layer_norm": "output_norm", "lm_head": "output", "embed_out": "output", "output": "output",
 }  # fmt: skip
 
@@ -41,7 +43,10 @@ LAYER: Names = {
     "self_attn.sinks": "attn_sinks", "self_attn.q_a_proj": "attn_q_a", "self_attn.q_a_layernorm": "attn_q_a_norm",
     "self_attn.q_b_proj": "attn_q_b", "self_attn.kv_a_proj_with_mqa": "attn_kv_a_mqa", "self_attn.kv_a_layernorm": "attn_kv_a_norm",
     "self_attn.k_b_proj": "attn_k_b", "self_attn.v_b_proj": "attn_v_b",
+    "attention.self.query": "attn_q", "attention.self.key": "attn_k", "attention.self.value": "attn_v",
+    "attention.output.dense": "attn_output", "attention.output.LayerNorm": "attn_output_norm", "output.LayerNorm": "layer_output_norm",
     # the feed-forward
+    "intermediate.dense": "ffn_up", "output.dense": "ffn_down",
     "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "mlp.gate_up_proj": "ffn_up",
     "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down", "mlp.fc1": "ffn_up", "mlp.fc2": "ffn_down",
     "mlp.dense_h_to_4h": "ffn_up", "mlp.dense_4h_to_h": "ffn_down", "ffn.up_proj": "ffn_up", "ffn.down_proj": "ffn_down",
@@ -66,7 +71,7 @@ EXPERT: Names = {
 }  # fmt: skip
 
 # Of buffers that follow from other numbers: rotary frequencies, masks.
-_LEFT_OUT = re.compile(r"\.(inv_freq|masked_bias|attn\.bias|attention\.bias)$")
+_LEFT_OUT = re.compile(r"\.(inv_freq|masked_bias|attn\.bias|attention\.bias|position_ids)$")
 
 
 def stem_of(name: str) -> tuple[int | None, str]:

@@ -29,6 +29,8 @@ def tokenizer_entries(folder: str, vocab: Vocab, config: Config) -> list[Entry]:
     entries = vocab.entries()
     entries += [(PREFIX + _NAMES[name], _U32, i) for name, i in ids.items()]
     entries += [(PREFIX + name, _BOOL, value) for name, value in _flags(own, vocab, ids).items()]
+    if config.first("type_vocab_size") is not None:
+        entries.append((PREFIX + "token_type_count", _U32, config.integer("type_vocab_size")))
     entries += _more_ends(entries, _ends(folder, config), ids.get("eos"))
     return entries + _templates(folder, own)
 
