@@ -133,6 +133,11 @@ MUTATIONS = [
              "air_columns x = columns_of(h, op, p->part, 0, columns);", "test_engine"),
     Mutation("every span is computed from its first chunk", "backend/host_products.c", "s->span.data + (uint64_t)from * w->row_bytes", "s->span.data + 0 * w->row_bytes",
              "test_model", "logits_are"),
+    Mutation("all rows have the first one's adapter", "backend/host_adapters.c", "h->pass->adapted[h->pass->sequences[row]]", "h->pass->adapted[0]",
+             "test_engine", "adapters_are"),
+    Mutation("an adapter has no scale", "backend/host_adapters.c", "y[r] *= adapted->scale;", "(void)y;", "test_engine", "adapters_are"),
+    Mutation("an adapter may change while sequences have it", "engine/adapter.c", "if (a && !st) atomic_store(&a->used, 1);",
+             "(void)0;", "test_engine", "adapters_are"),
     # memory
     Mutation("links are dealt as if all were the first", "memory/plan_shares.c", "c[i].link = air__link_rate(r, i);", "c[i].link = air__link_rate(r, 0);",
              "test_memory_plan_device", "what_streams"),
