@@ -27,10 +27,10 @@ gguf = pytest.importorskip("gguf")
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
-    """A checkpoint in three files whose matrices have rows of whole blocks, of some megabytes: several pieces a tensor."""
+    """A checkpoint in three files whose matrices have rows of whole blocks, and whose embedding is more than one piece."""
     description = checkpoints.describe("llama-gqa")
-    config = {**description["config"], "hidden_size": 512, "intermediate_size": 1536, "head_dim": 128, "vocab_size": 2500}
-    wide = {48: 512, 72: 1536, 24: 256, 272: 2500}
+    config = {**description["config"], "hidden_size": 256, "intermediate_size": 512, "head_dim": 64, "vocab_size": 4500}
+    wide = {48: 256, 72: 512, 24: 128, 272: 4500}
     tensors = {name: [wide[axis] for axis in shape] for name, shape in description["tensors"].items()}
     made = tmp_path_factory.mktemp("converted") / "wide"
     checkpoints.write_checkpoint(made, {**description, "config": config, "tensors": tensors}, shards=3)
@@ -50,7 +50,7 @@ def test_weights_stay_as_they_are_stored_unless_a_type_is_given(folder, tmp_path
     found = tensors_of(path)
     assert {t.tensor_type.name for name, t in found.items() if "norm" not in name} == {"BF16"}
     assert {t.tensor_type.name for name, t in found.items() if "norm" in name} == {"F32"}
-    stored = dict(checkpoints.weights({**checkpoints.describe("llama-gqa"), "tensors": {"model.embed_tokens.weight": [2500, 512]}}))
+    stored = dict(checkpoints.weights({**checkpoints.describe("llama-gqa"), "tensors": {"model.embed_tokens.weight": [4500, 256]}}))
     want = checkpoints.stored(stored["model.embed_tokens.weight"], "BF16")
     assert found["token_embd.weight"].data.tobytes() == want  # the first that is drawn
     assert fields_of(path)["general.name"] == "wide" and fields_of(path)["general.file_type"] == 32
