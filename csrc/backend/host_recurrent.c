@@ -1,6 +1,6 @@
 /* What goes on from one position of a sequence to the next, on the CPU: convolutions, whose jobs are some channels of a sequence, and
  * recurrences, whose jobs are its heads. A job walks all of the sequence's rows: step by step, so that bits do not depend on how a prompt
- * is cut into passes. Measured: beside the products of such a layer a prompt's steps take an eighth of the time (docs/performance.md). */
+ * is cut into passes. */
 #include "backend/host.h"
 
 #include <math.h>

@@ -33,9 +33,9 @@ typedef enum air_window_rope { AIR_WINDOW_ROPE_SAME, AIR_WINDOW_ROPE_UNSCALED /*
 typedef enum air_logit_scale { AIR_LOGIT_SCALE_NONE, AIR_LOGIT_SCALE_MULTIPLIES, AIR_LOGIT_SCALE_DIVIDES } air_logit_scale;
 typedef enum air_embed_scale { AIR_EMBED_SCALE_NONE, AIR_EMBED_SCALE_ROOT /* of embedding_length */ } air_embed_scale;
 
-/* What an architecture has in attention's place, in some layers: a short convolution between two gates, Mamba-2's state space, a gated
- * delta net. Those that the file gives no heads of keys and values (head_count_kv 0). */
-typedef enum air_mixer { AIR_MIXER_NONE, AIR_MIXER_SHORT_CONVOLUTION } air_mixer;
+/* What an architecture has in attention's place, in some layers: a short convolution between two gates, or Mamba-2's state space. Those
+ * that the file gives no heads of keys and values (head_count_kv 0). */
+typedef enum air_mixer { AIR_MIXER_NONE, AIR_MIXER_SHORT_CONVOLUTION, AIR_MIXER_STATE_SPACE } air_mixer;
 
 /* How an architecture routes where its files do not say. */
 typedef struct air_arch_experts {

@@ -380,11 +380,24 @@ static air_status read_experts(const reader *r)
     return read_gating(r, x);
 }
 
+static air_status read_state_space(const reader *r, air_recurrent_hparams *x)
+{
+    air_status st = read_i32(r, (field){"ssm.conv_kernel", 2, AIR_CONVOLVE_TAPS, 1}, &x->taps);
+    if (!st) st = read_i32(r, (field){"ssm.inner_size", 1, WIDEST, 1}, &x->inner);
+    if (!st) st = read_i32(r, (field){"ssm.state_size", 1, HEAD, 1}, &x->key_dim);
+    if (!st) st = read_i32(r, (field){"ssm.time_step_rank", 1, HEADS, 1}, &x->heads);
+    x->key_heads = 1;
+    if (!st) st = read_i32(r, (field){"ssm.group_count", 1, HEADS, 0}, &x->key_heads);
+    if (st || (x->inner % x->heads == 0 && x->heads % x->key_heads == 0)) return st;
+    return air_fail(r->err, AIR_E_FORMAT, "%s: ssm.inner_size %d is not divided by ssm.time_step_rank %d, or that not by ssm.group_count "
+                    "%d", r->hp->arch, x->inner, x->heads, x->key_heads);
+}
+
 static air_status read_recurrent(const reader *r)
 {
     air_recurrent_hparams *x = &r->hp->recurrent;
     if (r->arch->mixer == AIR_MIXER_SHORT_CONVOLUTION) return read_i32(r, (field){"shortconv.l_cache", 2, AIR_CONVOLVE_TAPS, 1}, &x->taps);
-    return AIR_OK;
+    return r->arch->mixer == AIR_MIXER_STATE_SPACE ? read_state_space(r, x) : AIR_OK;
 }
 
 /* Layers that foretell a second token, behind the others, are left alone. */

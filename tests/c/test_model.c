@@ -114,6 +114,10 @@ static int32_t uses_of(const air_program *p, int32_t weight)
         n += (x->gate == weight) + (x->up == weight) + (x->down == weight) + (x->bias == weight);
         n += (x->gate_bias == weight) + (x->up_bias == weight) + (x->down_bias == weight);
     }
+    for (int32_t i = 0; p->recurrent && i < p->n_layers; i++) {
+        const air_recurrent_shape *x = &p->recurrent[i];
+        if (x->heads) n += (x->rate == weight) + (x->step_bias == weight) + (x->skip == weight);
+    }
     for (int32_t i = 0; i < p->n_ops; i++) n += (p->ops[i].weight == weight) + (p->ops[i].bias == weight);
     return n;
 }

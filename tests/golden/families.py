@@ -75,6 +75,14 @@ MOE = {**GROUPS, "num_experts": 8, "num_experts_per_tok": 3}
 # GPT-2's and its relatives' names of the same.
 GPT = {"n_embd": 40, "n_inner": 72, "n_layer": 2, "n_head": 4, "n_positions": 128, "n_ctx": 128}
 
+HYBRID = {"hidden_size": 24, "num_hidden_layers": 3, "layer_types": ["mamba", "attention", "mamba"], "mamba_d_state": 10, "mamba_d_head": 8,
+          "mamba_expand": 2, "mamba_d_conv": 4, "mamba_chunk_size": 16, "embedding_multiplier": 3.0, "residual_multiplier": 0.5,
+          "logits_scaling": 2.0, "attention_multiplier": 0.4}
+HYBRID_KEYS = {"embedding_scale": "embedding_multiplier", "residual_scale": "residual_multiplier", "logit_scale": "logits_scaling",
+               "attention.scale": "attention_multiplier", "rope.scaling.finetuned": False, "ssm.conv_kernel": "mamba_d_conv",
+               "ssm.inner_size": 48, "ssm.state_size": "mamba_d_state", "ssm.time_step_rank": "mamba_n_heads",
+               "ssm.group_count": "mamba_n_groups"}
+
 VARIANTS = {
     "llama": Variant("Llama", "llama", {**UNTIED, "num_key_value_heads": 2}),
     "llama-gqa": Variant("Llama", "llama", {**GROUPS, "hidden_size": 48, "num_hidden_layers": 3}, {"rope_theta": 500000.0}),
@@ -246,6 +254,14 @@ VARIANTS = {
                                                       "n_shared_experts": 1, "pad_token_id": None}, HALF, layout=("fused", "experts"),
                            keys={**ROUTED_KEYS, "expert_group_count": "n_group", "expert_group_used_count": "topk_group",
                                  "expert_gating_func": 2}),
+    "granitehybrid": Variant("GraniteMoeHybrid", "granitehybrid", {**GROUPS, **HYBRID, "mamba_n_groups": 2, "mamba_n_heads": 6,
+                                                                   "num_local_experts": 0, "shared_intermediate_size": 72},
+                             layout=("interleaved", "mamba2", "convolutions"), keys=HYBRID_KEYS, quiet=3.0),
+    "granitehybrid-moe": Variant("GraniteMoeHybrid", "granitehybrid", {**GROUPS, **HYBRID, "mamba_n_groups": 1, "mamba_n_heads": 6,
+                                                                       "num_local_experts": 4, "num_experts_per_tok": 2,
+                                                                       "intermediate_size": 24, "shared_intermediate_size": 40},
+                                 layout=("interleaved", "mamba2", "convolutions", "experts"),
+                                 keys={**HYBRID_KEYS, "expert_shared_feed_forward_length": "shared_intermediate_size"}, quiet=3.0),
 }
 
 
@@ -371,6 +387,23 @@ def latent(tensors: Tensors, config: Any) -> Tensors:
         yield name.replace("kv_b_proj", "v_b_proj"), heads[:, config.qk_nope_head_dim:]
 
 
+def mamba2(tensors: Tensors, config: Any) -> Tensors:
+    """Mamba-2's vectors as columns, the rate itself instead of its logarithm; Granite's feed-forward for all rows in its parts."""
+    for name, w in tensors:
+        name = name.replace("dt_bias", "dt_proj.bias")
+        if name.endswith(("A_log", ".D")):
+            w = (-np.exp(w) if name.endswith("A_log") else w)[:, None]
+        if name.endswith("mamba.norm.weight"):
+            w = w.reshape(config.mamba_n_groups, -1)
+        stem, _, kind = name.partition("shared_mlp.")
+        of = "mlp.shared_expert" if config.num_local_experts else "mlp"
+        if kind == "input_linear.weight":
+            for part, half in zip(("gate", "up"), np.split(w, 2), strict=True):
+                yield f"{stem}{of}.{part}_proj.weight", half
+        else:
+            yield f"{stem}{of}.down_proj.weight" if kind else name, w
+
+
 def convolutions(tensors: Tensors, config: Any) -> Tensors:
     """Weights of a convolution of single channels: channels by taps."""
     for name, w in tensors:
@@ -379,7 +412,7 @@ def convolutions(tensors: Tensors, config: Any) -> Tensors:
 
 LAYOUTS: dict[str, Callable[[Tensors, Any], Tensors]] = {
     f.__name__: f for f in (interleaved, one_more, transposed, by_head, by_group, fused, stacked_norms, experts, gates_in_turn,
-                                  turned_experts, latent, convolutions)}
+                                  turned_experts, latent, mamba2, convolutions)}
 
 
 # ---- ALiBi, for a reference that has it not ----------------------------------------------------------------------------

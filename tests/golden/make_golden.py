@@ -34,7 +34,7 @@ PROMPT, NEW = 48, 24
 LEAST_GAP = 0.02                    # of greedy choices; float32 engines differ by about 1e-5 here
 LEAST_TOKENS = 12                   # different ones among the greedy choices: a loop would test little
 EMBEDDINGS = ("lm_head", "model.embed", "embed_in", "embed_out", "wte", "word_embeddings.")
-RECURRENT = {"conv"}                # layers, as transformers calls them, that GGUF gives no heads of keys and values
+RECURRENT = {"conv", "linear_attention"}                # layers, as transformers calls them, that GGUF gives no heads of keys and values
 LAST_NORMS = ("model.norm.weight", "model.embedding_norm.weight", "transformer.ln_f.weight")
 
 
@@ -63,7 +63,9 @@ def build(variant: Variant, seed: int) -> Any:
     with torch.no_grad():
         for name, p in model.named_parameters():
             noise = torch.randn(p.shape)
-            if name.endswith("bias"):
+            if name.endswith("A_log"):
+                p.copy_(0.5 * noise - 1.5)      # what is seen is remembered for some ten positions
+            elif name.endswith("bias"):
                 p.copy_(0.1 * noise)
             elif p.ndim == 1 or "norm" in name:
                 size = variant.quiet if name in LAST_NORMS else 1 / variant.quiet if "embeddings_layernorm" in name else 1
@@ -187,7 +189,7 @@ def key_value_heads_of(config: Any) -> int | list[int]:
     if getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False):
         return 1
     heads = int(first_of(config, "num_kv_heads", "num_key_value_heads") or config.num_attention_heads)
-    kinds = first_of(config, "layers_block_type", "layer_types") or []
+    kinds = getattr(config, "layer_types", None) or []
     return [0 if kind in RECURRENT else heads for kind in kinds] if set(kinds) & RECURRENT else heads
 
 

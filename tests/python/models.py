@@ -20,10 +20,10 @@ GOLDEN_NAMES = sorted(path.stem for path in GOLDEN.glob("*.npz"))
 MIXTURES = [  # of them, those with experts
     "bailingmoe", "bailingmoe2", "deepseek", "deepseek2-glm", "deepseek2-lite", "deepseek2-v2", "deepseek2-v3", "dots1", "ernie4-5-moe",
     "glm4moe", "glm4moe-air", "gpt-oss", "granitemoe", "hunyuan-moe", "llama4", "minimax-m2", "mixtral", "olmoe", "phimoe", "qwen2moe",
-    "qwen3moe",
+    "qwen3moe", "granitehybrid-moe",
 ]  # fmt: skip
 CPU_ALONE = [name for name in GOLDEN_NAMES if name.startswith("deepseek2") or name in ("llama4", "mistral3")]  # whose ops no GPU has
-RECURRENT = ["lfm2"]  # those with layers that have a state of fixed size, which none computes either
+RECURRENT = ["granitehybrid", "granitehybrid-moe", "lfm2"]  # those with layers that have a state of fixed size, which none computes either
 RATES: dict[str, Any] = {
     "disk": 1e9, "block_bytes": 1 << 20, "depth": 4, "memory": 1e10, "product": {"Q8_0": 8e9, "F32": 8e9},
     "product_columns": {"Q8_0": 8e10, "F32": 8e10}, "link": 5e9, "device": 5e11,

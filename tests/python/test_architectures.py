@@ -194,6 +194,14 @@ OTHERS = {  # source, keys, tensors, exception, what its message says: what only
     "matrices of every head": (
         "deepseek2-v3", {}, {"blk.1.attn_v_b.weight": np.zeros((3, 10, 24), np.float32)}, "ModelError",
         r"attn_v_b.weight is \[24, 10, 3, 1\], but needs \[24, 10, 4\] \(attention.kv_lora_rank, attention.value_length_mla, head_count"),
+    "a state of no size": ("granitehybrid", {"granitehybrid.ssm.state_size": None}, {}, "FormatError", r"no granitehybrid.ssm.state_size"),
+    "heads that do not share groups of keys": (
+        "granitehybrid", {"granitehybrid.ssm.group_count": 4}, {}, "FormatError",
+        r"ssm.inner_size 48 is not divided by ssm.time_step_rank 6, or that not by ssm.group_count 4"),
+    "a state of other keys": (
+        "granitehybrid", {"granitehybrid.ssm.state_size": 12}, {}, "ModelError",
+        r"blk.0.ssm_in.weight is \[24, 142, 1, 1\], but needs \[24, 150\]"),
+    "a layer without its rates": ("granitehybrid", {}, {"blk.2.ssm_a": None}, "ModelError", r"no tensor blk.2.ssm_a, which granitehybrid"),
     "a convolution of one tap": ("lfm2", {"lfm2.shortconv.l_cache": 1}, {}, "FormatError", r"lfm2.shortconv.l_cache is 1"),
     "a convolution of no known length": ("lfm2", {"lfm2.shortconv.l_cache": None}, {}, "FormatError", r"no lfm2.shortconv.l_cache"),
     "a convolution of other taps": (

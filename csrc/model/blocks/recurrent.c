@@ -27,10 +27,53 @@ static void short_convolution(air_builder *b, int32_t layer, int32_t in, int32_t
     air__block_residual(b, layer, x, (air_op){.in = out, .weight = last, .bias = AIR_NONE}, AIR_BLOCK_ATTENTION);
 }
 
+/* Mamba-2's (arXiv 2405.21060): of Win in the gate z, the channels of values, keys and queries (x, B and C), which are convolved, and each
+ * head's step; x += Wout · norm(recurrence * f(z)), the norm by groups that share keys, of files that have it. */
+static void state_space(air_builder *b, int32_t layer, int32_t in, int32_t x)
+{
+    static const char why[] = "ssm.inner_size, ssm.group_count x ssm.state_size and ssm.time_step_rank", name[] = "blk.%d.ssm_in.weight";
+    const air_recurrent_hparams *h = &b->hp->recurrent;
+    int64_t e = b->hp->n_embd, inner = h->inner, channels = inner + 2 * (int64_t)h->key_heads * h->key_dim;
+    int64_t all = inner + channels + h->heads;
+    int32_t own = h->inner / h->key_heads;
+    air_recurrent_shape *shape = air__recurrent(b, layer);
+    if (!shape) return;
+    *shape = (air_recurrent_shape){
+        .channels = (int32_t)channels, .taps = h->taps, .kind = AIR_RECURRENCE_STATE_SPACE, .heads = h->heads, .key_heads = h->key_heads,
+        .key_dim = h->key_dim, .value_dim = h->inner / h->heads, .v = 0, .k = h->inner, .q = h->inner + h->key_heads * h->key_dim,
+        .rate = air__vectors(b, AIR_REQUIRED, h->heads, 1, "ssm.time_step_rank", "blk.%d.ssm_a", layer),
+        .step_bias = air__vector(b, AIR_REQUIRED, h->heads, "ssm.time_step_rank", "blk.%d.ssm_dt.bias", layer),
+        .skip = air__vectors(b, AIR_REQUIRED, h->heads, 1, "ssm.time_step_rank", "blk.%d.ssm_d", layer),
+    };
+    int32_t z = air__buffer(b, "gate", inner, AIR_ROWS_ALL), mixed = air__buffer(b, "mixed", channels, AIR_ROWS_ALL);
+    int32_t steps = air__buffer(b, "steps", h->heads, AIR_ROWS_ALL), seen = air__buffer(b, "convolved", channels, AIR_ROWS_ALL);
+    int32_t out = air__buffer(b, "recurrent", inner, AIR_ROWS_ALL);
+    (void)product(b, layer, in, z, air__matrix_part(b, (air_part){0, inner, all}, e, why, name, layer), AIR_EPILOGUE_SET);
+    (void)product(b, layer, in, mixed, air__matrix_part(b, (air_part){inner, channels, all}, e, why, name, layer), AIR_EPILOGUE_SET);
+    (void)product(b, layer, in, steps, air__matrix_part(b, (air_part){inner + channels, h->heads, all}, e, why, name, layer),
+                  AIR_EPILOGUE_SET);
+    air__emit(b, (air_op){.kind = AIR_OP_CONVOLVE, .layer = layer, .in = mixed, .in2 = AIR_NONE, .out = seen,
+                          .activation = AIR_ACTIVATION_SILU,
+                          .weight = air__vectors(b, AIR_REQUIRED, channels, h->taps, "ssm.conv_kernel, the channels of ssm_in",
+                                                 "blk.%d.ssm_conv1d.weight", layer),
+                          .bias = air__bias(b, AIR_BIAS_OPTIONAL, channels, "blk.%d.ssm_conv1d.bias", layer)});
+    air__emit(b, (air_op){.kind = AIR_OP_SCAN, .layer = layer, .in = seen, .in2 = steps, .out = out, .weight = AIR_NONE, .bias = AIR_NONE});
+    air__emit(b, (air_op){.kind = AIR_OP_MULTIPLY, .layer = layer, .in = z, .in2 = AIR_NONE, .out = out, .weight = AIR_NONE,
+                          .bias = AIR_NONE, .activation = AIR_ACTIVATION_SILU});
+    if (air__has(b, "blk.%d.ssm_norm.weight", layer))
+        air__emit(b, (air_op){.kind = AIR_OP_RMS_NORM, .layer = layer, .in = out, .in2 = AIR_NONE, .out = out, .bias = AIR_NONE,
+                              .head_dim = own, .heads = h->key_heads, .eps = (float)b->hp->norm_eps,
+                              .weight = air__vectors(b, AIR_REQUIRED, h->key_heads, own, "ssm.group_count, ssm.inner_size",
+                                                     "blk.%d.ssm_norm.weight", layer)});
+    int32_t last = air__matrix(b, e, inner, "embedding_length, ssm.inner_size", "blk.%d.ssm_out.weight", layer);
+    air__block_residual(b, layer, x, (air_op){.in = out, .weight = last, .bias = AIR_NONE}, AIR_BLOCK_ATTENTION);
+}
+
 void air__block_recurrent(air_builder *b, int32_t layer, int32_t in, int32_t x)
 {
     switch (b->arch->mixer) {
     case AIR_MIXER_SHORT_CONVOLUTION: short_convolution(b, layer, in, x); break;
+    case AIR_MIXER_STATE_SPACE: state_space(b, layer, in, x); break;
     case AIR_MIXER_NONE: break; /* such layers are refused */
     }
 }
