@@ -222,7 +222,7 @@ typedef struct walker {
 /* Whether the stage takes threads long enough, some microseconds, that a look at the clock is nothing beside it. */
 static int is_worth_noting(const air_backend *h)
 {
-    enum { BYTES = 128 << 10 }; /* that a thread reads */
+    enum { BYTES = 256 << 10 }; /* that a thread reads */
     const air__stage *s = h->stage;
     if (!h->timeline || s->kind == AIR__STAGE_EXPERTS) return h->timeline != NULL;
     uint64_t bytes = s->bytes, rows = (uint64_t)h->pass->rows;
