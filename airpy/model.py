@@ -504,8 +504,8 @@ class Model:
         pass over the one there was), stall_ms (per pass), prompt_ms, prompt_tokens, reused_tokens,
         new_tokens. Since open: budget, peak_ram (the process's anonymous memory above the value at open, or what the engine held
         where that is more or other models were open; peak_ram_is says which), held, held_by, passes, disk_bytes, ram_bytes,
-        total_reused_tokens; of mixtures of experts, expert_hits (asked for and in memory) and expert_misses. Of the last pass:
-        layer_busy_ms, layer_stall_ms."""
+        total_reused_tokens; of mixtures of experts, expert_hits (asked for and in memory; of them expert_device_hits in VRAM) and
+        expert_misses. Of the last pass: layer_busy_ms, layer_stall_ms."""
         stats = self._engine.stats()
         busy, stall = self._engine.layer_times()
         self._memory.sample(now=True)
@@ -522,6 +522,7 @@ class Model:
             "ram_bytes": stats["pager_ram_bytes"],
             "pinned_bytes": stats["pager_pinned_bytes"],
             "expert_hits": stats["pager_expert_hits"],
+            "expert_device_hits": stats["pager_expert_device_hits"],
             "expert_misses": stats["pager_expert_misses"],
             "total_reused_tokens": self._reused,
             "layer_busy_ms": [ns / 1e6 for ns in busy],
@@ -611,7 +612,9 @@ class Model:
         if self._teaches and stall_ns > 0.3 * pass_ns:  # the disk was what it waited for
             with self._lock:
                 self._learned.add(cost, tokens)
-        if self._machine is not None and self._warm:
+        # What crosses a link of a mixture's experts is foretold as if all were used alike, which teaches nothing of rates.
+        guessed = bool(self._gpus) and self._solved["expert_weight_bytes"] > 0
+        if self._machine is not None and self._warm and not guessed:
             with self._lock:
                 if what := self._computed_as(cost, rows):
                     self._computed[what].add(cost, tokens)

@@ -30,7 +30,7 @@ _COUNTS = (
     "n_device_tiles", "device_pin_bytes", "device_weight_bytes", "device_ring_bytes", "device_state_bytes", "device_activation_bytes",
     "device_activation_bytes_full", "device_part_bytes", "n_host_tiles", "host_weight_bytes", "share_bytes", "staging_bytes",
     "away_blocks", "device_shuttle_bytes", "device_graph_bytes", "expert_weight_bytes", "expert_token_bytes", "expert_bytes",
-    "expert_bytes_full",
+    "expert_bytes_full", "device_expert_bytes",
 )  # fmt: skip
 _HELPER = ("budget", "fixed", "buffer_bytes", "ring_bytes", "pin_bytes", "weight_bytes", "linked_bytes", "n_tiles", "linked_tiles")
 _WORK = ("weight_bytes", "linked_bytes", "link_s", "device_s")
@@ -82,7 +82,7 @@ class Plan:
         plan = cls(data)
         data["more_ram"] = plan._outlook(gguf, options, "max_ram", plan["budget"], plan.lacking_bytes)
         if plan.on_device:
-            data["more_vram"] = plan._outlook(gguf, options, "max_vram", plan["device_budget"], plan.away_bytes)
+            data["more_vram"] = plan._outlook(gguf, options, "max_vram", plan["device_budget"], plan.lacking_vram)
         return cls(data)
 
     @classmethod
@@ -172,13 +172,23 @@ class Plan:
 
     @property
     def away_bytes(self) -> int:
-        """Weight bytes that no device holds."""
+        """Weight bytes that no device holds, experts of mixtures apart."""
         return self["weight_bytes"] - self["device_weight_bytes"] if self.on_device else 0
 
     @property
     def linked_bytes(self) -> int:
         """Weight bytes that cross the link to the device, or several links, in a pass of a token; the CPU computes with the others."""
         return self.away_bytes - self["host_weight_bytes"] if self.on_device else 0
+
+    @property
+    def lacking_vram(self) -> int:
+        """Weight bytes that are not in VRAM: more of it would keep them."""
+        return self.away_bytes + max(0, self["expert_weight_bytes"] - self["device_expert_bytes"]) if self.on_device else 0
+
+    @property
+    def _linked_experts(self) -> int:
+        """Bytes of experts that a token is expected to bring over the link."""
+        return int(self["expert_token_bytes"] * (1 - self["device_expert_hit"])) if self.on_device else 0
 
     @property
     def streamed_bytes(self) -> int:
@@ -188,7 +198,8 @@ class Plan:
     @property
     def lacking_bytes(self) -> int:
         """Weight bytes that are not in memory: more of it would keep them, with an empty context."""
-        return 0 if self["io"] == "mmap" else self._streamed_tiles + max(0, self["expert_weight_bytes"] - self["expert_bytes"])
+        held = self["expert_bytes"] + self["device_expert_bytes"]
+        return 0 if self["io"] == "mmap" else self._streamed_tiles + max(0, self["expert_weight_bytes"] - held)
 
     @property
     def _streamed_tiles(self) -> int:
@@ -211,7 +222,8 @@ class Plan:
         if not self.on_device:
             return {}
         here = self["host_weight_bytes"]
-        return {"device": self["weight_bytes"] - here, "link": self.linked_bytes, "compute": here, "disk": self.streamed_bytes}
+        device, link = self["weight_bytes"] - here + self["expert_token_bytes"], self.linked_bytes + self._linked_experts
+        return {"device": device, "link": link, "compute": here, "disk": self.streamed_bytes}
 
     @property
     def _unknown(self) -> list[str]:
@@ -320,12 +332,16 @@ class Plan:
         for label, types, size, shares in self._weight_rows():
             lines.append(f"{label:<22}{types:<14}{format_size(size):>10}" + "".join(f"{share:>12}" for share in shares))
         if self.has_experts:
-            used, hit = format_size(self["expert_token_bytes"]), f"{100 * self['expert_hit']:.0f} %"
-            lines.append(f"a token uses {used} of experts; {hit} of them are in memory if all are used alike, more if some are used most")
+            used, where = format_size(self["expert_token_bytes"]), f"{100 * self['expert_hit']:.0f} % of them are in memory"
+            if self.on_device:
+                where = f"{100 * self['device_expert_hit']:.0f} % of them are in VRAM, {where.replace(' of them are', '')}"
+            lines.append(f"a token uses {used} of experts; {where} if all are used alike, more if some are used most")
         if self.on_device:
-            homes = [self["device_weight_bytes"], self.away_bytes - self.streamed_bytes, self.streamed_bytes]
+            size = self["weight_bytes"] + self["expert_token_bytes"]
+            device = self["device_weight_bytes"] + self["expert_token_bytes"] - self._linked_experts
+            homes = [device, size - device - self.streamed_bytes, self.streamed_bytes]
             sizes = "".join(f"{format_size(size):>12}" for size in homes)
-            lines.append(f"{'of a pass in all':<36}{format_size(self['weight_bytes']):>10}{sizes}")
+            lines.append(f"{'of a pass in all':<36}{format_size(size):>10}{sizes}")
         return lines
 
     def _shares(self, size: float, device: float, pinned: float) -> list[str]:
@@ -384,6 +400,7 @@ class Plan:
             ("KV cache on its way", self["device_shuttle_bytes"], "", 0),
             ("CUDA graph", self["device_graph_bytes"], "", 0),
             ("weights that stay", self["device_pin_bytes"], "pin_bytes", self["pin_bytes_full"]),
+            ("experts used most", self["device_expert_bytes"], "", self["expert_bytes_full"]),
         ]
         return [(name, one, *(helper.get(key, 0) for helper in helpers), ram) for name, one, key, ram in rows]
 
@@ -404,6 +421,8 @@ class Plan:
             else:
                 why = "the first holds all weights, and handing over to another one costs more than it saves"
                 lines.append(f"{name:<26}   idle: {why}")
+        if self.has_experts:
+            lines.append("experts of mixtures are computed by GPU 1 alone, which has them in its VRAM and over its link")
         return lines
 
     def _text_idle(self, work: Mapping[str, Any]) -> str:
@@ -434,7 +453,7 @@ class Plan:
             f"{format_time(self['prompt_s'])}{least}{together}"
         )
         if self.on_device:
-            lines.append(f"more VRAM     {self._text_more('max_vram', self.away_bytes, 'is away from VRAM')}")
+            lines.append(f"more VRAM     {self._text_more('max_vram', self.lacking_vram, 'is away from VRAM')}")
         lines.append(f"more RAM      {self._text_more('max_ram', self.lacking_bytes, 'streams')}")
         return lines
 
@@ -554,8 +573,7 @@ def _checked(data: Any) -> dict[str, Any]:
         wrong.append("io")
     if plan.get("kv_dtype") not in _STATES:
         wrong.append("kv_dtype")
-    if not (_is_number(plan.get("expert_hit")) and plan["expert_hit"] <= 1):
-        wrong.append("expert_hit")
+    wrong += [name for name in ("expert_hit", "device_expert_hit") if not (_is_number(plan.get(name)) and plan[name] <= 1)]
     if plan.get("bound") not in _BOUNDS:
         wrong.append("bound")
     devices, work = data.get("devices"), plan.get("work")

@@ -251,6 +251,9 @@ static air_cuda_host_layout host_layout_of(const air_backend *h, int64_t rows, i
     l.logits = cut(&at, w * (size_t)p->n_vocab * sizeof(float));
     l.candidates = cut(&at, air_device_candidate_bytes(n_wanted, AIR_DEVICE_CANDIDATES));
     l.hidden = cut(&at, w * (size_t)p->n_embd * sizeof(float));
+    size_t sent = n * (size_t)air_device_sent_most(p);
+    l.routing = cut(&at, 2 * sent * sizeof(float));
+    l.sent = cut(&at, 2 * sent * sizeof(int32_t));
     l.total = at;
     return l;
 }
@@ -327,6 +330,7 @@ static air_status close_all(air_backend *h)
     air_cuda_share_close(h);
     air_cuda_weights_close(h);
     air_cuda_shuttle_close(h);
+    air_cuda_experts_close(h);
     drop_free_state(h);
     for (cudaEvent_t event : h->marks)
         if (event) (void)cudaEventDestroy(event);
@@ -383,6 +387,7 @@ try {
     if (!st) st = open_streams(h, err);
     if (!st) st = air_cuda_weights_open(h, config, err);
     if (!st) st = air_cuda_shuttle_open(h, config, err);
+    if (!st) st = air_cuda_experts_open(h, config, err);
     if (!st) st = load_tables(h, err);
     if (!st) st = air_cuda_share_open(h, config, err);
     int64_t k = config->cublas ? air_device_cublas_k(h->program) : 0;
@@ -418,30 +423,41 @@ static const char *cuda_kernels(const air_backend *h)
     return "cuda";
 }
 
+static air_status matrix_supports(const air_program *program, int32_t weight, air_error *err)
+{
+    const air_weight *w = &program->weights[weight];
+    const air_format *format = air_format_by_id(w->type);
+    if (air_cuda_product_supports(w->type)) return AIR_OK;
+    return air_fail(err, AIR_E_UNSUPPORTED, "cuda: %s is of type %s, which has no kernel; use device \"cpu\"", w->name,
+                    format ? format->name : "unknown");
+}
+
 static air_status cuda_supports(const air_program *program, air_error *err)
 {
-    if (program->mixtures)
-        return air_fail(err, AIR_E_UNSUPPORTED, "cuda: mixtures of experts are computed by the CPU alone; use device \"cpu\"");
+    air_status st = AIR_OK;
     if (program->bidirectional || program->logits == AIR_NONE)
         return air_fail(err, AIR_E_UNSUPPORTED, "cuda: models that read a text from both ends are computed by the CPU alone; use device "
                         "\"cpu\"");
-    for (int32_t i = 0; i < program->n_layers; i++)
+    if (program->recurrent)
+        return air_fail(err, AIR_E_UNSUPPORTED, "cuda: layers with a recurrent state are computed by the CPU alone; use device \"cpu\"");
+    for (int32_t i = 0; i < program->n_layers; i++) {
         if (program->attention[i].values_in_keys)
             return air_fail(err, AIR_E_UNSUPPORTED, "cuda: attention over a compressed state (MLA) is computed by the CPU alone; use device "
                             "\"cpu\"");
-    if (program->recurrent)
-        return air_fail(err, AIR_E_UNSUPPORTED, "cuda: layers with a recurrent state are computed by the CPU alone; use device \"cpu\"");
-    for (int32_t i = 0; i < program->n_ops; i++) {
-        if (program->ops[i].kind == AIR_OP_TEMPER)
-            return air_fail(err, AIR_E_UNSUPPORTED, "cuda: scores tempered by position are computed by the CPU alone; use device \"cpu\"");
-        if (program->ops[i].kind != AIR_OP_PRODUCT) continue;
-        const air_weight *w = &program->weights[program->ops[i].weight];
-        const air_format *format = air_format_by_id(w->type);
-        if (!air_cuda_product_supports(w->type))
-            return air_fail(err, AIR_E_UNSUPPORTED, "cuda: %s is of type %s, which has no kernel; use device \"cpu\"", w->name,
-                            format ? format->name : "unknown");
+        if (program->mixtures && program->mixtures[i].weighs_input)
+            return air_fail(err, AIR_E_UNSUPPORTED, "cuda: experts whose input is weighed are computed by the CPU alone; use device \"cpu\"");
     }
-    return AIR_OK;
+    for (int32_t i = 0; i < program->n_ops && !st; i++) {
+        const air_op *op = &program->ops[i];
+        if (op->kind == AIR_OP_TEMPER)
+            return air_fail(err, AIR_E_UNSUPPORTED, "cuda: scores tempered by position are computed by the CPU alone; use device \"cpu\"");
+        if (op->kind == AIR_OP_PRODUCT) st = matrix_supports(program, op->weight, err);
+        if (op->kind != AIR_OP_EXPERTS) continue;
+        const air_mixture *m = &program->mixtures[op->layer];
+        for (int32_t weight : {m->gate, m->up, m->down})
+            if (!st) st = matrix_supports(program, weight, err);
+    }
+    return st;
 }
 
 /* --- state --- */

@@ -1,5 +1,5 @@
 /* cuda/backend.h: inside the CUDA backend: what its files share. backend.cu: life, memory, the vtable; weights.cu: how weights come to the
- * the devices; shuttle.cu: how state does that lies in the host's memory; pass.cu: the walk over a program; graph.cu: passes alike, as one
+ * the devices; shuttle.cu: how state does that lies in the host's memory; experts.cu: mixtures; pass.cu: the walk over a program; graph.cu: passes alike, as one
  * launch; share.cu: what other devices and the CPU compute of products; probe.cu: how fast a device does such things; links.cu: how fast
  * several are copied to at once.
  *
@@ -20,6 +20,7 @@
 enum {
     AIR_CUDA_READING = 2,                /* spans of memory that the feed uses again: as many as may be held when it is asked for the next */
     AIR_CUDA_LAYERS_AHEAD = 2,           /* that the host may have enqueued beyond the one being computed */
+    AIR_CUDA_EXPERT_TURNS = 8,           /* experts computed with last whose ends can be told apart */
 };
 
 /* Fails with what a call returned, and forgets it; `what` says what was to be done. AIR_E_NOMEM for memory, else AIR_E_DEVICE. */
@@ -145,6 +146,29 @@ air_status air_cuda_shuttle_await(air_backend *h, int32_t layer, air_error *err)
 air_status air_cuda_shuttle_leave(air_backend *h, int32_t layer, air_error *err);
 const uint8_t *air_cuda_shuttle_layer(const air_backend *h, int32_t layer); /* the buffer it comes to */
 
+/* --- experts.cu --- */
+
+struct air_cuda_experts {
+    uint8_t *memory;               /* of the feed's places; NULL where the program has no mixtures */
+    std::vector<uint64_t> used_by; /* [places]: the turn in which it was computed with last, 0: none */
+    uint64_t turns, reads;         /* experts computed with; copies begun from page-locked memory */
+    cudaEvent_t routed, copied;    /* the routing is down; the last expert's copy is done */
+    cudaEvent_t used[AIR_CUDA_EXPERT_TURNS], read[AIR_CUDA_READING]; /* by turn, and by read */
+    air_expert held[AIR_CUDA_READING]; /* being copied from, the oldest first; the last reads are theirs */
+    int n_held;
+    /* Of a layer: of each expert, times that rows are sent to it, those of generated rows, and where they begin; those that get any. */
+    int32_t rows[AIR_EXPERTS_MOST], generated[AIR_EXPERTS_MOST], first[AIR_EXPERTS_MOST];
+    int32_t asked[AIR_EXPERTS_MOST], asked_rows[AIR_EXPERTS_MOST], n_asked;
+};
+
+air_status air_cuda_experts_open(air_backend *h, const air_backend_config *config, air_error *err);
+void air_cuda_experts_close(air_backend *h);
+/* AIR_OP_ROUTE and AIR_OP_EXPERTS; the second waits for the first. */
+air_status air_cuda_experts_route(air_backend *h, const air_op *op, air_error *err);
+air_status air_cuda_experts_run(air_backend *h, const air_op *op, air_error *err);
+/* When no copy is under way any more: gives the feed what it lent, or after a failure forgets it. */
+void air_cuda_experts_drain(air_backend *h, bool well);
+
 /* --- share.cu: what others than the first device compute of products --- */
 
 /* A way for results into the first device: parts in its memory, in turns. */
@@ -189,6 +213,8 @@ void air_cuda_share_reset(air_backend *h);
 int64_t air_cuda_columns_alike(const air_backend *h, const air_op *op, int64_t c, int64_t n, int64_t most, air_row_role *role);
 /* Whether rows of a buffer are of that role in this pass. */
 bool air_cuda_has_role(const air_backend *h, int32_t buffer, air_row_role role);
+/* Makes the 8-bit form of a buffer of the pass, if it is not there. */
+air_status air_cuda_quantize_buffer(air_backend *h, int32_t buffer, air_error *err);
 /* Where a layer's K begins in a block; its V is right behind. */
 size_t air_cuda_layer_offset(const air_backend *h, int32_t layer);
 
@@ -232,7 +258,7 @@ air_status air_cuda_probe_links(const int32_t *devices, int32_t n, uint64_t byte
 
 /* Offsets of what goes up and comes down in the page-locked memory of a pass. */
 struct air_cuda_host_layout {
-    size_t embed, cos, sin, tokens, blocks, logits, candidates, hidden, total;
+    size_t embed, cos, sin, tokens, blocks, logits, candidates, hidden, routing, sent, total;
 };
 
 struct air_backend {
@@ -248,6 +274,7 @@ struct air_backend {
 
     air_cuda_weights weights;
     air_cuda_shuttle shuttle;
+    air_cuda_experts experts;
     void *vectors;                     /* float32, made in the first pass */
     std::vector<const float *> vector_of; /* [n_weights], as soon as they are */
     std::vector<const float *> slopes_of; /* [n_layers], likewise */

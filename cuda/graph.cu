@@ -3,7 +3,7 @@
  * inputs' way up to its results' way down, and launched again for every one that follows, until one is not.
  *
  * A graph is launched as a whole: it can be cancelled before it begins, and layers have no times of their own. The feed is not asked for
- * anything: it stands between two passes. What launchers are given by value must be the same for passes alike: they go by max_position,
+ * anything: it stands between two passes; those over mixtures, which ask it for experts, are walked. What launchers are given by value must be the same for passes alike: they go by max_position,
  * not by positions, which are the kernels' to read. */
 #include <stdatomic.h>
 
@@ -12,7 +12,7 @@
 bool air_cuda_graph_takes(const air_backend *h)
 {
     const air_pass *p = h->pass;
-    if (h->graph.refused || !p->n_wanted || p->n_away || !air_cuda_weights_resident(h)) return false;
+    if (h->graph.refused || !p->n_wanted || p->n_away || h->program->mixtures || !air_cuda_weights_resident(h)) return false;
     for (int64_t r = 0; r < p->rows; r++)
         if (p->roles[r] != AIR_ROW_GENERATED) return false;
     return true;

@@ -77,9 +77,8 @@ cudaError_t air_cuda_split(const float *x, int64_t k, int64_t n, int64_t columns
                            cudaStream_t stream);
 cudaError_t air_cuda_joined(const air_cuda_product *p, const float *part, int64_t stride, const float *scale, cudaStream_t stream);
 
-/* Whether there is a kernel for weights of a type, and what it reads. */
+/* Whether there is a kernel for weights of a type; air_device_input says what it reads. */
 int air_cuda_product_supports(uint32_t type);
-air_input air_cuda_product_input(uint32_t type);
 
 /* Grids and value tables of the formats that look weights up (quant/iq_tables.h): bytes, and the same written to host memory, to be
  * copied to the device once. */
@@ -105,6 +104,25 @@ cudaError_t air_cuda_rope(float *x, int64_t rows, int64_t heads, int64_t head_di
                           const float *sin, cudaStream_t stream);
 /* out[i] = in[wanted[i]], rows of width. */
 cudaError_t air_cuda_select(const float *in, const int32_t *wanted, int64_t n, int64_t width, float *out, cudaStream_t stream);
+
+/* --- mixtures of experts: cuda/mixture.cu --- */
+
+/* What AIR_OP_ROUTE leaves: of m, n_experts at most AIR_EXPERTS_MOST, those of logits [rows][n_experts], bias [n_experts] or NULL, to
+ * out [rows][2 * n_used]. A number that is none is less than all others. */
+cudaError_t air_cuda_route(const air_mixture *m, const float *logits, const float *bias, int64_t rows, float *out, cudaStream_t stream);
+
+/* out[r] = the sum of results[place[r][j]] times the weight j of its routing, in order of j; added to out, or in its place. */
+typedef struct air_cuda_mixed {
+    const float *results;  /* [any][width] */
+    const float *routing;  /* [rows][2 * used], as air_cuda_route leaves it */
+    const int32_t *place;  /* [rows][used] */
+    float *out;            /* [rows][width] */
+    int64_t rows, width, used;
+    bool adds;
+} air_cuda_mixed;
+cudaError_t air_cuda_mix(const air_cuda_mixed *m, cudaStream_t stream);
+/* y += sigmoid(gate) * x, of rows of width; gate [rows]. */
+cudaError_t air_cuda_add_gated(float *y, const float *x, const float *gate, int64_t rows, int64_t width, cudaStream_t stream);
 
 /* --- the largest logits: cuda/candidates.cu --- */
 

@@ -197,7 +197,7 @@ static air_status embed(air_backend *h, const air_op *op, air_error *err)
 
 static int reads_q8(const air_backend *h, const air_op *op)
 {
-    return op->kind == AIR_OP_PRODUCT && air_cuda_product_input(h->program->weights[op->weight].type) == AIR_INPUT_Q8;
+    return op->kind == AIR_OP_PRODUCT && air_device_input(h->program->weights[op->weight].type) == AIR_INPUT_Q8;
 }
 
 /* A norm writes the 8-bit form too where the next op is a product that reads it. */
@@ -222,6 +222,11 @@ static air_status norm(air_backend *h, const air_op *op, air_error *err)
 
 static air_status add(air_backend *h, const air_op *op, air_error *err)
 {
+    if (op->in2 != AIR_NONE) {
+        TRY(air_cuda_add_gated(air_cuda_buffer(h, op->out), air_cuda_buffer(h, op->in), air_cuda_buffer(h, op->in2), rows_of(h, op->in),
+                               width_of(h, op->in), h->compute));
+        return AIR_OK;
+    }
     TRY(air_cuda_add(air_cuda_buffer(h, op->out), air_cuda_buffer(h, op->in), rows_of(h, op->in) * width_of(h, op->in), h->compute));
     return AIR_OK;
 }
@@ -375,7 +380,7 @@ static air_status product_tile(air_backend *h, const air_op *op, const air_cuda_
     return AIR_OK;
 }
 
-static air_status quantize(air_backend *h, int32_t buffer, air_error *err)
+air_status air_cuda_quantize_buffer(air_backend *h, int32_t buffer, air_error *err)
 {
     if (h->quantized == buffer) return AIR_OK;
     TRY(air_cuda_quantize(air_cuda_buffer(h, buffer), width_of(h, buffer), rows_of(h, buffer), q8_of(h, buffer), h->compute));
@@ -409,7 +414,7 @@ static air_status compute_what_is_here(air_backend *h, const air_op *op, int64_t
 static air_status product(air_backend *h, const air_op *op, air_error *err)
 {
     int64_t n = rows_of(h, op->in), rows = h->program->weights[op->weight].rows;
-    air_status st = n && reads_q8(h, op) ? quantize(h, op->in, err) : AIR_OK;
+    air_status st = n && reads_q8(h, op) ? air_cuda_quantize_buffer(h, op->in, err) : AIR_OK;
     if (!st && n) st = air_cuda_share_begin(h, op, n, err);
     if (!st && n) st = compute_what_is_here(h, op, n, err);
     for (int64_t row = 0; row < rows && !st && !h->capturing;) {
@@ -441,14 +446,14 @@ static air_status run_op(air_backend *h, const air_op *op, air_error *err)
     case AIR_OP_STORE: return store(h, op, err);
     case AIR_OP_ATTENTION: return attend(h, op, err);
     case AIR_OP_SELECT: return select_rows(h, op, err);
+    case AIR_OP_ROUTE: return air_cuda_experts_route(h, op, err);
+    case AIR_OP_EXPERTS: return air_cuda_experts_run(h, op, err);
     case AIR_OP_ADD_TYPE:
     case AIR_OP_COPY:
     case AIR_OP_TEMPER:
     case AIR_OP_MULTIPLY:
     case AIR_OP_CONVOLVE:
-    case AIR_OP_SCAN:
-    case AIR_OP_ROUTE:
-    case AIR_OP_EXPERTS: break;
+    case AIR_OP_SCAN: break; /* of programs that are refused */
     }
     return air_fail(err, AIR_E_UNSUPPORTED, "cuda: op %d", (int)op->kind);
 }
@@ -619,6 +624,7 @@ air_status air_cuda_run(air_backend *h, const air_pass *pass, const air_feed *fe
     /* Whatever happened, nothing of this pass is under way when it returns: its memory may be used again. */
     cudaError_t late = air_cuda_settle_all(h);
     air_cuda_weights_drain(h);
+    air_cuda_experts_drain(h, !st && late == cudaSuccess);
     if (!st && late != cudaSuccess) st = air_cuda_fail(late, "computing", err);
     if (!st) st = note_times(h, graph, err);
     if (!st) air_cuda_weights_settle(h);

@@ -29,16 +29,6 @@ int air_cuda_product_supports(uint32_t type)
     return product_of(type) != nullptr;
 }
 
-air_input air_cuda_product_input(uint32_t type)
-{
-    switch (type) {
-    case AIR_TYPE_F32:
-    case AIR_TYPE_F16:
-    case AIR_TYPE_BF16: return AIR_INPUT_F32;
-    default: return AIR_INPUT_Q8;
-    }
-}
-
 cudaError_t air_cuda_product_run(const air_cuda_product *p, cudaStream_t stream)
 {
     product_fn fn = product_of(p->type);

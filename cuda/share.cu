@@ -205,7 +205,7 @@ air_status air_cuda_share_by_device(air_backend *h, const air_op *op, const air_
     air_cuda_device *d = &h->devices[tile->device];
     air_cuda_lane *lane = &h->share.lanes[tile->device];
     const air_weight *w = &h->program->weights[op->weight];
-    int q8 = air_cuda_product_input(w->type) == AIR_INPUT_Q8;
+    int q8 = air_device_input(w->type) == AIR_INPUT_Q8;
     note_taker(h, op, tile->device);
     air_status st = send_columns(h, d, op, q8, n, err);
     air_cuda_product p = {};
@@ -258,7 +258,7 @@ static air_status send_to_host(air_backend *h, const air_op *op, int64_t c, int6
 
 air_status air_cuda_share_begin(air_backend *h, const air_op *op, int64_t n, air_error *err)
 {
-    int q8 = air_cuda_product_input(h->program->weights[op->weight].type) == AIR_INPUT_Q8;
+    int q8 = air_device_input(h->program->weights[op->weight].type) == AIR_INPUT_Q8;
     air_status st = AIR_OK;
     for (int32_t i = 1; i < h->n_devices && !st; i++)
         if (takes(h, op, i)) st = send_columns(h, &h->devices[i], op, q8, n, err);

@@ -367,7 +367,7 @@ bool air_cuda_weights_here(const air_backend *h, int32_t device, int32_t op, int
 void air_cuda_weights_settle(air_backend *h)
 {
     air_cuda_weights *w = &h->weights;
-    if (!w->staging || w->to_come || h->vector_of.empty() || h->shuttle.most) return;
+    if (!w->staging || w->to_come || h->vector_of.empty() || h->shuttle.most || h->program->mixtures) return;
     (void)cudaFreeHost(w->staging);
     w->staging = nullptr;
 }

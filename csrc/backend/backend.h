@@ -32,10 +32,17 @@ typedef struct air_span {
     uint64_t slot;       /* the feed's own */
 } air_span;
 
-/* One expert of a layer's mixture, its matrices in memory until given back. data has no alignment. */
+/* One expert of a layer's mixture, its matrices in memory until given back. They have no alignment.
+ *
+ * Of a backend with memory of its own for experts each one that is taken has a place there, which is no other's until it is given back:
+ * where there are matrices here, they are to be copied there, as air_device_expert_part says, before that; where there are none, it lies
+ * there since it was given back the last time. */
 typedef struct air_expert {
     int32_t layer, expert;
-    const uint8_t *gate, *up, *down;
+    const uint8_t *gate, *up, *down; /* all NULL: in its place */
+    int locked;          /* in memory that lock_pages took */
+    int32_t place;       /* its number, AIR_NONE where the backend has no such memory */
+    uint64_t at;         /* where that begins in it */
     uint64_t slot;       /* the feed's own */
 } air_expert;
 
@@ -162,6 +169,8 @@ typedef struct air_backend_config {
     int cpu_tier;               /* air_cpu_tier that caps the kernels */
     /* Of devices with memory of their own. The first does what is no product, and has the state. */
     air_backend_device devices[AIR_DEVICES_MOST];
+    uint64_t expert_bytes;       /* of the first device's memory, for experts of mixtures, */
+    int32_t expert_places;       /* so many of them at a time */
     int32_t n_devices, n_tiles;  /* tiles of a pass */
     const int8_t *who;           /* [n_tiles]: who computes with a tile, one of devices, or AIR_NONE: the CPU for generated rows and the
                                   * first device for those of prompts; read by open alone */

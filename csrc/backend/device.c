@@ -34,16 +34,90 @@ static uint64_t block_table_bytes(int64_t rows, int64_t n_ctx)
     return (uint64_t)rows * air_ceil_div((uint64_t)n_ctx, AIR_BLOCK_POSITIONS) * sizeof(void *);
 }
 
+air_input air_device_input(uint32_t type)
+{
+    return type == AIR_TYPE_F32 || air_format_is_half(type) ? AIR_INPUT_F32 : AIR_INPUT_Q8;
+}
+
+/* --- mixtures --- */
+
+uint64_t air_device_expert_part(const air_program *p, int32_t layer, int part)
+{
+    const air_mixture *m = &p->mixtures[layer];
+    const int32_t before[] = {m->gate, m->up};
+    uint64_t at = 0;
+    for (int i = 0; i < part; i++) {
+        const air_weight *w = before[i] == AIR_NONE ? NULL : &p->weights[before[i]];
+        if (w) at += air_round_up((uint64_t)w->rows * w->row_bytes, AIR_DEVICE_ALIGN);
+    }
+    return at;
+}
+
+int64_t air_device_sent_most(const air_program *p)
+{
+    int64_t most = 0;
+    for (int32_t i = 0; p->mixtures && i < p->n_layers; i++)
+        if (p->mixtures[i].n_experts && p->mixtures[i].n_used > most) most = p->mixtures[i].n_used;
+    return most;
+}
+
+static uint64_t q8_bytes(uint64_t k, uint64_t n)
+{
+    k = air_round_up(k, AIR_Q8_GROUP);
+    return n * (k + k / AIR_Q8_SUM_GROUP * 2 + k / AIR_Q8_GROUP * 4) + 3 * AIR_DEVICE_ALIGN;
+}
+
+static int reads(const air_program *p, int32_t weight, air_input input)
+{
+    return weight != AIR_NONE && air_device_input(p->weights[weight].type) == input;
+}
+
+/* What one mixture takes, in the places of the layout. */
+typedef struct mixture_bytes { uint64_t gathered, gathered_q8, hidden, hidden_q8, results; } mixture_bytes;
+
+static mixture_bytes bytes_of(const air_program *p, const air_mixture *m, uint64_t rows)
+{
+    mixture_bytes b = {0};
+    uint64_t sent = rows * (uint64_t)m->n_used, k = (uint64_t)p->weights[m->up].cols;
+    if (reads(p, m->gate, AIR_INPUT_F32) || reads(p, m->up, AIR_INPUT_F32)) b.gathered = sent * k * sizeof(float);
+    if (reads(p, m->gate, AIR_INPUT_Q8) || reads(p, m->up, AIR_INPUT_Q8)) b.gathered_q8 = q8_bytes(k, sent);
+    b.hidden = sent * (uint64_t)m->n_ff * sizeof(float);
+    if (reads(p, m->down, AIR_INPUT_Q8)) b.hidden_q8 = q8_bytes((uint64_t)m->n_ff, sent);
+    b.results = sent * (uint64_t)p->weights[m->down].rows * sizeof(float);
+    return b;
+}
+
+static void place_mixtures(const air_program *p, uint64_t rows, air_device_layout *l, size_t *at)
+{
+    mixture_bytes most = {0};
+    for (int32_t i = 0; p->mixtures && i < p->n_layers; i++) {
+        if (!p->mixtures[i].n_experts) continue;
+        mixture_bytes b = bytes_of(p, &p->mixtures[i], rows);
+        most.gathered = air_max_u64(most.gathered, b.gathered);
+        most.gathered_q8 = air_max_u64(most.gathered_q8, b.gathered_q8);
+        most.hidden = air_max_u64(most.hidden, b.hidden);
+        most.hidden_q8 = air_max_u64(most.hidden_q8, b.hidden_q8);
+        most.results = air_max_u64(most.results, b.results);
+    }
+    uint64_t sent = rows * (uint64_t)air_device_sent_most(p);
+    l->sent = cut(at, sent * sizeof(int32_t));
+    l->place = cut(at, sent * sizeof(int32_t));
+    l->gathered = cut(at, most.gathered);
+    l->gathered_q8 = cut(at, most.gathered_q8);
+    l->hidden = cut(at, most.hidden);
+    l->hidden_q8 = cut(at, most.hidden_q8);
+    l->results = cut(at, most.results);
+}
+
 air_device_layout air_device_layout_of(const air_program *p, int64_t rows, int64_t n_wanted, int64_t n_ctx)
 {
     air_device_layout l;
     size_t at = 0;
     uint64_t n = (uint64_t)rows, w = (uint64_t)n_wanted, columns = n > w ? n : w;
-    uint64_t k = air_round_up((uint64_t)p->max_cols, AIR_Q8_GROUP);
     l.rows = cut(&at, n * (uint64_t)p->row_floats * sizeof(float));
     l.wanted = cut(&at, w * (uint64_t)p->wanted_floats * sizeof(float));
     l.logits = cut(&at, w * (uint64_t)p->n_vocab * sizeof(float));
-    l.q8 = cut(&at, columns * (k + k / AIR_Q8_SUM_GROUP * 2 + k / AIR_Q8_GROUP * 4) + 3 * AIR_DEVICE_ALIGN);
+    l.q8 = cut(&at, q8_bytes((uint64_t)p->max_cols, columns));
     l.cos = cut(&at, n * (uint64_t)p->rope_pairs * sizeof(float));
     l.sin = cut(&at, n * (uint64_t)p->rope_pairs * sizeof(float));
     l.tokens = cut(&at, (2 * n + w) * sizeof(int32_t));
@@ -52,6 +126,7 @@ air_device_layout air_device_layout_of(const air_program *p, int64_t rows, int64
     l.candidates = cut(&at, air_device_candidate_bytes(n_wanted, AIR_DEVICE_CANDIDATES));
     int64_t together = n_wanted < AIR_DEVICE_CANDIDATE_ROWS ? n_wanted : AIR_DEVICE_CANDIDATE_ROWS;
     l.candidate_scratch = cut(&at, air_device_candidate_layout_of(together, p->n_vocab).total);
+    place_mixtures(p, n, &l, &at);
     l.total = at;
     return l;
 }
@@ -151,7 +226,9 @@ uint64_t air_device_host_bytes(const air_program *p, int64_t rows, int64_t n_wan
     uint64_t n = (uint64_t)rows, w = (uint64_t)n_wanted;
     uint64_t floats = n * (uint64_t)(air_device_embeds(p) * p->n_embd + 2 * p->rope_pairs) + w * (uint64_t)(p->n_vocab + p->n_embd);
     uint64_t others = block_table_bytes(rows, n_ctx) + air_device_candidate_bytes(n_wanted, AIR_DEVICE_CANDIDATES);
-    return floats * sizeof(float) + (2 * n + w) * sizeof(int32_t) + others + 8 * AIR_DEVICE_ALIGN;
+    uint64_t sent = n * (uint64_t)air_device_sent_most(p); /* what each goes to with which weight comes down; which go where goes up */
+    uint64_t numbers = 2 * n + w + 2 * sent;
+    return (floats + 2 * sent) * sizeof(float) + numbers * sizeof(int32_t) + others + 10 * AIR_DEVICE_ALIGN;
 }
 
 uint64_t air_device_graph_bytes(const air_program *p)
@@ -167,9 +244,7 @@ uint64_t air_device_column_bytes(const air_program *p, int64_t columns)
 
 uint64_t air_device_input_bytes(const air_program *p, int64_t columns)
 {
-    uint64_t n = (uint64_t)columns, k = air_round_up((uint64_t)p->max_cols, AIR_Q8_GROUP);
-    uint64_t q8 = n * (k + k / AIR_Q8_SUM_GROUP * 2 + k / AIR_Q8_GROUP * 4) + 3 * AIR_DEVICE_ALIGN;
-    return air_device_column_bytes(p, columns) + air_round_up(q8, AIR_DEVICE_ALIGN);
+    return air_device_column_bytes(p, columns) + air_round_up(q8_bytes((uint64_t)p->max_cols, (uint64_t)columns), AIR_DEVICE_ALIGN);
 }
 
 uint64_t air_device_host_share_bytes(const air_program *p, uint64_t part_bytes)

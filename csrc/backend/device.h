@@ -71,6 +71,10 @@ typedef struct air_device_layout {
     size_t tokens;       /* int32 [rows] each: positions, sequences; then [n_wanted] wanted rows */
     size_t blocks;       /* pointers to state blocks: of each row's sequence at most, those of n_ctx positions */
     size_t attention;    /* scratch */
+    /* Of mixtures, where there are any. Rows are sent to experts so many times in all: which row each time, sorted by expert, and of a row
+     * which times are its; the inputs of those times, as they are and in 8 bits as far as either is read; what gate and up make of
+     * them, and its 8-bit form; the experts' results. */
+    size_t sent, place, gathered, gathered_q8, hidden, hidden_q8, results;
     size_t candidates, candidate_scratch; /* of wanted rows */
     size_t total;
 } air_device_layout;
@@ -85,6 +89,9 @@ air_device_candidate_layout air_device_candidate_layout_of(int64_t rows, int64_t
  * too many. Bytes of them: [rows][n], and then for each row the logarithm of its sum of exponents, a float. */
 int64_t air_device_candidates(int64_t needed);
 uint64_t air_device_candidate_bytes(int64_t rows, int64_t n);
+
+/* What a product reads of its columns, by the type of its weights. */
+air_input air_device_input(uint32_t type);
 
 /* What products by cuBLAS take of a device, whatever a pass has: offsets into one region. */
 typedef struct air_device_cublas_layout {
@@ -108,6 +115,10 @@ size_t air_device_shuttle_block(const air_program *program, air_state_type type)
 /* Page-locked memory through which weights go that do not lie in such, for tiles up to so many bytes. */
 uint64_t air_device_staging_piece(uint64_t tile_bytes); /* of AIR_DEVICE_STAGING_PIECES */
 uint64_t air_device_staging_bytes(uint64_t tile_bytes);
+/* Where a matrix of a layer's experts begins in a place for one: 0 gate, 1 up, 2 down. */
+uint64_t air_device_expert_part(const air_program *program, int32_t layer, int part);
+/* Of all layers, the most times that a row is sent to an expert. 0: there are no mixtures. */
+int64_t air_device_sent_most(const air_program *program);
 /* Ops that gather rows of a table. */
 int64_t air_device_embeds(const air_program *program);
 /* Host memory of the same pass: page-locked copies of what goes up (embeddings, angles, positions, blocks) and of the logits. */

@@ -80,7 +80,7 @@ static air_status device_requests(const air_engine_config *c, const air_program 
 {
     air_status st = device_request(c, p, 0, c->max_vram, &r->device, err);
     if (c->cublas) r->device.fixed += air_device_cublas_bytes(p);
-    r->device.graph = air_device_graph_bytes(p);
+    r->device.graph = p->mixtures ? 0 : air_device_graph_bytes(p); /* their passes are walked: the host asks for experts */
     r->n_helpers = c->n_helpers;
     for (int32_t i = 0; i < c->n_helpers && !st; i++) {
         uint64_t vram = c->helpers[i].max_vram;
@@ -169,6 +169,7 @@ static air_status book_device(air_engine *e, air_error *err)
     air_status st = air_budget_reserve(&e->device_budget, AIR_HOLD_FIXED,
                                             plan->device_fixed + plan->device_part_bytes + plan->device_graph_bytes, err);
     if (!st) st = air_budget_reserve(&e->device_budget, AIR_HOLD_PINS, plan->device_pin_bytes, err);
+    if (!st) st = air_budget_reserve(&e->device_budget, AIR_HOLD_EXPERTS, plan->device_expert_bytes, err);
     return st ? st : air_budget_reserve(&e->device_budget, AIR_HOLD_RING, plan->device_ring_bytes + plan->device_shuttle_bytes, err);
 }
 
@@ -208,6 +209,10 @@ static air_status open_backend(air_engine *e, const air_engine_config *c, air_er
         .part_bytes = plan->part_bytes, .n_ctx = plan->n_ctx, .max_rows = plan->max_rows,
         .state_type = plan->state_type, .away_most = plan->away_blocks, .cublas = c->cublas,
     };
+    if (plan->device_expert_bytes) {
+        b.expert_bytes = air__experts_fit(b.program, AIR_DEVICE_ALIGN, plan->device_expert_bytes);
+        b.expert_places = air__experts_slots(b.program, AIR_DEVICE_ALIGN, plan->device_expert_bytes);
+    }
     for (int32_t i = 0; i < plan->n_tiles; i++) b.tile_bytes = air_max_u64(b.tile_bytes, air_tile_device_memory(&plan->tiles[i]));
     air_status st = air__engine_on_device(e) ? book_device(e, err) : AIR_OK;
     if (!st && air__engine_on_device(e)) st = device_config(e, c, &b, kept, &who, err);

@@ -214,8 +214,9 @@ static air_status device_room(const air_engine *e, const room *r, air_error *err
                     "max_vram %.1f MiB is too small by %.1f MiB: in use %.1f, of that weights %.1f; this call needs KV cache %.1f, "
                     "activations %.1f for passes of %lld rows, of %lld of which the logits are wanted; ask for fewer logits, "
                     "or open the model with a larger n_ctx or max_vram",
-                    air_mib(limit), (double)air_tenths_up(need - left) / 10, air_mib(limit - left), air_mib(e->plan->device_pin_bytes),
-                    air_mib(r->device_state), air_mib(r->device_activations), (long long)r->rows, (long long)r->wanted);
+                    air_mib(limit), (double)air_tenths_up(need - left) / 10, air_mib(limit - left),
+                    air_mib(e->plan->device_pin_bytes + e->plan->device_expert_bytes), air_mib(r->device_state),
+                    air_mib(r->device_activations), (long long)r->rows, (long long)r->wanted);
 }
 
 /* Of the host's memory: held by others than weights and activations; what this batch needs; the ring, and the least for weights. */
@@ -231,7 +232,8 @@ static host_room host_room_of(const air_engine *e, const room *r)
     h.others = atomic_load(&e->budget.total) - pinned - weights.ring_held - e->activation_bytes;
     h.others += atomic_load(&e->timeline_bytes) - atomic_load(&e->timeline_booked);
     if (!air_add_u64(r->state + r->activations, r->logits, &h.need)) h.need = UINT64_MAX;
-    h.least = e->plan->n_device_tiles ? weights.ring_bytes : air_min_u64(weights.ring_bytes + e->experts_least, e->all_pins);
+    h.least = weights.ring_bytes + e->experts_least;
+    if (!e->plan->n_device_tiles) h.least = air_min_u64(h.least, e->all_pins);
     return h;
 }
 

@@ -5,6 +5,7 @@
 
 #include "base/alloc.h"
 #include "base/checked.h"
+#include "memory/places.h"
 #include "platform/clock.h"
 #include "platform/pages.h"
 
@@ -17,7 +18,6 @@ enum {
 typedef struct expert_unit {
     int32_t layer, expert;
     int32_t slot;    /* AIR_NONE: not in memory */
-    double heat;     /* times 2^(half-lives since the clock was set) */
 } expert_unit;
 
 typedef struct expert_slot {
@@ -25,6 +25,7 @@ typedef struct expert_slot {
     air__slot_state state;
     int held;        /* by the pass */
     int there;       /* its memory is in the budget */
+    int locked;      /* by the backend */
     int guessed;     /* read for a guess, and not asked for since */
     int expected;    /* by the guess that is being placed */
     int again;       /* what failed was read for a guess: once it is asked for, it is read anew */
@@ -52,11 +53,17 @@ typedef struct expert_read {
 } expert_read;
 
 typedef enum asked_state { ASKED, TAKEN, GIVEN } asked_state;
-typedef struct asked_unit { int32_t unit; asked_state state; } asked_unit;
+typedef struct asked_unit {
+    int32_t unit;
+    asked_state state;
+    int placed;      /* in a device's memory before it was asked for: no slot is needed */
+} asked_unit;
 
 struct air__experts {
     air_pager *pager;
     expert_unit *units;
+    double *heat;                /* [n_units], times 2^(half-lives since the clock was set) */
+    air__places *places;         /* in a device's memory; NULL: there is none */
     int32_t n_units, n_slots;
     int32_t *first_unit;         /* [n_layers]: units of a layer follow each other */
     int32_t *class_of;           /* [n_layers] */
@@ -206,23 +213,39 @@ static void start_reads(air__experts *e, int32_t number)
     e->queue[e->n_queue++] = number;
 }
 
-/* The slot to take for another unit: one without a unit, else the coldest's; AIR_NONE while all are held or being read. */
+/* What a device's memory is likely to keep is of no use here: it is the first to give way. */
+static double cold(const air__experts *e, int32_t unit)
+{
+    return e->places && air__places_settled(e->places, e->units[unit].layer, unit) ? -1 : e->heat[unit];
+}
+
+/* Its memory is in the budget, and page-locked where the backend does that, from its first use on: that takes as long as touching it. */
+static int make_there(air__experts *e, const expert_class *c, int32_t number)
+{
+    expert_slot *slot = &e->slots[number];
+    if (slot->there) return 1;
+    if (air_budget_reserve(e->pager->budget, AIR_HOLD_EXPERTS, c->memory, NULL)) return 0;
+    e->held += c->memory;
+    slot->there = 1;
+    slot->locked = air__pages_lock(e->pager, slot_data(c, number), c->memory);
+    return 1;
+}
+
+/* The slot to take for another unit: one without a unit, else the coldest's; AIR_NONE while all are held or being read. No new memory is
+ * taken while there is some that is of no use. */
 static int32_t choose_slot(air__experts *e, const expert_class *c)
 {
-    int32_t coldest = AIR_NONE;
+    int32_t coldest = AIR_NONE, new_one = AIR_NONE;
     for (int32_t i = c->first; i < c->first + c->target; i++) {
         expert_slot *slot = &e->slots[i];
         if (slot->state == AIR__SLOT_FAILED && !slot->held && !slot->in_flight) empty_slot(e, i); /* of a guess */
-        if (slot->state == AIR__SLOT_EMPTY) {
-            if (!slot->there && air_budget_reserve(e->pager->budget, AIR_HOLD_EXPERTS, c->memory, NULL)) continue;
-            if (!slot->there) e->held += c->memory;
-            slot->there = 1;
-            return i;
-        }
+        if (slot->state == AIR__SLOT_EMPTY && slot->there) return i;
+        if (slot->state == AIR__SLOT_EMPTY && new_one == AIR_NONE) new_one = i;
         if (slot->held || slot->expected || slot->state != AIR__SLOT_READY) continue;
-        if (coldest == AIR_NONE || e->units[slot->unit].heat < e->units[e->slots[coldest].unit].heat) coldest = i;
+        if (coldest == AIR_NONE || cold(e, slot->unit) < cold(e, e->slots[coldest].unit)) coldest = i;
     }
-    return coldest;
+    if (new_one == AIR_NONE || (coldest != AIR_NONE && cold(e, e->slots[coldest].unit) < 0)) return coldest;
+    return make_there(e, c, new_one) ? new_one : coldest;
 }
 
 static int place(air__experts *e, int32_t unit)
@@ -247,14 +270,16 @@ static void hold(air__experts *e, int32_t number)
     start_reads(e, number);
 }
 
+static int needs_slot(const asked_unit *asked) { return asked->state == ASKED && !asked->placed; }
+
 /* Holds what is asked for and has a slot, and gives slots to the rest as far as there are any. */
 static void hold_asked(air__experts *e)
 {
     for (int32_t i = 0; i < e->n_asked; i++)
-        if (e->asked[i].state == ASKED && e->units[e->asked[i].unit].slot != AIR_NONE) hold(e, e->units[e->asked[i].unit].slot);
+        if (needs_slot(&e->asked[i]) && e->units[e->asked[i].unit].slot != AIR_NONE) hold(e, e->units[e->asked[i].unit].slot);
     for (int32_t i = 0; i < e->n_asked; i++) {
         int32_t unit = e->asked[i].unit;
-        if (e->asked[i].state != ASKED || e->units[unit].slot != AIR_NONE) continue;
+        if (!needs_slot(&e->asked[i]) || e->units[unit].slot != AIR_NONE) continue;
         if (!place(e, unit)) break;
         e->slots[e->units[unit].slot].held = 1;
     }
@@ -265,7 +290,7 @@ static void hold_asked(air__experts *e)
 
 static void warm(air__experts *e, int32_t unit, int32_t rows)
 {
-    e->units[unit].heat += rows * exp2(e->clock);
+    e->heat[unit] += rows * exp2(e->clock);
     e->rows[unit] += (uint64_t)rows;
 }
 
@@ -277,8 +302,24 @@ static void advance_clock(air__experts *e, int32_t layer, const int32_t *rows, i
     if (layer != e->units[0].layer) return;
     e->clock += (double)sent / e->pager->program->mixtures[layer].n_used / AIR__EXPERT_HALF_LIFE;
     if (e->clock < COOL_AT) return;
-    for (int32_t i = 0; i < e->n_units; i++) e->units[i].heat = ldexp(e->units[i].heat, -COOL_AT);
+    for (int32_t i = 0; i < e->n_units; i++) e->heat[i] = ldexp(e->heat[i], -COOL_AT);
     e->clock -= COOL_AT;
+}
+
+static void note_asked(air__experts *e, int32_t i, int32_t unit, int32_t rows)
+{
+    air_pager *p = e->pager;
+    expert_slot *slot = e->units[unit].slot == AIR_NONE ? NULL : &e->slots[e->units[unit].slot];
+    int placed = air__places_of(e->places, unit) != AIR_NONE;
+    e->asked[i] = (asked_unit){unit, ASKED, placed};
+    warm(e, unit, rows);
+    if (placed) air__places_hold(e->places, unit, 1);
+    p->stats.expert_guessed += slot && slot->guessed;
+    if (slot) slot->guessed = 0;
+    int there = p->mappings || placed || (slot && slot->state == AIR__SLOT_READY);
+    p->stats.expert_hits += (uint64_t)there;
+    p->stats.expert_misses += (uint64_t)!there;
+    p->stats.expert_device_hits += (uint64_t)placed;
 }
 
 static air_status ask(void *self, int32_t layer, const int32_t *experts, const int32_t *rows, int32_t n, air_error *err)
@@ -291,17 +332,8 @@ static air_status ask(void *self, int32_t layer, const int32_t *experts, const i
     advance_clock(e, layer, rows, n);
     e->n_asked = n;
     e->n_taken = 0;
-    for (int32_t i = 0; i < n; i++) {
-        int32_t unit = e->first_unit[layer] + experts[i];
-        e->asked[i] = (asked_unit){unit, ASKED};
-        warm(e, unit, rows[i]);
-        expert_slot *slot = e->units[unit].slot == AIR_NONE ? NULL : &e->slots[e->units[unit].slot];
-        p->stats.expert_guessed += slot && slot->guessed;
-        if (slot) slot->guessed = 0;
-        int there = p->mappings || (slot && slot->state == AIR__SLOT_READY);
-        p->stats.expert_hits += (uint64_t)there;
-        p->stats.expert_misses += (uint64_t)!there;
-    }
+    for (int32_t i = 0; i < n; i++) note_asked(e, i, e->first_unit[layer] + experts[i], rows[i]);
+    air__places_heat_changed(e->places);
     if (!p->mappings) hold_asked(e);
     air_mutex_unlock(&p->lock);
     return AIR_OK;
@@ -311,9 +343,12 @@ static air_expert expert_at(const air__experts *e, int32_t asked)
 {
     const air_pager *p = e->pager;
     int32_t unit = e->asked[asked].unit, slot = e->units[unit].slot;
-    air_expert out = {.layer = e->units[unit].layer, .expert = e->units[unit].expert, .slot = (uint64_t)asked};
+    air_expert out = {.layer = e->units[unit].layer, .expert = e->units[unit].expert, .place = air__places_of(e->places, unit),
+                      .slot = (uint64_t)asked};
     const uint8_t **const parts[AIR__EXPERT_PARTS] = {&out.gate, &out.up, &out.down};
-    for (int i = 0; i < AIR__EXPERT_PARTS; i++) {
+    if (out.place != AIR_NONE) out.at = air__places_offset(e->places, out.place);
+    if (!p->mappings && slot != AIR_NONE) out.locked = e->slots[slot].locked;
+    for (int i = 0; i < AIR__EXPERT_PARTS && !e->asked[asked].placed; i++) {
         air__extent x = air__expert_extent(p->program, out.layer, out.expert, i);
         if (!x.bytes) continue;
         *parts[i] = p->mappings ? air_mapping_data(p->mappings[x.part]) + x.offset : part_data(e, slot, i) + x.offset % p->granule;
@@ -321,18 +356,27 @@ static air_expert expert_at(const air__experts *e, int32_t asked)
     return out;
 }
 
+static void hand_out(air__experts *e, int32_t asked, air_expert *out, int32_t *n)
+{
+    e->asked[asked].state = TAKEN;
+    e->n_taken++;
+    out[(*n)++] = expert_at(e, asked);
+}
+
+/* What a device has comes first: it computes with it while the rest is on its way. */
 static air_status take_ready(air__experts *e, air_expert *out, int32_t most, int32_t *n, air_error *err)
 {
     air_pager *p = e->pager;
+    for (int32_t i = 0; i < e->n_asked && *n < most; i++)
+        if (e->asked[i].state == ASKED && e->asked[i].placed) hand_out(e, i, out, n);
     for (int32_t i = 0; i < e->n_asked && *n < most; i++) {
         const expert_unit *u = &e->units[e->asked[i].unit];
         const expert_slot *slot = u->slot == AIR_NONE ? NULL : &e->slots[u->slot];
-        if (e->asked[i].state != ASKED || (!p->mappings && !slot)) continue;
+        if (!needs_slot(&e->asked[i]) || (!p->mappings && !slot)) continue;
         if (slot && slot->state == AIR__SLOT_FAILED && !slot->again) return air_error_copy(err, &e->error);
         if (slot && slot->state != AIR__SLOT_READY) continue;
-        e->asked[i].state = TAKEN;
-        e->n_taken++;
-        out[(*n)++] = expert_at(e, i);
+        if (e->places && !air__places_take(e->places, u->layer, e->asked[i].unit)) continue;
+        hand_out(e, i, out, n);
     }
     return AIR_OK;
 }
@@ -343,7 +387,9 @@ static air_status no_slot(const air__experts *e, air_error *err)
     const air_pager *p = e->pager;
     int32_t held = 0;
     for (int32_t i = 0; i < e->n_asked; i++) {
-        if (e->asked[i].state == ASKED && e->units[e->asked[i].unit].slot != AIR_NONE) return AIR_OK;
+        int32_t slot = e->units[e->asked[i].unit].slot;
+        /* One that is READY lacks a place in a device's memory. */
+        if (needs_slot(&e->asked[i]) && slot != AIR_NONE && e->slots[slot].state != AIR__SLOT_READY) return AIR_OK;
         held += e->asked[i].state == TAKEN;
     }
     for (int32_t i = 0; i < e->n_reads; i++)
@@ -380,8 +426,9 @@ static void give(void *self, const air_expert *expert)
     air_mutex_lock(&p->lock);
     int32_t unit = e->asked[expert->slot].unit;
     e->asked[expert->slot].state = GIVEN;
+    if (e->places) air__places_hold(e->places, unit, 0);
     if (!p->mappings) {
-        e->slots[e->units[unit].slot].held = 0;
+        if (!e->asked[expert->slot].placed) e->slots[e->units[unit].slot].held = 0;
         hold_asked(e);
     }
     air_mutex_unlock(&p->lock);
@@ -423,7 +470,8 @@ static void expect(void *self, int32_t layer, const int32_t *experts, int32_t n)
     for (int32_t i = 0; i < n; i++) /* one of them must not give way to another */
         if (units[experts[i]].slot != AIR_NONE) e->slots[units[experts[i]].slot].expected = 1;
     for (int32_t i = 0; i < n; i++) {
-        if (units[experts[i]].slot != AIR_NONE || !place(e, e->first_unit[layer] + experts[i])) continue;
+        int32_t unit = e->first_unit[layer] + experts[i];
+        if (units[experts[i]].slot != AIR_NONE || air__places_of(e->places, unit) != AIR_NONE || !place(e, unit)) continue;
         expert_slot *slot = &e->slots[units[experts[i]].slot];
         slot->guessed = slot->again = 1;
         p->stats.expert_guesses++;
@@ -461,11 +509,20 @@ static void empty_slots(air__experts *e, int32_t first, int32_t end, int keep)
         if (!keep || e->slots[i].state != AIR__SLOT_READY) empty_slot(e, i);
 }
 
+static void unlock(air__experts *e, const expert_class *c, int32_t first, int32_t end)
+{
+    for (int32_t i = first; i < end; i++) {
+        if (e->slots[i].locked) air__pages_unlock(e->pager, slot_data(c, i));
+        e->slots[i].locked = 0;
+    }
+}
+
 static void shrink(air__experts *e, expert_class *c, int32_t target)
 {
     int32_t first = c->first + target, end = c->first + c->target;
     if (first >= end) return;
     empty_slots(e, first, end, 0);
+    unlock(e, c, first, end);
     uint64_t freed = 0, from = (uint64_t)target * c->memory, to = (uint64_t)c->target * c->memory;
     for (int32_t i = first; i < end; i++) {
         freed += e->slots[i].there ? c->memory : 0;
@@ -494,6 +551,9 @@ void air__experts_resize(air__experts *e, uint64_t bytes)
 
 void air__experts_rewind(air__experts *e)
 {
+    for (int32_t i = 0; i < e->n_asked; i++) /* nobody says that they have come to where they were to be */
+        if (e->asked[i].state == TAKEN && !e->asked[i].placed && e->places) air__places_forget(e->places, e->asked[i].unit);
+    air__places_let_go(e->places);
     e->n_asked = e->n_taken = 0;
     for (int32_t i = 0; i < e->n_slots; i++) {
         e->slots[i].held = 0;
@@ -557,9 +617,10 @@ static int number_units(air__experts *e)
         largest = n > largest ? n : largest;
     }
     e->units = air_calloc((size_t)e->n_units, sizeof *e->units);
+    e->heat = air_calloc((size_t)e->n_units, sizeof *e->heat);
     e->rows = air_calloc((size_t)e->n_units, sizeof *e->rows);
     e->asked = air_calloc((size_t)largest, sizeof *e->asked);
-    if (!e->units || !e->rows || !e->asked) return 0;
+    if (!e->units || !e->heat || !e->rows || !e->asked) return 0;
     for (int32_t layer = 0, unit = 0; layer < program->n_layers; layer++)
         for (int32_t i = 0; i < program->mixtures[layer].n_experts; i++)
             e->units[unit++] = (expert_unit){.layer = layer, .expert = i, .slot = AIR_NONE};
@@ -614,6 +675,7 @@ air_status air__experts_open(air__experts **out, air_pager *pager, int lookahead
     int32_t first = air__expert_class(program, 0, pager->granule);
     for (; !st && first < program->n_layers; first = air__expert_class(program, first + 1, pager->granule))
         st = open_class(e, first, err);
+    if (!st) st = air__places_open(&e->places, program, e->n_units, e->heat, pager->plan->device_expert_bytes, err);
     if (!st && !pager->mappings && !make_slots(e)) st = air_fail(err, AIR_E_NOMEM, "pager: %d slots for experts", (int)e->n_slots);
     if (!st && !pager->mappings) air__experts_resize(e, 0);
     return st;
@@ -622,9 +684,15 @@ air_status air__experts_open(air__experts **out, air_pager *pager, int lookahead
 void air__experts_close(air__experts *e)
 {
     if (!e) return;
-    for (int32_t i = 0; e->classes && i < e->n_classes; i++) air__region_free(e->pager, e->classes[i].region, e->classes[i].bytes);
+    for (int32_t i = 0; e->classes && i < e->n_classes; i++) {
+        const expert_class *c = &e->classes[i];
+        if (e->slots) unlock(e, c, c->first, c->first + c->most);
+        air__region_free(e->pager, c->region, c->bytes);
+    }
+    air__places_close(e->places);
     air_budget_release(e->pager->budget, AIR_HOLD_EXPERTS, e->held);
     air_free(e->units);
+    air_free(e->heat);
     air_free(e->rows);
     air_free(e->asked);
     air_free(e->first_unit);

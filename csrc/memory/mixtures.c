@@ -62,29 +62,48 @@ uint64_t air__experts_memory(const air_program *p, uint64_t granule)
     return memory;
 }
 
-/* In 2^-32 of all: products of counts and shares stay far below 2^64. */
-static uint64_t share_of(uint64_t bytes, uint64_t all)
+static int64_t least_slots(int64_t units) { return units < AIR__EXPERT_SLOTS ? units : AIR__EXPERT_SLOTS; }
+
+uint64_t air__experts_least(const air_program *p, uint64_t granule)
 {
-    return bytes >= all ? UINT64_C(1) << 32 : (uint64_t)((double)bytes / (double)all * 4294967296.0);
+    uint64_t memory = 0;
+    for (int32_t first = air__expert_class(p, 0, granule); first < p->n_layers; first = air__expert_class(p, first + 1, granule))
+        memory += (uint64_t)least_slots(air__expert_units(p, first, granule)) * air__expert_memory(p, first, granule);
+    return memory;
+}
+
+/* Of what there is beyond the least, what of each class beyond its least so many bytes hold: in 2^-32, so that products of counts and
+ * shares stay far below 2^64. */
+static uint64_t share_of(const air_program *p, uint64_t granule, uint64_t bytes)
+{
+    uint64_t least = air__experts_least(p, granule), all = air__experts_memory(p, granule);
+    if (bytes >= all) return UINT64_C(1) << 32;
+    return bytes <= least ? 0 : (uint64_t)((double)(bytes - least) / (double)(all - least) * 4294967296.0);
 }
 
 static int64_t slots_of(int64_t units, uint64_t share)
 {
-    int64_t slots = (int64_t)((uint64_t)units * share >> 32), least = units < AIR__EXPERT_SLOTS ? units : AIR__EXPERT_SLOTS;
-    return slots > least ? slots : least;
+    int64_t least = least_slots(units);
+    return least + (int64_t)((uint64_t)(units - least) * share >> 32);
 }
 
 int64_t air__expert_slots(const air_program *p, int32_t first, uint64_t granule, uint64_t bytes)
 {
-    return slots_of(air__expert_units(p, first, granule), share_of(bytes, air__experts_memory(p, granule)));
+    return slots_of(air__expert_units(p, first, granule), share_of(p, granule, bytes));
 }
 
 uint64_t air__experts_fit(const air_program *p, uint64_t granule, uint64_t bytes)
 {
-    uint64_t memory = 0, share = share_of(bytes, air__experts_memory(p, granule));
+    uint64_t memory = 0, share = share_of(p, granule, bytes);
     for (int32_t first = air__expert_class(p, 0, granule); first < p->n_layers; first = air__expert_class(p, first + 1, granule))
         memory += (uint64_t)slots_of(air__expert_units(p, first, granule), share) * air__expert_memory(p, first, granule);
     return memory;
 }
 
-uint64_t air__experts_least(const air_program *p, uint64_t granule) { return air__experts_fit(p, granule, 0); }
+int32_t air__experts_slots(const air_program *p, uint64_t granule, uint64_t bytes)
+{
+    int64_t slots = 0;
+    for (int32_t first = air__expert_class(p, 0, granule); first < p->n_layers; first = air__expert_class(p, first + 1, granule))
+        slots += air__expert_slots(p, first, granule, bytes);
+    return (int32_t)slots;
+}

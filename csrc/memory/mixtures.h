@@ -3,7 +3,8 @@
  *
  * A unit is one expert of one layer: its gate, up and down matrices, one after the other in memory, each from its file offset rounded
  * down to its end rounded up. Layers whose units take the same memory are a class; a class has slots of that size, any of which any of
- * its units may take. Memory is dealt to classes by what all their units would take, so that each holds the same share of its own. */
+ * its units may take. Each class has the least first; what memory there is beyond is dealt so that each holds the same share of the
+ * rest. */
 #ifndef AIR_MEMORY_MIXTURES_H
 #define AIR_MEMORY_MIXTURES_H
 
@@ -32,12 +33,13 @@ int32_t air__expert_class(const air_program *program, int32_t from, uint64_t gra
 /* Units of a class, given by its first layer. */
 int64_t air__expert_units(const air_program *program, int32_t first, uint64_t granule);
 
-/* Slots of a class when all classes together have so many bytes: the same share of each, AIR__EXPERT_SLOTS at least. */
+/* Slots of a class when all classes together have so many bytes: the same share of what each has beyond AIR__EXPERT_SLOTS. */
 int64_t air__expert_slots(const air_program *program, int32_t first, uint64_t granule, uint64_t bytes);
 
 /* Memory of all units; of the least without which nothing runs; of the slots for so many bytes. */
 uint64_t air__experts_memory(const air_program *program, uint64_t granule);
 uint64_t air__experts_least(const air_program *program, uint64_t granule);
 uint64_t air__experts_fit(const air_program *program, uint64_t granule, uint64_t bytes);
+int32_t air__experts_slots(const air_program *program, uint64_t granule, uint64_t bytes); /* of all classes */
 
 #endif

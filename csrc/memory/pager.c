@@ -293,7 +293,8 @@ air_status air_pager_set_pins(air_pager *p, uint64_t bytes, air_error *err)
     uint64_t least = p->experts ? air__experts_least(p->program, p->granule) : 0;
     air_mutex_lock(&p->lock);
     uint64_t count = keep_prefix(p, bytes - air_min_u64(bytes, least));
-    if (p->experts) give_to_experts(p, bytes, count == p->n_tiles && bytes != UINT64_MAX);
+    int no_ring = count == p->n_tiles && p->elsewhere == (uint64_t)p->plan->n_device_tiles && p->elsewhere < p->n_tiles;
+    if (p->experts) give_to_experts(p, bytes, no_ring && bytes != UINT64_MAX);
     uint64_t there = air_budget_left(p->budget) + (p->ring ? p->ring_bytes : 0) + atomic_load(&p->budget->held[AIR_HOLD_PINS]);
     if (count < p->n_tiles || p->elsewhere < (uint64_t)p->plan->n_device_tiles || p->pin_target > there) {
         st = ring_for_rest(p, bytes, err);

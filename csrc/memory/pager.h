@@ -30,7 +30,8 @@ typedef struct air_pager_stats { /* since open; bytes as read, alignment include
     uint64_t read_ns;     /* summed over reads in flight */
     uint64_t pinned_bytes, pin_target; /* memory of pins: filled so far, and wanted */
     uint64_t expert_bytes, expert_target; /* memory of experts: likewise */
-    uint64_t expert_hits, expert_misses;  /* experts asked for that were in memory, and that were not */
+    uint64_t expert_hits, expert_misses;  /* experts asked for that were in memory, a device's or the host's, and that were not */
+    uint64_t expert_device_hits;          /* of expert_hits, those in a device's */
     uint64_t expert_guesses, expert_guessed; /* experts read for a guess; of them, those asked for before they gave way */
     uint64_t ring_bytes, ring_held;    /* memory of the ring: when there is one, 0 once there never will be; and now */
 } air_pager_stats;

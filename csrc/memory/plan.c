@@ -233,8 +233,9 @@ static void list_parts(const air_plan_request *r, const air__memory *m, int64_t 
         (void)snprintf(state, sizeof state, "KV cache %.1f MiB (n_ctx %lld), %s", air_mib(air__state_bytes(m, n_ctx)), (long long)n_ctx,
                        recurrent);
     if (m->logits) (void)snprintf(logits, sizeof logits, "logits %.1f, ", air_mib(m->logits));
-    (void)snprintf(text, n, "%sactivations %.1f%s, %sring %.1f, %s %.1f", state, air_mib(m->activations(r, rows_least(r, n_ctx), n_ctx)),
-                   *state ? "" : " MiB", logits, air_mib(air__plus(m->weights_least, m->gather)), m->fixed_name, air_mib(m->fixed));
+    (void)snprintf(text, n, "%sactivations %.1f%s, %s%s %.1f, %s %.1f", state, air_mib(m->activations(r, rows_least(r, n_ctx), n_ctx)),
+                   *state ? "" : " MiB", logits, m->experts_least ? "ring and experts" : "ring",
+                   air_mib(air__plus(m->weights_least, m->gather)), m->fixed_name, air_mib(m->fixed));
 }
 
 static air_status too_small(const air_plan_request *r, const air__memory *m, int64_t n_ctx, air_error *err)
@@ -330,7 +331,10 @@ static kept keep(const air_plan *p, const air_plan_request *r, const air__memory
 
 static void choose_device_tiles(air_plan *p, const air_plan_request *r, const air__memory *m)
 {
-    air__plan_deal_tiles(p, r, air__less(m->budget, used(r, m, p->n_ctx, p->max_rows, p->n_ctx)), m->ring);
+    uint64_t left = air__less(m->budget, used(r, m, p->n_ctx, p->max_rows, p->n_ctx));
+    air__plan_deal_tiles(p, r, air__less(left, m->experts_least), m->ring);
+    left = air__less(left, p->device_pin_bytes + p->device_ring_bytes + p->device_graph_bytes);
+    p->device_expert_bytes = air_min_u64(left, air__experts_memory(r->program, AIR_DEVICE_ALIGN));
 }
 
 /* Returns pins and experts beside a pass of max_rows rows. Copies for a device are made for that many once and for all. */
@@ -444,6 +448,7 @@ air_status air_plan_make(air_plan **out, const air_plan_request *request, air_er
         n = air__plan_memories(request, p, memories);
     }
     uint64_t prompt_pins = choose_pins(p, request, &memories[n - 1]);
+    p->device_expert_hit = air__expert_device_share(request, p);
     p->expert_hit = air__expert_share(request, p, p->expert_bytes);
     air__plan_times(p, request, prompt_pins);
     *out = p;

@@ -18,6 +18,9 @@
  *
  * So whatever the two budgets are, what lies in either is spread evenly, and disk, link and device are busy at once.
  *
+ * Of mixtures, a device's memory has places for experts in what its tiles leave, a few at least: those that rows are sent to most stay
+ * there, the next in host memory, the rest is read as it is asked for. The first device computes with them.
+ *
  * Products may be shared. Where the link bounds a pass, the CPU computes the first tiles that no device holds, as many as it takes as long
  * for as the link does for the rest. Of several devices the first computes what is no product; tiles are dealt to all, so that they are
  * done with a token at the same time: those that stay by what each has memory for, and where that is more than all tiles by what its
@@ -162,7 +165,9 @@ typedef struct air_plan {
     uint64_t expert_weight_bytes; /* of all of them, beside weight_bytes */
     uint64_t expert_token_bytes;  /* of those that one row is sent to */
     uint64_t expert_bytes, expert_bytes_full; /* memory for them, as pin_bytes and pin_bytes_full */
+    uint64_t device_expert_bytes; /* likewise of the first device's memory, whatever the context */
     double expert_hit;            /* of those asked for, as many are expected in memory: were all used alike, their share that is there */
+    double device_expert_hit;     /* of those, in the device's; where both are 0, there are no mixtures */
     uint64_t state_bytes_full;    /* KV cache at n_ctx; with a device: away_blocks, and one on its way there, else 0 */
     uint64_t recurrent_bytes;     /* of one sequence, from its first token on, where its K and V are; 0: it has none */
     uint64_t activation_bytes, activation_bytes_full; /* one row; max_rows rows; with a device, the copies for it */

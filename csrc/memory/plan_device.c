@@ -1,5 +1,6 @@
 /* A device's memory as the plan shares it out, and what the device asks of the host's. */
 #include "base/alloc.h"
+#include "memory/mixtures.h"
 #include "memory/plan_internal.h"
 #include "memory/tiles.h"
 
@@ -31,13 +32,15 @@ static uint64_t all_tiles(const air_program *program, uint64_t tile_bytes)
 air__memory air__device_memory(const air_plan_request *r, const air_plan *p)
 {
     uint64_t ring = AIR_DEVICE_RING_TILES * air_round_up(air__largest_tile(r->program, p->tile_bytes), AIR_DEVICE_ALIGN);
+    uint64_t experts = air__experts_least(r->program, AIR_DEVICE_ALIGN);
     return (air__memory){
         .where = AIR__DEVICE, .option = "max_vram", .fixed_name = "device context and small weights",
         .budget = r->device.budget, .reach = r->device.reach, .fixed = air__plus(r->device.fixed, p->device_part_bytes),
         .recurrent = r->recurrent, .state_per_block = r->state_per_block,
         .end_block = p->away_blocks ? air__blocks(p->n_ctx) - (uint64_t)p->away_blocks : UINT64_MAX, .shuttle = p->device_shuttle_bytes,
         .activations = device_activations, .ring = ring,
-        .weights_least = air_min_u64(ring, air__plus(all_tiles(r->program, p->tile_bytes), r->device.graph)),
+        .weights_least = air_min_u64(ring, air__plus(all_tiles(r->program, p->tile_bytes), r->device.graph)) + experts,
+        .experts_least = experts,
         .tile = air_tile_device_memory,
         .rows_most = AIR__PROMPT_ROWS, /* tiles that are not there for their sake are missed in every pass, prompt or not */
     };
@@ -52,6 +55,7 @@ uint64_t air__device_tile_most(const air_plan_request *r)
     uint64_t there = air__less(r->device.budget, air__plus(r->device.fixed, device_activations(r, 1, n_ctx)));
     uint64_t state = air__times(r->state_per_block, air__blocks(n_ctx));
     if (r->device.away_per_block) state = air_min_u64(state, there / 2); /* rather than a tiny ring, some of it is away */
+    there = air__less(there, air__experts_least(r->program, AIR_DEVICE_ALIGN));
     return air__less(there, state) / RING_SHARE / AIR_DEVICE_RING_TILES;
 }
 

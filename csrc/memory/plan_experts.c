@@ -37,41 +37,76 @@ void air__plan_experts(air_plan *plan, const air_program *p)
     }
 }
 
-/* Of a layer's experts, those in memory. Layers of a class share its slots evenly. */
-static double held_share(const air_program *p, int32_t layer, uint64_t memory)
+/* Of a layer's experts, those that so much memory holds. Layers of a class share its slots evenly. */
+static double held_share(const air_program *p, int32_t layer, uint64_t granule, uint64_t memory)
 {
-    int64_t units = air__expert_units(p, layer, AIR_PLAN_GRANULE);
-    return (double)air__expert_slots(p, layer, AIR_PLAN_GRANULE, memory) / (double)units;
+    return (double)air__expert_slots(p, layer, granule, memory) / (double)air__expert_units(p, layer, granule);
 }
 
-/* By class: its first layer stands for all. */
-static double missed_bytes(const air_program *p, uint64_t memory, int64_t rows)
+static double in_device(const air_program *p, const air_plan *plan, int32_t layer)
 {
-    double missed = 0;
+    return plan->device_expert_bytes ? held_share(p, layer, AIR_DEVICE_ALIGN, plan->device_expert_bytes) : 0;
+}
+
+/* A share of a layer's experts; memory: the host's. */
+typedef double (*share_fn)(const air_program *p, const air_plan *plan, int32_t layer, uint64_t memory);
+
+typedef enum counted { OWN_BYTES, WHOLE_PAGES } counted;
+
+/* Bytes of experts that a pass asks for, of each layer's that share: of a class its first layer's stands for all. */
+static double asked_bytes(const air_program *p, int64_t rows, counted how, share_fn share, const air_plan *plan, uint64_t memory)
+{
+    double bytes = 0;
     int32_t first = air__expert_class(p, 0, AIR_PLAN_GRANULE);
     for (; first < p->n_layers; first = air__expert_class(p, first + 1, AIR_PLAN_GRANULE)) {
-        double miss = 1 - held_share(p, first, memory);
-        for (int32_t layer = first; layer < p->n_layers; layer++) {
-            if (air__expert_memory(p, layer, AIR_PLAN_GRANULE) != air__expert_memory(p, first, AIR_PLAN_GRANULE)) continue;
-            double reads = experts_used(&p->mixtures[layer], rows) * (miss > 0 ? miss : 0);
-            missed += reads * (double)air__expert_memory(p, layer, AIR_PLAN_GRANULE);
-        }
+        uint64_t unit = air__expert_memory(p, first, AIR_PLAN_GRANULE);
+        double used = 0;
+        for (int32_t layer = first; layer < p->n_layers; layer++)
+            if (air__expert_memory(p, layer, AIR_PLAN_GRANULE) == unit) used += experts_used(&p->mixtures[layer], rows);
+        bytes += used * (how == WHOLE_PAGES ? (double)unit : unit_bytes(p, first)) * share(p, plan, first, memory);
     }
-    return missed;
+    return bytes;
+}
+
+static double all_of_it(const air_program *p, const air_plan *plan, int32_t layer, uint64_t memory)
+{
+    return (void)p, (void)plan, (void)layer, (void)memory, 1;
+}
+
+/* The two memories hold different ones (experts.c). */
+static double missed(const air_program *p, const air_plan *plan, int32_t layer, uint64_t memory)
+{
+    double miss = 1 - in_device(p, plan, layer);
+    if (plan->io != AIR_IO_MMAP) miss -= held_share(p, layer, AIR_PLAN_GRANULE, memory);
+    return miss > 0 ? miss : 0;
+}
+
+static double away(const air_program *p, const air_plan *plan, int32_t layer, uint64_t memory)
+{
+    (void)memory;
+    return 1 - in_device(p, plan, layer);
 }
 
 double air__expert_share(const air_plan_request *r, const air_plan *p, uint64_t memory)
 {
     if (!r->program->mixtures) return 0;
-    if (p->io == AIR_IO_MMAP) return r->file_bytes <= r->available ? 1 : 0;
-    double token = 0;
-    for (int32_t layer = 0; layer < r->program->n_layers; layer++)
-        if (has_experts(r->program, layer))
-            token += r->program->mixtures[layer].n_used * (double)air__expert_memory(r->program, layer, AIR_PLAN_GRANULE);
-    return token > 0 ? 1 - missed_bytes(r->program, memory, 1) / token : 0;
+    if (p->io == AIR_IO_MMAP && r->file_bytes <= r->available) return 1;
+    return 1 - asked_bytes(r->program, 1, WHOLE_PAGES, missed, p, memory) / asked_bytes(r->program, 1, WHOLE_PAGES, all_of_it, p, 0);
 }
 
-double air__expert_read_seconds(const air_plan_request *r, uint64_t memory, int64_t rows)
+double air__expert_device_share(const air_plan_request *r, const air_plan *p)
 {
-    return r->program->mixtures && r->bandwidths.disk > 0 ? missed_bytes(r->program, memory, rows) / r->bandwidths.disk : 0;
+    if (!r->program->mixtures || !p->device_expert_bytes) return 0;
+    return 1 - air__expert_link_bytes(r, p, 1) / asked_bytes(r->program, 1, OWN_BYTES, all_of_it, p, 0);
+}
+
+double air__expert_read_seconds(const air_plan_request *r, const air_plan *p, uint64_t memory, int64_t rows)
+{
+    if (!r->program->mixtures || r->bandwidths.disk <= 0) return 0;
+    return asked_bytes(r->program, rows, WHOLE_PAGES, missed, p, memory) / r->bandwidths.disk;
+}
+
+double air__expert_link_bytes(const air_plan_request *r, const air_plan *p, int64_t rows)
+{
+    return r->program->mixtures && r->device.budget ? asked_bytes(r->program, rows, OWN_BYTES, away, p, 0) : 0;
 }

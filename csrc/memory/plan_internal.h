@@ -69,11 +69,13 @@ void air__plan_deal_tiles(air_plan *p, const air_plan_request *r, uint64_t left,
 void air__plan_share_rest(air_plan *p, const air_plan_request *r, uint64_t pinned);
 double air__host_share_seconds(const air_plan_request *r, const air_plan *p); /* of the CPU, one token; hand-overs included */
 
-/* plan_experts.c. Sizes that depend on no memory; the share of experts that so much memory holds; seconds of reading those that a pass of
- * rows rows needs and that it does not hold, and of computing with them. */
+/* plan_experts.c. Sizes that depend on no memory; the share of experts that so much host memory holds with the device's, and the device's
+ * alone; of those that a pass of rows rows needs, seconds of reading what neither holds, and bytes of what the device does not. */
 void air__plan_experts(air_plan *p, const air_program *program);
 double air__expert_share(const air_plan_request *r, const air_plan *p, uint64_t memory);
-double air__expert_read_seconds(const air_plan_request *r, uint64_t memory, int64_t rows);
+double air__expert_device_share(const air_plan_request *r, const air_plan *p);
+double air__expert_read_seconds(const air_plan_request *r, const air_plan *p, uint64_t memory, int64_t rows);
+double air__expert_link_bytes(const air_plan_request *r, const air_plan *p, int64_t rows);
 double air__expert_pass_bytes(const air_program *program, int32_t layer, int64_t rows); /* of experts that so many rows are sent to */
 
 /* plan_time.c. What is known of a device, and the rate of its link while all are busy; 0: not known. Seconds for everything that it does

@@ -74,22 +74,34 @@ static double handover_seconds(const air_plan_request *r)
     return d->handover_s + (d->link_back > 0 ? logits / d->link_back : 0);
 }
 
-static double product_seconds(const air_plan_request *r, const rates *by, int64_t rows)
+/* The host asks for a mixture's experts when it has seen which a layer's rows go to; their products are launches of their own. */
+static double routing_seconds(const air_plan_request *r)
 {
+    enum { LAUNCHES = 4 };
+    const air_device_rates *d = air__rates_of_device(r, 0);
     double seconds = 0;
-    for (int32_t i = 0; i < r->program->n_ops; i++) {
-        if (r->program->ops[i].kind == AIR_OP_PRODUCT) seconds += op_seconds(r->program, &r->program->ops[i], by, rows);
-        if (r->program->ops[i].kind == AIR_OP_EXPERTS) seconds += mixture_seconds(r->program, r->program->ops[i].layer, by, rows);
-    }
+    for (int32_t i = 0; i < r->program->n_ops; i++)
+        if (r->program->ops[i].kind == AIR_OP_EXPERTS)
+            seconds += d->handover_s + LAUNCHES * d->op_s * r->program->mixtures[r->program->ops[i].layer].n_used;
     return seconds;
 }
 
-/* Whoever walks the program: all but its products. */
+static double product_seconds(const air_plan_request *r, const rates *by, int64_t rows)
+{
+    double seconds = 0;
+    for (int32_t i = 0; i < r->program->n_ops; i++)
+        if (r->program->ops[i].kind == AIR_OP_PRODUCT) seconds += op_seconds(r->program, &r->program->ops[i], by, rows);
+    return seconds;
+}
+
+/* Whoever walks the program: all but its products, which may be shared. */
 static double beside_products(const air_plan_request *r, const air_plan *p, const rates *by, int64_t rows)
 {
     double seconds = by->op_s * r->program->n_ops;
-    for (int32_t i = 0; i < r->program->n_ops; i++)
+    for (int32_t i = 0; i < r->program->n_ops; i++) {
         if (r->program->ops[i].kind == AIR_OP_EMBED) seconds += gather_seconds(r, p, rows);
+        if (r->program->ops[i].kind == AIR_OP_EXPERTS) seconds += mixture_seconds(r->program, r->program->ops[i].layer, by, rows);
+    }
     return seconds;
 }
 
@@ -104,7 +116,7 @@ static double device_beside(const air_plan_request *r, const air_plan *p, int32_
 {
     const rates by = rates_of_device(r, device);
     int32_t products = 0;
-    if (!device) return beside_products(r, p, &by, rows) + handover_seconds(r);
+    if (!device) return beside_products(r, p, &by, rows) + handover_seconds(r) + routing_seconds(r);
     for (int32_t i = 0; i < r->program->n_ops; i++) products += r->program->ops[i].kind == AIR_OP_PRODUCT;
     return by.op_s * products;
 }
@@ -155,8 +167,8 @@ static uint64_t linked_bytes(const air_plan *p, int32_t device, int64_t rows)
 
 static double link_seconds(const air_plan_request *r, const air_plan *p, int32_t device, int64_t rows)
 {
-    double rate = air__link_rate(r, device);
-    return rate > 0 ? (double)linked_bytes(p, device, rows) / rate : 0;
+    double rate = air__link_rate(r, device), experts = device ? 0 : air__expert_link_bytes(r, p, rows);
+    return rate > 0 ? ((double)linked_bytes(p, device, rows) + experts) / rate : 0;
 }
 
 double air__link_seconds(const air_plan_request *r, const air_plan *p, int64_t rows)
@@ -172,9 +184,9 @@ static double disk_seconds(const air_plan_request *r, const air_plan *p, uint64_
     if (r->bandwidths.disk <= 0) return 0;
     if (p->io == AIR_IO_MMAP && r->file_bytes <= r->available) return 0;
     if (p->io == AIR_IO_MMAP)
-        return (double)(p->weight_bytes - p->device_weight_bytes) / r->bandwidths.disk + air__expert_read_seconds(r, 0, rows);
+        return (double)(p->weight_bytes - p->device_weight_bytes) / r->bandwidths.disk + air__expert_read_seconds(r, p, 0, rows);
     int32_t end = air__plan_prefix(p, p->n_device_tiles, pinned - least, air__tile_in_ram, &memory);
-    return read_seconds(r, p, end) + air__expert_read_seconds(r, pinned - memory, rows);
+    return read_seconds(r, p, end) + air__expert_read_seconds(r, p, pinned - memory, rows);
 }
 
 /* --- together --- */

@@ -149,6 +149,7 @@ static PyObject *pager_into(PyObject *dict, const air_pager_stats *p)
         air__py_dict_take(dict, "pager_pinned_bytes", PyLong_FromUnsignedLongLong(p->pinned_bytes)) < 0 ||
         air__py_dict_take(dict, "pager_pin_target", PyLong_FromUnsignedLongLong(p->pin_target)) < 0 ||
         air__py_dict_take(dict, "pager_expert_hits", PyLong_FromUnsignedLongLong(p->expert_hits)) < 0 ||
+        air__py_dict_take(dict, "pager_expert_device_hits", PyLong_FromUnsignedLongLong(p->expert_device_hits)) < 0 ||
         air__py_dict_take(dict, "pager_expert_misses", PyLong_FromUnsignedLongLong(p->expert_misses)) < 0 ||
         air__py_dict_take(dict, "pager_expert_guesses", PyLong_FromUnsignedLongLong(p->expert_guesses)) < 0 ||
         air__py_dict_take(dict, "pager_expert_guessed", PyLong_FromUnsignedLongLong(p->expert_guessed)) < 0)

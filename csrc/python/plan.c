@@ -9,6 +9,12 @@
  * experts, and as many as are likely to be in memory. */
 typedef struct tile_counts { int32_t tiles, pinned, device; } tile_counts;
 
+static tile_counts experts_of(const air_plan *plan, const air_mixture *m)
+{
+    int32_t there = (int32_t)(m->n_experts * plan->expert_hit + 0.5), device = (int32_t)(m->n_experts * plan->device_expert_hit + 0.5);
+    return (tile_counts){.tiles = m->n_experts, .pinned = there > device ? there - device : 0, .device = device};
+}
+
 static void count_experts(const air_plan *plan, const air_program *program, tile_counts *counts)
 {
     for (int32_t i = 0; program->mixtures && i < program->n_layers; i++) {
@@ -16,7 +22,7 @@ static void count_experts(const air_plan *plan, const air_program *program, tile
         const int32_t weights[] = {m->gate, m->up, m->down};
         for (size_t j = 0; m->n_experts && j < AIR_COUNT(weights); j++)
             if (weights[j] != AIR_NONE)
-                counts[weights[j]] = (tile_counts){.tiles = m->n_experts, .pinned = (int32_t)(m->n_experts * plan->expert_hit + 0.5)};
+                counts[weights[j]] = experts_of(plan, m);
     }
 }
 
@@ -89,6 +95,16 @@ static PyObject *work_list(const air_plan *plan)
     return list;
 }
 
+/* What backends of devices have no kernels for, but for what is bidirectional. */
+static int is_the_cpus(const air_program *program)
+{
+    for (int32_t i = 0; i < program->n_layers; i++)
+        if (program->attention[i].values_in_keys || (program->mixtures && program->mixtures[i].weighs_input)) return 1;
+    for (int32_t i = 0; i < program->n_ops; i++)
+        if (program->ops[i].kind == AIR_OP_TEMPER) return 1;
+    return 0;
+}
+
 PyObject *air__py_plan_dict(const air_plan *plan, const air_program *program)
 {
     PyObject *weights = weights_list(plan, program), *helpers = weights ? helpers_list(plan) : NULL;
@@ -101,10 +117,11 @@ PyObject *air__py_plan_dict(const air_plan *plan, const air_program *program)
 #define U(field) #field, (unsigned long long)plan->field
 #define I(field) #field, (long long)plan->field
 #define D(field) #field, plan->field
-    return Py_BuildValue("{ss ss sN sK sK sL sL sK sK sK sL sK sK sK sK sK sK sK sK sK sK sK sL sK "
-                         "sK sK sK sK sK sK sL sK sK sL sK sK sN sN sK sK sK sK sd sd sd sd sd sd sd ss sd sL sN}",
+    return Py_BuildValue("{ss ss sN sN sK sK sL sL sK sK sK sL sK sK sK sK sK sK sK sK sK sK sK sL sK "
+                         "sK sK sK sK sK sK sL sK sK sL sK sK sN sN sK sK sK sK sK sd sd sd sd sd sd sd sd ss sd sL sN}",
                          "io", air_io_name(plan->io), "kv_dtype", air_state_names[plan->state_type],
-                         "bidirectional", PyBool_FromLong(program->bidirectional), U(budget), U(fixed), I(n_ctx), I(max_rows),
+                         "bidirectional", PyBool_FromLong(program->bidirectional),
+                         "cpu_alone", PyBool_FromLong(is_the_cpus(program)), U(budget), U(fixed), I(n_ctx), I(max_rows),
                          U(tile_bytes), U(ring_bytes),
                          U(block_bytes), I(depth), U(weight_bytes), U(pin_bytes), U(pin_bytes_full), U(state_bytes_full),
                          U(recurrent_bytes),
@@ -113,7 +130,8 @@ PyObject *air__py_plan_dict(const air_plan *plan, const air_program *program)
                          U(device_weight_bytes), U(device_ring_bytes), U(device_state_bytes), U(device_activation_bytes),
                          U(device_activation_bytes_full), I(away_blocks), U(device_shuttle_bytes),
                          U(device_part_bytes), I(n_host_tiles), U(host_weight_bytes), U(share_bytes), "helpers", helpers, "work", work,
-                         U(expert_weight_bytes), U(expert_token_bytes), U(expert_bytes), U(expert_bytes_full), D(expert_hit),
+                         U(expert_weight_bytes), U(expert_token_bytes), U(expert_bytes), U(expert_bytes_full),
+                         U(device_expert_bytes), D(expert_hit), D(device_expert_hit),
                          D(disk_s), D(link_s), D(device_s), D(compute_s), D(pass_s), D(full_s),
                          "bound", air_bound_name(plan->bound), D(prompt_s), I(n_tiles), "weights", weights);
 #undef U

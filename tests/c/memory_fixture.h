@@ -149,6 +149,7 @@ typedef struct bench {
     air_budget budget;
     air_plan *plan;
     air_pager *pager;
+    uint64_t device_experts; /* memory of a device for experts, whoever does the copies */
 } bench;
 
 static inline air_status bench_open(bench *b, const fixture *f, const air_plan_request *request, air_error *err)
@@ -159,6 +160,7 @@ static inline air_status bench_open(bench *b, const fixture *f, const air_plan_r
         if (!b->sources[i]) b->sources[i] = &b->memory[i].base;
     air_status st = air_plan_make(&b->plan, request, err);
     if (st) return st;
+    if (b->device_experts) b->plan->device_expert_bytes = b->device_experts;
     air_budget_init(&b->budget, "max_ram", request->budget);
     air_pager_config config = {
         .program = &f->program, .plan = b->plan, .sources = b->sources, .parts = FIXTURE_PARTS, .budget = &b->budget,

@@ -334,6 +334,216 @@ TEST(a_plan_shares_memory_out_between_tiles_and_experts)
     fixture_free(&m.f);
 }
 
+/* --- with the memory of a device --- */
+
+/* Experts where the feed says that they are, or are to be. */
+typedef struct device { uint8_t *memory; uint64_t bytes; } device;
+
+static device device_of(const mixed *m, uint64_t bytes)
+{
+    device d = {.bytes = air__experts_fit(&m->f.program, AIR_DEVICE_ALIGN, bytes)};
+    d.memory = malloc((size_t)d.bytes);
+    memset(d.memory, 0xff, (size_t)d.bytes);
+    return d;
+}
+
+/* To its place, or garbage, as if the copy had not been done. */
+static void device_copy(const mixed *m, device *d, const air_expert *e, int well)
+{
+    const uint8_t *const parts[AIR__EXPERT_PARTS] = {e->gate, e->up, e->down};
+    for (int i = 0; i < AIR__EXPERT_PARTS; i++) {
+        air__extent x = air__expert_extent(&m->f.program, e->layer, e->expert, i);
+        uint64_t at = e->at + air_device_expert_part(&m->f.program, e->layer, i);
+        if (!x.bytes) continue;
+        CHECK(at % AIR_DEVICE_ALIGN == 0 && at + x.bytes <= d->bytes);
+        if (well) memcpy(d->memory + at, parts[i], (size_t)x.bytes);
+        else memset(d->memory + at, 0xee, (size_t)x.bytes);
+    }
+}
+
+static int device_has(const mixed *m, const device *d, const air_expert *e)
+{
+    for (int i = 0; i < AIR__EXPERT_PARTS; i++) {
+        air__extent x = air__expert_extent(&m->f.program, e->layer, e->expert, i);
+        const uint8_t *there = d->memory + e->at + air_device_expert_part(&m->f.program, e->layer, i);
+        if (x.bytes && !part_is(m, e->layer, e->expert, i, there)) return 0;
+    }
+    return 1;
+}
+
+/* What a backend does with a layer's: two stay held while the next are taken. Gives up after so many, as one that fails; -1: never. */
+static air_status compute_layer(const mixed *m, air_pager *pager, device *d, int32_t layer, const int32_t *experts, const int32_t *rows,
+                                int32_t n, int32_t gives_up)
+{
+    const air_feed *feed = air_pager_feed(pager);
+    air_expert out[EXPERTS], held[EXPERTS];
+    int32_t got = 0, n_held = 0, taken = 0;
+    air_status st = feed->experts.ask(feed->self, layer, experts, rows, n, &err);
+    while (!st && !(st = feed->experts.take(feed->self, out, EXPERTS, &got, &err)) && got) {
+        for (int32_t i = 0; i < got; i++, taken++) {
+            CHECK(out[i].layer == layer && out[i].place != AIR_NONE);
+            if (taken == gives_up) {
+                for (; i < got; i++)
+                    if (out[i].down) device_copy(m, d, &out[i], 0);
+                return AIR_E_DEVICE;
+            }
+            if (out[i].down) device_copy(m, d, &out[i], 1);
+            CHECK(device_has(m, d, &out[i]));
+            held[n_held++] = out[i];
+        }
+        for (; n_held > 2; n_held--) {
+            CHECK(device_has(m, d, &held[0])); /* nobody else has had its place meanwhile */
+            feed->experts.give(feed->self, &held[0]);
+            memmove(held, held + 1, (size_t)(n_held - 1) * sizeof *held);
+        }
+    }
+    for (int32_t i = 0; i < n_held && !st; i++) {
+        CHECK(device_has(m, d, &held[i]));
+        feed->experts.give(feed->self, &held[i]);
+    }
+    if (!st) CHECK_EQ(taken, n);
+    return st;
+}
+
+TEST(a_device_finds_experts_where_it_has_put_them)
+{
+    static const int32_t layers[] = {1, 2, 4};
+    for (int round = 0; round < 24; round++) {
+        mixed m;
+        mixed_make(&m);
+        int64_t live = air_alloc_live();
+        bench b = bench_of(&m.f);
+        uint64_t all = air__experts_memory(&m.f.program, AIR_DEVICE_ALIGN), least = air__experts_least(&m.f.program, AIR_DEVICE_ALIGN);
+        b.device_experts = round % 4 ? least + pick(all - least + 4096) : least;
+        device d = device_of(&m, b.device_experts);
+        CHECK(d.bytes <= b.device_experts && d.bytes >= least);
+        air_plan_request r = fixture_request(&m.f, 64u << 20);
+        REQUIRE(bench_open(&b, &m.f, &r, &err) == AIR_OK);
+        if (pick(2)) CHECK_EQ(air_pager_set_pins(b.pager, pick(3) * MIB, &err), AIR_OK);
+        for (int pass = 0; pass < 30; pass++) {
+            for (size_t i = 0; i < AIR_COUNT(layers); i++) {
+                int32_t experts[EXPERTS], rows[EXPERTS], n = pick_experts(experts, rows, 1 + pick(5));
+                int32_t gives_up = pick(12) == 0 ? (int32_t)pick((uint64_t)n) : -1;
+                air_status st = compute_layer(&m, b.pager, &d, layers[i], experts, rows, n, gives_up);
+                CHECK_EQ(st, gives_up < 0 ? AIR_OK : AIR_E_DEVICE);
+                if (!st) continue;
+                air_pager_rewind(b.pager);
+                break;
+            }
+        }
+        air_pager_stats s = air_pager_stats_get(b.pager);
+        CHECK(s.expert_device_hits > 0 && s.expert_device_hits <= s.expert_hits);
+        CHECK_EQ(s.expert_bytes, b.budget.held[AIR_HOLD_EXPERTS]);
+        bench_close(&b);
+        CHECK_EQ(b.budget.total, 0);
+        CHECK_EQ(air_alloc_live(), live);
+        free(d.memory);
+        fixture_free(&m.f);
+    }
+}
+
+/* Expert 0 gets many rows, the others one now and then: it never has to come again. */
+TEST(the_coldest_gives_its_place_in_a_device_away)
+{
+    mixed m;
+    mixed_make(&m);
+    bench b = bench_of(&m.f);
+    b.device_experts = air__experts_least(&m.f.program, AIR_DEVICE_ALIGN);
+    device d = device_of(&m, b.device_experts);
+    air_plan_request r = fixture_request(&m.f, 64u << 20);
+    REQUIRE(bench_open(&b, &m.f, &r, &err) == AIR_OK);
+    for (int32_t turn = 0; turn < 40; turn++) {
+        int32_t other = 1 + turn % (EXPERTS - 2), experts[2] = {turn % 2 ? other : 0, turn % 2 ? other + 1 : other};
+        int32_t rows[2] = {turn % 2 ? 1 : 8, 1};
+        uint64_t before = air_pager_stats_get(b.pager).expert_device_hits;
+        CHECK_EQ(compute_layer(&m, b.pager, &d, 4, experts, rows, 2, -1), AIR_OK);
+        if (turn && turn % 2 == 0) CHECK(air_pager_stats_get(b.pager).expert_device_hits > before);
+    }
+    bench_close(&b);
+    free(d.memory);
+    fixture_free(&m.f);
+}
+
+/* Two memories hold more than one: what a device keeps takes no new memory, but gives way to what comes next. */
+TEST(what_a_device_keeps_is_not_kept_in_memory_too)
+{
+    static const int32_t layers[] = {1, 2, 4};
+    mixed m;
+    mixed_make(&m);
+    bench b = bench_of(&m.f);
+    b.device_experts = air__experts_memory(&m.f.program, AIR_DEVICE_ALIGN);
+    device d = device_of(&m, b.device_experts);
+    air_plan_request r = fixture_request(&m.f, 64u << 20);
+    REQUIRE(bench_open(&b, &m.f, &r, &err) == AIR_OK);
+    REQUIRE(air_pager_set_pins(b.pager, UINT64_MAX, &err) == AIR_OK); /* there would be room for all */
+    for (int pass = 0; pass < 3; pass++)
+        for (size_t i = 0; i < AIR_COUNT(layers); i++)
+            for (int32_t one = 0, rows = 1; one < EXPERTS; one++) /* one by one, so that no more are on their way */
+                CHECK_EQ(compute_layer(&m, b.pager, &d, layers[i], &one, &rows, 1, -1), AIR_OK);
+    air_pager_stats s = air_pager_stats_get(b.pager);
+    CHECK(s.expert_misses == 3 * EXPERTS && s.expert_device_hits == 2 * 3 * EXPERTS);
+    CHECK(s.expert_bytes <= 3 * (unit_bytes(&m, 4, 0) + 3 * 4096)); /* of each class one */
+    bench_close(&b);
+    free(d.memory);
+    fixture_free(&m.f);
+}
+
+TEST(who_holds_all_places_of_a_device_is_told_so)
+{
+    mixed m;
+    mixed_make(&m);
+    bench b = bench_of(&m.f);
+    b.device_experts = air__experts_least(&m.f.program, AIR_DEVICE_ALIGN);
+    air_plan_request r = fixture_request(&m.f, 64u << 20);
+    REQUIRE(bench_open(&b, &m.f, &r, &err) == AIR_OK);
+    REQUIRE(air_pager_set_pins(b.pager, UINT64_MAX, &err) == AIR_OK); /* memory has room for all */
+    const air_feed *feed = air_pager_feed(b.pager);
+    int32_t experts[6] = {0, 1, 2, 3, 4, 5}, rows[6] = {1, 1, 1, 1, 1, 1}, got = 0, held = 0;
+    air_expert out[6];
+    REQUIRE(feed->experts.ask(feed->self, 4, experts, rows, 6, &err) == AIR_OK);
+    while (held < AIR__EXPERT_SLOTS) {
+        REQUIRE(feed->experts.take(feed->self, out + held, 6 - held, &got, &err) == AIR_OK);
+        held += got;
+    }
+    CHECK_EQ(feed->experts.take(feed->self, out + held, 1, &got, &err), AIR_E_ARGUMENT);
+    CHECK(strstr(err.text, "4 experts are held") != NULL);
+    feed->experts.give(feed->self, &out[1]);
+    CHECK(feed->experts.take(feed->self, out + held, 1, &got, &err) == AIR_OK && got == 1);
+    CHECK_EQ(out[held].place, out[1].place);
+    bench_close(&b);
+    fixture_free(&m.f);
+}
+
+TEST(a_plan_gives_a_device_the_experts_that_tiles_leave_room_for)
+{
+    mixed m;
+    mixed_make(&m);
+    uint64_t all = air__experts_memory(&m.f.program, AIR_DEVICE_ALIGN), least = air__experts_least(&m.f.program, AIR_DEVICE_ALIGN);
+    double hit = -1, link = 1e9;
+    int between = 0;
+    for (uint64_t budget = MIB; budget < 12 * MIB; budget += 100 * 1024) {
+        air_plan *p;
+        air_plan_request r = fixture_request(&m.f, 64u << 20);
+        r.n_ctx = 64;
+        r.cpu_share = 0;
+        r.device = (air_device_request){.budget = budget, .fixed = 4096};
+        r.bandwidths.devices[0] = (air_device_rates){.link = 1e9, .memory = 1e12};
+        if (air_plan_make(&p, &r, &err)) continue;
+        CHECK(p->device_expert_bytes >= least && p->device_expert_bytes <= all);
+        CHECK(p->device_fixed + p->device_pin_bytes + p->device_ring_bytes + p->device_expert_bytes + p->device_state_bytes +
+              p->device_activation_bytes_full + p->device_part_bytes <= budget);
+        CHECK(p->n_device_tiles == p->n_tiles || p->device_expert_bytes < least + (1 << 16)); /* tiles, which every pass uses, come first */
+        CHECK(p->device_expert_hit >= hit && p->device_expert_hit <= p->expert_hit && p->expert_hit <= 1);
+        CHECK(p->link_s <= link && (p->device_expert_hit < 1) == (p->device_expert_bytes < all));
+        between += hit > 0 && hit < 1 && p->device_expert_hit > hit;
+        hit = p->device_expert_hit;
+        link = p->link_s;
+        air_plan_free(p);
+    }
+    CHECK(hit == 1 && link == 0 && between > 3);
+    fixture_free(&m.f);
+}
+
 int main(int argc, char **argv)
 {
     check_begin(argc, argv);
@@ -345,5 +555,10 @@ int main(int argc, char **argv)
     RUN(who_holds_all_there_is_is_told_so);
     RUN(a_budget_that_is_taken_leaves_no_expert_to_wait_for);
     RUN(a_plan_shares_memory_out_between_tiles_and_experts);
+    RUN(a_device_finds_experts_where_it_has_put_them);
+    RUN(the_coldest_gives_its_place_in_a_device_away);
+    RUN(what_a_device_keeps_is_not_kept_in_memory_too);
+    RUN(who_holds_all_places_of_a_device_is_told_so);
+    RUN(a_plan_gives_a_device_the_experts_that_tiles_leave_room_for);
     return check_end();
 }

@@ -34,12 +34,18 @@ struct Spans {
     long kept, pinned, streamed, unlocked;
 };
 
+/* Experts that came to be computed with: from VRAM, from page-locked memory, from other memory. */
+struct Experts {
+    long placed, locked, unlocked;
+};
+
 /* What a test wants of the feed, and what the engine's thread saw. */
 struct FeedTest {
     Spans spans;
-    long asked, cancel_at; /* tiles from reset on; cancels before that one, 0: none */
+    Experts experts;
+    long asked, cancel_at; /* tiles, and layers of experts, from reset on; cancels before that one, 0: none */
     std::atomic<air_batch *> batch;
-    std::atomic<bool> wrong; /* spans went back in another order, not once, or not all; or too many were held */
+    std::atomic<bool> wrong; /* spans went back in another order, not once, or not all; or too many were held; experts likewise */
 };
 
 inline FeedTest &feed_test()
@@ -52,6 +58,7 @@ inline void reset_feed_test(long cancel_at = 0)
 {
     FeedTest &t = feed_test();
     t.spans = Spans();
+    t.experts = Experts();
     t.asked = 0;
     t.cancel_at = cancel_at;
     t.batch = nullptr;
@@ -63,16 +70,23 @@ struct Feed {
     std::vector<size_t> row_bytes; /* by weight */
     std::deque<air_span> held;
     int moving; /* of them, those that do not stay */
+    std::vector<uint64_t> experts; /* slots of those that are held */
+    int copying; /* of them, those that do not lie in VRAM */
 };
+
+inline void cancel_if_it_is_time()
+{
+    FeedTest &t = feed_test();
+    if (++t.asked != t.cancel_at) return;
+    while (!t.batch) continue;
+    air_batch_cancel(t.batch);
+}
 
 inline air_status feed_next(void *self, air_span *span, air_error *err)
 {
     Feed *feed = static_cast<Feed *>(self);
     FeedTest &t = feed_test();
-    if (++t.asked == t.cancel_at) {
-        while (!t.batch) continue;
-        air_batch_cancel(t.batch);
-    }
+    cancel_if_it_is_time();
     if (feed->moving > 2) t.wrong = true;
     air_status st = feed->pager->next(feed->pager->self, span, err);
     if (st) return st;
@@ -101,6 +115,41 @@ inline air_status feed_gather(void *self, int32_t weight, const int32_t *rows, i
     return pager->gather(pager->self, weight, rows, n, out, err);
 }
 
+/* --- experts --- */
+
+inline air_status feed_ask(void *self, int32_t layer, const int32_t *experts, const int32_t *rows, int32_t n, air_error *err)
+{
+    Feed *feed = static_cast<Feed *>(self);
+    cancel_if_it_is_time();
+    if (!feed->experts.empty()) feed_test().wrong = true;
+    return feed->pager->experts.ask(feed->pager->self, layer, experts, rows, n, err);
+}
+
+inline air_status feed_take(void *self, air_expert *out, int32_t most, int32_t *n, air_error *err)
+{
+    Feed *feed = static_cast<Feed *>(self);
+    Experts &e = feed_test().experts;
+    if (feed->copying > 2) feed_test().wrong = true;
+    air_status st = feed->pager->experts.take(feed->pager->self, out, most, n, err);
+    for (int32_t i = 0; i < *n && !st; i++) {
+        feed->experts.push_back(out[i].slot);
+        feed->copying += out[i].down != nullptr;
+        (!out[i].down ? e.placed : out[i].locked ? e.locked : e.unlocked)++;
+    }
+    return st;
+}
+
+inline void feed_give(void *self, const air_expert *expert)
+{
+    Feed *feed = static_cast<Feed *>(self);
+    size_t at = 0;
+    while (at < feed->experts.size() && feed->experts[at] != expert->slot) at++;
+    if (at == feed->experts.size()) feed_test().wrong = true;
+    else feed->experts.erase(feed->experts.begin() + static_cast<long>(at));
+    feed->copying -= expert->down != nullptr;
+    feed->pager->experts.give(feed->pager->self, expert);
+}
+
 inline const air_program *&program_under_test()
 {
     static const air_program *program;
@@ -115,12 +164,15 @@ inline air_status open_noting_program(air_backend **out, const air_backend_confi
 
 inline air_status run_with_feed(air_backend *backend, const air_pass *pass, const air_feed *pager, air_error *err)
 {
-    Feed feed = {pager, {}, {}, 0};
+    Feed feed = {pager, {}, {}, 0, {}, 0};
     const air_program *p = program_under_test();
     for (int32_t i = 0; i < p->n_weights; i++) feed.row_bytes.push_back(static_cast<size_t>(p->weights[i].row_bytes));
     air_feed unkind = {&feed, feed_next, feed_release, feed_keep, feed_gather, pager->vectors, {}};
+    unkind.experts.ask = feed_ask;
+    unkind.experts.take = feed_take;
+    unkind.experts.give = feed_give;
     air_status st = air_backend_plugin()->run(backend, pass, &unkind, err);
-    if (!feed.held.empty()) feed_test().wrong = true;
+    if (!feed.held.empty() || (!st && !feed.experts.empty())) feed_test().wrong = true;
     return st;
 }
 
@@ -146,9 +198,10 @@ struct Memory {
     uint64_t max_vram = 0; /* instead of a share */
     double second = 0;     /* share that stays on a second device, if there is one */
     double cpu = 0;        /* of what no device holds, the CPU's */
+    double experts = 1;    /* of a mixture's, what stays in VRAM; in RAM there are as few as can be */
 };
 
-static const Memory RESIDENT = {1, 0, AIR_IO_DIRECT, 8, 0, 0, 0};
+static const Memory RESIDENT = {1, 0, AIR_IO_DIRECT, 8, 0, 0, 0, 1};
 
 inline air_engine_config config_of(const air_gguf_set *set, const Memory &memory)
 {
@@ -192,7 +245,8 @@ inline void choose_memory(air_engine_config *c, const Memory &memory)
     c->helpers[0].max_vram = h->fixed + h->buffer_bytes + plan->part_bytes + ring + static_cast<uint64_t>(memory.second * static_cast<double>(kept));
     uint64_t graph = memory.kept < 1 ? 0 : plan->device_graph_bytes;
     c->max_vram = plan->device_fixed + plan->device_part_bytes + graph + plan->device_state_bytes + plan->device_activation_bytes_full + ring +
-                  static_cast<uint64_t>(memory.kept * static_cast<double>(kept));
+                  static_cast<uint64_t>(memory.kept * static_cast<double>(kept)) +
+                  static_cast<uint64_t>(memory.experts * static_cast<double>(plan->device_expert_bytes));
     c->max_pins = static_cast<uint64_t>(memory.pinned * static_cast<double>(pinned));
     air_plan_free(plan);
 }

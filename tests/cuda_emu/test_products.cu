@@ -134,7 +134,7 @@ struct problem {
         for (float &each : x) each = input_value(input);
     }
 
-    bool is_q8() const { return air_cuda_product_input(format->id) == AIR_INPUT_Q8; }
+    bool is_q8() const { return air_device_input(format->id) == AIR_INPUT_Q8; }
 
     /* The rows from first on, with columns from c on. */
     problem part(int64_t first, int64_t rows_, int64_t c, int64_t n_) const
@@ -242,7 +242,7 @@ TEST(every_format_of_a_matrix_has_a_product)
     for (uint32_t type = 0; type < 2 * AIR_TYPE_COUNT; type++) {
         const air_format *f = air_format_by_id(type);
         CHECK_EQ(air_cuda_product_supports(type), f && f->role == AIR_FORMAT_MATRIX);
-        if (f && f->role == AIR_FORMAT_MATRIX) CHECK_EQ(air_cuda_product_input(type), ops->product[type].input);
+        if (f && f->role == AIR_FORMAT_MATRIX) CHECK_EQ(air_device_input(type), ops->product[type].input);
     }
 }
 

@@ -30,11 +30,16 @@ from tests.gpu.driver import NO_GPU, NoGpuError, Watch, facts
 
 State = Literal["ok", "FAILED", "skipped"]
 MIB = 1 << 20
-KERNEL_TESTS = ("rows", "attention", "products", "cublas")
+KERNEL_TESTS = ("rows", "mixture", "attention", "products", "cublas")
 PYTEST_NEEDS = ("pytest", "pytest_timeout", "tokenizers", "jinja2", "tqdm", "numpy")
 # Small cases, by program: a sanitizer makes a kernel tens of times slower.
-MEMCHECK = {"rows": "", "attention": "prompts_attend_on_tensor_cores", "products": "prompts_do_not_depend"}
-RACECHECK = {"rows": "a_norm_gives", "attention": "prompts_over_the_border", "products": "the_bits_of_a_prompts_result"}
+MEMCHECK = {
+    "rows": "", "mixture": "rows_go_to_experts_of", "attention": "prompts_attend_on_tensor_cores", "products": "prompts_do_not_depend",
+}  # fmt: skip
+RACECHECK = {
+    "rows": "a_norm_gives", "mixture": "rows_go_to_experts_of", "attention": "prompts_over_the_border",
+    "products": "the_bits_of_a_prompts_result",
+}  # fmt: skip
 
 
 @dataclass
@@ -161,7 +166,7 @@ def python_tests(session: Session) -> None:
         return
     if session.skip_late(name):
         return
-    words = ["-q", "-p", "no:cacheprovider", "-o", "addopts=", "--no-header", "--tb=short", name]
+    words = ["-q", "-p", "no:cacheprovider", "-o", "addopts=", "--no-header", "--tb=short", name, "tests/python/test_cuda_experts.py"]
     done = run(session, build.python("pytest", *words), 180, AIRPY_TEST_GPU="1")
     last = done.output.strip().splitlines()[-1:] or [""]
     if done.state != "ok":

@@ -1,5 +1,6 @@
 """Mistakes in the order of copies and kernels of the CUDA backend, which tests/cuda_emu/test_stream.cu must catch, in how it fails, which
-are test_stream_faults.cu's, with state in RAM, test_state.cu's, and in kernels, test_rows.cu's and test_attention.cu's: a table, and what plants them. Run by tests/python/test_cuda_mutations.py.
+are test_stream_faults.cu's, with state in RAM, test_state.cu's, with experts, test_experts.cu's, and in kernels, test_rows.cu's, test_mixture.cu's and
+test_attention.cu's: a table, and what plants them. Run by tests/python/test_cuda_mutations.py.
 
 A row is a file under cuda/, exact texts (found once each) with what replaces them, and the part of a test's name that must then fail.
 Only that file is compiled; the rest, and the test, are objects of a build of the tests (CMake's, with its compile_commands.json).
@@ -51,6 +52,14 @@ def of_faults(name: str, file: str, old: str, new: str, test: str) -> Mutation:
 
 def of_state(name: str, old: str, new: str, test: str = "whatever_order", file: str = "shuttle.cu") -> Mutation:
     return Mutation(name, file, [(old, new)], test, "test_state")
+
+
+def of_experts(name: str, old: str, new: str, test: str = "no_schedule", *more: tuple[str, str]) -> Mutation:
+    return Mutation(name, "experts.cu", [(old, new), *more], test, "test_experts")
+
+
+def of_mixtures(name: str, old: str, new: str, test: str) -> Mutation:
+    return Mutation(name, "mixture.cu", [(old, new)], test, "test_mixture")
 
 
 WAIT_USED = '    if (d->taken >= AIR_DEVICE_RING_TILES) AIR_CUDA_TRY(cudaStreamWaitEvent(d->copy, slot->used, 0), "copying weights", err);\n'
@@ -185,6 +194,33 @@ MUTATIONS = [
     of_shares("the CPU's rows are the device's too", P, "        if (tile->host && role == AIR_ROW_GENERATED) continue;\n", "", "the_cpu_computes"),
     of_shares("a span goes back while the CPU computes with it", W, "!st && tile->host && !span.stays);", "0);", "the_cpu_computes"),
     of_shares("tiles brought ahead are not waited for", W, WAIT_COPIED, "", "the_cpu_computes"),
+    # experts
+    of_experts("a place is filled before its kernels are done", "    TRY(cudaStreamWaitEvent(h->copy, x->used[(turn < oldest ? oldest : turn) % AIR_CUDA_EXPERT_TURNS], 0));\n", "    (void)oldest;\n"),
+    of_experts("a place waits for another expert's kernels", "(turn < oldest ? oldest : turn) %", "(turn < oldest ? oldest : turn + 1) %"),
+    of_experts("kernels do not wait for their expert", "    TRY(cudaStreamWaitEvent(h->compute, x->copied, 0));\n", ""),
+    of_experts("an expert's copy is noted before it", "    TRY(cudaEventRecord(x->copied, h->copy));\n", "", "no_schedule", ("    air_status st = await_place(h, e->place, err);\n", "    air_status st = await_place(h, e->place, err);\n    TRY(cudaEventRecord(x->copied, h->copy));\n")),
+    of_experts("an expert's kernels are noted on another stream", "x->used[turn % AIR_CUDA_EXPERT_TURNS], h->compute", "x->used[turn % AIR_CUDA_EXPERT_TURNS], h->aside"),
+    of_experts("an expert goes back before it is copied", "    if (e->down && e->locked) x->held[x->n_held++] = *e;\n    else give(h, e);\n", "    give(h, e);\n"),
+    of_experts("an expert goes back without waiting for its copy", "x->n_held == AIR_CUDA_READING ? cudaEventSynchronize(oldest) : cudaEventQuery(oldest);", "oldest ? cudaSuccess : cudaErrorUnknown;"),
+    of_experts("experts of a pass stay behind", "    while (well && h->experts.n_held) give_oldest(h);\n", "    (void)well;\n", "experts_come"),
+    of_experts("rows are sorted before the routing has come", "    TRY(cudaEventSynchronize(x->routed));\n", ""),
+    of_experts("the routing comes by another stream", "cudaMemcpyDeviceToHost, h->compute", "cudaMemcpyDeviceToHost, h->copy"),
+    of_experts("which row goes where goes by another stream", "sent, times * sizeof *sent, cudaMemcpyHostToDevice, h->compute", "sent, times * sizeof *sent, cudaMemcpyHostToDevice, h->aside"),
+    of_experts("pageable experts are copied as if they were locked", "    if (!e->locked) return air_cuda_copy_staged", "    if (!from) return air_cuda_copy_staged"),
+    of_experts("places overlap", "h->experts.memory + e->at + air_device", "h->experts.memory + e->at / 2 + air_device", "transformers"),
+    of_experts("a lone row is the first", "        run.row = sent[run.first];\n", "        run.row = 0 * sent[run.first];\n", "transformers"),
+    of_experts("an expert's columns are the first ones", "(const float *)(h->memory + h->layout.gathered) + run->first * k;", "(const float *)(h->memory + h->layout.gathered);", "transformers"),
+    of_experts("experts are not gated", "    gated.activation = m->activation;\n", "", "transformers"),
+    of_experts("what experts make takes the residual's place", "mixed.adds = op->epilogue == AIR_EPILOGUE_ADD;", "mixed.adds = false;", "transformers"),
+    of_experts("rows of prompts lie over generated ones", "next[AIR_ROW_PROMPT][i] = x->first[i] + x->generated[i];", "next[AIR_ROW_PROMPT][i] = x->first[i];", "among_others"),
+    of_experts("rows of prompts are computed as generated ones", "generated, x->rows[e->expert] - generated, 0, AIR_ROW_PROMPT", "generated, x->rows[e->expert] - generated, 0, AIR_ROW_GENERATED", "among_others", ("p.role = (air_cuda_role)run->role;", "p.role = (air_cuda_role)h->pass->roles[0];")),
+    of_mixtures("the last of equal experts is chosen", "before += keys[j] > mine || (keys[j] == mine && j < i);", "before += keys[j] > mine || (keys[j] == mine && j > i);", "equal"),
+    of_mixtures("a group too many is kept", ">= a.groups_used) keys[i] = 0;", "> a.groups_used) keys[i] = 0;", "best_groups"),
+    of_mixtures("weights have the bias that chooses", " : values[i];\n    }", " : biased(a, values, i);\n    }", "definition_names"),
+    of_mixtures("groups are weighed by one expert", "return a.bias ? one + two : one;", "return one;", "best_groups"),
+    of_mixtures("a number that is none is chosen by chance", "    if (x != x) return 1;\n", "    if (x != x) return 0;\n", "none_choose"),
+    of_mixtures("a row adds its first expert's result again", "a.results[place[j] * a.width + i]", "a.results[place[0] * a.width + i]", "order_of_a_rows"),
+    of_mixtures("what is scaled was not normalised", "a.normalise ? weights[j] / (sum + 1e-20f) : weights[j]", "weights[j] + 0 * sum", "definition_names"),
 ]
 
 

@@ -3,11 +3,13 @@ release preset)."""
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,39 @@ def executables() -> Path:
             done = subprocess.run(command, capture_output=True, text=True)
             assert done.returncode == 0, done.stdout + done.stderr
     return folder / "tests"
+
+
+@pytest.fixture(scope="session")
+def plugin(request: pytest.FixtureRequest) -> Path:
+    """The CUDA backend on the emulation, or with AIRPY_TEST_GPU=1 the real one."""
+    from on_cuda import REAL
+
+    from airpy.device import cuda_plugin
+
+    if REAL:
+        return Path(cuda_plugin())
+    folder: Path = request.getfixturevalue("executables")
+    return folder / "libairpy_cuda_emulated.so"
+
+
+@pytest.fixture
+def cuda(plugin: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Makes device="cuda" the emulated one; what it gives changes the emulation (tests/cuda_emu/runtime.h) until the test ends."""
+    from on_cuda import REAL, only_emulated
+
+    if REAL:
+        yield only_emulated
+        return
+    monkeypatch.setenv("AIRPY_CUDA_PLUGIN", os.fspath(plugin))
+    library = ctypes.CDLL(os.fspath(plugin))
+    library.air_emu_configure.argtypes, library.air_emu_configure.restype = [ctypes.c_char_p], ctypes.c_char_p
+
+    def configure(words: str) -> None:
+        assert library.air_emu_configure(words.encode()) == b"", words
+
+    configure("")
+    yield configure
+    configure("")
 
 
 @pytest.fixture

@@ -17,11 +17,6 @@ from airpy.auto_model import open_model
 DEMO = Path(airpy.__file__).parent / "assets" / "demo-q8_0.gguf"
 GOLDEN = Path(__file__).parents[1] / "golden"
 GOLDEN_NAMES = sorted(path.stem for path in GOLDEN.glob("*.npz"))
-MIXTURES = [  # of them, those with experts
-    "bailingmoe", "bailingmoe2", "deepseek", "deepseek2-glm", "deepseek2-lite", "deepseek2-v2", "deepseek2-v3", "dots1", "ernie4-5-moe",
-    "glm4moe", "glm4moe-air", "gpt-oss", "granitemoe", "hunyuan-moe", "llama4", "minimax-m2", "mixtral", "olmoe", "phimoe", "qwen2moe",
-    "qwen3moe", "granitehybrid-moe",
-]  # fmt: skip
 CPU_ALONE = [name for name in GOLDEN_NAMES if name.startswith("deepseek2") or name in ("llama4", "mistral3")]  # whose ops no GPU has
 RECURRENT = ["granitehybrid", "granitehybrid-moe", "lfm2"]  # those with layers that have a state of fixed size, which none computes either
 RATES: dict[str, Any] = {

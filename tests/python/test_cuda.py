@@ -7,64 +7,25 @@ under every order of copies and kernels that CUDA allows; and what happens where
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from models import CPU_ALONE, DEMO, GOLDEN, GOLDEN_NAMES, MIXTURES, RECURRENT, golden, load, run_python
+from models import CPU_ALONE, DEMO, GOLDEN, GOLDEN_NAMES, RECURRENT, golden, load, run_python
+from on_cuda import CONTEXT, REAL, SMALL_RAM, device_budget, error_of, only_emulated, report
 
 from airpy import _core, errors
 from airpy.device import cuda_plugin
 
 pytestmark = pytest.mark.timeout(900)  # the first one builds
 
-CONTEXT = _core.DEVICE_CONTEXT  # that a device takes for itself, as plans count it
-SMALL_RAM = _core.DEVICE_HOST_CONTEXT + (12 << 20)
+TINY = golden("llama")
 IDS = [1, 45, 300, 7, 12, 99, 5, 81, 23, 64, 150, 31]
-Configure = Callable[[str], None]
-REAL = os.environ.get("AIRPY_TEST_GPU") == "1"
-
-
-@pytest.fixture(scope="session")
-def plugin(request: pytest.FixtureRequest) -> Path:
-    if REAL:
-        return Path(cuda_plugin())
-    folder: Path = request.getfixturevalue("executables")
-    return folder / "libairpy_cuda_emulated.so"
-
-
-def only_emulated(words: str) -> None:
-    if words:
-        pytest.skip("needs the emulation")
-
-
-@pytest.fixture
-def cuda(plugin: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Configure]:
-    """Makes device="cuda" the emulated one; what it gives changes the emulation (tests/cuda_emu/runtime.h) until the test ends."""
-    if REAL:
-        yield only_emulated
-        return
-    monkeypatch.setenv("AIRPY_CUDA_PLUGIN", os.fspath(plugin))
-    library = ctypes.CDLL(os.fspath(plugin))
-    library.air_emu_configure.argtypes, library.air_emu_configure.restype = [ctypes.c_char_p], ctypes.c_char_p
-
-    def configure(words: str) -> None:
-        assert library.air_emu_configure(words.encode()) == b"", words
-
-    configure("")
-    yield configure
-    configure("")
-
-
-def error_of(got: np.ndarray, want: np.ndarray) -> float:
-    return float(np.square(got - want, dtype=np.float64).sum() / np.square(want, dtype=np.float64).sum())
 
 
 def logits_of(path: Path = DEMO, ids: Any = None, **options: Any) -> np.ndarray:
@@ -75,27 +36,29 @@ def logits_of(path: Path = DEMO, ids: Any = None, **options: Any) -> np.ndarray:
 # ---- what is computed -------------------------------------------------------------------------------------------------------------
 
 
-def test_mixtures_are_the_cpus(cuda):
-    with pytest.raises(errors.UnsupportedError, match='mixtures of experts are computed by the CPU alone; use device "cpu"'):
-        load(golden("qwen3moe"), device="cuda")
-
-
-def test_scores_tempered_by_position_are_the_cpus(cuda):
-    with pytest.raises(errors.UnsupportedError, match='tempered by position are computed by the CPU alone; use device "cpu"'):
-        load(golden("mistral3"), device="cuda")
+@pytest.mark.parametrize(("name", "why"), [("mistral3", "scores tempered by position"), ("llama4", "experts whose input is weighed")])
+def test_what_gpus_have_no_kernels_for_is_the_cpus(cuda, name, why):
+    with pytest.raises(errors.UnsupportedError, match=f'{why} are computed by the CPU alone; use device "cpu"'):
+        load(golden(name), device="cuda")
 
 
 def test_a_model_that_gpus_do_not_run_is_the_cpus_by_auto(cuda, airpy):
     """Whether opened or planned; max_vram, which would then be nobody's, is refused."""
-    with load(golden("qwen3moe"), device="auto") as model:
-        assert model.device == "cpu" and model([[1, 2, 3]]).logits.shape[0] == 1
+    bert, why = GOLDEN / "encoders" / "bert.gguf", "read a text from both ends are computed by the CPU alone"
+    with load(bert, device="auto") as model:
+        assert model.device == "cpu"
     with pytest.raises(errors.ArgumentError, match="max_vram is a GPU's memory, but the CPU computes"):
-        load(golden("qwen3moe"), device="auto", max_vram="1GiB")
-    code, out, err = airpy("plan", golden("qwen3moe"), "--device", "auto")
+        load(bert, device="auto", max_vram="1GiB")
+    with pytest.raises(errors.UnsupportedError, match=why):
+        load(bert, device="cuda")
+    with pytest.raises(errors.UnsupportedError, match=why):
+        _core.check_device(cuda_plugin(), _core.GGUF(os.fspath(bert)))
+    _core.check_device(cuda_plugin(), _core.GGUF(os.fspath(TINY)))
+    code, out, err = airpy("plan", bert, "--device", "auto")
     assert code == 0 and "VRAM" not in out, err
 
 
-@pytest.mark.parametrize("name", [name for name in GOLDEN_NAMES if name not in [*MIXTURES, *CPU_ALONE, *RECURRENT]])
+@pytest.mark.parametrize("name", [name for name in GOLDEN_NAMES if name not in [*CPU_ALONE, *RECURRENT]])
 def test_logits_are_those_of_transformers(cuda, name):
     data = np.load(GOLDEN / f"{name}.npz")
     with load(golden(name), device="cuda", kv_dtype="f32") as model:
@@ -176,10 +139,6 @@ def test_a_text_drawn_by_top_k_is_that_of_the_cpu(cuda):
 # ---- bits -------------------------------------------------------------------------------------------------------------------------
 
 SMALL = {"n_ctx": 64, "max_ram": SMALL_RAM}  # of the demo model: the rest of RAM does not hold its weights
-
-
-def device_budget(megabytes: float) -> int:
-    return CONTEXT + int(megabytes * (1 << 20))
 
 
 resident_logits: list[np.ndarray] = []
@@ -290,7 +249,7 @@ def test_shares_that_make_no_sense_are_refused(cuda):
 # ---- rates and plans --------------------------------------------------------------------------------------------------------------
 
 
-TINY, KIND = golden("llama"), "F32"
+KIND = "F32"  # of TINY
 
 
 @pytest.fixture
@@ -571,13 +530,6 @@ def test_a_forked_child_leaves_the_device_and_its_pages_alone(cuda, plugin):
 
 
 # ---- budgets and refusals ----------------------------------------------------------------------------------------------------------
-
-
-def report(plugin: Path) -> dict[str, int]:
-    only_emulated("a report" if REAL else "")
-    library = ctypes.CDLL(os.fspath(plugin))
-    library.air_emu_report.restype = ctypes.c_char_p
-    return {name: int(value) for name, value in re.findall(r"^(\w+) (\d+)$", library.air_emu_report().decode(), re.M)}
 
 
 @pytest.mark.parametrize("megabytes", [2.5, 5, 9])

@@ -130,11 +130,19 @@ def test_what_bounds_a_pass_is_named_with_its_time(header):
     assert plan["device_weight_bytes"] == plan["weight_bytes"] and "bound by the device" in str(plan)
 
 
-def test_nothing_is_foretold_of_what_no_gpu_computes():
+def test_a_mixture_is_foretold_on_a_gpu_and_without_one():
     mixture = golden("qwen3moe")
-    with pytest.raises(errors.UnsupportedError, match="mixtures of experts are computed by the CPU alone"):
-        forecast(mixture, {"max_vram": 24 * GB}, parse_rates(ASSUMED))
-    assert not forecast(mixture, {"max_ram": GB}, parse_rates(ASSUMED)).on_device
+    plan = forecast(mixture, {"max_vram": 24 * GB}, parse_rates(ASSUMED))
+    assert plan.on_device and plan["device_expert_hit"] == 1 and "experts used most" in str(plan)
+    plan = forecast(mixture, {"max_ram": GB}, parse_rates(ASSUMED))
+    assert not plan.on_device and plan["device_expert_hit"] == plan["device_expert_bytes"] == 0
+
+
+@pytest.mark.parametrize("name", ["deepseek2-v2", "llama4", "mistral3"])
+def test_nothing_is_foretold_of_what_no_gpu_computes(name):
+    with pytest.raises(errors.UnsupportedError, match="has parts that the CPU alone computes; leave max_vram"):
+        forecast(golden(name), {"max_vram": 24 * GB}, parse_rates(ASSUMED))
+    assert not forecast(golden(name), {"max_ram": GB}, parse_rates(ASSUMED)).on_device
 
 
 def test_what_nothing_is_known_of_is_no_prediction(header):

@@ -102,14 +102,17 @@ def script(session: check.Session, name: str, text: str) -> None:
 
 def test_a_program_that_fails_or_crashes_is_a_failed_line_and_the_others_run(session):
     script(session, "gpu_test_rows", "echo 'ok     a_test'; echo '1 passed, 0 failed'")
+    script(session, "gpu_test_mixture", "echo 'ok     a_test'; echo '1 passed, 0 failed'")
     script(session, "gpu_test_attention", "echo 'ok     a_test'; echo 'FAILED another'; exit 1")
     script(session, "gpu_test_products", "echo begun; kill -SEGV $$")
     script(session, "gpu_test_cublas", "echo 'ok     a_test'; echo '1 passed, 0 failed'")
     check.kernels(session)
     assert [(line.name, line.state) for line in session.lines] == [
-        ("kernels: rows", "ok"), ("kernels: attention", "FAILED"), ("kernels: products", "FAILED"), ("kernels: cublas", "ok"),
+        ("kernels: rows", "ok"), ("kernels: mixture", "ok"), ("kernels: attention", "FAILED"), ("kernels: products", "FAILED"),
+        ("kernels: cublas", "ok"),
     ]  # fmt: skip
-    assert session.lines[0].text == "1 tests" and "another" in session.lines[1].text and "status -11" in session.lines[2].text
+    texts = [line.text for line in session.lines]
+    assert texts[0] == "1 tests" and "another" in texts[2] and "status -11" in texts[3]
 
 
 def test_what_there_is_no_time_for_is_skipped_and_said_so(session):
