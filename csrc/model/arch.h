@@ -33,9 +33,10 @@ typedef enum air_window_rope { AIR_WINDOW_ROPE_SAME, AIR_WINDOW_ROPE_UNSCALED /*
 typedef enum air_logit_scale { AIR_LOGIT_SCALE_NONE, AIR_LOGIT_SCALE_MULTIPLIES, AIR_LOGIT_SCALE_DIVIDES } air_logit_scale;
 typedef enum air_embed_scale { AIR_EMBED_SCALE_NONE, AIR_EMBED_SCALE_ROOT /* of embedding_length */ } air_embed_scale;
 
-/* What an architecture has in attention's place, in some layers: a short convolution between two gates, or Mamba-2's state space. Those
- * that the file gives no heads of keys and values (head_count_kv 0). */
-typedef enum air_mixer { AIR_MIXER_NONE, AIR_MIXER_SHORT_CONVOLUTION, AIR_MIXER_STATE_SPACE } air_mixer;
+/* What an architecture has in attention's place, in some layers: a short convolution between two gates, Mamba-2's state space, a gated
+ * delta net. Those that the file gives no heads of keys and values (head_count_kv 0); with a delta net, all but the last of
+ * full_attention_interval. */
+typedef enum air_mixer { AIR_MIXER_NONE, AIR_MIXER_SHORT_CONVOLUTION, AIR_MIXER_STATE_SPACE, AIR_MIXER_DELTA_NET } air_mixer;
 
 /* How an architecture routes where its files do not say. */
 typedef struct air_arch_experts {
@@ -60,6 +61,7 @@ struct air_arch {
     int latent;                  /* attention is over a compressed state (MLA) */
     air_mixer mixer;             /* of layers without attention */
     const char *output_norm;     /* where it is not called output_norm */
+    int gated_attention;         /* attn_q has of each head a query, and then a gate of what it attends */
     air_positions positions;
     air_rope_pairs rope;
     air_rope_layers rope_layers;

@@ -393,10 +393,20 @@ static air_status read_state_space(const reader *r, air_recurrent_hparams *x)
                     "%d", r->hp->arch, x->inner, x->heads, x->key_heads);
 }
 
+static air_status read_delta_net(const reader *r, air_recurrent_hparams *x)
+{
+    int64_t interval = 4;
+    air_status st = read_i64(r, (field){"full_attention_interval", 1, LAYERS, 0}, &interval);
+    for (int64_t i = 0; i < r->hp->n_layers; i++)
+        if ((i + 1) % interval) r->layers[i].kv_heads = 0;
+    return st ? st : read_state_space(r, x);
+}
+
 static air_status read_recurrent(const reader *r)
 {
     air_recurrent_hparams *x = &r->hp->recurrent;
     if (r->arch->mixer == AIR_MIXER_SHORT_CONVOLUTION) return read_i32(r, (field){"shortconv.l_cache", 2, AIR_CONVOLVE_TAPS, 1}, &x->taps);
+    if (r->arch->mixer == AIR_MIXER_DELTA_NET) return read_delta_net(r, x);
     return r->arch->mixer == AIR_MIXER_STATE_SPACE ? read_state_space(r, x) : AIR_OK;
 }
 

@@ -262,6 +262,14 @@ VARIANTS = {
                                                                        "intermediate_size": 24, "shared_intermediate_size": 40},
                                  layout=("interleaved", "mamba2", "convolutions", "experts"),
                                  keys={**HYBRID_KEYS, "expert_shared_feed_forward_length": "shared_intermediate_size"}, quiet=3.0),
+    "qwen3next": Variant("Qwen3Next", "qwen3next", {**MOE, "hidden_size": 24, "num_hidden_layers": 4, "head_dim": 16, "num_experts": 4,
+                                                    "num_experts_per_tok": 2, "norm_topk_prob": True, "moe_intermediate_size": 16,
+                                                    "shared_expert_intermediate_size": 24, "linear_num_key_heads": 2,
+                                                    "linear_num_value_heads": 4, "linear_key_head_dim": 12, "linear_value_head_dim": 12},
+                         {"partial_rotary_factor": 0.25}, layout=("delta_net", "convolutions", "experts"), centred=True,
+                         keys={"ssm.conv_kernel": "linear_conv_kernel_dim", "ssm.inner_size": 48, "ssm.state_size": "linear_key_head_dim",
+                               "ssm.time_step_rank": "linear_num_value_heads", "ssm.group_count": "linear_num_key_heads",
+                               "full_attention_interval": 4}),
 }
 
 
@@ -404,6 +412,25 @@ def mamba2(tensors: Tensors, config: Any) -> Tensors:
             yield f"{stem}{of}.down_proj.weight" if kind else name, w
 
 
+def delta_net(tensors: Tensors, config: Any) -> Tensors:
+    """Qwen3-Next: q, k, v and the gate of a head of keys side by side, GGUF has each of all heads; the rate itself, norms by 1 + weight."""
+    heads, dim = config.linear_num_key_heads, config.linear_key_head_dim
+    values = config.linear_num_value_heads // heads * config.linear_value_head_dim
+    for name, w in tensors:
+        name = name.replace("dt_bias", "dt_proj.bias")
+        if name.endswith("A_log"):
+            w = -np.exp(w)
+        if name.endswith("norm.weight") and not name.endswith("linear_attn.norm.weight"):
+            w = w + 1
+        if name.endswith("in_proj_qkvz.weight"):
+            parts = np.split(w.reshape(heads, -1, w.shape[1]), np.cumsum([dim, dim, values]), axis=1)
+            q, k, v, z = (part.reshape(-1, w.shape[1]) for part in parts)
+            yield name.replace("qkvz", "qkv"), np.concatenate([q, k, v])
+            yield name.replace("qkvz", "z"), z
+        else:
+            yield name, w
+
+
 def convolutions(tensors: Tensors, config: Any) -> Tensors:
     """Weights of a convolution of single channels: channels by taps."""
     for name, w in tensors:
@@ -412,7 +439,7 @@ def convolutions(tensors: Tensors, config: Any) -> Tensors:
 
 LAYOUTS: dict[str, Callable[[Tensors, Any], Tensors]] = {
     f.__name__: f for f in (interleaved, one_more, transposed, by_head, by_group, fused, stacked_norms, experts, gates_in_turn,
-                                  turned_experts, latent, mamba2, convolutions)}
+                                  turned_experts, latent, mamba2, delta_net, convolutions)}
 
 
 # ---- ALiBi, for a reference that has it not ----------------------------------------------------------------------------

@@ -189,6 +189,8 @@ def key_value_heads_of(config: Any) -> int | list[int]:
     if getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False):
         return 1
     heads = int(first_of(config, "num_kv_heads", "num_key_value_heads") or config.num_attention_heads)
+    if hasattr(config, "linear_num_key_heads"):     # its files say instead how many layers there are to one with attention
+        return heads
     kinds = getattr(config, "layer_types", None) or []
     return [0 if kind in RECURRENT else heads for kind in kinds] if set(kinds) & RECURRENT else heads
 

@@ -202,6 +202,11 @@ OTHERS = {  # source, keys, tensors, exception, what its message says: what only
         "granitehybrid", {"granitehybrid.ssm.state_size": 12}, {}, "ModelError",
         r"blk.0.ssm_in.weight is \[24, 142, 1, 1\], but needs \[24, 150\]"),
     "a layer without its rates": ("granitehybrid", {}, {"blk.2.ssm_a": None}, "ModelError", r"no tensor blk.2.ssm_a, which granitehybrid"),
+    "queries without their gates": (
+        "qwen3next", {}, {"blk.3.attn_q.weight": np.zeros((64, 24), np.float32)}, "ModelError",
+        r"blk.3.attn_q.weight is \[24, 64, 1, 1\], but needs \[24, 128\] \(twice head_count"),
+    "attention in other layers": (
+        "qwen3next", {"qwen3next.full_attention_interval": 2}, {}, "ModelError", r"blk.1.attn_qkv.weight is .* but needs"),
     "a convolution of one tap": ("lfm2", {"lfm2.shortconv.l_cache": 1}, {}, "FormatError", r"lfm2.shortconv.l_cache is 1"),
     "a convolution of no known length": ("lfm2", {"lfm2.shortconv.l_cache": None}, {}, "FormatError", r"no lfm2.shortconv.l_cache"),
     "a convolution of other taps": (

@@ -64,6 +64,15 @@ static void place(air_builder *b, int32_t layer, int32_t buffer, const projectio
     if (b->arch->qk_norm_after_rope) norm(b, layer, buffer, p);
 }
 
+/* Of each head a part of both: its query, or what is behind it. */
+static int32_t half_of(air_builder *b, int32_t layer, int32_t both, int32_t heads, int32_t which)
+{
+    int32_t dim = b->hp->key_dim, out = air__buffer(b, which ? "gate" : "query", (int64_t)heads * dim, AIR_ROWS_ALL);
+    air__emit(b, (air_op){.kind = AIR_OP_COPY, .layer = layer, .in = both, .in2 = AIR_NONE, .out = out, .weight = AIR_NONE,
+                          .bias = AIR_NONE, .heads = heads, .head_dim = dim, .from = {which * dim, 2 * dim}, .to = {0, dim}});
+    return out;
+}
+
 void air__block_attention(air_builder *b, int32_t layer, int32_t in, int32_t x)
 {
     const air_hparams *hp = b->hp;
@@ -73,14 +82,17 @@ void air__block_attention(air_builder *b, int32_t layer, int32_t in, int32_t x)
     }
     int32_t heads = hp->layers[layer].heads, kv = hp->layers[layer].kv_heads;
     int64_t q_rows = (int64_t)heads * hp->key_dim, k_rows = (int64_t)kv * hp->key_dim, v_rows = (int64_t)kv * hp->value_dim;
-    const projection of_q = {"blk.%d.attn_q.weight", "blk.%d.attn_q.bias", "blk.%d.attn_q_norm.weight", 0, q_rows, heads,
-                             "head_count x head size, embedding_length"};
+    int gated = b->arch->gated_attention;
+    const projection of_q = {"blk.%d.attn_q.weight", "blk.%d.attn_q.bias", "blk.%d.attn_q_norm.weight", 0, gated ? 2 * q_rows : q_rows,
+                             heads, gated ? "twice head_count x head size, embedding_length" : "head_count x head size, embedding_length"};
     const projection of_k = {"blk.%d.attn_k.weight", "blk.%d.attn_k.bias", "blk.%d.attn_k_norm.weight", q_rows, k_rows, kv,
                              "head_count_kv x head size, embedding_length"};
     const projection of_v = {"blk.%d.attn_v.weight", "blk.%d.attn_v.bias", NULL, q_rows + k_rows, v_rows, kv,
                              "head_count_kv x value head size, embedding_length"};
     int64_t fused = air__has(b, "blk.%d.attn_qkv.weight", layer) ? q_rows + k_rows + v_rows : 0;
     int32_t q = project(b, layer, in, &of_q, fused), k = project(b, layer, in, &of_k, fused), v = project(b, layer, in, &of_v, fused);
+    int32_t gate = gated ? half_of(b, layer, q, heads, 1) : AIR_NONE;
+    if (gated) q = half_of(b, layer, q, heads, 0);
     place(b, layer, q, &of_q);
     temper(b, layer, q);
     place(b, layer, k, &of_k);
@@ -93,6 +105,9 @@ void air__block_attention(air_builder *b, int32_t layer, int32_t in, int32_t x)
     if (b->arch->sinks) sinks = air__vector(b, AIR_REQUIRED, heads, "head_count", "blk.%d.attn_sinks.weight", layer);
     air__emit(b, (air_op){.kind = AIR_OP_ATTENTION, .layer = layer, .in = q, .in2 = AIR_NONE, .out = a, .weight = AIR_NONE,
                           .bias = sinks, .heads = heads, .head_dim = hp->key_dim, .scale = (float)hp->attention_scale});
+    if (gated)
+        air__emit(b, (air_op){.kind = AIR_OP_MULTIPLY, .layer = layer, .in = gate, .in2 = AIR_NONE, .out = a, .weight = AIR_NONE,
+                              .bias = AIR_NONE, .activation = AIR_ACTIVATION_SIGMOID});
     air_op out = {.in = a};
     out.weight = air__matrix(b, hp->n_embd, width, "embedding_length, head_count x value head size", "blk.%d.attn_output.weight", layer);
     out.bias = air__bias(b, b->arch->attention_out_bias, hp->n_embd, "blk.%d.attn_output.bias", layer);

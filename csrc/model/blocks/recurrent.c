@@ -69,11 +69,51 @@ static void state_space(air_builder *b, int32_t layer, int32_t in, int32_t x)
     air__block_residual(b, layer, x, (air_op){.in = out, .weight = last, .bias = AIR_NONE}, AIR_BLOCK_ATTENTION);
 }
 
+/* A gated delta net (arXiv 2412.06464), of Win in queries, keys and values of heads, which are convolved, a gate z, and each head's steps:
+ * x += Wout · (norm(recurrence) * f(z)), the norm of each head. */
+static void delta_net(air_builder *b, int32_t layer, int32_t in, int32_t x)
+{
+    static const char why[] = "ssm.group_count x ssm.state_size twice and ssm.inner_size, embedding_length";
+    const air_recurrent_hparams *h = &b->hp->recurrent;
+    int64_t e = b->hp->n_embd, inner = h->inner, keys = (int64_t)h->key_heads * h->key_dim, channels = inner + 2 * keys;
+    air_recurrent_shape *shape = air__recurrent(b, layer);
+    if (!shape) return;
+    *shape = (air_recurrent_shape){
+        .channels = (int32_t)channels, .taps = h->taps, .kind = AIR_RECURRENCE_DELTA, .heads = h->heads, .key_heads = h->key_heads,
+        .key_dim = h->key_dim, .value_dim = h->inner / h->heads, .q = 0, .k = (int32_t)keys, .v = (int32_t)(2 * keys),
+        .rate = air__vector(b, AIR_REQUIRED, h->heads, "ssm.time_step_rank", "blk.%d.ssm_a", layer),
+        .step_bias = air__vector(b, AIR_REQUIRED, h->heads, "ssm.time_step_rank", "blk.%d.ssm_dt.bias", layer),
+        .skip = AIR_NONE, .eps = 1e-6f, /* the models' own, whatever their norms have */
+    };
+    int32_t mixed = air__buffer(b, "mixed", channels, AIR_ROWS_ALL), z = air__buffer(b, "gate", inner, AIR_ROWS_ALL);
+    int32_t steps = air__buffer(b, "steps", 2 * h->heads, AIR_ROWS_ALL), seen = air__buffer(b, "convolved", channels, AIR_ROWS_ALL);
+    int32_t out = air__buffer(b, "recurrent", inner, AIR_ROWS_ALL);
+    (void)product(b, layer, in, mixed, air__matrix(b, channels, e, why, "blk.%d.attn_qkv.weight", layer), AIR_EPILOGUE_SET);
+    (void)product(b, layer, in, z, air__matrix(b, inner, e, "ssm.inner_size, embedding_length", "blk.%d.attn_gate.weight", layer),
+                  AIR_EPILOGUE_SET);
+    (void)product(b, layer, in, steps, air__matrix(b, 2 * h->heads, e, "twice ssm.time_step_rank, embedding_length", "blk.%d.ssm_ba.weight",
+                                                   layer), AIR_EPILOGUE_SET);
+    air__emit(b, (air_op){.kind = AIR_OP_CONVOLVE, .layer = layer, .in = mixed, .in2 = AIR_NONE, .out = seen, .bias = AIR_NONE,
+                          .activation = AIR_ACTIVATION_SILU,
+                          .weight = air__vectors(b, AIR_REQUIRED, channels, h->taps, "ssm.conv_kernel, the rows of attn_qkv",
+                                                 "blk.%d.ssm_conv1d.weight", layer)});
+    air__emit(b, (air_op){.kind = AIR_OP_SCAN, .layer = layer, .in = seen, .in2 = steps, .out = out, .weight = AIR_NONE, .bias = AIR_NONE});
+    air__emit(b, (air_op){.kind = AIR_OP_RMS_NORM, .layer = layer, .in = out, .in2 = AIR_NONE, .out = out, .bias = AIR_NONE,
+                          .heads = h->heads, .head_dim = h->inner / h->heads, .eps = (float)b->hp->norm_eps,
+                          .weight = air__vector(b, AIR_REQUIRED, h->inner / h->heads, "ssm.inner_size / ssm.time_step_rank",
+                                                "blk.%d.ssm_norm.weight", layer)});
+    air__emit(b, (air_op){.kind = AIR_OP_MULTIPLY, .layer = layer, .in = z, .in2 = AIR_NONE, .out = out, .weight = AIR_NONE,
+                          .bias = AIR_NONE, .activation = AIR_ACTIVATION_SILU});
+    int32_t last = air__matrix(b, e, inner, "embedding_length, ssm.inner_size", "blk.%d.ssm_out.weight", layer);
+    air__block_residual(b, layer, x, (air_op){.in = out, .weight = last, .bias = AIR_NONE}, AIR_BLOCK_ATTENTION);
+}
+
 void air__block_recurrent(air_builder *b, int32_t layer, int32_t in, int32_t x)
 {
     switch (b->arch->mixer) {
     case AIR_MIXER_SHORT_CONVOLUTION: short_convolution(b, layer, in, x); break;
     case AIR_MIXER_STATE_SPACE: state_space(b, layer, in, x); break;
+    case AIR_MIXER_DELTA_NET: delta_net(b, layer, in, x); break;
     case AIR_MIXER_NONE: break; /* such layers are refused */
     }
 }
