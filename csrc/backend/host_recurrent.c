@@ -97,7 +97,8 @@ static void scan_rows(const air_backend *h, int64_t head, int64_t first, int64_t
     const air_recurrent_shape *s = shape_of(h);
     const air_op *op = op_of(h);
     const air_buffer_desc *buffers = h->program->buffers;
-    int64_t width = buffers[op->in].width, key = head / (s->heads / s->key_heads) * s->key_dim, out_width = (int64_t)s->heads * s->value_dim;
+    int64_t width = buffers[op->in].width, key = head / (s->heads / s->key_heads) * s->key_dim;
+    int64_t out_width = (int64_t)s->heads * s->value_dim;
     const float *in = air__host_buffer(h, op->in) + first * width;
     float *decay = scratch, *write = decay + ROWS, *q = write + ROWS, *k = q + ROWS * s->key_dim;
     air_scan_args a = {

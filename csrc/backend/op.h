@@ -56,7 +56,7 @@ typedef enum air_op_kind {
     AIR_OP_TEMPER,    /* in and out the same, all of a row times 1 + scale * log(1 + floor((position + shift) / period)) */
     AIR_OP_STORE,     /* in = k, in2 = v of the row, AIR_NONE where values are in keys: to the layer's state at the row's position */
     AIR_OP_ATTENTION, /* out = attention(in = q) over the layer's state up to the row's position, or as far as the layer's shape says */
-    AIR_OP_CONVOLVE,  /* out = f(weight, bias convolved over the sequence with in, each channel by itself): air_recurrent_shape; f its activation */
+    AIR_OP_CONVOLVE,  /* out = activation(weight, bias convolved over the sequence with in, channel by channel): air_recurrent_shape */
     AIR_OP_SCAN,      /* out = the layer's recurrence over the sequence; in = queries, keys and values, in2 = steps: air_recurrent_shape */
     AIR_OP_SELECT,    /* out (rows wanted) = in (all rows) */
     AIR_OP_ROUTE,     /* out = the row's experts and their weights, of the layer's mixture; in = the router's logits */

@@ -106,8 +106,8 @@ air_status air_engine_timeline_stop(air_engine *engine, uint64_t timeout_ns, int
 void air_engine_timeline_read(air_engine *engine, air_event *events, uint64_t n);
 void air_engine_timeline_end(air_engine *engine); /* gives its memory back; another one may begin */
 
-/* A max_ram, above the engine's own, that would hold `blocks` blocks of 64 positions, of so many sequences, beside passes of `rows` rows, `wanted` of
- * which keep their logits, and beside the logits that are kept now; 0: none is known. */
+/* A max_ram, above the engine's own, that would hold `blocks` blocks of 64 positions, of so many sequences, beside passes of `rows` rows,
+ * `wanted` of which keep their logits, and beside the logits that are kept now; 0: none is known. */
 uint64_t air_engine_budget_for(air_engine *engine, int64_t sequences, int64_t blocks, int64_t rows, int64_t wanted);
 
 /* --- sequences --- */
@@ -124,7 +124,8 @@ int64_t air_sequence_reach(const air_sequence *sequence, int64_t length);
 /* A second sequence over the same blocks, copied when written. */
 air_status air_sequence_fork(air_sequence **out, air_sequence *sequence, air_error *err);
 /* Appends n tokens, whose ids and state are copies of those it holds, from the first on, again and again: a long context at once, for
- * measurements, which would else spend minutes on computing one. The state of recurrent layers, which has no length, stays as it is. AIR_E_ARGUMENT unless it holds whole blocks of 64 tokens. */
+ * measurements, which would else spend minutes on computing one. The state of recurrent layers, which has no length, stays as it is.
+ * AIR_E_ARGUMENT unless it holds whole blocks of 64 tokens. */
 air_status air_sequence_repeat(air_sequence *sequence, int64_t n, air_error *err);
 
 /* --- adapters: low-rank additions to some weights (backend/adapter.h), for sequences that are to have them --- */

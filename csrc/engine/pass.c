@@ -117,8 +117,9 @@ static void state_of_items(air_engine *e, const air_batch *b, room *r)
 /* What the device does not hold is away, and while blocks change places one more. */
 static uint64_t host_state(const air_engine *e, const room *r)
 {
+    const uint64_t *bytes = e->pool.block_bytes;
     if (!air__engine_on_device(e))
-        return (uint64_t)r->blocks * e->pool.block_bytes[AIR_STATE_PAGED] + (uint64_t)r->recurrent * e->pool.block_bytes[AIR_STATE_RECURRENT];
+        return (uint64_t)r->blocks * bytes[AIR_STATE_PAGED] + (uint64_t)r->recurrent * bytes[AIR_STATE_RECURRENT];
     int64_t away = (int64_t)(atomic_load(&e->budget.held[AIR_HOLD_STATE]) / e->pool.state_bytes[AIR_STATE_PAGED]);
     int64_t all = away + blocks_held(e) + r->blocks, here = device_blocks(e, r->device_activations);
     return all > here && all - here + 1 > away ? (uint64_t)(all - here + 1 - away) * e->pool.state_bytes[AIR_STATE_PAGED] : 0;

@@ -67,8 +67,8 @@ air_status air__state_settle(air_state_pool *pool, const air_state_use *uses, in
 int64_t air__recurrent_missing(const air_sequence *s, int64_t keep);
 air_status air__recurrent_settle(air_state_pool *pool, const air_state_use *use, air_error *err);
 int32_t air__recurrent_spans(const air_state_use *use, int64_t row, air_recurrent_span *out);
-/* With a sequence's recurrent state: what of a batch was begun is dropped; another sequence gets its own; it goes back to `length`, to which
- * it can. */
+/* With a sequence's recurrent state: what of a batch was begun is dropped; another sequence gets its own; it goes back to `length`, to
+ * which it can. */
 void air__recurrent_forget(air_sequence *s);
 void air__recurrent_share(air_sequence *to, const air_sequence *from);
 void air__recurrent_back(air_sequence *s, int64_t length);
