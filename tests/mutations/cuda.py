@@ -202,7 +202,7 @@ MUTATIONS = [
     of_experts("an expert's kernels are noted on another stream", "x->used[turn % AIR_CUDA_EXPERT_TURNS], h->compute", "x->used[turn % AIR_CUDA_EXPERT_TURNS], h->aside"),
     of_experts("an expert goes back before it is copied", "    if (e->down && e->locked) x->held[x->n_held++] = *e;\n    else give(h, e);\n", "    give(h, e);\n"),
     of_experts("an expert goes back without waiting for its copy", "x->n_held == AIR_CUDA_READING ? cudaEventSynchronize(oldest) : cudaEventQuery(oldest);", "oldest ? cudaSuccess : cudaErrorUnknown;"),
-    of_experts("experts of a pass stay behind", "    while (well && h->experts.n_held) give_oldest(h);\n", "    (void)well;\n", "experts_come"),
+    of_experts("experts of a pass stay behind", "    while (well && h->experts.n_held) give_oldest(h);\n", "    (void)well;\n"),
     of_experts("rows are sorted before the routing has come", "    TRY(cudaEventSynchronize(x->routed));\n", ""),
     of_experts("the routing comes by another stream", "cudaMemcpyDeviceToHost, h->compute", "cudaMemcpyDeviceToHost, h->copy"),
     of_experts("which row goes where goes by another stream", "sent, times * sizeof *sent, cudaMemcpyHostToDevice, h->compute", "sent, times * sizeof *sent, cudaMemcpyHostToDevice, h->aside"),
@@ -218,7 +218,6 @@ MUTATIONS = [
     of_mixtures("a group too many is kept", ">= a.groups_used) keys[i] = 0;", "> a.groups_used) keys[i] = 0;", "best_groups"),
     of_mixtures("weights have the bias that chooses", " : values[i];\n    }", " : biased(a, values, i);\n    }", "definition_names"),
     of_mixtures("groups are weighed by one expert", "return a.bias ? one + two : one;", "return one;", "best_groups"),
-    of_mixtures("a number that is none is chosen by chance", "    if (x != x) return 1;\n", "    if (x != x) return 0;\n", "none_choose"),
     of_mixtures("a row adds its first expert's result again", "a.results[place[j] * a.width + i]", "a.results[place[0] * a.width + i]", "order_of_a_rows"),
     of_mixtures("what is scaled was not normalised", "a.normalise ? weights[j] / (sum + 1e-20f) : weights[j]", "weights[j] + 0 * sum", "definition_names"),
 ]
