@@ -215,6 +215,8 @@ MUTATIONS = [
     # engine
     Mutation("a shared block is written without a copy", "engine/state.c", "if (!st && shared >= 0) st = unshare(s, shared, moves, err);", "(void)shared; (void)unshare;",
              "test_engine", "a_fork"),
+    Mutation("a delta rule writes what it knows", "kernels/simd/recurrent.h", "v_fnma(v_set(a->decay[r]), known[i], value[i])", "value[i]",
+             "test_functions", "a_recurrence"),
     Mutation("state is not given back", "engine/blocks.c", "pool->block_bytes[kind]);\n        air_budget_release(pool->budget, AIR_HOLD_STATE, pool->block_bytes[kind]);\n        return;",
              "pool->block_bytes[kind]);\n        return;", "test_engine", "a_fork"),
     Mutation("a sequence may be used twice at once", "engine/state.c", "atomic_compare_exchange_strong(&s->busy, &idle, 1)",
