@@ -74,6 +74,7 @@ struct air_engine {
     air_timeline *timeline;
     AIR_ATOMIC(uint64_t) timeline_bytes; /* of its log; 0: there is none */
     AIR_ATOMIC(uint64_t) timeline_booked; /* of that in the budget: by the first batch that finds it, for which pins give way */
+    uint64_t timeline_due;       /* what the present batch books: another profile may begin while it makes room */
     air_timeline_figures timeline_figures; /* under lock, like who has begun one: what changes is what there was at its begin */
     air_pager_stats timeline_before;
 
@@ -108,7 +109,8 @@ air_status air__batch_run(air_engine *engine, air_batch *batch, air_error *err);
 /* Before the first batch: gives weights the room that a batch of one row leaves, so that they can be read ahead. A device gets its memory
  * for passes now. Errors: those of the backend's reserve. */
 air_status air__expect_one_row(air_engine *engine, air_error *err);
-/* timeline.c. Books the log where it is not yet; make_room has made room for it. Notes what the engine's thread did. */
+/* timeline.c. What a batch is to book of the log, seen before it makes room; books that. Notes what the engine's thread did. */
+void air__timeline_see(air_engine *engine);
 air_status air__timeline_book(air_engine *engine, air_error *err);
 void air__timeline_note(air_engine *engine, air_event_kind kind, uint64_t begin_ns, uint64_t end_ns, int64_t number);
 void air__timeline_note_device(air_engine *engine, uint64_t begin_ns);

@@ -231,7 +231,7 @@ static host_room host_room_of(const air_engine *e, const room *r)
     uint64_t pinned = atomic_load(&e->budget.held[AIR_HOLD_PINS]) + atomic_load(&e->budget.held[AIR_HOLD_EXPERTS]);
     host_room h = {.ring = weights.ring_bytes};
     h.others = atomic_load(&e->budget.total) - pinned - weights.ring_held - e->activation_bytes;
-    h.others += atomic_load(&e->timeline_bytes) - atomic_load(&e->timeline_booked);
+    h.others += e->timeline_due;
     if (!air_add_u64(r->state + r->activations, r->logits, &h.need)) h.need = UINT64_MAX;
     h.least = weights.ring_bytes + e->experts_least;
     if (!e->plan->n_device_tiles) h.least = air_min_u64(h.least, e->all_pins);
@@ -533,6 +533,7 @@ air_status air__batch_run(air_engine *e, air_batch *b, air_error *err)
     if (atomic_load(&b->cancel)) return air_fail(err, AIR_E_CANCELLED, "cancelled before it began");
     air_pager_set_cancel(e->pager, &b->cancel);
     if (b->walk) return walk_weights(e, b, err);
+    air__timeline_see(e);
     if (b->hold) return hold_memory(e, b, err);
     air__pool_keep_spare(&e->pool, b->n_items);
     room r = room_for(e, b, SPARE);

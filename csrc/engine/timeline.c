@@ -72,12 +72,19 @@ void air_engine_timeline_end(air_engine *e)
 
 /* --- the engine's thread --- */
 
+void air__timeline_see(air_engine *e)
+{
+    air_mutex_lock(&e->lock);
+    e->timeline_due = atomic_load(&e->timeline_bytes) - atomic_load(&e->timeline_booked);
+    air_mutex_unlock(&e->lock);
+}
+
 air_status air__timeline_book(air_engine *e, air_error *err)
 {
-    uint64_t more = atomic_load(&e->timeline_bytes) - atomic_load(&e->timeline_booked);
-    if (!more) return AIR_OK;
-    air_status st = air_budget_reserve(&e->budget, AIR_HOLD_TIMELINE, more, err);
-    if (!st) atomic_fetch_add(&e->timeline_booked, more);
+    if (!e->timeline_due) return AIR_OK;
+    air_status st = air_budget_reserve(&e->budget, AIR_HOLD_TIMELINE, e->timeline_due, err);
+    if (!st) atomic_fetch_add(&e->timeline_booked, e->timeline_due);
+    e->timeline_due = 0;
     return st;
 }
 
