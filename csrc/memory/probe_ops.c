@@ -65,6 +65,7 @@ static void emit_product(tiny_model *m, int32_t layer, int32_t in, int32_t out, 
     op->epilogue = epilogue;
     op->activation = epilogue == AIR_EPILOGUE_GATED ? AIR_ACTIVATION_SILU : AIR_ACTIVATION_NONE;
     op->scale = 0;
+    op->heads = 0; /* one matrix, none by heads */
 }
 
 static void emit_layer(tiny_model *m, int32_t layer)
