@@ -8,7 +8,8 @@ do the experts.
 llama.cpp depends on how far the kernel reads ahead of a page fault: --read-ahead KIB … runs it under each, and it is held to its best.
 
 The bound without lookahead is the bytes that were missed over the disk's rate, probed in the same process before the model opens and
-after its last pass. With lookahead, experts are read while the layer before is computed. Hits stand beside those of an optimal cache of
+after its last pass; attention and routers cannot be computed meanwhile, so the quicker the disk, the further a pass is from it. With
+lookahead, experts are read while the layer before is computed. Hits stand beside those of an optimal cache of
 as many slots, which knows the future, and of others (tests/bench/routing.py), on what the routers chose in that run.
 """
 from __future__ import annotations
@@ -124,19 +125,19 @@ def figures_of(name: str, rounds: list[Round], options: argparse.Namespace) -> J
 def table(name: str, f: Json) -> list[Json]:
     p = f["policies"]
     rows = [
-        row(f"{name}: without lookahead", f"{figure(f['plain_tok_s']['median'])} tokens/s ({common.spread(f['plain_tok_s'])}), "
+        row(f"mixture, {name}: without lookahead", f"{figure(f['plain_tok_s']['median'])} tokens/s ({common.spread(f['plain_tok_s'])}), "
             f"{percent(f['of_bound']['median'])} of the bound: {f['bytes_per_token']['median'] / 1e6:.0f} MB a token at "
             f"{f['disk_rate']['median'] / 1e9:.2f} GB/s", "≥ 85 % of the bound", f["of_bound"]["median"] >= 0.85),
-        row(f"{name}: with lookahead", f"{figure(f['tok_s']['median'])} tokens/s ({common.spread(f['tok_s'])}), "
+        row(f"mixture, {name}: with lookahead", f"{figure(f['tok_s']['median'])} tokens/s ({common.spread(f['tok_s'])}), "
             f"{f['ahead_over_plain']['median']:.2f} ×; {percent(f['guesses_right']['median'])} of what was guessed was used",
             "more", f["ahead_over_plain"]["median"] > 1, headline=True),
-        row(f"{name}: hits", f"{percent(f['hits']['median'])} with {p['slots']} of {p['of']} experts in memory; optimum "
+        row(f"mixture, {name}: hits", f"{percent(f['hits']['median'])} with {p['slots']} of {p['of']} experts in memory; optimum "
             f"{percent(p['optimum'])}, LRU {percent(p['LRU'])}, static {percent(p['static'])}; "
             f"the plan expected {percent(f['predicted_hits'])}"),
     ]  # fmt: skip
     if "peer" in f:
         them = f["peer"]
-        rows.append(row(f"{name}: over {them['peer']}", f"{them['ratio']['median']:.2f} × its {figure(them['tok_s']['median'])} tokens/s "
+        rows.append(row(f"mixture, {name}: over {them['peer']}", f"{them['ratio']['median']:.2f} × its {figure(them['tok_s']['median'])} tokens/s "
                         f"({common.spread(them['ratio'])}); it read {them['bytes_per_token']['median'] / 1e6:.0f} MB a token",
                         f"≥ {ASKED[name]} ×", them["ratio"]["median"] >= ASKED[name], headline=True))
     return rows
