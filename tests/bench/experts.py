@@ -137,9 +137,10 @@ def table(name: str, f: Json) -> list[Json]:
     ]  # fmt: skip
     if "peer" in f:
         them = f["peer"]
-        rows.append(row(f"mixture, {name}: over {them['peer']}", f"{them['ratio']['median']:.2f} × its {figure(them['tok_s']['median'])} tokens/s "
-                        f"({common.spread(them['ratio'])}); it read {them['bytes_per_token']['median'] / 1e6:.0f} MB a token",
-                        f"≥ {ASKED[name]} ×", them["ratio"]["median"] >= ASKED[name], headline=True))
+        text = f"{them['ratio']['median']:.2f} × its {figure(them['tok_s']['median'])} tokens/s ({common.spread(them['ratio'])}); " \
+               f"it read {them['bytes_per_token']['median'] / 1e6:.0f} MB a token"
+        rows.append(row(f"mixture, {name}: over {them['peer']}", text, f"≥ {ASKED[name]} ×", them["ratio"]["median"] >= ASKED[name],
+                        headline=True))
     return rows
 
 
