@@ -449,8 +449,6 @@ static air_status cuda_supports(const air_program *program, air_error *err)
     }
     for (int32_t i = 0; i < program->n_ops && !st; i++) {
         const air_op *op = &program->ops[i];
-        if (op->kind == AIR_OP_TEMPER)
-            return air_fail(err, AIR_E_UNSUPPORTED, "cuda: scores tempered by position are computed by the CPU alone; use device \"cpu\"");
         if (op->kind == AIR_OP_PRODUCT) st = matrix_supports(program, op->weight, err);
         if (op->kind != AIR_OP_EXPERTS) continue;
         const air_mixture *m = &program->mixtures[op->layer];

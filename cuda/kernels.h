@@ -102,6 +102,9 @@ cudaError_t air_cuda_add(float *y, const float *x, int64_t n, cudaStream_t strea
 /* x [rows][heads * head_dim] in place; cos, sin [rows][pairs]. */
 cudaError_t air_cuda_rope(float *x, int64_t rows, int64_t heads, int64_t head_dim, int64_t pairs, air_rope_pairs kind, const float *cos,
                           const float *sin, cudaStream_t stream);
+/* x [rows][width] in place, each row times 1 + scale * log(1 + floor((its position + shift) / period)). */
+cudaError_t air_cuda_temper(float *x, const int32_t *positions, int64_t rows, int64_t width, int32_t shift, int32_t period, float scale,
+                            cudaStream_t stream);
 /* out[i] = in[wanted[i]], rows of width. */
 cudaError_t air_cuda_select(const float *in, const int32_t *wanted, int64_t n, int64_t width, float *out, cudaStream_t stream);
 

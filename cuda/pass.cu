@@ -241,6 +241,14 @@ static air_status rotate(air_backend *h, const air_op *op, air_error *err)
     return AIR_OK;
 }
 
+static air_status temper(air_backend *h, const air_op *op, air_error *err)
+{
+    const int32_t *positions = (const int32_t *)(h->memory + h->layout.tokens);
+    TRY(air_cuda_temper(air_cuda_buffer(h, op->in), positions, h->pass->rows, width_of(h, op->in), op->shift, op->period, op->scale,
+                        h->compute));
+    return AIR_OK;
+}
+
 /* A layer's K and V lie at the same place in all blocks: that of the first block of the pass tells it. */
 size_t air_cuda_layer_offset(const air_backend *h, int32_t layer)
 {
@@ -443,6 +451,7 @@ static air_status run_op(air_backend *h, const air_op *op, air_error *err)
     case AIR_OP_ADD: return add(h, op, err);
     case AIR_OP_PRODUCT: return product(h, op, err);
     case AIR_OP_ROPE: return rotate(h, op, err);
+    case AIR_OP_TEMPER: return temper(h, op, err);
     case AIR_OP_STORE: return store(h, op, err);
     case AIR_OP_ATTENTION: return attend(h, op, err);
     case AIR_OP_SELECT: return select_rows(h, op, err);
@@ -450,7 +459,6 @@ static air_status run_op(air_backend *h, const air_op *op, air_error *err)
     case AIR_OP_EXPERTS: return air_cuda_experts_run(h, op, err);
     case AIR_OP_ADD_TYPE:
     case AIR_OP_COPY:
-    case AIR_OP_TEMPER:
     case AIR_OP_MULTIPLY:
     case AIR_OP_CONVOLVE:
     case AIR_OP_SCAN: break; /* of programs that are refused */

@@ -121,6 +121,23 @@ __global__ void __launch_bounds__(THREADS) add(float *y, const float *x, int64_t
     for (int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x; i < n; i += (int64_t)gridDim.x * THREADS) y[i] += x[i];
 }
 
+/* --- scores that grow with the position: a row of x by its own --- */
+
+struct temper_arguments {
+    float *x;
+    const int32_t *positions;
+    int64_t width;
+    int shift, period;
+    float scale;
+};
+
+__global__ void __launch_bounds__(THREADS) temper(temper_arguments a)
+{
+    int64_t periods = ((int64_t)a.positions[blockIdx.x] + a.shift) / a.period;
+    float by = __fadd_rn(1.0f, __fmul_rn(a.scale, log1pf((float)periods))), *x = a.x + blockIdx.x * a.width;
+    for (int64_t i = (int64_t)blockIdx.y * THREADS + threadIdx.x; i < a.width; i += (int64_t)gridDim.y * THREADS) x[i] = __fmul_rn(x[i], by);
+}
+
 /* --- rotation: a thread for each pair --- */
 
 struct rope_arguments {
@@ -203,6 +220,15 @@ cudaError_t air_cuda_rope(float *x, int64_t rows, int64_t heads, int64_t head_di
     bool normal = kind == AIR_ROPE_NORMAL;
     rope_arguments a = {x, cos, sin, (int)heads, (int)head_dim, (int)pairs, normal ? 2 : 1, normal ? 1 : (int)pairs};
     return air_launch(rope, dim3((unsigned)rows, (unsigned)blocks), dim3(THREADS), 0, stream, a);
+}
+
+cudaError_t air_cuda_temper(float *x, const int32_t *positions, int64_t rows, int64_t width, int32_t shift, int32_t period, float scale,
+                            cudaStream_t stream)
+{
+    if (rows < 1 || width < 1 || shift < 0 || period < 1) return cudaErrorInvalidValue;
+    int64_t each = (width + THREADS - 1) / THREADS, blocks = each < GRID_MOST ? each : GRID_MOST;
+    return air_launch(temper, dim3((unsigned)rows, (unsigned)blocks), dim3(THREADS), 0, stream,
+                      temper_arguments{x, positions, width, shift, period, scale});
 }
 
 cudaError_t air_cuda_select(const float *in, const int32_t *wanted, int64_t n, int64_t width, float *out, cudaStream_t stream)

@@ -197,6 +197,30 @@ TEST(rows_are_added)
     CHECK_EQ(air_cuda_add(&x, &x, 0, 0), cudaErrorInvalidValue);
 }
 
+TEST(rows_are_tempered_by_their_positions)
+{
+    const std::vector<int32_t> positions = {0, 14, 15, 16, 31, 8191, 1000000};
+    for (int32_t shift : {0, 1})
+        for (int64_t width : {1, 255, 1000}) {
+            int64_t rows = (int64_t)positions.size();
+            std::vector<float> x = random_floats(rows * width, 1), want = x;
+            for (size_t i = 0; i < want.size(); i++)
+                want[i] *= (float)(1 + 0.1f * log1p(floor((positions[i / (size_t)width] + shift) / 16.0)));
+            GuardedArray<float> at(x);
+            GuardedArray<int32_t> of(positions);
+            check_launch(air_cuda_temper(at.get(), of.get(), rows, width, shift, 16, 0.1f, 0));
+            std::vector<float> got = at.read();
+            double error = 0, size = 0;
+            for (size_t i = 0; i < want.size(); i++)
+                error += pow((double)got[i] - (double)want[i], 2), size += pow((double)want[i], 2);
+            CHECK(at.guarded() && error <= 1e-13 * size);
+            for (size_t i = 0; i < (size_t)width; i++) CHECK(got[i] == x[i]); /* position 0: nothing has grown */
+        }
+    float x = 0;
+    int32_t position = 0;
+    CHECK_EQ(air_cuda_temper(&x, &position, 1, 1, 0, 0, 1, 0), cudaErrorInvalidValue);
+}
+
 /* --- rotation --- */
 
 TEST(rotation_is_that_of_the_cpu)
@@ -417,6 +441,7 @@ int main(int argc, char **argv)
     RUN(layer_norms_and_weights_of_every_group_are_those_of_the_cpu);
     RUN(a_layer_norm_gives_its_8_bit_form_too);
     RUN(rows_are_added);
+    RUN(rows_are_tempered_by_their_positions);
     RUN(rotation_is_that_of_the_cpu);
     RUN(chosen_rows_are_copied);
     RUN(candidates_are_the_largest_logits_in_order);

@@ -149,6 +149,7 @@ MUTATIONS = [
     of_kernels("a prompt's heads have the first one's slope", "attention_prompt.cu", "q.slope = a.slopes[q.head];", "q.slope = a.slopes[0];", "prompts_with_slopes"),
     of_kernels("every group has the first one's weights", "rows.cu", "group % a.turn * a.group", "group % 1 * a.group", "layer_norms_and", "test_rows"),
     of_kernels("a layer norm leaves the mean in", "rows.cu", "(a.x[start + at] - mean) * scale", "a.x[start + at] * scale", "layer_norms_and", "test_rows"),
+    of_kernels("rows are tempered by their numbers", "rows.cu", "(int64_t)a.positions[blockIdx.x] + a.shift", "(int64_t)blockIdx.x + a.shift", "tempered", "test_rows"),
     of_rows("rows that take their turn come over the first", "out + r * k, log_sums + r,", "out + r / 64 * k, log_sums + r,", "other_rows"),
     # state in RAM
     of_state("attention does not wait for state", 'AIR_CUDA_TRY(cudaStreamWaitEvent(h->compute, h->shuttle.copied[layer % AIR_DEVICE_SHUTTLE], 0), "copying state", err);', "(void)layer, (void)err;"),
