@@ -444,8 +444,6 @@ static air_status cuda_supports(const air_program *program, air_error *err)
         if (program->attention[i].values_in_keys)
             return air_fail(err, AIR_E_UNSUPPORTED, "cuda: attention over a compressed state (MLA) is computed by the CPU alone; use device "
                             "\"cpu\"");
-        if (program->mixtures && program->mixtures[i].weighs_input)
-            return air_fail(err, AIR_E_UNSUPPORTED, "cuda: experts whose input is weighed are computed by the CPU alone; use device \"cpu\"");
     }
     for (int32_t i = 0; i < program->n_ops && !st; i++) {
         const air_op *op = &program->ops[i];

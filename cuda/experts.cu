@@ -176,6 +176,28 @@ static air_status multiply(air_backend *h, int32_t weight, int32_t bias, const u
     return AIR_OK;
 }
 
+static air_cuda_mixed mixed_of(const air_backend *h, const air_op *op, const air_mixture *m)
+{
+    air_cuda_mixed mixed = {};
+    mixed.results = (const float *)(h->memory + h->layout.results);
+    mixed.routing = air_cuda_buffer(h, op->in2);
+    mixed.place = (const int32_t *)(h->memory + h->layout.place);
+    mixed.out = air_cuda_buffer(h, op->out);
+    mixed.rows = h->pass->rows, mixed.width = weight_of(h, m->down)->rows, mixed.used = m->n_used;
+    mixed.adds = op->epilogue == AIR_EPILOGUE_ADD;
+    mixed.weighed = m->weighs_input != 0;
+    return mixed;
+}
+
+/* What an expert has made of a weighed input is that of the input, weighed: once before the activation, once where it is gated. */
+static air_status weigh(air_backend *h, const air_op *op, const air_mixture *m, const run_of_rows *run, float *hidden, air_error *err)
+{
+    air_cuda_mixed mixed = mixed_of(h, op, m);
+    mixed.width = m->n_ff;
+    TRY(air_cuda_weigh(hidden, &mixed, (const int32_t *)(h->memory + h->layout.sent), run->first, run->n, h->compute));
+    return AIR_OK;
+}
+
 static air_status gate_and_up(air_backend *h, const air_op *op, const air_mixture *m, const uint8_t *data, const run_of_rows *run,
                               float *hidden, air_error *err)
 {
@@ -188,7 +210,9 @@ static air_status gate_and_up(air_backend *h, const air_op *op, const air_mixtur
     gated.activation = m->activation;
     const uint8_t *up = data + air_device_expert_part(h->program, op->layer, 1);
     air_status st = multiply(h, m->gate, m->gate_bias, data, run, x, q8, plain, hidden, err);
-    return st ? st : multiply(h, m->up, m->up_bias, up, run, x, q8, gated, hidden, err);
+    if (!st && m->weighs_input) st = weigh(h, op, m, run, hidden, err);
+    if (!st) st = multiply(h, m->up, m->up_bias, up, run, x, q8, gated, hidden, err);
+    return st || !m->weighs_input ? st : weigh(h, op, m, run, hidden, err);
 }
 
 static air_status down(air_backend *h, const air_op *op, const air_mixture *m, const uint8_t *data, const run_of_rows *run,
@@ -340,13 +364,7 @@ air_status air_cuda_experts_run(air_backend *h, const air_op *op, air_error *err
     if (!st) st = gather(h, op, m, err);
     if (!st) st = run_all(h, op, err);
     if (st) return st;
-    air_cuda_mixed mixed = {};
-    mixed.results = (const float *)(h->memory + h->layout.results);
-    mixed.routing = air_cuda_buffer(h, op->in2);
-    mixed.place = (const int32_t *)(h->memory + h->layout.place);
-    mixed.out = air_cuda_buffer(h, op->out);
-    mixed.rows = h->pass->rows, mixed.width = weight_of(h, m->down)->rows, mixed.used = m->n_used;
-    mixed.adds = op->epilogue == AIR_EPILOGUE_ADD;
+    air_cuda_mixed mixed = mixed_of(h, op, m);
     TRY(air_cuda_mix(&mixed, h->compute));
     return AIR_OK;
 }

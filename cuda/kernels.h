@@ -114,16 +114,20 @@ cudaError_t air_cuda_select(const float *in, const int32_t *wanted, int64_t n, i
  * out [rows][2 * n_used]. A number that is none is less than all others. */
 cudaError_t air_cuda_route(const air_mixture *m, const float *logits, const float *bias, int64_t rows, float *out, cudaStream_t stream);
 
-/* out[r] = the sum of results[place[r][j]] times the weight j of its routing, in order of j; added to out, or in its place. */
+/* out[r] = the sum of results[place[r][j]] times the weight j of its routing, in order of j, or of those that are weighed already; added to
+ * out, or in its place. */
 typedef struct air_cuda_mixed {
     const float *results;  /* [any][width] */
     const float *routing;  /* [rows][2 * used], as air_cuda_route leaves it */
     const int32_t *place;  /* [rows][used] */
     float *out;            /* [rows][width] */
     int64_t rows, width, used;
-    bool adds;
+    bool adds, weighed;
 } air_cuda_mixed;
 cudaError_t air_cuda_mix(const air_cuda_mixed *m, cudaStream_t stream);
+/* Of times [first, first + n) that rows were sent to experts, whose rows sent has and whose places m: x [n][m->width] in place, each times
+ * its weight. Of m it reads routing, place, width and used. */
+cudaError_t air_cuda_weigh(float *x, const air_cuda_mixed *m, const int32_t *sent, int64_t first, int64_t n, cudaStream_t stream);
 /* y += sigmoid(gate) * x, of rows of width; gate [rows]. */
 cudaError_t air_cuda_add_gated(float *y, const float *x, const float *gate, int64_t rows, int64_t width, cudaStream_t stream);
 

@@ -165,7 +165,7 @@ struct mix_arguments {
     float *out;
     int64_t width;
     int used;
-    bool adds;
+    bool adds, weighed;
 };
 
 /* Block x has row x; a thread an element. */
@@ -176,9 +176,27 @@ __global__ void __launch_bounds__(SUM_THREADS) mix(mix_arguments a)
     const int32_t *place = a.place + row * a.used;
     for (int64_t i = (int64_t)blockIdx.y * SUM_THREADS + threadIdx.x; i < a.width; i += (int64_t)gridDim.y * SUM_THREADS) {
         float sum = 0.0f, *to = a.out + row * a.width + i;
-        for (int j = 0; j < a.used; j++) sum = fmaf(weights[j], a.results[place[j] * a.width + i], sum);
+        for (int j = 0; j < a.used; j++) sum = fmaf(a.weighed ? 1.0f : weights[j], a.results[place[j] * a.width + i], sum);
         *to = a.adds ? *to + sum : sum;
     }
+}
+
+struct weigh_arguments {
+    float *x;
+    const float *routing;
+    const int32_t *sent, *place;
+    int64_t first, width;
+    int used;
+};
+
+/* Block x has time first + x that a row was sent to an expert: one of its row's, whose number says which weight. */
+__global__ void __launch_bounds__(SUM_THREADS) weigh_times(weigh_arguments a)
+{
+    int64_t time = a.first + blockIdx.x, row = a.sent[time];
+    int which = 0;
+    while (which < a.used - 1 && a.place[row * a.used + which] != time) which++;
+    float by = a.routing[(2 * row + 1) * a.used + which], *x = a.x + (int64_t)blockIdx.x * a.width;
+    for (int64_t i = (int64_t)blockIdx.y * SUM_THREADS + threadIdx.x; i < a.width; i += (int64_t)gridDim.y * SUM_THREADS) x[i] *= by;
 }
 
 __global__ void __launch_bounds__(SUM_THREADS) add_gated(float *y, const float *x, const float *gate, int64_t width)
@@ -211,8 +229,15 @@ cudaError_t air_cuda_route(const air_mixture *m, const float *logits, const floa
 cudaError_t air_cuda_mix(const air_cuda_mixed *m, cudaStream_t stream)
 {
     if (m->rows < 1 || m->width < 1 || m->used < 1) return cudaErrorInvalidValue;
-    mix_arguments a = {m->results, m->routing, m->place, m->out, m->width, (int)m->used, m->adds};
+    mix_arguments a = {m->results, m->routing, m->place, m->out, m->width, (int)m->used, m->adds, m->weighed};
     return air_launch(mix, grid_of(m->rows, m->width), dim3(SUM_THREADS), 0, stream, a);
+}
+
+cudaError_t air_cuda_weigh(float *x, const air_cuda_mixed *m, const int32_t *sent, int64_t first, int64_t n, cudaStream_t stream)
+{
+    if (n < 1 || m->width < 1 || m->used < 1 || first < 0) return cudaErrorInvalidValue;
+    weigh_arguments a = {x, m->routing, sent, m->place, first, m->width, (int)m->used};
+    return air_launch(weigh_times, grid_of(n, m->width), dim3(SUM_THREADS), 0, stream, a);
 }
 
 cudaError_t air_cuda_add_gated(float *y, const float *x, const float *gate, int64_t rows, int64_t width, cudaStream_t stream)

@@ -99,9 +99,7 @@ static PyObject *work_list(const air_plan *plan)
 static int is_the_cpus(const air_program *program)
 {
     for (int32_t i = 0; i < program->n_layers; i++)
-        if (program->attention[i].values_in_keys || (program->mixtures && program->mixtures[i].weighs_input)) return 1;
-    for (int32_t i = 0; i < program->n_ops; i++)
-        if (program->ops[i].kind == AIR_OP_TEMPER) return 1;
+        if (program->attention[i].values_in_keys) return 1;
     return 0;
 }
 

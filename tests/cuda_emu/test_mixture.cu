@@ -204,12 +204,13 @@ TEST(routings_that_no_kernel_takes_are_refused)
 /* --- sums --- */
 
 static std::vector<float> mixed_on_device(const std::vector<float> &results, const std::vector<float> &routing,
-                                          const std::vector<int32_t> &place, const std::vector<float> &held, int64_t rows, bool adds)
+                                          const std::vector<int32_t> &place, const std::vector<float> &held, int64_t rows, bool adds,
+                                          bool weighed = false)
 {
     int64_t width = (int64_t)held.size() / rows, used = (int64_t)place.size() / rows;
     GuardedArray<float> from(results), weights(routing), out(held);
     GuardedArray<int32_t> where(place);
-    air_cuda_mixed m = {from.get(), weights.get(), where.get(), out.get(), rows, width, used, adds};
+    air_cuda_mixed m = {from.get(), weights.get(), where.get(), out.get(), rows, width, used, adds, weighed};
     check_launch(air_cuda_mix(&m, 0));
     CHECK(out.guarded());
     return out.read();
@@ -236,8 +237,40 @@ TEST(results_of_experts_are_added_in_the_order_of_a_rows_choice)
                 }
             in_every_order([&] { CHECK(same_bits(mixed_on_device(results, routing, place, held, s.rows, adds), want)); });
         }
-    air_cuda_mixed none = {nullptr, nullptr, nullptr, nullptr, 1, 1, 0, false};
+    std::vector<float> ones = {0, 1, 1, 1}, given = {0, 1, 0.5f, 4}, results = random_floats(2 * 3, 2), held = random_floats(3, 2);
+    const std::vector<int32_t> place = {1, 0};
+    CHECK(same_bits(mixed_on_device(results, given, place, held, 1, true, true), mixed_on_device(results, ones, place, held, 1, true)));
+    air_cuda_mixed none = {nullptr, nullptr, nullptr, nullptr, 1, 1, 0, false, false};
     CHECK_EQ(air_cuda_mix(&none, 0), cudaErrorInvalidValue);
+}
+
+TEST(what_experts_make_is_weighed_by_the_row_it_is_of)
+{
+    const int64_t rows = 4, used = 3, times = rows * used;
+    std::vector<float> routing = random_floats(rows * 2 * used, 1);
+    std::vector<int32_t> place((size_t)times), sent((size_t)times), which((size_t)times);
+    for (int32_t i = 0; i < times; i++) {
+        int32_t at = (i * 7 + 3) % (int32_t)times;
+        place[(size_t)i] = at, sent[(size_t)at] = i / (int32_t)used, which[(size_t)at] = i % (int32_t)used;
+    }
+    for (int64_t width : {1, 64, 700})
+        for (int64_t first : {0, 5}) {
+            int64_t n = times - first - 2;
+            std::vector<float> x = random_floats(n * width, 2), want = x;
+            for (size_t i = 0; i < want.size(); i++) {
+                size_t time = (size_t)first + i / (size_t)width;
+                want[i] *= routing[(size_t)(sent[time] * 2 * used + used + which[time])];
+            }
+            in_every_order([&] {
+                GuardedArray<float> at(x), weights(routing);
+                GuardedArray<int32_t> places(place), rows_of(sent);
+                air_cuda_mixed m = {nullptr, weights.get(), places.get(), nullptr, rows, width, used, false, true};
+                check_launch(air_cuda_weigh(at.get(), &m, rows_of.get(), first, n, 0));
+                CHECK(at.guarded() && same_bits(at.read(), want));
+            });
+        }
+    air_cuda_mixed none = {nullptr, nullptr, nullptr, nullptr, 1, 1, 1, false, true};
+    CHECK_EQ(air_cuda_weigh(nullptr, &none, nullptr, 0, 0, 0), cudaErrorInvalidValue);
 }
 
 TEST(a_row_is_added_by_its_gate)
@@ -266,6 +299,7 @@ int main(int argc, char **argv)
     RUN(numbers_that_are_none_choose_experts_too);
     RUN(routings_that_no_kernel_takes_are_refused);
     RUN(results_of_experts_are_added_in_the_order_of_a_rows_choice);
+    RUN(what_experts_make_is_weighed_by_the_row_it_is_of);
     RUN(a_row_is_added_by_its_gate);
     return check_end();
 }

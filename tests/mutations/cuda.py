@@ -220,6 +220,8 @@ MUTATIONS = [
     of_mixtures("weights have the bias that chooses", " : values[i];\n    }", " : biased(a, values, i);\n    }", "definition_names"),
     of_mixtures("groups are weighed by one expert", "return a.bias ? one + two : one;", "return one;", "best_groups"),
     of_mixtures("a row adds its first expert's result again", "a.results[place[j] * a.width + i]", "a.results[place[0] * a.width + i]", "order_of_a_rows"),
+    of_mixtures("a time's weight is its row's first", "a.place[row * a.used + which] != time", "a.place[row * a.used + which] < 0", "what_experts_make"),
+    of_mixtures("what is weighed already is weighed again", "a.weighed ? 1.0f : weights[j]", "weights[j]", "order_of_a_rows"),
     of_mixtures("what is scaled was not normalised", "a.normalise ? weights[j] / (sum + 1e-20f) : weights[j]", "weights[j] + 0 * sum", "definition_names"),
 ]
 
