@@ -33,7 +33,7 @@ Ctrl-C, or whatever else ends it, leaves OUT.part and OUT.part.journal; the same
 there. Pickles (.bin, .pt) are never opened, as they may run code.
 
 --type is a type of airpy quantize: 8bit, 4bit, Q6_K, Q5_K_M, F16 … ; 'airpy quantize --help' says what they are. Without it weights stay as
-they are stored (BF16, F16 or F32). To try several types, convert once without --type and use airpy quantize.
+they are stored (BF16, F16 or F32; FP8 becomes BF16, MXFP4 stays). To try several types, convert once without --type and use airpy quantize.
 
 What can be converted is in docs/models.md; what cannot is refused before anything is written, with the list."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +26,7 @@ from airpy.sizes import check_count
 
 _MIB = 1 << 20
 _PARTIAL = ".part"
+_MXFP4_FILE = 38  # LLAMA_FTYPE_MOSTLY_MXFP4_MOE
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ class ConvertPlan:
 
     @property
     def source_bytes(self) -> int:
-        return sum(tensor.info.bytes for tensor in self.tensors)
+        """Of the checkpoint's files that are tensors."""
+        return sum(stored.bytes for stored in self.files.tensors.values())
 
     @property
     def target_bytes(self) -> int:
@@ -99,13 +103,13 @@ def plan_convert(
     files = Checkpoint(folder)
     try:
         tensors = source_tensors(family, config, files)
-        mix = find_mix(type) if type is not None else _as_stored(tensors)
+        mix = find_mix(type) if type is not None else _as_stored(tensors, files)
         path = checked_path(output) if output is not None else _default_output(folder, mix)
         _check_output(path, overwrite)
         entries = _entries(folder, label, family.arch, mix, [*model_entries(family, config)])
         infos = [tensor.info for tensor in tensors]
         facts = facts_of({key: value for key, _, value in entries})
-        types = choose_types(mix, infos, facts, overrides=tensor_types, pure=pure)
+        types = choose_types(mix, infos, facts, overrides=tensor_types, pure=pure, exact=True)
         n_vocab = next(info.shape[1] for info in infos if info.name == "token_embd.weight")
         vocab = read_vocab(folder, n_vocab)
         own = tokenizer_entries(folder, vocab, config)
@@ -142,13 +146,18 @@ def convert(
         return plan.output
 
 
-def _as_stored(tensors: list[SourceTensor]) -> Mix:
-    """What most weights are."""
-    bytes_of: dict[str, int] = {}
+def _as_stored(tensors: list[SourceTensor], files: Checkpoint) -> Mix:
+    """What most weights are. FP8 becomes BF16, as nearly all that is made from it does; MXFP4 stays, beside BF16."""
+    elements: Counter[str] = Counter()
     for tensor in tensors:
-        bytes_of[tensor.info.type] = bytes_of.get(tensor.info.type, 0) + tensor.info.elements
-    most = max(bytes_of, key=lambda type: bytes_of[type])
-    return MIXES.get(most, MIXES["F32"])
+        elements[tensor.info.type] += tensor.info.elements
+    eights = sum(math.prod(stored.shape) for stored in files.tensors.values() if stored.dtype == "F8_E4M3")
+    elements["F32"] -= eights
+    elements["BF16"] += eights
+    packed = elements.pop("MXFP4", 0)
+    most, count = max(elements.items(), key=lambda item: item[1])
+    mix = MIXES.get(most, MIXES["F32"])
+    return Mix("MXFP4", _MXFP4_FILE, mix.type, {}) if packed > count else mix
 
 
 def _entries(folder: str, label: str, arch: str, mix: Mix, of_model: list[Entry]) -> list[Entry]:

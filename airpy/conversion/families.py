@@ -225,9 +225,6 @@ def find_family(config: Config) -> tuple[Family, Config]:
     family = FAMILIES.get(name)
     if family is None:
         raise UnsupportedError(f"{config.path}: {name[:80]!r} cannot be converted; what can is {', '.join(FAMILIES)}")
-    if config.first("quantization_config") is not None:
-        method = config.part("quantization_config").first("quant_method", "quant_algo")
-        raise UnsupportedError(f"{config.path}: the weights are quantised ({str(method)[:40]}); convert the model that they were made from")
     for key, *values in family.allowed:
         config.require(key, *values)
     activation = config.first("hidden_activation", "hidden_act", "activation_function", "activation")

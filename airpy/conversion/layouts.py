@@ -110,14 +110,21 @@ def flat_correction(name: str, tensor: LazyTensor, config: Config) -> Iterator[N
 
 
 def gates_in_turn(name: str, tensor: LazyTensor, config: Config) -> Iterator[Named]:
-    """gpt-oss: experts' matrices are inputs by outputs, and of gate and up each other column is one's."""
+    """gpt-oss: experts' matrices are inputs by outputs, and of gate and up each other column is one's. Those in MXFP4 are outputs by
+    inputs already."""
     stem, kind = (name.removesuffix("_bias"), "bias") if name.endswith("_bias") else (name, "weight")
+    stem, packed = stem.removesuffix("_blocks"), stem.endswith("_blocks")
     if name == "self_attn.sinks":
         yield "self_attn.sinks.weight", tensor
     elif not name.startswith("mlp.experts."):
         yield name, tensor
     elif not stem.endswith("gate_up_proj"):
-        yield f"experts.down_proj.{kind}", tensor.transpose() if kind == "weight" else tensor
+        yield f"experts.down_proj.{kind}", tensor.transpose() if kind == "weight" and not packed else tensor
+    elif packed:
+        count, rows, width = tensor.shape
+        numbers = np.arange(count * rows).reshape(count, rows)
+        for i, part in enumerate(("gate", "up")):
+            yield f"experts.{part}_proj.weight", tensor.take(numbers[:, i::2].ravel(), (count, rows // 2, width))
     else:
         *experts, columns = tensor.shape
         for i, part in enumerate(("gate", "up")):

@@ -15,16 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from airpy._core import convert
-from airpy.conversion.safetensors import Checkpoint, Stored
+from airpy.conversion.packed import Packed
+from airpy.conversion.safetensors import Checkpoint, Rows, Stored
 from airpy.errors import ModelError, UnsupportedError
 from airpy.gguf_writer import TensorInfo, blocks_of
 from airpy.quantization.stream import SourceTensor
 
 Floats = npt.NDArray[np.float32]
-Rows = range | npt.NDArray[np.int64]
-_FLOATS = ("F64", "F32", "F16", "BF16")  # dtypes that are types of GGUF as well, under the same names
-_LONG_RUN = 64 << 10  # bytes of neighbouring rows above which each run is read by itself
-_SPREAD = 4  # times the bytes wanted that one read may bring instead
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,7 @@ class _Part:
     """rows: of the stored tensor, seen as a matrix whose columns are its last axis, or one for a vector. Where `turned` says how many
     rows from `base` on, rows are columns of those instead."""
 
-    stored: Stored
+    stored: Stored | Packed
     rows: Rows
     turned: int = 0
     base: int = 0
@@ -52,11 +49,9 @@ class LazyTensor:
     change: Callable[[Floats], Floats] | None = None
 
     @classmethod
-    def of(cls, stored: Stored) -> LazyTensor:
-        """Raises UnsupportedError for what is no plain number."""
-        if stored.dtype not in _FLOATS:
-            raise UnsupportedError(f"{stored.name} has dtype {stored.dtype}; weights that can be converted are {', '.join(_FLOATS)}")
-        if not stored.shape or not stored.bytes:
+    def of(cls, stored: Stored | Packed) -> LazyTensor:
+        """Raises ModelError for an empty one."""
+        if not stored.shape or 0 in stored.shape:
             raise ModelError(f"{stored.name} has the shape {list(stored.shape)}, without anything in it")
         return cls(stored.shape, (_Part(stored, range(_rows(stored.shape))),))
 
@@ -91,6 +86,8 @@ class LazyTensor:
     def transpose(self, columns: range | None = None) -> LazyTensor:
         """Each matrix of it turned; of [a, b, c] there are a. columns: of each, those that are taken; all."""
         (part,) = self.parts
+        if not isinstance(part.stored, Stored):
+            raise UnsupportedError(f"{self.name} is quantised, and would have to be transposed; convert the model that it was made from")
         *stack, rows, width = self.shape
         chosen = columns or range(width)
         count = math.prod(stack)
@@ -103,28 +100,29 @@ class LazyTensor:
 
     def source(self, name: str, files: Checkpoint) -> SourceTensor:
         """As write_model() takes it, under GGUF's name."""
-        kinds = {part.stored.dtype for part in self.parts}
+        kinds = {part.stored.type for part in self.parts}
         type = kinds.pop() if len(kinds) == 1 and self.change is None else "F32"
         info = TensorInfo(name, type, tuple(reversed(self.shape)))
 
         def read(offset: int, size: int) -> Any:
-            item = blocks_of(type)[1]
+            block, item = blocks_of(type)
             if self.change is not None:
                 whole = self.change(np.frombuffer(self._read(files, type, 0, math.prod(self.shape)), np.float32))
                 return np.ascontiguousarray(whole, np.float32).reshape(-1).view(np.uint8)[offset : offset + size]
-            return self._read(files, type, offset // item, size // item)
+            return self._read(files, type, offset // item * block, size // item * block)
 
         return SourceTensor(info, read)
 
-    def _read(self, files: Checkpoint, type: str, start: int, count: int) -> bytes:
+    def _read(self, files: Checkpoint, type: str, start: int, count: int) -> bytes | memoryview:
         """Elements from `start` on, as that type."""
-        out, at = [], 0
+        out: list[bytes | memoryview] = []
+        at = 0
         for part in self.parts:
             size = len(part.rows) * part.columns
             first, last = max(start - at, 0), min(start + count - at, size)
             if first < last:
                 data = _read_elements(files, part, first, last)
-                out.append(data if part.stored.dtype == type else bytes(convert(part.stored.dtype, type, data)))
+                out.append(data if part.stored.type == type else bytes(convert(part.stored.type, type, data)))
             at += size
         return out[0] if len(out) == 1 else b"".join(out)
 
@@ -142,34 +140,28 @@ def _rows(shape: tuple[int, ...]) -> int:
     return math.prod(shape[:-1]) if len(shape) > 1 else shape[0]
 
 
-def _read_elements(files: Checkpoint, part: _Part, first: int, last: int) -> bytes:
-    """Elements [first, last) of the rows that are chosen."""
-    item = blocks_of(part.stored.dtype)[1]
+def _read_elements(files: Checkpoint, part: _Part, first: int, last: int) -> bytes | memoryview:
+    """Elements [first, last) of the rows that are chosen; whole blocks."""
     if part.turned:
         return _read_columns(files, part, first, last)
-    if isinstance(part.rows, range):
-        return files.read(part.stored, (part.rows.start * part.columns + first) * item, (last - first) * item)
-    width = part.columns * item
+    block, item = blocks_of(part.stored.type)
+    width = part.columns // block * item
+    if isinstance(part.stored, Stored) and isinstance(part.rows, range):
+        return files.read(part.stored, part.rows.start * width + first * item, (last - first) * item)
     begin, end = first // part.columns, -(-last // part.columns)
-    data = _read_rows(files, part.stored, part.rows[begin:end], width)
-    skip = (first - begin * part.columns) * item
-    return data[skip : skip + (last - first) * item]
-
-
-def _read_rows(files: Checkpoint, stored: Stored, rows: npt.NDArray[np.int64], width: int) -> bytes:
-    """Rows of `width` bytes, in that order: run by run where these are long, else what lies around all of them in one go."""
-    low, high = int(rows.min()), int(rows.max()) + 1
-    cuts = np.flatnonzero(np.diff(rows) != 1) + 1
-    if len(rows) * width < _LONG_RUN * (len(cuts) + 1) and high - low <= _SPREAD * len(rows):
-        around = np.frombuffer(files.read(stored, low * width, (high - low) * width), np.uint8).reshape(-1, width)
-        return around[rows - low].tobytes()
-    return b"".join(files.read(stored, int(run[0]) * width, len(run) * width) for run in np.split(rows, cuts))
+    rows = part.rows[begin:end]
+    data: bytes | memoryview = (
+        files.read_rows(part.stored, rows, width) if isinstance(part.stored, Stored) else part.stored.read(files, rows)
+    )
+    skip = (first - begin * part.columns) // block * item
+    return data[skip : skip + (last - first) // block * item]
 
 
 def _read_columns(files: Checkpoint, part: _Part, first: int, last: int) -> bytes:
     """Elements [first, last) of columns as rows."""
     stored, height = part.stored, part.turned
-    item, width = blocks_of(stored.dtype)[1], stored.shape[-1]
+    assert isinstance(stored, Stored)
+    item, width = blocks_of(stored.type)[1], stored.shape[-1]
     begin, end = first // height, -(-last // height)
     columns = part.rows[begin:end]
     low, high = int(columns[0]), int(columns[-1]) + 1

@@ -15,6 +15,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
+import numpy as np
+import numpy.typing as npt
+
 from airpy.conversion.jsons import json_object, read_json
 from airpy.errors import AirpyError, FileChangedError, FormatError, MissingFileError, UnsupportedError, system_errors
 from airpy.sizes import format_size
@@ -24,7 +27,12 @@ _MOST_HEADER = 100_000_000  # of a file, as the format's own library has it
 _MOST_TENSORS = 1_000_000
 _BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
          "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64, "U32": 32, "U16": 16, "U8": 8, "BOOL": 8}  # fmt: skip
+_FLOATS = ("F64", "F32", "F16", "BF16")  # dtypes that are types of GGUF as well, under the same names
+_LONG_RUN = 64 << 10  # bytes of neighbouring rows above which each run is read by itself
+_SPREAD = 4  # times the bytes wanted that one read may bring instead
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5")
+
+Rows = range | npt.NDArray[np.int64]  # a range's steps are 1
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,13 @@ class Stored:
     file: str
     offset: int
     bytes: int
+
+    @property
+    def type(self) -> str:
+        """GGUF's name for the dtype. Raises UnsupportedError for what is no plain number."""
+        if self.dtype not in _FLOATS:
+            raise UnsupportedError(f"{self.name} has dtype {self.dtype}; weights that can be converted are {', '.join(_FLOATS)}")
+        return self.dtype
 
 
 class Checkpoint:
@@ -73,6 +88,17 @@ class Checkpoint:
     def read(self, tensor: Stored, offset: int, size: int) -> bytes:
         """So many bytes of a tensor. Raises FileChangedError where its file has become shorter."""
         return _read(self._fds[tensor.file], tensor.file, tensor.offset + offset, size, tensor.name)
+
+    def read_rows(self, tensor: Stored, rows: Rows, width: int) -> bytes:
+        """Rows of `width` bytes, in that order: run by run where these are long, else what lies around all of them in one go."""
+        if isinstance(rows, range):
+            return self.read(tensor, rows.start * width, len(rows) * width)
+        low, high = int(rows.min()), int(rows.max()) + 1
+        cuts = np.flatnonzero(np.diff(rows) != 1) + 1
+        if len(rows) * width < _LONG_RUN * (len(cuts) + 1) and high - low <= _SPREAD * len(rows):
+            around = np.frombuffer(self.read(tensor, low * width, (high - low) * width), np.uint8).reshape(-1, width)
+            return around[rows - low].tobytes()
+        return b"".join(self.read(tensor, int(run[0]) * width, len(run) * width) for run in np.split(rows, cuts))
 
 
 def find_files(folder: str) -> list[str]:

@@ -14,6 +14,7 @@ from airpy.conversion.hparams import Rope
 from airpy.conversion.layouts import in_order, stacked
 from airpy.conversion.lazy import LazyTensor
 from airpy.conversion.names import EXPERT, expert_of, gguf_name, is_left_out, stem_of
+from airpy.conversion.packed import weights
 from airpy.conversion.safetensors import Checkpoint
 from airpy.errors import ModelError
 from airpy.gguf_writer import TensorInfo
@@ -61,7 +62,7 @@ def _named(family: Family, config: Config, files: Checkpoint) -> Iterator[tuple[
 
 def _by_layer(family: Family, config: Config, files: Checkpoint) -> dict[int | None, dict[str, LazyTensor]]:
     layers: dict[int | None, dict[str, LazyTensor]] = defaultdict(dict)
-    for stored in files.tensors.values():
+    for stored in weights(config, files):
         if is_left_out(stored.name) or (family.ignored and stored.name.removeprefix("model.").startswith(family.ignored)):
             continue
         layer, rest = stem_of(stored.name)

@@ -147,11 +147,12 @@ def is_quantized(type: str) -> bool:
 
 
 def choose_types(
-    mix: Mix, tensors: Sequence[TensorInfo], facts: Facts, *, overrides: Iterable[tuple[str, str]] = (), pure: bool = False
+    mix: Mix, tensors: Sequence[TensorInfo], facts: Facts, *, overrides: Iterable[tuple[str, str]] = (), pure: bool = False,
+    exact: bool = False,
 ) -> list[str]:
     """A type for each tensor, in order. overrides: (regular expression, type), the first that is found in a name; for anything with two
-    axes. pure: one type for all matrices. Raises ArgumentError for patterns that are none, or match nothing, and types that are not
-    written."""
+    axes. pure: one type for all matrices. exact: what is quantised already stays, unless the mix has fewer bits. Raises ArgumentError for
+    patterns that are none, or match nothing, and types that are not written."""
     patterns = [(_pattern(pattern), pattern, _written(type)) for pattern, type in overrides]
     used: set[str] = set()
     tied = all(tensor.name != "output.weight" for tensor in tensors)
@@ -162,6 +163,8 @@ def choose_types(
         if own is not None and len(tensor.shape) > 1:
             used.add(own[0])
             types.append(_fitting(own[1], tensor))
+        elif exact and _stays(mix, tensor):
+            types.append(tensor.type)
         elif not _is_matrix(tensor):
             types.append("F32" if tensor.type in _FLOATS else tensor.type)
         elif pure or mix.type in _PLAIN:
@@ -171,6 +174,17 @@ def choose_types(
     if idle := [text for _, text, _ in patterns if text not in used]:
         raise ArgumentError(f"{idle[0]!r} is in no matrix's name, or an earlier pattern is in all; airpy inspect --tensors lists them")
     return types
+
+
+def _stays(mix: Mix, tensor: TensorInfo) -> bool:
+    """More bits would say no more of it; floats are asked for by name."""
+    fewer = mix.type not in _PLAIN and _bits(tensor.type) <= _bits(mix.type)
+    return is_quantized(tensor.type) and (fewer or mix.name == tensor.type)
+
+
+def _bits(type: str) -> float:
+    block, size = blocks_of(type)
+    return 8 * size / block
 
 
 def _pattern(text: str) -> re.Pattern[str]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from packing import packed
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 import make_gguf
@@ -27,7 +28,8 @@ Floats = npt.NDArray[np.float32]
 
 
 def describe(name: str) -> dict[str, Any]:
-    """Of NAME.json: config, tensors {name: shape}, dtype, seed, and how the weights are drawn (quiet, centred: families.py)."""
+    """Of NAME.json: config, tensors {name: shape}, dtype, seed, how the weights are drawn (quiet, centred: families.py), and perhaps how
+    they are quantised (packed: packing.py)."""
     return dict(json.loads((FOLDER / f"{name}.json").read_text()))
 
 
@@ -57,6 +59,13 @@ def stored(values: Floats, dtype: str) -> bytes:
     return values.astype({"F32": np.float32, "F16": np.float16}[dtype]).tobytes()
 
 
+def stored_tensors(description: dict[str, Any]) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
+    """All of the checkpoint, as write_safetensors() takes them."""
+    dtype, how = description["dtype"], description.get("packed", {"kind": ""})
+    return {name: tensor for whole, values in weights(description)
+            for name, tensor in packed(how, whole, values, (dtype, values.shape, stored(values, dtype)))}
+
+
 def write_safetensors(path: Path, tensors: dict[str, tuple[str, tuple[int, ...], bytes]]) -> None:
     """tensors: name → dtype, shape, bytes."""
     header, at = {}, 0
@@ -84,8 +93,7 @@ def write_checkpoint(folder: Path, description: dict[str, Any], shards: int = 1)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(description["config"]))
     tokenizer(description["config"]["vocab_size"]).save(str(folder / "tokenizer.json"))
-    dtype = description["dtype"]
-    made = {name: (dtype, values.shape, stored(values, dtype)) for name, values in weights(description)}
+    made = stored_tensors(description)
     if shards == 1:
         write_safetensors(folder / "model.safetensors", made)
         return

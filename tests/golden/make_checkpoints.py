@@ -1,13 +1,14 @@
 """Logits of transformers for tiny checkpoints, by which tests hold the converter from safetensors to GGUF.
 
-    pip install torch transformers tokenizers numpy
+    pip install torch transformers accelerate tokenizers numpy
     python tests/golden/make_checkpoints.py [--only NAME]
 
 For each variant of families.py it writes checkpoints/NAME.json, which checkpoints.py makes the files from, and NAME.npz with
     input_ids   int32 [36]              the prompt, longer than windows and original contexts
     logits      float32 [3, vocab]      after the tokens that checkpoints.ROWS numbers
 transformers reads the same files from a folder, as the converter does. Where it has no class for a model, the checkpoint is in the names
-and orders of the model's own code, and transformers reads it as the class that computes the same (OWN, below).
+and orders of the model's own code, and transformers reads it as the class that computes the same (OWN, below). Quantised checkpoints
+(PACKED) transformers dequantises itself, but for compressed-tensors', where torch's float8_e4m3fn and a product do.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ import argparse
 import json
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
-from checkpoints import FOLDER, PROMPT, ROWS, stored, weights, write_checkpoint, write_safetensors
+from checkpoints import FOLDER, PROMPT, ROWS, stored, stored_tensors, weights, write_checkpoint, write_safetensors
 from families import VARIANTS, Variant
 from make_golden import alibi_mask, config_of, no_rotation, replace_attention
 
@@ -96,6 +97,31 @@ OWN = {
 }
 # What transformers has no switch for, as the file's own key is a switch of another of its classes.
 LEFT_OUT = {"granite-nope"}
+# Name: the variant, what differs, how its tensors are quantised (packing.py), and what its config.json says of it.
+PACKED: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+    "gpt-oss-mxfp4": ("gpt-oss", {"hidden_size": 64}, {"kind": "mxfp4"}, {"quant_method": "mxfp4"}),
+    "deepseek2-v3-fp8": ("deepseek2-v3", {}, {"kind": "fp8", "block": [4, 4]}, {
+        "quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [4, 4]}),
+    "llama-fp8-whole": ("llama", {}, {"kind": "fp8-whole"}, {
+        "quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": None}),
+    "llama-fp8-rows": ("llama-gqa", {}, {"kind": "fp8-rows"}, {
+        "quant_method": "compressed-tensors", "format": "float-quantized", "config_groups": {
+            "group_0": {"targets": ["Linear"], "weights": {"num_bits": 8, "type": "float", "strategy": "channel"}}}}),
+}
+
+
+def dequantised(description: dict[str, Any]) -> dict[str, Any]:
+    """Its tensors in F32: torch's numbers, times the scales of rows."""
+    made = stored_tensors(description)
+    out = {}
+    for name, (dtype, shape, data) in made.items():
+        if dtype == "F8_E4M3":
+            scales = torch.frombuffer(bytearray(made[f"{name}_scale"][2]), dtype=torch.float32)[:, None]
+            whole = torch.frombuffer(bytearray(data), dtype=torch.float8_e4m3fn).reshape(shape).float() * scales
+            dtype, data = "F32", whole.numpy().tobytes()
+        if not name.endswith("_scale"):
+            out[name] = (dtype, shape, data)
+    return out
 
 
 def class_of(variant: Variant) -> Any:
@@ -172,6 +198,10 @@ def logits_of(name: str, variant: Variant, description: dict[str, Any], config: 
             arrays = as_other(own, dict(weights(description)), config)
             dtype = description["dtype"]
             write_safetensors(Path(folder) / "model.safetensors", {n: (dtype, w.shape, stored(w, dtype)) for n, w in arrays.items()})
+        if description.get("packed", {}).get("kind") == "fp8-rows":
+            plain = {key: value for key, value in description["config"].items() if key != "quantization_config"}
+            write_checkpoint(Path(folder), {**description, "config": plain})
+            write_safetensors(Path(folder) / "model.safetensors", dequantised(description))
         model, info = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True, attn_implementation="eager")
     missing = [key for key in info["missing_keys"] if "lm_head" not in key and "embed_out" not in key]
     assert not missing and not info["unexpected_keys"] and not info["mismatched_keys"], (name, info)
@@ -187,14 +217,19 @@ def logits_of(name: str, variant: Variant, description: dict[str, Any], config: 
 
 def main() -> None:
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--only", choices=VARIANTS, action="append", help="this variant; may be given again")
+    every = [(name, variant, seed, {}, {}) for seed, (name, variant) in enumerate(VARIANTS.items())]
+    for seed, (name, (base, changes, how, config)) in enumerate(PACKED.items(), 1000):
+        variant = VARIANTS[base]
+        every.append((name, replace(variant, config={**variant.config, **changes}), seed, {"packed": how}, {"quantization_config": config}))
+    ap.add_argument("--only", choices=[name for name, *_ in every], action="append", help="this variant; may be given again")
     args = ap.parse_args()
     torch.set_num_threads(1)
     FOLDER.mkdir(exist_ok=True)
-    for seed, (name, variant) in enumerate(VARIANTS.items()):
+    for name, variant, seed, more, says in every:
         if name in LEFT_OUT or (args.only and name not in args.only):
             continue
         description, config = description_of(name, variant, seed)
+        description = {**description, **more, "config": {**description["config"], **says}}
         arrays = logits_of(name, variant, description, config)
         (FOLDER / f"{name}.json").write_text(json.dumps(description, separators=(",", ":")) + "\n")
         np.savez_compressed(FOLDER / f"{name}.npz", **arrays)

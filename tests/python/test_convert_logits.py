@@ -29,7 +29,8 @@ def error_of(path, data):
 def test_logits_are_those_of_transformers(name, tmp_path):
     description = checkpoints.describe(name)
     checkpoints.write_checkpoint(tmp_path / "checkpoint", description, shards=1 + description["seed"] % 3)
-    path = airpy.convert(tmp_path / "checkpoint", tmp_path / "model.gguf", progress=False)
+    exact = "F32" if "packed" in description else None  # with BF16 or MXFP4, as it would be, products are not as exact as transformers'
+    path = airpy.convert(tmp_path / "checkpoint", tmp_path / "model.gguf", exact, progress=False)
     error = error_of(path, np.load(checkpoints.FOLDER / f"{name}.npz"))
     print(f"{name}: {error:.2e}")
     assert error <= LIMIT
