@@ -8,7 +8,8 @@
 static __device__ __forceinline__ float air_cuda_activated(float x, air_activation f)
 {
     if (f == AIR_ACTIVATION_SILU) return __fdividef(x, __fadd_rn(1.0f, expf(-x)));
-    if (f == AIR_ACTIVATION_GELU) return 0.5f * x * (1.0f + tanhf(0.79788456f * fmaf(0.044715f * x * x, x, x)));
+    /* 0.5 (1 + tanh u) is 1 / (1 + exp(-2u)), in which nothing is left of two numbers that are nearly alike. */
+    if (f == AIR_ACTIVATION_GELU) return __fdividef(x, __fadd_rn(1.0f, expf(-1.5957691f * fmaf(0.044715f * x * x, x, x))));
     if (f == AIR_ACTIVATION_GELU_ERF) return 0.5f * x * erfcf(-0.70710678f * x);
     if (f == AIR_ACTIVATION_RELU2) return x < 0.0f ? 0.0f : x * x;
     if (f == AIR_ACTIVATION_SIGMOID) return __fdividef(1.0f, __fadd_rn(1.0f, expf(-x)));

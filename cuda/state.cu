@@ -48,7 +48,8 @@ __device__ __forceinline__ unsigned nibble(float x, float *scale)
     unsigned magnitude = __float_as_uint(x) & 0x7fffffffu, most = magnitude;
     for (int apart = AIR_CUDA_WARP / 2; apart; apart /= 2) most = max(most, __shfl_xor_sync(AIR_CUDA_ALL_LANES, most, apart));
     int farthest = __ffs((int)__ballot_sync(AIR_CUDA_ALL_LANES, magnitude == most)) - 1;
-    *scale = __shfl_sync(AIR_CUDA_ALL_LANES, x, farthest) / -8.0f;
+    float of_farthest = __shfl_sync(AIR_CUDA_ALL_LANES, x, farthest);
+    *scale = most > AIR_CUDA_INFINITY_BITS ? __int_as_float(__float_as_int(of_farthest) | AIR_CUDA_QUIET_BIT) : of_farthest / -8.0f;
     float inverse = most >= AIR_STATE_Q4_LEAST && most < 0x7f800000u ? 1.0f / *scale : 0.0f;
     float up = __fadd_rn(__fmul_rn(x, inverse), 8.5f);
     return up >= 15.0f ? 15u : up > 0.0f ? (unsigned)up : 0u;

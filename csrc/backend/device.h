@@ -36,9 +36,9 @@ enum {
      * 3768). Streams and events take little, which what follows has room for. */
     AIR_DEVICE_GRAPH_NODE = 16 << 10,
     /* What CUDA takes for a process that uses a device, before anything is allocated: of the device's memory, kernels included, where
-     * nobody measured (250 to 500 MiB as seen of drivers 525 to 580), or by multiprocessors where that is more (about 3 MiB each: 555 MiB
-     * were seen of one with 188), and of the host's, anonymous. tests/gpu/check.py measures both; the last is a guess until it has. */
-    AIR_DEVICE_CONTEXT = 512 << 20,
+     * nobody measured (250 to 536 MiB as seen of drivers 525 to 580), or by multiprocessors where that is more (555 MiB were seen of one
+     * with 188, 529 to 536 of one with 132), and of the host's, anonymous (22 to 27 MiB seen). tests/gpu/check.py measures both. */
+    AIR_DEVICE_CONTEXT = 576 << 20,
     AIR_DEVICE_CONTEXT_PROCESSOR = 4 << 20,
     AIR_DEVICE_HOST_CONTEXT = 64 << 20,
 };

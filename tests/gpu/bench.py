@@ -194,7 +194,7 @@ def prefill(bench: Bench, model: Synthetic, ratio: float) -> Json:
     path = model_file(bench, model)
     size, prompts = path.stat().st_size, bench.options.prompts
     budget = {"vram_bytes": int(size / ratio), "io": "direct"} if ratio else {}
-    found = bench.worker("prefill", path, prompts=prompts, n_ctx=max(prompts) + 64, max_ram=size + HEADROOM, **budget)
+    found = bench.worker("prefill", path, prompts=prompts, n_ctx=max(prompts) + 16, max_ram=size + HEADROOM, **budget)
     return {**found, "of_format": bench.figure("prompts", f"{found['type']} x 512")}
 
 
@@ -338,7 +338,7 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     ap.add_argument("--folder", type=Path, help="where models are made; default: /dev/shm if it has room, else the temporary one")
     ap.add_argument("--model", type=Path, help="this file alone instead of the synthetic ones")
     ap.add_argument("--ratios", type=float, nargs="+", default=[1.5, 2, 4, 10], metavar="N", help="models of so many times the VRAM")
-    ap.add_argument("--prompts", type=int, nargs="+", default=[512, 4096], metavar="N", help="lengths of prompts")
+    ap.add_argument("--prompts", type=int, nargs="+", default=[512, 4032], metavar="N", help="lengths of prompts")
     ap.add_argument("--depths", type=int, nargs="+", default=[8192, 32768], metavar="N", help="of the context, of attention")
     ap.add_argument("--formats", nargs="+", help="of the products; default: the common ones first, then all")
     ap.add_argument("--new", type=int, default=32, help="tokens timed")
