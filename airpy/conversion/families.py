@@ -7,6 +7,7 @@ compute something else is worse than none.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -27,7 +28,8 @@ class Family:
     from the configuration. allowed: values of keys of the configuration, where they matter and are there. activations: names of the
     feed-forward's function. tied: whether the output is the embedding where the configuration does not say. windows: whether the
     architecture knows layers that see a window. ignored: beginnings of names of tensors that are not about text. check: raises
-    UnsupportedError for other configurations that would compute something else. defaults: of keys that configurations leave out."""
+    UnsupportedError for other configurations that would compute something else. defaults: of keys that configurations leave out.
+    instead: another row, where a configuration of the class is one of another architecture."""
 
     arch: str
     layouts: tuple[Layout, ...] = ()
@@ -43,6 +45,7 @@ class Family:
     ignored: tuple[str, ...] = ()
     check: Callable[[Config], None] | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    instead: Callable[[Config], Family | None] | None = None
 
 
 def _number(name: str, default: float | None = None) -> Value:
@@ -103,6 +106,78 @@ def _check_mpt(config: Config) -> None:
     config.part("attn_config").require("qk_ln", False)
 
 
+def _check_llama4(config: Config) -> None:
+    """Three layers that rotate, one that does not; norms on q and k in all but the model of 128 experts."""
+    given = config.first("no_rope_layers") or []
+    if given and given != [int(i % 4 != 3) for i in range(config.layers)]:
+        raise UnsupportedError(f"{config.path}: no_rope_layers is {str(given)[:80]}; only every fourth layer without rotation is known")
+    config.require("use_qk_norm", config.experts != 128)
+
+
+def _check_granite_hybrid(config: Config) -> None:
+    heads, head = config.integer("mamba_n_heads"), config.first("mamba_d_head")
+    if head not in (None, "auto") and heads * config.integer("mamba_d_head") != _inner(config):
+        raise UnsupportedError(f"{config.path}: {heads} mamba_n_heads of {head} are not {_inner(config)}, mamba_expand times hidden_size")
+    limits = config.first("time_step_limit") or [0.0, math.inf]
+    if limits not in ([0.0, math.inf], [0.0, {"__float__": "Infinity"}]):
+        raise UnsupportedError(f"{config.path}: time_step_limit is {str(limits)[:80]}; GGUF has none")
+
+
+def _check_phimoe(config: Config) -> None:
+    rope = _rope(config)
+    if rope.first("long_mscale") != rope.first("short_mscale"):
+        raise UnsupportedError(f"{rope.path}: long_mscale is not short_mscale, which GGUF has one number for")
+
+
+def _rope(config: Config) -> Config:
+    return config.part("rope_parameters" if config.first("rope_parameters") is not None else "rope_scaling")
+
+
+def _shared(config: Config) -> int:
+    return config.integer("shared_intermediate_size")
+
+
+def _inner(config: Config) -> int:
+    return config.integer("mamba_expand", default=2) * config.hidden
+
+
+def _kinds(config: Config) -> list[str]:
+    """Of layers, of which some have a state instead of attention."""
+    known = {"conv": "", "mamba": "", "linear_attention": "", "attention": "full", "full_attention": "full"}
+    given = config.list_of("layer_types", str, config.layers)
+    if given is None:  # as LFM2's first files have it
+        full = config.first("full_attn_idxs")
+        given = ["attention" if i in full else "conv" for i in range(config.layers)] if isinstance(full, list) else ["none"]
+    if odd := set(given) - set(known):
+        raise UnsupportedError(f"{config.path}: layer_types has {odd.pop()[:40]!r}; known are {', '.join(known)}")
+    return [known[kind] for kind in given]
+
+
+def _kv_heads_by_layer(config: Config) -> list[int]:
+    return [config.kv_heads if kind == "full" else 0 for kind in _kinds(config)]
+
+
+def _every(config: Config) -> int:
+    """Of how many layers of Qwen3-Next's the last has attention."""
+    if config.first("layer_types") is None:
+        return config.integer("full_attention_interval", default=4)
+    kinds = _kinds(config)
+    every = kinds.index("full") + 1 if "full" in kinds else 0
+    if not every or any((kind == "full") != ((i + 1) % every == 0) for i, kind in enumerate(kinds)):
+        raise UnsupportedError(f"{config.path}: layer_types has no period; the model can be converted only with attention in every n-th")
+    return every
+
+
+def _lfm2_feed_forward(config: Config) -> int:
+    """Of its blocks: two thirds of what the configuration says, rounded up, where it says that (modeling_lfm2.py)."""
+    size = config.integer("block_ff_dim", "intermediate_size")
+    if config.flag("block_auto_adjust_ff_dim", default=True):
+        multiple = config.integer("block_multiple_of", default=256)
+        size = int(config.number("block_ffn_dim_multiplier", default=1.0) * int(2 * size / 3))
+        size = multiple * ((size + multiple - 1) // multiple)
+    return size
+
+
 def _check_smollm3(config: Config) -> None:
     """SmolLM 3: of four layers the last is not rotated, which is all that the architecture knows."""
     given = config.list_of("no_rope_layers", int, config.layers)
@@ -130,6 +205,54 @@ _MPT = Family("mpt", layer_norm=True, rotated=False, tied=True, activations=(),
               check=_check_mpt,
               allowed=(("no_bias", True), ("logit_scale", None), ("norm_type", "low_precision_layernorm")))  # fmt: skip
 
+_DEEPSEEK3 = Family("deepseek2", (layouts.latent,), check=_check_deepseek, keys=(*_ROUTED, *_GROUPS, *_LATENT))
+_LLAMA4 = Family(
+    "llama4", (layouts.turned_experts,), check=_check_llama4, ignored=("vision_model.", "multi_modal_projector."),
+    keys=(("expert_feed_forward_length", "u32", _integer("intermediate_size")),
+          ("attention.sliding_window", "u32", _integer("attention_chunk_size", 8192)),
+          ("attention.temperature_scale", "f32", _number("attn_scale", 0.1)),
+          ("attention.temperature_length", "u32", lambda config: int(config.number("floor_scale", default=8192)))),
+    allowed=(("attn_temperature_tuning", True, 4), ("no_rope_layer_interval", 4)))  # fmt: skip
+_MINISTRAL = Family(
+    "mistral3", (layouts.interleaved,), ignored=("vision_tower.", "multi_modal_projector."), keys=(
+        ("rope.scaling.yarn_log_multiplier", "f32", lambda config: _number_or_none("mscale_all_dim")(_rope(config))),
+        ("attention.temperature_scale", "f32", lambda config: _number_or_none("llama_4_scaling_beta")(_rope(config)))))  # fmt: skip
+_PHIMOE = Family("phimoe", check=_check_phimoe, keys=(
+    ("rope.scaling.attn_factor", "f32", lambda config: _number_or_none("long_mscale")(_rope(config))),))  # fmt: skip
+_SSM: Keys = (
+    ("attention.head_count_kv", "integers", _kv_heads_by_layer), ("ssm.conv_kernel", "u32", _integer("mamba_d_conv", 4)),
+    ("ssm.inner_size", "u32", _inner), ("ssm.state_size", "u32", _integer("mamba_d_state", 256)),
+    ("ssm.time_step_rank", "u32", _integer("mamba_n_heads")), ("ssm.group_count", "u32", _integer("mamba_n_groups", 1)),
+)  # fmt: skip
+_GRANITE_ROPE: Keys = (("rope.scaling.finetuned", "bool", lambda config: config.first("position_embedding_type") == "rope"),)
+_GRANITE_DENSE = Family("granite", (layouts.interleaved, layouts.shared_in_one), tied=True, keys=(
+    *_GRANITE, *_GRANITE_ROPE, ("feed_forward_length", "u32", _shared)))  # fmt: skip
+_GRANITE_HYBRID = Family(
+    "granitehybrid", (layouts.interleaved, layouts.shared_in_one, layouts.gate_and_up, layouts.mamba2, layouts.convolutions), tied=True,
+    keys=(*_GRANITE, *_SSM, *_GRANITE_ROPE,
+          ("feed_forward_length", "u32", lambda config: config.feed_forward if config.experts else _shared(config)),
+          ("expert_shared_feed_forward_length", "u32", lambda config: _shared(config) if config.experts else None)),
+    check=_check_granite_hybrid, instead=lambda config: None if config.experts or "" in _kinds(config) else _GRANITE_DENSE,
+    allowed=(("mamba_conv_bias", True), ("mamba_proj_bias", False)))  # fmt: skip
+_LFM2 = Family(
+    "lfm2", (layouts.convolutions,), tied=True, allowed=(("conv_bias", False),), activations=(), keys=(
+        ("attention.head_count_kv", "integers", _kv_heads_by_layer), ("shortconv.l_cache", "u32", _integer("conv_L_cache", 3)),
+        ("feed_forward_length", "u32", _lfm2_feed_forward)))  # fmt: skip
+_QWEN3NEXT = Family(
+    "qwen3next", (layouts.delta_net, layouts.convolutions), names=_SANDWICH, ignored=("mtp.",), keys=(
+        ("ssm.conv_kernel", "u32", _integer("linear_conv_kernel_dim", 4)), ("ssm.state_size", "u32", _integer("linear_key_head_dim")),
+        ("ssm.inner_size", "u32", lambda config: config.integer("linear_num_value_heads") * config.integer("linear_value_head_dim")),
+        ("ssm.time_step_rank", "u32", _integer("linear_num_value_heads")), ("ssm.group_count", "u32", _integer("linear_num_key_heads")),
+        ("full_attention_interval", "u32", _every)), allowed=(*_SPARSE, ("norm_topk_prob", True)))  # fmt: skip
+_MINIMAX_M2 = Family("minimax-m2", keys=(("expert_gating_func", "u32", lambda config: 2),), allowed=(
+    ("use_qk_norm", True), ("qk_norm_type", "per_layer"), ("scoring_func", "sigmoid"), ("shared_intermediate_size", 0)))  # fmt: skip
+_LING: Keys = (
+    ("leading_dense_block_count", "u32", _integer("first_k_dense_replace", 0)),
+    ("expert_shared_count", "u32", _integer("num_shared_experts", 0)), *_NORM_TOPK,
+)  # fmt: skip
+_LING2 = Family("bailingmoe2", keys=(*_LING, _ROUTED[2], _ROUTED[4], *_GROUPS), allowed=(
+    ("use_qk_norm", True), ("score_function", "sigmoid"), ("use_qkv_bias", False), ("norm_head", False)))  # fmt: skip
+
 # Encoders, without the heads that they were trained with.
 _BERT = Family("bert", layer_norm=True, rotated=False, activations=("gelu",), ignored=("pooler.", "cls.", "bert.pooler."),
                keys=(("attention.causal", "bool", lambda config: False),),
@@ -156,6 +279,9 @@ FAMILIES: dict[str, Family] = {
     "BertForMaskedLM": _BERT,
     "RobertaModel": _ROBERTA,
     "XLMRobertaModel": _ROBERTA,
+    "BailingMoeForCausalLM": Family("bailingmoe", (layouts.side_by_side,), keys=_LING, allowed=(
+        ("norm_head", False), ("use_qkv_bias", False), ("use_bias", False))),
+    "BailingMoeV2ForCausalLM": _LING2,
     "BloomForCausalLM": Family("bloom", (layouts.by_head,), layer_norm=True, rotated=False, tied=True, activations=(),
                                allowed=(("apply_residual_connection_post_layernorm", False),)),
     "GlmForCausalLM": Family("chatglm", joint=layouts.fused),
@@ -166,7 +292,7 @@ FAMILIES: dict[str, Family] = {
         *_ROUTED[:4], ("expert_gating_func", "u32", _gating))),
     "DeepseekV2ForCausalLM": Family("deepseek2", (layouts.latent,), check=_check_deepseek, keys=(
         *_ROUTED[:4], ("expert_gating_func", "u32", _gating), *_GROUPS, *_LATENT)),
-    "DeepseekV3ForCausalLM": Family("deepseek2", (layouts.latent,), check=_check_deepseek, keys=(*_ROUTED, *_GROUPS, *_LATENT)),
+    "DeepseekV3ForCausalLM": _DEEPSEEK3,
     "GptOssForCausalLM": Family("gpt-oss", (layouts.gates_in_turn,), names=_SANDWICH, windows=True, allowed=(
         ("swiglu_alpha", 1.702), ("swiglu_limit", 7.0))),
     "Ernie4_5ForCausalLM": Family("ernie4_5", tied=True),
@@ -184,6 +310,7 @@ FAMILIES: dict[str, Family] = {
     "Gemma3ForCausalLM": _GEMMA3,
     "Gemma3ForConditionalGeneration": _GEMMA3,
     "Glm4ForCausalLM": Family("glm4"),
+    "Glm4MoeLiteForCausalLM": _DEEPSEEK3,
     "Glm4MoeForCausalLM": Family("glm4moe", names=_SANDWICH, keys=_ROUTED + _GROUPS),
     "GPT2LMHeadModel": replace(_GPT, arch="gpt2", layouts=(layouts.transposed,), allowed=(
         ("scale_attn_weights", True), ("scale_attn_by_inverse_layer_idx", False), ("add_cross_attention", False))),
@@ -192,9 +319,16 @@ FAMILIES: dict[str, Family] = {
         ("use_parallel_residual", "bool", lambda config: config.flag("use_parallel_residual", default=True)),)),
     "GraniteForCausalLM": Family("granite", (layouts.interleaved,), keys=_GRANITE),
     "GraniteMoeForCausalLM": Family("granitemoe", (layouts.interleaved, layouts.gate_and_up), keys=_GRANITE),
+    "GraniteMoeHybridForCausalLM": _GRANITE_HYBRID,
     "HunYuanDenseV1ForCausalLM": Family("hunyuan-dense", tied=True),
     "HunYuanMoEV1ForCausalLM": Family("hunyuan-moe", tied=True),
     "InternLM2ForCausalLM": _INTERNLM2,
+    "Lfm2ForCausalLM": _LFM2,
+    "Llama4ForCausalLM": _LLAMA4,
+    "Llama4ForConditionalGeneration": _LLAMA4,
+    "MiniMaxM2ForCausalLM": _MINIMAX_M2,
+    "Ministral3ForCausalLM": _MINISTRAL,
+    "Mistral3ForConditionalGeneration": _MINISTRAL,
     "MiniCPMForCausalLM": Family("minicpm", (layouts.interleaved,), tied=True, keys=(
         ("embedding_scale", "f32", _number("scale_emb")),
         ("residual_scale", "f32", lambda config: config.number("scale_depth") / config.layers**0.5),
@@ -209,6 +343,9 @@ FAMILIES: dict[str, Family] = {
     "OrionForCausalLM": Family("orion", layer_norm=True),
     "PhiForCausalLM": Family("phi2", layer_norm=True, activations=_GELU, allowed=(("qk_layernorm", False),)),
     "Phi3ForCausalLM": Family("phi3", windows=True),
+    "PhimoeForCausalLM": _PHIMOE,
+    "PhiMoEForCausalLM": _PHIMOE,
+    "Qwen3NextForCausalLM": _QWEN3NEXT,
     "SeedOssForCausalLM": Family("seed_oss", names=_SANDWICH),
     "SmolLM3ForCausalLM": Family("smollm3", (layouts.interleaved,), tied=True, check=_check_smollm3),
     "StableLmForCausalLM": Family("stablelm", joint=layouts.stacked_norms, layer_norm=True),
@@ -225,6 +362,7 @@ def find_family(config: Config) -> tuple[Family, Config]:
     family = FAMILIES.get(name)
     if family is None:
         raise UnsupportedError(f"{config.path}: {name[:80]!r} cannot be converted; what can is {', '.join(FAMILIES)}")
+    family = (family.instead(config) if family.instead else None) or family
     for key, *values in family.allowed:
         config.require(key, *values)
     activation = config.first("hidden_activation", "hidden_act", "activation_function", "activation")

@@ -18,8 +18,8 @@ from airpy.gguf_writer import Entry, Type
 
 Floats = npt.NDArray[np.float32]
 
-_TYPES: dict[str, Type] = {name: (name, None) for name in ("u32", "f32", "bool", "string")}
-_BOOLS: Type = ("array", "bool")
+_TYPES: dict[str, Type] = {name: (name, None) for name in ("u32", "f32", "bool", "string")} | {
+    "bools": ("array", "bool"), "integers": ("array", "i32")}  # fmt: skip
 POOLING = "1_Pooling/config.json"
 _DEFAULT_CONTEXT = 2048  # of BLOOM and Falcon, whose configurations do not say
 
@@ -29,7 +29,7 @@ def model_entries(family: Family, config: Config) -> Iterator[Entry]:
     found = {suffix: (type, value) for suffix, type, value in _values(family, config)}  # a family's own come last
     for suffix, (type, value) in found.items():
         if value is not None:
-            yield f"{family.arch}.{suffix}", _BOOLS if type == "bools" else _TYPES[type], value
+            yield f"{family.arch}.{suffix}", _TYPES[type], value
 
 
 def _values(family: Family, config: Config) -> Iterator[tuple[str, str, Any]]:
@@ -141,7 +141,7 @@ class Rope:
         if isinstance(of_windows, dict):
             self.base_of_windows = Config(of_windows, given.path).number("rope_theta", default=10000.0)
         part = self._given.number("partial_rotary_factor", default=config.number(*ROTARY_PART, default=1.0))
-        self.dims = config.integer("qk_rope_head_dim", default=int(part * config.head))
+        self.dims = config.integer("qk_rope_head_dim", "rotary_dim", default=int(part * config.head))
         self.original = self._given.integer("original_max_position_embeddings", default=config.integer(
             "original_max_position_embeddings", default=config.integer(*CONTEXT, default=_DEFAULT_CONTEXT)))  # fmt: skip
         if self.kind == "dynamic":

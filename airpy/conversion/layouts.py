@@ -104,6 +104,74 @@ def gate_and_up(name: str, tensor: LazyTensor, config: Config) -> Iterator[Named
         yield name, tensor
 
 
+def shared_in_one(name: str, tensor: LazyTensor, config: Config) -> Iterator[Named]:
+    """Granite 4's feed-forward for all rows, beside experts or alone: gate above up."""
+    stem = "mlp.shared_expert" if config.experts else "mlp"
+    if name == "shared_mlp.input_linear.weight":
+        for part, half in zip(("gate", "up"), tensor.split([tensor.shape[0] // 2] * 2), strict=True):
+            yield f"{stem}.{part}_proj.weight", half
+    else:
+        yield f"{stem}.down_proj.weight" if name == "shared_mlp.output_linear.weight" else name, tensor
+
+
+def turned_experts(name: str, tensor: LazyTensor, config: Config) -> Iterator[Named]:
+    """Llama 4: experts' matrices are inputs by outputs, gate beside up."""
+    if name == "feed_forward.experts.gate_up_proj":
+        half = tensor.shape[-1] // 2
+        for i, part in enumerate(("gate", "up")):
+            yield f"experts.{part}_proj.weight", tensor.transpose(range(i * half, (i + 1) * half))
+    elif name == "feed_forward.experts.down_proj":
+        yield "experts.down_proj.weight", tensor.transpose()
+    else:
+        yield name, tensor
+
+
+def convolutions(name: str, tensor: LazyTensor, config: Config) -> Iterator[Named]:
+    """Of single channels: channels by taps, without the axis of one between."""
+    flat = len(tensor.shape) == 3 and tensor.shape[1] == 1 and "conv" in name
+    yield name, tensor.reshape(tensor.shape[0], tensor.shape[2]) if flat else tensor
+
+
+def mamba2(name: str, tensor: LazyTensor, config: Config) -> Iterator[Named]:
+    """The rate itself instead of its logarithm, vectors of heads as columns, the norm's weights by groups."""
+    if name in ("mamba.A_log", "mamba.D"):
+        column = (*tensor.shape, 1)
+        yield name, tensor.map(lambda w: -np.exp(w), column) if name == "mamba.A_log" else tensor.reshape(*column)
+    elif name == "mamba.norm.weight":
+        groups = config.integer("mamba_n_groups")
+        yield name, tensor.reshape(groups, tensor.shape[0] // groups)
+    else:
+        yield name, tensor
+
+
+def delta_net(name: str, tensor: LazyTensor, config: Config) -> Iterator[Named]:
+    """Qwen3-Next: q, k, v and the gate of a head of keys side by side, GGUF has each of all heads; the rate itself; norms by 1 + weight,
+    but for the delta net's."""
+    if name == "linear_attn.in_proj_qkvz.weight":
+        heads, dim = config.integer("linear_num_key_heads"), config.integer("linear_key_head_dim")
+        values = config.integer("linear_num_value_heads") // heads * config.integer("linear_value_head_dim")
+        rows = _numbers(tensor, heads, 2 * (dim + values))
+        parts = np.split(rows, np.cumsum([dim, dim, values]), axis=1)
+        yield "linear_attn.in_proj_qkv.weight", tensor.take(np.concatenate([part.ravel() for part in parts[:3]]))
+        yield "linear_attn.in_proj_z.weight", tensor.take(parts[3].ravel())
+    elif name == "linear_attn.A_log":
+        yield name, tensor.map(lambda w: -np.exp(w))
+    else:
+        yield from ((name, tensor),) if name == "linear_attn.norm.weight" else one_more(name, tensor, config)
+
+
+def side_by_side(name: str, tensor: LazyTensor, config: Config) -> Iterator[Named]:
+    """Ling 1: q, k and v one below the other, as Llama's."""
+    if name != "attention.query_key_value.weight":
+        yield name, tensor
+        return
+    size = config.head * config.kv_heads
+    q, k, v = tensor.split([config.head * config.heads, size, size])
+    yield "self_attn.q_proj.weight", interleave(q, config.heads)
+    yield "self_attn.k_proj.weight", interleave(k, config.kv_heads)
+    yield "self_attn.v_proj.weight", v
+
+
 def flat_correction(name: str, tensor: LazyTensor, config: Config) -> Iterator[Named]:
     """ERNIE's has an axis of one."""
     yield name, tensor.reshape(tensor.rows * tensor.shape[-1]) if name.endswith("correction_bias") else tensor

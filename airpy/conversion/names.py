@@ -21,11 +21,12 @@ WHOLE: Names = {
     "norm": "output_norm", "ln_f": "output_norm", "norm_f": "output_norm", "final_layernorm": "output_norm",
     "embeddings.word_embeddings": "token_embd", "embeddings.position_embeddings": "position_embd",
     "embeddings.token_type_embeddings": "token_types", "embeddings.LayerNorm": "token_embd_norm",
-    "final_layer_norm": "output_norm", "lm_head": "output", "embed_out": "output", "output": "output",
+    "embedding_norm": "token_embd_norm", "final_layer_norm": "output_norm", "lm_head": "output", "embed_out": "output", "output": "output",
 }  # fmt: skip
 
 LAYER: Names = {
     # norms
+    "operator_norm": "attn_norm",
     "input_layernorm": "attn_norm", "ln_1": "attn_norm", "norm_1": "attn_norm", "attention_norm": "attn_norm", "ln_mlp": "attn_norm",
     "ln_attn": "attn_norm_2", "post_attention_layernorm": "ffn_norm", "ln_2": "ffn_norm", "norm_2": "ffn_norm", "ffn_norm": "ffn_norm",
     "pre_feedforward_layernorm": "ffn_norm", "post_feedforward_layernorm": "post_ffw_norm",
@@ -42,7 +43,8 @@ LAYER: Names = {
     "attn.attention.out_proj": "attn_output",
     "self_attn.sinks": "attn_sinks", "self_attn.q_a_proj": "attn_q_a", "self_attn.q_a_layernorm": "attn_q_a_norm",
     "self_attn.q_b_proj": "attn_q_b", "self_attn.kv_a_proj_with_mqa": "attn_kv_a_mqa", "self_attn.kv_a_layernorm": "attn_kv_a_norm",
-    "self_attn.k_b_proj": "attn_k_b", "self_attn.v_b_proj": "attn_v_b",
+    "self_attn.k_b_proj": "attn_k_b", "self_attn.v_b_proj": "attn_v_b", "self_attn.out_proj": "attn_output",
+    "attention.query_layernorm": "attn_q_norm", "attention.key_layernorm": "attn_k_norm",
     "attention.self.query": "attn_q", "attention.self.key": "attn_k", "attention.self.value": "attn_v",
     "attention.output.dense": "attn_output", "attention.output.LayerNorm": "attn_output_norm", "output.LayerNorm": "layer_output_norm",
     # the feed-forward
@@ -52,10 +54,20 @@ LAYER: Names = {
     "mlp.dense_h_to_4h": "ffn_up", "mlp.dense_4h_to_h": "ffn_down", "ffn.up_proj": "ffn_up", "ffn.down_proj": "ffn_down",
     "mlp.c_fc_0": "ffn_gate", "mlp.c_fc_1": "ffn_up", "feed_forward.w1": "ffn_gate", "feed_forward.w3": "ffn_up",
     "feed_forward.w2": "ffn_down",
+    "feed_forward.gate_proj": "ffn_gate", "feed_forward.up_proj": "ffn_up", "feed_forward.down_proj": "ffn_down",
+    # layers with a state
+    "conv.conv": "shortconv.conv", "conv.in_proj": "shortconv.in_proj", "conv.out_proj": "shortconv.out_proj",
+    "mamba.in_proj": "ssm_in", "mamba.conv1d": "ssm_conv1d", "mamba.dt_proj": "ssm_dt", "mamba.norm": "ssm_norm",
+    "mamba.out_proj": "ssm_out",
+    "linear_attn.in_proj_qkv": "attn_qkv", "linear_attn.in_proj_z": "attn_gate", "linear_attn.in_proj_ba": "ssm_ba",
+    "linear_attn.conv1d": "ssm_conv1d", "linear_attn.dt_proj": "ssm_dt", "linear_attn.norm": "ssm_norm",
+    "linear_attn.out_proj": "ssm_out",
     # mixtures of experts
     "mlp.gate": "ffn_gate_inp", "mlp.gate.wg": "ffn_gate_inp", "block_sparse_moe.gate": "ffn_gate_inp",
     "block_sparse_moe.router.layer": "ffn_gate_inp", "mlp.router": "ffn_gate_inp", "mlp.gate.e_score_correction": "exp_probs_b",
-    "mlp.moe_statics.e_score_correction": "exp_probs_b",
+    "mlp.moe_statics.e_score_correction": "exp_probs_b", "block_sparse_moe.e_score_correction": "exp_probs_b",
+    "feed_forward.router": "ffn_gate_inp", "feed_forward.shared_expert.gate_proj": "ffn_gate_shexp",
+    "feed_forward.shared_expert.up_proj": "ffn_up_shexp", "feed_forward.shared_expert.down_proj": "ffn_down_shexp",
     "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
     "mlp.shared_expert.gate_proj": "ffn_gate_shexp", "mlp.shared_expert.up_proj": "ffn_up_shexp",
     "mlp.shared_expert.down_proj": "ffn_down_shexp", "mlp.shared_experts.gate_proj": "ffn_gate_shexp",
@@ -63,6 +75,12 @@ LAYER: Names = {
     "mlp.shared_mlp.gate_proj": "ffn_gate_shexp", "mlp.shared_mlp.up_proj": "ffn_up_shexp",
     "mlp.shared_mlp.down_proj": "ffn_down_shexp",
 }  # fmt: skip
+
+# What is neither a weight nor a bias.
+BARE: Names = {"mamba.A_log": "ssm_a", "mamba.D": "ssm_d", "linear_attn.A_log": "ssm_a"}
+
+# Biases that have names of their own, and what they are of.
+_BIASES = {"e_score_correction_bias": "e_score_correction", "expert_bias": "e_score_correction", "dt_bias": "dt_proj"}
 
 # Of one expert; the tensors of all of them become one.
 EXPERT: Names = {
@@ -99,9 +117,11 @@ def is_left_out(name: str) -> bool:
 
 def gguf_name(layer: int | None, rest: str, own: Names) -> str | None:
     """own: names that come before those of the tables. None for what nobody knows."""
+    if layer is not None and rest in BARE:
+        return f"blk.{layer}.{BARE[rest]}"
     stem, _, suffix = rest.rpartition(".")
-    if suffix == "e_score_correction_bias":
-        stem, suffix = f"{stem}.e_score_correction", "bias"
+    if suffix in _BIASES:
+        stem, suffix = f"{stem}.{_BIASES[suffix]}", "bias"
     if suffix not in ("weight", "bias"):
         return None
     if layer is None:

@@ -23,7 +23,7 @@ FOLDER = Path(__file__).parent / "checkpoints"
 PROMPT = 36
 ROWS = (6, 19, 35)  # of the prompt, whose logits are kept
 _EMBEDDINGS = ("lm_head", "embed_tokens", "tok_embeddings", "embed_in", "embed_out", "wte", "word_embeddings.")
-_LAST_NORMS = ("model.norm.weight", "transformer.ln_f.weight")
+_LAST_NORMS = ("model.norm.weight", "model.embedding_norm.weight", "transformer.ln_f.weight")
 Floats = npt.NDArray[np.float32]
 
 
@@ -41,7 +41,9 @@ def weights(description: dict[str, Any]) -> Iterator[tuple[str, Floats]]:
         # Of three uniform numbers the sum: what a generator's raw bits are never changes, what its normal numbers are may.
         raw = (bits.random_raw(3 * int(np.prod(shape))) >> np.uint64(40)).reshape(3, -1).astype(np.float32) / np.float32(1 << 24)
         noise = ((raw.sum(0) - np.float32(1.5)) * np.float32(2)).reshape(shape)
-        if name.endswith("bias"):
+        if name.endswith("A_log"):
+            yield name, np.float32(0.5) * noise - np.float32(1.5)  # what is seen is remembered for some ten positions
+        elif name.endswith("bias"):
             yield name, 0.1 * noise
         elif len(shape) == 1 or "norm" in name:
             size = quiet if name in _LAST_NORMS else 1 / quiet if "embeddings_layernorm" in name else 1

@@ -71,6 +71,23 @@ def deepseek(config: dict[str, Any]) -> dict[str, Any]:
     return {**{name: config[name] for name in names}, "norm_topk_prob": False, "scoring_func": "softmax", "moe_layer_freq": 1}
 
 
+def ling(config: dict[str, Any]) -> dict[str, Any]:
+    names = ("num_experts_per_tok", "moe_intermediate_size", "first_k_dense_replace")
+    return {**{name: config[name] for name in names}, "num_experts": config["n_routed_experts"], "norm_topk_prob": False,
+            "num_shared_experts": config["n_shared_experts"]}
+
+
+def ling2(config: dict[str, Any]) -> dict[str, Any]:
+    names = ("head_dim", "routed_scaling_factor", "n_group", "topk_group")
+    return {**ling(config), **{name: config[name] for name in names}, "norm_topk_prob": True, "score_function": "sigmoid",
+            "use_qk_norm": True, "moe_router_enable_expert_bias": True, "num_nextn_predict_layers": 0}
+
+
+def below_each_other(w: np.ndarray, config: Any) -> list[np.ndarray]:
+    size = w.shape[0] // (config.num_attention_heads + 2 * config.num_key_value_heads)
+    return np.split(w, np.cumsum([size * config.num_attention_heads, size * config.num_key_value_heads]))
+
+
 def exaone(config: dict[str, Any]) -> dict[str, Any]:
     rope = dict(config["rope_parameters"])
     return {"num_layers": config["num_hidden_layers"], "layer_norm_epsilon": config["rms_norm_eps"], "activation_function": "silu",
@@ -90,6 +107,13 @@ OWN = {
         ("model.embed_tokens", "model.tok_embeddings"), ("lm_head", "output"), ("self_attn.o_proj", "attention.wo"),
         ("mlp.gate_proj", "feed_forward.w1"), ("mlp.up_proj", "feed_forward.w3"), ("mlp.down_proj", "feed_forward.w2"),
         ("input_layernorm", "attention_norm"), ("post_attention_layernorm", "ffn_norm")), fuse=(*QKV, "attention.wqkv"), split=of_groups),
+    "bailingmoe": Own("BailingMoeForCausalLM", (
+        ("model.embed_tokens", "model.word_embeddings"), ("self_attn.o_proj", "attention.dense")), fuse=(*QKV, "attention.query_key_value"),
+        split=below_each_other, config=ling),
+    "bailingmoe2": Own("BailingMoeV2ForCausalLM", (
+        ("model.embed_tokens", "model.word_embeddings"), ("self_attn.o_proj", "attention.dense"),
+        ("self_attn.q_norm", "attention.query_layernorm"), ("self_attn.k_norm", "attention.key_layernorm"),
+        ("e_score_correction_bias", "expert_bias")), fuse=(*QKV, "attention.query_key_value"), split=below_each_other, config=ling2),
     "deepseek": Own("DeepseekForCausalLM", config=deepseek),
     "minicpm": Own("MiniCPMForCausalLM", config=minicpm),
     "orion": Own("OrionForCausalLM", config=lambda config: {"rms_norm_eps": config["layer_norm_eps"], "layer_norm_eps": None}),
@@ -97,7 +121,7 @@ OWN = {
 }
 # What transformers has no switch for, as the file's own key is a switch of another of its classes.
 LEFT_OUT = {"granite-nope"}
-# Name: the variant, what differs, how its tensors are quantised (packing.py), and what its config.json says of it.
+# Name: the variant, what differs, how its tensors are quantised (packing.py) if they are, and what its config.json says of it.
 PACKED: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "gpt-oss-mxfp4": ("gpt-oss", {"hidden_size": 64}, {"kind": "mxfp4"}, {"quant_method": "mxfp4"}),
     "deepseek2-v3-fp8": ("deepseek2-v3", {}, {"kind": "fp8", "block": [4, 4]}, {
@@ -107,6 +131,7 @@ PACKED: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = 
     "llama-fp8-rows": ("llama-gqa", {}, {"kind": "fp8-rows"}, {
         "quant_method": "compressed-tensors", "format": "float-quantized", "config_groups": {
             "group_0": {"targets": ["Linear"], "weights": {"num_bits": 8, "type": "float", "strategy": "channel"}}}}),
+    "granite-dense": ("granitehybrid", {"layer_types": ["attention"] * 3, "position_embedding_type": "rope"}, {}, {}),
 }
 
 
@@ -220,7 +245,8 @@ def main() -> None:
     every = [(name, variant, seed, {}, {}) for seed, (name, variant) in enumerate(VARIANTS.items())]
     for seed, (name, (base, changes, how, config)) in enumerate(PACKED.items(), 1000):
         variant = VARIANTS[base]
-        every.append((name, replace(variant, config={**variant.config, **changes}), seed, {"packed": how}, {"quantization_config": config}))
+        variant = replace(variant, config={**variant.config, **changes})
+        every.append((name, variant, seed, {"packed": how} if how else {}, {"quantization_config": config} if config else {}))
     ap.add_argument("--only", choices=[name for name, *_ in every], action="append", help="this variant; may be given again")
     args = ap.parse_args()
     torch.set_num_threads(1)

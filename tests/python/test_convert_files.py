@@ -202,6 +202,31 @@ def test_a_configuration_that_is_wrong_is_refused(name, llama, tmp_path):
     assert not (tmp_path / "m.gguf").exists()
 
 
+OTHERS = {  # checkpoint, changes of its configuration, what the error says
+    "Llama 4 with other layers unrotated": ("llama4", {"no_rope_layers": [1, 0, 1, 0]}, "no_rope_layers is"),
+    "Llama 4 without its norms": ("llama4", {"use_qk_norm": False}, "use_qk_norm is 'False'"),
+    "Llama 4 without tempering": ("llama4", {"attn_temperature_tuning": False}, "attn_temperature_tuning is 'False'"),
+    "Phi with two factors": ("phimoe", {"rope_parameters": {"rope_type": "longrope", "long_mscale": 1.5, "short_mscale": 1.0}},
+                             "long_mscale is not short_mscale"),
+    "Granite of other heads": ("granitehybrid", {"mamba_d_head": 4}, "6 mamba_n_heads of 4 are not 48"),
+    "Granite with limits": ("granitehybrid", {"time_step_limit": [0.0, 0.1]}, "time_step_limit is"),
+    "LFM2 with other layers": ("lfm2", {"layer_types": ["conv", "sparse", "conv", "conv"]}, "layer_types has 'sparse'; known are conv"),
+    "LFM2 that says nothing of layers": ("lfm2", {"layer_types": "gone"}, "layer_types has 'none'"),
+    "Qwen3-Next without a period": (
+        "qwen3next", {"layer_types": ["full_attention", *["linear_attention"] * 2, "full_attention"]}, "layer_types has no period"),
+    "Ling with a normalised output": ("bailingmoe", {"norm_head": True}, "norm_head is 'True'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_configuration_that_would_compute_something_else_is_refused(name, tmp_path):
+    base, changes, message = OTHERS[name]
+    checkpoints.write_checkpoint(tmp_path / "model", checkpoints.describe(base))
+    config(tmp_path / "model", **changes)
+    with pytest.raises(errors.UnsupportedError, match=message):
+        airpy.convert(tmp_path / "model", tmp_path / "m.gguf")
+
+
 def test_no_configuration_is_a_missing_file(llama):
     os.unlink(llama / "config.json")
     with pytest.raises(errors.MissingFileError, match=r"config.json"):

@@ -39,7 +39,7 @@ def test_logits_are_those_of_transformers(name, tmp_path):
 def test_every_class_that_can_be_converted_is_checked():
     """But for names of the same model that older or newer files have, and encoders, which test_convert_encoders.py has."""
     again = {"LLaMAForCausalLM", "RWForCausalLM", "MPTForCausalLM", "Ernie4_5_ForCausalLM", "Gemma3ForConditionalGeneration",
-             "InternLM3ForCausalLM"}  # fmt: skip
+             "InternLM3ForCausalLM", "Llama4ForConditionalGeneration", "Mistral3ForConditionalGeneration", "PhiMoEForCausalLM"}  # fmt: skip
     encoders = {"BertModel", "BertForMaskedLM", "RobertaModel", "XLMRobertaModel"}
     checked = {json.loads((checkpoints.FOLDER / f"{name}.json").read_text())["config"]["architectures"][0] for name in NAMES}
     assert checked | again | encoders == set(FAMILIES) and checked <= set(FAMILIES)
