@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Sequence
 
 from airpy.errors import ArgumentError, ArgumentTypeError, system_errors
 
 PathLike = str | os.PathLike[str]
 
 _PART = re.compile(r"(.*)-\d{5}-of-(\d{5})\.gguf")
-_NOT_A_FILE = "; airpy opens GGUF files in place and downloads nothing"  # for a path that may be meant as a name on a hub
+_NOT_A_FILE = "; of a name on Hugging Face's hub, org/name, AutoModel.from_pretrained() and airpy convert make a file"
 _CHECKPOINT = ", but a checkpoint: make a .gguf file of it (airpy convert), or open it with AutoModel.from_pretrained(), which does"
 
 
@@ -53,3 +54,22 @@ def _model_in(folder: str) -> str:
     if len(found) > 1:
         raise ArgumentError(f"{folder} holds {len(found)} models; choose one: {', '.join(found.values())}")
     return next(iter(found.values()))
+
+
+def check_output(path: str, overwrite: bool, sources: Sequence[str] = ()) -> None:
+    """Of a model that is to be written, which takes its place when it is whole. Raises ArgumentError for what is there and stays (one of
+    sources; anything that is no file, such as a device; a file, unless overwrite) and FileIOError where the folder is not there."""
+    with system_errors():
+        os.stat(os.path.dirname(os.path.abspath(path)))
+        try:
+            mode = os.stat(path).st_mode
+        except FileNotFoundError:
+            return
+    if stat.S_ISDIR(mode):
+        raise ArgumentError(f"{path} is a directory; name the file to write")
+    if not stat.S_ISREG(mode):
+        raise ArgumentError(f"{path} is no regular file, and a model would take its place; name a file to write")
+    if any(os.path.samefile(path, source) for source in sources):
+        raise ArgumentError(f"{path} is the model itself; give another output")
+    if not overwrite:
+        raise ArgumentError(f"{path} exists; give another output, or overwrite it (overwrite=True, --overwrite)")

@@ -91,6 +91,10 @@ class GGUFWriter:
         """All that is before the tensors."""
         return self._header
 
+    def position(self, index: int, offset: int) -> int:
+        """Where in the file byte `offset` of tensor number `index` is."""
+        return len(self._header) + self._offsets[index] + offset
+
     def __enter__(self) -> GGUFWriter:
         folder, name = os.path.split(os.path.abspath(self.path))
         with system_errors():
@@ -118,7 +122,7 @@ class GGUFWriter:
         if offset < 0 or offset + view.nbytes > self._tensors[index].bytes:
             raise ArgumentError(f"{self._tensors[index].name}: {view.nbytes} bytes at {offset} of {self._tensors[index].bytes}")
         with system_errors():
-            _write_all(self._fd, view, len(self._header) + self._offsets[index] + offset)
+            _write_all(self._fd, view, self.position(index, offset))
         with self._lock:
             before, self._written = self._written, self._written + view.nbytes
         if before // _SYNC_BYTES != (before + view.nbytes) // _SYNC_BYTES:
@@ -128,7 +132,7 @@ class GGUFWriter:
     def read(self, index: int, offset: int, size: int) -> bytes:
         """Bytes of tensor number `index` as they are in the file."""
         with system_errors():
-            return os.pread(self._fd, size, len(self._header) + self._offsets[index] + offset)
+            return os.pread(self._fd, size, self.position(index, offset))
 
     def drop(self) -> None:
         """What is written goes to the disk, and what is read again comes from there."""

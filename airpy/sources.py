@@ -9,13 +9,17 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
-from airpy.errors import AirpyError, ArgumentError, ArgumentTypeError, UnsupportedError
+from airpy.errors import AirpyError, ArgumentError, ArgumentTypeError, MissingFileError, UnsupportedError, system_errors
 from airpy.files import PathLike, checked_path, find_model
 from airpy.progress import Progress
 from airpy.sizes import check_flag
 
+if TYPE_CHECKING:
+    from airpy.conversion.cache import Place
+
+_WEIGHTS = ".safetensors"
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _TOKENIZERS = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "added_tokens.json",
@@ -106,7 +110,7 @@ def _refuse_foreign(arguments: Mapping[str, Any]) -> None:
 def _mix_name(compression: Any) -> str:
     from airpy.quantization import find_mix
 
-    return find_mix(compression).name
+    return find_mix(compression, "compression").name
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,7 @@ class Source:
         for file in self.originals if kind is None else ():
             real = os.path.realpath(file)
             blob = os.path.islink(file) and os.path.basename(os.path.dirname(real)) == "blobs"
-            with contextlib.suppress(FileNotFoundError):
+            with system_errors(), contextlib.suppress(FileNotFoundError):
                 os.unlink(file)
                 if blob:
                     os.unlink(real)
@@ -149,6 +153,8 @@ def find_source(path: PathLike, wanted: Wanted) -> Source:
     for name, value in (("revision", wanted.revision), ("gguf_file", wanted.gguf_file)):
         if value is not None:
             raise ArgumentError(f"{name} is {value!r}, but {text} is a file, no folder, or no name on the hub")
+    if text.endswith(_WEIGHTS) and os.path.exists(text):
+        raise ArgumentError(f"{text} is a file of a checkpoint; give the directory that it is in")
     return _of_gguf(find_model(text), wanted)
 
 
@@ -158,6 +164,9 @@ def find_checkpoint(path: PathLike, revision: str | None = None, *, silent: bool
     if os.path.exists(text) or not is_hub_name(text):
         if revision is not None:
             raise ArgumentError(f"revision is {revision!r}, but {text} is no name on the hub")
+        if os.path.isfile(text):
+            quantize = "; of a .gguf file airpy quantize makes one with fewer bits" if text.endswith(".gguf") else ""
+            raise ArgumentError(f"{text} is a file; a checkpoint is a directory{quantize}")
         return text, os.path.basename(os.path.abspath(text))
     from airpy.conversion import hub
 
@@ -172,8 +181,13 @@ def _of_folder(folder: str, wanted: Wanted) -> Source:
     if wanted.gguf_file is not None:
         return _of_gguf(find_model(os.path.join(folder, wanted.gguf_file)), wanted)
     names = os.listdir(folder)
-    has_gguf = any(name.endswith(".gguf") for name in names)
-    if "config.json" not in names or (has_gguf and wanted.kind is None):
+    if any(name.endswith(".gguf") for name in names) and ("config.json" not in names or wanted.kind is None):
+        return _of_gguf(find_model(folder), wanted)
+    if "adapter_config.json" in names:
+        raise ArgumentError(f"{folder} is an adapter; open the model that it is for, and give this to its load_adapter()")
+    if "config.json" not in names:
+        if any(name.endswith(_WEIGHTS) for name in names):
+            raise MissingFileError(2, "there is no config.json beside the safetensors, which says what model they are", folder)
         return _of_gguf(find_model(folder), wanted)
     return _converted(folder, os.path.basename(os.path.abspath(folder)), os.path.abspath(folder), None, wanted)
 
@@ -192,7 +206,7 @@ def _of_hub(name: str, wanted: Wanted) -> Source:
     if wanted.gguf_file is not None:
         raise ArgumentError(f"gguf_file is {wanted.gguf_file!r}, but {name} holds no .gguf file")
     place = Place(models_folder(wanted.folder), label, wanted.kind or "", _origin(name, wanted), repository.commit)
-    if os.path.exists(place.path()):
+    if os.path.exists(place.path()) and not (wanted.delete and hub.has_weights(repository)):
         return Source(place.path())
     folder = hub.checkpoint(repository, wanted.token, silent=silent)
     return _converted(folder, label, _origin(name, wanted), os.path.basename(folder), wanted)
@@ -218,26 +232,51 @@ def _origin(name: str, wanted: Wanted) -> str:
 
 
 def _converted(folder: str, label: str, origin: str, commit: str | None, wanted: Wanted) -> Source:
-    """A checkpoint's file, made where it is not there yet. commit: its state; None: by its files."""
+    """A checkpoint's file, made where it is not there yet; also where it is not what would be made, if the originals are to go. commit:
+    its state; None: by its files."""
     from airpy.conversion.cache import Place, made_once, models_folder
-    from airpy.conversion.directory import identity, plan_convert
+    from airpy.conversion.directory import ConvertPlan, identity, plan_convert
     from airpy.conversion.safetensors import find_files
 
     place = Place(models_folder(wanted.folder), label, wanted.kind or "", origin)
     try:
         weights = find_files(folder)
     except AirpyError:
-        if made := place.latest():
-            return Source(made)  # the weights went after it was made
-        raise
+        if (source := _without_weights(folder, place, wanted)) is None:
+            raise
+        return source
     others = [path for name in _TOKENIZERS if os.path.exists(path := os.path.join(folder, name))]
     place = Place(place.folder, label, place.kind, origin, commit or identity([*weights, *others]))
 
-    def make(path: str) -> None:
-        with plan_convert(folder, path, wanted.kind, label=label) as plan:
-            plan.write(progress=wanted.progress, verify=wanted.delete)
+    def plan(path: str) -> ConvertPlan:
+        return plan_convert(folder, path, wanted.kind, label=label, overwrite=True)
 
-    return Source(made_once(place.path(), make), tuple(weights) if wanted.delete else ())
+    def make(path: str) -> None:
+        with plan(path) as made:
+            made.write(progress=wanted.progress, verify=wanted.delete)
+
+    def holds(path: str) -> bool:
+        """It may be long ago that it was made, and by a call that did not read it back."""
+        try:
+            with plan(path) as made:
+                return made.is_written(progress=wanted.progress)
+        except AirpyError:
+            if any(map(os.path.exists, weights)):
+                raise
+            return True  # another process has found it so, and removed them meanwhile
+
+    return Source(made_once(place.path(), make, holds if wanted.delete else None), tuple(weights) if wanted.delete else ())
+
+
+def _without_weights(folder: str, place: Place, wanted: Wanted) -> Source | None:
+    """Of a checkpoint that has no safetensors: what was made of them before they went, or a .gguf file beside. None where there are some,
+    and something is wrong with them."""
+    names = os.listdir(folder)
+    if any(name.endswith(_WEIGHTS) for name in names):
+        return None
+    if made := place.latest():
+        return Source(made)
+    return _of_gguf(find_model(folder), wanted) if any(name.endswith(".gguf") for name in names) else None
 
 
 def _of_gguf(path: str, wanted: Wanted) -> Source:

@@ -64,14 +64,15 @@ def models_folder(chosen: str | None) -> str:
     return folder
 
 
-def made_once(path: str, make: Callable[[str], None]) -> str:
-    """path, after make(path) where it is not there. Of several processes one makes it, the others wait."""
-    if os.path.exists(path):
+def made_once(path: str, make: Callable[[str], None], holds: Callable[[str], bool] | None = None) -> str:
+    """path, after make(path) where it is not there; where it is, but holds(path) says that it is not what it should be, it is made anew.
+    Of several processes one makes it, the others wait."""
+    if holds is None and os.path.exists(path):
         return path
     lock = f"{path}.lock"
     with system_errors(), open(lock, "a") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        if not os.path.exists(path):
+        if not os.path.exists(path) or (holds is not None and not holds(path)):
             make(path)
         with contextlib.suppress(OSError):
             os.unlink(lock)

@@ -17,11 +17,12 @@ from airpy.conversion.safetensors import Checkpoint
 from airpy.conversion.special import sampling_entries, tokenizer_entries
 from airpy.conversion.tensors import source_tensors
 from airpy.conversion.vocabulary import check_ids, read_vocab
-from airpy.errors import ArgumentError, system_errors
-from airpy.files import PathLike, checked_path
+from airpy.errors import system_errors
+from airpy.files import PathLike, check_output, checked_path
 from airpy.gguf_writer import Entry, TensorInfo
 from airpy.progress import Progress, check_progress, progress_for_call
 from airpy.quantization import MIXES, Mix, SourceTensor, choose_types, facts_of, find_mix, write_model
+from airpy.quantization.stream import Report, is_written
 from airpy.sizes import check_count
 
 _MIB = 1 << 20
@@ -65,18 +66,27 @@ class ConvertPlan:
     def write(self, *, threads: int | None = None, progress: Progress = "auto", verify: bool = False) -> int:
         """Writes the file; its bytes. What fails, or Ctrl-C, leaves output.part beside it, which the same call continues. verify: read
         back all that was written before the file takes its place."""
-        threads, progress = check_count("threads", threads, _core.MAX_THREADS), check_progress(progress)
-        bar = progress_for_call(progress, " MiB")
-
-        def report(done: int, total: int, name: str) -> None:
-            bar.note = name
-            bar(4 * done // _MIB, max(1, 4 * total // _MIB), 0, 1)
-
+        threads, bar = check_count("threads", threads, _core.MAX_THREADS), progress_for_call(check_progress(progress), " MiB")
         with bar:
             return write_model(
-                self.output, self.entries, self.tensors, self.types, threads=threads or 0, report=report,
+                self.output, self.entries, self.tensors, self.types, threads=threads or 0, report=_report(bar),
                 partial=self.output + _PARTIAL, source=identity(self.files.files), verify=verify,
             )  # fmt: skip
+
+    def is_written(self, *, progress: Progress = "auto") -> bool:
+        """Whether output is there, byte for byte what write() makes, as the disk gives it back."""
+        with progress_for_call(check_progress(progress), " MiB") as bar:
+            return is_written(self.output, self.entries, self.tensors, self.types, report=_report(bar))
+
+
+def _report(bar: Any) -> Report:
+    """For a bar that counts MiB, as float32."""
+
+    def report(done: int, total: int, name: str) -> None:
+        bar.note = name
+        bar(4 * done // _MIB, max(1, 4 * total // _MIB), 0, 1)
+
+    return report
 
 
 def identity(files: Iterable[str]) -> str:
@@ -105,7 +115,7 @@ def plan_convert(
         tensors = source_tensors(family, config, files)
         mix = find_mix(type) if type is not None else _as_stored(tensors, files)
         path = checked_path(output) if output is not None else _default_output(folder, mix)
-        _check_output(path, overwrite)
+        check_output(path, overwrite)
         entries = _entries(folder, label, family.arch, mix, [*model_entries(family, config)])
         infos = [tensor.info for tensor in tensors]
         facts = facts_of({key: value for key, _, value in entries})
@@ -171,14 +181,3 @@ def _entries(folder: str, label: str, arch: str, mix: Mix, of_model: list[Entry]
 def _default_output(folder: str, mix: Mix) -> str:
     name = os.path.basename(os.path.abspath(folder)) or "model"
     return os.path.join(folder, f"{name}-{mix.name}.gguf")
-
-
-def _check_output(path: str, overwrite: bool) -> None:
-    if os.path.isdir(path):
-        raise ArgumentError(f"{path} is a directory; name the file to write")
-    if os.path.exists(path):
-        if not overwrite:
-            raise ArgumentError(f"{path} exists; give another output, or overwrite it (overwrite=True, --overwrite)")
-        return
-    with system_errors():
-        os.stat(os.path.dirname(os.path.abspath(path)))

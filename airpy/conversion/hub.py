@@ -4,7 +4,6 @@ cut off, keeps everything in its cache, and knows who may read what."""
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -14,8 +13,8 @@ from importlib import import_module
 from typing import Any
 
 from airpy.conversion.hparams import POOLING
-from airpy.conversion.safetensors import INDEX
-from airpy.errors import ArgumentError, FileIOError, MissingFileError, UnsupportedError
+from airpy.conversion.safetensors import INDEX, find_files, index_of
+from airpy.errors import AirpyError, ArgumentError, FileIOError, MissingFileError, UnsupportedError
 
 _PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
 _SMALL = (".json", ".jinja", ".model", ".txt")  # all that a model has beside weights, at the top of its repository
@@ -92,6 +91,15 @@ def downloaded(name: str, revision: str | None) -> str:
     return folder
 
 
+def has_weights(repository: Repository) -> bool:
+    """Whether the hub's cache has all safetensors of this state."""
+    try:
+        folder = downloaded(repository.name, repository.revision)
+        return os.path.basename(folder) == repository.commit and all(map(os.path.exists, find_files(folder)))
+    except AirpyError:
+        return False
+
+
 def checkpoint(repository: Repository, token: str | None, *, silent: bool) -> str:
     """Brings config.json, tokenizer and safetensors; the folder. Raises UnsupportedError where weights are there as pickles alone."""
     top = [file for file in repository.files if "/" not in file]
@@ -100,8 +108,7 @@ def checkpoint(repository: Repository, token: str | None, *, silent: bool) -> st
     folder = download(repository, small, token, silent=silent)
     weights = [file for file in top if file.endswith(".safetensors") and not file.startswith(_LEFT_OUT)]
     if INDEX in top:
-        with open(os.path.join(folder, INDEX), encoding="utf-8") as file:
-            named = set(json.load(file).get("weight_map", {}).values())
+        named = set(index_of(folder).values())
         weights = [name for name in weights if name in named]
     elif "model.safetensors" in weights:
         weights = ["model.safetensors"]

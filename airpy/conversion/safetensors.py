@@ -107,7 +107,7 @@ def find_files(folder: str) -> list[str]:
         names = sorted(os.listdir(folder))
     found = [name for name in names if name.endswith(".safetensors")]
     if INDEX in names:
-        found = sorted(set(_index_of(folder).values()))
+        found = sorted(set(index_of(folder).values()))
         if missing := [name for name in found if name not in names]:
             raise MissingFileError(2, f"{len(missing)} of {len(found)} files that {INDEX} names are not there, such as this", missing[0])
     elif "model.safetensors" in found:
@@ -125,7 +125,8 @@ def find_files(folder: str) -> list[str]:
     return [os.path.join(folder, name) for name in found]
 
 
-def _index_of(folder: str) -> dict[str, str]:
+def index_of(folder: str) -> dict[str, str]:
+    """File by tensor, as a checkpoint of several says. Raises FormatError."""
     path = os.path.join(folder, INDEX)
     names = json_object(read_json(path).get("weight_map"), path, "weight_map")
     for tensor, name in names.items():
@@ -137,7 +138,7 @@ def _index_of(folder: str) -> dict[str, str]:
 def _check_index(folder: str, tensors: Mapping[str, Stored]) -> None:
     if not os.path.exists(os.path.join(folder, INDEX)):
         return
-    for tensor, name in _index_of(folder).items():
+    for tensor, name in index_of(folder).items():
         if tensor not in tensors:
             raise FormatError(f"{INDEX} has {tensor[:200]!r} in {name}, which does not hold it")
 

@@ -118,12 +118,12 @@ _PLAIN = ("F32", "F16", "BF16")
 _FLOATS = (*_PLAIN, "F64")
 
 
-def find_mix(name: str) -> Mix:
-    """By name or alias, in any case. Raises ArgumentError."""
+def find_mix(name: str, argument: str = "type") -> Mix:
+    """By name or alias, in any case. Raises ArgumentError, which calls it `argument`."""
     key = str(name).upper()
     mix = MIXES.get(ALIASES.get(key, key))
     if mix is None:
-        raise ArgumentError(f"type is {name!r}, but must be one of {', '.join(MIXES)}, 8bit (Q8_0), 4bit (Q4_K_M)")
+        raise ArgumentError(f"{argument} is {name!r}, but must be one of {', '.join(MIXES)}, 8bit (Q8_0), 4bit (Q4_K_M)")
     return mix
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from airpy import _core
-from airpy.errors import ArgumentError, system_errors
-from airpy.files import PathLike, checked_path, find_model
+from airpy.errors import ArgumentError
+from airpy.files import PathLike, check_output, checked_path, find_model
 from airpy.gguf_writer import Entry, TensorInfo, Type, entries_of
 from airpy.progress import Progress, check_progress, progress_for_call
 from airpy.quantization.mixes import ALIASES, MIXES, Mix, choose_types, facts_of, find_mix, is_quantized
@@ -112,7 +112,7 @@ def plan_quantize(
             f"--allow-requantize)"
         )
     path = checked_path(output) if output is not None else _default_output(gguf.paths[0], mix)
-    _check_output(path, gguf.paths, overwrite)
+    check_output(path, overwrite, gguf.paths)
     return QuantizePlan(path, mix, changes, gguf)
 
 
@@ -153,16 +153,3 @@ def _default_output(source: str, mix: Mix) -> str:
         return os.path.join(folder, f"{stem}-{mix.name}.gguf")
     new = mix.name.lower() if own[1].islower() else mix.name
     return os.path.join(folder, f"{stem[: own.start(1)]}{new}.gguf")
-
-
-def _check_output(path: str, sources: list[str], overwrite: bool) -> None:
-    if os.path.isdir(path):
-        raise ArgumentError(f"{path} is a directory; name the file to write")
-    if not os.path.exists(path):
-        with system_errors():
-            os.stat(os.path.dirname(os.path.abspath(path)))
-        return
-    if any(os.path.samefile(path, source) for source in sources):
-        raise ArgumentError(f"{path} is the model itself; give another output")
-    if not overwrite:
-        raise ArgumentError(f"{path} exists; give another output, or overwrite it (overwrite=True, --overwrite)")

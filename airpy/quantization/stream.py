@@ -21,6 +21,7 @@ _AHEAD = 2  # tasks for each thread, so that none waits for the next one
 _PATIENCE = 0.05  # seconds between two looks for signals
 
 Report = Callable[[int, int, str], None]  # elements done, of all, the tensor at work
+Job = Callable[[int, int, int], tuple[int, str]]  # of a piece (tensor, first element, elements): its elements, the tensor's name
 
 
 @dataclass(frozen=True)
@@ -52,22 +53,57 @@ def write_model(
 
     Raises NumericError for what is not finite, or too large for its type, FileIOError where the disk is too small, or does not give back
     what was written."""
-    targets = [TensorInfo(tensor.info.name, type, tensor.info.shape) for tensor, type in zip(tensors, types, strict=True)]
-    workers = threads or len(os.sched_getaffinity(0))
+    targets = _targets(tensors, types)
     writer = GGUFWriter(path, entries, targets, alignment, partial)
     with Journal(partial, writer.header, source) as journal, writer:
         work = _Work(writer, journal, tensors, targets)
-        with ThreadPoolExecutor(workers, thread_name_prefix="airpy-convert") as pool:
-            try:
-                _run(pool, work, workers * _AHEAD, report)
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
+        _run(tensors, lambda index, start, count: _convert(work, index, start, count), threads, report)
         if verify:
             _verify(work)
         writer.commit()
         journal.remove()
     return writer.bytes
+
+
+def is_written(
+    path: str,
+    entries: Iterable[Entry],
+    tensors: Sequence[SourceTensor],
+    types: Sequence[str],
+    *,
+    threads: int = 0,
+    report: Report | None = None,
+) -> bool:
+    """Whether the file at path is what write_model() makes of these, as the disk gives it back: all is converted once more. Raises
+    FileIOError where it cannot be read, and what converting raises."""
+    targets = _targets(tensors, types)
+    want = GGUFWriter(path, entries, targets)
+    with system_errors(), open(path, "rb") as file:
+        fd = file.fileno()
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        if os.fstat(fd).st_size != want.bytes or os.pread(fd, len(want.header), 0) != want.header:
+            return False
+
+        def compare(index: int, start: int, count: int) -> tuple[int, str]:
+            target = targets[index]
+            offset, length = _extent(target.type, start, count)
+            if os.pread(fd, length, want.position(index, offset)) != bytes(_blocks(tensors[index], target.type, start, count)):
+                raise _Differs
+            return count, target.name
+
+        try:
+            _run(tensors, compare, threads, report)
+        except _Differs:
+            return False
+    return True
+
+
+class _Differs(Exception):
+    """A piece of a file is not what it should be."""
+
+
+def _targets(tensors: Sequence[SourceTensor], types: Sequence[str]) -> list[TensorInfo]:
+    return [TensorInfo(tensor.info.name, type, tensor.info.shape) for tensor, type in zip(tensors, types, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -78,15 +114,22 @@ class _Work:
     targets: Sequence[TensorInfo]
 
 
-def _run(pool: ThreadPoolExecutor, work: _Work, most: int, report: Report | None) -> None:
-    total, done = sum(tensor.info.elements for tensor in work.tensors), 0
+def _run(tensors: Sequence[SourceTensor], job: Job, threads: int, report: Report | None) -> None:
+    """job of every piece, by so many threads (0: all that this process may use). What one raises ends all."""
+    total, done = sum(tensor.info.elements for tensor in tensors), 0
+    workers = threads or len(os.sched_getaffinity(0))
     running: set[Future[tuple[int, str]]] = set()
-    for index, start, count in _pieces(work.tensors):
-        running.add(pool.submit(_convert, work, index, start, count))
-        while len(running) >= most:
-            running, done = _collect(running, done, total, report)
-    while running:
-        running, done = _collect(running, done, total, report)
+    with ThreadPoolExecutor(workers, thread_name_prefix="airpy-convert") as pool:
+        try:
+            for piece in _pieces(tensors):
+                running.add(pool.submit(job, *piece))
+                while len(running) >= workers * _AHEAD:
+                    running, done = _collect(running, done, total, report)
+            while running:
+                running, done = _collect(running, done, total, report)
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
 
 
 def _pieces(tensors: Sequence[SourceTensor]) -> Iterator[tuple[int, int, int]]:
@@ -126,15 +169,19 @@ def _convert(work: _Work, index: int, start: int, count: int) -> tuple[int, str]
     if before is not None and zlib.crc32(work.writer.read(index, offset, length)) == before:
         work.writer.keep(length)
         return count, target.name
-    at, size = _extent(tensor.info.type, start, count)
-    data = tensor.read(at, size)
-    try:
-        blocks = convert(tensor.info.type, target.type, data, start)
-    except NumericError as error:
-        raise NumericError(f"{tensor.info.name}: {error}") from None
+    blocks = _blocks(tensor, target.type, start, count)
     work.writer.write(index, offset, blocks)
     work.journal.add(index, start, blocks)
     return count, target.name
+
+
+def _blocks(tensor: SourceTensor, type: str, start: int, count: int) -> Buffer:
+    """A piece of the source as `type`. Raises NumericError, which names the tensor."""
+    data = tensor.read(*_extent(tensor.info.type, start, count))
+    try:
+        return convert(tensor.info.type, type, data, start)
+    except NumericError as error:
+        raise NumericError(f"{tensor.info.name}: {error}") from None
 
 
 def _extent(type: str, start: int, count: int) -> tuple[int, int]:

@@ -555,7 +555,8 @@ def test_a_library_that_cannot_be_loaded_is_one_line(airpy, monkeypatch):
 
 
 def test_a_path_that_leads_nowhere_is_named(airpy, tmp_path):
-    advice = "No such file or directory; airpy opens GGUF files in place and downloads nothing\n"
+    hub = "of a name on Hugging Face's hub, org/name, AutoModel.from_pretrained() and airpy convert make a file"
+    advice = f"No such file or directory; {hub}\n"
     assert airpy("inspect", "")[2] == f"airpy: '': {advice}"
     assert airpy("inspect", "some/model")[2] == f"airpy: some/model: {advice}"
     for name in ("loop", "loop.gguf"):

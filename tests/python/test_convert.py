@@ -87,7 +87,10 @@ def test_a_file_that_exists_is_left_alone(airpy, folder, tmp_path):
     (tmp_path / "m.gguf").write_text("mine")
     assert "exists; give another output" in airpy("convert", folder, tmp_path / "m.gguf")[2]
     assert "is a directory" in airpy("convert", folder, tmp_path)[2]
+    os.mkfifo(tmp_path / "pipe")
+    assert "pipe is no regular file" in airpy("convert", folder, tmp_path / "pipe", "--overwrite")[2]
     assert "No such file" in airpy("convert", folder, tmp_path / "nowhere" / "m.gguf")[2]
+    assert "is a file; a checkpoint is a directory; of a .gguf file airpy quantize" in airpy("convert", tmp_path / "m.gguf")[2]
     assert (tmp_path / "m.gguf").read_text() == "mine"
     assert airpy("convert", folder, tmp_path / "m.gguf", "--overwrite")[0] == 0
 

@@ -268,6 +268,9 @@ def test_outputs_that_would_do_harm_are_refused(source, tmp_path):
             airpy.quantize(source, "Q8_0", self, overwrite=True)
     with pytest.raises(ArgumentError, match="is a directory"):
         airpy.quantize(source, "Q8_0", tmp_path, overwrite=True)
+    os.mkfifo(tmp_path / "pipe")  # what /dev/null is refused as, which would be a file afterwards
+    with pytest.raises(ArgumentError, match="pipe is no regular file, and a model would take its place"):
+        airpy.quantize(source, "Q8_0", tmp_path / "pipe", overwrite=True)
     with pytest.raises(MissingFileError):
         airpy.quantize(source, "Q8_0", tmp_path / "nowhere" / "out.gguf")
     assert out.read_text() == "precious"

@@ -120,9 +120,91 @@ def test_what_the_disk_does_not_give_back_is_no_file(llama, cache, monkeypatch):
     assert not list(cache.glob("*.gguf")) and sum(name.endswith(".safetensors") for name in os.listdir(llama)) == 2
 
 
+def damage(path):
+    data = bytearray(Path(path).read_bytes())
+    data[-700] ^= 0x55
+    Path(path).write_bytes(data)
+
+
+def safetensors(folder):
+    return sorted(path.name for path in Path(folder).rglob("*.safetensors"))
+
+
+def test_originals_stay_until_a_file_of_before_is_what_they_make(llama, cache, monkeypatch):
+    """Made by a call that did not read it back, and damaged since: it is made anew, and read back, before they go."""
+    before, _ = logits(llama)
+    (made,) = cache.glob("*.gguf")
+    whole = made.read_bytes()
+    damage(made)
+    after, _ = logits(llama, delete_original=True)
+    np.testing.assert_array_equal(before, after)
+    assert made.read_bytes() == whole and safetensors(llama) == []
+    assert logits(llama, delete_original=True)[0].tolist() == before.tolist()  # nothing is left to remove
+
+
+def test_originals_go_where_a_file_of_before_is_what_they_make(llama, cache, monkeypatch):
+    logits(llama)
+    (made,) = cache.glob("*.gguf")
+    written = os.stat(made)
+    logits(llama, delete_original=True)
+    after = os.stat(made)
+    assert (after.st_ino, after.st_mtime_ns) == (written.st_ino, written.st_mtime_ns) and safetensors(llama) == []
+
+
+@pytest.mark.parametrize("cut", [1, 5000])
+def test_a_file_of_before_that_is_no_whole_one_is_not_what_the_originals_make(llama, cache, cut):
+    logits(llama)
+    (made,) = cache.glob("*.gguf")
+    os.truncate(made, os.stat(made).st_size - cut)
+    ours, theirs = logits(llama, delete_original=True)
+    assert np.square(ours - theirs).sum() <= 1e-6 * np.square(theirs).sum() and safetensors(llama) == []
+
+
+def test_originals_that_cannot_be_removed_are_said(llama, monkeypatch):
+    def refuse(path, *args, **kwargs):
+        if str(path).endswith(".safetensors"):
+            raise PermissionError(13, "Permission denied", path)
+        return unlink(path, *args, **kwargs)
+
+    unlink = os.unlink
+    monkeypatch.setattr(os, "unlink", refuse)
+    with pytest.raises(errors.FileIOError, match=r"Permission denied: .*\.safetensors"):
+        load(llama, delete_original=True)
+
+
+@pytest.mark.parametrize("harm", ["a part is missing", "the index is damaged"])
+def test_what_was_made_before_stands_for_no_damaged_checkpoint(llama, harm):
+    logits(llama)
+    if harm == "a part is missing":
+        (llama / "model-00002-of-00002.safetensors").unlink()
+    else:
+        (llama / "model.safetensors.index.json").write_text("{")
+    with pytest.raises((errors.MissingFileError, errors.FormatError), match=r"1 of 2 files|index.json is no JSON"):
+        load(llama)
+
+
+def test_a_gguf_with_its_configuration_beside_it_is_given_fewer_bits(tmp_path, cache):
+    folder = tmp_path / "as-repositories-of-gguf-files-are"
+    folder.mkdir()
+    shutil.copy(golden("llama-gqa"), folder)
+    (folder / "config.json").write_text("{}")
+    with load(folder, compression="8bit") as model:
+        assert Path(model.path).parent == cache and Path(model.path).name.startswith("llama-gqa-q8_0-")
+
+
+def test_folders_that_are_no_checkpoint_are_told_apart(llama, tmp_path):
+    with pytest.raises(errors.ArgumentError, match="is an adapter; open the model that it is for"):
+        load(GOLDEN / "adapters" / "llama-all")
+    with pytest.raises(errors.ArgumentError, match="is a file of a checkpoint; give the directory"):
+        load(llama / "model-00001-of-00002.safetensors")
+    (llama / "config.json").unlink()
+    with pytest.raises(errors.MissingFileError, match=r"no config\.json beside the safetensors"):
+        load(llama)
+
+
 ARGUMENTS = {
     "two types": ({"compression": "4bit", "load_in_8bit": True}, "ArgumentError", "4bit and 8bit at once"),
-    "a type that nobody knows": ({"compression": "3bit"}, "ArgumentError", "must be one of F32"),
+    "a type that nobody knows": ({"compression": "3bit"}, "ArgumentError", "compression is '3bit', but must be one of F32"),
     "a flag that is none": ({"load_in_4bit": 4}, "ArgumentError", "load_in_4bit is 4"),
     "delete_original as a text": ({"delete_original": "yes"}, "ArgumentError", "delete_original is 'yes'"),
     "a token that is none": ({"hf_token": True}, "ArgumentError", "token is bool; expected a text"),
@@ -238,6 +320,27 @@ def test_a_download_that_was_cut_goes_on_and_originals_go(hub, tmp_path):
     assert len([path for path in (tmp_path / "hf").rglob("blobs/*") if path.is_file()]) == 3  # config, index, tokenizer
     hub.asked.clear()
     assert ask(hub, tmp_path, ("org/tiny", given)) == [made] and not downloads(hub)
+
+
+def test_originals_in_the_hubs_cache_go_by_a_later_call(hub, tmp_path):
+    """Also by one that finds its file made, once that is what they make."""
+    (first,) = ask(hub, tmp_path, ("org/tiny", {}))
+    damage(first[0])
+    assert ask(hub, tmp_path, ("org/tiny", {"delete_original": True})) == [first]
+    assert safetensors(tmp_path / "hf") == [] and len([path for path in (tmp_path / "hf").rglob("blobs/*") if path.is_file()]) == 3
+    hub.asked.clear()
+    assert ask(hub, tmp_path, ("org/tiny", {"delete_original": True})) == [first] and not downloads(hub)
+
+
+def test_an_index_on_the_hub_that_is_none_is_refused(hub, tmp_path):
+    indices = [b"[]", b'{"weight_map": []}', b'{"weight_map": {"a": ["x"]}}', b"{", b"\xff", b"[" * 100_000]
+    for i, index in enumerate(indices):
+        folder = tmp_path / "hub" / str(i)
+        shutil.copytree(tmp_path / "hub" / "tiny", folder)
+        (folder / "model.safetensors.index.json").write_bytes(index)
+        hub.repositories[f"org/{i}"] = folder
+    for kind, said in ask(hub, tmp_path, *((f"org/{i}", {}) for i in range(len(indices)))):
+        assert kind == "FormatError" and "model.safetensors.index.json" in said
 
 
 def test_the_command_converts_what_the_hub_has(hub, tmp_path):
