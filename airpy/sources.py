@@ -23,7 +23,8 @@ _WEIGHTS = ".safetensors"
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _TOKENIZERS = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "added_tokens.json",
-    "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json", "1_Pooling/config.json",
+    "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json", "modules.json",
+    "1_Pooling/config.json", *(f"{i}_Dense/{name}" for i in (2, 3) for name in ("config.json", "model.safetensors")),
 )  # fmt: skip
 
 

@@ -23,8 +23,8 @@ EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_expe
 EXPERTS_USED = ("num_experts_per_tok", "moe_k", "moe_topk")
 RMS_EPS = ("rms_norm_eps", "norm_eps", "layernorm_epsilon")
 LAYER_EPS = ("layer_norm_epsilon", "layer_norm_eps", "norm_epsilon", "norm_eps", "layernorm_epsilon")
-ROPE_BASE = ("rope_theta", "rotary_emb_base", "rope_base")
-ROTARY_PART = ("partial_rotary_factor", "rotary_pct", "rope_pct")
+ROPE_BASE = ("rope_theta", "rotary_emb_base", "rope_base", "global_rope_theta")
+ROTARY_PART = ("partial_rotary_factor", "rotary_pct", "rope_pct", "rotary_emb_fraction")
 
 
 class Config:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from airpy import _core
+from airpy.conversion import sentence
 from airpy.conversion.config import Config
 from airpy.conversion.families import find_family
 from airpy.conversion.hparams import model_entries
@@ -110,7 +111,7 @@ def plan_convert(
     folder = checked_path(folder)
     label = label or os.path.basename(os.path.abspath(folder))
     family, config = find_family(Config.read(folder))
-    files = Checkpoint(folder)
+    files = Checkpoint(folder, [module.folder for module in sentence.dense(folder)])
     try:
         tensors = source_tensors(family, config, files)
         mix = find_mix(type) if type is not None else _as_stored(tensors, files)

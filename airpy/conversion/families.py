@@ -123,6 +123,18 @@ def _check_granite_hybrid(config: Config) -> None:
         raise UnsupportedError(f"{config.path}: time_step_limit is {str(limits)[:80]}; GGUF has none")
 
 
+def _check_modern_bert(config: Config) -> None:
+    """Every third layer sees all, from the first on."""
+    kinds = config.list_of("layer_types", str, config.layers)
+    if kinds is not None and any((kind == "full_attention") != (i % 3 == 0) for i, kind in enumerate(kinds)):
+        raise UnsupportedError(f"{config.path}: layer_types is {str(kinds)[:80]}; only every third layer full is known")
+
+
+def _needed(config: Config, name: str) -> None:
+    if config.first(name) is not True:
+        raise UnsupportedError(f"{config.path}: {name} is {str(config.first(name))[:40]}; the model can be converted only with true")
+
+
 def _check_phimoe(config: Config) -> None:
     rope = _rope(config)
     if rope.first("long_mscale") != rope.first("short_mscale"):
@@ -187,6 +199,7 @@ def _check_smollm3(config: Config) -> None:
 
 _GPT = Family("starcoder", (layouts.by_head,), activations=_GELU, layer_norm=True, tied=True, rotated=False)
 LLAMA = Family("llama", (layouts.interleaved,))
+QWEN3 = Family("qwen3")
 _INTERNLM2 = Family("internlm2", (layouts.wqkv,))
 _GEMMA = Family("gemma", (layouts.one_more,), activations=_GELU, tied=True)
 _GEMMA_SCALE: Keys = (("attention.scale", "f32", lambda c: None if c.first("query_pre_attn_scalar") is None else c.integer(
@@ -253,13 +266,31 @@ _LING: Keys = (
 _LING2 = Family("bailingmoe2", keys=(*_LING, _ROUTED[2], _ROUTED[4], *_GROUPS), allowed=(
     ("use_qk_norm", True), ("score_function", "sigmoid"), ("use_qkv_bias", False), ("norm_head", False)))  # fmt: skip
 
-# Encoders, without the heads that they were trained with.
+# Encoders, without the heads that they were trained with, but for those of classifiers.
+_BOTH_WAYS: Keys = (("attention.causal", "bool", lambda config: False),)
+_SCORES: Keys = (("pooling_type", "u32", lambda config: 4),)
 _BERT = Family("bert", layer_norm=True, rotated=False, activations=("gelu",), ignored=("pooler.", "cls.", "bert.pooler."),
-               keys=(("attention.causal", "bool", lambda config: False),),
-               allowed=(("position_embedding_type", "absolute"), ("is_decoder", False)))  # fmt: skip
+               keys=_BOTH_WAYS, allowed=(("position_embedding_type", "absolute"), ("is_decoder", False)))  # fmt: skip
+_BERT_SCORES = replace(_BERT, ignored=(), names={"pooler.dense": "cls", "classifier": "cls.output"}, keys=_BOTH_WAYS + _SCORES)
 _ROBERTA = replace(_BERT, layouts=(layouts.from_second_position,), ignored=("pooler.", "lm_head.", "roberta.pooler."), keys=(
-    *_BERT.keys, ("context_length", "u32", lambda config: config.integer("max_position_embeddings", least=3) - config.integer(
+    *_BOTH_WAYS, ("context_length", "u32", lambda config: config.integer("max_position_embeddings", least=3) - config.integer(
         "pad_token_id", default=1, least=0) - 1)))  # fmt: skip
+_ROBERTA_SCORES = replace(
+    _ROBERTA, ignored=(), names={"classifier.dense": "cls", "classifier.out_proj": "cls.output"}, keys=_ROBERTA.keys + _SCORES
+)
+_NOMIC_BERT = Family("nomic-bert", layer_norm=True, activations=("silu", "swiglu", "swish"), keys=_BOTH_WAYS, allowed=(
+    ("prenorm", False), ("parallel_block", False), ("use_rms_norm", False), ("rotary_emb_interleaved", False),
+    ("rotary_scaling_factor", None), ("rotary_emb_scale_base", None),
+    ("moe_every_n_layers", 0), ("num_experts", 0)), defaults={"rotary_emb_base": 1000.0})  # fmt: skip
+_MODERN_BERT = Family(
+    "modern-bert", layer_norm=True, activations=("gelu", "silu"), ignored=("head.", "decoder."), check=_check_modern_bert,
+    keys=(*_BOTH_WAYS, ("attention.sliding_window", "u32", _integer("local_attention", 128)),
+          ("hidden_activation", "string", lambda config: config.first("hidden_activation") or "gelu")),
+    allowed=(("attention_bias", False), ("mlp_bias", False), ("norm_bias", False), ("global_attn_every_n_layers", 3)),
+    defaults={"global_rope_theta": 160000.0, "local_rope_theta": 10000.0})  # fmt: skip
+_EUROBERT = Family("eurobert", ignored=("lm_head.",), keys=_BOTH_WAYS, allowed=(("attention_bias", False), ("mlp_bias", False)))
+_GEMMA_EMBEDDING = replace(_GEMMA3, arch="gemma-embedding", check=lambda config: _needed(config, "use_bidirectional_attention"))
+_QWEN3_SCORES = Family("qwen3", names={"score": "cls.output"}, keys=_SCORES)
 
 # fmt: off
 FAMILIES: dict[str, Family] = {
@@ -269,7 +300,7 @@ FAMILIES: dict[str, Family] = {
     "InternLM3ForCausalLM": LLAMA,
     "MixtralForCausalLM": LLAMA,
     "Qwen2ForCausalLM": Family("qwen2"),
-    "Qwen3ForCausalLM": Family("qwen3"),
+    "Qwen3ForCausalLM": QWEN3,
     "Qwen2MoeForCausalLM": Family("qwen2moe", keys=_NORM_TOPK, allowed=_SPARSE),
     "Qwen3MoeForCausalLM": Family("qwen3moe", keys=_NORM_TOPK, allowed=_SPARSE),
     "ArceeForCausalLM": Family("arcee", (layouts.interleaved,), activations=("relu2",)),
@@ -277,8 +308,20 @@ FAMILIES: dict[str, Family] = {
     "BaiChuanForCausalLM": _BAICHUAN,
     "BertModel": _BERT,
     "BertForMaskedLM": _BERT,
+    "BertForSequenceClassification": _BERT_SCORES,
     "RobertaModel": _ROBERTA,
+    "RobertaForSequenceClassification": _ROBERTA_SCORES,
     "XLMRobertaModel": _ROBERTA,
+    "XLMRobertaForSequenceClassification": _ROBERTA_SCORES,
+    "EuroBertModel": _EUROBERT,
+    "EuroBertForMaskedLM": _EUROBERT,
+    "Gemma3TextModel": _GEMMA_EMBEDDING,
+    "ModernBertModel": _MODERN_BERT,
+    "ModernBertForMaskedLM": _MODERN_BERT,
+    "NomicBertModel": _NOMIC_BERT,
+    "Qwen3Model": QWEN3,
+    "Qwen3ForSequenceClassification": _QWEN3_SCORES,
+    "MistralModel": LLAMA,
     "BailingMoeForCausalLM": Family("bailingmoe", (layouts.side_by_side,), keys=_LING, allowed=(
         ("norm_head", False), ("use_qkv_bias", False), ("use_bias", False))),
     "BailingMoeV2ForCausalLM": _LING2,

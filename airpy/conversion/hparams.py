@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from airpy.conversion import sentence
 from airpy.conversion.config import CONTEXT, EXPERTS_USED, LAYER_EPS, RMS_EPS, ROPE_BASE, ROTARY_PART, Config
 from airpy.conversion.families import Family
-from airpy.conversion.jsons import read_json
 from airpy.errors import FormatError, UnsupportedError
 from airpy.gguf_writer import Entry, Type
 
@@ -20,7 +20,6 @@ Floats = npt.NDArray[np.float32]
 
 _TYPES: dict[str, Type] = {name: (name, None) for name in ("u32", "f32", "bool", "string")} | {
     "bools": ("array", "bool"), "integers": ("array", "i32")}  # fmt: skip
-POOLING = "1_Pooling/config.json"
 _DEFAULT_CONTEXT = 2048  # of BLOOM and Falcon, whose configurations do not say
 
 
@@ -51,7 +50,10 @@ def _values(family: Family, config: Config) -> Iterator[tuple[str, str, Any]]:
         yield from rope.values()
     yield from _windows(family, config)
     yield from _experts(config)
-    yield "pooling_type", "u32", _pooling(config)
+    folder = os.path.dirname(config.path)
+    yield "pooling_type", "u32", sentence.pooling(folder)
+    for module in sentence.dense(folder):
+        yield from module.entries()
     for suffix, type, value in family.keys:
         yield suffix, type, value(config)
 
@@ -84,19 +86,6 @@ def _windows(family: Family, config: Config) -> Iterator[tuple[str, str, Any]]:
     elif period is not None:
         every = config.integer("sliding_window_pattern", "_sliding_window_pattern")
         yield "attention.sliding_window_pattern", "bools", [(i + 1) % every != 0 for i in range(config.layers)]
-
-
-def _pooling(config: Config) -> int | None:
-    """How sentence-transformers makes one vector of a text's; None where it says nothing (enum llama_pooling_type)."""
-    path = os.path.join(os.path.dirname(config.path), POOLING)
-    if not os.path.exists(path):
-        return None
-    modes = Config(read_json(path), path)
-    kinds = {"pooling_mode_mean_tokens": 1, "pooling_mode_cls_token": 2, "pooling_mode_lasttoken": 3}
-    found = [kind for name, kind in kinds.items() if modes.flag(name, default=False)]
-    if len(found) != 1:
-        raise UnsupportedError(f"{path}: {len(found)} ways of pooling that GGUF knows; it has one of {', '.join(kinds)}")
-    return found[0]
 
 
 def _one_of_all(config: Config, *names: str) -> int:
@@ -137,7 +126,7 @@ class Rope:
         if self.kind not in known:
             raise UnsupportedError(f"{given.path}: rope_type is {self.kind[:40]!r}; known are {', '.join(known)}")
         self.base = self._given.number("rope_theta", default=config.number(*ROPE_BASE, default=10000.0))
-        self.base_of_windows = config.number("rope_local_base_freq", default=0.0)
+        self.base_of_windows = config.number("rope_local_base_freq", "local_rope_theta", default=0.0)
         if isinstance(of_windows, dict):
             self.base_of_windows = Config(of_windows, given.path).number("rope_theta", default=10000.0)
         part = self._given.number("partial_rotary_factor", default=config.number(*ROTARY_PART, default=1.0))

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from airpy.conversion.hparams import POOLING
 from airpy.conversion.safetensors import INDEX, find_files, index_of
+from airpy.conversion.sentence import POOLING
 from airpy.errors import AirpyError, ArgumentError, FileIOError, MissingFileError, UnsupportedError
 
 _PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
 _SMALL = (".json", ".jinja", ".model", ".txt")  # all that a model has beside weights, at the top of its repository
 _NETWORK = ("TransportError", "RequestError", "RequestException")  # of whichever library the hub's has for HTTP
+_DENSE = re.compile(r"[23]_Dense/(config\.json|model\.safetensors)")
 _LEFT_OUT = ("consolidated", "optimizer", "training_args")
 
 
@@ -104,7 +105,7 @@ def checkpoint(repository: Repository, token: str | None, *, silent: bool) -> st
     """Brings config.json, tokenizer and safetensors; the folder. Raises UnsupportedError where weights are there as pickles alone."""
     top = [file for file in repository.files if "/" not in file]
     small = [file for file in top if file.endswith(_SMALL) and not file.startswith(_LEFT_OUT)]
-    small += [POOLING] if POOLING in repository.files else []
+    small += [file for file in repository.files if file == POOLING or _DENSE.fullmatch(file)]
     folder = download(repository, small, token, silent=silent)
     weights = [file for file in top if file.endswith(".safetensors") and not file.startswith(_LEFT_OUT)]
     if INDEX in top:

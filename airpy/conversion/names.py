@@ -18,9 +18,11 @@ _EXPERT = re.compile(r"(.+)\.experts\.(\d{1,5})\.(.+)")
 WHOLE: Names = {
     "embed_tokens": "token_embd", "wte": "token_embd", "word_embeddings": "token_embd", "embed_in": "token_embd",
     "tok_embeddings": "token_embd", "word_embeddings_layernorm": "token_embd_norm", "wpe": "position_embd",
-    "norm": "output_norm", "ln_f": "output_norm", "norm_f": "output_norm", "final_layernorm": "output_norm",
+    "norm": "output_norm", "ln_f": "output_norm", "norm_f": "output_norm", "final_layernorm": "output_norm", "final_norm": "output_norm",
     "embeddings.word_embeddings": "token_embd", "embeddings.position_embeddings": "position_embd",
+    "embeddings.tok_embeddings": "token_embd", "embeddings.norm": "token_embd_norm", "emb_ln": "token_embd_norm",
     "embeddings.token_type_embeddings": "token_types", "embeddings.LayerNorm": "token_embd_norm",
+    "2_Dense/linear": "dense_2", "3_Dense/linear": "dense_3",  # in folders of their own
     "embedding_norm": "token_embd_norm", "final_layer_norm": "output_norm", "lm_head": "output", "embed_out": "output", "output": "output",
 }  # fmt: skip
 
@@ -47,7 +49,9 @@ LAYER: Names = {
     "attention.query_layernorm": "attn_q_norm", "attention.key_layernorm": "attn_k_norm",
     "attention.self.query": "attn_q", "attention.self.key": "attn_k", "attention.self.value": "attn_v",
     "attention.output.dense": "attn_output", "attention.output.LayerNorm": "attn_output_norm", "output.LayerNorm": "layer_output_norm",
+    "attn_norm": "attn_norm", "attn.Wo": "attn_output", "norm1": "attn_output_norm", "norm2": "layer_output_norm",
     # the feed-forward
+    "mlp_norm": "ffn_norm", "mlp.Wi": "ffn_up", "mlp.Wo": "ffn_down", "mlp.fc11": "ffn_up", "mlp.fc12": "ffn_gate",
     "intermediate.dense": "ffn_up", "output.dense": "ffn_down",
     "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "mlp.gate_up_proj": "ffn_up",
     "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down", "mlp.fc1": "ffn_up", "mlp.fc2": "ffn_down",

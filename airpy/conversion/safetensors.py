@@ -11,8 +11,8 @@ import json
 import math
 import os
 import struct
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -55,27 +55,36 @@ class Stored:
 
 
 class Checkpoint:
-    """The tensors of a directory's safetensors files, by name, and the files, held open. Use as a context. Reads from any thread.
+    """The tensors of a directory's safetensors files, by name, and the files, held open. parts: folders in it whose tensors are there as
+    well, as FOLDER/NAME. Use as a context. Reads from any thread.
 
     Raises UnsupportedError where there are pickles instead, FormatError for what a header or the index claims wrongly, MissingFileError
     for a file that the index names."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, parts: Iterable[str] = ()) -> None:
         self.files = find_files(folder)
         self.tensors: dict[str, Stored] = {}
         self._fds: dict[str, int] = {}
         try:
             for file in self.files:
-                with system_errors():
-                    self._fds[file] = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-                for tensor in read_header(self._fds[file], file):
-                    if tensor.name in self.tensors:
-                        raise FormatError(f"{tensor.name} is in {self.tensors[tensor.name].file} and in {file}")
-                    self.tensors[tensor.name] = tensor
+                self._add(file)
             _check_index(folder, self.tensors)
+            for part in parts:
+                for file in find_files(os.path.join(folder, part)):
+                    self.files.append(file)
+                    self._add(file, f"{part}/")
         except BaseException:
             self.__exit__()
             raise
+
+    def _add(self, file: str, prefix: str = "") -> None:
+        with system_errors():
+            self._fds[file] = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+        for tensor in read_header(self._fds[file], file):
+            tensor = replace(tensor, name=prefix + tensor.name)
+            if tensor.name in self.tensors:
+                raise FormatError(f"{tensor.name} is in {self.tensors[tensor.name].file} and in {file}")
+            self.tensors[tensor.name] = tensor
 
     def __enter__(self) -> Checkpoint:
         return self

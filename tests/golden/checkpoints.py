@@ -14,12 +14,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from encoder_families import WORDS
 from packing import packed
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 import make_gguf
 
 FOLDER = Path(__file__).parent / "checkpoints"
+ENCODERS = FOLDER / "encoders"
 PROMPT = 36
 ROWS = (6, 19, 35)  # of the prompt, whose logits are kept
 _EMBEDDINGS = ("lm_head", "embed_tokens", "tok_embeddings", "embed_in", "embed_out", "wte", "word_embeddings.")
@@ -27,10 +29,18 @@ _LAST_NORMS = ("model.norm.weight", "model.embedding_norm.weight", "transformer.
 Floats = npt.NDArray[np.float32]
 
 
-def describe(name: str) -> dict[str, Any]:
+def describe(name: str, folder: Path = FOLDER) -> dict[str, Any]:
     """Of NAME.json: config, tensors {name: shape}, dtype, seed, how the weights are drawn (quiet, centred: families.py), and perhaps how
-    they are quantised (packed: packing.py)."""
-    return dict(json.loads((FOLDER / f"{name}.json").read_text()))
+    they are quantised (packed: packing.py). Of encoders also whether the tokenizer is WordPiece (words), sentence-transformers' word for
+    the pooling ("" for none), and shapes of the matrices behind it (dense)."""
+    return dict(json.loads((folder / f"{name}.json").read_text()))
+
+
+def draw(bits: np.random.PCG64, shape: list[int]) -> Floats:
+    """Of three uniform numbers the sum: what a generator's raw bits are never changes, what its normal numbers are may."""
+    raw = (bits.random_raw(3 * int(np.prod(shape))) >> np.uint64(40)).reshape(3, -1).astype(np.float32) / np.float32(1 << 24)
+    noise: Floats = ((raw.sum(0) - np.float32(1.5)) * np.float32(2)).reshape(shape)
+    return noise
 
 
 def weights(description: dict[str, Any]) -> Iterator[tuple[str, Floats]]:
@@ -38,9 +48,7 @@ def weights(description: dict[str, Any]) -> Iterator[tuple[str, Floats]]:
     bits = np.random.PCG64(description["seed"])
     quiet = description["quiet"]
     for name, shape in description["tensors"].items():
-        # Of three uniform numbers the sum: what a generator's raw bits are never changes, what its normal numbers are may.
-        raw = (bits.random_raw(3 * int(np.prod(shape))) >> np.uint64(40)).reshape(3, -1).astype(np.float32) / np.float32(1 << 24)
-        noise = ((raw.sum(0) - np.float32(1.5)) * np.float32(2)).reshape(shape)
+        noise = draw(bits, shape)
         if name.endswith("A_log"):
             yield name, np.float32(0.5) * noise - np.float32(1.5)  # what is seen is remembered for some ten positions
         elif name.endswith("bias"):
@@ -90,11 +98,48 @@ def tokenizer(n_vocab: int) -> Any:
     return made
 
 
+def wordpiece() -> Any:
+    """BERT's kind, of a few words and letters."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    made = Tokenizer(models.WordPiece({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    made.normalizer, made.pre_tokenizer = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+    made.add_special_tokens(WORDS[:5])
+    made.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    return made
+
+
+def dense_of(description: dict[str, Any]) -> list[Floats]:
+    """Matrices behind an encoder."""
+    bits = np.random.PCG64(description["seed"] + 1)
+    return [draw(bits, shape) / np.float32(shape[1] ** 0.5) for shape in description.get("dense", [])]
+
+
+def write_sentence(folder: Path, description: dict[str, Any]) -> None:
+    """What sentence-transformers has beside a model."""
+    modules = [{"idx": 0, "path": "", "type": "sentence_transformers.models.Transformer"}]
+    if description["pooling"]:
+        (folder / "1_Pooling").mkdir()
+        (folder / "1_Pooling" / "config.json").write_text(json.dumps({f"pooling_mode_{description['pooling']}": True}))
+        modules.append({"idx": 1, "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"})
+    for i, matrix in enumerate(dense_of(description), 2):
+        (folder / f"{i}_Dense").mkdir()
+        config = {"in_features": matrix.shape[1], "out_features": matrix.shape[0], "bias": False,
+                  "activation_function": "torch.nn.modules.linear.Identity"}
+        (folder / f"{i}_Dense" / "config.json").write_text(json.dumps(config))
+        write_safetensors(folder / f"{i}_Dense" / "model.safetensors", {"linear.weight": ("F32", matrix.shape, matrix.tobytes())})
+        modules.append({"idx": i, "path": f"{i}_Dense", "type": "sentence_transformers.models.Dense"})
+    (folder / "modules.json").write_text(json.dumps(modules))
+
+
 def write_checkpoint(folder: Path, description: dict[str, Any], shards: int = 1) -> None:
     """config.json, tokenizer.json and the tensors, in so many files."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(description["config"]))
-    tokenizer(description["config"]["vocab_size"]).save(str(folder / "tokenizer.json"))
+    made_tokenizer = wordpiece() if description.get("words") else tokenizer(description["config"]["vocab_size"])
+    made_tokenizer.save(str(folder / "tokenizer.json"))
+    if "pooling" in description:
+        write_sentence(folder, description)
     made = stored_tensors(description)
     if shards == 1:
         write_safetensors(folder / "model.safetensors", made)

@@ -1,4 +1,5 @@
-"""Encoders' directories as GGUF files: the golden models again, from checkpoints in BERT's names, with sentence-transformers' pooling."""
+"""Encoders' directories as GGUF files, with what sentence-transformers has beside them: states and scores are those of transformers; and
+the golden models again, from checkpoints in BERT's names."""
 
 from __future__ import annotations
 
@@ -8,14 +9,12 @@ import sys
 import numpy as np
 import pytest
 from models import ENCODERS, GOLDEN, load
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 import airpy
 from airpy import _core, errors
 
 sys.path.insert(0, str(GOLDEN))
 import checkpoints
-from encoder_families import WORDS
 
 gguf = pytest.importorskip("gguf")
 
@@ -29,12 +28,101 @@ CONFIG = {"hidden_size": 40, "intermediate_size": 72, "num_hidden_layers": 2, "n
           "hidden_act": "gelu"}  # fmt: skip
 
 
-def wordpiece():
-    made = Tokenizer(models.WordPiece({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    made.normalizer, made.pre_tokenizer = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
-    made.add_special_tokens(WORDS[:5])
-    made.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
-    return made
+CLASSES = sorted(path.stem for path in checkpoints.ENCODERS.glob("*.json"))
+LIMIT = 1e-6  # of the squared error over the squared states
+
+
+def run(path, data, **what):
+    """States or logits of all texts, one after the other."""
+    engine = _core.Engine(_core.GGUF(str(path)), kv_dtype="f32")
+    texts = np.split(data["input_ids"], np.cumsum(data["lengths"])[:-1])
+    items = [(engine.sequence(), ids, len(ids), None, 0, first) for ids, first in zip(texts, data["firsts"].tolist(), strict=True)]
+    result = engine.run(items, **what)
+    found = np.array(result.hidden if "hidden" in what else result.logits, dtype=np.float64)
+    engine.close()
+    return found
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_states_and_scores_are_those_of_transformers(name, tmp_path):
+    description = checkpoints.describe(name, checkpoints.ENCODERS)
+    checkpoints.write_checkpoint(tmp_path / "checkpoint", description, shards=1 + description["seed"] % 3)
+    path = airpy.convert(tmp_path / "checkpoint", tmp_path / "model.gguf", progress=False)
+    data = np.load(checkpoints.ENCODERS / f"{name}.npz")
+    error = np.square(run(path, data, hidden=True) - data["hidden"]).sum() / np.square(data["hidden"].astype(np.float64)).sum()
+    print(f"{name}: {error:.2e}")
+    assert error <= LIMIT
+    if "scores" in data:
+        ends = np.cumsum(data["lengths"])
+        at = ends - 1 if name.startswith("qwen3") else ends - data["lengths"]  # a decoder has read a text at its last token
+        np.testing.assert_allclose(run(path, data, logits=True)[at], data["scores"], atol=1e-3)
+        assert _core.GGUF(path).metadata[f"{_core.GGUF(path).metadata['general.architecture']}.pooling_type"] == 4
+
+
+def test_matrices_behind_a_model_are_in_the_file(tmp_path):
+    description = checkpoints.describe("gemma-embedding", checkpoints.ENCODERS)
+    checkpoints.write_checkpoint(tmp_path / "m", description)
+    path = airpy.convert(tmp_path / "m", tmp_path / "m.gguf", progress=False)
+    found = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+    for i, matrix in enumerate(checkpoints.dense_of(description), 2):
+        got = found[f"dense_{i}.weight"]
+        np.testing.assert_allclose(gguf.quants.dequantize(got.data, got.tensor_type), matrix, rtol=1e-3, atol=1e-6)
+    keys = _core.GGUF(path).metadata
+    assert [keys[f"gemma-embedding.dense_{i}_feat_{end}"] for i in (2, 3) for end in ("in", "out")] == [24, 72, 72, 24]
+    assert keys["gemma-embedding.pooling_type"] == 1
+
+
+DENSE = {  # file, what changes, what the error says
+    "a function": ("2_Dense/config.json", {"activation_function": "torch.nn.modules.activation.Tanh"}, "UnsupportedError",
+                   "only with '.*Identity'"),
+    "a bias": ("2_Dense/config.json", {"bias": True}, "UnsupportedError", "bias is true"),
+    "another place": ("modules.json", [{"path": "4_Dense", "type": "sentence_transformers.models.Dense"}], "UnsupportedError",
+                      "dense module in '4_Dense'"),
+    "a place elsewhere": ("modules.json", [{"path": "../2_Dense", "type": "a.Dense"}], "UnsupportedError", "dense module in"),
+    "no list": ("modules.json", {"path": "2_Dense"}, "FormatError", "no list of JSON objects"),
+    "no objects": ("modules.json", [2], "FormatError", "no list of JSON objects"),
+    "no widths": ("2_Dense/config.json", {"out_features": None}, "FormatError", "out_features is None"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_what_is_behind_a_model_and_has_no_place_is_refused(name, tmp_path):
+    file, change, error, message = DENSE[name]
+    checkpoints.write_checkpoint(tmp_path / "m", checkpoints.describe("gemma-embedding", checkpoints.ENCODERS))
+    path = tmp_path / "m" / file
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change} if "Dense/" in file else change))
+    with pytest.raises(getattr(errors, error), match=message):
+        airpy.convert(tmp_path / "m", tmp_path / "m.gguf", progress=False)
+
+
+ODD = {  # checkpoint, changes of its configuration, what the error says
+    "ModernBERT with other layers": ("modern-bert", {"layer_types": ["full_attention"] * 4}, "every third layer full is known"),
+    "a causal Gemma": ("gemma-embedding", {"use_bidirectional_attention": False}, "use_bidirectional_attention is False"),
+    "experts of Nomic's": ("nomic-bert", {"num_experts": 8}, "num_experts is '8'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_an_encoder_that_would_compute_something_else_is_refused(name, tmp_path):
+    base, change, message = ODD[name]
+    description = checkpoints.describe(base, checkpoints.ENCODERS)
+    checkpoints.write_checkpoint(tmp_path / "m", {**description, "config": {**description["config"], **change}})
+    with pytest.raises(errors.UnsupportedError, match=message):
+        airpy.convert(tmp_path / "m", tmp_path / "m.gguf", progress=False)
+
+
+def test_nomics_first_configurations_say_the_same(tmp_path):
+    """GPT-2's names of it, as its makers' own code has them."""
+    description = checkpoints.describe("nomic-bert", checkpoints.ENCODERS)
+    own = {"architectures": ["NomicBertModel"], "n_embd": 40, "n_inner": 72, "n_layer": 2, "n_head": 4, "n_positions": 128,
+           "vocab_size": description["config"]["vocab_size"], "type_vocab_size": 2, "activation_function": "swiglu",
+           "layer_norm_epsilon": 1e-5, "rotary_emb_base": 1000, "rotary_emb_fraction": 1.0, "prenorm": False}  # fmt: skip
+    files = []
+    for name, config in (("new", description["config"]), ("old", own)):
+        checkpoints.write_checkpoint(tmp_path / name, {**description, "config": config})
+        files.append(_core.GGUF(airpy.convert(tmp_path / name, tmp_path / f"{name}.gguf", progress=False)).metadata)
+    keys = [{key: value for key, value in file.items() if key.startswith("nomic-bert.")} for file in files]
+    assert keys[0] == keys[1]
 
 
 def their_name(name):
@@ -63,7 +151,7 @@ def checkpoint(request, tmp_path):
     (folder / "config.json").write_text(json.dumps({**CONFIG, **own}))
     pooling = {"pooling_mode_cls_token": name == "bert", "pooling_mode_mean_tokens": name != "bert"}
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
-    (wordpiece() if name == "bert" else checkpoints.tokenizer(272)).save(str(folder / "tokenizer.json"))
+    (checkpoints.wordpiece() if name == "bert" else checkpoints.tokenizer(272)).save(str(folder / "tokenizer.json"))
     return folder, name
 
 

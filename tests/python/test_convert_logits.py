@@ -37,11 +37,13 @@ def test_logits_are_those_of_transformers(name, tmp_path):
 
 
 def test_every_class_that_can_be_converted_is_checked():
-    """But for names of the same model that older or newer files have, and encoders, which test_convert_encoders.py has."""
+    """But for names of the same model that other files have; encoders by test_convert_encoders.py."""
     again = {"LLaMAForCausalLM", "RWForCausalLM", "MPTForCausalLM", "Ernie4_5_ForCausalLM", "Gemma3ForConditionalGeneration",
              "InternLM3ForCausalLM", "Llama4ForConditionalGeneration", "Mistral3ForConditionalGeneration", "PhiMoEForCausalLM"}  # fmt: skip
-    encoders = {"BertModel", "BertForMaskedLM", "RobertaModel", "XLMRobertaModel"}
-    checked = {json.loads((checkpoints.FOLDER / f"{name}.json").read_text())["config"]["architectures"][0] for name in NAMES}
-    assert checked | again | encoders == set(FAMILIES) and checked <= set(FAMILIES)
+    again |= {"BertForMaskedLM", "RobertaModel", "RobertaForSequenceClassification", "EuroBertForMaskedLM", "ModernBertForMaskedLM",
+              "MistralModel"}  # fmt: skip
+    files = [*checkpoints.FOLDER.glob("*.json"), *checkpoints.ENCODERS.glob("*.json")]
+    checked = {json.loads(file.read_text())["config"]["architectures"][0] for file in files}
+    assert checked | again == set(FAMILIES) and checked <= set(FAMILIES)
     for name in again:
         assert any(FAMILIES[name] is FAMILIES[other] or FAMILIES[name] == FAMILIES[other] for other in checked), name
