@@ -18,7 +18,7 @@ from airpy.adapters import ACTIVE, Adapters, Choice, Chosen
 from airpy.calibration import Compute, Machine, learn_compute, learn_disk, learn_link
 from airpy.config import ModelConfig
 from airpy.device import Device, Gpu, stay_on
-from airpy.embedding import Pooling, Text, TextItem, choose, embed, encode
+from airpy.embedding import Encoded, Pooler, Pooling, Text, TextItem, choose, embed, encode
 from airpy.errors import ArgumentError, BudgetError, CancelledError, StateError, UnsupportedError
 from airpy.files import PathLike
 from airpy.generation import CausalLMOutput, GenerateOutput, GenerationConfig, Streamer
@@ -363,12 +363,12 @@ class Model:
         return spread
 
     def _free(self) -> int:
-        """Bytes of max_ram beside what is held for other things than weights."""
+        """Bytes of max_ram beside what is held for other things than weights, which give way."""
         stats = self._engine.stats()
-        return int(stats["budget"] - stats["held"] + stats["pager_pinned_bytes"])
+        return int(stats["budget"] - stats["held"] + stats["held_by"]["pinned weights"] + stats["held_by"]["experts"])
 
     def perplexity(
-        self, text: Any, *, ctx: int | None = None, stride: int | None = None, chunks: int | None = None
+        self, text: Any, *, ctx: int | None = None, stride: int | None = None, chunks: int | None = None, adapter: Choice = ACTIVE
     ) -> Perplexity:
         """How well the model foretells a text, or a row of ids, as llama-perplexity counts it: exp of the mean negative log-likelihood.
 
@@ -376,10 +376,11 @@ class Model:
         with BOS, so do windows. With a stride, a window begins every so many tokens, as they are, and its last `stride` tokens are
         scored. chunks: no more windows than that. As many windows share a pass as leave room for their logits, so that a model that
         streams is read once for all of them. A text becomes ids at once, which takes a hundred times its size for a moment: of a long
-        one under a small max_ram, give the ids. Raises ArgumentError where the text is shorter than a window, or ctx beyond n_ctx."""
+        one under a small max_ram, give the ids. adapter: as generate() has it. Raises ArgumentError where the text is shorter than a
+        window, or ctx beyond n_ctx."""
         self._check_open()
         self._check_foretells("perplexity()")
-        windows = cut(self, text, ctx, stride, chunks)
+        windows, (adapted,) = cut(self, text, ctx, stride, chunks), self._adapters.choose(adapter, 1)
         watch, bar = _Watch(self), progress_for_call(self._progress, "window")
         part = watch.report = PartProgress(bar, len(windows.rows))
 
@@ -393,7 +394,7 @@ class Model:
 
         try:
             with bar, span(self.tokenizer.spans, "perplexity"):
-                return score(windows, engine=self._engine, run=run, done=done)
+                return score(windows, engine=self._engine, make=lambda: self._pool.make(adapted), run=run, done=done)
         except (CancelledError, StateError) as error:
             self._explain(error)
             raise
@@ -421,11 +422,12 @@ class Model:
         as many as the CPU's caches do best with. adapter: as generate() has it.
 
         Raises ContextOverflowError for a text longer than n_ctx and ArgumentError for one without tokens, before anything is computed,
-        UnsupportedError for scores where there is no classifier, BudgetError where one text does not fit."""
+        UnsupportedError for scores where there is no classifier, BudgetError where one text, or what is handed out, does not fit."""
         self._check_open()
         pooler = choose(self.config.hparams, pooling, normalize)
         most, encoded = check_count("batch_size", batch_size), encode(self, texts, truncate)
         adapted = self._adapters.choose(adapter, len(encoded))
+        vectors = self._room_for_vectors(encoded, pooler)
         watch, bar = _Watch(self), progress_for_call(self._progress, "text", _TEXTS_PATIENCE)
         part = watch.report = PartProgress(bar, len(encoded))
 
@@ -442,14 +444,25 @@ class Model:
         try:
             with bar:
                 rows, make = self._rows_of_texts(), lambda i: self._pool.make(adapted[i])
-                vectors = list(embed(encoded, pooler, most, most_rows=rows, make=make, run=run, done=done))
+                for i, vector in enumerate(embed(encoded, pooler, most, most_rows=rows, make=make, run=run, done=done)):
+                    vectors[i] = vector
         except (CancelledError, StateError) as error:
             self._explain(error)
             raise
-        if pooler.pooling == "none":
-            return vectors
-        found = np.stack(vectors) if vectors else np.empty((0, pooler.width), dtype=np.float32)
-        return found[:, 0] if pooler.scores and pooler.width == 1 else found
+        found: Floats | list[Floats] = vectors[:, 0] if pooler.scores and pooler.width == 1 else vectors
+        return found
+
+    def _room_for_vectors(self, texts: Sequence[Encoded], pooler: Pooler) -> Any:
+        """What embed() hands out, empty: an array, or of all tokens a list. It is not the engine's, so it is checked here."""
+        need = 4 * pooler.width * sum(map(pooler.vectors, texts))
+        if need > self._free():
+            self._pool.drop()
+        if need > (free := self._free()):
+            raise BudgetError(
+                f"the vectors of {len(texts)} texts take {format_size(need)}, of max_ram {format_size(free)} are left; give fewer texts at "
+                f"a time, or raise max_ram"
+            )
+        return [None] * len(texts) if pooler.pooling == "none" else np.empty((len(texts), pooler.width), dtype=np.float32)
 
     # -- adapters -------------------------------------------------------------------------------------------------------
 

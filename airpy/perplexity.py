@@ -109,10 +109,12 @@ def cut(model: Model, text: Any, ctx: int | None, stride: int | None, chunks: in
     return Windows(windows, stride or ctx - ctx // 2 - 1, ctx, step)
 
 
-def score(windows: Windows, *, engine: _core.Engine, run: Runner, done: Callable[[Perplexity], None]) -> Perplexity:
+def score(
+    windows: Windows, *, engine: _core.Engine, make: Callable[[], _core.Sequence], run: Runner, done: Callable[[Perplexity], None]
+) -> Perplexity:
     """As many windows together as a pass has rows, and as the logits of their scored tokens take a small part of the budget: each weight is
-    read once for all of them. Where the logits of one window do not fit, they come in several passes over it. run: raises
-    BudgetError where something does not fit. done: gets the figures so far after each group of windows."""
+    read once for all of them. Where the logits of one window do not fit, they come in several passes over it. make: an
+    empty sequence. run: raises BudgetError where something does not fit. done: gets the figures so far after each group of windows."""
     sums = _Sums()
     plan, logit_bytes = engine.plan, 4 * engine.hparams["n_vocab"] * windows.scored
     together = max(1, min(plan["max_rows"] // (windows.ctx - 1), plan["budget"] // _LOGITS_SHARE // logit_bytes))
@@ -120,7 +122,7 @@ def score(windows: Windows, *, engine: _core.Engine, run: Runner, done: Callable
     while at < len(windows.rows):
         group = windows.rows[at : at + together]
         try:
-            losses = list(_group(group, windows.scored, piece, engine, run))
+            losses = list(_group(group, windows.scored, piece, make, run))
         except BudgetError:
             if together > 1:
                 together = max(1, min(together, len(group)) // 2)
@@ -137,10 +139,12 @@ def score(windows: Windows, *, engine: _core.Engine, run: Runner, done: Callable
     return sums.figures(windows)
 
 
-def _group(group: list[Ids], scored: int, piece: int, engine: _core.Engine, run: Runner) -> Iterator[npt.NDArray[np.float64]]:
+def _group(
+    group: list[Ids], scored: int, piece: int, make: Callable[[], _core.Sequence], run: Runner
+) -> Iterator[npt.NDArray[np.float64]]:
     """Negative log-likelihoods of the last `scored` tokens of each window, `piece` tokens of each at a time. The last token of a window is
     foretold but not read."""
-    sequences = [engine.sequence() for _ in group]
+    sequences = [make() for _ in group]
     try:
         start, length = 0, len(group[0]) - 1
         for first in range(length - scored, length, piece):

@@ -242,7 +242,7 @@ class Profile:
         for lane, name in self.lanes.items():
             yield _meta("thread_name", lane, name=name)
             yield _meta("thread_sort_index", lane, sort_index=lane)
-        start = min(self._figures["begin_ns"], *self.events["begin_ns"].tolist())  # a read may have been under way
+        start = min([self._figures["begin_ns"], *self.events["begin_ns"].tolist()])  # a read may have been under way
         for name, begin, end, thread in self.spans:
             yield _complete(json.dumps(name), "python", begin - start, end - begin, threads[thread], "{}")
         names: dict[tuple[int, int, int, int], tuple[str, str]] = {}

@@ -62,6 +62,9 @@ def run(args: argparse.Namespace) -> int:
     texts: list[Any] = _texts(args)
     if args.query is not None:
         texts = [(args.query, text) for text in texts]
+    if args.output is not None:
+        with system_errors(), open(args.output, "ab"):  # what is wrong with the path is said now, not at the end
+            pass
     with common.open_from(args) as model:
         found = model.embed(texts, args.pooling, not args.no_normalize, truncate=args.truncate, batch_size=args.batch_size)
         stats = model.stats()
@@ -83,14 +86,19 @@ def _texts(args: argparse.Namespace) -> list[str]:
     if args.texts:
         return list(args.texts)
     if args.file is not None:
-        lines = common.read_text(args.file).splitlines()
+        lines = _lines(common.read_text(args.file))
     elif sys.stdin is None or sys.stdin.isatty():
         raise ArgumentError("no texts: give some, or -f FILE, or pipe them in, a text a line")
     else:
-        lines = sys.stdin.read().splitlines()
+        lines = _lines(sys.stdin.read())
     if not lines:
         raise ArgumentError("there is no text in what was to hold one a line")
     return lines
+
+
+def _lines(text: str) -> list[str]:
+    """As a file has them: str.splitlines() also cuts at form feeds, U+2028 and others that texts have inside."""
+    return text.removesuffix("\n").split("\n") if text else []
 
 
 def _numbers(vector: npt.NDArray[np.float32] | np.float32) -> Any:

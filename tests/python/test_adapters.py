@@ -136,6 +136,21 @@ def test_the_active_one_is_what_calls_have_that_say_nothing(llama):
     assert set(llama.adapters) == {"all", "attention"} and llama.adapters["all"]["weights"] == 14
 
 
+def test_perplexity_is_that_of_pefts_logits():
+    ids, theirs = prompt("llama")[0], np.load(FOLDER / "llama-all.npz")["logits"].astype(np.float64)
+    rows = np.arange(TOKENS - TOKENS // 2, TOKENS - 1)  # whose next token is scored
+    want = np.mean(np.log(np.exp(theirs[rows]).sum(-1)) - theirs[rows, ids[rows + 1]])
+    with load(golden("llama"), kv_dtype="f32") as model:
+        plain = model.perplexity(ids, ctx=TOKENS).nll
+        model.load_adapter(FOLDER / "llama-all", "one")
+        assert model.perplexity(ids, ctx=TOKENS).nll == pytest.approx(want, rel=1e-5)
+        assert model.perplexity(ids, ctx=TOKENS, adapter=None).nll == plain != pytest.approx(want, rel=1e-2)
+        half = model.perplexity(ids, ctx=TOKENS, adapter=("one", 0.5)).nll
+        assert plain != half != want
+        with pytest.raises(errors.ArgumentError, match="there is no adapter 'two'"):
+            model.perplexity(ids, ctx=TOKENS, adapter="two")
+
+
 def test_what_one_has_read_is_not_anothers(llama):
     """State is computed with an adapter, so it is known to sequences with the same one and scale alone."""
     llama.forget()

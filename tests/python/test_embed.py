@@ -147,6 +147,19 @@ def test_less_memory_makes_more_passes(bert, monkeypatch):
         assert refused
 
 
+def test_vectors_that_do_not_fit_into_max_ram_are_refused():
+    with load(max_ram="5MiB", io="direct") as model:
+        ids = [[5, 6, 7, 8] * 16] * 20  # of 256 numbers for each token, 1.25 MiB
+        free = model._free()
+        many = free // 4 // 256 // 64 + 1
+        with pytest.raises(errors.BudgetError, match=rf"the vectors of {many} texts take .* MiB, of max_ram .* MiB are left; give fewer"):
+            model.embed([ids[0]] * many, "none")
+        assert len(model.embed(ids, "none")) == 20
+        assert model.stats()["peak_ram"] <= (5 + 16) << 20
+        model.generate([[5, 6, 7] * 30], max_new_tokens=2)  # whose state gives way
+        assert model.embed([[5, 6]] * (model._free() // 1024 + 1)).shape[1] == 256
+
+
 def test_no_texts_make_no_vectors(bert):
     assert bert.embed([]).shape == (0, 40) and bert.embed([]).dtype == np.float32
     assert bert.embed([], "none") == []
@@ -381,13 +394,22 @@ def test_the_command_prints_a_vector_for_each_text_wherever_it_stands(airpy, ber
     np.testing.assert_array_equal(rows(out), bert.embed(["a " * 200], truncate=True))
 
 
-def test_the_command_writes_an_array(airpy, bert, tmp_path):
+def test_a_line_ends_where_files_have_lines_end(airpy, bert, tmp_path, monkeypatch):
+    texts = ["the cat\x0csat", "a\u2028cat\x85sat", "the end"]
+    (tmp_path / "texts.txt").write_bytes("\r\n".join(texts).encode())
+    np.testing.assert_array_equal(rows(airpy("embed", encoder("bert"), "-f", tmp_path / "texts.txt")[1]), bert.embed(texts))
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(texts) + "\n"))
+    np.testing.assert_array_equal(rows(airpy("embed", encoder("bert"))[1]), bert.embed(texts))
+
+
+def test_the_command_writes_an_array(airpy, bert, tmp_path, monkeypatch):
     file = tmp_path / "vectors.npy"
     code, out, err = airpy("embed", encoder("bert"), "the cat", "sat", "-o", file)
     assert (code, out, err) == (0, "", "")
     np.testing.assert_array_equal(np.load(file), bert.embed(["the cat", "sat"]))
     code, out, err = airpy("embed", encoder("bert"), "the cat", "a cat sat", "-o", file, "--pooling", "none")
     assert code == 1 and "no array; leave --output out" in err
+    monkeypatch.setattr("airpy.model.Model.embed", None)  # what cannot be written is said before
     code, out, err = airpy("embed", encoder("bert"), "the cat", "-o", tmp_path / "nowhere" / "x.npy")
     assert code == 1 and "No such file" in err
 

@@ -9,6 +9,7 @@ import pytest
 from models import GOLDEN, golden, load
 
 from airpy import errors
+from tools import make_gguf
 
 sys.path.insert(0, str(GOLDEN / "generate"))
 from cases import CASES, MODEL, NEW, PAD, PROMPT, five_new, forbid_last, halve_even
@@ -226,6 +227,23 @@ def test_without_the_cache_nothing_is_taken_from_other_calls_nor_left_to_them(mo
     model.generate(IDS, **PLAIN)
     assert model.stats()["reused_tokens"] == 0
     assert model(IDS, use_cache=False).logits.shape == (1, PROMPT, 272)
+
+
+def test_weights_that_stay_are_room_for_scores(tmp_path):
+    """Before the first pass has brought them and after, and experts as well."""
+    asked = {"max_new_tokens": 64, "return_dict_in_generate": True, "output_scores": True, "eos_token_id": None}
+    with load(max_ram="5MiB", io="direct") as model:
+        for _ in range(2):
+            assert len(model.generate([[5, 6]], **asked).scores) == 64  # 1 MiB
+    path = tmp_path / "mixture.gguf"
+    make_gguf.write(path, shape="moe", arch="qwen3moe", type="F16", layers=3, embd=256, heads=4, kv_heads=2, head_dim=64, vocab=4096,
+                    ctx=128, experts=16, used=4, expert_ff=256)  # fmt: skip
+    with load(path, max_ram="12MiB", io="direct") as model:
+        model.generate([[5, 6]], max_new_tokens=32, eos_token_id=None)
+        stats = model.stats()
+        assert stats["budget"] - stats["held"] + stats["held_by"]["pinned weights"] < 120 * 2 * 4 * 4096  # what is asked for now
+        asked |= {"max_new_tokens": 120, "output_logits": True}
+        assert len(model.generate([[5, 6]], **asked).scores) == 120
 
 
 def test_scores_that_memory_does_not_hold_are_refused():

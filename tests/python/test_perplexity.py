@@ -149,7 +149,8 @@ def test_logits_that_do_not_fit_come_in_pieces(model):
         return run
 
     def measure(rows):
-        return score(windows, engine=model._engine, run=run_at_most(rows), done=lambda figures: None)
+        engine = model._engine
+        return score(windows, engine=engine, make=engine.sequence, run=run_at_most(rows), done=lambda figures: None)
 
     for rows in (200, 100, 31, 30, 5, 1):
         seen.clear()

@@ -169,7 +169,7 @@ def test_a_failed_read_brought_nothing():
         assert reads["bytes"].sum() == profile.disk_bytes and reads["bytes"].min() == 0
 
 
-def test_a_model_has_one_profile_at_a_time_and_a_profile_one_life():
+def test_a_model_has_one_profile_at_a_time_and_a_profile_one_life(tmp_path):
     with load() as model:
         with model.profile() as profile:
             with pytest.raises(errors.StateError, match="end it before another"):
@@ -182,6 +182,8 @@ def test_a_model_has_one_profile_at_a_time_and_a_profile_one_life():
         with model.profile() as again:
             pass
         assert again.events.size == 0 and again.passes == 0 and again.table()[0]["wall_ms"] == 0 and "0 passes" in str(again)
+        again.save(tmp_path / "nothing.json")
+        assert [event["ph"] for event in json.loads((tmp_path / "nothing.json").read_text())["traceEvents"]] == ["M"]
         with load() as other, model.profile() as one, other.profile() as two:
             other.generate(IDS, max_new_tokens=2)
         assert one.passes == 0 and two.passes == 2
