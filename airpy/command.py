@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 try:
     import signal
@@ -30,6 +32,18 @@ def main() -> int:
         return run()
     finally:
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # the end of the interpreter is no better a place
+            signal.signal(signal.SIGINT, _leave)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Within it Ctrl-C is a KeyboardInterrupt: what is being written is left so that it can go on, or goes. Does nothing outside main()."""
+    before = signal.getsignal(signal.SIGINT)
+    opened()
+    try:
+        yield
+    finally:
+        if before is _leave:
             signal.signal(signal.SIGINT, _leave)
 
 

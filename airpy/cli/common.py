@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from airpy.command import opened
+from airpy.command import interruptible, opened
 from airpy.errors import ArgumentError, system_errors
 from airpy.sizes import format_size, format_speed, format_time, parse_size, parse_sizes
 
@@ -132,8 +132,34 @@ def sampling(name: str) -> Callable[[str], float]:
     return number
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
+def add_gguf(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a .gguf file (any part of a split one), or a directory with one")
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """What find_file() takes."""
+    what = "a .gguf file (any part of a split one), or a directory with one; or with safetensors, or a name on Hugging Face's hub, ORG/NAME"
+    parser.add_argument("model", metavar="MODEL", help=what)
+    group = parser.add_argument_group("the model's file", "safetensors are converted once, and the file is kept; $HF_TOKEN is the hub's")
+    group.add_argument("--compression", metavar="TYPE", help="4bit, 8bit, or another type of airpy quantize; default: weights as stored")
+    group.add_argument("--revision", metavar="NAME", help="of a name on the hub: a branch, tag or commit")
+    group.add_argument("--gguf-file", metavar="NAME", help="one of several in the directory, or on the hub")
+
+
+def find_file(args: argparse.Namespace) -> str:
+    """The .gguf file that the options of add_model() mean, as from_pretrained() finds or makes it; they mean it from then on."""
+    from airpy.sources import SourceArguments, Wanted, find_source
+
+    given: SourceArguments = {}
+    for name in ("compression", "revision", "gguf_file"):
+        if getattr(args, name, None) is not None:
+            given[name] = getattr(args, name)
+    if given or not os.path.isfile(args.model):
+        with interruptible():
+            args.model = find_source(args.model, Wanted.of(given, False if args.json else "auto")).path
+    for name in given:
+        setattr(args, name, None)
+    return str(args.model)
 
 
 def add_types(parser: argparse.ArgumentParser) -> None:
@@ -226,7 +252,8 @@ def open_from(
     from airpy.device import find_device
 
     given = {name: getattr(args, name) for name in ENGINE_OPTIONS}
-    model = open_model(args.model, given, device=find_device("--device", args.device), plan=args.plan, fresh=fresh, settle=settle)
+    device = find_device("--device", args.device)
+    model = open_model(find_file(args), given, device=device, plan=args.plan, fresh=fresh, settle=settle)
     opened()
     return model
 

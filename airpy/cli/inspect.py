@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from airpy import _core
     from airpy.files import find_model
 
-    gguf = _core.GGUF(find_model(args.model))
+    gguf = _core.GGUF(find_model(common.find_file(args)))
     facts = describe(gguf, tensors=args.tensors)
     if args.json:
         common.print_json(facts)

@@ -54,7 +54,7 @@ def _ids(model: str, file: str) -> npt.NDArray[np.int32]:
 def run(args: argparse.Namespace) -> int:
     import time
 
-    ids = _ids(args.model, args.file)
+    ids = _ids(common.find_file(args), args.file)
     if args.n_ctx is None and args.plan is None and args.ctx > _DEFAULT_CONTEXT:
         args.n_ctx = args.ctx
     with common.open_from(args) as model:

@@ -78,7 +78,7 @@ def _on_device(args: argparse.Namespace) -> Plan:
     from airpy.forecast import plan_on
 
     given = {name: getattr(args, name) for name in common.ENGINE_OPTIONS}
-    return plan_on(find_device("--device", args.device), args.model, given, args.plan, fresh="decisions" if args.probe else "")
+    return plan_on(find_device("--device", args.device), common.find_file(args), given, args.plan, fresh="decisions" if args.probe else "")
 
 
 def _elsewhere(args: argparse.Namespace) -> Plan:
@@ -90,4 +90,4 @@ def _elsewhere(args: argparse.Namespace) -> Plan:
     if args.probe and args.bandwidths is not None:
         args.usage_error("--probe measures what --bandwidths assumes; leave out one of them")
     given = {name: getattr(args, name) for name in common.ENGINE_OPTIONS}
-    return forecast(args.model, given, args.bandwidths, fresh="decisions" if args.probe else "")
+    return forecast(common.find_file(args), given, args.bandwidths, fresh="decisions" if args.probe else "")

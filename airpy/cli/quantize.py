@@ -47,7 +47,7 @@ types (bits per weight of a 7b model; those with a letter behind have more for v
 
 def add(commands: common.Commands) -> None:
     parser = common.command(commands, "quantize", "a model's weights in fewer bits", _DESCRIPTION, _EXAMPLES)
-    common.add_model(parser)
+    common.add_gguf(parser)
     parser.add_argument("type", metavar="TYPE", help="one of those above")
     parser.add_argument("-o", "--output", metavar="FILE", help="default: beside the model, by its name and TYPE")
     common.add_types(parser)

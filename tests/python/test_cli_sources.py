@@ -1,0 +1,127 @@
+"""Commands given a checkpoint's directory or a name on the hub: they open what from_pretrained() opens, and keep one file together."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+
+import pytest
+from hub_server import serving
+from models import GOLDEN, golden, load, run_python
+
+from airpy import _core
+
+sys.path.insert(0, str(GOLDEN))
+import checkpoints
+
+COMMANDS = {
+    "generate": ("-p", "the cat", "-n", "4", "--stop", "x"), "plan": (), "inspect": (), "tokenize": ("-p", "the cat"),
+    "embed": ("the cat",), "bench": ("--prompt-tokens", "4", "--tokens", "2"), "perplexity": (__file__, "--ctx", "16", "--chunks", "2"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("AIRPY_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "models"
+
+
+@pytest.fixture
+def folder(tmp_path, cache):
+    checkpoints.write_checkpoint(tmp_path / "tiny", checkpoints.describe("llama"), shards=2)
+    return tmp_path / "tiny"
+
+
+def test_every_command_takes_a_directory_and_one_file_serves_all(airpy, folder, cache):
+    for command, arguments in COMMANDS.items():
+        code, out, err = airpy(command, folder, *arguments, "--json")
+        assert code == 0, (command, err)
+        answer = json.loads(out)
+        if command == "inspect":
+            assert answer["paths"] == [str(path) for path in cache.glob("*.gguf")] and answer["architecture"] == "llama"
+    (made,) = cache.glob("*.gguf")
+    with load(folder) as model:
+        assert model.path == str(made)
+        want = model.generate(model.tokenizer("the cat")["input_ids"], max_new_tokens=4)[0]
+    code, out, _ = airpy("generate", folder, "-p", "the cat", "-n", "4", "--json")
+    assert json.loads(out)["ids"] == want[-4:].tolist()
+
+
+def test_a_conversation_takes_a_directory(airpy, folder, cache, monkeypatch):
+    import io
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO("hi\n"))
+    template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    code, out, err = airpy("chat", folder, "--template", template, "-n", "2", "--json")
+    assert code == 0, err
+    assert json.loads(out) and len(list(cache.glob("*.gguf"))) == 1
+
+
+def test_compression_is_from_pretraineds(airpy, folder, cache):
+    code, out, err = airpy("inspect", folder, "--compression", "8bit", "--tensors", "--json")
+    assert (code, err) == (0, "")
+    (made,) = os.listdir(cache)
+    assert made.startswith("tiny-q8_0-") and json.loads(out)["metadata"]["general.file_type"] == 7
+    with load(folder, compression="8bit") as model:
+        assert os.path.basename(model.path) == made
+    code, _, err = airpy("inspect", folder, "--compression", "9bit")
+    assert code == 1 and "compression is '9bit', but must be one of" in err
+
+
+def test_one_of_several_files_is_chosen(airpy, tmp_path):
+    for name in ("llama", "qwen2"):
+        shutil.copy(golden(name), tmp_path / f"{name}.gguf")
+    code, out, _ = airpy("inspect", tmp_path, "--gguf-file", "qwen2.gguf", "--json")
+    assert code == 0 and json.loads(out)["architecture"] == "qwen2"
+    code, _, err = airpy("inspect", tmp_path)
+    assert code == 1 and "holds 2 models; choose one" in err
+    for option in ("--revision", "--gguf-file"):
+        code, _, err = airpy("generate", tmp_path / "llama.gguf", option, "x", "-p", "hi")
+        assert code == 1 and f"{option[2:].replace('-', '_')} is 'x', but" in err
+
+
+def test_nothing_is_made_for_a_command_line_that_is_wrong(airpy, folder, cache):
+    code, _, err = airpy("generate", folder, "-p", "x", "--temp", "0", "--seed", "4")
+    assert code == 2 and "--seed does nothing" in err
+    code, _, err = airpy("plan", folder, "--probe", "--bandwidths", "disk=1GB/s")
+    assert code == 2 and "leave out one of them" in err
+    assert not cache.exists()
+
+
+def test_quantize_says_what_does(airpy, folder, cache):
+    code, _, err = airpy("quantize", folder, "4bit")
+    assert code == 1 and "a checkpoint: make a .gguf file of it (airpy convert)" in err and not cache.exists()
+
+
+def test_a_name_on_the_hub_is_brought_once(tmp_path):
+    checkpoints.write_checkpoint(tmp_path / "hub" / "tiny", checkpoints.describe("llama"))
+    code = "import sys\nfrom airpy.cli.main import main\nfor name in ('tokenize', 'generate'): assert main([name, *sys.argv[1:]]) == 0"
+    with serving() as hub:
+        hub.repositories["org/tiny"] = tmp_path / "hub" / "tiny"
+        env = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_TOKEN": "", "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0",
+               "AIRPY_CACHE_DIR": str(tmp_path / "cache")}  # fmt: skip
+        done = run_python(code, "org/tiny", "-p", "hi", "--json", "--revision", "main", env=env)
+        brought = [path for method, path in hub.asked if method == "GET" and path.endswith("model.safetensors")]
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert [list(json.loads(line))[:2] for line in done.stdout.splitlines()] == [["ids", "pieces"], ["text", "ids"]]
+    assert len(brought) == 1
+    (made,) = (tmp_path / "cache" / "models").glob("tiny-*.gguf")
+    assert _core.GGUF(str(made)).metadata["general.name"] == "tiny"
+
+
+def test_ctrl_c_is_an_exception_while_a_file_is_made_and_ends_the_process_before_and_behind():
+    code = """if True:
+        import signal
+        from airpy import command
+        signal.signal(signal.SIGINT, command._leave)
+        with command.interruptible():
+            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert signal.getsignal(signal.SIGINT) is command._leave
+        command.opened()
+        with command.interruptible():
+            pass
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"""
+    done = run_python(code)
+    assert done.returncode == 0, done.stderr
