@@ -14,7 +14,13 @@ from airpy.errors import FormatError, UnsupportedError
 
 MODULES = "modules.json"
 POOLING = "1_Pooling/config.json"
-_KINDS = {"pooling_mode_mean_tokens": 1, "pooling_mode_cls_token": 2, "pooling_mode_lasttoken": 3}  # enum llama_pooling_type
+_KINDS = {"mean": 1, "cls": 2, "lasttoken": 3}  # enum llama_pooling_type, by sentence-transformers' names
+_FLAGS = {  # before sentence-transformers 6, which has pooling_mode
+    "pooling_mode_cls_token": "cls", "pooling_mode_max_tokens": "max", "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens", "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}  # fmt: skip
+_PLAIN = ("Transformer", "Pooling", "Normalize", "Dropout")  # modules that are in the file, or in embed()
 _DENSE = ("2_Dense", "3_Dense")  # GGUF's dense_2 and dense_3
 
 
@@ -39,10 +45,13 @@ def pooling(folder: str) -> int | None:
     if not os.path.exists(path):
         return None
     modes = Config(read_json(path), path)
-    found = [kind for name, kind in _KINDS.items() if modes.flag(name, default=False)]
-    if len(found) != 1:
-        raise UnsupportedError(f"{path}: {len(found)} ways of pooling that GGUF knows; it has one of {', '.join(_KINDS)}")
-    return found[0]
+    given = modes.first("pooling_mode")
+    if given is None:
+        given = [mode for name, mode in _FLAGS.items() if modes.flag(name, default=False)] or "mean"
+    ways = given if isinstance(given, list) else [given]
+    if len(ways) != 1 or not isinstance(ways[0], str) or ways[0] not in _KINDS:
+        raise UnsupportedError(f"{path}: vectors are made by {str(given)[:80]}; GGUF knows one of {', '.join(_KINDS)}")
+    return _KINDS[ways[0]]
 
 
 def dense(folder: str) -> list[Dense]:
@@ -52,8 +61,11 @@ def dense(folder: str) -> list[Dense]:
         return []
     out = []
     for module in _modules(path):
-        if str(module.first("type")).rpartition(".")[2] != "Dense":
+        kind = str(module.first("type")).rpartition(".")[2]
+        if kind in _PLAIN:
             continue
+        if kind != "Dense":
+            raise UnsupportedError(f"{path}: a module {kind[:80]!r}; known are {', '.join(_PLAIN)} and Dense")
         name = str(module.first("path"))
         if name not in _DENSE:
             raise UnsupportedError(f"{path}: a dense module in {name[:80]!r}; GGUF has {' and '.join(_DENSE)}")

@@ -3,6 +3,7 @@ the golden models again, from checkpoints in BERT's names."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 
@@ -12,6 +13,7 @@ from models import ENCODERS, GOLDEN, load
 
 import airpy
 from airpy import _core, errors
+from airpy.conversion import sentence
 
 sys.path.insert(0, str(GOLDEN))
 import checkpoints
@@ -173,8 +175,33 @@ def test_a_checkpoint_is_the_golden_model_again(checkpoint, tmp_path):
             np.testing.assert_array_equal(new.embed(texts), old.embed(texts))
 
 
-def test_two_ways_of_pooling_are_refused(checkpoint, tmp_path):
+@pytest.mark.parametrize(("said", "kind"), [
+    ({"pooling_mode": "mean"}, 1), ({"pooling_mode": ["cls"]}, 2), ({"pooling_mode": "lasttoken", "pooling_mode_cls_token": True}, 3),
+    ({"pooling_mode_lasttoken": True, "pooling_mode_mean_tokens": False}, 3), ({"pooling_mode_cls_token": False}, 1), ({}, 1),
+])  # fmt: skip
+def test_ways_of_pooling_are_read_as_sentence_transformers_reads_them(tmp_path, said, kind):
+    """By modules/pooling.py of its 6.2: one name or several, or of before a flag for each; none is the mean."""
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps({"embedding_dimension": 40, **said}))
+    assert sentence.pooling(str(tmp_path)) == kind
+
+
+@pytest.mark.parametrize("said", [
+    {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}, {"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True},
+    {"pooling_mode": "max"}, {"pooling_mode": ["mean", "cls"]}, {"pooling_mode": [["mean"]]}, {"pooling_mode": 1}, {"pooling_mode": []},
+])  # fmt: skip
+def test_other_ways_of_pooling_are_refused(checkpoint, tmp_path, said):
     folder, _ = checkpoint
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}))
-    with pytest.raises(errors.UnsupportedError, match="2 ways of pooling"):
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(said))
+    with pytest.raises(errors.UnsupportedError, match="GGUF knows one of mean, cls, lasttoken"):
         airpy.convert(folder, tmp_path / "m.gguf", progress=False)
+
+
+def test_modules_that_would_change_vectors_are_refused(checkpoint, tmp_path):
+    folder, _ = checkpoint
+    kinds = ("base.modules.transformer.Transformer", "models.Pooling", "models.Normalize", "models.LayerNorm")
+    modules = [{"idx": i, "name": str(i), "path": f"{i}_X", "type": f"sentence_transformers.{kind}"} for i, kind in enumerate(kinds)]
+    for count, message in ((4, "a module 'LayerNorm'"), (3, None)):
+        (folder / "modules.json").write_text(json.dumps(modules[:count]))
+        with pytest.raises(errors.UnsupportedError, match=message) if message else contextlib.nullcontext():
+            airpy.convert(folder, tmp_path / "m.gguf", progress=False)
