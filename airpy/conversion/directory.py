@@ -18,15 +18,16 @@ from airpy.conversion.safetensors import Checkpoint
 from airpy.conversion.special import sampling_entries, tokenizer_entries
 from airpy.conversion.tensors import source_tensors
 from airpy.conversion.vocabulary import check_ids, read_vocab
-from airpy.errors import system_errors
+from airpy.errors import FormatError, ModelError, system_errors
 from airpy.files import PathLike, check_output, checked_path
-from airpy.gguf_writer import Entry, TensorInfo
+from airpy.gguf_writer import Entry, GGUFWriter, TensorInfo
 from airpy.progress import Progress, check_progress, progress_for_call
 from airpy.quantization import MIXES, Mix, SourceTensor, choose_types, facts_of, find_mix, write_model
 from airpy.quantization.stream import Report, is_written
 from airpy.sizes import check_count
 
 _MIB = 1 << 20
+_NO_LIMIT = 1 << 50  # bytes of memory
 _PARTIAL = ".part"
 _MXFP4_FILE = 38  # LLAMA_FTYPE_MOSTLY_MXFP4_MOE
 
@@ -125,10 +126,27 @@ def plan_convert(
         vocab = read_vocab(folder, n_vocab)
         own = tokenizer_entries(folder, vocab, config)
         check_ids(vocab, own, folder)
-        return ConvertPlan(folder, path, family.arch, mix, tensors, types, entries + own, files)
+        plan = ConvertPlan(folder, path, family.arch, mix, tensors, types, entries + own, files)
+        _check_opens(plan)
+        return plan
     except BaseException:
         files.__exit__()
         raise
+
+
+def _check_opens(plan: ConvertPlan) -> None:
+    """Raises ModelError where the file would not open, such as where config.json is about another model than the tensors: by its header,
+    before a tensor is read."""
+    targets = [TensorInfo(tensor.info.name, type, tensor.info.shape) for tensor, type in zip(plan.tensors, plan.types, strict=True)]
+    layout = GGUFWriter(plan.output, plan.entries, targets)
+    with system_errors(), open(os.memfd_create("airpy-header", os.MFD_CLOEXEC), "r+b") as file:  # with a hole in the place of tensors
+        file.write(layout.header)
+        file.truncate(layout.bytes)
+        file.flush()
+        try:
+            _core.solve_plan(_core.GGUF(f"/proc/self/fd/{file.fileno()}"), max_ram=_NO_LIMIT)
+        except (FormatError, ModelError) as error:
+            raise ModelError(f"{plan.folder}: what config.json says and the tensors do not go together: {error}") from None
 
 
 def convert(

@@ -178,6 +178,9 @@ CONFIGS = {  # changes, error, what it says
     "fewer layers than tensors": ({"num_hidden_layers": 1}, "ModelError", "is of layer 1, but the configuration has 1"),
     "heads that rows do not divide into": ({"num_attention_heads": 7}, "ModelError", "heads do not divide"),
     "an infinite epsilon": ({"rms_norm_eps": 1e400}, "FormatError", "rms_norm_eps is inf"),
+    "a width that no tensor has": ({"hidden_size": 48}, "ModelError", r"do not go together: token_embd.weight is \[40, .* needs \[48, "),
+    "another feed-forward's width": ({"intermediate_size": 7}, "ModelError", "do not go together: blk.0.ffn_gate.weight is .* needs"),
+    "an epsilon of another size": ({"rms_norm_eps": 1.5}, "ModelError", "do not go together: .*rms_epsilon is 1.5, outside of 0 to 1"),
     "another activation": ({"hidden_act": "gelu"}, "UnsupportedError", "the activation is 'gelu'; llama has 'silu'"),
     "a rope that GGUF does not know": (
         {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "UnsupportedError", "rope_type is 'dynamic', without alpha"),
@@ -199,7 +202,7 @@ def test_a_configuration_that_is_wrong_is_refused(name, llama, tmp_path):
     config(llama, **changes)
     with pytest.raises(getattr(errors, error), match=message):
         airpy.convert(llama, tmp_path / "m.gguf")
-    assert not (tmp_path / "m.gguf").exists()
+    assert not list(tmp_path.glob("m.gguf*"))
 
 
 OTHERS = {  # checkpoint, changes of its configuration, what the error says
