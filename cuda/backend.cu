@@ -184,10 +184,7 @@ cudaError_t air_cuda_settle(air_backend *h, cudaStream_t stream)
 cudaError_t air_cuda_settle_all(air_backend *h)
 {
     cudaError_t first = cudaSuccess;
-    for (cudaStream_t stream : {h->share.results, h->shuttle.stream}) {
-        cudaError_t error = stream ? air_cuda_settle(h, stream) : cudaSuccess;
-        if (first == cudaSuccess) first = error;
-    }
+    if (h->shuttle.stream) first = air_cuda_settle(h, h->shuttle.stream);
     for (int32_t i = 0; i < h->n_devices; i++)
         for (cudaStream_t stream : {h->devices[i].compute, h->devices[i].copy}) {
             cudaError_t error = air_cuda_settle(h, stream);

@@ -19,6 +19,7 @@
 
 enum {
     AIR_CUDA_READING = 2,                /* spans of memory that the feed uses again: as many as may be held when it is asked for the next */
+    AIR_CUDA_SPANS_AHEAD = 64,           /* that may have been taken from the feed before they are asked for; those that stay take no room */
     AIR_CUDA_LAYERS_AHEAD = 2,           /* that the host may have enqueued beyond the one being computed */
     AIR_CUDA_EXPERT_TURNS = 8,           /* experts computed with last whose ends can be told apart */
 };
@@ -65,7 +66,7 @@ struct air_cuda_device {
     std::vector<int32_t> of_op;    /* [n_ops + 1]: the first of them that is of this op or a later one */
     uint8_t *ring;
     air_cuda_slot slots[AIR_DEVICE_RING_TILES];
-    uint64_t taken;                /* tiles that went through the ring */
+    uint64_t taken, left;          /* tiles that were brought into the ring; that were computed with. At most AIR_DEVICE_RING_TILES apart */
     cudaEvent_t kept_copied;
     cudaEvent_t staged[AIR_DEVICE_STAGING_PIECES], read[AIR_CUDA_READING]; /* as air_cuda_weights counts, of this device's copies */
     uint8_t *input, *part;         /* of helpers: columns, and results before they leave */
@@ -97,8 +98,9 @@ struct air_cuda_weights {
     size_t first_held, n_held;
     int reading;                   /* of them, those whose memory the feed uses again */
     uint64_t readings;             /* copies begun from such memory */
-    air_cuda_tile ahead[AIR_DEVICE_RING_TILES]; /* brought before they were asked for, in turns */
+    air_cuda_tile ahead[AIR_CUDA_SPANS_AHEAD]; /* brought before they were asked for, in turns */
     uint64_t brought, asked;       /* of a pass: spans taken from the feed, and given to who asked for the next */
+    bool reads, read_last;         /* whether a span of this pass, of the one before, lay in memory that the feed uses again: it reads */
 };
 
 struct air_backend;
@@ -111,7 +113,7 @@ bool air_cuda_weights_here(const air_backend *h, int32_t device, int32_t op, int
 /* The feed's next span, once there is room for it, and where it is. The feed has it back when nobody reads it any more, whatever
  * happens: at once, or in a later call of next, or of drain. */
 air_status air_cuda_weights_next(air_backend *h, air_cuda_tile *tile, air_error *err);
-/* Begins copies of the next few spans, as far as none has to be waited for: before the host does something else. */
+/* Begins copies of the next spans, until rings are full or one would have to be waited for: before the host does something else. */
 air_status air_cuda_weights_ahead(air_backend *h, air_error *err);
 /* *out is new memory of that device with a copy of what lies in pageable memory, there when this returns; null after a failure. */
 air_status air_cuda_upload(air_backend *h, int32_t device, void **out, const void *from, size_t bytes, const char *what, air_error *err);
@@ -171,28 +173,34 @@ void air_cuda_experts_drain(air_backend *h, bool well);
 
 /* --- share.cu: what others than the first device compute of products --- */
 
+/* Which results a part has. */
+struct air_cuda_part {
+    int64_t first_row, rows, column, n;
+};
+
 /* A way for results into the first device: parts in its memory, in turns. */
 struct air_cuda_lane {
     uint8_t *parts[AIR_DEVICE_PARTS];
     cudaEvent_t arrived[AIR_DEVICE_PARTS], folded[AIR_DEVICE_PARTS]; /* of the sender's device; of the first */
-    struct { int64_t first_row, rows, column, n; } of[AIR_DEVICE_PARTS];
+    air_cuda_part of[AIR_DEVICE_PARTS];
     uint64_t sent, taken; /* parts; sent - taken <= AIR_DEVICE_PARTS */
 };
 
 struct air_cuda_share {
     uint64_t part_bytes;
-    air_cuda_lane lanes[AIR_DEVICES_MOST]; /* of device i in [i], of the CPU in [0] */
+    air_cuda_lane lanes[AIR_DEVICES_MOST]; /* of device i in [i]; the first has none */
     uint8_t *parts;              /* memory of them, on the first device */
     cudaEvent_t input;           /* the columns that others take are there */
     air_host_products host;
-    cudaStream_t results;        /* of the CPU, on their way to the first device */
     uint8_t *columns;            /* page-locked: AIR_SHARE_COLUMNS for the CPU, */
-    uint8_t *host_parts[AIR_DEVICE_PARTS]; /* and its results */
+    uint8_t *host_parts[AIR_DEVICE_PARTS]; /* and its results, which the first device reads there */
     cudaEvent_t columns_there;
+    cudaEvent_t folded[AIR_DEVICE_PARTS]; /* each of them, by the first device */
+    uint64_t computed;           /* parts by the CPU */
     int32_t columns_of;          /* buffer of which they are, AIR_NONE, the first of them, and how many */
     int64_t columns_first, columns_n;
     std::vector<uint16_t> takers; /* [n_ops]: who has computed some of it, so will again: bit 0 the CPU, bit i device i */
-    std::vector<air_cuda_tile> later; /* tiles for the CPU that stay where they are until the product ends */
+    std::vector<air_span> later; /* tiles for the CPU that stay where they are until the product ends */
 };
 
 air_status air_cuda_share_open(air_backend *h, const air_backend_config *config, air_error *err);

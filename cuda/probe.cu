@@ -18,7 +18,7 @@ constexpr double QUICK_S = 1e-3;               /* what takes less may be made la
 constexpr double LONG_S = 2e-3;                /* of which waiting for the device is little */
 constexpr int REPEAT_MOST = 256;
 constexpr int64_t COLUMNS_LEAST = 8, COLUMNS_MOST = 512, ROWS_LEAST = 64, ROWS_MOST = 4096, COLS_MOST = 4096, COLS_LEAST = 256;
-constexpr uint64_t ANSWER_BYTES = 4096;        /* of a hand-over: about what a token brings */
+constexpr uint64_t ANSWER_BYTES = 16 << 10;    /* of a hand-over, there and back: about what a token brings */
 constexpr uint64_t CONTEXT_GROWS = 32 << 20;   /* by kernels that have not run yet */
 constexpr int READ_BLOCKS = 8; /* of each multiprocessor */
 
@@ -147,14 +147,16 @@ air_status probe_link(prober *p, air_device_rates *out, air_error *err)
     return AIR_OK;
 }
 
-/* Of a hand-over: the device is done, the host sees it and answers. */
+/* Of a hand-over as products are shared with the CPU: what the device has made comes down, the host sees it, and a kernel reads the
+ * host's answer where that lies. */
 cudaError_t hand_over(prober *p)
 {
     cudaError_t error = read_some(p, sizeof(uint4), 1);
+    if (error == cudaSuccess) error = cudaMemcpyAsync(p->host, p->window, ANSWER_BYTES, cudaMemcpyDeviceToHost, p->stream);
     if (error == cudaSuccess) error = cudaEventRecord(p->seen, p->stream);
     if (error == cudaSuccess) error = cudaEventSynchronize(p->seen);
     if (error != cudaSuccess) return error;
-    return cudaMemcpyAsync(p->window, p->host, ANSWER_BYTES, cudaMemcpyHostToDevice, p->stream);
+    return air_cuda_read(p->host, ANSWER_BYTES, 1, (unsigned *)p->work.memory, p->stream);
 }
 
 air_status probe_device(prober *p, air_device_rates *out, air_error *err)

@@ -3,7 +3,9 @@
  *
  *     first device:  record input ·  kernels of its own tiles ·           wait arrived[s] · fold part s · record folded[s]
  *     another one:   wait input · columns here · kernel · wait folded[s] · part s there · record arrived[s]
- *     the CPU:       (host) wait columns_there · compute · part s there, on a stream of its own, · record arrived[s]
+ *
+ *     first device:  columns down · record columns_there · … ·                        fold part s, in the host's memory · record folded[s]
+ *     the CPU:                               (host) wait columns_there, folded[s] · compute ·
  *
  * Nobody writes over columns that are being read: what the first device does after the product comes behind the folds, so behind all who
  * read them. */
@@ -55,29 +57,31 @@ static air_status open_host(air_backend *h, air_error *err)
 {
     air_cuda_share *s = &h->share;
     uint64_t columns = air_device_column_bytes(h->program, AIR_SHARE_COLUMNS);
-    TRY(cudaStreamCreateWithFlags(&s->results, cudaStreamNonBlocking));
     air_status st = air_cuda_locked((void **)&s->columns, air_device_host_share_bytes(h->program, s->part_bytes), "the CPU's share", err);
-    if (st) return st;
-    for (int i = 0; i < AIR_DEVICE_PARTS; i++) s->host_parts[i] = s->columns + columns + (size_t)i * s->part_bytes;
-    return air_cuda_make_event(&s->columns_there, err);
+    if (!st) st = air_cuda_make_event(&s->columns_there, err);
+    for (int i = 0; i < AIR_DEVICE_PARTS && !st; i++) {
+        s->host_parts[i] = s->columns + columns + (size_t)i * s->part_bytes;
+        st = air_cuda_make_event(&s->folded[i], err);
+    }
+    return st;
 }
 
 air_status air_cuda_share_open(air_backend *h, const air_backend_config *c, air_error *err)
 {
     air_cuda_share *s = &h->share;
-    int lanes = h->n_devices - 1 + (c->host.product != nullptr);
+    int lanes = h->n_devices - 1;
     air_status st = AIR_OK;
-    if (!lanes) return AIR_OK;
+    if (!lanes && !c->host.product) return AIR_OK;
     s->host = c->host;
     s->part_bytes = c->part_bytes;
     s->later.reserve((size_t)c->n_tiles);
     s->takers.assign((size_t)h->program->n_ops, 0);
     for (int32_t i = 1; i < h->n_devices && !st; i++) st = open_helper(h, i, c, err);
     if (!st) st = air_cuda_use(h, 0, err);
-    if (!st) st = air_cuda_vram((void **)&s->parts, (size_t)lanes * AIR_DEVICE_PARTS * s->part_bytes, "results from elsewhere", err);
+    if (!st && lanes) st = air_cuda_vram((void **)&s->parts, (size_t)lanes * AIR_DEVICE_PARTS * s->part_bytes, "results from elsewhere", err);
     if (!st) st = air_cuda_make_event(&s->input, err);
     uint8_t *parts = s->parts;
-    for (int32_t i = s->host.product ? 0 : 1; i < h->n_devices && !st; i++, parts += AIR_DEVICE_PARTS * s->part_bytes)
+    for (int32_t i = 1; i < h->n_devices && !st; i++, parts += AIR_DEVICE_PARTS * s->part_bytes)
         st = open_lane(h, i, parts, err);
     return !st && s->host.product ? open_host(h, err) : st;
 }
@@ -91,13 +95,14 @@ void air_cuda_share_close(air_backend *h)
                 if (event) (void)cudaEventDestroy(event);
     for (cudaEvent_t event : {s->input, s->columns_there})
         if (event) (void)cudaEventDestroy(event);
+    for (cudaEvent_t event : s->folded)
+        if (event) (void)cudaEventDestroy(event);
     for (int32_t i = 1; i < h->n_devices; i++) {
         (void)cudaFree(h->devices[i].input);
         (void)cudaFree(h->devices[i].part);
     }
     (void)cudaFree(s->parts);
     (void)cudaFreeHost(s->columns);
-    if (s->results) (void)cudaStreamDestroy(s->results);
 }
 
 void air_cuda_share_forget(air_backend *h, int32_t buffer)
@@ -120,17 +125,23 @@ void air_cuda_share_reset(air_backend *h)
 
 /* --- parts --- */
 
+static air_status fold(air_backend *h, const air_op *op, const uint8_t *part, const air_cuda_part *of, cudaEvent_t folded, air_error *err)
+{
+    const float *bias = op->bias == AIR_NONE ? nullptr : h->vector_of[(size_t)op->bias] + of->first_row;
+    int64_t stride = h->program->buffers[op->out].width;
+    float *out = air_cuda_buffer(h, op->out) + of->column * stride + of->first_row;
+    TRY(air_cuda_fold((const float *)part, of->rows, of->n, bias, air_cuda_epilogue_of(op), out, stride, h->compute));
+    TRY(cudaEventRecord(folded, h->compute));
+    return AIR_OK;
+}
+
 static air_status fold_oldest(air_backend *h, const air_op *op, air_cuda_lane *lane, air_error *err)
 {
     int slot = (int)(lane->taken % AIR_DEVICE_PARTS);
-    const float *bias = op->bias == AIR_NONE ? nullptr : h->vector_of[(size_t)op->bias];
-    int64_t stride = h->program->buffers[op->out].width, row = lane->of[slot].first_row;
     TRY(cudaStreamWaitEvent(h->compute, lane->arrived[slot], 0));
-    TRY(air_cuda_fold((const float *)lane->parts[slot], lane->of[slot].rows, lane->of[slot].n, bias ? bias + row : nullptr,
-                      air_cuda_epilogue_of(op), air_cuda_buffer(h, op->out) + lane->of[slot].column * stride + row, stride, h->compute));
-    TRY(cudaEventRecord(lane->folded[slot], h->compute));
-    lane->taken++;
-    return AIR_OK;
+    air_status st = fold(h, op, lane->parts[slot], &lane->of[slot], lane->folded[slot], err);
+    lane->taken += !st;
+    return st;
 }
 
 /* A place for the next part, which the sender's stream may write to behind this. */
@@ -266,29 +277,35 @@ air_status air_cuda_share_begin(air_backend *h, const air_op *op, int64_t n, air
     return some ? send_to_host(h, op, c, some, err) : st;
 }
 
-static air_status compute_on_host(air_backend *h, const air_op *op, const air_cuda_tile *tile, int64_t c, int64_t n, air_error *err)
+/* Rows of one weight that follow each other, in one turn of the CPU's threads. The device reads the results where they are written, which
+ * takes it less time than a copy of so little would. */
+struct host_rows {
+    const air_span *spans;
+    int32_t n_spans;
+    int64_t first_row, rows;
+};
+
+static air_status compute_on_host(air_backend *h, const air_op *op, const host_rows *rows, int64_t c, int64_t n, air_error *err)
 {
     air_cuda_share *s = &h->share;
-    air_cuda_lane *lane = &s->lanes[0];
-    int slot;
+    int slot = (int)(s->computed % AIR_DEVICE_PARTS);
+    air_cuda_part of = {rows->first_row, rows->rows, c, n};
     air_status st = send_to_host(h, op, c, n, err);
-    if (!st) st = next_part(h, op, lane, s->results, &slot, err);
     if (st) return st;
     TRY(cudaEventSynchronize(s->columns_there));
-    if (lane->sent >= AIR_DEVICE_PARTS) TRY(cudaEventSynchronize(lane->arrived[slot])); /* the last results have left */
-    s->host.product(s->host.self, &tile->span, (const float *)s->columns, n, (float *)s->host_parts[slot]);
-    size_t bytes = (size_t)(tile->rows * n) * sizeof(float);
-    TRY(cudaMemcpyAsync(lane->parts[slot], s->host_parts[slot], bytes, cudaMemcpyHostToDevice, s->results));
-    return part_sent(lane, s->results, slot, tile, c, n, err);
+    if (s->computed >= AIR_DEVICE_PARTS) TRY(cudaEventSynchronize(s->folded[slot])); /* the last results there have been read */
+    s->host.product(s->host.self, rows->spans, rows->n_spans, (const float *)s->columns, n, (float *)s->host_parts[slot]);
+    s->computed++;
+    return fold(h, op, s->host_parts[slot], &of, s->folded[slot], err);
 }
 
-static air_status by_host(air_backend *h, const air_op *op, const air_cuda_tile *tile, int64_t n, air_error *err)
+static air_status by_host(air_backend *h, const air_op *op, const host_rows *rows, int64_t n, air_error *err)
 {
     note_taker(h, op, 0);
-    int64_t part = columns_of_part(h, tile->rows), most = part < AIR_SHARE_COLUMNS ? part : (int64_t)AIR_SHARE_COLUMNS;
+    int64_t part = columns_of_part(h, rows->rows), most = part < AIR_SHARE_COLUMNS ? part : (int64_t)AIR_SHARE_COLUMNS;
     air_status st = AIR_OK;
     for (int64_t c = 0, some; !st && (some = columns_for_host(h, op, most, &c, n)) != 0; c += some)
-        st = compute_on_host(h, op, tile, c, some, err);
+        st = compute_on_host(h, op, rows, c, some, err);
     return st;
 }
 
@@ -296,17 +313,35 @@ static air_status by_host(air_backend *h, const air_op *op, const air_cuda_tile 
 air_status air_cuda_share_by_host(air_backend *h, const air_op *op, const air_cuda_tile *tile, int64_t n, air_error *err)
 {
     if (tile->span.stays) {
-        h->share.later.push_back(*tile);
+        h->share.later.push_back(tile->span);
         return AIR_OK;
     }
-    return by_host(h, op, tile, n, err);
+    host_rows rows = {&tile->span, 1, tile->first_row, tile->rows};
+    return by_host(h, op, &rows, n, err);
+}
+
+/* Of those for later from i on, as many as follow each other and have room in a part. */
+static host_rows together(const air_cuda_share *s, size_t i)
+{
+    const air_span *span = &s->later[i];
+    host_rows rows = {span, 1, span->first_row, span->rows};
+    for (i++; i < s->later.size() && s->later[i].first_row == rows.first_row + rows.rows; i++) {
+        if ((uint64_t)(rows.rows + s->later[i].rows) * sizeof(float) > s->part_bytes) break;
+        rows.rows += s->later[i].rows;
+        rows.n_spans++;
+    }
+    return rows;
 }
 
 air_status air_cuda_share_end(air_backend *h, const air_op *op, int64_t n, air_error *err)
 {
     air_cuda_share *s = &h->share;
     air_status st = s->later.empty() ? AIR_OK : air_cuda_weights_ahead(h, err);
-    for (size_t i = 0; i < s->later.size() && !st; i++) st = by_host(h, op, &s->later[i], n, err);
+    for (size_t i = 0; i < s->later.size() && !st;) {
+        host_rows rows = together(s, i);
+        st = by_host(h, op, &rows, n, err);
+        i += (size_t)rows.n_spans;
+    }
     s->later.clear();
     for (int32_t i = 0; i < h->n_devices; i++)
         while (!st && s->lanes[i].taken < s->lanes[i].sent) st = fold_oldest(h, op, &s->lanes[i], err);

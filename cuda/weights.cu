@@ -176,8 +176,11 @@ void air_cuda_weights_drain(air_backend *h)
 {
     air_cuda_weights *w = &h->weights;
     while (w->n_held) give_back_oldest(h);
-    for (; w->asked < w->brought; w->asked++) note_come(h, &w->ahead[w->asked % AIR_DEVICE_RING_TILES]);
+    for (; w->asked < w->brought; w->asked++) note_come(h, &w->ahead[w->asked % AIR_CUDA_SPANS_AHEAD]);
     w->brought = w->asked = 0;
+    w->read_last = w->reads;
+    w->reads = false;
+    for (int32_t i = 0; i < h->n_devices; i++) h->devices[i].left = h->devices[i].taken;
 }
 
 /* Whether the oldest span can go back now; where as many as may be are held, waits until its copy is done. */
@@ -307,21 +310,33 @@ static air_status bring(air_backend *h, air_cuda_tile *tile, air_error *err)
 static air_status take(air_backend *h, air_error *err)
 {
     air_cuda_weights *w = &h->weights;
-    air_cuda_tile *tile = &w->ahead[w->brought % AIR_DEVICE_RING_TILES];
+    air_cuda_tile *tile = &w->ahead[w->brought % AIR_CUDA_SPANS_AHEAD];
     *tile = air_cuda_tile{};
     air_status st = h->feed->next(h->feed->self, &tile->span, err);
     if (st) return st;
+    w->reads = w->reads || used_again(&tile->span);
     st = bring(h, tile, err);
     if (st) tile->rows = 0;
     w->brought++;
     return st;
 }
 
+/* Whether the next span can be brought before it is asked for. Spans come in the order of their numbers, so it is known which that is; one
+ * that the feed has to read is waited for, so that few are asked for that early. */
+static bool may_bring(const air_backend *h)
+{
+    const air_cuda_weights *w = &h->weights;
+    if (w->brought == w->who.size()) return false;
+    int32_t who = w->who[(size_t)w->brought];
+    const air_cuda_device *d = &h->devices[who == AIR_NONE ? 0 : who];
+    uint64_t most = w->reads || w->read_last ? (uint64_t)AIR_DEVICE_RING_TILES : (uint64_t)AIR_CUDA_SPANS_AHEAD;
+    return w->brought - w->asked < most && d->taken - d->left < AIR_DEVICE_RING_TILES;
+}
+
 air_status air_cuda_weights_ahead(air_backend *h, air_error *err)
 {
-    air_cuda_weights *w = &h->weights;
     air_status st = AIR_OK;
-    while (!st && w->brought - w->asked < AIR_DEVICE_RING_TILES && w->brought < w->who.size()) {
+    while (!st && may_bring(h)) {
         bool room = false;
         st = make_room(h, false, &room, err);
         if (st || !room) return st;
@@ -340,7 +355,7 @@ air_status air_cuda_weights_next(air_backend *h, air_cuda_tile *tile, air_error 
         if (!st) st = take(h, err);
     }
     if (st) return st;
-    *tile = w->ahead[w->asked++ % AIR_DEVICE_RING_TILES];
+    *tile = w->ahead[w->asked++ % AIR_CUDA_SPANS_AHEAD];
     note_come(h, tile);
     if (tile->copied) AIR_CUDA_TRY(cudaStreamWaitEvent(h->devices[tile->device].compute, tile->copied, 0), "copying weights", err);
     return AIR_OK;
@@ -379,6 +394,8 @@ air_status air_cuda_weights_leave(air_backend *h, const air_cuda_tile *tile, air
     air_cuda_weights *w = &h->weights;
     for (size_t i = w->first_held; tile->host && i < w->n_held; i++)
         if (w->held[i].span.tile == tile->span.tile) w->held[i].computing = 0;
-    if (tile->slot) AIR_CUDA_TRY(cudaEventRecord(tile->slot->used, h->devices[tile->device].compute), "computing", err);
+    if (!tile->slot) return AIR_OK;
+    AIR_CUDA_TRY(cudaEventRecord(tile->slot->used, h->devices[tile->device].compute), "computing", err);
+    h->devices[tile->device].left++;
     return AIR_OK;
 }

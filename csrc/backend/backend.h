@@ -19,7 +19,7 @@
 
 AIR_BEGIN_C
 
-enum { AIR_BACKEND_VERSION = 8 };
+enum { AIR_BACKEND_VERSION = 9 };
 
 /* Rows [first_row, first_row + rows) of one weight, in memory until released. data has no alignment. */
 typedef struct air_span {
@@ -140,11 +140,12 @@ typedef struct air_pass {
     air_timeline *timeline;             /* that the CPU notes its threads' parts of stages in, or NULL */
 } air_pass;
 
-/* What the CPU computes: out[c * span->rows + r] = W[r] · x[c] for the rows of a span in host memory and n columns, 1 to
- * AIR_SHARE_COLUMNS; x [n][cols of the weight]. One at a time, on the thread that runs the pass. */
+/* What the CPU computes: out[c * rows + r] = W[r] · x[c] for the rows of some spans in host memory, which follow each other in one weight,
+ * rows of them in all, and n columns, 1 to AIR_SHARE_COLUMNS; x [n][cols of the weight]. One at a time, on the thread that runs the
+ * pass. */
 typedef struct air_host_products {
     void *self;
-    void (*product)(void *self, const air_span *span, const float *x, int64_t n, float *out);
+    void (*product)(void *self, const air_span *spans, int32_t n_spans, const float *x, int64_t n, float *out);
 } air_host_products;
 
 typedef struct air_backend air_backend;
@@ -198,7 +199,7 @@ typedef struct air_device_rates {
     double link_together;        /* to it, while as much as can be goes to others that compute with it; 0: not measured */
     double memory;               /* reads of its own memory */
     double op_s;                 /* a launch beside what it computes, after another one */
-    double handover_s;           /* the device is done, the host sees it and answers with a copy */
+    double handover_s;           /* numbers come down, the host sees them, and a kernel reads its answer in the host's memory */
     double product[AIR_TYPE_COUNT];         /* packed bytes of one-column products; 0: not measured */
     double product_columns[AIR_TYPE_COUNT]; /* packed bytes × columns, with many columns; 0: not measured */
     uint64_t context;            /* bytes of its memory that using it takes, others' use included; 0: not known */

@@ -5,6 +5,8 @@
 #include "base/checked.h"
 #include "platform/pages.h"
 
+enum { LINGER_NS = 1000000 }; /* longer than a device takes for a layer's other ops, and links for a ring of tiles */
+
 struct air_host_share {
     const air_program *program;
     const air_ops *ops;
@@ -16,7 +18,8 @@ struct air_host_share {
     float *decoded;          /* [threads][row_floats]: a row each, of formats without a product of their own */
     int64_t row_floats;
 
-    const air_span *span;    /* of the product under way */
+    const air_span *spans;   /* of the product under way */
+    int64_t rows;            /* of all of them */
     const air_weight *weight;
     air_columns x;
     float *out;
@@ -41,6 +44,19 @@ uint64_t air_host_share_bytes(const air_program *program, int threads)
     return air_round_up(lay_out(program, threads).total, air_page_bytes());
 }
 
+/* How many chunks the rows of a span are: each is of one span. */
+static int64_t chunks_of(const air_host_share *s, const air_span *span) { return (span->rows + s->chunk_rows - 1) / s->chunk_rows; }
+
+/* Chunk i of all spans'. */
+static void multiply_chunk(const air_host_share *s, int64_t i, float *decoded)
+{
+    const air_span *span = s->spans;
+    for (int64_t n; i >= (n = chunks_of(s, span)); span++) i -= n;
+    int64_t from = i * s->chunk_rows, left = span->rows - from, rows = left < s->chunk_rows ? left : s->chunk_rows;
+    air__multiply(s->ops, s->weight, span->data + (uint64_t)from * s->weight->row_bytes, rows, &s->x,
+                  s->out + span->first_row - s->spans->first_row + from, (size_t)s->rows, decoded);
+}
+
 /* Each thread some columns; then, after a barrier, chunks of rows. */
 static void work(void *context, int index)
 {
@@ -50,23 +66,23 @@ static void work(void *context, int index)
             s->ops->quantize(s->x.f32 + c * s->x.k, s->x.k, air_q8_at(s->x.q8, s->x.k, c, 0));
         air_pool_barrier(s->pool);
     }
-    for (int64_t i; (i = air_pool_job_take(&s->job)) >= 0;) {
-        int64_t from = i * s->chunk_rows, left = s->span->rows - from, rows = left < s->chunk_rows ? left : s->chunk_rows;
-        air__multiply(s->ops, s->weight, s->span->data + (uint64_t)from * s->weight->row_bytes, rows, &s->x, s->out + from,
-                      (size_t)s->span->rows, s->decoded + index * s->row_floats);
-    }
+    for (int64_t i; (i = air_pool_job_take(&s->job)) >= 0;) multiply_chunk(s, i, s->decoded + index * s->row_floats);
 }
 
-static void product(void *self, const air_span *span, const float *x, int64_t n, float *out)
+static void product(void *self, const air_span *spans, int32_t n_spans, const float *x, int64_t n, float *out)
 {
     air_host_share *s = self;
-    s->span = span;
-    s->weight = &s->program->weights[span->weight];
+    int64_t chunks = 0;
+    s->spans = spans;
+    s->rows = 0;
+    s->weight = &s->program->weights[spans->weight];
     s->out = out;
     s->x = (air_columns){.k = s->weight->cols, .n = n, .f32 = x, .f32_stride = (size_t)s->weight->cols};
     s->x.q8 = air_q8_place(s->q8, s->x.k, n);
-    s->chunk_rows = air__chunk_rows(s->threads, span->rows);
-    air_pool_job_reset(&s->job, (span->rows + s->chunk_rows - 1) / s->chunk_rows);
+    for (int32_t i = 0; i < n_spans; i++) s->rows += spans[i].rows;
+    s->chunk_rows = air__chunk_rows(s->threads, s->rows);
+    for (int32_t i = 0; i < n_spans; i++) chunks += chunks_of(s, &spans[i]);
+    air_pool_job_reset(&s->job, chunks);
     air_pool_run(s->pool, work, s);
 }
 
@@ -84,6 +100,7 @@ air_status air_host_share_open(air_host_share **out, const air_program *program,
     s->memory = air_pages_alloc(l.total);
     air_status st = s->memory ? AIR_OK : air_fail(err, AIR_E_NOMEM, "cpu: %zu bytes for its share of products", l.total);
     if (!st) st = air_pool_open(&s->pool, threads, err);
+    if (!st) air_pool_linger(s->pool, LINGER_NS);
     if (st) {
         air_host_share_close(s);
         return st;

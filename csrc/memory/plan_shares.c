@@ -7,18 +7,22 @@
 #include "memory/tiles.h"
 
 enum {
+    TILES_TOGETHER = 4, /* that the CPU computes in one turn: of the size that tiles have where nobody shares */
     SHARE_WINS = 20, /* one part in so many of a pass is what a CPU's share must win to be taken */
     MEMORY_SHARE = 4, /* of what memory gives, what the CPU has at least of it while devices read too */
 };
 
 /* --- sizes --- */
 
-static uint64_t largest_tile_rows(const air_program *program, uint64_t tile_bytes)
+/* Rows of the largest group of so many tiles that follow each other in a matrix. */
+static uint64_t largest_rows(const air_program *program, uint64_t tile_bytes, int32_t together)
 {
     int64_t most = 1;
     for (int32_t i = 0; i < program->n_ops; i++) {
         if (program->ops[i].kind != AIR_OP_PRODUCT) continue;
-        int64_t rows = air__tile_rows(&program->weights[program->ops[i].weight], tile_bytes);
+        const air_weight *weight = &program->weights[program->ops[i].weight];
+        int64_t rows = air__tile_rows(weight, tile_bytes) * together;
+        if (rows > weight->rows) rows = weight->rows;
         most = rows > most ? rows : most;
     }
     return (uint64_t)most;
@@ -26,19 +30,23 @@ static uint64_t largest_tile_rows(const air_program *program, uint64_t tile_byte
 
 static int cpu_may_share(const air_plan_request *r) { return r->device.budget && (r->cpu_share < 0 || r->cpu_share > 0); }
 
+/* Every turn of the CPU's costs a hand-over, in which it waits: so it is to have few products and much of each. Several devices are to
+ * have some of each instead, as they compute at the same time. */
+int32_t air__plan_tiles_together(const air_plan_request *r) { return cpu_may_share(r) && !r->n_helpers ? TILES_TOGETHER : 1; }
+
 int air__plan_shares_products(const air_plan_request *r) { return r->device.budget && (r->n_helpers || cpu_may_share(r)); }
 
 /* Results of one column are what must fit, and those of all columns of a pass are as much as is ever needed. */
 void air__plan_part_sizes(air_plan *p, const air_plan_request *r)
 {
     if (!air__plan_shares_products(r)) return;
-    uint64_t column = largest_tile_rows(r->program, p->tile_bytes) * sizeof(float);
+    uint64_t column = largest_rows(r->program, p->tile_bytes, air__plan_tiles_together(r)) * sizeof(float);
     uint64_t rows = air_min_u64(AIR__PROMPT_ROWS, (uint64_t)(r->max_rows ? r->max_rows : p->n_ctx));
     uint64_t columns = r->n_helpers ? rows : air_min_u64(rows, AIR_SHARE_COLUMNS);
     uint64_t most = air_min_u64(air__times(column, columns), air_max_u64(column, AIR_DEVICE_PART_MOST));
     p->n_helpers = r->n_helpers;
     p->part_bytes = air_round_up(most, AIR_DEVICE_ALIGN);
-    p->device_part_bytes = p->part_bytes * AIR_DEVICE_PARTS * (uint64_t)(r->n_helpers + cpu_may_share(r));
+    p->device_part_bytes = p->part_bytes * AIR_DEVICE_PARTS * (uint64_t)r->n_helpers;
     if (cpu_may_share(r))
         p->share_bytes = air_host_share_bytes(r->program, r->threads) + air_device_host_share_bytes(r->program, p->part_bytes);
 }
@@ -248,13 +256,26 @@ static double host_tile_seconds(const air_plan_request *r, const air_tile *tile)
     return rate > 0 ? (double)tile->bytes / rate : 0;
 }
 
+static int is_host_tile(const air_plan *p, int32_t tile)
+{
+    return p->rank[tile] >= p->n_device_tiles && p->rank[tile] < p->n_device_tiles + p->n_host_tiles;
+}
+
+/* Every op needs what came before it. So the CPU waits while the devices compute ops of which it has no tile, and all that is no product;
+ * and for a hand-over, there and back, in each of its own: its threads' turn, which begins and ends with one of theirs, is in that. */
 double air__host_share_seconds(const air_plan_request *r, const air_plan *p)
 {
-    double seconds = 0;
-    int32_t end = p->n_device_tiles + p->n_host_tiles, ops = 0;
-    for (int32_t i = p->n_device_tiles; i < end; i++) seconds += host_tile_seconds(r, &p->tiles[p->priority[i]]);
-    for (int32_t i = 0; i < r->program->n_ops; i++) ops += r->program->ops[i].kind == AIR_OP_PRODUCT;
-    return seconds + air__rates_of_device(r, 0)->handover_s * (double)(p->n_host_tiles < ops ? p->n_host_tiles : ops);
+    double seconds = air__device_beside(r, p, 0), per_byte = air__device_per_byte(r, p, 0, 1) / (1 + p->n_helpers);
+    double handover = air__rates_of_device(r, 0)->handover_s + r->bandwidths.op_s;
+    for (int32_t i = 0, next; i < p->n_tiles; i = next) {
+        double host = 0, bytes = 0;
+        for (next = i; next < p->n_tiles && p->tiles[next].op == p->tiles[i].op; next++) {
+            if (is_host_tile(p, next)) host += host_tile_seconds(r, &p->tiles[next]);
+            bytes += (double)p->tiles[next].bytes;
+        }
+        seconds += host > 0 ? host + handover : per_byte * bytes;
+    }
+    return seconds;
 }
 
 /* The first n tiles that no device holds are the CPU's, and the rest is dealt to the links. */

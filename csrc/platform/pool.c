@@ -30,6 +30,7 @@ struct air_pool {
     void *context;
     int threads;
     uint32_t spins;
+    AIR_ATOMIC(uint32_t) region_spins; /* read by workers that wait already */
     worker *workers; /* threads - 1 of them */
 };
 
@@ -76,11 +77,17 @@ static void worker_main(void *context)
     air_pool *pool = w->pool;
     air_lane_set(AIR_LANE_PASS + w->index);
     for (uint32_t seen = 0;; seen++) { /* no region begins before all have left the last, so we never miss one */
-        gate_wait(&pool->region, seen, pool->spins * REGION_SPINS);
+        gate_wait(&pool->region, seen, atomic_load_explicit(&pool->region_spins, memory_order_relaxed));
         if (!pool->body) return;
         pool->body(pool->context, w->index);
         air_pool_barrier(pool);
     }
+}
+
+void air_pool_linger(air_pool *pool, uint64_t ns)
+{
+    uint64_t spins = pool->spins * (ns / SPIN_NS);
+    atomic_store_explicit(&pool->region_spins, spins < UINT32_MAX ? (uint32_t)spins : UINT32_MAX, memory_order_relaxed);
 }
 
 void air_pool_run(air_pool *pool, void (*body)(void *context, int index), void *context)
@@ -129,6 +136,7 @@ air_status air_pool_open(air_pool **out, int threads, air_error *err)
         goto fail;
     }
     pool->spins = air__pool_spins(threads > air_cpu_count() ? SPIN_BUSY_NS : SPIN_NS, air_clock_ns);
+    atomic_store_explicit(&pool->region_spins, pool->spins * REGION_SPINS, memory_order_relaxed);
     for (; pool->threads < threads; pool->threads++) {
         worker *w = &pool->workers[pool->threads - 1];
         *w = (worker){.pool = pool, .index = pool->threads};

@@ -579,6 +579,43 @@ static void make_large(fixture *f)
     }
 }
 
+TEST(the_cpu_has_much_of_few_products_and_waits_for_all_others)
+{
+    fixture f;
+    make_large(&f);
+    air_plan_request r = device_request(&f, 64u << 20, 2000000 + f.matrix_bytes / 3);
+    r.max_rows = 1, r.n_ctx = 64, r.tile_bytes = 1500000, r.cpu_share = AIR_SHARE_AUTO;
+    r.bandwidths.disk = 0, r.bandwidths.memory = 6e9, r.bandwidths.op_s = 2e-5;
+    r.bandwidths.devices[0].handover_s = 1e-4;
+    air_plan *p;
+    int8_t *who;
+    REQUIRE(air_plan_make(&p, &r, &err) == AIR_OK && air_plan_who(&who, p, &err) == AIR_OK);
+    CHECK(p->n_host_tiles > 10 && p->n_device_tiles > 10 && p->link_s > 0);
+    int turns = 0, cut = 0;
+    double others = 0;
+    for (int32_t i = 0, next; i < p->n_tiles; i = next) {
+        uint64_t bytes = 0;
+        int mine = 0;
+        for (next = i; next < p->n_tiles && p->tiles[next].op == p->tiles[i].op; next++) {
+            bytes += p->tiles[next].bytes;
+            mine += who[next] == AIR_NONE;
+        }
+        turns += mine > 0;
+        others += mine ? 0 : (double)bytes;
+        cut += mine > 0 && mine < 4 && mine < next - i; /* less than a group, and not all of the matrix */
+    }
+    CHECK(cut <= 2 && turns < f.program.n_ops && near(p->compute_s, (double)p->host_weight_bytes / 2e9 + turns * 1.2e-4 + 1e-4 + others / 1e11));
+    CHECK(p->compute_s > 0.9 * p->link_s && p->compute_s < 1.1 * p->link_s);
+    double before = p->pass_s;
+    air_free(who);
+    air_plan_free(p);
+    r.bandwidths.devices[0].handover_s = 1; /* costs more than is won */
+    REQUIRE(air_plan_make(&p, &r, &err) == AIR_OK);
+    CHECK(!p->n_host_tiles && p->pass_s > before);
+    air_plan_free(p);
+    fixture_free(&f);
+}
+
 /* Three devices, of which two have budgets for a sixth of the weights each beside what else they need. */
 static air_plan_request three_devices(const fixture *f)
 {
@@ -750,6 +787,7 @@ int main(int argc, char **argv)
     RUN(a_context_beyond_the_device_lies_in_the_host_s_memory);
     RUN(a_context_that_neither_memory_holds_is_refused);
     RUN(several_devices_and_the_cpu_share_all_tiles);
+    RUN(the_cpu_has_much_of_few_products_and_waits_for_all_others);
     RUN(what_streams_is_dealt_so_that_links_are_done_at_the_same_time);
     RUN(a_device_that_computes_slowly_or_holds_much_is_sent_less);
     RUN(what_several_devices_hold_together_is_dealt_by_what_their_memories_give);

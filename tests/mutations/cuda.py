@@ -70,7 +70,7 @@ LOCKED_COPY = '    if (span->locked) AIR_CUDA_TRY(cudaMemcpyAsync(to, span->data
 WAIT_PIECE = '        if (w->pieces >= AIR_DEVICE_STAGING_PIECES) AIR_CUDA_TRY(cudaEventSynchronize(w->staged_by[i]), "copying", err);\n'
 RECORD_PIECE = '        AIR_CUDA_TRY(cudaEventRecord(d->staged[i], stream), "copying", err);\n'
 STAGED_COPY = '        AIR_CUDA_TRY(cudaMemcpyAsync(to + at, piece, n, cudaMemcpyHostToDevice, stream), "copying", err);\n'
-RECORD_USED = '    if (tile->slot) AIR_CUDA_TRY(cudaEventRecord(tile->slot->used, h->devices[tile->device].compute), "computing", err);\n'
+RECORD_USED = '    AIR_CUDA_TRY(cudaEventRecord(tile->slot->used, h->devices[tile->device].compute), "computing", err);\n'
 SETTLE = "    cudaError_t late = air_cuda_settle_all(h);\n"
 DRAIN = "    air_cuda_weights_drain(h);\n"
 W, P, B, G, M, S = "weights.cu", "pass.cu", "backend.cu", "graph.cu", "probe.cu", "share.cu"
@@ -185,15 +185,16 @@ MUTATIONS = [
     of_shares("a result is folded before it has arrived", S, "    TRY(cudaStreamWaitEvent(h->compute, lane->arrived[slot], 0));\n", ""),
     of_shares("a result is said to have arrived before it left", S, "    TRY(cudaEventRecord(lane->arrived[slot], sender));\n", ""),
     of_shares("a result comes over one that is being folded", S, "    if (lane->sent >= AIR_DEVICE_PARTS) TRY(cudaStreamWaitEvent(sender, lane->folded[*slot], 0));\n", ""),
-    of_shares("a result counts as folded before it is", S, "    TRY(cudaEventRecord(lane->folded[slot], h->compute));\n", ""),
+    of_shares("a result counts as folded before it is", S, "    TRY(cudaEventRecord(folded, h->compute));\n", ""),
     of_shares("a short copy of results", S, "d->part, d->number, bytes, d->compute", "d->part, d->number, bytes - 4, d->compute"),
     of_shares("a short copy of columns", S, "(size_t)(n * k) * sizeof(float), d->compute", "(size_t)(n * k - 1) * sizeof(float), d->compute"),
     of_shares("a product is over before all results are in", S, "while (!st && s->lanes[i].taken < s->lanes[i].sent)", "while (!st && s->lanes[i].taken + 1 < s->lanes[i].sent)"),
     of_shares("the CPU does not wait for the columns", S, "    TRY(cudaEventSynchronize(s->columns_there));\n", "", "the_cpu_computes"),
-    of_shares("the CPU writes over results that have not left", S, "    if (lane->sent >= AIR_DEVICE_PARTS) TRY(cudaEventSynchronize(lane->arrived[slot])); /* the last results have left */\n", "", "the_cpu_computes"),
+    of_shares("the CPU writes over results that have not left", S, "    if (s->computed >= AIR_DEVICE_PARTS) TRY(cudaEventSynchronize(s->folded[slot])); /* the last results there have been read */\n", "", "the_cpu_computes"),
     of_shares("the CPU computes prompts", S, "if (role == AIR_ROW_GENERATED) return", "if (role >= 0) return", "the_cpu_computes"),
     of_shares("the CPU's rows are the device's too", P, "        if (tile->host && role == AIR_ROW_GENERATED) continue;\n", "", "the_cpu_computes"),
     of_shares("a span goes back while the CPU computes with it", W, "!st && tile->host && !span.stays);", "0);", "the_cpu_computes"),
+    of_shares("more is brought ahead than the ring holds", W, "d->taken - d->left < AIR_DEVICE_RING_TILES", "d->taken - d->left <= AIR_DEVICE_RING_TILES", "the_cpu_computes"),
     of_shares("tiles brought ahead are not waited for", W, WAIT_COPIED, "", "the_cpu_computes"),
     # experts
     of_experts("a place is filled before its kernels are done", "    TRY(cudaStreamWaitEvent(h->copy, x->used[(turn < oldest ? oldest : turn) % AIR_CUDA_EXPERT_TURNS], 0));\n", "    (void)oldest;\n"),
