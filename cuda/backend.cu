@@ -382,6 +382,7 @@ static air_status open_devices(air_backend *h, const air_backend_config *config,
 try {
     air_status st = use_device(h, err);
     if (!st) st = open_streams(h, err);
+    h->share.host = config->host;
     if (!st) st = air_cuda_weights_open(h, config, err);
     if (!st) st = air_cuda_shuttle_open(h, config, err);
     if (!st) st = air_cuda_experts_open(h, config, err);

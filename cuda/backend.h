@@ -191,7 +191,7 @@ struct air_cuda_share {
     air_cuda_lane lanes[AIR_DEVICES_MOST]; /* of device i in [i]; the first has none */
     uint8_t *parts;              /* memory of them, on the first device */
     cudaEvent_t input;           /* the columns that others take are there */
-    air_host_products host;
+    air_host_help host;
     uint8_t *columns;            /* page-locked: AIR_SHARE_COLUMNS for the CPU, */
     uint8_t *host_parts[AIR_DEVICE_PARTS]; /* and its results, which the first device reads there */
     cudaEvent_t columns_there;

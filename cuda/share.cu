@@ -72,7 +72,6 @@ air_status air_cuda_share_open(air_backend *h, const air_backend_config *c, air_
     int lanes = h->n_devices - 1;
     air_status st = AIR_OK;
     if (!lanes && !c->host.product) return AIR_OK;
-    s->host = c->host;
     s->part_bytes = c->part_bytes;
     s->later.reserve((size_t)c->n_tiles);
     s->takers.assign((size_t)h->program->n_ops, 0);

@@ -119,7 +119,8 @@ air_status air_cuda_copy_staged(air_backend *h, air_cuda_device *d, uint8_t *to,
         uint8_t *piece = w->staging + (size_t)i * w->piece_bytes;
         size_t n = (size_t)(left < w->piece_bytes ? left : w->piece_bytes);
         if (w->pieces >= AIR_DEVICE_STAGING_PIECES) AIR_CUDA_TRY(cudaEventSynchronize(w->staged_by[i]), "copying", err);
-        memcpy(piece, from + at, n);
+        if (h->share.host.copy) h->share.host.copy(h->share.host.self, piece, from + at, n);
+        else memcpy(piece, from + at, n);
         AIR_CUDA_TRY(cudaMemcpyAsync(to + at, piece, n, cudaMemcpyHostToDevice, stream), "copying", err);
         AIR_CUDA_TRY(cudaEventRecord(d->staged[i], stream), "copying", err);
         w->staged_by[i] = d->staged[i];

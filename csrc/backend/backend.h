@@ -140,13 +140,14 @@ typedef struct air_pass {
     air_timeline *timeline;             /* that the CPU notes its threads' parts of stages in, or NULL */
 } air_pass;
 
-/* What the CPU computes: out[c * rows + r] = W[r] · x[c] for the rows of some spans in host memory, which follow each other in one weight,
- * rows of them in all, and n columns, 1 to AIR_SHARE_COLUMNS; x [n][cols of the weight]. One at a time, on the thread that runs the
- * pass. */
-typedef struct air_host_products {
+/* What the CPU does for a device, with all its threads. product, where some tiles are its: out[c * rows + r] = W[r] · x[c] for the rows of some spans in host memory, which follow each other in one weight,
+ * rows of them in all, and n columns, 1 to AIR_SHARE_COLUMNS; x [n][cols of the weight]. copy, where weights lie in memory that
+ * no device copies from by itself: as memcpy. Either may be NULL. One call at a time, on the thread that calls the backend. */
+typedef struct air_host_help {
     void *self;
     void (*product)(void *self, const air_span *spans, int32_t n_spans, const float *x, int64_t n, float *out);
-} air_host_products;
+    void (*copy)(void *self, void *to, const void *from, size_t bytes);
+} air_host_help;
 
 typedef struct air_backend air_backend;
 
@@ -177,7 +178,7 @@ typedef struct air_backend_config {
                                   * first device for those of prompts; read by open alone */
     uint64_t tile_bytes;         /* of the largest tile */
     uint64_t part_bytes;         /* of results that come from elsewhere, at a time */
-    air_host_products host;      /* where some tiles are the CPU's */
+    air_host_help host;          /* outlives the backend */
     int64_t n_ctx, max_rows;     /* positions of a sequence, rows of a pass at most */
     const char *cublas;          /* where one may be, for products of prompts (cuda/cublas.h); NULL: none is used; read by open alone */
     air_state_type state_type;

@@ -1,17 +1,22 @@
 #include "backend/host_share.h"
 
+#include <string.h>
+
 #include "backend/host.h"
 #include "base/alloc.h"
 #include "base/checked.h"
 #include "platform/pages.h"
 
-enum { LINGER_NS = 1000000 }; /* longer than a device takes for a layer's other ops, and links for a ring of tiles */
+enum {
+    LINGER_NS = 1000000,   /* longer than a device takes for a layer's other ops, and links for a ring of tiles */
+    COPY_CHUNK = 64 << 10, /* that a thread copies at a time */
+};
 
 struct air_host_share {
     const air_program *program;
     const air_ops *ops;
     air_pool *pool;
-    int threads;
+    int duties, threads;
     void *memory;
     size_t memory_bytes;
     void *q8;                /* of AIR_SHARE_COLUMNS columns */
@@ -24,7 +29,11 @@ struct air_host_share {
     air_columns x;
     float *out;
     int64_t chunk_rows;
-    air_pool_job job;
+
+    uint8_t *to;             /* of the copy under way */
+    const uint8_t *from;
+    size_t bytes;
+    air_pool_job job;        /* of either */
 };
 
 typedef struct layout { size_t q8, decoded, total; } layout;
@@ -86,19 +95,41 @@ static void product(void *self, const air_span *spans, int32_t n_spans, const fl
     air_pool_run(s->pool, work, s);
 }
 
-air_status air_host_share_open(air_host_share **out, const air_program *program, int threads, int cpu_tier, air_error *err)
+static void copy_chunks(void *context, int index)
+{
+    (void)index;
+    air_host_share *s = context;
+    for (int64_t i; (i = air_pool_job_take(&s->job)) >= 0;) {
+        size_t at = (size_t)i * COPY_CHUNK, left = s->bytes - at;
+        memcpy(s->to + at, s->from + at, left < COPY_CHUNK ? left : COPY_CHUNK);
+    }
+}
+
+/* One thread copies less than any link takes. */
+static void copy(void *self, void *to, const void *from, size_t bytes)
+{
+    air_host_share *s = self;
+    s->to = to;
+    s->from = from;
+    s->bytes = bytes;
+    air_pool_job_reset(&s->job, (int64_t)((bytes + COPY_CHUNK - 1) / COPY_CHUNK));
+    air_pool_run(s->pool, copy_chunks, s);
+}
+
+air_status air_host_share_open(air_host_share **out, const air_program *program, int duties, int threads, int cpu_tier, air_error *err)
 {
     *out = NULL;
-    layout l = lay_out(program, threads);
+    layout l = duties & AIR_HOST_PRODUCTS ? lay_out(program, threads) : (layout){0};
     air_host_share *s = air_calloc(1, sizeof *s);
     if (!s) return air_fail(err, AIR_E_NOMEM, "cpu: %zu bytes", sizeof *s);
     s->program = program;
     s->ops = air_ops_best((air_cpu_tier)cpu_tier);
+    s->duties = duties;
     s->threads = threads;
     s->row_floats = row_floats(program);
     s->memory_bytes = l.total;
-    s->memory = air_pages_alloc(l.total);
-    air_status st = s->memory ? AIR_OK : air_fail(err, AIR_E_NOMEM, "cpu: %zu bytes for its share of products", l.total);
+    s->memory = l.total ? air_pages_alloc(l.total) : NULL;
+    air_status st = s->memory || !l.total ? AIR_OK : air_fail(err, AIR_E_NOMEM, "cpu: %zu bytes for its share of products", l.total);
     if (!st) st = air_pool_open(&s->pool, threads, err);
     if (!st) air_pool_linger(s->pool, LINGER_NS);
     if (st) {
@@ -106,7 +137,7 @@ air_status air_host_share_open(air_host_share **out, const air_program *program,
         return st;
     }
     s->q8 = s->memory;
-    s->decoded = (float *)(void *)((char *)s->memory + l.decoded);
+    s->decoded = s->memory ? (float *)(void *)((char *)s->memory + l.decoded) : NULL;
     *out = s;
     return AIR_OK;
 }
@@ -119,4 +150,10 @@ void air_host_share_close(air_host_share *s)
     air_free(s);
 }
 
-air_host_products air_host_share_products(air_host_share *share) { return (air_host_products){.self = share, .product = product}; }
+air_host_help air_host_share_help(air_host_share *s)
+{
+    air_host_help help = {.self = s};
+    if (s->duties & AIR_HOST_PRODUCTS) help.product = product;
+    if (s->duties & AIR_HOST_COPIES) help.copy = copy;
+    return help;
+}

@@ -173,12 +173,14 @@ static air_status book_device(air_engine *e, air_error *err)
     return st ? st : air_budget_reserve(&e->device_budget, AIR_HOLD_RING, plan->device_ring_bytes + plan->device_shuttle_bytes, err);
 }
 
-/* The CPU's share of a device's products. */
+/* What the CPU does for a device: its share of products, and copies from mapped files. */
 static air_status open_share(air_engine *e, const air_engine_config *c, air_error *err)
 {
-    if (!e->plan->n_host_tiles) return AIR_OK;
+    int copies = air__engine_on_device(e) && e->plan->io == AIR_IO_MMAP, products = e->plan->n_host_tiles > 0;
+    int duties = (copies ? AIR_HOST_COPIES : 0) + (products ? AIR_HOST_PRODUCTS : 0);
+    if (!duties) return AIR_OK;
     air_status st = air_budget_reserve(&e->budget, AIR_HOLD_FIXED, e->plan->share_bytes, err);
-    return st ? st : air_host_share_open(&e->host_share, air_model_program(e->model), e->request.threads, c->cpu_tier, err);
+    return st ? st : air_host_share_open(&e->host_share, air_model_program(e->model), duties, e->request.threads, c->cpu_tier, err);
 }
 
 /* Who computes with which tile, and what stays where. The lists are the caller's to free, also after a failure. */
@@ -217,7 +219,7 @@ static air_status open_backend(air_engine *e, const air_engine_config *c, air_er
     air_status st = air__engine_on_device(e) ? book_device(e, err) : AIR_OK;
     if (!st && air__engine_on_device(e)) st = device_config(e, c, &b, kept, &who, err);
     if (!st) st = open_share(e, c, err);
-    if (!st && e->host_share) b.host = air_host_share_products(e->host_share);
+    if (!st && e->host_share) b.host = air_host_share_help(e->host_share);
     if (!st) st = e->api->open(&e->backend, &b, err);
     for (int32_t i = 0; i < AIR_DEVICES_MOST; i++) air_free(kept[i]);
     air_free(who);

@@ -150,10 +150,13 @@ static double read_seconds(const air_plan_request *r, const air_plan *p, int32_t
     return (double)bytes / b->disk + (more > 0 ? more * each : 0);
 }
 
+/* What lies in mapped files the CPU copies to where devices copy from: memory is read, written and read again. */
 double air__link_rate(const air_plan_request *r, int32_t device)
 {
+    enum { TIMES = 3 };
     const air_device_rates *d = air__rates_of_device(r, device);
-    return r->n_helpers && d->link_together > 0 ? d->link_together : d->link;
+    double rate = r->n_helpers && d->link_together > 0 ? d->link_together : d->link, copies = r->bandwidths.memory / TIMES;
+    return r->io == AIR_IO_MMAP && copies > 0 && copies < rate ? copies : rate;
 }
 
 /* Of a device's link. The first's has what is no helper's; rows of prompts take the CPU's share along. */
