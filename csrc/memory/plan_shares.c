@@ -7,7 +7,7 @@
 #include "memory/tiles.h"
 
 enum {
-    TILES_TOGETHER = 4, /* that the CPU computes in one turn: of the size that tiles have where nobody shares */
+    TILES_TOGETHER = 4, /* neighbours that the CPU computes in one turn, if all are its */
     SHARE_WINS = 20, /* one part in so many of a pass is what a CPU's share must win to be taken */
     MEMORY_SHARE = 4, /* of what memory gives, what the CPU has at least of it while devices read too */
 };
@@ -30,17 +30,13 @@ static uint64_t largest_rows(const air_program *program, uint64_t tile_bytes, in
 
 static int cpu_may_share(const air_plan_request *r) { return r->device.budget && (r->cpu_share < 0 || r->cpu_share > 0); }
 
-/* Every turn of the CPU's costs a hand-over, in which it waits: so it is to have few products and much of each. Several devices are to
- * have some of each instead, as they compute at the same time. */
-int32_t air__plan_tiles_together(const air_plan_request *r) { return cpu_may_share(r) && !r->n_helpers ? TILES_TOGETHER : 1; }
-
 int air__plan_shares_products(const air_plan_request *r) { return r->device.budget && (r->n_helpers || cpu_may_share(r)); }
 
 /* Results of one column are what must fit, and those of all columns of a pass are as much as is ever needed. */
 void air__plan_part_sizes(air_plan *p, const air_plan_request *r)
 {
     if (!air__plan_shares_products(r)) return;
-    uint64_t column = largest_rows(r->program, p->tile_bytes, air__plan_tiles_together(r)) * sizeof(float);
+    uint64_t column = largest_rows(r->program, p->tile_bytes, cpu_may_share(r) ? TILES_TOGETHER : 1) * sizeof(float);
     uint64_t rows = air_min_u64(AIR__PROMPT_ROWS, (uint64_t)(r->max_rows ? r->max_rows : p->n_ctx));
     uint64_t columns = r->n_helpers ? rows : air_min_u64(rows, AIR_SHARE_COLUMNS);
     uint64_t most = air_min_u64(air__times(column, columns), air_max_u64(column, AIR_DEVICE_PART_MOST));

@@ -49,58 +49,20 @@ static void cut_weight(air_plan *plan, const air_program *program, int32_t op)
     plan->weight_bytes += (uint64_t)weight->rows * weight->row_bytes;
 }
 
-/* Where groups begin: neighbours of one op, so many at most. Returns how many there are. */
-static int32_t cut_groups(const air_plan *plan, int32_t together, int32_t *begins)
-{
-    int32_t n = 0;
-    for (int32_t i = 0; i < plan->n_tiles; i++)
-        if (!i || plan->tiles[i].op != plan->tiles[i - 1].op || i - begins[n - 1] == together) begins[n++] = i;
-    return n;
-}
-
-typedef struct groups {
-    const air_plan *plan;
-    const int32_t *begins; /* [n] */
-    int32_t n;
-} groups;
-
-static int32_t end_of_group(const groups *g, int32_t i) { return i + 1 < g->n ? g->begins[i + 1] : g->plan->n_tiles; }
-
-static uint64_t group_bytes(const groups *g, int32_t i)
-{
-    uint64_t bytes = 0;
-    for (int32_t tile = g->begins[i]; tile < end_of_group(g, i); tile++) bytes += g->plan->tiles[tile].bytes;
-    return bytes;
-}
-
-/* Appends the groups of at least so many bytes, and of less than another, in the order of their numbers' reversed bits: of those every
- * prefix is spread evenly over the program. Returns where the priority order now ends. */
-static int32_t append_groups(const groups *g, uint64_t least, uint64_t less, int32_t *priority, int32_t at)
+/* The numbers below n in the order of their reversed bits: every prefix is spread evenly over [0, n). */
+static void order_priority(int32_t *priority, int32_t n)
 {
     int bits = 0;
-    while (((int64_t)1 << bits) < g->n) bits++;
+    while (((int64_t)1 << bits) < n) bits++;
+    int32_t at = 0;
     for (int64_t i = 0; i < (int64_t)1 << bits; i++) {
         int64_t reversed = 0;
         for (int b = 0; b < bits; b++) reversed |= ((i >> b) & 1) << (bits - 1 - b);
-        if (reversed >= g->n || group_bytes(g, (int32_t)reversed) < least || group_bytes(g, (int32_t)reversed) >= less) continue;
-        for (int32_t tile = g->begins[reversed]; tile < end_of_group(g, (int32_t)reversed); tile++) priority[at++] = tile;
+        if (reversed < n) priority[at++] = (int32_t)reversed;
     }
-    return at;
 }
 
-static void order_priority(air_plan *plan, int32_t together)
-{
-    groups g = {.plan = plan, .begins = plan->rank}; /* which is not needed yet */
-    uint64_t largest = 0;
-    g.n = cut_groups(plan, together, plan->rank);
-    for (int32_t i = 0; i < g.n; i++) largest = air_max_u64(largest, group_bytes(&g, i));
-    uint64_t large = together > 1 ? largest / 2 : 0;
-    int32_t at = append_groups(&g, 0, large, plan->priority, 0);
-    (void)append_groups(&g, large, UINT64_MAX, plan->priority, at);
-    for (int32_t i = 0; i < plan->n_tiles; i++) plan->rank[plan->priority[i]] = i;
-}
-
-air_status air__plan_tiles(air_plan *plan, const air_program *program, int32_t together, air_error *err)
+air_status air__plan_tiles(air_plan *plan, const air_program *program, air_error *err)
 {
     uint64_t n = count_tiles(program, plan->tile_bytes);
     if (n > INT32_MAX / 2)
@@ -112,7 +74,8 @@ air_status air__plan_tiles(air_plan *plan, const air_program *program, int32_t t
     if (!plan->tiles || !plan->priority || !plan->rank) return air_fail(err, AIR_E_NOMEM, "plan: %llu tiles", (unsigned long long)n);
     for (int32_t i = 0; i < program->n_ops; i++)
         if (is_product(&program->ops[i])) cut_weight(plan, program, i);
-    order_priority(plan, together);
+    order_priority(plan->priority, plan->n_tiles);
+    for (int32_t i = 0; i < plan->n_tiles; i++) plan->rank[plan->priority[i]] = i;
     return AIR_OK;
 }
 

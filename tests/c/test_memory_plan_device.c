@@ -579,7 +579,7 @@ static void make_large(fixture *f)
     }
 }
 
-TEST(the_cpu_has_much_of_few_products_and_waits_for_all_others)
+TEST(the_cpu_waits_for_hand_overs_and_for_what_it_has_no_part_of)
 {
     fixture f;
     make_large(&f);
@@ -591,7 +591,7 @@ TEST(the_cpu_has_much_of_few_products_and_waits_for_all_others)
     int8_t *who;
     REQUIRE(air_plan_make(&p, &r, &err) == AIR_OK && air_plan_who(&who, p, &err) == AIR_OK);
     CHECK(p->n_host_tiles > 10 && p->n_device_tiles > 10 && p->link_s > 0);
-    int turns = 0, cut = 0;
+    int turns = 0;
     double others = 0;
     for (int32_t i = 0, next; i < p->n_tiles; i = next) {
         uint64_t bytes = 0;
@@ -602,9 +602,9 @@ TEST(the_cpu_has_much_of_few_products_and_waits_for_all_others)
         }
         turns += mine > 0;
         others += mine ? 0 : (double)bytes;
-        cut += mine > 0 && mine < 4 && mine < next - i; /* less than a group, and not all of the matrix */
     }
-    CHECK(cut <= 2 && turns < f.program.n_ops && near(p->compute_s, (double)p->host_weight_bytes / 2e9 + turns * 1.2e-4 + 1e-4 + others / 1e11));
+    CHECK(turns < f.program.n_ops);
+    CHECK(near(p->compute_s, (double)p->host_weight_bytes / 2e9 + turns * 1.2e-4 + 1e-4 + others / 1e11));
     CHECK(p->compute_s > 0.9 * p->link_s && p->compute_s < 1.1 * p->link_s);
     double before = p->pass_s;
     air_free(who);
@@ -787,7 +787,7 @@ int main(int argc, char **argv)
     RUN(a_context_beyond_the_device_lies_in_the_host_s_memory);
     RUN(a_context_that_neither_memory_holds_is_refused);
     RUN(several_devices_and_the_cpu_share_all_tiles);
-    RUN(the_cpu_has_much_of_few_products_and_waits_for_all_others);
+    RUN(the_cpu_waits_for_hand_overs_and_for_what_it_has_no_part_of);
     RUN(what_streams_is_dealt_so_that_links_are_done_at_the_same_time);
     RUN(a_device_that_computes_slowly_or_holds_much_is_sent_less);
     RUN(what_several_devices_hold_together_is_dealt_by_what_their_memories_give);
