@@ -217,6 +217,7 @@ class Model:
 
         input_ids: array, tensor or lists, [batch, tokens] padded on the left with attention_mask, or rows of unequal length.
         Without a mask, pad_token_id where rows begin is padding, unless it begins or ends texts as well (as transformers infers it).
+        inputs is another name of it.
         logits_processor: callables (ids int64 [batch, tokens], scores float32 [batch, vocab]) that return scores; stopping_criteria:
         (ids, scores or None) that return whether all rows, or each, are done; prefix_allowed_tokens_fn: (row, its ids) that returns
         the tokens that may come. They get numpy's arrays; torch's tensors where input_ids are such, or where transformers made them.
@@ -229,6 +230,8 @@ class Model:
             raise ArgumentError(
                 f"streamer is {type(streamer).__name__}; expected an object with put() and end(), such as TextStreamer(model.tokenizer)"
             )
+        if input_ids is None:
+            input_ids = arguments.pop("inputs", None)  # transformers' name
         try:
             self._check_foretells("generate()")
             callables = Callables(logits_processor, stopping_criteria, prefix_allowed_tokens_fn)

@@ -7,7 +7,7 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -18,6 +18,7 @@ from airpy.sizes import check_flag
 
 if TYPE_CHECKING:
     from airpy.conversion.cache import Place
+    from airpy.conversion.directory import ConvertPlan
 
 _WEIGHTS = ".safetensors"
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
@@ -60,7 +61,7 @@ _FOREIGN: dict[str, tuple[tuple[Any, ...], str]] = {
 @dataclass(frozen=True)
 class Wanted:
     """SourceArguments, checked. kind: a mix, or None for what there is. folder: where what is made is kept, by default in the
-    cache. delete: whether the safetensors of what was made go."""
+    cache. delete: whether the safetensors of what was made go. header: whether a file's header will do."""
 
     kind: str | None = None
     folder: str | None = None
@@ -69,6 +70,7 @@ class Wanted:
     revision: str | None = None
     gguf_file: str | None = None
     progress: Progress = "auto"
+    header: bool = False
 
     @classmethod
     def of(cls, arguments: SourceArguments, progress: Progress) -> Wanted:
@@ -116,10 +118,12 @@ def _mix_name(compression: Any) -> str:
 
 @dataclass(frozen=True)
 class Source:
-    """with source as path: open it. originals: files that were converted, which go when that went well."""
+    """with source as path: open it. originals: files that were converted, which go when that went well. unmade: what would make the file,
+    where its header alone was asked for and it is not there."""
 
     path: str
     originals: tuple[str, ...] = ()
+    unmade: ConvertPlan | None = None
 
     def __enter__(self) -> str:
         return self.path
@@ -157,6 +161,18 @@ def find_source(path: PathLike, wanted: Wanted) -> Source:
     if text.endswith(_WEIGHTS) and os.path.exists(text):
         raise ArgumentError(f"{text} is a file of a checkpoint; give the directory that it is in")
     return _of_gguf(find_model(text), wanted)
+
+
+@contextlib.contextmanager
+def find_header(path: PathLike, wanted: Wanted) -> Iterator[tuple[str, bool]]:
+    """Where the header of the file is that find_source() means, and whether the file is there: of a checkpoint it is not made for that,
+    its header lies in memory."""
+    source = find_source(path, replace(wanted, header=True))
+    if source.unmade is None:
+        yield source.path, True
+        return
+    with source.unmade as plan, plan.header() as file:
+        yield file, False
 
 
 def find_checkpoint(path: PathLike, revision: str | None = None, *, silent: bool = False) -> tuple[str, str]:
@@ -236,7 +252,7 @@ def _converted(folder: str, label: str, origin: str, commit: str | None, wanted:
     """A checkpoint's file, made where it is not there yet; also where it is not what would be made, if the originals are to go. commit:
     its state; None: by its files."""
     from airpy.conversion.cache import Place, made_once, models_folder
-    from airpy.conversion.directory import ConvertPlan, identity, plan_convert
+    from airpy.conversion.directory import identity, plan_convert
     from airpy.conversion.safetensors import find_files
 
     place = Place(models_folder(wanted.folder), label, wanted.kind or "", origin)
@@ -251,6 +267,9 @@ def _converted(folder: str, label: str, origin: str, commit: str | None, wanted:
 
     def plan(path: str) -> ConvertPlan:
         return plan_convert(folder, path, wanted.kind, label=label, overwrite=True)
+
+    if wanted.header and not os.path.exists(place.path()):
+        return Source(place.path(), unmade=plan(place.path()))
 
     def make(path: str) -> None:
         with plan(path) as made:

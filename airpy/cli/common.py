@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from airpy._core import GGUF
     from airpy.calibration import Fresh
     from airpy.model import Model
+    from airpy.sources import SourceArguments, Wanted
 
 Commands = Any  # argparse does not name the type that add_subparsers() returns
 
@@ -148,18 +149,38 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 def find_file(args: argparse.Namespace) -> str:
     """The .gguf file that the options of add_model() mean, as from_pretrained() finds or makes it; they mean it from then on."""
-    from airpy.sources import SourceArguments, Wanted, find_source
+    from airpy.sources import find_source
 
+    given = _source_of(args)
+    if given or not os.path.isfile(args.model):
+        with interruptible():
+            args.model = find_source(args.model, _wanted(args, given)).path
+    for name in given:
+        setattr(args, name, None)
+    return str(args.model)
+
+
+@contextmanager
+def find_header(args: argparse.Namespace) -> Iterator[tuple[str, bool]]:
+    """A path with that file's header, and whether the file is there; it is not made for that."""
+    from airpy.sources import find_header
+
+    with interruptible(), find_header(args.model, _wanted(args, _source_of(args))) as found:
+        yield found
+
+
+def _source_of(args: argparse.Namespace) -> SourceArguments:
     given: SourceArguments = {}
     for name in ("compression", "revision", "gguf_file"):
         if getattr(args, name, None) is not None:
             given[name] = getattr(args, name)
-    if given or not os.path.isfile(args.model):
-        with interruptible():
-            args.model = find_source(args.model, Wanted.of(given, False if args.json else "auto")).path
-    for name in given:
-        setattr(args, name, None)
-    return str(args.model)
+    return given
+
+
+def _wanted(args: argparse.Namespace, given: SourceArguments) -> Wanted:
+    from airpy.sources import Wanted
+
+    return Wanted.of(given, False if args.json else "auto")
 
 
 def add_types(parser: argparse.ArgumentParser) -> None:

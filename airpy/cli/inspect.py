@@ -23,9 +23,8 @@ _EXAMPLES = """\
 
 
 def add(commands: common.Commands) -> None:
-    parser = common.command(
-        commands, "inspect", "what a file holds", "Prints a file's metadata, types and sizes. Reads the header only.", _EXAMPLES
-    )
+    what = "Prints a file's metadata, types and sizes, or what they would be of the one that is made of a checkpoint. Reads headers only."
+    parser = common.command(commands, "inspect", "what a file holds", what, _EXAMPLES)
     common.add_model(parser)
     parser.add_argument("--tensors", action="store_true", help="list every tensor")
     common.add_json(parser)
@@ -34,10 +33,11 @@ def add(commands: common.Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from airpy import _core
-    from airpy.files import find_model
 
-    gguf = _core.GGUF(find_model(common.find_file(args)))
-    facts = describe(gguf, tensors=args.tensors)
+    with common.find_header(args) as (path, there):
+        facts = describe(_core.GGUF(path), tensors=args.tensors)
+    if not there:
+        facts["paths"] = []
     if args.json:
         common.print_json(facts)
     else:
@@ -91,7 +91,8 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
     known = "supported" if facts["supported"] else f"not supported; supported are {', '.join(facts['supported_architectures'])}"
     files = "1 file" if len(facts["paths"]) == 1 else f"{len(facts['paths'])} files"
     types = ", ".join(f"{kind} {format_size(size)}" for kind, size in facts["types"].items())
-    yield f"{facts['paths'][0]}: GGUF {facts['version']}, {files}, {format_size(facts['bytes'])}"
+    kind, size = f"GGUF {facts['version']}", format_size(facts["bytes"])
+    yield f"{facts['paths'][0]}: {kind}, {files}, {size}" if facts["paths"] else f"a checkpoint, which would be {kind} of {size}"
     yield f"architecture {facts['architecture']}: {known}"
     yield f"{facts['parameters'] / 1e6:.4g} million parameters, {facts['tensor_count']} tensors: {types}"
     yield ""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,6 +76,16 @@ class ConvertPlan:
                 partial=self.output + _PARTIAL, source=identity(self.files.files), verify=verify,
             )  # fmt: skip
 
+    @contextmanager
+    def header(self) -> Iterator[str]:
+        """The path of a file in memory that has the header of the one to be written, and a hole in the place of tensors."""
+        targets = [TensorInfo(tensor.info.name, type, tensor.info.shape) for tensor, type in zip(self.tensors, self.types, strict=True)]
+        layout = GGUFWriter(self.output, self.entries, targets)
+        with system_errors(), open(os.memfd_create("airpy-header", os.MFD_CLOEXEC), "r+b") as file:
+            file.write(layout.header)
+            file.truncate(layout.bytes)
+            yield f"/proc/self/fd/{file.fileno()}"
+
     def is_written(self, *, progress: Progress = "auto") -> bool:
         """Whether output is there, byte for byte what write() makes, as the disk gives it back."""
         with progress_for_call(check_progress(progress), " MiB") as bar:
@@ -137,14 +148,9 @@ def plan_convert(
 def _check_opens(plan: ConvertPlan) -> None:
     """Raises ModelError where the file would not open, such as where config.json is about another model than the tensors: by its header,
     before a tensor is read."""
-    targets = [TensorInfo(tensor.info.name, type, tensor.info.shape) for tensor, type in zip(plan.tensors, plan.types, strict=True)]
-    layout = GGUFWriter(plan.output, plan.entries, targets)
-    with system_errors(), open(os.memfd_create("airpy-header", os.MFD_CLOEXEC), "r+b") as file:  # with a hole in the place of tensors
-        file.write(layout.header)
-        file.truncate(layout.bytes)
-        file.flush()
+    with plan.header() as path:
         try:
-            _core.solve_plan(_core.GGUF(f"/proc/self/fd/{file.fileno()}"), max_ram=_NO_LIMIT)
+            _core.solve_plan(_core.GGUF(path), max_ram=_NO_LIMIT)
         except (FormatError, ModelError) as error:
             raise ModelError(f"{plan.folder}: what config.json says and the tensors do not go together: {error}") from None
 

@@ -53,7 +53,7 @@ _NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
     "guidance_scale": ((None, 1, 1.0), "a logits_processor of your own, with model(other_ids).logits"),
     "negative_prompt_ids": ((None,), "generate() without it"),
     "inputs_embeds": ((None,), "input_ids"),
-    "inputs": ((None,), "input_ids"),
+    "inputs": ((None,), "input_ids or inputs, not both"),
     "past_key_values": ((None,), "the whole text as input_ids: what is known of it is not computed again"),
     "cache_implementation": (
         (None, "dynamic", "static", "hybrid", "hybrid_chunked", "sliding_window", "offloaded", "offloaded_static", "paged"),

@@ -59,11 +59,23 @@ def test_a_conversation_takes_a_directory(airpy, folder, cache, monkeypatch):
     assert json.loads(out) and len(list(cache.glob("*.gguf"))) == 1
 
 
+def test_what_reads_headers_makes_no_file(airpy, folder, cache):
+    code, out, err = airpy("inspect", folder, "--compression", "8bit", "--tensors")
+    assert (code, err) == (0, "") and out.startswith("a checkpoint, which would be GGUF 3 of 1") and "blk.1.ffn_down.weight" in out
+    seen = json.loads(airpy("inspect", folder, "--compression", "8bit", "--tensors", "--json")[1])
+    ids = json.loads(airpy("tokenize", folder, "-p", "the cat", "--json")[1])
+    assert not list(cache.glob("*.gguf*"))
+    assert airpy("plan", folder, "--compression", "8bit", "--json")[0] == 0
+    (made,) = cache.glob("*.gguf")
+    assert {**seen, "paths": [str(made)]} == json.loads(airpy("inspect", folder, "--compression", "8bit", "--tensors", "--json")[1])
+    assert ids == json.loads(airpy("tokenize", made, "-p", "the cat", "--json")[1])
+
+
 def test_compression_is_from_pretraineds(airpy, folder, cache):
-    code, out, err = airpy("inspect", folder, "--compression", "8bit", "--tensors", "--json")
+    code, _, err = airpy("plan", folder, "--compression", "8bit", "--json")
     assert (code, err) == (0, "")
     (made,) = os.listdir(cache)
-    assert made.startswith("tiny-q8_0-") and json.loads(out)["metadata"]["general.file_type"] == 7
+    assert made.startswith("tiny-q8_0-") and _core.GGUF(str(cache / made)).metadata["general.file_type"] == 7
     with load(folder, compression="8bit") as model:
         assert os.path.basename(model.path) == made
     code, _, err = airpy("inspect", folder, "--compression", "9bit")

@@ -346,6 +346,13 @@ def test_advice_is_a_sentence(model):
         short.generate([[1]], max_length=99)
 
 
+def test_prompts_are_inputs_as_well(model):
+    want = model.generate([[5, 6, 7]], max_new_tokens=2)
+    np.testing.assert_array_equal(model.generate(inputs=[[5, 6, 7]], max_new_tokens=2), want)
+    with pytest.raises(errors.UnsupportedError, match="use input_ids or inputs, not both"):
+        model.generate([[5, 6, 7]], inputs=[[5]], max_new_tokens=2)
+
+
 def test_unknown_arguments_raise_and_unsupported_ones_say_what_to_do(model):
     with pytest.raises(TypeError, match="max_new_token'"):
         model.generate([[1]], max_new_token=3)

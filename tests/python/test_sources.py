@@ -222,10 +222,6 @@ def test_arguments_that_go_together_badly_are_refused(name, llama):
         load(llama, **given)
 
 
-def test_what_takes_files_alone_says_what_to_do_with_a_checkpoint(airpy, llama):
-    assert "but a checkpoint: make a .gguf file of it (airpy convert), or open it with AutoModel" in airpy("quantize", llama, "4bit")[2]
-
-
 def test_several_processes_make_one_file(llama, cache):
     code = ("import sys\nfrom airpy.sources import Wanted, find_source\nimport airpy.conversion.directory as directory\n"
             "original = directory.plan_convert\ndef plan(*a, **k):\n    print('made', flush=True)\n    return original(*a, **k)\n"
