@@ -435,7 +435,7 @@ air_status air_plan_make(air_plan **out, const air_plan_request *request, air_er
     if (!p) return air_fail(err, AIR_E_NOMEM, "plan: %zu bytes", sizeof *p);
     air__where refused;
     st = solve_sizes(p, request, &refused, err);
-    if (!st) st = air__plan_tiles(p, request->program, err);
+    if (!st) st = air__plan_tiles(p, request->program, air__plan_small_first(request), err);
     if (st) goto fail;
     air__memory memories[AIR__MEMORIES];
     int n = air__plan_memories(request, p, memories);

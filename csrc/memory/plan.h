@@ -198,7 +198,7 @@ typedef struct air_plan {
     air_tile *tiles;              /* [n_tiles] in the order of use */
     int32_t n_tiles;
     int32_t *priority;            /* [n_tiles]: tile numbers: the device's, then the first to pin first */
-    int32_t *rank;                /* [n_tiles]: a tile's place in that order */
+    int32_t *rank;                /* [n_tiles]: a tile's place in that order; and as many to sort them with */
 } air_plan;
 
 /* Largest tiles are row ranges of equal size, a multiple of 16 rows where that is possible.

@@ -30,6 +30,10 @@ static uint64_t largest_rows(const air_program *program, uint64_t tile_bytes, in
 
 static int cpu_may_share(const air_plan_request *r) { return r->device.budget && (r->cpu_share < 0 || r->cpu_share > 0); }
 
+/* A product that is all in VRAM costs the CPU no hand-over: so small matrices are to be there, and the CPU has much of few. Several devices
+ * compute at the same time, and are to have some of each. */
+int air__plan_small_first(const air_plan_request *r) { return cpu_may_share(r) && !r->n_helpers; }
+
 int air__plan_shares_products(const air_plan_request *r) { return r->device.budget && (r->n_helpers || cpu_may_share(r)); }
 
 /* Results of one column are what must fit, and those of all columns of a pass are as much as is ever needed. */
@@ -312,6 +316,8 @@ static void take_host_tiles(air_plan *p, const air_plan_request *r)
 
 void air__plan_share_rest(air_plan *p, const air_plan_request *r, uint64_t pinned)
 {
+    uint64_t memory;
+    if (air__plan_small_first(r)) air__plan_spread(p, p->n_device_tiles, air__plan_prefix(p, p->n_device_tiles, pinned, air__tile_in_ram, &memory));
     set_host_tiles(p, r, 0);
     if (p->n_device_tiles < p->n_tiles && cpu_may_share(r)) {
         if (r->cpu_share < 0) choose_host_tiles(p, r, pinned);

@@ -1,5 +1,7 @@
 #include "memory/tiles.h"
 
+#include <string.h>
+
 #include "base/alloc.h"
 #include "base/checked.h"
 
@@ -50,7 +52,7 @@ static void cut_weight(air_plan *plan, const air_program *program, int32_t op)
 }
 
 /* The numbers below n in the order of their reversed bits: every prefix is spread evenly over [0, n). */
-static void order_priority(int32_t *priority, int32_t n)
+static void spread(int32_t *out, int32_t n)
 {
     int bits = 0;
     while (((int64_t)1 << bits) < n) bits++;
@@ -58,11 +60,40 @@ static void order_priority(int32_t *priority, int32_t n)
     for (int64_t i = 0; i < (int64_t)1 << bits; i++) {
         int64_t reversed = 0;
         for (int b = 0; b < bits; b++) reversed |= ((i >> b) & 1) << (bits - 1 - b);
-        if (reversed < n) priority[at++] = (int32_t)reversed;
+        if (reversed < n) out[at++] = (int32_t)reversed;
     }
 }
 
-air_status air__plan_tiles(air_plan *plan, const air_program *program, air_error *err)
+static void rank_tiles(air_plan *plan)
+{
+    for (int32_t i = 0; i < plan->n_tiles; i++) plan->rank[plan->priority[i]] = i;
+}
+
+/* Of all tiles those of smaller matrices first, as they are in that order: of matrices below half of what the one that a byte is in has on
+ * average. */
+static void put_small_first(air_plan *plan, const air_program *program)
+{
+    double squares = 0;
+    int32_t *order = plan->rank, at = 0; /* which is not needed yet */
+    for (int32_t i = 0; i < plan->n_tiles; i++) squares += (double)plan->tiles[i].bytes * (double)program->weights[plan->tiles[i].weight].bytes;
+    double small = squares / (double)air_max_u64(plan->weight_bytes, 1) / 2;
+    for (int large = 0; large < 2; large++)
+        for (int32_t i = 0; i < plan->n_tiles; i++)
+            if (((double)program->weights[plan->tiles[plan->priority[i]].weight].bytes >= small) == large) order[at++] = plan->priority[i];
+    memcpy(plan->priority, order, (size_t)at * sizeof *order);
+}
+
+void air__plan_spread(air_plan *plan, int32_t first, int32_t end)
+{
+    int32_t *numbers = plan->rank + plan->n_tiles, n = 0;
+    for (int32_t i = 0; i < plan->n_tiles; i++)
+        if (plan->rank[i] >= first && plan->rank[i] < end) numbers[n++] = i;
+    spread(plan->priority + first, n);
+    for (int32_t i = first; i < end; i++) plan->priority[i] = numbers[plan->priority[i]];
+    rank_tiles(plan);
+}
+
+air_status air__plan_tiles(air_plan *plan, const air_program *program, int small_first, air_error *err)
 {
     uint64_t n = count_tiles(program, plan->tile_bytes);
     if (n > INT32_MAX / 2)
@@ -70,12 +101,13 @@ air_status air__plan_tiles(air_plan *plan, const air_program *program, air_error
                         (unsigned long long)n);
     plan->tiles = air_calloc((size_t)n, sizeof *plan->tiles);
     plan->priority = air_calloc((size_t)n, sizeof *plan->priority);
-    plan->rank = air_calloc((size_t)n, sizeof *plan->rank);
+    plan->rank = air_calloc(2 * (size_t)n, sizeof *plan->rank);
     if (!plan->tiles || !plan->priority || !plan->rank) return air_fail(err, AIR_E_NOMEM, "plan: %llu tiles", (unsigned long long)n);
     for (int32_t i = 0; i < program->n_ops; i++)
         if (is_product(&program->ops[i])) cut_weight(plan, program, i);
-    order_priority(plan->priority, plan->n_tiles);
-    for (int32_t i = 0; i < plan->n_tiles; i++) plan->rank[plan->priority[i]] = i;
+    spread(plan->priority, plan->n_tiles);
+    if (small_first) put_small_first(plan, program);
+    rank_tiles(plan);
     return AIR_OK;
 }
 

@@ -7,8 +7,12 @@
 /* Rows of one tile when a row takes row_bytes: balanced over the weight, a multiple of 16 (else 8) where tile_bytes allows that. */
 int64_t air__tile_rows(const air_weight *weight, uint64_t tile_bytes);
 
-/* Fills plan->tiles, n_tiles, weight_bytes, priority and rank. Errors: AIR_E_NOMEM, AIR_E_ARGUMENT (more than INT32_MAX tiles). */
-air_status air__plan_tiles(air_plan *plan, const air_program *program, air_error *err);
+/* Fills plan->tiles, n_tiles, weight_bytes, priority and rank. small_first: of smaller matrices before larger ones. Errors: AIR_E_NOMEM,
+ * AIR_E_ARGUMENT (more than INT32_MAX tiles). */
+air_status air__plan_tiles(air_plan *plan, const air_program *program, int small_first, air_error *err);
+
+/* Orders the tiles at [first, end) of the priority order so that every number of them from first on is spread evenly over them all. */
+void air__plan_spread(air_plan *plan, int32_t first, int32_t end);
 
 /* The largest extent that is read in one small read, a row of a table or a vector, granules at both ends included; 0: none. */
 uint64_t air__small_memory(const air_program *program, uint64_t granule);

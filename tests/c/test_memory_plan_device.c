@@ -592,7 +592,19 @@ TEST(the_cpu_waits_for_hand_overs_and_for_what_it_has_no_part_of)
     REQUIRE(air_plan_make(&p, &r, &err) == AIR_OK && air_plan_who(&who, p, &err) == AIR_OK);
     CHECK(p->n_host_tiles > 10 && p->n_device_tiles > 10 && p->link_s > 0);
     int turns = 0;
-    double others = 0;
+    double others = 0, squares = 0;
+    for (int32_t i = 0; i < p->n_tiles; i++) squares += (double)p->tiles[i].bytes * (double)f.weights[p->tiles[i].weight].bytes;
+    for (int32_t i = 1, small = 1; i < p->n_tiles; i++) { /* smaller matrices are the device's before larger ones */
+        int now = (double)f.weights[p->tiles[p->priority[i]].weight].bytes < squares / (double)p->weight_bytes / 2;
+        CHECK(i >= p->n_device_tiles || now <= small);
+        CHECK_EQ(p->rank[p->priority[i]], i);
+        small = now;
+    }
+    for (int32_t i = 1, most = 0; i < p->n_host_tiles; i++) { /* and the CPU's are spread over the rest */
+        int32_t now = p->priority[p->n_device_tiles + i];
+        most = now > most ? now : most;
+        CHECK(i < 8 || most > p->n_tiles / 2);
+    }
     for (int32_t i = 0, next; i < p->n_tiles; i = next) {
         uint64_t bytes = 0;
         int mine = 0;
