@@ -96,7 +96,8 @@ bool can_take(const air_cuda_attention *a)
 {
     const air_cuda_state *s = &a->state;
     return s->type >= 0 && s->type < AIR_STATE_TYPES && s->kv_heads > 0 && s->heads > 0 && s->heads % s->kv_heads == 0 && s->key_dim > 0
-        && s->value_dim > 0 && a->rows > 0 && a->window > 0 && a->chunk >= 0 && a->chunk < INT_MAX && a->max_position >= 0 && a->max_position < INT_MAX;
+        && s->value_dim > 0 && a->rows > 0 && a->window > 0 && a->chunk >= 0 && a->chunk < INT_MAX && a->max_position >= 0
+        && a->max_position < INT_MAX && a->ahead >= 0 && (!a->ahead || a->ends);
 }
 
 cudaError_t find_prompt(const air_cuda_attention *a, bool *is)
@@ -118,8 +119,9 @@ arguments arguments_of(const air_cuda_attention *a, bool prompt)
     to.heads = (int)s->heads, to.kv_heads = (int)s->kv_heads, to.key_dim = (int)s->key_dim, to.value_dim = (int)s->value_dim;
     int64_t seen = a->chunk && a->chunk < a->window ? a->chunk : a->window; /* at most */
     to.window = seen < INT_MAX ? (int)seen : INT_MAX, to.chunk = (int)a->chunk, to.last = (int)a->max_position;
+    to.ahead = a->ahead < INT_MAX ? (int)a->ahead : INT_MAX, to.ends = a->ends;
     to.part = prompt ? AIR_CUDA_PROMPT_PART : AIR_CUDA_ROWS_PART;
-    to.slots = (int)air_cuda_parts_seen(a->max_position, seen, to.part);
+    to.slots = (int)air_cuda_parts_seen(a->max_position, air_cuda_most_seen(to.window, to.ahead), to.part);
     return to;
 }
 

@@ -24,7 +24,7 @@ typedef struct air_cuda_attention_arguments {
     const uint8_t *const *blocks;
     int64_t stride;
     uint64_t shuttle; /* where blocks with odd entries would begin, if all of their layers were there */
-    const int32_t *sequences, *positions;
+    const int32_t *sequences, *positions, *ends;
     const float *q;
     float *out;
     air_cuda_total *totals; /* [row][head][slot]: slot 0 is the part with the row's first position */
@@ -34,7 +34,7 @@ typedef struct air_cuda_attention_arguments {
     const float *slopes, *sinks; /* [heads], or NULL */
     float scale, softcap;
     int rows, heads, kv_heads, key_dim, value_dim;
-    int window, chunk, last; /* last: the greatest position there is */
+    int window, chunk, ahead, last; /* last: the greatest position there is */
     int part, slots;
 } air_cuda_attention_arguments;
 
@@ -53,8 +53,12 @@ typedef struct air_cuda_span {
 static __device__ __forceinline__ air_cuda_span air_cuda_seen_by(const air_cuda_attention_arguments &a, int row)
 {
     int end = a.positions[row] + 1, lo = end > a.window ? end - a.window : 0;
-    return {a.chunk ? max(lo, (end - 1) / a.chunk * a.chunk) : lo, end};
+    if (a.chunk) lo = max(lo, (end - 1) / a.chunk * a.chunk);
+    return {lo, a.ahead ? min(a.ends[a.sequences[row]], end > INT32_MAX - a.ahead ? INT32_MAX : end + a.ahead) : end};
 }
+
+/* Positions that rows see at most. */
+static inline int64_t air_cuda_most_seen(int64_t window, int64_t ahead) { return ahead < INT32_MAX && window < INT32_MAX ? window + ahead : INT32_MAX; }
 
 /* Parts that the positions seen by rows may touch, if they see `window` of those up to max_position. */
 static inline int64_t air_cuda_parts_seen(int64_t max_position, int64_t window, int64_t part)

@@ -122,7 +122,7 @@ __device__ __forceinline__ void load_values(const arguments &a, const uint8_t *v
 
 /* One of a lane's two queries. */
 struct query {
-    int row, head; /* row a.rows or more: none */
+    int row, head, position; /* row a.rows or more: none */
     span seen;
     float slope;
     float max, sum; /* of this lane's columns */
@@ -131,8 +131,8 @@ struct query {
 __device__ __forceinline__ query query_of(const arguments &a, int i, int kv_head)
 {
     int group = a.heads / a.kv_heads, row = i / group;
-    query q = {row, kv_head * group + i % group, {0, 0}, 0.0f, -INFINITY, 0.0f};
-    if (row < a.rows) q.seen = air_cuda_seen_by(a, row);
+    query q = {row, kv_head * group + i % group, 0, {0, 0}, 0.0f, -INFINITY, 0.0f};
+    if (row < a.rows) q.seen = air_cuda_seen_by(a, row), q.position = a.positions[row];
     if (a.slopes) q.slope = a.slopes[q.head];
     return q;
 }
@@ -167,7 +167,7 @@ __device__ __forceinline__ void scale_and_mask(const arguments &a, const query &
             int position = start + n * COLUMNS + lane % 4 * 2 + j;
             if (a.softcap != 0.0f || a.slopes) {
                 float score = *x * a.scale;
-                if (a.slopes) score = fmaf(q.slope, (float)(position - q.seen.hi + 1), score);
+                if (a.slopes) score = fmaf(-q.slope, (float)abs(position - q.position), score);
                 *x = (a.softcap != 0.0f ? a.softcap * tanhf(score / a.softcap) : score) * LOG2_E;
             } else {
                 *x *= a.scale * LOG2_E;
@@ -351,7 +351,7 @@ cudaError_t air_cuda_attend_prompt(air_state_type type, const air_cuda_attention
     cudaError_t error = cudaFuncSetAttribute((const void *)attend, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
     if (error) return error;
     /* The rows of a block of threads see parts that one of them alone may not. */
-    int64_t seen = a->window < INT32_MAX - QUERIES ? a->window + QUERIES - 1 : INT32_MAX;
+    int64_t seen = air_cuda_most_seen(a->window, a->ahead) + QUERIES - 1;
     int64_t queries = (int64_t)a->rows * (a->heads / a->kv_heads), parts = air_cuda_parts_seen(a->last, seen, AIR_CUDA_PROMPT_PART);
     if (a->kv_heads > AIR_CUDA_GRID_MOST || parts > AIR_CUDA_GRID_MOST) return cudaErrorInvalidValue;
     dim3 grid((unsigned)((queries + QUERIES - 1) / QUERIES), (unsigned)a->kv_heads, (unsigned)parts);

@@ -127,7 +127,7 @@ __device__ __forceinline__ void softmax(const arguments &a, span at, const float
     load_heads<HEADS>(p + above * HEADS, high);
     AIR_CUDA_UNROLL
     for (int h = 0; h < HEADS; h++) {
-        if (slopes && h < heads) low[h] += slopes[h] * (float)(lane - back), high[h] += slopes[h] * (float)(above - back);
+        if (slopes && h < heads) low[h] -= slopes[h] * (float)abs(lane - back), high[h] -= slopes[h] * (float)abs(above - back);
         if (a.softcap != 0.0f) low[h] = a.softcap * tanhf(low[h] / a.softcap), high[h] = a.softcap * tanhf(high[h] / a.softcap);
         float most = air_lanes_max(fmaxf(low_seen ? low[h] : -INFINITY, high_seen ? high[h] : -INFINITY));
         low[h] = low_seen ? expf(low[h] - most) : 0.0f;
@@ -269,7 +269,7 @@ template <air_state_type TYPE, int HEADS> __global__ void __launch_bounds__(THRE
         const uint8_t *base = air_cuda_block(a, t.row, block);
         scores<TYPE, HEADS>(a, base + a.k_offset + t.kv_head * a.sizes.k_head, q, at, p, lane);
         const float *slopes = a.slopes ? a.slopes + t.head : nullptr;
-        softmax<HEADS>(a, at, slopes, t.heads, t.seen.hi - 1 - block * AIR_BLOCK_POSITIONS, p, totals + warp * HEADS, lane);
+        softmax<HEADS>(a, at, slopes, t.heads, a.positions[t.row] - block * AIR_BLOCK_POSITIONS, p, totals + warp * HEADS, lane);
         add_values<TYPE, HEADS>(a, base + a.v_offset + t.kv_head * a.sizes.v_head, p, at, lanes_of(width, t.slice, lane), out);
     }
 

@@ -243,7 +243,7 @@ static air_cuda_host_layout host_layout_of(const air_backend *h, int64_t rows, i
     l.embed = cut(&at, n * (size_t)(air_device_embeds(p) * p->n_embd) * sizeof(float));
     l.cos = cut(&at, n * pairs * sizeof(float));
     l.sin = cut(&at, n * pairs * sizeof(float));
-    l.tokens = cut(&at, (2 * n + w) * sizeof(int32_t));
+    l.tokens = cut(&at, ((2 + (size_t)air_device_more_numbers(p)) * n + w) * sizeof(int32_t));
     l.blocks = cut(&at, h->layout.attention - h->layout.blocks);
     l.logits = cut(&at, w * (size_t)p->n_vocab * sizeof(float));
     l.candidates = cut(&at, air_device_candidate_bytes(n_wanted, AIR_DEVICE_CANDIDATES));
@@ -433,9 +433,6 @@ static air_status matrix_supports(const air_program *program, int32_t weight, ai
 static air_status cuda_supports(const air_program *program, air_error *err)
 {
     air_status st = AIR_OK;
-    if (program->bidirectional || program->logits == AIR_NONE)
-        return air_fail(err, AIR_E_UNSUPPORTED, "cuda: models that read a text from both ends are computed by the CPU alone; use device "
-                        "\"cpu\"");
     if (program->recurrent)
         return air_fail(err, AIR_E_UNSUPPORTED, "cuda: layers with a recurrent state are computed by the CPU alone; use device \"cpu\"");
     for (int32_t i = 0; i < program->n_layers; i++) {

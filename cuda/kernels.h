@@ -105,6 +105,8 @@ cudaError_t air_cuda_rope(float *x, int64_t rows, int64_t heads, int64_t head_di
 /* x [rows][width] in place, each row times 1 + scale * log(1 + floor((its position + shift) / period)). */
 cudaError_t air_cuda_temper(float *x, const int32_t *positions, int64_t rows, int64_t width, int32_t shift, int32_t period, float scale,
                             cudaStream_t stream);
+/* y[r] += vectors[types[r]], rows of width. */
+cudaError_t air_cuda_add_type(float *y, const float *vectors, const int32_t *types, int64_t rows, int64_t width, cudaStream_t stream);
 /* out[i] = in[wanted[i]], rows of width. */
 cudaError_t air_cuda_select(const float *in, const int32_t *wanted, int64_t n, int64_t width, float *out, cudaStream_t stream);
 
@@ -171,6 +173,8 @@ typedef struct air_cuda_attention {
     int64_t max_position; /* the largest of the rows' positions */
     int64_t window;       /* INT64_MAX: all */
     int64_t chunk;        /* 0: none; these as air_attention_args of ops.h has them, slopes and sinks [heads] */
+    int64_t ahead;        /* positions after its own that a row sees, INT64_MAX: all; 0: none */
+    const int32_t *ends;  /* [sequences]: positions that each has; read where ahead is not 0 */
     const float *slopes, *sinks;
     float scale, softcap;
     void *scratch;        /* air_cuda_attention_scratch bytes */

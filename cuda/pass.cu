@@ -153,6 +153,15 @@ static air_status fill_embedding(air_backend *h, const air_op *op, air_error *er
     return st;
 }
 
+/* How many positions sequences have, and the rows' types: each has room for a number of every row. */
+static void fill_more(const air_backend *h, int32_t *out)
+{
+    const air_pass *p = h->pass;
+    memset(out, 0, 2 * (size_t)p->rows * sizeof *out);
+    for (int64_t s = 0; s < h->sequences; s++) out[s] = (int32_t)p->states[h->first_sequence + s].end;
+    for (int64_t r = 0; r < p->rows && p->types; r++) out[p->rows + r] = p->types[r];
+}
+
 /* What goes up, into memory of the host that stays where it is. */
 static air_status fill_inputs(air_backend *h, air_error *err)
 {
@@ -170,6 +179,7 @@ static air_status fill_inputs(air_backend *h, air_error *err)
     st = fill_blocks(h, (const void **)(h->host + l->blocks), err);
     for (size_t r = 0; r < rows; r++) tokens[rows + r] = p->sequences[r] - h->first_sequence;
     if (p->n_wanted) memcpy(tokens + 2 * rows, p->wanted, (size_t)p->n_wanted * sizeof *tokens);
+    if (air_device_more_numbers(h->program)) fill_more(h, tokens + 2 * rows + p->n_wanted);
     return st;
 }
 
@@ -180,7 +190,8 @@ static air_status upload_inputs(air_backend *h, air_error *err)
     size_t rows = (size_t)p->rows, angles = rows * (size_t)h->program->rope_pairs * sizeof(float);
     air_status st = upload(h, h->layout.cos, l->cos, angles, err);
     if (!st) st = upload(h, h->layout.sin, l->sin, angles, err);
-    if (!st) st = upload(h, h->layout.tokens, l->tokens, (2 * rows + (size_t)p->n_wanted) * sizeof(int32_t), err);
+    size_t numbers = (2 + (size_t)air_device_more_numbers(h->program)) * rows + (size_t)p->n_wanted;
+    if (!st) st = upload(h, h->layout.tokens, l->tokens, numbers * sizeof(int32_t), err);
     size_t table = (size_t)(h->sequences * h->block_stride) * sizeof(void *);
     return st ? st : upload(h, h->layout.blocks, l->blocks, table, err);
 }
@@ -238,6 +249,19 @@ static air_status rotate(air_backend *h, const air_op *op, air_error *err)
     const float *sines = (const float *)(h->memory + h->layout.sin) + rope->first * h->pass->rows;
     TRY(air_cuda_rope(air_cuda_buffer(h, op->in), h->pass->rows, op->heads, op->head_dim, rope->pairs, rope->kind, cosines, sines,
                       h->compute));
+    return AIR_OK;
+}
+
+/* What air_device_more_numbers counts. */
+static const int32_t *ends_of(const air_backend *h)
+{
+    return (const int32_t *)(h->memory + h->layout.tokens) + 2 * h->pass->rows + h->pass->n_wanted;
+}
+
+static air_status add_type(air_backend *h, const air_op *op, air_error *err)
+{
+    TRY(air_cuda_add_type(air_cuda_buffer(h, op->out), vector_of(h, op->weight), ends_of(h) + h->pass->rows, h->pass->rows,
+                          width_of(h, op->out), h->compute));
     return AIR_OK;
 }
 
@@ -308,6 +332,8 @@ static air_status attend(air_backend *h, const air_op *op, air_error *err)
     a.scale = op->scale;
     a.softcap = shape->softcap;
     a.chunk = shape->chunk;
+    a.ahead = shape->ahead;
+    a.ends = ends_of(h);
     a.slopes = h->slopes_of[(size_t)op->layer];
     a.sinks = vector_of(h, op->bias);
     a.scratch = h->memory + h->layout.attention;
@@ -457,7 +483,7 @@ static air_status run_op(air_backend *h, const air_op *op, air_error *err)
     case AIR_OP_SELECT: return select_rows(h, op, err);
     case AIR_OP_ROUTE: return air_cuda_experts_route(h, op, err);
     case AIR_OP_EXPERTS: return air_cuda_experts_run(h, op, err);
-    case AIR_OP_ADD_TYPE:
+    case AIR_OP_ADD_TYPE: return add_type(h, op, err);
     case AIR_OP_COPY:
     case AIR_OP_MULTIPLY:
     case AIR_OP_CONVOLVE:
@@ -555,6 +581,7 @@ static air_status download_logits(air_backend *h, air_error *err)
 {
     const air_pass *p = h->pass;
     size_t row = (size_t)h->program->n_vocab * sizeof(float);
+    if (!p->logits) return AIR_OK; /* of which a program may have none */
     const uint8_t *from = (const uint8_t *)air_cuda_buffer(h, h->program->logits);
     uint8_t *to = h->host + h->host_layout.logits;
     for (int64_t i = 0, n; i < p->n_wanted; i += n) {

@@ -121,6 +121,15 @@ __global__ void __launch_bounds__(THREADS) add(float *y, const float *x, int64_t
     for (int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x; i < n; i += (int64_t)gridDim.x * THREADS) y[i] += x[i];
 }
 
+/* --- vectors of the rows' types --- */
+
+__global__ void __launch_bounds__(THREADS) add_type(float *y, const float *vectors, const int32_t *types, int64_t width)
+{
+    const float *x = vectors + types[blockIdx.x] * width;
+    y += blockIdx.x * width;
+    for (int64_t i = (int64_t)blockIdx.y * THREADS + threadIdx.x; i < width; i += (int64_t)gridDim.y * THREADS) y[i] += x[i];
+}
+
 /* --- scores that grow with the position: a row of x by its own --- */
 
 struct temper_arguments {
@@ -210,6 +219,13 @@ cudaError_t air_cuda_add(float *y, const float *x, int64_t n, cudaStream_t strea
     if (n < 1) return cudaErrorInvalidValue;
     int64_t blocks = (n + THREADS - 1) / THREADS;
     return air_launch(add, dim3((unsigned)(blocks < GRID_MOST ? blocks : GRID_MOST)), dim3(THREADS), 0, stream, y, x, n);
+}
+
+cudaError_t air_cuda_add_type(float *y, const float *vectors, const int32_t *types, int64_t rows, int64_t width, cudaStream_t stream)
+{
+    if (rows < 1 || width < 1) return cudaErrorInvalidValue;
+    int64_t each = (width + THREADS - 1) / THREADS, blocks = each < GRID_MOST ? each : GRID_MOST;
+    return air_launch(add_type, dim3((unsigned)rows, (unsigned)blocks), dim3(THREADS), 0, stream, y, vectors, types, width);
 }
 
 cudaError_t air_cuda_rope(float *x, int64_t rows, int64_t heads, int64_t head_dim, int64_t pairs, air_rope_pairs kind, const float *cos,

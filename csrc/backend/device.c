@@ -120,7 +120,7 @@ air_device_layout air_device_layout_of(const air_program *p, int64_t rows, int64
     l.q8 = cut(&at, q8_bytes((uint64_t)p->max_cols, columns));
     l.cos = cut(&at, n * (uint64_t)p->rope_pairs * sizeof(float));
     l.sin = cut(&at, n * (uint64_t)p->rope_pairs * sizeof(float));
-    l.tokens = cut(&at, (2 * n + w) * sizeof(int32_t));
+    l.tokens = cut(&at, ((2 + (uint64_t)air_device_more_numbers(p)) * n + w) * sizeof(int32_t));
     l.blocks = cut(&at, block_table_bytes(rows, n_ctx));
     l.attention = cut(&at, attention_bytes(p, rows, n_ctx));
     l.candidates = cut(&at, air_device_candidate_bytes(n_wanted, AIR_DEVICE_CANDIDATES));
@@ -214,6 +214,13 @@ uint64_t air_device_staging_piece(uint64_t tile_bytes)
 
 uint64_t air_device_staging_bytes(uint64_t tile_bytes) { return AIR_DEVICE_STAGING_PIECES * air_device_staging_piece(tile_bytes); }
 
+int64_t air_device_more_numbers(const air_program *p)
+{
+    int types = 0;
+    for (int32_t i = 0; i < p->n_ops; i++) types |= p->ops[i].kind == AIR_OP_ADD_TYPE;
+    return p->bidirectional || types ? 2 : 0;
+}
+
 int64_t air_device_embeds(const air_program *p)
 {
     int64_t n = 0;
@@ -227,7 +234,7 @@ uint64_t air_device_host_bytes(const air_program *p, int64_t rows, int64_t n_wan
     uint64_t floats = n * (uint64_t)(air_device_embeds(p) * p->n_embd + 2 * p->rope_pairs) + w * (uint64_t)(p->n_vocab + p->n_embd);
     uint64_t others = block_table_bytes(rows, n_ctx) + air_device_candidate_bytes(n_wanted, AIR_DEVICE_CANDIDATES);
     uint64_t sent = n * (uint64_t)air_device_sent_most(p); /* what each goes to with which weight comes down; which go where goes up */
-    uint64_t numbers = 2 * n + w + 2 * sent;
+    uint64_t numbers = (2 + (uint64_t)air_device_more_numbers(p)) * n + w + 2 * sent;
     return (floats + 2 * sent) * sizeof(float) + numbers * sizeof(int32_t) + others + 10 * AIR_DEVICE_ALIGN;
 }
 

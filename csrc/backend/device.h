@@ -68,7 +68,7 @@ typedef struct air_device_layout {
     size_t logits;
     size_t q8;           /* 8-bit form of the input of the next products */
     size_t cos, sin;     /* [rows][pairs] */
-    size_t tokens;       /* int32 [rows] each: positions, sequences; then [n_wanted] wanted rows */
+    size_t tokens;       /* int32 [rows] each: positions, sequences; then [n_wanted] wanted rows; then air_device_more_numbers */
     size_t blocks;       /* pointers to state blocks: of each row's sequence at most, those of n_ctx positions */
     size_t attention;    /* scratch */
     /* Of mixtures, where there are any. Rows are sent to experts so many times in all: which row each time, sorted by expert, and of a row
@@ -119,6 +119,9 @@ uint64_t air_device_staging_bytes(uint64_t tile_bytes);
 uint64_t air_device_expert_part(const air_program *program, int32_t layer, int part);
 /* Of all layers, the most times that a row is sent to an expert. 0: there are no mixtures. */
 int64_t air_device_sent_most(const air_program *program);
+/* int32 more of each row that a program's kernels look up, of which the first are how many positions each sequence has, and the others the
+ * rows' types: 2, or 0 where neither is asked for. */
+int64_t air_device_more_numbers(const air_program *program);
 /* Ops that gather rows of a table. */
 int64_t air_device_embeds(const air_program *program);
 /* Host memory of the same pass: page-locked copies of what goes up (embeddings, angles, positions, blocks) and of the logits. */

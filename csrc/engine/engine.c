@@ -62,9 +62,9 @@ static air_status device_request(const air_engine_config *c, const air_program *
     air_device_info info;
     *out = (air_device_request){
         .budget = budget, .fixed = context_bytes(c, which, 0) + device_small_bytes(p),
-        .away_per_block = air__state_block_bytes(p, state_type_of(c, p)),
         .shuttle_per_block = AIR_DEVICE_SHUTTLE * air_device_shuttle_block(p, state_type_of(c, p)),
     };
+    if (!p->bidirectional) out->away_per_block = air__state_block_bytes(p, state_type_of(c, p)); /* there passes write all they read */
     if (!api->device_info) return AIR_OK; /* a plan alone may be for a device that is elsewhere */
     air_status st = api->device_info(which ? c->helpers[which - 1].device : c->device, &info, err);
     if (st) return st;

@@ -125,16 +125,23 @@ static uint64_t host_state(const air_engine *e, const room *r)
     return all > here && all - here + 1 > away ? (uint64_t)(all - here + 1 - away) * e->pool.state_bytes[AIR_STATE_PAGED] : 0;
 }
 
+static int64_t longest_item(const air_batch *b)
+{
+    int64_t longest = 0;
+    for (int32_t i = 0; i < b->n_items; i++) longest = max64(longest, b->items[i].n_tokens);
+    return longest;
+}
+
 static room room_for(air_engine *e, const air_batch *b, room_kind kind)
 {
     enum { SHARE_LEAST = 16 }; /* of the plan's rows: each pass reads all weights, so that smaller ones would take for ever */
     const air_program *p = air_model_program(e->model);
     room r = {.rows = min64(b->rows, e->plan->max_rows)};
-    int64_t least = e->plan->max_rows / SHARE_LEAST > 1 ? e->plan->max_rows / SHARE_LEAST : 1;
+    int64_t least = max64(e->plan->max_rows / SHARE_LEAST, p->bidirectional ? longest_item(b) : 1);
     state_of_items(e, b, &r);
     passes_of(e, b, &r, kind);
     while (kind == EXACT && r.rows > least && !device_fits(e, &r)) { /* many wanted rows: their logits are the device's too for a while */
-        r.rows = (r.rows + 1) / 2;
+        r.rows = max64(least, (r.rows + 1) / 2);
         passes_of(e, b, &r, kind);
     }
     r.state = host_state(e, &r);
@@ -169,7 +176,7 @@ uint64_t air_engine_budget_for(air_engine *e, int64_t sequences, int64_t blocks,
     const air_program *program = air_model_program(e->model);
     air_plan_request r = e->request;
     uint64_t state, logits, recurrent, need = 0;
-    uint64_t per_block = air__engine_on_device(e) ? r.device.away_per_block : r.state_per_block;
+    uint64_t per_block = air__engine_on_device(e) ? e->pool.state_bytes[AIR_STATE_PAGED] : r.state_per_block;
     if (air__engine_on_device(e)) {
         int64_t here = device_blocks(e, e->plan->device_activation_bytes_full);
         blocks = blocks > here ? blocks - here + 1 : 0;
@@ -312,11 +319,17 @@ static air_state_use use_from(const air_batch *b, int64_t row, int64_t most)
     return (air_state_use){.sequence = item->sequence, .first = first, .end = first + min64(left, most), .keep = air__batch_keeps(item)};
 }
 
-/* Of items that are in the pass with all their rows; one is at least, as a plan's passes have room for the longest. */
-static int64_t rows_of_whole(const air_batch *b, int64_t first, int64_t most)
+/* Of items that are in the pass with all their rows, and blocks, of which the device can hold so many; one is at least, as a plan's passes
+ * have room for the longest. */
+static int64_t rows_of_whole(const air_batch *b, int64_t first, int64_t most, int64_t blocks)
 {
     int64_t rows = 0;
-    for (int32_t i = b->sequences[first]; i < b->n_items && rows + b->items[i].n_tokens <= most; i++) rows += b->items[i].n_tokens;
+    for (int32_t i = b->sequences[first]; i < b->n_items; i++) {
+        int64_t n = b->items[i].n_tokens;
+        blocks -= (int64_t)air_ceil_div((uint64_t)n, AIR_BLOCK_POSITIONS);
+        if (rows && (rows + n > most || blocks < 0)) break;
+        rows += n;
+    }
     return rows;
 }
 
@@ -325,9 +338,10 @@ static int64_t rows_of_whole(const air_batch *b, int64_t first, int64_t most)
 static int64_t rows_of_pass(air_engine *e, const air_batch *b, int64_t first, int64_t most)
 {
     most = min64(most, b->rows - first);
-    if (air_model_program(e->model)->bidirectional) return rows_of_whole(b, first, most);
+    int64_t here = air__engine_on_device(e) ? device_blocks(e, e->device_activation_bytes) : INT64_MAX;
+    if (air_model_program(e->model)->bidirectional) return rows_of_whole(b, first, most, here);
     if (!air__engine_on_device(e)) return most;
-    int64_t here = device_blocks(e, e->device_activation_bytes), reach = here + e->pool.away_most, rows = 0;
+    int64_t reach = here + e->pool.away_most, rows = 0;
     air__state_count(&e->pool);
     while (rows < most) {
         air_state_use use = use_from(b, first + rows, most - rows);

@@ -6,14 +6,17 @@
 
 enum { RING_SHARE = 8 }; /* of device memory */
 
+/* Of a text that is read at once all rows may be wanted. */
+static int64_t wanted_most(const air_plan_request *r, int64_t rows) { return r->program->bidirectional ? rows : 1; }
+
 static uint64_t device_activations(const air_plan_request *r, int64_t rows, int64_t n_ctx)
 {
-    return air_device_pass_bytes(r->program, rows, 1, n_ctx);
+    return air_device_pass_bytes(r->program, rows, wanted_most(r, rows), n_ctx);
 }
 
 uint64_t air__device_host_activations(const air_plan_request *r, int64_t rows, int64_t n_ctx)
 {
-    return air_device_host_bytes(r->program, rows, 1, n_ctx);
+    return air_device_host_bytes(r->program, rows, wanted_most(r, rows), n_ctx);
 }
 
 static uint64_t all_tiles(const air_program *program, uint64_t tile_bytes)

@@ -13,6 +13,7 @@ struct attention_case {
     float softcap;
     int64_t chunk = 0;
     std::vector<float> slopes = {}, sinks = {}; /* [heads], or none */
+    int64_t ahead = 0;
 };
 
 static const int64_t ALL = INT64_MAX;
@@ -29,16 +30,19 @@ struct scene {
     attention_case c;
     StateBlocks state;
     std::vector<float> q;
+    std::vector<int32_t> ends = {0, 0, 0}; /* of the sequences: after their last rows */
     air_cuda_role role = AIR_CUDA_DECODE;
 
     scene(const attention_case &given, float keys, float values)
         : c(given), state(given.shape, 3, max_position(given.rows) + 1),
           q(random_floats((int64_t)given.rows.size() * given.shape.heads * given.shape.key_dim, 1))
     {
-        int32_t last[3] = {-1, -1, -1};
-        for (state_row row : c.rows) last[row.sequence] = row.position > last[row.sequence] ? row.position : last[row.sequence];
+        for (state_row row : c.rows) {
+            int32_t &end = ends[(size_t)row.sequence];
+            end = row.position < end ? end : row.position + 1;
+        }
         for (int32_t s = 0; s < 3; s++)
-            for (int32_t p = 0; p <= last[s]; p++) {
+            for (int32_t p = 0; p < ends[(size_t)s]; p++) {
                 std::vector<float> k = random_floats(c.shape.kv_heads * c.shape.key_dim, keys);
                 std::vector<float> v = random_floats(c.shape.kv_heads * c.shape.value_dim, values);
                 state.store(ops, {s, p}, k.data(), v.data());
@@ -70,10 +74,11 @@ static void head_on_cpu(scene &s, size_t row, int64_t kv_head, float *out)
     a.positions = s.c.rows[row].position + 1, a.window = s.c.window;
     a.group = group, a.head_dim = shape.key_dim, a.value_dim = shape.value_dim, a.scale = s.scale(), a.softcap = s.c.softcap;
     a.chunk = s.c.chunk;
+    a.ahead = s.c.ahead, a.stored = s.ends[(size_t)s.c.rows[row].sequence];
     if (!s.c.slopes.empty()) a.slopes = &s.c.slopes[(size_t)(kv_head * group)];
     if (!s.c.sinks.empty()) a.sinks = &s.c.sinks[(size_t)(kv_head * group)];
     int64_t first = air_attention_first(&a, 0);
-    for (a.segment = first / AIR_SEGMENT_POSITIONS; a.segment * AIR_SEGMENT_POSITIONS < a.positions; a.segment++) {
+    for (a.segment = first / AIR_SEGMENT_POSITIONS; a.segment * AIR_SEGMENT_POSITIONS < air_attention_end(&a, 0); a.segment++) {
         ops->attention(&a);
         ops->attention_merge(&a);
     }
@@ -99,7 +104,8 @@ static std::vector<float> on_device(scene &s, int64_t first, int64_t n, int64_t 
     GuardedArray<uint8_t> scratch(air_cuda_attention_scratch(n, shape.heads, shape.value_dim, most));
     GuardedArray<float> slopes(s.c.slopes), sinks(s.c.sinks);
     air_cuda_attention a = {};
-    a.chunk = s.c.chunk;
+    GuardedArray<int32_t> ends(s.ends);
+    a.chunk = s.c.chunk, a.ahead = s.c.ahead, a.ends = ends.get();
     a.slopes = s.c.slopes.empty() ? nullptr : slopes.get(), a.sinks = s.c.sinks.empty() ? nullptr : sinks.get();
     a.state = s.state.upload(part_of(s.c.rows, first, n), true);
     a.q = q.get(), a.out = out.get(), a.rows = n, a.max_position = most, a.window = s.c.window;
@@ -183,6 +189,26 @@ TEST(slopes_sinks_and_chunks_are_those_of_the_cpu)
         for (const attention_case &c : with_extras({chunk == 64 ? AIR_STATE_F32 : AIR_STATE_F16, 6, 2, 16, 16}, rows, chunk)) check_case(c, 1e-12);
 }
 
+/* Rows of texts that are read from both ends, the last one of each among them. */
+static std::vector<attention_case> with_sight(const state_shape &shape, const std::vector<state_row> &rows)
+{
+    std::vector<attention_case> cases;
+    for (int64_t ahead : {(int64_t)1, (int64_t)31, (int64_t)64, (int64_t)300, ALL}) {
+        cases.push_back({shape, rows, ahead == ALL ? ALL : ahead + 1, 0});
+        cases.back().ahead = ahead;
+    }
+    cases.push_back(with_extras(shape, rows, 0)[1]);
+    cases.back().ahead = 70;
+    return cases;
+}
+
+TEST(rows_see_what_comes_later_in_their_own_sequence)
+{
+    const std::vector<state_row> rows = {{0, 0}, {0, 1}, {0, 4}, {1, 62}, {1, 64}, {1, 127}, {1, 128}, {2, 0}, {2, 190}, {2, 256}, {2, 1030}};
+    for (air_state_type type : types)
+        for (const attention_case &c : with_sight({type, 4, 2, 16, 16}, rows)) check_case(c, 1e-12);
+}
+
 /* --- a row's bits are its own --- */
 
 static void check_alone(const attention_case &c)
@@ -264,6 +290,15 @@ TEST(prompts_with_slopes_sinks_and_chunks)
     for (int64_t chunk : {1, 7, 64, 100, 4096})
         for (air_state_type type : {AIR_STATE_F16, AIR_STATE_Q8_0})
             for (const attention_case &c : with_extras({type, 6, 2, 32, 16}, prompt(0, chunk == 4096 ? 4060 : 90, 70), chunk)) check_prompt(c);
+}
+
+TEST(prompts_see_what_comes_later)
+{
+    for (air_state_type type : {AIR_STATE_F16, AIR_STATE_Q8_0})
+        for (const attention_case &c : with_sight({type, 6, 2, 32, 16}, prompt(1, 0, 90))) check_prompt(c);
+    attention_case c = {{AIR_STATE_F16, 1, 1, 16, 16}, prompt(0, 4080, 40), 6, 0}; /* over the border of a part */
+    c.ahead = 5;
+    check_prompt(c);
 }
 
 /* Parts of prompts end at multiples of 4096; a window of a few positions lets rows of one block of threads see different ones. */
@@ -380,7 +415,9 @@ TEST(what_no_kernel_takes_is_refused)
     CHECK_EQ(air_cuda_attention_run(&a, 0), cudaErrorInvalidValue);
     a.state.heads = 2, a.rows = 0;
     CHECK_EQ(air_cuda_attention_run(&a, 0), cudaErrorInvalidValue);
-    a.rows = 1, a.state.type = AIR_STATE_TYPES;
+    a.rows = 1, a.ahead = 1; /* but no ends */
+    CHECK_EQ(air_cuda_attention_run(&a, 0), cudaErrorInvalidValue);
+    a.ahead = 0, a.state.type = AIR_STATE_TYPES;
     CHECK_EQ(air_cuda_attention_run(&a, 0), cudaErrorInvalidValue);
 }
 
@@ -395,12 +432,14 @@ int main(int argc, char **argv)
     RUN(windows_hide_what_is_further_back);
     RUN(soft_caps_and_windows_together);
     RUN(slopes_sinks_and_chunks_are_those_of_the_cpu);
+    RUN(rows_see_what_comes_later_in_their_own_sequence);
     RUN(a_row_alone_has_the_bits_it_has_among_others_and_in_other_grids);
     RUN(rows_that_take_more_scratch_than_there_is_go_in_turns);
     RUN(prompts_attend_on_tensor_cores);
     RUN(prompts_attend_in_every_order_of_threads);
     RUN(prompts_of_groups_windows_and_soft_caps);
     RUN(prompts_with_slopes_sinks_and_chunks);
+    RUN(prompts_see_what_comes_later);
     RUN(prompts_over_the_border_of_a_part);
     RUN(a_row_of_a_prompt_has_its_bits_however_the_prompt_is_cut);
     RUN(prompts_that_no_tensor_core_takes_go_row_by_row);

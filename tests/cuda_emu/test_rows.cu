@@ -197,6 +197,22 @@ TEST(rows_are_added)
     CHECK_EQ(air_cuda_add(&x, &x, 0, 0), cudaErrorInvalidValue);
 }
 
+TEST(rows_get_the_vector_of_their_type)
+{
+    const std::vector<int32_t> types = {1, 0, 0, 1, 2};
+    for (int64_t width : {1, 64, 777}) {
+        int64_t rows = (int64_t)types.size();
+        std::vector<float> y = random_floats(rows * width, 1), vectors = random_floats(3 * width, 1), want = y;
+        for (size_t i = 0; i < want.size(); i++)
+            want[i] += vectors[(size_t)types[i / (size_t)width] * (size_t)width + i % (size_t)width];
+        GuardedArray<float> to(y), from(vectors);
+        GuardedArray<int32_t> of(types);
+        check_launch(air_cuda_add_type(to.get(), from.get(), of.get(), rows, width, 0));
+        CHECK(to.guarded() && same_bits(to.read(), want));
+    }
+    CHECK_EQ(air_cuda_add_type(nullptr, nullptr, nullptr, 0, 1, 0), cudaErrorInvalidValue);
+}
+
 TEST(rows_are_tempered_by_their_positions)
 {
     const std::vector<int32_t> positions = {0, 14, 15, 16, 31, 8191, 1000000};
@@ -441,6 +457,7 @@ int main(int argc, char **argv)
     RUN(layer_norms_and_weights_of_every_group_are_those_of_the_cpu);
     RUN(a_layer_norm_gives_its_8_bit_form_too);
     RUN(rows_are_added);
+    RUN(rows_get_the_vector_of_their_type);
     RUN(rows_are_tempered_by_their_positions);
     RUN(rotation_is_that_of_the_cpu);
     RUN(chosen_rows_are_copied);

@@ -46,17 +46,17 @@ def test_what_gpus_have_no_kernels_for_is_the_cpus(cuda, name, why):
 
 def test_a_model_that_gpus_do_not_run_is_the_cpus_by_auto(cuda, airpy):
     """Whether opened or planned; max_vram, which would then be nobody's, is refused."""
-    bert, why = GOLDEN / "encoders" / "bert.gguf", "read a text from both ends are computed by the CPU alone"
-    with load(bert, device="auto") as model:
+    latent, why = golden("deepseek2-lite"), r"attention over a compressed state \(MLA\) is computed by the CPU alone"
+    with load(latent, device="auto") as model:
         assert model.device == "cpu"
     with pytest.raises(errors.ArgumentError, match="max_vram is a GPU's memory, but the CPU computes"):
-        load(bert, device="auto", max_vram="1GiB")
+        load(latent, device="auto", max_vram="1GiB")
     with pytest.raises(errors.UnsupportedError, match=why):
-        load(bert, device="cuda")
+        load(latent, device="cuda")
     with pytest.raises(errors.UnsupportedError, match=why):
-        _core.check_device(cuda_plugin(), _core.GGUF(os.fspath(bert)))
+        _core.check_device(cuda_plugin(), _core.GGUF(os.fspath(latent)))
     _core.check_device(cuda_plugin(), _core.GGUF(os.fspath(TINY)))
-    code, out, err = airpy("plan", bert, "--device", "auto")
+    code, out, err = airpy("plan", latent, "--device", "auto")
     assert code == 0 and "VRAM" not in out, err
 
 

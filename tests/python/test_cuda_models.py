@@ -1,0 +1,75 @@
+"""Models that are no plain decoders on the CUDA backend, emulated (tests/cuda_emu) or with AIRPY_TEST_GPU=1 the real one: those that read a
+text from both ends. Hidden states and logits against transformers' in float32, bits, budgets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from models import ENCODER_NAMES, encoder, load
+from on_cuda import CONTEXT, SMALL_RAM, error_of
+from test_encoders import Case
+
+from airpy import _core
+from airpy.device import cuda_plugin
+
+pytestmark = pytest.mark.timeout(900)
+
+
+def states(case: Case, which: Any = None, logits: bool = False, **options: Any) -> np.ndarray:
+    options = {"max_ram": SMALL_RAM + (64 << 20), **options}
+    return case.states(which, logits, plugin=cuda_plugin(), device=0, **options)
+
+
+# ---- models that read a text from both ends ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ENCODER_NAMES)
+def test_hidden_states_are_those_of_transformers(cuda, name):
+    case = Case(name)
+    error = error_of(states(case), case.hidden)
+    print(f"{name}: {error:.2e}")
+    assert error <= 1e-10
+
+
+@pytest.mark.parametrize("name", ["bert-rank", "qwen3-rank"])
+def test_scores_are_those_of_transformers(cuda, name):
+    case = Case(name)
+    at = case.ends - 1 if name.startswith("qwen3") else np.concatenate([[0], case.ends[:-1]])
+    np.testing.assert_allclose(states(case, logits=True)[at], case.scores, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("bert", "f32"), ("modern-bert", "f16")])
+def test_a_text_has_its_bits_alone_and_among_others(cuda, name, kind):
+    case = Case(name)
+    want = states(case, [1, 3], kv_dtype=kind)
+    first = len(case.texts[1])
+    np.testing.assert_array_equal(states(case, [1], kv_dtype=kind), want[:first])
+    in_turns = states(case, [3, 1], kv_dtype=kind, max_rows=66)
+    np.testing.assert_array_equal(in_turns, np.concatenate([want[first:], want[:first]]))
+
+
+def test_short_texts_take_turns_where_vram_has_no_room_for_a_block_of_each(cuda):
+    """And one that is as long as the context has room."""
+    texts = [np.array([5 + i, 7], np.int32) for i in range(30)] + [np.arange(60, dtype=np.int32)]
+    found, passes = [], []
+    for megabytes in (64, 0.6):
+        memory = {"max_ram": SMALL_RAM, "max_vram": CONTEXT + int(megabytes * (1 << 20))}
+        engine = _core.Engine(_core.GGUF(str(encoder("bert"))), n_ctx=64, plugin=cuda_plugin(), device=0, **memory)
+        items = [(engine.sequence(), text, len(text), None, len(text)) for text in texts]
+        found.append(np.array(engine.run(items, hidden=True).hidden))
+        passes.append(engine.stats()["passes"])
+        engine.close()
+    assert passes[0] == 1 < passes[1]
+    np.testing.assert_array_equal(*found)
+
+
+def test_texts_are_embedded_as_by_the_cpu(cuda):
+    texts = ["the cat sat", "on", ("a cat", "the end")]
+    with load(encoder("bert")) as model:
+        want = model.embed(texts)
+    for device in ("cuda", "auto"):
+        with load(encoder("bert"), device=device) as model:
+            assert model.device == "cuda:0"
+            np.testing.assert_allclose(model.embed(texts), want, atol=1e-5)
