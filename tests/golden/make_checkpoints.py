@@ -210,7 +210,7 @@ def description_of(name: str, variant: Variant, seed: int) -> tuple[dict[str, An
         values = {key: value for key, value in values.items() if value is not None}
     values.pop("transformers_version", None)
     return {"config": values, "dtype": DTYPES[seed % 3], "seed": seed,
-            "quiet": variant.quiet, "centred": variant.centred, "transposed": "transposed" in variant.layout, "tensors": shapes}, config
+            "quiet": variant.quiet, "centred": variant.centred, "transposed": variant.transposed, "tensors": shapes}, config
 
 
 def logits_of(name: str, variant: Variant, description: dict[str, Any], config: Any) -> dict[str, Any]:

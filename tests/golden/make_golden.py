@@ -1,9 +1,11 @@
 """Golden logits and greedy tokens of tiny random models, from Hugging Face transformers in float32.
 
     pip install torch transformers gguf numpy
-    python tests/golden/make_golden.py --out tests/golden
+    PYTHONPATH=. python tests/golden/make_golden.py --out tests/golden
 
-For each variant below it writes models/NAME.gguf (float32 weights, a working byte-level vocabulary) and NAME.npz with
+Keys, names and orders are those of the package's converter (airpy/conversion), which is so checked with every test of a golden model; the
+file is written by the gguf package. For each variant of families.py it writes models/NAME.gguf (float32 weights, a working byte-level
+vocabulary), unless there is one that says the same, and NAME.npz with
     input_ids   int32 [48]                the prompt
     logits      float32 [48, vocab]       after each of its tokens
     greedy_ids  int32 [24]                what greedy decoding then chooses
@@ -15,8 +17,9 @@ from __future__ import annotations
 
 import argparse
 import math
+import shutil
 import sys
-from collections.abc import Callable
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import transformers
-from families import BASE, LAYOUTS, VARIANTS, VOCAB, Floats, Tensors, Variant, alibi_slopes
+from families import BASE, VARIANTS, VOCAB, Floats, Variant, alibi_slopes
+
+from airpy.conversion.config import Config
+from airpy.conversion.families import find_family
+from airpy.conversion.hparams import model_entries
+from airpy.conversion.safetensors import Checkpoint
+from airpy.conversion.tensors import source_tensors
+from airpy.gguf_writer import Entry
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 import make_gguf
@@ -34,7 +44,6 @@ PROMPT, NEW = 48, 24
 LEAST_GAP = 0.02                    # of greedy choices; float32 engines differ by about 1e-5 here
 LEAST_TOKENS = 12                   # different ones among the greedy choices: a loop would test little
 EMBEDDINGS = ("lm_head", "model.embed", "embed_in", "embed_out", "wte", "word_embeddings.")
-RECURRENT = {"conv", "linear_attention"}                # layers, as transformers calls them, that GGUF gives no heads of keys and values
 LAST_NORMS = ("model.norm.weight", "model.embedding_norm.weight", "transformer.ln_f.weight")
 
 
@@ -71,7 +80,7 @@ def build(variant: Variant, seed: int) -> Any:
                 size = variant.quiet if name in LAST_NORMS else 1 / variant.quiet if "embeddings_layernorm" in name else 1
                 p.copy_(size * (1 + 0.2 * noise) - float(variant.centred))
             else:
-                inputs = p.shape[0] if "transposed" in variant.layout and ".c_" in name else p.shape[-1]
+                inputs = p.shape[0] if variant.transposed and ".c_" in name else p.shape[-1]
                 gain = 2.5 / variant.quiet if any(part in name for part in EMBEDDINGS) else 1.5
                 gain *= next((more for part, more in variant.loud.items() if part in name), 1)
                 p.copy_(noise * (gain / inputs ** 0.5))
@@ -136,155 +145,79 @@ def golden(model: Any, seed: int, alibi: bool) -> dict[str, Any]:
 
 # ---- GGUF ------------------------------------------------------------------------------------------------------------
 
-def tensors(model: Any, variant: Variant) -> Tensors:
-    """The model's tensors under GGUF's names."""
-    config = model.config
-    tied = config.tie_word_embeddings
-    names = gguf.get_tensor_name_map(next(a for a, n in gguf.MODEL_ARCH_NAMES.items() if n == variant.arch), config.num_hidden_layers)
-    found: Tensors = ((name, p.numpy()) for name, p in model.state_dict().items()
-                      if not (tied and name.startswith(("lm_head", "embed_out"))) and not name.endswith((".attn.bias", "masked_bias")))
-    for layout in variant.layout or (("interleaved",) if variant.arch == "llama" else ()):
-        found = LAYOUTS[layout](found, config)
-    suffixes = (".weight", ".bias")
-    for name, w in found:
-        known = names.get_name(name, suffixes) or names.get_name(name.removeprefix("transformer."), suffixes)
-        if known is None:
-            raise ValueError(f"{variant.arch} has no name for {name}")
-        yield known, w
+def converted(model: Any, variant: Variant) -> tuple[dict[str, Entry], list[tuple[str, Floats]]]:
+    """Keys and tensors, by the package's converter from what save_pretrained() writes, and by the variant's own word for some keys."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        config = Config.read(folder)
+        family, config = (variant.instead, config) if variant.instead else find_family(config)
+        if family.arch != variant.arch:
+            raise ValueError(f"{variant.family} is converted to {family.arch}, not {variant.arch}")
+        with Checkpoint(folder) as files:
+            tensors = [(t.info.name, np.frombuffer(t.read(0, t.info.bytes), np.float32).reshape(t.info.shape[::-1]))
+                       for t in source_tensors(family, config, files)]
+        entries = {entry[0]: entry for entry in model_entries(family, config)}
+    for suffix, value in variant.keys.items():
+        key = f"{variant.arch}.{suffix}"
+        entries.pop(key, None)
+        if value is not None:
+            entries[key] = (key, ("bool" if isinstance(value, bool) else "u32", None), value)
+    return entries, tensors
 
 
-def llama3_factors(rope: dict[str, Any], head: int) -> Floats:
-    """What GGUF's rope_freqs.weight holds, [head / 2]: each pair's frequency is divided by it (Llama 3.1's rule)."""
-    wavelength = 2 * math.pi * rope["rope_theta"] ** (np.arange(0, head, 2) / head)
-    turns = rope["original_max_position_embeddings"] / wavelength
-    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
-    smooth = np.clip((turns - low) / (high - low), 0, 1)
-    factors: Floats = (1 / ((1 - smooth) / rope["factor"] + smooth)).astype(np.float32)
-    return factors
+def add_entry(w: gguf.GGUFWriter, entry: Entry) -> None:
+    names = {"u32": "UINT32", "i32": "INT32", "f32": "FLOAT32", "bool": "BOOL", "string": "STRING", "array": "ARRAY"}
+    key, (kind, of), value = entry
+    w.add_key_value(key, value, gguf.GGUFValueType[names[kind]], gguf.GGUFValueType[names[of]] if of else None)
 
 
-def first_of(config: Any, *names: str) -> Any:
-    return next((getattr(config, name) for name in names if getattr(config, name, None) is not None), None)
-
-
-def rope_of(variant: Variant, config: Any) -> dict[str, Any]:
-    """Of the layers that see all; {} where positions are not rotated."""
-    rope = getattr(config, "rope_parameters", None) or {}
-    return {} if variant.alibi else dict(rope.get("full_attention", rope))
-
-
-def head_of(config: Any) -> int:
-    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
-
-
-def feed_forward_of(config: Any) -> int:
-    given = first_of(config, "intermediate_size_mlp", "intermediate_size", "ffn_hidden_size", "n_inner")
-    return int(given or config.hidden_size * getattr(config, "expansion_ratio", 4))
-
-
-def key_value_heads_of(config: Any) -> int | list[int]:
-    """Of all layers; one by one where some have no attention."""
-    if getattr(config, "kv_lora_rank", None):
-        return 1
-    if getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False):
-        return 1
-    heads = int(first_of(config, "num_kv_heads", "num_key_value_heads") or config.num_attention_heads)
-    if hasattr(config, "linear_num_key_heads"):     # its files say instead how many layers there are to one with attention
-        return heads
-    kinds = getattr(config, "layer_types", None) or []
-    return [0 if kind in RECURRENT else heads for kind in kinds] if set(kinds) & RECURRENT else heads
-
-
-def lengths_of_heads(w: gguf.GGUFWriter, config: Any, head: int) -> list[tuple[Callable[[Any], None], Any]]:
-    """Of the state's, and where that is compressed, of what is made of it."""
-    rank = getattr(config, "kv_lora_rank", None)
-    if not rank:
-        return [(w.add_key_length, head), (w.add_value_length, head)]
-    return [(w.add_key_length, rank + config.qk_rope_head_dim), (w.add_value_length, rank),
-            (w.add_key_length_mla, config.qk_nope_head_dim + config.qk_rope_head_dim)]
-
-
-def add_metadata(w: gguf.GGUFWriter, name: str, variant: Variant, config: Any) -> None:
-    """The model's keys and a vocabulary of bytes and a few pairs."""
-    rope, head = rope_of(variant, config), head_of(config)
-    tokens, types, merges = make_gguf.vocabulary(config.vocab_size)
+def add_vocabulary(w: gguf.GGUFWriter, n: int) -> None:
+    """Bytes and a few pairs."""
+    tokens, types, merges = make_gguf.vocabulary(n)
     end = make_gguf.SPECIAL.index("<|endoftext|>")
-    keys: list[tuple[Callable[[Any], None], Any]] = [
-        (w.add_name, f"golden {name}"), (w.add_file_type, gguf.LlamaFileType.ALL_F32),
-        (w.add_context_length, first_of(config, "max_position_embeddings", "max_seq_len", "seq_length")),
-        (w.add_embedding_length, config.hidden_size), (w.add_block_count, config.num_hidden_layers),
-        (w.add_feed_forward_length, feed_forward_of(config)), (w.add_head_count, config.num_attention_heads),
-        (w.add_head_count_kv, key_value_heads_of(config)), *lengths_of_heads(w, config, head)]
-    if rope:
-        part = rope.get("partial_rotary_factor") or 1.0
-        keys += [(w.add_rope_dimension_count, getattr(config, "qk_rope_head_dim", None) or int(part * head)),
-                 (w.add_rope_freq_base, rope["rope_theta"])]
-    if variant.eps:
-        keys.append((w.add_layer_norm_eps, getattr(config, variant.eps, 1e-5)))
-    else:
-        keys.append((w.add_layer_norm_rms_eps, config.rms_norm_eps))
-    keys += [(w.add_vocab_size, config.vocab_size), (w.add_tokenizer_model, "gpt2"), (w.add_tokenizer_pre, "gpt-2"),
-             (w.add_token_list, tokens), (w.add_token_types, types), (w.add_token_merges, merges),
-             (w.add_bos_token_id, end), (w.add_eos_token_id, end), (w.add_add_bos_token, False)]
-    for add, value in keys:
-        add(value)
-    add_scaling(w, rope)
-    add_experts(w, variant, config)
-    for key, attribute in variant.keys.items():
-        value = attribute if isinstance(attribute, (bool, float, int)) else getattr(config, attribute or key)
-        add = w.add_bool if isinstance(value, bool) else w.add_float32 if isinstance(value, float) else w.add_uint32
-        add(f"{variant.arch}.{'attention.' if key == 'sliding_window' else ''}{key}", value)
-
-
-def add_scaling(w: gguf.GGUFWriter, rope: dict[str, Any]) -> None:
-    kind = rope.get("rope_type")
-    if kind in ("linear", "yarn"):
-        w.add_rope_scaling_type(gguf.RopeScalingType(kind))
-        w.add_rope_scaling_factor(rope["factor"])
-    if "mscale_all_dim" in rope:
-        w.add_rope_scaling_yarn_log_mul((0.1 if w.arch == "deepseek2" else 1.0) * rope["mscale_all_dim"])
-    if kind in ("yarn", "longrope"):
-        w.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
-    if kind == "longrope":                                      # by how much queries and keys grow (arXiv 2402.13753)
-        w.add_rope_scaling_attn_factors(math.sqrt(1 + math.log(rope["factor"]) / math.log(rope["original_max_position_embeddings"])))
-
-
-def add_experts(w: gguf.GGUFWriter, variant: Variant, config: Any) -> None:
-    names = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
-    n = next((getattr(config, name) for name in names if getattr(config, name, 0)), 0)
-    if not n:
-        return
-    ff = getattr(config, "moe_intermediate_size", config.intermediate_size)
-    w.add_expert_count(n)
-    w.add_expert_used_count(first_of(config, "num_experts_per_tok", "moe_k", "moe_topk"))
-    w.add_expert_feed_forward_length(ff)
-    shared = getattr(config, "shared_expert_intermediate_size", 0) or getattr(config, "moe_num_shared_experts", 0) * ff
-    if variant.arch == "hunyuan-moe":
-        shared = config.intermediate_size
-    if shared:
-        w.add_expert_shared_feed_forward_length(shared)
-
-
-def factors(rope: dict[str, Any], head: int) -> Tensors:
-    if rope.get("rope_type") == "llama3":
-        yield "rope_freqs.weight", llama3_factors(rope, head)
-    if rope.get("rope_type") == "longrope":
-        yield "rope_factors_long.weight", np.array(rope["long_factor"], np.float32)
-        yield "rope_factors_short.weight", np.array(rope["short_factor"], np.float32)
+    w.add_tokenizer_model("gpt2")
+    w.add_tokenizer_pre("gpt-2")
+    w.add_token_list(tokens)
+    w.add_token_types(types)
+    w.add_token_merges(merges)
+    w.add_bos_token_id(end)
+    w.add_eos_token_id(end)
+    w.add_add_bos_token(False)
 
 
 def write(path: Path, name: str, variant: Variant, model: Any) -> None:
     """NAME.gguf, everything in F32."""
     w = gguf.GGUFWriter(path, variant.arch)
-    add_metadata(w, name, variant, model.config)
-    for tensor, data in factors(rope_of(variant, model.config), head_of(model.config)):
+    w.add_name(f"golden {name}")
+    w.add_file_type(gguf.LlamaFileType.ALL_F32)
+    add_vocabulary(w, model.config.vocab_size)
+    entries, tensors = converted(model, variant)
+    for entry in entries.values():
+        add_entry(w, entry)
+    for tensor, data in tensors:
         w.add_tensor(tensor, data)
-    for tensor, data in tensors(model, variant):
-        w.add_tensor(tensor, np.ascontiguousarray(data))
     w.write_header_to_file()
     w.write_kv_data_to_file()
     w.write_tensors_to_file()
     w.close()
+
+
+def contents(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Of a file: keys and tensors, in whatever order."""
+    reader = gguf.GGUFReader(path)
+    keys = {key: (field.types, field.contents()) for key, field in reader.fields.items() if not key.startswith("GGUF.")}
+    return keys, {t.name: (t.tensor_type, t.shape.tolist(), t.data.tobytes()) for t in reader.tensors}
+
+
+def write_if_other(path: Path, name: str, variant: Variant, model: Any) -> bool:
+    """Leaves a file that says the same, in whatever order, as it is: git need not have it twice. Whether it is another one now."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / path.name
+        write(made, name, variant, model)
+        if path.exists() and contents(path) == contents(made):
+            return False
+        shutil.move(made, path)
+        return True
 
 
 def main() -> None:
@@ -298,10 +231,11 @@ def main() -> None:
         if args.only and name not in args.only:
             continue
         model = build(variant, seed)
-        write(args.out / "models" / f"{name}.gguf", name, variant, model)
+        changed = write_if_other(args.out / "models" / f"{name}.gguf", name, variant, model)
         arrays = golden(model, seed, variant.alibi)
         np.savez_compressed(args.out / f"{name}.npz", **arrays)
-        print(f"{name:16} logits spread over {arrays['logits'].std():.2f}, greedy choices {arrays['greedy_gap']:.3f} apart")
+        print(f"{name:16} logits spread over {arrays['logits'].std():.2f}, greedy choices {arrays['greedy_gap']:.3f} apart"
+              f"{', a new file' * changed}")
 
 
 if __name__ == "__main__":
