@@ -25,6 +25,12 @@ typedef struct attention_matrix {
     const char *ahead;      /* what is read after this: asked for at the same pace */
 } attention_matrix;
 
+/* Values that are elements of keys (multi-head latent attention, arXiv 2405.04434): the first `columns` of the positions from first on. */
+typedef struct attention_in_keys {
+    int64_t first, rows, columns;
+    float  *panel; /* AIR_ATTENTION_PANEL floats to turn them in, some at a time */
+} attention_in_keys;
+
 typedef struct attention_parts {
     /* scores[h][position] = q[h] . k[position] for all positions of the block, whatever they hold. */
     void (*scores[AIR_STATE_TYPES])(const attention_matrix *k, const float *q, int64_t head_dim, float *scores, int64_t heads);
@@ -33,9 +39,9 @@ typedef struct attention_parts {
     /* out[h] = out[h] * correction of h + sum of p[h][row] v[row]; heads of p are AIR_BLOCK_POSITIONS apart, of out v->columns. */
     void (*add_values[AIR_STATE_TYPES])(const attention_matrix *v, const float *p, const attention_softmax *state, float *out,
                                         int64_t heads);
-    /* Of keys: the first n elements of the positions from first to end, those of position p as floats from out + p * row on. What is
-     * written besides lies in these positions' rows, or in those beside them within a tile. */
-    void (*values_of_keys[AIR_STATE_TYPES])(const attention_matrix *k, int64_t first, int64_t end, int64_t n, float *out, int64_t row);
+    /* The same with values that are in keys. */
+    void (*add_keys[AIR_STATE_TYPES])(const attention_matrix *k, const attention_in_keys *v, const float *p, const attention_softmax *state,
+                                      float *out, int64_t heads);
 } attention_parts;
 
 /* A call's heads, those of all its rows, and what is kept for each. */
@@ -46,18 +52,17 @@ typedef struct attention_work {
     float *scores; /* [heads][AIR_BLOCK_POSITIONS] */
     float *out;    /* [heads][value_dim, padded] */
     attention_softmax *state;
-    float *values; /* [AIR_BLOCK_POSITIONS][value_dim, padded]: those in the keys of a block */
+    float *panel;  /* AIR_ATTENTION_PANEL, where values are in keys */
     int64_t end;   /* of all positions that are attended */
 } attention_work;
 
 AIR_INLINE attention_work attention_cut(const air_attention_args *a, const attention_parts *parts)
 {
     int64_t heads = a->rows * a->group;
-    attention_work w = {.args = a, .parts = parts, .q = a->scratch};
+    attention_work w = {.args = a, .parts = parts, .panel = a->scratch, .q = a->scratch + (a->values_in_keys ? AIR_ATTENTION_PANEL : 0)};
     w.scores = w.q + heads * a->head_dim;
     w.out = w.scores + heads * AIR_BLOCK_POSITIONS;
     w.state = (attention_softmax *)(void *)(w.out + heads * air_state_padded(a->value_dim));
-    w.values = (float *)(void *)(w.state + heads) + heads;
     return w;
 }
 
@@ -81,14 +86,6 @@ AIR_INLINE attention_matrix attention_values(const air_attention_args *a, int64_
     };
 }
 
-/* Values that are the first elements of keys (multi-head latent attention, arXiv 2405.04434), laid out as values are, in F32. */
-AIR_INLINE attention_matrix attention_values_of_keys(const attention_work *w, const attention_matrix *k, int64_t lo, int64_t hi)
-{
-    int64_t row = air_state_padded(w->args->value_dim);
-    w->parts->values_of_keys[w->args->type](k, lo, hi, w->args->value_dim, w->values, row);
-    return (attention_matrix){.data = w->values + lo * row, .rows = hi - lo, .columns = row, .row = row, .tile = AIR_STATE_TILE};
-}
-
 /* ALiBi (arXiv 2108.12409): a head's scores at n positions from lo on, of a row that is at position own. */
 AIR_INLINE void add_slope(float *s, int64_t n, float slope, int64_t lo, int64_t own)
 {
@@ -102,16 +99,20 @@ AIR_INLINE void attend_block(const attention_work *w, int64_t lo, int64_t hi, in
     int64_t block = lo / AIR_BLOCK_POSITIONS, start = block * AIR_BLOCK_POSITIONS;
     float *scores = w->scores + first * AIR_BLOCK_POSITIONS, *p = scores + (lo - start);
     const char *next = (const char *)a->k_blocks[start + AIR_BLOCK_POSITIONS < w->end ? block + 1 : block] + a->k_offset;
-    attention_matrix k = attention_keys(a, block), v;
-    v = a->values_in_keys ? attention_values_of_keys(w, &k, lo - start, hi - start) : attention_values(a, block, lo - start, hi - start);
+    attention_matrix k = attention_keys(a, block), v = {.ahead = next};
+    if (!a->values_in_keys) v = attention_values(a, block, lo - start, hi - start), v.ahead = next;
     k.ahead = a->values_in_keys ? next : (const char *)v.data;
-    v.ahead = a->values_in_keys ? (const char *)v.data : next;
-    air_state_type values = a->values_in_keys ? AIR_STATE_F32 : a->type;
     w->parts->scores[a->type](&k, w->q + first * a->head_dim, a->head_dim, scores, heads);
     for (int64_t h = first; a->slopes && h < first + heads; h++)
         add_slope(p + (h - first) * AIR_BLOCK_POSITIONS, hi - lo, a->slopes[h % a->group], lo, a->positions + h / a->group - 1);
     for (int64_t h = 0; h < heads; h++) w->parts->softmax(p + h * AIR_BLOCK_POSITIONS, hi - lo, a, &w->state[first + h]);
-    w->parts->add_values[values](&v, p, w->state + first, w->out + first * v.columns, heads);
+    float *out = w->out + first * air_state_padded(a->value_dim);
+    if (a->values_in_keys) {
+        attention_in_keys in_keys = {lo - start, hi - lo, a->value_dim, w->panel};
+        w->parts->add_keys[a->type](&k, &in_keys, p, w->state + first, out, heads);
+    } else {
+        w->parts->add_values[a->type](&v, p, w->state + first, out, heads);
+    }
 }
 
 /* The positions from start to end that a row attends, none where lo >= hi. */

@@ -142,10 +142,14 @@ static inline int64_t air_attention_end(const air_attention_args *a, int64_t row
     return a->ahead && own < a->stored ? (a->stored - own < a->ahead ? a->stored : own + a->ahead) : own;
 }
 
+/* Floats of the values that are turned at once where they are in keys: 64 elements of a block, which with what they are made of fit a
+ * first cache. */
+enum { AIR_ATTENTION_PANEL = AIR_BLOCK_POSITIONS * 64 };
+
 static inline size_t air_attention_scratch(int64_t heads, int64_t head_dim, int64_t value_dim, int values_in_keys)
 {
-    int64_t row = air_state_padded(value_dim), values = values_in_keys ? AIR_BLOCK_POSITIONS * row : 0;
-    return (size_t)(heads * (head_dim + AIR_BLOCK_POSITIONS + row + 4) + values);
+    int64_t panel = values_in_keys ? AIR_ATTENTION_PANEL : 0;
+    return (size_t)(panel + heads * (head_dim + AIR_BLOCK_POSITIONS + air_state_padded(value_dim) + 4));
 }
 
 /* A causal convolution of each of some channels over positions that follow each other: row r's y[c] = bias[c] + the sum over j of

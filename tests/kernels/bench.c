@@ -14,6 +14,7 @@
 #include "weights.h"
 
 enum { COLUMNS = 64, COLD_COLUMNS = 4, K = 4096, DIM = 128, HEADS = 4, POSITIONS = 512, BLOCKS = POSITIONS / AIR_BLOCK_POSITIONS };
+enum { LATENT_KEY = 576, LATENT_VALUE = 512, MOST_HEADS = 64 * HEADS }; /* DeepSeek's; of all rows of a call */
 enum { ROUNDS = 7 };
 #define PATIENCE 0.25 /* seconds for the rounds of one figure, beyond the first */
 static const int64_t column_counts[] = {1, 4, 16, 64};
@@ -234,19 +235,36 @@ static const struct function {
     {"layer_norm", call_layer_norm, 16}, {"swiglu", call_swiglu, 12}, {"gelu", call_gelu, 8}, {"gelu_erf", call_gelu_erf, 8}, {"add", call_add, 12}, {"softmax", call_softmax, 8}, {"f32_to_f16", call_f16, 6},
 };
 
-static void bench_attention(const air_ops *ops, const memory *m, const bounds *b, int64_t rows)
+/* Of one K/V head; a figure's n is how many rows. */
+static const struct attention_shape {
+    const char *name;
+    int64_t rows, group, head_dim, value_dim;
+    int values_in_keys;
+} attentions[] = {
+    {"attention", 1, HEADS, DIM, DIM, 0},
+    {"attention", 64, HEADS, DIM, DIM, 0},
+    {"latent-attention-of-8", 1, 8, LATENT_KEY, LATENT_VALUE, 1}, /* a thread's half of 16 heads */
+    {"latent-attention-of-16", 1, 16, LATENT_KEY, LATENT_VALUE, 1},
+    {"latent-attention-of-16", 2, 16, LATENT_KEY, LATENT_VALUE, 1},
+    {"latent-attention-of-128", 1, 128, LATENT_KEY, LATENT_VALUE, 1},
+};
+
+static void bench_attention(const air_ops *ops, const memory *m, const bounds *b, const struct attention_shape *s)
 {
     const void *k[BLOCKS], *v[BLOCKS];
-    air_attention_total totals[64 * HEADS];
-    size_t block = (size_t)AIR_BLOCK_POSITIONS * DIM;
-    for (size_t i = 0; i < BLOCKS; i++) k[i] = m->kv + i * block, v[i] = m->kv + (BLOCKS + i) * block;
+    air_attention_total totals[MOST_HEADS];
+    size_t block = (size_t)AIR_BLOCK_POSITIONS * (size_t)s->head_dim;
+    for (size_t i = 0; i < BLOCKS; i++) k[i] = m->kv + i * block, v[i] = s->values_in_keys ? NULL : m->kv + (BLOCKS + i) * block;
     function_call call = {ops, m, {
-        .q = m->x, .out = m->y, .totals = totals, .scratch = m->scratch, .k_blocks = k, .v_blocks = v, .type = AIR_STATE_F16, .rows = rows,
-        .q_stride = HEADS * DIM, .out_stride = HEADS * DIM, .positions = POSITIONS - rows + 1, .window = INT64_MAX, .group = HEADS,
-        .head_dim = DIM, .value_dim = DIM, .scale = 0.1f,
+        .q = m->x, .out = m->y, .totals = totals, .scratch = m->scratch, .k_blocks = k, .v_blocks = v, .type = AIR_STATE_F16,
+        .rows = s->rows, .q_stride = s->group * s->head_dim, .out_stride = s->group * s->value_dim, .positions = POSITIONS - s->rows + 1,
+        .window = INT64_MAX, .group = s->group, .head_dim = s->head_dim, .value_dim = s->value_dim, .values_in_keys = s->values_in_keys,
+        .scale = 0.1f,
     }};
-    double adds = 2.0 * DIM * HEADS * (double)rows * (POSITIONS - (double)(rows - 1) / 2); /* q by k, and the weights by v */
-    figure one = {.tier = ops->name, .kernel = "attention", .from = "L2", .n = rows, .bytes = 4.0 * DIM * POSITIONS, .ops = 2 * adds,
+    double positions = POSITIONS - (double)(s->rows - 1) / 2; /* that a row sees; q by k, and the weights by v */
+    double adds = (double)((s->head_dim + s->value_dim) * s->group * s->rows) * positions;
+    double bytes = 2.0 * (double)(s->head_dim + (s->values_in_keys ? 0 : s->value_dim)) * POSITIONS;
+    figure one = {.tier = ops->name, .kernel = s->name, .from = "L2", .n = s->rows, .bytes = bytes, .ops = 2 * adds,
                   .units = adds / AIR_Q8_GROUP, .is_float = 1};
     print_figure(&one, best_time(call_attention, &call), b);
 }
@@ -262,23 +280,26 @@ static int bench_functions(const air_ops *ops, const memory *m, const bounds *b)
         print_figure(&one, best_time(functions[i].call, &call), b);
         found++;
     }
-    if (!wanted(ops, "attention")) return found;
-    bench_attention(ops, m, b, 1);
-    bench_attention(ops, m, b, 64);
-    return found + 1;
+    for (size_t i = 0; i < AIR_COUNT(attentions); i++) {
+        if (!wanted(ops, attentions[i].name)) continue;
+        bench_attention(ops, m, b, &attentions[i]);
+        found++;
+    }
+    return found;
 }
 
 /* --- all of them --- */
 
 static int take_memory(memory *m)
 {
-    size_t state = (size_t)2 * POSITIONS * DIM;
+    size_t state = (size_t)POSITIONS * LATENT_KEY, scratch = air_attention_scratch(MOST_HEADS, LATENT_KEY, LATENT_VALUE, 1);
+    _Static_assert((int)LATENT_KEY >= 2 * DIM, "memory for the largest state");
     m->w = air_pages_alloc(cold_bytes); /* as the pager holds weights: on huge pages where there are any */
     m->x = air_pages_alloc(COLUMNS * K * sizeof *m->x);
     m->y = air_pages_alloc(COLD_COLUMNS * cold_bytes / (K / 8) * sizeof *m->y); /* no format has less than a bit for a weight */
     m->q8 = air_pages_alloc(air_q8_bytes(K, COLUMNS));
     m->kv = air_pages_alloc(state * sizeof *m->kv);
-    m->scratch = air_pages_alloc(air_attention_scratch(64 * HEADS, DIM, DIM, 0) * sizeof *m->scratch);
+    m->scratch = air_pages_alloc(scratch * sizeof *m->scratch);
     if (!m->w || !m->x || !m->y || !m->q8 || !m->kv || !m->scratch) return 0;
     air_pages_huge(m->w, cold_bytes);
     memset(m->w, 0, cold_bytes);

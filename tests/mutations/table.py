@@ -71,6 +71,8 @@ MUTATIONS = [
              "k->scales + first / 4096 *", "test_functions", "every_shape"),
     Mutation("values in keys are not scaled", "kernels/simd/attention_parts.h", "if (kind.scaled) x[i] = v_mul(x[i], scale);", "", "test_functions",
              "values_are_the_first"),
+    Mutation("all values in keys are those of the first panel", "kernels/simd/attention_parts.h", "from + e + i < k->rows ? from + e + i", "e + i < k->rows ? e + i",
+             "test_functions", "values_are_the_first"),
     Mutation("a weighed input is weighed again behind", "backend/host_experts.c", "m->weighs_input ? 1 : weights[j]", "weights[j]", "test_model",
              "logits_are"),
     Mutation("all experts are near", "backend/host_experts.c", "/ size > AIR_SPARSE_MIXER_NEAR)", "/ size > 1e9f)", "test_model", "logits_are"),

@@ -4,8 +4,9 @@
 
 #include "kernels/arm/arm.h"
 
-/* Lanes; how many rows and columns the registers hold, and of V_SOME_COLUMNS to 16 columns; vectors beside each of four heads. */
-enum { V_N = 8, V_ROWS = 4, V_COLUMNS = 2, V_SOME_ROWS = 4, V_SOME_COLUMNS = 2, V_PANEL = 2 };
+/* Lanes; how many rows and columns the registers hold, and of V_SOME_COLUMNS to 16 columns; heads of attention at once, and
+ * how many vectors of sums these have. */
+enum { V_N = 8, V_ROWS = 4, V_COLUMNS = 2, V_SOME_ROWS = 4, V_SOME_COLUMNS = 2, V_HEADS = 4, V_SUMS = 8 };
 
 typedef struct { float32x4_t low, high; } vf;
 typedef struct { float64x2_t part[4]; } vd;
@@ -139,10 +140,13 @@ AIR_INLINE void v_transpose_quads(vf x[4])
     air__transpose_quad(&x[0].low, &x[1].low, &x[2].low, &x[3].low);
     air__transpose_quad(&x[0].high, &x[1].high, &x[2].high, &x[3].high);
 }
-AIR_INLINE void v_store_quads(float *p, int64_t step, vf v)
+AIR_INLINE void v_transpose(vf x[V_N])
 {
-    vst1q_f32(p, v.low);
-    vst1q_f32(p + step, v.high);
+    v_transpose_quads(x), v_transpose_quads(x + 4);
+    for (int i = 0; i < 4; i++) {
+        float32x4_t high = x[i].high;
+        x[i].high = x[4 + i].low, x[4 + i].low = high;
+    }
 }
 
 AIR_INLINE vd vd_zero(void) { return (vd){{vdupq_n_f64(0), vdupq_n_f64(0), vdupq_n_f64(0), vdupq_n_f64(0)}}; }

@@ -83,10 +83,18 @@ AIR_INLINE void add_values(const attention_matrix *v, const float *p, const atte
         }
 }
 
-AIR_INLINE void values_of_keys(const attention_matrix *k, int64_t first, int64_t end, int64_t n, float *out, int64_t row, element_fn element)
+AIR_INLINE void add_keys(const attention_matrix *k, const attention_in_keys *v, const float *p, const attention_softmax *state, float *out,
+                         int64_t heads, element_fn element)
 {
-    for (int64_t p = first; p < end; p++)
-        for (int64_t i = 0; i < n; i++) out[p * row + i] = element(k, i, p, i, p);
+    int64_t row = air_state_padded(v->columns);
+    for (int64_t h = 0; h < heads; h++)
+        for (int64_t i = 0; i < v->columns; i++) {
+            float *o = out + h * row + i;
+            double sum = (double)*o * (double)state[h].correction;
+            for (int64_t r = 0; r < v->rows; r++)
+                sum += (double)p[h * AIR_BLOCK_POSITIONS + r] * (double)element(k, i, v->first + r, i, v->first + r);
+            *o = (float)sum;
+        }
 }
 
 #define ATTENTION_OVER(type, key, value)                                                                                                     \
@@ -99,9 +107,10 @@ AIR_INLINE void values_of_keys(const attention_matrix *k, int64_t first, int64_t
     {                                                                                                                              \
         add_values(v, p, state, out, heads, element_##value);                                                                      \
     }                                                                                                                              \
-    static void values_of_keys_##type(const attention_matrix *k, int64_t first, int64_t end, int64_t n, float *out, int64_t row)   \
+    static void add_keys_##type(const attention_matrix *k, const attention_in_keys *v, const float *p, const attention_softmax *state, \
+                                float *out, int64_t heads)                                                                           \
     {                                                                                                                              \
-        values_of_keys(k, first, end, n, out, row, element_##key);                                                                 \
+        add_keys(k, v, p, state, out, heads, element_##key);                                                                       \
     }
 
 ATTENTION_OVER(f16, f16, f16)
@@ -115,7 +124,7 @@ static void attention(const air_attention_args *args)
         .scores = {scores_f16, scores_f32, scores_q8, scores_q4},
         .softmax = softmax,
         .add_values = {add_values_f16, add_values_f32, add_values_q8, add_values_q4},
-        .values_of_keys = {values_of_keys_f16, values_of_keys_f32, values_of_keys_q8, values_of_keys_q4},
+        .add_keys = {add_keys_f16, add_keys_f32, add_keys_q8, add_keys_q4},
     };
     attention_run(args, &parts);
 }

@@ -56,8 +56,8 @@ AIR_INLINE vf element_q4_value(const void *m, int64_t i)
     return v_load_i4_tile((const uint8_t *)m + i / AIR_STATE_TILE * (AIR_STATE_TILE / 2), i % AIR_STATE_TILE);
 }
 
-/* Heads taken at once, and the most vectors of columns beside each: HEADS x 2 are the accumulators of AVX2. */
-enum { HEADS = 4, WIDTH = AIR_BLOCK_POSITIONS / V_N, TILE_WIDTH = AIR_STATE_TILE / V_N, GROUP_WIDTH = AIR_STATE_GROUP / V_N };
+/* Heads taken at once; vectors of columns: the most beside each, of a tile, of a group of values with a scale. */
+enum { HEADS = V_HEADS, WIDTH = AIR_BLOCK_POSITIONS / V_N, TILE_WIDTH = AIR_STATE_TILE / V_N, GROUP_WIDTH = AIR_STATE_GROUP / V_N };
 
 /* acc[h][d] += sum over rows of w[h][row] * m[row][column + d]: G heads of w, stride apart, and D vectors of columns from a whole tile on.
  * An accumulator sees the same operations for any G and D. */
@@ -122,13 +122,15 @@ AIR_INLINE void score_heads(const attention_matrix *k, keys_call c, int64_t g, i
     for (int64_t column = 0; column < AIR_BLOCK_POSITIONS; column += D * V_N) score_rectangle(k, c, column, G, D, kind);
 }
 
-/* Vectors of columns beside G heads, at most `most`. */
-#define BESIDE(G, most) (HEADS * V_PANEL / (G) < (most) ? HEADS * V_PANEL / (G) : (most))
+/* Vectors of columns beside G heads, at most `most`: as many as there are sums for, a power of two, so that they divide a block. */
+#define BESIDE(G, most) AT_MOST(V_SUMS / (G) >= 8 ? 8 : V_SUMS / (G) >= 4 ? 4 : V_SUMS / (G) >= 2 ? 2 : 1, most)
+#define AT_MOST(n, most) ((n) < (most) ? (n) : (most))
 
 AIR_INLINE void score_all(const attention_matrix *k, keys_call c, int64_t heads, element_kind kind)
 {
     int64_t g = 0;
     for (; g + HEADS <= heads; g += HEADS) score_heads(k, c, g, HEADS, BESIDE(HEADS, WIDTH), kind);
+    if (HEADS > 4 && g + 4 <= heads) score_heads(k, c, g, 4, BESIDE(4, WIDTH), kind), g += 4;
     if (g + 2 <= heads) score_heads(k, c, g, 2, BESIDE(2, WIDTH), kind), g += 2;
     if (g < heads) score_heads(k, c, g, 1, BESIDE(1, WIDTH), kind);
 }
@@ -137,6 +139,7 @@ typedef struct values_call {
     const float *p;
     const attention_softmax *state;
     float *out;
+    int64_t row; /* of out: floats from a head to the next */
 } values_call;
 
 AIR_INLINE void value_rectangle(const attention_matrix *v, values_call c, const float *weights, int64_t column, int G, int D,
@@ -147,13 +150,13 @@ AIR_INLINE void value_rectangle(const attention_matrix *v, values_call c, const 
     for (int h = 0; h < G; h++) {
         vf correction = v_set(c.state[h].correction);
         AIR__UNROLL
-        for (int d = 0; d < D; d++) acc[h][d] = v_mul(v_load(c.out + h * v->columns + column + d * V_N), correction);
+        for (int d = 0; d < D; d++) acc[h][d] = v_mul(v_load(c.out + h * c.row + column + d * V_N), correction);
     }
     add_rows(acc, v, 0, v->rows, column, weights, AIR_BLOCK_POSITIONS, G, D, kind);
     AIR__UNROLL
     for (int h = 0; h < G; h++) {
         AIR__UNROLL
-        for (int d = 0; d < D; d++) v_store(c.out + h * v->columns + column + d * V_N, acc[h][d]);
+        for (int d = 0; d < D; d++) v_store(c.out + h * c.row + column + d * V_N, acc[h][d]);
     }
 }
 
@@ -182,7 +185,7 @@ AIR_INLINE void value_heads(const attention_matrix *v, values_call c, int64_t g,
 {
     c.p += g * AIR_BLOCK_POSITIONS;
     c.state += g;
-    c.out += g * v->columns;
+    c.out += g * c.row;
     if (!kind.scaled) {
         value_columns(v, c, c.p, 0, v->columns, G, BESIDE(G, WIDTH), kind);
         return;
@@ -199,36 +202,46 @@ AIR_INLINE void value_all(const attention_matrix *v, values_call c, int64_t head
 {
     int64_t g = 0;
     for (; g + HEADS <= heads; g += HEADS) value_heads(v, c, g, HEADS, kind);
+    if (HEADS > 4 && g + 4 <= heads) value_heads(v, c, g, 4, kind), g += 4;
     if (g + 2 <= heads) value_heads(v, c, g, 2, kind), g += 2;
     if (g < heads) value_heads(v, c, g, 1, kind);
 }
 
-/* Four elements of a whole tile of positions at a time. */
-AIR_INLINE void values_of_tile(const attention_matrix *k, int64_t tile, int64_t n, float *out, int64_t row, element_kind kind)
+/* n elements of a tile of positions as floats: [tile of elements][position of the block][element in tile]. */
+AIR_INLINE void turn_tile(const attention_matrix *k, int64_t from, int64_t n, int64_t tile, float *panel, element_kind kind)
 {
-    for (int64_t e = 0; e < n; e += 4) {
+    for (int64_t e = 0; e < n; e += V_N) {
+        float *out = panel + (e / AIR_STATE_TILE * AIR_BLOCK_POSITIONS + tile * AIR_STATE_TILE) * AIR_STATE_TILE + e % AIR_STATE_TILE;
         AIR__UNROLL
         for (int d = 0; d < TILE_WIDTH; d++) {
-            vf x[4], scale = v_zero();
+            vf x[V_N], scale = v_zero();
             if (kind.scaled)
-                scale = v_load_f16(k->scales + e / AIR_STATE_GROUP * AIR_BLOCK_POSITIONS + tile * AIR_STATE_TILE + d * V_N);
+                scale = v_load_f16(k->scales + (from + e) / AIR_STATE_GROUP * AIR_BLOCK_POSITIONS + tile * AIR_STATE_TILE + d * V_N);
             AIR__UNROLL
-            for (int i = 0; i < 4; i++) {
-                int64_t element = e + i < k->rows ? e + i : k->rows - 1;
+            for (int i = 0; i < V_N; i++) {
+                int64_t element = from + e + i < k->rows ? from + e + i : k->rows - 1;
                 x[i] = kind.load(k->data, element * k->row + tile * k->tile + d * V_N);
                 if (kind.scaled) x[i] = v_mul(x[i], scale);
             }
-            v_transpose_quads(x);
+            v_transpose(x);
             AIR__UNROLL
-            for (int i = 0; i < 4; i++) v_store_quads(out + (d * V_N + i) * row + e, 4 * row, x[i]);
+            for (int i = 0; i < V_N; i++) v_store(out + (d * V_N + i) * AIR_STATE_TILE, x[i]);
         }
     }
 }
 
-AIR_INLINE void values_of_keys(const attention_matrix *k, int64_t first, int64_t end, int64_t n, float *out, int64_t row, element_kind kind)
+/* A panel of elements is turned, then added for all heads. */
+AIR_INLINE void key_panels(const attention_matrix *k, const attention_in_keys *v, values_call c, int64_t heads, element_kind kind)
 {
-    for (int64_t tile = first / AIR_STATE_TILE; tile * AIR_STATE_TILE < end; tile++)
-        values_of_tile(k, tile, n, out + tile * AIR_STATE_TILE * row, row, kind);
+    enum { ELEMENTS = AIR_ATTENTION_PANEL / AIR_BLOCK_POSITIONS };
+    attention_matrix panel = {.data = v->panel + v->first * AIR_STATE_TILE, .rows = v->rows, .row = AIR_STATE_TILE,
+                              .tile = AIR_BLOCK_POSITIONS * AIR_STATE_TILE, .ahead = (const char *)v->panel};
+    for (int64_t from = 0; from < v->columns; from += ELEMENTS, c.out += ELEMENTS) {
+        int64_t n = v->columns - from < ELEMENTS ? v->columns - from : ELEMENTS;
+        for (int64_t t = v->first / AIR_STATE_TILE; t * AIR_STATE_TILE < v->first + v->rows; t++) turn_tile(k, from, n, t, v->panel, kind);
+        panel.columns = air_state_padded(n);
+        value_all(&panel, c, heads, (element_kind){32, 0, element_f32});
+    }
 }
 
 #define ATTENTION_OVER(type, bits, scaled, key, value)                                                                              \
@@ -239,11 +252,13 @@ AIR_INLINE void values_of_keys(const attention_matrix *k, int64_t first, int64_t
     static void add_values_##type(const attention_matrix *v, const float *p, const attention_softmax *state, float *out,       \
                                   int64_t heads)                                                                               \
     {                                                                                                                          \
-        value_all(v, (values_call){p, state, out}, heads, (element_kind){bits, scaled, element_##value});                     \
+        value_all(v, (values_call){p, state, out, v->columns}, heads, (element_kind){bits, scaled, element_##value});                     \
     }                                                                                                                          \
-    static void values_of_keys_##type(const attention_matrix *k, int64_t first, int64_t end, int64_t n, float *out, int64_t row)  \
+    static void add_keys_##type(const attention_matrix *k, const attention_in_keys *v, const float *p,                         \
+                                const attention_softmax *state, float *out, int64_t heads)                                     \
     {                                                                                                                          \
-        values_of_keys(k, first, end, n, out, row, (element_kind){bits, scaled, element_##key});                              \
+        values_call call = {p, state, out, air_state_padded(v->columns)};                                                      \
+        key_panels(k, v, call, heads, (element_kind){bits, scaled, element_##key});                                            \
     }
 
 ATTENTION_OVER(f16, 16, 0, f16, f16)
@@ -257,7 +272,7 @@ static void attention(const air_attention_args *args)
         .scores = {scores_f16, scores_f32, scores_q8, scores_q4},
         .softmax = softmax,
         .add_values = {add_values_f16, add_values_f32, add_values_q8, add_values_q4},
-        .values_of_keys = {values_of_keys_f16, values_of_keys_f32, values_of_keys_q8, values_of_keys_q4},
+        .add_keys = {add_keys_f16, add_keys_f32, add_keys_q8, add_keys_q4},
     };
     attention_run(args, &parts);
 }

@@ -4,8 +4,9 @@
 
 #include "kernels/x86/x86.h"
 
-/* Lanes; how many rows and columns the registers hold, and of V_SOME_COLUMNS to 16 columns; vectors beside each of four heads. */
-enum { V_N = 8, V_ROWS = 4, V_COLUMNS = 3, V_SOME_ROWS = 3, V_SOME_COLUMNS = 4, V_PANEL = 2 };
+/* Lanes; how many rows and columns the registers hold, and of V_SOME_COLUMNS to 16 columns; heads of attention at once, and
+ * how many vectors of sums these have. */
+enum { V_N = 8, V_ROWS = 4, V_COLUMNS = 3, V_SOME_ROWS = 3, V_SOME_COLUMNS = 4, V_HEADS = 6, V_SUMS = 12 };
 
 typedef __m256 vf;
 typedef struct { __m256d low, high; } vd;
@@ -114,7 +115,7 @@ AIR_INLINE vf v_load_twice(const float *p)
 AIR_INLINE vf v_swap_pairs(vf v) { return _mm256_permute_ps(v, 0xb1); }
 AIR_INLINE vf v_fmaddsub(vf a, vf b, vf c) { return _mm256_fmaddsub_ps(a, b, c); }
 
-/* Quads are four neighbouring lanes. Of four vectors, quad by quad, rows become columns; each quad of a vector to p, step floats apart. */
+/* Of V_N vectors rows become columns: those of each four first, quad by quad, which are four neighbouring lanes. */
 AIR_INLINE void v_transpose_quads(vf x[4])
 {
     vf a = _mm256_unpacklo_ps(x[0], x[1]), b = _mm256_unpackhi_ps(x[0], x[1]);
@@ -122,10 +123,14 @@ AIR_INLINE void v_transpose_quads(vf x[4])
     x[0] = _mm256_shuffle_ps(a, c, 0x44), x[1] = _mm256_shuffle_ps(a, c, 0xee);
     x[2] = _mm256_shuffle_ps(b, d, 0x44), x[3] = _mm256_shuffle_ps(b, d, 0xee);
 }
-AIR_INLINE void v_store_quads(float *p, int64_t step, vf v)
+AIR_INLINE void v_transpose(vf x[V_N])
 {
-    _mm_storeu_ps(p, _mm256_castps256_ps128(v));
-    _mm_storeu_ps(p + step, _mm256_extractf128_ps(v, 1));
+    v_transpose_quads(x), v_transpose_quads(x + 4);
+    AIR__UNROLL
+    for (int i = 0; i < 4; i++) {
+        vf a = x[i], b = x[4 + i];
+        x[i] = _mm256_permute2f128_ps(a, b, 0x20), x[4 + i] = _mm256_permute2f128_ps(a, b, 0x31);
+    }
 }
 
 AIR_INLINE vd vd_zero(void) { return (vd){_mm256_setzero_pd(), _mm256_setzero_pd()}; }

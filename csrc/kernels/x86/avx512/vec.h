@@ -4,8 +4,9 @@
 
 #include "kernels/x86/x86.h"
 
-/* Lanes; how many rows and columns the registers hold, and of V_SOME_COLUMNS to 16 columns; vectors beside each of four heads. */
-enum { V_N = 16, V_ROWS = 4, V_COLUMNS = 4, V_SOME_ROWS = 4, V_SOME_COLUMNS = 4, V_PANEL = 4 };
+/* Lanes; how many rows and columns the registers hold, and of V_SOME_COLUMNS to 16 columns; heads of attention at once, and
+ * how many vectors of sums these have. */
+enum { V_N = 16, V_ROWS = 4, V_COLUMNS = 4, V_SOME_ROWS = 4, V_SOME_COLUMNS = 4, V_HEADS = 4, V_SUMS = 16 };
 
 typedef __m512 vf;
 typedef struct { __m512d low, high; } vd;
@@ -79,7 +80,7 @@ AIR_INLINE vf v_load_twice(const float *p)
 AIR_INLINE vf v_swap_pairs(vf v) { return _mm512_permute_ps(v, 0xb1); }
 AIR_INLINE vf v_fmaddsub(vf a, vf b, vf c) { return _mm512_fmaddsub_ps(a, b, c); }
 
-/* Quads are four neighbouring lanes. Of four vectors, quad by quad, rows become columns; each quad of a vector to p, step floats apart. */
+/* Of V_N vectors rows become columns: those of each four first, quad by quad, which are four neighbouring lanes. */
 AIR_INLINE void v_transpose_quads(vf x[4])
 {
     vf a = _mm512_unpacklo_ps(x[0], x[1]), b = _mm512_unpackhi_ps(x[0], x[1]);
@@ -87,12 +88,17 @@ AIR_INLINE void v_transpose_quads(vf x[4])
     x[0] = _mm512_shuffle_ps(a, c, 0x44), x[1] = _mm512_shuffle_ps(a, c, 0xee);
     x[2] = _mm512_shuffle_ps(b, d, 0x44), x[3] = _mm512_shuffle_ps(b, d, 0xee);
 }
-AIR_INLINE void v_store_quads(float *p, int64_t step, vf v)
+AIR_INLINE void v_transpose(vf x[V_N])
 {
-    _mm_storeu_ps(p, _mm512_extractf32x4_ps(v, 0));
-    _mm_storeu_ps(p + step, _mm512_extractf32x4_ps(v, 1));
-    _mm_storeu_ps(p + 2 * step, _mm512_extractf32x4_ps(v, 2));
-    _mm_storeu_ps(p + 3 * step, _mm512_extractf32x4_ps(v, 3));
+    AIR__UNROLL
+    for (int i = 0; i < 16; i += 4) v_transpose_quads(x + i);
+    AIR__UNROLL
+    for (int i = 0; i < 4; i++) {
+        vf a = _mm512_shuffle_f32x4(x[i], x[4 + i], 0x88), b = _mm512_shuffle_f32x4(x[i], x[4 + i], 0xdd);
+        vf c = _mm512_shuffle_f32x4(x[8 + i], x[12 + i], 0x88), d = _mm512_shuffle_f32x4(x[8 + i], x[12 + i], 0xdd);
+        x[i] = _mm512_shuffle_f32x4(a, c, 0x88), x[8 + i] = _mm512_shuffle_f32x4(a, c, 0xdd);
+        x[4 + i] = _mm512_shuffle_f32x4(b, d, 0x88), x[12 + i] = _mm512_shuffle_f32x4(b, d, 0xdd);
+    }
 }
 
 AIR_INLINE vd vd_zero(void) { return (vd){_mm512_setzero_pd(), _mm512_setzero_pd()}; }
