@@ -6,18 +6,22 @@ import argparse
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from airpy.command import interruptible, opened
 from airpy.errors import ArgumentError, system_errors
-from airpy.sizes import format_size, format_speed, format_time, parse_size, parse_sizes
+from airpy.sizes import format_rate, format_size, format_speed, format_time, parse_size, parse_sizes
+from airpy.text import printable
 
 if TYPE_CHECKING:
     from airpy._core import GGUF
     from airpy.calibration import Fresh
+    from airpy.conversion import ConvertPlan
     from airpy.model import Model
+    from airpy.quantization import QuantizePlan
     from airpy.sources import SourceArguments, Wanted
 
 Commands = Any  # argparse does not name the type that add_subparsers() returns
@@ -194,6 +198,41 @@ def add_types(parser: argparse.ArgumentParser) -> None:
         help="what tensors become in whose names this regular expression is found; may be repeated, the first counts",
     )
     parser.add_argument("--pure", action="store_true", help="one type for all matrices, instead of a mix")
+
+
+def add_writing(parser: argparse.ArgumentParser) -> None:
+    """What commands that write a model have in common; written() obeys it."""
+    add_types(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that exists")
+    parser.add_argument("--threads", type=threads, metavar="N", help="default: all that this process may use")
+    parser.add_argument("--dry-run", action="store_true", help="print what each tensor would become, and write nothing")
+    add_json(parser)
+
+
+def written(args: argparse.Namespace, plan: QuantizePlan | ConvertPlan, facts: dict[str, Any], what: str = "") -> int:
+    """Writes what is planned and says so, with the facts as JSON. what: of the model, before its size."""
+    opened()  # from here on Ctrl-C must leave nothing behind, or what can be continued
+    start = time.monotonic()
+    size = plan.write(threads=args.threads, progress=False if args.json else "auto")
+    seconds = time.monotonic() - start
+    if args.json:
+        print_json({**facts, "bytes": size, "seconds": seconds})
+    else:
+        rate = format_rate(plan.source_bytes / seconds)
+        sizes = f"{what}{format_size(size)}, {plan.bits_per_weight:.2f} bits per weight"
+        print(f"{printable(plan.output)}: {sizes}, in {format_time(seconds)} ({rate} read)")
+    return 0
+
+
+def facts_of(plan: QuantizePlan | ConvertPlan) -> dict[str, Any]:
+    """What JSON answers say of a model that is to be written."""
+    return {
+        "output": plan.output,
+        "type": plan.mix.name,
+        "source_bytes": plan.source_bytes,
+        "target_bytes": plan.target_bytes,
+        "bits_per_weight": plan.bits_per_weight,
+    }
 
 
 def _tensor_type(text: str) -> tuple[str, str]:

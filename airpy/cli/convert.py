@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import time
 from typing import TYPE_CHECKING, Any
 
 from airpy.cli import common
-from airpy.command import opened
 from airpy.errors import ArgumentError
-from airpy.sizes import format_rate, format_size, format_time
+from airpy.sizes import format_size
 from airpy.text import printable
 
 if TYPE_CHECKING:
@@ -44,11 +42,7 @@ def add(commands: common.Commands) -> None:
     parser.add_argument("output", metavar="OUT", nargs="?", help="default: in DIR, named after it and its type")
     parser.add_argument("--revision", metavar="NAME", help="of a name on the hub: a branch, tag or commit")
     parser.add_argument("--type", metavar="TYPE", help="default: as stored")
-    common.add_types(parser)
-    parser.add_argument("--overwrite", action="store_true", help="replace a file that exists")
-    parser.add_argument("--threads", type=common.threads, metavar="N", help="default: all that this process may use")
-    parser.add_argument("--dry-run", action="store_true", help="print what each tensor would become, and write nothing")
-    common.add_json(parser)
+    common.add_writing(parser)
     parser.set_defaults(run=run)
 
 
@@ -62,28 +56,11 @@ def run(args: argparse.Namespace) -> int:
     with plan_convert(
         folder, args.output, args.type, tensor_types=args.tensor_type, pure=args.pure, overwrite=args.overwrite or args.dry_run, label=label
     ) as plan:  # fmt: skip
-        facts: dict[str, Any] = {
-            "output": plan.output,
-            "architecture": plan.arch,
-            "type": plan.mix.name,
-            "source_bytes": plan.source_bytes,
-            "target_bytes": plan.target_bytes,
-            "bits_per_weight": plan.bits_per_weight,
-        }
+        facts = {**common.facts_of(plan), "architecture": plan.arch}
         if args.dry_run:
             _show(plan, facts, as_json=args.json)
             return 0
-        opened()  # from here on Ctrl-C must leave a file that can be continued
-        start = time.monotonic()
-        size = plan.write(threads=args.threads, progress=False if args.json else "auto")
-        seconds = time.monotonic() - start
-    if args.json:
-        common.print_json({**facts, "bytes": size, "seconds": seconds})
-    else:
-        rate = format_rate(plan.source_bytes / seconds)
-        sizes = f"{format_size(size)}, {plan.bits_per_weight:.2f} bits per weight"
-        print(f"{printable(plan.output)}: {plan.arch}, {sizes}, in {format_time(seconds)} ({rate} read)")
-    return 0
+        return common.written(args, plan, facts, f"{plan.arch}, ")
 
 
 def _show(plan: ConvertPlan, facts: dict[str, Any], *, as_json: bool) -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import time
 from typing import TYPE_CHECKING, Any
 
 from airpy.cli import common
-from airpy.command import opened
-from airpy.sizes import format_rate, format_size, format_time
+from airpy.sizes import format_size
 from airpy.text import printable
 
 if TYPE_CHECKING:
@@ -50,12 +48,8 @@ def add(commands: common.Commands) -> None:
     common.add_gguf(parser)
     parser.add_argument("type", metavar="TYPE", help="one of those above")
     parser.add_argument("-o", "--output", metavar="FILE", help="default: beside the model, by its name and TYPE")
-    common.add_types(parser)
     parser.add_argument("--allow-requantize", action="store_true", help="from weights that are quantized already: errors add up")
-    parser.add_argument("--overwrite", action="store_true", help="replace a file that exists")
-    parser.add_argument("--threads", type=common.threads, metavar="N", help="default: all that this process may use")
-    parser.add_argument("--dry-run", action="store_true", help="print what each tensor would become, and write nothing")
-    common.add_json(parser)
+    common.add_writing(parser)
     parser.set_defaults(run=run)
 
 
@@ -71,30 +65,11 @@ def run(args: argparse.Namespace) -> int:
         allow_requantize=args.allow_requantize,
         overwrite=args.overwrite or args.dry_run,
     )
-    facts: dict[str, Any] = {
-        "output": plan.output,
-        "type": plan.mix.name,
-        "source_bytes": plan.source_bytes,
-        "target_bytes": plan.target_bytes,
-        "bits_per_weight": plan.bits_per_weight,
-    }
+    facts = common.facts_of(plan)
     if args.dry_run:
         _show(plan, facts, as_json=args.json)
         return 0
-    opened()  # from here on Ctrl-C must take the temporary file away
-    start = time.monotonic()
-    size = plan.write(threads=args.threads, progress=False if args.json else "auto")
-    seconds = time.monotonic() - start
-    if args.json:
-        common.print_json({**facts, "bytes": size, "seconds": seconds})
-    else:
-        rate = format_rate(plan.source_bytes / seconds)
-        print(f"{printable(plan.output)}: {format_size(size)}, {_sizes(plan)}, in {format_time(seconds)} ({rate} read)")
-    return 0
-
-
-def _sizes(plan: QuantizePlan) -> str:
-    return f"{plan.bits_per_weight:.2f} bits per weight"
+    return common.written(args, plan, facts)
 
 
 def _show(plan: QuantizePlan, facts: dict[str, Any], *, as_json: bool) -> None:
@@ -109,4 +84,5 @@ def _show(plan: QuantizePlan, facts: dict[str, Any], *, as_json: bool) -> None:
         shape = " x ".join(map(str, t.source.shape))
         change = t.source.type if t.source.type == t.target.type else f"{t.source.type} → {t.target.type}"
         print(printable(f"{t.source.name:<40} {shape:<20} {change:<16} {format_size(t.target.bytes):>10}"))
-    print(f"{format_size(plan.source_bytes)} → {format_size(plan.target_bytes)}, {_sizes(plan)}: {printable(plan.output)}")
+    sizes = f"{format_size(plan.source_bytes)} → {format_size(plan.target_bytes)}, {plan.bits_per_weight:.2f} bits per weight"
+    print(f"{sizes}: {printable(plan.output)}")

@@ -133,12 +133,6 @@ static expert_read *free_read(air__experts *e)
     return NULL;
 }
 
-static uint64_t block_of(const air_pager *p, uint64_t memory)
-{
-    uint64_t blocks = air_ceil_div(memory, p->plan->block_bytes);
-    return air_round_up(air_ceil_div(memory, blocks), p->granule);
-}
-
 static uint8_t *part_data(const air__experts *e, int32_t slot, int part)
 {
     const expert_unit *u = &e->units[e->slots[slot].unit];
@@ -163,7 +157,7 @@ static int submit_slot(air__experts *e, int32_t number)
         while (slot->queued_at < memory) {
             expert_read *read = free_read(e);
             if (!read) return 0;
-            uint64_t bytes = air_min_u64(block_of(p, memory), memory - slot->queued_at);
+            uint64_t bytes = air_min_u64(air__block_of(p, memory), memory - slot->queued_at);
             read->busy = 1;
             read->part = x.part;
             read->weight = x.weight;

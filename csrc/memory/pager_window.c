@@ -10,8 +10,7 @@ static const air_tile *tile_at(const air_pager *p, uint64_t step) { return &p->t
 static uint64_t memory_of(const air_pager *p, const air_tile *tile) { return air_tile_memory(tile, p->granule); }
 static int in_ring(const air__slot *slot) { return slot->ring_begin != slot->ring_end; }
 
-/* Blocks of equal size, so that the last of a tile is not a stub. */
-static uint64_t block_of(const air_pager *p, uint64_t memory)
+uint64_t air__block_of(const air_pager *p, uint64_t memory)
 {
     uint64_t blocks = air_ceil_div(memory, p->plan->block_bytes);
     return air_round_up(air_ceil_div(memory, blocks), p->granule);
@@ -66,7 +65,7 @@ static void read_done(air_io_request *request)
 /* Submits the blocks of the tile at issue; 0 if some are left for want of a free request. */
 static int submit_tile(air_pager *p, const air__slot *slot, const air_tile *tile)
 {
-    uint64_t memory = memory_of(p, tile), block = block_of(p, memory);
+    uint64_t memory = memory_of(p, tile), block = air__block_of(p, memory);
     while (p->issue_at < memory) {
         air__read *read = free_read(p);
         if (!read) return 0;
@@ -196,7 +195,7 @@ int air__window_fill(air_pager *p)
             if (!place_in_pin(p, slot, memory, &locked) && !place_in_ring(p, slot, memory)) break;
             slot->state = AIR__SLOT_PLACED;
             slot->fresh = 1;
-            slot->reads_left = (uint32_t)air_ceil_div(memory, block_of(p, memory));
+            slot->reads_left = (uint32_t)air_ceil_div(memory, air__block_of(p, memory));
         }
         p->ahead++;
     }
