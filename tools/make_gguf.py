@@ -54,6 +54,10 @@ class Shape:
     used: int = 0                   # of them, that a token is sent to
     expert_ff: int = 0
     router_skew: float = 0.0        # the router's rows are made smaller, the i-th by (i + 1) ** -skew: the first are used most
+    kv_rank: int = 0                # latent attention: elements of a position's state that keys and values are made of,
+    q_rank: int = 0                 # of what queries are made of,
+    rope_dim: int = 0               # of a head's key that are rotated,
+    value_dim: int = 0              # and of its values
 
     @property
     def head(self) -> int:
@@ -71,6 +75,10 @@ class Shape:
             raise ValueError(f"embd {self.embd} does not divide into {self.heads} heads; give head_dim")
         if self.experts and not (1 <= self.used <= self.experts and self.expert_ff > 0):
             raise ValueError(f"{self.experts} experts need used in 1 … {self.experts} and expert_ff, not {self.used} and {self.expert_ff}")
+        latent = (self.kv_rank, self.q_rank, self.rope_dim, self.value_dim)
+        if any(latent) and (min(latent) < 1 or self.rope_dim >= self.head or self.rope_dim % 2 or self.kv_heads != 1 or self.experts):
+            raise ValueError(f"latent attention needs kv_rank, q_rank, rope_dim and value_dim, not {latent}, rope_dim even and less than "
+                             f"head_dim {self.head}, kv_heads 1, not {self.kv_heads}, and here no experts")
         if self.head % 2:
             raise ValueError(f"head size {self.head} is odd, rope turns pairs")
         smallest = len(SPECIAL) + 256
@@ -86,9 +94,11 @@ SHAPES = {
     "7b": Shape(32, 4096, 11008, 32, 32, 32000, 4096),                                    # Llama 2 7B
     "13b": Shape(40, 5120, 13824, 40, 40, 32000, 4096),                                   # Llama 2 13B
     "moe": Shape(48, 2048, 6144, 32, 4, 151936, 40960, head_dim=128, rope_base=1e6, experts=128, used=8, expert_ff=768),  # Qwen3 30B-A3B
+    "mla": Shape(27, 2048, 10944, 16, 1, 102400, 163840, head_dim=192, kv_rank=512, q_rank=1536, rope_dim=64, value_dim=128),
+    # DeepSeek V2 Lite's attention with V2's latent for queries, without which llama.cpp reads 26, 27 and 48 layers alone; no experts
     "70b": Shape(80, 8192, 28672, 64, 8, 32000, 4096),                                    # Llama 2 70B
 }
-ARCHS = ("llama", "qwen2", "qwen3", "qwen3moe")
+ARCHS = ("llama", "qwen2", "qwen3", "qwen3moe", "deepseek2")
 
 
 # ---- formats ---------------------------------------------------------------------------------------------------------
@@ -243,9 +253,13 @@ def tensors_of(shape: Shape, arch: str, type: str) -> list[Tensor]:
     out = [Tensor("token_embd.weight", (shape.embd, shape.vocab), mix.output if shape.tied else mix.base, std=std)]
     for i in range(shape.layers):
         better = mix.better if _is_sensitive(i, shape.layers) else mix.base
-        rows = [("attn_norm", (shape.embd,), "F32", 1.0), ("attn_q", (shape.embd, wide), mix.base, 0.0),
-                ("attn_k", (shape.embd, narrow), mix.base, 0.0), ("attn_v", (shape.embd, narrow), better, 0.0),
-                ("attn_output", (wide, shape.embd), mix.base, 0.0), ("ffn_norm", (shape.embd,), "F32", 1.0)]
+        rows = [("attn_norm", (shape.embd,), "F32", 1.0)]
+        if shape.kv_rank:
+            rows += _latent_rows(shape, mix.base)
+        else:
+            rows += [("attn_q", (shape.embd, wide), mix.base, 0.0), ("attn_k", (shape.embd, narrow), mix.base, 0.0),
+                     ("attn_v", (shape.embd, narrow), better, 0.0), ("attn_output", (wide, shape.embd), mix.base, 0.0)]
+        rows.append(("ffn_norm", (shape.embd,), "F32", 1.0))
         if shape.experts:
             n, ff = shape.experts, shape.expert_ff
             rows += [("ffn_gate_exps", (shape.embd, ff, n), mix.base, 0.0), ("ffn_up_exps", (shape.embd, ff, n), mix.base, 0.0),
@@ -268,6 +282,17 @@ def tensors_of(shape: Shape, arch: str, type: str) -> list[Tensor]:
             raise ValueError(f"{t.name} has rows of {t.shape[0]}, not a multiple of {t.type}'s block of "
                              f"{FORMATS[t.type].block}")
     return out
+
+
+def _latent_rows(shape: Shape, type: str) -> list[tuple[str, tuple[int, ...], str, float]]:
+    """Of a layer's attention: name, shape, type and mean of each tensor."""
+    plain = shape.head - shape.rope_dim
+    return [("attn_q_a", (shape.embd, shape.q_rank), type, 0.0), ("attn_q_a_norm", (shape.q_rank,), "F32", 1.0),
+            ("attn_q_b", (shape.q_rank, shape.heads * shape.head), type, 0.0),
+            ("attn_kv_a_mqa", (shape.embd, shape.kv_rank + shape.rope_dim), type, 0.0), ("attn_kv_a_norm", (shape.kv_rank,), "F32", 1.0),
+            ("attn_k_b", (plain, shape.kv_rank, shape.heads), type, 0.0),
+            ("attn_v_b", (shape.kv_rank, shape.value_dim, shape.heads), type, 0.0),
+            ("attn_output", (shape.heads * shape.value_dim, shape.embd), type, 0.0)]
 
 
 def _is_sensitive(layer: int, layers: int) -> bool:
@@ -339,6 +364,12 @@ def metadata(shape: Shape, arch: str, type: str, name: str) -> dict[str, object]
     if shape.experts:
         kv |= {f"{arch}.expert_count": shape.experts, f"{arch}.expert_used_count": shape.used,
                f"{arch}.expert_feed_forward_length": shape.expert_ff}
+    if shape.kv_rank:
+        kv |= {f"{arch}.attention.key_length": shape.kv_rank + shape.rope_dim, f"{arch}.attention.value_length": shape.kv_rank,
+               f"{arch}.attention.key_length_mla": shape.head, f"{arch}.attention.value_length_mla": shape.value_dim,
+               f"{arch}.attention.kv_lora_rank": shape.kv_rank, f"{arch}.attention.q_lora_rank": shape.q_rank,
+               f"{arch}.rope.dimension_count": shape.rope_dim, f"{arch}.leading_dense_block_count": shape.layers,
+               f"{arch}.expert_shared_count": 0, f"{arch}.expert_feed_forward_length": shape.ff}
     return kv
 
 
@@ -500,8 +531,8 @@ def part_paths(path: Path, count: int) -> list[Path]:
 def write(path: str | os.PathLike[str], *, shape: str = "tiny", type: str = "Q8_0", arch: str = "llama", seed: int = 0,
           parts: int = 1, sparse: bool = False, progress: bool = False, **sizes: int | float | bool | None) -> list[Path]:
     """Write a model and return its files. `sizes` replaces fields of the named shape: layers, embd, ff, heads, kv_heads,
-    vocab, ctx, head_dim, tied, rope_base, experts, used, expert_ff, router_skew; None keeps the shape's. The same arguments
-    give the same bytes.
+    vocab, ctx, head_dim, tied, rope_base, experts, used, expert_ff, router_skew, kv_rank, q_rank, rope_dim, value_dim; None keeps
+    the shape's. The same arguments give the same bytes.
     Raises ValueError where shape, type or arch is unknown or the sizes do not go together."""
     for what, name, known in (("shape", shape, SHAPES), ("type", type, (*FORMATS, *MIXES)), ("arch", arch, ARCHS)):
         if name not in known:
@@ -510,6 +541,8 @@ def write(path: str | os.PathLike[str], *, shape: str = "tiny", type: str = "Q8_
     dims.check()
     if (arch == "qwen3moe") != bool(dims.experts):
         raise ValueError(f"shape {shape} with arch {arch}: shape moe goes with arch qwen3moe")
+    if (arch == "deepseek2") != bool(dims.kv_rank):
+        raise ValueError(f"shape {shape} with arch {arch}: shape mla goes with arch deepseek2")
     tensors = tensors_of(dims, arch, type)
     if not 1 <= parts <= len(tensors):
         raise ValueError(f"{parts} parts cannot be made of {len(tensors)} tensors")
@@ -544,7 +577,9 @@ def _parser() -> argparse.ArgumentParser:
     for name, what in (("layers", "layers"), ("embd", "width"), ("ff", "width of the feed-forward"), ("heads", "heads"),
                        ("kv-heads", "key-value heads"), ("head-dim", "size of a head"), ("vocab", "tokens"),
                        ("ctx", "trained context"), ("experts", "experts of a layer"), ("used", "of them, those of a token"),
-                       ("expert-ff", "width of an expert")):
+                       ("expert-ff", "width of an expert"), ("kv-rank", "of latent attention: elements that keys and values are made of"),
+                       ("q-rank", "those that queries are made of"), ("rope-dim", "those of a key that are rotated"),
+                       ("value-dim", "those of a value")):
         own.add_argument(f"--{name}", type=int, metavar="N", help=what)
     own.add_argument("--router-skew", type=float, metavar="X", help="0: all experts are used alike; 1: the first far more")
     own.add_argument("--tied", action=argparse.BooleanOptionalAction, help="the embedding is the output matrix")

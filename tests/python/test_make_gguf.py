@@ -176,3 +176,21 @@ def test_the_command_line_writes_a_file_and_reports_its_speed(tmp_path: Path) ->
     bad = subprocess.run([sys.executable, TOOL, "--shape", "tiny", "--embd", "100", out], capture_output=True, text=True)
     assert bad.returncode == 1
     assert bad.stderr.count("\n") == 1
+
+
+def test_latent_attention_has_the_shapes_that_the_engine_reads(tmp_path: Path) -> None:
+    sizes = {"layers": 1, "embd": 256, "ff": 256, "heads": 3, "vocab": 512, "ctx": 64, "head_dim": 96, "kv_rank": 128, "q_rank": 64}
+    path, = make_gguf.write(tmp_path / "m.gguf", shape="mla", arch="deepseek2", rope_dim=32, value_dim=96, **sizes)
+    kv, tensors = read(path)
+    assert (kv["deepseek2.attention.key_length"], kv["deepseek2.attention.value_length"]) == (160, 128)
+    assert list(tensors["blk.0.attn_k_b.weight"].shape) == [64, 128, 3]
+    assert list(tensors["blk.0.attn_v_b.weight"].shape) == [128, 96, 3]
+    _core = pytest.importorskip("airpy._core")
+    engine = _core.Engine(_core.GGUF(str(path)), n_ctx=64)
+    result = engine.run([(engine.sequence(), np.arange(3, 20, dtype=np.int32), 1, {"temperature": 0}, 17)])
+    assert engine.hparams["key_dim"] == 160
+    assert 0 <= result.sampled[0] < 512
+    with pytest.raises(ValueError, match="latent attention needs"):
+        make_gguf.write(tmp_path / "m.gguf", shape="mla", arch="deepseek2", kv_heads=2, heads=4)
+    with pytest.raises(ValueError, match="shape mla goes with arch deepseek2"):
+        make_gguf.write(tmp_path / "m.gguf", shape="mla", arch="llama")
