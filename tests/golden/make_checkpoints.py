@@ -1,7 +1,7 @@
 """Logits of transformers for tiny checkpoints, by which tests hold the converter from safetensors to GGUF.
 
     pip install torch transformers accelerate tokenizers numpy
-    python tests/golden/make_checkpoints.py [--only NAME]
+    PYTHONPATH=. python tests/golden/make_checkpoints.py [--only NAME]
 
 For each variant of families.py it writes checkpoints/NAME.json, which checkpoints.py makes the files from, and NAME.npz with
     input_ids   int32 [36]              the prompt, longer than windows and original contexts

@@ -2,7 +2,7 @@
 with models that generate.
 
     pip install torch transformers tokenizers numpy
-    python tests/golden/make_encoder_checkpoints.py [--only NAME]
+    PYTHONPATH=. python tests/golden/make_encoder_checkpoints.py [--only NAME]
 
 For each of VARIANTS it writes checkpoints/encoders/NAME.json and NAME.npz, with the arrays that make_encoders.py describes.
 """
@@ -28,11 +28,11 @@ SEED = 2000
 # sentence-transformers' word for the pooling_type of files.
 POOLING = {1: "mean_tokens", 2: "cls_token", 3: "lasttoken"}
 RANK = encoder_families.VARIANTS["roberta"]
-VARIANTS = {
-    **{name: variant for name, variant in encoder_families.VARIANTS.items() if name != "llama-both-ways"},
-    "roberta-rank": replace(RANK, model="XLMRobertaForSequenceClassification", config={**RANK.config, "num_labels": 1},
-                            keys={**RANK.keys, "pooling_type": 4}),
+MORE = {
+    "roberta-rank": replace(RANK, model="XLMRobertaForSequenceClassification", config={**RANK.config, "num_labels": 1}, keys={}),
 }
+SEEDS = {name: SEED + i for i, name in enumerate(encoder_families.VARIANTS)} | {name: 2 * SEED + i for i, name in enumerate(MORE)}
+VARIANTS = {name: variant for name, variant in encoder_families.VARIANTS.items() if not variant.instead} | MORE
 
 
 def description_of(variant: Variant, seed: int) -> dict[str, Any]:
@@ -82,10 +82,10 @@ def main() -> None:
     args = ap.parse_args()
     torch.set_num_threads(1)
     ENCODERS.mkdir(exist_ok=True)
-    for seed, (name, variant) in enumerate(VARIANTS.items(), SEED):
+    for name, variant in VARIANTS.items():
         if args.only and name not in args.only:
             continue
-        description = description_of(variant, seed)
+        description = description_of(variant, SEEDS[name])
         arrays = arrays_of(variant, description)
         (ENCODERS / f"{name}.json").write_text(json.dumps(description, separators=(",", ":")) + "\n")
         np.savez_compressed(ENCODERS / f"{name}.npz", **arrays)

@@ -1,9 +1,10 @@
 """Golden hidden states of tiny random encoders, and of decoders that make embeddings, from Hugging Face transformers in float32.
 
     pip install torch transformers gguf numpy
-    python tests/golden/make_encoders.py --out tests/golden/encoders
+    PYTHONPATH=. python tests/golden/make_encoders.py --out tests/golden/encoders
 
-For each variant below it writes NAME.gguf (float32 weights, a vocabulary) and NAME.npz with, of a few texts,
+For each variant of encoder_families.py it writes NAME.gguf (float32 weights, a vocabulary; keys, names and orders by the package's
+converter), unless there is one that says the same, and NAME.npz with, of a few texts,
     input_ids   int32 [tokens of all]         one text after the other
     lengths     int32 [texts]                 their tokens
     firsts      int32 [texts]                 tokens of the first text of a pair; 0: it is one
@@ -14,9 +15,7 @@ Every text is computed by itself. The weights follow from a seed per variant, it
 from __future__ import annotations
 
 import argparse
-import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ import numpy.typing as npt
 import torch
 import transformers
 from encoder_families import BASE, LENGTHS, VARIANTS, WORDS, Variant
+from make_golden import add_entry, converted, write_if_other
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 import make_gguf
@@ -74,46 +74,6 @@ def golden(model: Any, variant: Variant, dense: list[Floats], seed: int) -> dict
     return {**found, "scores": np.stack(scores)} if scores else found
 
 
-def fused(state: dict[str, Any], config: Any) -> Iterator[tuple[str, Any]]:
-    """q, k and v of NomicBERT in one tensor, as its first checkpoints have them."""
-    for name, p in state.items():
-        if name.endswith("self_attn.q_proj.weight"):
-            others = [state[name.replace("q_proj", other)] for other in ("k_proj", "v_proj")]
-            yield name.replace("q_proj", "qkv"), torch.cat([p, *others])
-        elif not re.search(r"self_attn\.[kv]_proj", name):
-            yield name, p
-
-
-def tensors(model: Any, variant: Variant) -> Iterator[tuple[str, Floats]]:
-    """The model's tensors under GGUF's names."""
-    state = model.state_dict()
-    arch = next((a for a, n in gguf.MODEL_ARCH_NAMES.items() if n == variant.arch), gguf.MODEL_ARCH.LLAMA)
-    names = gguf.get_tensor_name_map(arch, model.config.num_hidden_layers)
-    for name, p in fused(state, model.config) if variant.arch == "nomic-bert" else state.items():
-        if "position_ids" in name or ("pooler" in name and not hasattr(model, "classifier")):
-            continue
-        if variant.arch == "llama":
-            p = interleaved(name, p, model.config)
-        name = re.sub(r"^(bert|model)\.", "", name)
-        for old, new in variant.renames.items():
-            name = re.sub(old, new, name)
-        known = names.get_name(name, (".weight", ".bias")) or re.sub(r"^layers\.(\d+)\.", r"blk.\1.", name)
-        if not known.startswith(("blk.", "token_", "position_", "output_norm", "cls.")):
-            raise ValueError(f"{variant.arch} has no name for {name}")
-        data = p.numpy() + float(variant.centred and "norm" in name)
-        if variant.model.startswith("XLMRoberta") and known == "position_embd.weight":
-            data = data[2:]                             # of padding and what no text has
-        yield known, np.ascontiguousarray(data)
-
-
-def interleaved(name: str, p: Any, config: Any) -> Any:
-    """Rows of q and k as llama's files have them: pairs of a rotation are neighbours."""
-    if not re.search(r"[qk]_proj", name):
-        return p
-    heads = p.shape[0] // config.head_dim
-    return p.reshape(heads, 2, config.head_dim // 2, -1).transpose(1, 2).reshape(p.shape)
-
-
 def add_vocabulary(w: gguf.GGUFWriter, variant: Variant, size: int) -> None:
     if variant.words:
         spelt = [t if t.startswith("[") else t[2:] if t.startswith("##") else f"\u2581{t}" for t in WORDS]
@@ -140,26 +100,14 @@ def add_vocabulary(w: gguf.GGUFWriter, variant: Variant, size: int) -> None:
 
 def write(path: Path, variant: Variant, model: Any, dense: list[Floats]) -> None:
     """NAME.gguf, everything in F32."""
-    config = model.config
     w = gguf.GGUFWriter(path, variant.arch)
     w.add_name(f"golden {path.stem}")
-    w.add_context_length(128)
-    w.add_embedding_length(config.hidden_size)
-    w.add_block_count(config.num_hidden_layers)
-    w.add_feed_forward_length(config.intermediate_size)
-    w.add_head_count(config.num_attention_heads)
-    w.add_head_count_kv(getattr(config, "num_key_value_heads", config.num_attention_heads))
-    if getattr(config, "head_dim", None):
-        w.add_key_length(config.head_dim)
-        w.add_value_length(config.head_dim)
-    add_vocabulary(w, variant, config.vocab_size)
-    for key, value in variant.keys.items():
-        add = w.add_bool if isinstance(value, bool) else w.add_float32 if isinstance(value, float) else w.add_uint32
-        add(f"{variant.arch}.{key}", value)
-    for name, data in tensors(model, variant):
+    add_vocabulary(w, variant, model.config.vocab_size)
+    entries, tensors = converted(model, variant)
+    for entry in entries.values():
+        add_entry(w, entry)
+    for name, data in [*tensors, *((f"dense_{i}.weight", matrix) for i, matrix in enumerate(dense, 2))]:
         w.add_tensor(name, data)
-    for i, matrix in enumerate(dense):
-        w.add_tensor(f"dense_{i + 2}.weight", matrix)
     w.write_header_to_file()
     w.write_kv_data_to_file()
     w.write_tensors_to_file()
@@ -181,10 +129,10 @@ def main() -> None:
         width = model.config.hidden_size
         shapes = [(3 * width, width), (width, 3 * width)] if variant.arch == "gemma-embedding" else []
         dense = [(rng.standard_normal(shape) / shape[1] ** 0.5).astype(np.float32) for shape in shapes]
-        write(args.out / f"{name}.gguf", variant, model, dense)
+        changed = write_if_other(args.out / f"{name}.gguf", lambda path, v=variant, m=model, d=dense: write(path, v, m, d))
         arrays = golden(model, variant, dense, seed)
         np.savez_compressed(args.out / f"{name}.npz", **arrays)
-        print(f"{name:16} hidden states spread over {arrays['hidden'].std():.2f}")
+        print(f"{name:16} hidden states spread over {arrays['hidden'].std():.2f}{', a new file' * changed}")
 
 
 if __name__ == "__main__":

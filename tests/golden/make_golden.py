@@ -20,8 +20,9 @@ import math
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import gguf
 import numpy as np
@@ -31,7 +32,7 @@ import transformers
 from families import BASE, VARIANTS, VOCAB, Floats, Variant, alibi_slopes
 
 from airpy.conversion.config import Config
-from airpy.conversion.families import find_family
+from airpy.conversion.families import Family, find_family
 from airpy.conversion.hparams import model_entries
 from airpy.conversion.safetensors import Checkpoint
 from airpy.conversion.tensors import source_tensors
@@ -145,14 +146,22 @@ def golden(model: Any, seed: int, alibi: bool) -> dict[str, Any]:
 
 # ---- GGUF ------------------------------------------------------------------------------------------------------------
 
-def converted(model: Any, variant: Variant) -> tuple[dict[str, Entry], list[tuple[str, Floats]]]:
+class Converts(Protocol):
+    """What a variant says of its conversion."""
+
+    arch: str
+    keys: dict[str, Any]
+    instead: Family | None
+
+
+def converted(model: Any, variant: Converts) -> tuple[dict[str, Entry], list[tuple[str, Floats]]]:
     """Keys and tensors, by the package's converter from what save_pretrained() writes, and by the variant's own word for some keys."""
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         config = Config.read(folder)
         family, config = (variant.instead, config) if variant.instead else find_family(config)
         if family.arch != variant.arch:
-            raise ValueError(f"{variant.family} is converted to {family.arch}, not {variant.arch}")
+            raise ValueError(f"{config.architecture} is converted to {family.arch}, not {variant.arch}")
         with Checkpoint(folder) as files:
             tensors = [(t.info.name, np.frombuffer(t.read(0, t.info.bytes), np.float32).reshape(t.info.shape[::-1]))
                        for t in source_tensors(family, config, files)]
@@ -209,11 +218,11 @@ def contents(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return keys, {t.name: (t.tensor_type, t.shape.tolist(), t.data.tobytes()) for t in reader.tensors}
 
 
-def write_if_other(path: Path, name: str, variant: Variant, model: Any) -> bool:
+def write_if_other(path: Path, write: Callable[[Path], None]) -> bool:
     """Leaves a file that says the same, in whatever order, as it is: git need not have it twice. Whether it is another one now."""
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / path.name
-        write(made, name, variant, model)
+        write(made)
         if path.exists() and contents(path) == contents(made):
             return False
         shutil.move(made, path)
@@ -231,7 +240,8 @@ def main() -> None:
         if args.only and name not in args.only:
             continue
         model = build(variant, seed)
-        changed = write_if_other(args.out / "models" / f"{name}.gguf", name, variant, model)
+        path = args.out / "models" / f"{name}.gguf"
+        changed = write_if_other(path, lambda path, n=name, v=variant, m=model: write(path, n, v, m))
         arrays = golden(model, seed, variant.alibi)
         np.savez_compressed(args.out / f"{name}.npz", **arrays)
         print(f"{name:16} logits spread over {arrays['logits'].std():.2f}, greedy choices {arrays['greedy_gap']:.3f} apart"

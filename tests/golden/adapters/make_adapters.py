@@ -1,7 +1,7 @@
 """Tiny LoRA adapters of golden models, as PEFT saves them, and the logits that PEFT computes with them in float32.
 
     pip install torch transformers peft gguf numpy
-    python tests/golden/adapters/make_adapters.py
+    PYTHONPATH=. python tests/golden/adapters/make_adapters.py
 
 For each case below it writes, beside this, CASE/adapter_config.json, CASE/adapter_model.safetensors and CASE.npz with
     logits       float32 [24, vocab]   after each of the first tokens of the golden model's prompt

@@ -1,7 +1,7 @@
 """What transformers' generate() gives for the cases of cases.py, of a golden model in float32.
 
     pip install torch transformers gguf numpy
-    python tests/golden/generate/make_generate.py
+    PYTHONPATH=. python tests/golden/generate/make_generate.py
 
 Writes NAME.npz, beside this, with of each case
     CASE.ids      int32 [prompt + new]   sequences[0]
