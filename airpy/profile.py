@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 EVENT_BYTES = 40
 MOST_BYTES = 16 << 20  # of a log, where nobody asked for a size
 LEAST_SHARE = 16  # and of max_ram no more than one part of so many
-_EVENT = np.dtype(
+EVENT = np.dtype(
     [("begin_ns", "<u8"), ("end_ns", "<u8"), ("bytes", "<u8"), ("kind", "<u2"), ("lane", "<u2"), ("layer", "<i4"), ("weight", "<i4"),
      ("number", "<i4")]
 )  # fmt: skip
@@ -58,7 +58,7 @@ class Profile:
         self._state = "new"
         self._figures: Mapping[str, int] = {}
         self.spans: list[tuple[str, int, int, int]] = []
-        self.events: npt.NDArray[Any] = np.empty(0, _EVENT)
+        self.events: npt.NDArray[Any] = np.empty(0, EVENT)
         self.weights: tuple[str, ...] = ()
         self.dropped = 0
 
@@ -92,7 +92,7 @@ class Profile:
         self._state = "taken"
         model._profile = model.tokenizer.spans = None
         self.weights = model._engine.weight_names
-        events = np.asarray(data).view(_EVENT)
+        events = np.asarray(data).view(EVENT)
         self.events = events[np.lexsort((-events["end_ns"].astype(np.int64), events["begin_ns"], events["lane"]))]
         self.spans = sorted(self._python.rows, key=lambda row: (row[3], row[1], -row[2]))
         self.dropped = self._figures["dropped"] + self._python.dropped

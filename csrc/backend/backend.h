@@ -50,8 +50,9 @@ typedef struct air_expert {
  * many rows each gets; take then hands them out as they come to be in memory, at most `most` at a time: at least one, which it waits for,
  * 0 once all have been taken. A feed may have room for fewer than were asked for: it brings the others as give makes room. All of a layer
  * are taken and given back before the next is asked for, but for a pass that fails, of which rewinding the feed takes back the rest.
- * Where guesses is nonzero, expect may say which of a later layer, [n], are likely to be asked for, so that their reads begin now; router
- * gives the matrix that such a guess takes, a layer's, NULL where it is not in memory. */
+ * Where guesses is nonzero, expect may say which of a later layer are likely to be asked for, [n], the likeliest first, at most as many as
+ * it has: they are read while nothing that has been asked for is left to be. router gives the matrix that such a guess takes, a layer's,
+ * NULL where it is not in memory. */
 typedef struct air_expert_feed {
     air_status (*ask)(void *self, int32_t layer, const int32_t *experts, const int32_t *rows, int32_t n, air_error *err);
     air_status (*take)(void *self, air_expert *out, int32_t most, int32_t *n, air_error *err);

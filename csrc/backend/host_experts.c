@@ -8,7 +8,10 @@
 
 #include "backend/host.h"
 
-enum { COLUMNS = 32 }; /* of an expert that one job takes: what they are copied to is small beside the last cache */
+enum {
+    COLUMNS = 32,   /* of an expert that one job takes: what they are copied to is small beside the last cache */
+    GUESS_ROWS = 4, /* of passes in which experts are guessed: more use most of them */
+};
 
 static int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -133,36 +136,46 @@ static void guess_row(const air_backend *h, const air_mixture *m, const uint8_t 
     route(h, m, logits, out);
 }
 
-/* Of a guess the half with the largest weights, which is right most often: what is read in vain costs as much as it helps to be early. */
-static int32_t surest(const air_mixture *m, float *guess, int32_t *experts)
+/* Of one row's guess or of several, rank by rank, the surest experts first. */
+static int32_t by_weight(const air_mixture *m, const float *guesses, int64_t rows, int32_t *experts)
 {
-    unsigned char taken[AIR_EXPERTS_MOST] = {0};
-    int32_t n = (m->n_used + 1) / 2;
-    for (int32_t i = 0; i < n; i++) {
-        int32_t best = largest(guess + m->n_used, taken, 0, m->n_used);
-        taken[best] = 1;
-        experts[i] = (int32_t)guess[best];
-    }
-    return n;
+    unsigned char taken[GUESS_ROWS][AIR_EXPERTS_MOST] = {0};
+    int32_t n = 0;
+    for (int32_t rank = 0; rank < m->n_used; rank++)
+        for (int64_t row = 0; row < rows; row++) {
+            const float *guess = guesses + row * 2 * m->n_used;
+            int32_t best = largest(guess + m->n_used, taken[row], 0, m->n_used);
+            taken[row][best] = 1;
+            experts[n++] = (int32_t)guess[best];
+        }
+    return n < m->n_experts ? n : m->n_experts;
 }
 
-/* While a layer's experts are computed, those of the next one are read: of passes of a few rows, which use a few of them. */
-static void guess_next(air_backend *h, int32_t layer)
+static void guess_layer(const air_backend *h, int32_t layer, int64_t rows)
 {
-    enum { ROWS = 4 };
-    int64_t rows = air__host_rows(h, h->program->ops[h->stage->first].in);
-    int32_t next = layer + 1, n = 0, experts[ROWS * AIR_EXPERTS_MOST];
-    while (next < h->program->n_layers && !h->program->mixtures[next].n_experts) next++;
-    if (rows > ROWS || next == h->program->n_layers || !h->feed->experts.guesses(h->feed->self)) return;
-    const air_mixture *m = &h->program->mixtures[next];
+    const air_mixture *m = &h->program->mixtures[layer];
     if (m->router == AIR_NONE || air__reads_q8(h->ops, &h->program->weights[m->router])) return;
-    const uint8_t *router = h->feed->experts.router(h->feed->self, next);
-    float out[2 * AIR_EXPERTS_MOST];
-    for (int64_t row = 0; router && row < rows; row++) {
-        guess_row(h, m, router, row, out);
-        n += surest(m, out, experts + n);
+    const uint8_t *router = h->feed->experts.router(h->feed->self, layer);
+    float guesses[GUESS_ROWS * 2 * AIR_EXPERTS_MOST];
+    int32_t experts[GUESS_ROWS * AIR_EXPERTS_MOST];
+    if (!router) return;
+    for (int64_t row = 0; row < rows; row++) guess_row(h, m, router, row, guesses + row * 2 * m->n_used);
+    h->feed->experts.expect(h->feed->self, layer, experts, by_weight(m, guesses, rows, experts));
+}
+
+/* While a layer's experts are computed, those of the next ones are read, the nearest first: of passes of a few rows, which use a few of
+ * them. What is two layers ahead is for when all of the next one's is there. */
+static void guess_next(const air_backend *h, int32_t layer)
+{
+    enum { AHEAD = 2 };
+    const air_program *p = h->program;
+    int64_t rows = air__host_rows(h, p->ops[h->stage->first].in);
+    if (rows > GUESS_ROWS || !h->feed->experts.guesses(h->feed->self)) return;
+    for (int guessed = 0; ++layer < p->n_layers && guessed < AHEAD;) {
+        if (!p->mixtures[layer].n_experts) continue;
+        guess_layer(h, layer, rows);
+        guessed++;
     }
-    if (n) h->feed->experts.expect(h->feed->self, next, experts, n);
 }
 
 /* --- memory --- */

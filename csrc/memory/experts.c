@@ -5,6 +5,7 @@
 
 #include "base/alloc.h"
 #include "base/checked.h"
+#include "memory/guesses.h"
 #include "memory/places.h"
 #include "platform/clock.h"
 #include "platform/pages.h"
@@ -27,7 +28,7 @@ typedef struct expert_slot {
     int there;       /* its memory is in the budget */
     int locked;      /* by the backend */
     int guessed;     /* read for a guess, and not asked for since */
-    int expected;    /* by the guess that is being placed */
+    int expected;    /* by a guess, and its layer not asked for since: gives way to what is asked for, last of all */
     int again;       /* what failed was read for a guess: once it is asked for, it is read anew */
     int queued_part; /* of its unit, that is read next; AIR__EXPERT_PARTS: all reads have begun */
     uint64_t queued_at; /* and bytes of it that are being read or have been */
@@ -73,10 +74,11 @@ struct air__experts {
     uint64_t *rows;              /* [n_units] */
     asked_unit *asked;           /* [largest mixture] */
     int32_t n_asked, n_taken;
-    int32_t *queue;              /* [n_slots]: slots whose reads are not all submitted, first in first out */
+    int32_t *queue;              /* [n_slots]: slots whose reads are not all submitted */
     int32_t n_queue;
     expert_read *reads;
-    int32_t n_reads;
+    int32_t n_reads, n_busy;
+    air__guesses *guesses;
     int32_t *router_tile;        /* [n_layers]: the tile that is all of a layer's router, AIR_NONE */
     int lookahead;
     double clock;                /* half-lives */
@@ -93,7 +95,7 @@ static uint8_t *slot_data(const expert_class *c, int32_t slot)
 
 /* --- reads --- */
 
-static void hold_asked(air__experts *e);
+static void submit_reads(air__experts *e);
 
 static air_status read_block(void *self, uint64_t offset, void *buffer, size_t bytes, const AIR_ATOMIC(int) *closing, air_error *err)
 {
@@ -112,6 +114,7 @@ static void read_done(air_io_request *request)
     air_mutex_lock(&p->lock);
     expert_slot *slot = &e->slots[read->slot];
     read->busy = 0;
+    e->n_busy--;
     const expert_unit *u = &e->units[slot->unit]; /* that the slot has as long as it is read into */
     air__note_read(p, AIR_EVENT_EXPERT, request, u->layer, read->weight, u->expert);
     slot->in_flight--;
@@ -121,13 +124,16 @@ static void read_done(air_io_request *request)
     } else if (!slot->in_flight && slot->queued_part == AIR__EXPERT_PARTS && slot->state == AIR__SLOT_PLACED) {
         slot->state = AIR__SLOT_READY;
     }
-    hold_asked(e);
-    air_cond_broadcast(&p->changed);
+    int ended = !slot->in_flight || request->error.status;
+    submit_reads(e);
     air_mutex_unlock(&p->lock);
+    if (ended) air_cond_broadcast(&p->changed); /* nobody waits for a part of what is read into a slot */
 }
 
-static expert_read *free_read(air__experts *e)
+/* A guess's are as many as there are threads for them, so that what is asked for then finds a short queue. */
+static expert_read *free_read(air__experts *e, int asked)
 {
+    if (!asked && e->n_busy >= e->pager->plan->depth) return NULL;
     for (int32_t i = 0; i < e->n_reads; i++)
         if (!e->reads[i].busy) return &e->reads[i];
     return NULL;
@@ -155,10 +161,11 @@ static int submit_slot(air__experts *e, int32_t number)
         air__extent x = air__expert_extent(p->program, u->layer, u->expert, slot->queued_part);
         uint64_t memory = air__extent_memory(&x, p->granule);
         while (slot->queued_at < memory) {
-            expert_read *read = free_read(e);
+            expert_read *read = free_read(e, slot->held);
             if (!read) return 0;
             uint64_t bytes = air_min_u64(air__block_of(p, memory), memory - slot->queued_at);
             read->busy = 1;
+            e->n_busy++;
             read->part = x.part;
             read->weight = x.weight;
             read->slot = number;
@@ -178,12 +185,22 @@ static int submit_slot(air__experts *e, int32_t number)
     return 1;
 }
 
-static void submit_reads(air__experts *e)
+/* First what has been asked for, then what a guess has begun. Nonzero: all has been submitted. */
+static int submit_queue(air__experts *e)
 {
-    int32_t done = 0;
-    while (done < e->n_queue && (e->slots[e->queue[done]].state != AIR__SLOT_PLACED || submit_slot(e, e->queue[done]))) done++;
-    for (int32_t i = done; i < e->n_queue; i++) e->queue[i - done] = e->queue[i];
-    e->n_queue -= done;
+    int more = 0;
+    for (int asked = 1; asked >= 0; asked--)
+        for (int32_t i = 0; i < e->n_queue && !more; i++) {
+            const expert_slot *slot = &e->slots[e->queue[i]];
+            if (slot->held == asked && slot->state == AIR__SLOT_PLACED) more = !submit_slot(e, e->queue[i]);
+        }
+    int32_t left = 0;
+    for (int32_t i = 0; i < e->n_queue; i++) {
+        const expert_slot *slot = &e->slots[e->queue[i]];
+        if (slot->state == AIR__SLOT_PLACED && slot->queued_part < AIR__EXPERT_PARTS) e->queue[left++] = e->queue[i];
+    }
+    e->n_queue = left;
+    return !more;
 }
 
 /* --- places --- */
@@ -195,7 +212,7 @@ static void empty_slot(air__experts *e, int32_t number)
     if (slot->unit != AIR_NONE) e->units[slot->unit].slot = AIR_NONE;
     slot->unit = AIR_NONE;
     slot->state = AIR__SLOT_EMPTY;
-    slot->held = slot->guessed = slot->again = 0;
+    slot->held = slot->guessed = slot->again = slot->expected = 0;
 }
 
 static void start_reads(air__experts *e, int32_t number)
@@ -204,13 +221,16 @@ static void start_reads(air__experts *e, int32_t number)
     slot->state = AIR__SLOT_PLACED;
     slot->queued_part = 0;
     slot->queued_at = 0;
+    for (int32_t i = 0; i < e->n_queue; i++)
+        if (e->queue[i] == number) return; /* as what failed was in the queue still */
     e->queue[e->n_queue++] = number;
 }
 
-/* What a device's memory is likely to keep is of no use here: it is the first to give way. */
+/* What a device's memory is likely to keep is of no use here: it is the first to give way, and what is expected the last. */
 static double cold(const air__experts *e, int32_t unit)
 {
-    return e->places && air__places_settled(e->places, e->units[unit].layer, unit) ? -1 : e->heat[unit];
+    if (e->places && air__places_settled(e->places, e->units[unit].layer, unit)) return -1;
+    return e->slots[e->units[unit].slot].expected ? HUGE_VAL : e->heat[unit];
 }
 
 /* Its memory is in the budget, and page-locked where the backend does that, from its first use on: that takes as long as touching it. */
@@ -235,17 +255,17 @@ static int32_t choose_slot(air__experts *e, const expert_class *c)
         if (slot->state == AIR__SLOT_FAILED && !slot->held && !slot->in_flight) empty_slot(e, i); /* of a guess */
         if (slot->state == AIR__SLOT_EMPTY && slot->there) return i;
         if (slot->state == AIR__SLOT_EMPTY && new_one == AIR_NONE) new_one = i;
-        if (slot->held || slot->expected || slot->state != AIR__SLOT_READY) continue;
+        if (slot->held || slot->state != AIR__SLOT_READY) continue;
         if (coldest == AIR_NONE || cold(e, slot->unit) < cold(e, e->slots[coldest].unit)) coldest = i;
     }
     if (new_one == AIR_NONE || (coldest != AIR_NONE && cold(e, e->slots[coldest].unit) < 0)) return coldest;
     return make_there(e, c, new_one) ? new_one : coldest;
 }
 
-static int place(air__experts *e, int32_t unit)
+static int place(air__experts *e, int32_t unit, int asked)
 {
     int32_t number = choose_slot(e, class_of(e, unit));
-    if (number == AIR_NONE) return 0;
+    if (number == AIR_NONE || (!asked && e->slots[number].expected)) return 0;
     empty_slot(e, number);
     expert_slot *slot = &e->slots[number];
     slot->unit = unit;
@@ -274,10 +294,30 @@ static void hold_asked(air__experts *e)
     for (int32_t i = 0; i < e->n_asked; i++) {
         int32_t unit = e->asked[i].unit;
         if (!needs_slot(&e->asked[i]) || e->units[unit].slot != AIR_NONE) continue;
-        if (!place(e, unit)) break;
+        if (!place(e, unit, 1)) break;
         e->slots[e->units[unit].slot].held = 1;
     }
-    submit_reads(e);
+}
+
+/* A guess's slot is one that is read again, should it fail, when it is asked for. */
+static int place_guess(air__experts *e, int32_t unit)
+{
+    if (e->units[unit].slot != AIR_NONE || air__places_of(e->places, unit) != AIR_NONE || !place(e, unit, 0)) return 0;
+    expert_slot *slot = &e->slots[e->units[unit].slot];
+    slot->guessed = slot->again = slot->expected = 1;
+    e->pager->stats.expert_guesses++;
+    return 1;
+}
+
+/* While nothing that has been asked for is left to be read, guesses are, one after the other. */
+static void submit_reads(air__experts *e)
+{
+    hold_asked(e);
+    while (submit_queue(e) && e->n_busy < e->pager->plan->depth) {
+        int32_t unit;
+        while ((unit = air__guesses_next(e->guesses)) != AIR_NONE && !place_guess(e, unit)) continue;
+        if (unit == AIR_NONE) return;
+    }
 }
 
 /* --- the feed --- */
@@ -298,6 +338,14 @@ static void advance_clock(air__experts *e, int32_t layer, const int32_t *rows, i
     if (e->clock < COOL_AT) return;
     for (int32_t i = 0; i < e->n_units; i++) e->heat[i] = ldexp(e->heat[i], -COOL_AT);
     e->clock -= COOL_AT;
+}
+
+/* Of a layer. */
+static void expect_no_more(air__experts *e, int32_t layer)
+{
+    const expert_unit *units = e->units + e->first_unit[layer];
+    for (int32_t i = 0; i < e->pager->program->mixtures[layer].n_experts; i++)
+        if (units[i].slot != AIR_NONE) e->slots[units[i].slot].expected = 0;
 }
 
 static void note_asked(air__experts *e, int32_t i, int32_t unit, int32_t rows)
@@ -328,7 +376,9 @@ static air_status ask(void *self, int32_t layer, const int32_t *experts, const i
     e->n_taken = 0;
     for (int32_t i = 0; i < n; i++) note_asked(e, i, e->first_unit[layer] + experts[i], rows[i]);
     air__places_heat_changed(e->places);
-    if (!p->mappings) hold_asked(e);
+    expect_no_more(e, layer);
+    air__guesses_asked(e->guesses, e->first_unit[layer], p->program->mixtures[layer].n_experts, experts, n);
+    if (!p->mappings) submit_reads(e);
     air_mutex_unlock(&p->lock);
     return AIR_OK;
 }
@@ -423,7 +473,7 @@ static void give(void *self, const air_expert *expert)
     if (e->places) air__places_hold(e->places, unit, 0);
     if (!p->mappings) {
         if (!e->asked[expert->slot].placed) e->slots[e->units[unit].slot].held = 0;
-        hold_asked(e);
+        submit_reads(e);
     }
     air_mutex_unlock(&p->lock);
 }
@@ -454,25 +504,18 @@ static const uint8_t *router(void *self, int32_t layer)
     return data;
 }
 
-/* Reads begin behind those of what has been asked for, which has its slots already. */
+/* What is there stays; the rest is read when the disk has nothing better to do. */
 static void expect(void *self, int32_t layer, const int32_t *experts, int32_t n)
 {
     air_pager *p = self;
     air__experts *e = p->experts;
     const expert_unit *units = e->units + e->first_unit[layer];
     air_mutex_lock(&p->lock);
-    for (int32_t i = 0; i < n; i++) /* one of them must not give way to another */
-        if (units[experts[i]].slot != AIR_NONE) e->slots[units[experts[i]].slot].expected = 1;
-    for (int32_t i = 0; i < n; i++) {
-        int32_t unit = e->first_unit[layer] + experts[i];
-        if (units[experts[i]].slot != AIR_NONE || air__places_of(e->places, unit) != AIR_NONE || !place(e, unit)) continue;
-        expert_slot *slot = &e->slots[units[experts[i]].slot];
-        slot->guessed = slot->again = 1;
-        p->stats.expert_guesses++;
-    }
+    expect_no_more(e, layer);
     for (int32_t i = 0; i < n; i++)
-        if (units[experts[i]].slot != AIR_NONE) e->slots[units[experts[i]].slot].expected = 0;
-    hold_asked(e);
+        if (units[experts[i]].slot != AIR_NONE) e->slots[units[experts[i]].slot].expected = 1;
+    air__guesses_expect(e->guesses, e->first_unit[layer], p->program->mixtures[layer].n_experts, experts, n);
+    submit_reads(e);
     air_mutex_unlock(&p->lock);
 }
 
@@ -532,6 +575,7 @@ static void shrink(air__experts *e, expert_class *c, int32_t target)
 void air__experts_resize(air__experts *e, uint64_t bytes)
 {
     const air_pager *p = e->pager;
+    air__guesses_drop(e->guesses);
     for (int32_t i = 0; i < e->n_classes; i++) {
         expert_class *c = &e->classes[i];
         int32_t layer = 0;
@@ -548,15 +592,22 @@ void air__experts_rewind(air__experts *e)
     for (int32_t i = 0; i < e->n_asked; i++) /* nobody says that they have come to where they were to be */
         if (e->asked[i].state == TAKEN && !e->asked[i].placed && e->places) air__places_forget(e->places, e->asked[i].unit);
     air__places_let_go(e->places);
+    air__guesses_drop(e->guesses);
     e->n_asked = e->n_taken = 0;
     for (int32_t i = 0; i < e->n_slots; i++) {
-        e->slots[i].held = 0;
+        e->slots[i].held = e->slots[i].expected = 0;
         if (e->slots[i].state == AIR__SLOT_FAILED) empty_slots(e, i, i + 1, 0);
     }
     e->error.status = AIR_OK;
 }
 
-void air__experts_drain(air__experts *e) { empty_slots(e, 0, e->n_slots, 1); }
+void air__experts_drain(air__experts *e)
+{
+    if (!e->n_reads) return; /* opening it failed before */
+    air__guesses_drop(e->guesses);
+    empty_slots(e, 0, e->n_slots, 1);
+}
+
 
 uint64_t air__experts_held(const air__experts *e) { return e->held; }
 const uint64_t *air__experts_rows(const air__experts *e, int32_t layer) { return e->rows + e->first_unit[layer]; }
@@ -635,11 +686,12 @@ static void find_routers(air__experts *e)
 
 static int make_slots(air__experts *e)
 {
-    e->n_reads = 2 * e->pager->plan->depth; /* as of the window: a thread that ends one finds the next */
+    int n_reads = 2 * e->pager->plan->depth; /* as of the window: a thread that ends one finds the next */
     e->slots = air_calloc((size_t)e->n_slots, sizeof *e->slots);
     e->queue = air_calloc((size_t)e->n_slots, sizeof *e->queue);
-    e->reads = air_calloc((size_t)e->n_reads, sizeof *e->reads);
+    e->reads = air_calloc((size_t)n_reads, sizeof *e->reads);
     if (!e->slots || !e->queue || !e->reads) return 0;
+    e->n_reads = n_reads;
     for (int32_t i = 0; i < e->n_slots; i++) e->slots[i].unit = AIR_NONE;
     for (int32_t i = 0; i < e->n_reads; i++) e->reads[i] = (expert_read){.experts = e, .slot = AIR_NONE};
     return 1;
@@ -670,6 +722,7 @@ air_status air__experts_open(air__experts **out, air_pager *pager, int lookahead
     for (; !st && first < program->n_layers; first = air__expert_class(program, first + 1, pager->granule))
         st = open_class(e, first, err);
     if (!st) st = air__places_open(&e->places, program, e->n_units, e->heat, pager->plan->device_expert_bytes, err);
+    if (!st) st = air__guesses_open(&e->guesses, e->n_units, err);
     if (!st && !pager->mappings && !make_slots(e)) st = air_fail(err, AIR_E_NOMEM, "pager: %d slots for experts", (int)e->n_slots);
     if (!st && !pager->mappings) air__experts_resize(e, 0);
     return st;
@@ -684,6 +737,7 @@ void air__experts_close(air__experts *e)
         air__region_free(e->pager, c->region, c->bytes);
     }
     air__places_close(e->places);
+    air__guesses_close(e->guesses);
     air_budget_release(e->pager->budget, AIR_HOLD_EXPERTS, e->held);
     air_free(e->units);
     air_free(e->heat);

@@ -8,9 +8,10 @@ do the experts.
 llama.cpp depends on how far the kernel reads ahead of a page fault: --read-ahead KIB … runs it under each, and it is held to its best.
 
 The bound without lookahead is the bytes that were missed over the disk's rate, probed in the same process before the model opens and
-after its last pass; attention and routers cannot be computed meanwhile, so the quicker the disk, the further a pass is from it. With
-lookahead, experts are read while the layer before is computed. Hits stand beside those of an optimal cache of
-as many slots, which knows the future, and of others (tests/bench/routing.py), on what the routers chose in that run.
+after its last pass. Attention, routers and the output cannot be computed meanwhile: what they take, by a timeline of some more passes, is
+reported, and the bound's share of the rest of the time. With lookahead, experts are read while layers before theirs are computed; the
+bound stays that of what is missed without. Hits stand beside those of an optimal cache of as many slots, which knows the future, and of
+others (tests/bench/routing.py), on what the routers chose in that run.
 """
 from __future__ import annotations
 
@@ -82,6 +83,12 @@ def of_bound(run: Json) -> float:
     return float(sum(run["one"]["disk_bytes"]) / disk_rate(run) / run["one"]["seconds_in_all"])
 
 
+def of_rest(run: Json) -> float:
+    """The same over that time less what attention, routers and output took of it."""
+    one = run["one"]
+    return of_bound(run) * float(one["seconds_in_all"] / (one["seconds_in_all"] - run["beside_s"] * len(one["seconds"])))
+
+
 def speed(run: Json) -> float:
     return float(len(run["one"]["seconds"]) / run["one"]["seconds_in_all"])
 
@@ -104,7 +111,10 @@ def figures_of(name: str, rounds: list[Round], options: argparse.Namespace) -> J
     speeds = [speed(r) for r in ahead]
     found: Json = {
         "tok_s": common.summary(speeds), "plain_tok_s": common.summary([speed(r) for r in plain]),
-        "of_bound": common.summary([of_bound(r) for r in plain]), "ahead_over_plain": common.ratios(speeds, [speed(r) for r in plain]),
+        "of_bound": common.summary([of_bound(r) for r in plain]), "of_rest": common.summary([of_rest(r) for r in plain]),
+        "beside_s": common.summary([r["beside_s"] for r in plain]),
+        "ahead_of_bound": common.summary([of_bound(p) * speed(a) / speed(p) for p, a in zip(plain, ahead, strict=True)]),
+        "ahead_over_plain": common.ratios(speeds, [speed(r) for r in plain]),
         "bytes_per_token": common.summary([mean(r["one"]["disk_bytes"]) for r in plain]),
         "ahead_bytes_per_token": common.summary([mean(r["one"]["disk_bytes"]) for r in ahead]),
         "disk_rate": common.summary([disk_rate(r) for r in plain]), "hits": common.summary([hits(r) for r in plain]),
@@ -123,14 +133,16 @@ def figures_of(name: str, rounds: list[Round], options: argparse.Namespace) -> J
 
 
 def table(name: str, f: Json) -> list[Json]:
-    p = f["policies"]
+    p, plain, ahead = f["policies"], f["plain_tok_s"], f["tok_s"]
+    without = f"{figure(plain['median'])} tokens/s ({common.spread(plain)}), {percent(f['of_bound']['median'])} of the bound: " \
+              f"{f['bytes_per_token']['median'] / 1e6:.0f} MB a token at {f['disk_rate']['median'] / 1e9:.2f} GB/s; " \
+              f"{percent(f['of_rest']['median'])} beside {f['beside_s']['median'] * 1e3:.1f} ms of attention, routers and output"
+    looking = f"{figure(ahead['median'])} tokens/s ({common.spread(ahead)}), {f['ahead_over_plain']['median']:.2f} ×, " \
+              f"{percent(f['ahead_of_bound']['median'])} of the bound; {f['ahead_bytes_per_token']['median'] / 1e6:.0f} MB a token, " \
+              f"{percent(f['guesses_right']['median'])} of what was guessed was used"
     rows = [
-        row(f"mixture, {name}: without lookahead", f"{figure(f['plain_tok_s']['median'])} tokens/s ({common.spread(f['plain_tok_s'])}), "
-            f"{percent(f['of_bound']['median'])} of the bound: {f['bytes_per_token']['median'] / 1e6:.0f} MB a token at "
-            f"{f['disk_rate']['median'] / 1e9:.2f} GB/s", "≥ 85 % of the bound", f["of_bound"]["median"] >= 0.85),
-        row(f"mixture, {name}: with lookahead", f"{figure(f['tok_s']['median'])} tokens/s ({common.spread(f['tok_s'])}), "
-            f"{f['ahead_over_plain']['median']:.2f} ×; {percent(f['guesses_right']['median'])} of what was guessed was used",
-            "more", f["ahead_over_plain"]["median"] > 1, headline=True),
+        row(f"mixture, {name}: without lookahead", without, "≥ 85 % of the bound", f["of_bound"]["median"] >= 0.85),
+        row(f"mixture, {name}: with lookahead", looking, "more", f["ahead_over_plain"]["median"] > 1, headline=True),
         row(f"mixture, {name}: hits", f"{percent(f['hits']['median'])} with {p['slots']} of {p['of']} experts in memory; optimum "
             f"{percent(p['optimum'])}, LRU {percent(p['LRU'])}, static {percent(p['static'])}; "
             f"the plan expected {percent(f['predicted_hits'])}"),

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from airpy import _core
+from airpy import _core, profile
 from tests.bench import routing, sweep
 
 Json = dict[str, Any]
 GREEDY = {"temperature": 0}
+TRACED = 16                         # passes of experts() under a timeline
 SETTLED = 3                         # passes at most until what is pinned stays as it is
 
 
@@ -204,13 +205,28 @@ def attention(model: str, options: Json) -> Json:
     return run.report(depths={str(d): at_depth(run, d, options["new"], options["chunk"]) for d in options["depths"]})
 
 
+def beside_experts(run: Run, sequence: _core.Sequence, tokens: np.ndarray) -> float:
+    """Seconds of a pass in which experts are neither read for nor computed with, as its first thread has them: attention, routers,
+    output."""
+    run.engine.timeline_begin(100_000)
+    for i in range(len(tokens)):
+        run.feed([sequence], [tokens[i:i + 1]])
+    data, _ = run.engine.timeline_stop()
+    events = np.asarray(data).view(profile.EVENT)
+    took = {kind: sum(ns for ns in (e["end_ns"] - e["begin_ns"] for e in events[(events["lane"] == 0) & (events["kind"] == number)]))
+            for number, kind in enumerate(_core.EVENT_KINDS) if kind in ("pass", "experts")}
+    return float(took["pass"] - took["experts"]) / len(tokens) * 1e-9
+
+
 def experts(model: str, options: Json) -> Json:
-    """Decoding drawn tokens with a mixture of experts, of which some are in memory; what the routers chose, from the first token on."""
+    """Decoding drawn tokens with a mixture of experts, of which some are in memory; what the routers chose, from the first token on.
+    The last few tokens are for a timeline."""
     run = Run(model, options)
-    drawn = np.random.default_rng(options["draw"]).integers(3, run.vocab, options["warm"] + options["new"], np.int32)
+    n = options["warm"] + options["new"]
+    drawn = np.random.default_rng(options["draw"]).integers(3, run.vocab, n + TRACED, np.int32)
     sequence = run.engine.sequence()
     passes, trace, rows = [], [], run.engine.expert_rows()
-    for i in range(len(drawn)):
+    for i in range(n):
         before = run.engine.stats()
         _, one = run.feed([sequence], [drawn[i:i + 1]])
         after, now = run.engine.stats(), run.engine.expert_rows()
@@ -220,7 +236,8 @@ def experts(model: str, options: Json) -> Json:
         rows = now
     timed = {**in_columns(passes[options["warm"]:]), "seconds_in_all": sum(p["seconds"] for p in passes[options["warm"]:])}
     held = run.engine.stats()["held_by"]["experts"]
-    return run.report(one=timed, trace=trace, experts=max(map(len, rows)), expert_bytes=held)
+    return run.report(one=timed, trace=trace, experts=max(map(len, rows)), expert_bytes=held,
+                      beside_s=beside_experts(run, sequence, drawn[n:]))
 
 
 TASKS = {"stream": stream, "resident": resident, "batch": batch, "prefill": prefill, "attention": attention, "experts": experts}

@@ -31,10 +31,18 @@ typedef struct memory_source {
     const uint8_t *data;
     uint64_t jitter_us;      /* reads take up to that long */
     atomic_int *hang;        /* reads wait while it is nonzero, and look at their cancel flag */
+    atomic_llong *allowed;   /* each read takes one, and waits as of hang while there is none */
     atomic_llong *fail_in;   /* counts down; the read that brings it to 0 fails */
     atomic_int *active;      /* reads under way */
     atomic_int *most_active;
 } memory_source;
+
+/* Whether a read must wait. */
+static inline int memory_waits(const memory_source *m)
+{
+    if (m->hang && atomic_load(m->hang)) return 1;
+    return m->allowed && atomic_load(m->allowed) <= 0;
+}
 
 static inline air_status memory_read(air_source *s, uint64_t offset, void *buffer, size_t bytes, const AIR_ATOMIC(int) *cancel,
                                      air_error *err)
@@ -44,10 +52,11 @@ static inline air_status memory_read(air_source *s, uint64_t offset, void *buffe
     while (active > most && !atomic_compare_exchange_weak(m->most_active, &most, active)) {}
     if (m->jitter_us) air_sleep_ns(air_random_u64(offset, 7) % (m->jitter_us * 1000));
     int cancelled = 0;
-    while (m->hang && atomic_load(m->hang) && !cancelled) {
+    while (memory_waits(m) && !cancelled) {
         cancelled = cancel && atomic_load(cancel);
         air_sleep_ns(1000000);
     }
+    if (m->allowed) atomic_fetch_sub(m->allowed, 1);
     if (m->active) atomic_fetch_sub(m->active, 1);
     if (cancelled) return air_fail(err, AIR_E_CANCELLED, "read cancelled");
     if (m->fail_in && atomic_fetch_sub(m->fail_in, 1) == 1)

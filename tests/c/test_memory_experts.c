@@ -1,4 +1,5 @@
 /* Experts of mixtures: the feed hands out the file's bytes whatever the memory, the order in which reads end, faults and cancellations. */
+#include "memory/guesses.h"
 #include "memory/mixtures.h"
 #include "memory_fixture.h"
 
@@ -242,6 +243,145 @@ TEST(a_guess_brings_experts_before_they_are_asked_for)
     CHECK(!feed->experts.guesses(feed->self)); /* all will stay */
     bench_close(&b);
     CHECK_EQ(b.budget.total, 0);
+    fixture_free(&m.f);
+}
+
+static void allow(atomic_llong *allowed, const bench *b, uint64_t bytes)
+{
+    uint64_t until = air_pager_stats_get(b->pager).disk_bytes + bytes;
+    atomic_fetch_add(allowed, (long long)(bytes / 4096));
+    for (int waits = 0; waits < 60 * 1000 && air_pager_stats_get(b->pager).disk_bytes < until; waits++) air_sleep_ns(1000 * 1000);
+    CHECK_EQ(air_pager_stats_get(b->pager).disk_bytes, until);
+}
+
+/* One block at a time is let through: of a guess the first, then all of what is asked for, then the guess's other ones. */
+TEST(what_is_asked_for_is_read_before_what_is_guessed)
+{
+    mixed m;
+    mixed_make(&m);
+    atomic_llong allowed = 0;
+    bench b = bench_of(&m.f);
+    air_plan_request r = fixture_request(&m.f, 64u << 20);
+    r.bandwidths.depth = 1;
+    r.bandwidths.block_bytes = 4096;
+    REQUIRE(bench_open(&b, &m.f, &r, &err) == AIR_OK);
+    for (int i = 0; i < FIXTURE_PARTS; i++) b.memory[i].allowed = &allowed;
+    const air_feed *feed = air_pager_feed(b.pager);
+    int32_t guess[3] = {7, 3, 9}, expert = 5, rows = 1, got = 0;
+    air_expert out[1];
+    feed->experts.expect(feed->self, 2, guess, 3);
+    allow(&allowed, &b, 4096);
+    REQUIRE(feed->experts.ask(feed->self, 1, &expert, &rows, 1, &err) == AIR_OK);
+    allow(&allowed, &b, 4096 + unit_bytes(&m, 1, 5)); /* one of the guess was under way */
+    REQUIRE(feed->experts.take(feed->self, out, 1, &got, &err) == AIR_OK && got == 1);
+    CHECK(part_is(&m, 1, 5, 0, out[0].gate) && part_is(&m, 1, 5, 2, out[0].down));
+    feed->experts.give(feed->self, &out[0]);
+    CHECK_EQ(air_pager_stats_get(b.pager).expert_guesses, 1); /* no other one had begun */
+    allow(&allowed, &b, unit_bytes(&m, 2, 7) - 2 * 4096 + unit_bytes(&m, 2, 3));
+    REQUIRE(feed->experts.ask(feed->self, 2, guess + 1, &rows, 1, &err) == AIR_OK); /* 9 is not asked for, and its read waits */
+    REQUIRE(feed->experts.take(feed->self, out, 1, &got, &err) == AIR_OK && got == 1);
+    CHECK(part_is(&m, 2, 3, 1, out[0].up) && part_is(&m, 2, 3, 2, out[0].down));
+    feed->experts.give(feed->self, &out[0]);
+    air_pager_stats s = air_pager_stats_get(b.pager);
+    CHECK(s.expert_hits == 1 && s.expert_misses == 1 && s.expert_guessed == 1 && s.expert_guesses >= 2);
+    bench_close(&b);
+    CHECK_EQ(b.budget.total, 0);
+    fixture_free(&m.f);
+}
+
+/* Four slots: what a guess finds in memory stays until its layer is asked for, cold as it is. */
+TEST(what_a_guess_finds_does_not_give_way_to_the_rest_of_it)
+{
+    mixed m;
+    mixed_make(&m);
+    bench b = bench_of(&m.f);
+    air_plan_request r = fixture_request(&m.f, 64u << 20);
+    REQUIRE(bench_open(&b, &m.f, &r, &err) == AIR_OK);
+    const air_feed *feed = air_pager_feed(b.pager);
+    for (int32_t expert = 0; expert < 4; expert++) {
+        int32_t rows = 1 + expert, got = 0;
+        air_expert out[1];
+        REQUIRE(feed->experts.ask(feed->self, 2, &expert, &rows, 1, &err) == AIR_OK);
+        REQUIRE(feed->experts.take(feed->self, out, 1, &got, &err) == AIR_OK && got == 1);
+        feed->experts.give(feed->self, &out[0]);
+    }
+    uint64_t until = air_pager_stats_get(b.pager).disk_bytes + unit_bytes(&m, 2, 7);
+    feed->experts.expect(feed->self, 2, (const int32_t[]){7, 0}, 2);
+    for (int waits = 0; waits < 60 * 1000 && air_pager_stats_get(b.pager).disk_bytes < until; waits++) air_sleep_ns(1000 * 1000);
+    REQUIRE(feed->experts.ask(feed->self, 2, (const int32_t[]){0, 7}, (const int32_t[]){1, 1}, 2, &err) == AIR_OK);
+    CHECK_EQ(air_pager_stats_get(b.pager).expert_hits, 2);
+    bench_close(&b);
+    fixture_free(&m.f);
+}
+
+/* Units are 12 a layer, so that the second layer's expert 3 is unit 15. */
+TEST(guesses_are_taken_layer_by_layer_and_the_likeliest_first)
+{
+    air__guesses *g;
+    REQUIRE(air__guesses_open(&g, 3 * EXPERTS, &err) == AIR_OK);
+    air__guesses_expect(g, 2 * EXPERTS, EXPERTS, (const int32_t[]){4, 1}, 2);
+    air__guesses_expect(g, EXPERTS, EXPERTS, (const int32_t[]){9, 3, 9, 8}, 4); /* two rows' */
+    CHECK_EQ(air__guesses_next(g), EXPERTS + 9);
+    air__guesses_expect(g, EXPERTS, EXPERTS, (const int32_t[]){8, 3}, 2); /* another guess of it, better */
+    CHECK_EQ(air__guesses_next(g), EXPERTS + 8);
+    air__guesses_asked(g, EXPERTS, EXPERTS, (const int32_t[]){3, 9}, 2);
+    CHECK_EQ(air__guesses_next(g), 2 * EXPERTS + 4);
+    air__guesses_drop(g);
+    CHECK_EQ(air__guesses_next(g), AIR_NONE);
+    air__guesses_close(g);
+}
+
+static int32_t taken(air__guesses *g, int32_t *units)
+{
+    int32_t n = 0;
+    while ((units[n] = air__guesses_next(g)) != AIR_NONE) n++;
+    return n;
+}
+
+/* The first half of every guess is right, the other half is not, until it is: rates follow. */
+TEST(places_of_guesses_that_are_mostly_wrong_are_not_read)
+{
+    int32_t guess[8] = {0, 2, 4, 6, 1, 3, 5, 7}, units[9];
+    air__guesses *g;
+    REQUIRE(air__guesses_open(&g, EXPERTS, &err) == AIR_OK);
+    air__guesses_expect(g, 0, EXPERTS, guess, 8);
+    CHECK_EQ(taken(g, units), 8); /* nothing is known yet */
+    for (int turn = 0; turn < 40; turn++) {
+        air__guesses_expect(g, 0, EXPERTS, guess, 8);
+        air__guesses_asked(g, 0, EXPERTS, (const int32_t[]){0, 2, 4, 6}, 4);
+    }
+    air__guesses_expect(g, 0, EXPERTS, guess, 8);
+    CHECK_EQ(taken(g, units), 4);
+    CHECK(units[0] == 0 && units[1] == 2 && units[2] == 4 && units[3] == 6);
+    air__guesses_expect(g, 0, EXPERTS, guess, 8); /* a guess of another kind has a rate of its own */
+    CHECK_EQ(taken(g, units), 8);
+    for (int turn = 0; turn < 60; turn++) {
+        air__guesses_asked(g, 0, EXPERTS, (const int32_t[]){0, 1, 2, 3, 4, 5, 6, 7}, 8);
+        air__guesses_expect(g, 0, EXPERTS, guess, 8);
+    }
+    CHECK_EQ(taken(g, units), 8);
+    air__guesses_close(g);
+}
+
+/* Each allocation of a pager with mixtures fails once, and nothing is left of it. */
+TEST(a_pager_of_experts_that_finds_no_memory_is_none)
+{
+    mixed m;
+    mixed_make(&m);
+    air_plan_request r = fixture_request(&m.f, 64u << 20);
+    int64_t live = air_alloc_live();
+    air_status st = AIR_E_NOMEM;
+    for (uint64_t n = 1; st && n < 400; n++) {
+        bench b = bench_of(&m.f);
+        air_alloc_fail_at(n);
+        st = bench_open(&b, &m.f, &r, &err);
+        air_alloc_fail_at(0);
+        CHECK(!st || st == AIR_E_NOMEM || st == AIR_E_THREAD);
+        bench_close(&b);
+        CHECK_EQ(air_alloc_live(), live);
+        CHECK_EQ(b.budget.total, 0);
+    }
+    CHECK_EQ(st, AIR_OK);
     fixture_free(&m.f);
 }
 
@@ -551,6 +691,11 @@ int main(int argc, char **argv)
     RUN(what_is_in_memory_is_not_read_again_and_the_coldest_gives_way);
     RUN(a_failed_read_fails_the_pass_and_is_forgotten);
     RUN(a_guess_brings_experts_before_they_are_asked_for);
+    RUN(what_is_asked_for_is_read_before_what_is_guessed);
+    RUN(what_a_guess_finds_does_not_give_way_to_the_rest_of_it);
+    RUN(guesses_are_taken_layer_by_layer_and_the_likeliest_first);
+    RUN(places_of_guesses_that_are_mostly_wrong_are_not_read);
+    RUN(a_pager_of_experts_that_finds_no_memory_is_none);
     RUN(a_wait_for_an_expert_can_be_cancelled);
     RUN(who_holds_all_there_is_is_told_so);
     RUN(a_budget_that_is_taken_leaves_no_expert_to_wait_for);
