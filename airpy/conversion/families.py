@@ -223,6 +223,7 @@ _LLAMA4 = Family(
     "llama4", (layouts.turned_experts,), check=_check_llama4, ignored=("vision_model.", "multi_modal_projector."),
     keys=(("expert_feed_forward_length", "u32", _integer("intermediate_size")),
           ("attention.sliding_window", "u32", _integer("attention_chunk_size", 8192)),
+          ("interleave_moe_layer_step", "u32", _integer("interleave_moe_layer_step", 1)),  # llama.cpp asks for it; airpy sees the tensors
           ("attention.temperature_scale", "f32", _number("attn_scale", 0.1)),
           ("attention.temperature_length", "u32", lambda config: int(config.number("floor_scale", default=8192)))),
     allowed=(("attn_temperature_tuning", True, 4), ("no_rope_layer_interval", 4)))  # fmt: skip
@@ -341,7 +342,8 @@ FAMILIES: dict[str, Family] = {
     "Ernie4_5ForCausalLM": Family("ernie4_5", tied=True),
     "Ernie4_5_ForCausalLM": Family("ernie4_5", tied=True),
     "Ernie4_5_MoeForCausalLM": Family("ernie4_5-moe", (layouts.flat_correction,), tied=True, keys=(
-        ("leading_dense_block_count", "u32", _integer("moe_layer_start_index", 0)),), allowed=(("moe_layer_interval", 1),)),
+        ("leading_dense_block_count", "u32", _integer("moe_layer_start_index", 0)),
+        ("interleave_moe_layer_step", "u32", _integer("moe_layer_interval", 1))), allowed=(("moe_layer_interval", 1),)),
     "ExaoneForCausalLM": Family("exaone"),
     "Exaone4ForCausalLM": Family("exaone4", names=_SANDWICH, windows=True),
     "FalconForCausalLM": _FALCON,

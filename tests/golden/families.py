@@ -78,6 +78,7 @@ HYBRID = {"hidden_size": 24, "num_hidden_layers": 3, "layer_types": ["mamba", "a
 
 # Keys that files in the wild leave out: what an architecture has without them is at work.
 UNTOLD_WINDOWS = {"attention.sliding_window_pattern": None}
+UNTOLD_STEP = {"interleave_moe_layer_step": None}
 UNTOLD_GATING = {"expert_gating_func": None, "expert_weights_norm": None}
 
 VARIANTS = {
@@ -175,7 +176,7 @@ VARIANTS = {
                           quiet=3.0),
     "ernie4-5-moe": Variant("Ernie4_5_Moe", "ernie4_5-moe", {**GROUPS, "num_hidden_layers": 3, "moe_num_experts": 8, "moe_k": 3,
                             "moe_intermediate_size": 24, "moe_num_shared_experts": 2, "moe_layer_start_index": 1, "use_bias": False,
-                            "pad_token_id": None}),
+                            "pad_token_id": None}, keys=UNTOLD_STEP),
     "hunyuan-moe": Variant("HunYuanMoEV1", "hunyuan-moe", {**GROUPS, "head_dim": 16, "num_experts": 8, "moe_topk": 3,
                            "intermediate_size": 24, "pad_token_id": None}),
     "olmo-clamped": Variant("Olmo", "olmo", {**GROUPS, "clip_qkv": 0.75}),
@@ -200,7 +201,7 @@ VARIANTS = {
     "llama4": Variant("Llama4Text", "llama4", {**UNTIED, **GROUPS, "hidden_size": 32, "head_dim": 16, "intermediate_size": 24,
                       "intermediate_size_mlp": 40, "num_hidden_layers": 4, "num_local_experts": 3, "num_experts_per_tok": 2,
                       "interleave_moe_layer_step": 2, "attention_chunk_size": 16, "floor_scale": 16, "attn_scale": 0.5,
-                      "pad_token_id": None}, LLAMA3, model="Llama4ForCausalLM"),
+                      "pad_token_id": None}, LLAMA3, model="Llama4ForCausalLM", keys=UNTOLD_STEP),
     "mistral3": Variant("Ministral3", "mistral3", {**UNTIED, **LONG, "head_dim": 32},
                         {**YARN, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.5}),
     "minimax-m2": Variant("MiniMaxM2", "minimax-m2", {**UNTIED, **GROUPS, "head_dim": 16, "num_local_experts": 6, "num_experts_per_tok": 3,

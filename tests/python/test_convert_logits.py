@@ -10,6 +10,7 @@ import pytest
 from models import GOLDEN, load
 
 import airpy
+from airpy import _core
 from airpy.conversion import FAMILIES
 
 sys.path.insert(0, str(GOLDEN))
@@ -34,6 +35,14 @@ def test_logits_are_those_of_transformers(name, tmp_path):
     error = error_of(path, np.load(checkpoints.FOLDER / f"{name}.npz"))
     print(f"{name}: {error:.2e}")
     assert error <= LIMIT
+
+
+@pytest.mark.parametrize(("name", "step"), [("llama4", 2), ("ernie4-5-moe", 1)])
+def test_what_llama_cpp_asks_for_is_there(name, step, tmp_path):
+    """Which layers are of experts; ours are told by their tensors."""
+    checkpoints.write_checkpoint(tmp_path / "checkpoint", checkpoints.describe(name))
+    metadata = _core.GGUF(airpy.convert(tmp_path / "checkpoint", tmp_path / "m.gguf", progress=False)).metadata
+    assert metadata[f"{metadata['general.architecture']}.interleave_moe_layer_step"] == step
 
 
 def test_every_class_that_can_be_converted_is_checked():
