@@ -16,7 +16,7 @@ from airpy.conversion import layouts
 from airpy.conversion.config import Config
 from airpy.conversion.layouts import Joint, Layout
 from airpy.conversion.names import Names
-from airpy.errors import UnsupportedError
+from airpy.errors import FormatError, UnsupportedError
 
 Value = Callable[[Config], Any]  # None: the key is left out
 Keys = tuple[tuple[str, str, Value], ...]
@@ -133,6 +133,17 @@ def _check_modern_bert(config: Config) -> None:
 def _needed(config: Config, name: str) -> None:
     if config.first(name) is not True:
         raise UnsupportedError(f"{config.path}: {name} is {str(config.first(name))[:40]}; the model can be converted only with true")
+
+
+def _labels(config: Config) -> list[str]:
+    """A classifier's, which llama.cpp asks for; where nothing is said, the two that transformers takes."""
+    if config.first("id2label") is None:
+        return ["LABEL_0", "LABEL_1"]
+    given = config.part("id2label")
+    names = [given.first(str(i)) for i in range(len(given.values))]
+    if not names or not all(isinstance(name, str) for name in names):
+        raise FormatError(f"{given.path} is {str(given.values)[:80]}; expected texts by number, from 0 on")
+    return names
 
 
 def _check_phimoe(config: Config) -> None:
@@ -269,7 +280,7 @@ _LING2 = Family("bailingmoe2", keys=(*_LING, _ROUTED[2], _ROUTED[4], *_GROUPS), 
 
 # Encoders, without the heads that they were trained with, but for those of classifiers.
 _BOTH_WAYS: Keys = (("attention.causal", "bool", lambda config: False),)
-_SCORES: Keys = (("pooling_type", "u32", lambda config: 4),)
+_SCORES: Keys = (("pooling_type", "u32", lambda config: 4), ("classifier.output_labels", "strings", _labels))
 _BERT = Family("bert", layer_norm=True, rotated=False, activations=("gelu",), ignored=("pooler.", "cls.", "bert.pooler."),
                keys=_BOTH_WAYS, allowed=(("position_embedding_type", "absolute"), ("is_decoder", False)))  # fmt: skip
 _BERT_SCORES = replace(_BERT, ignored=(), names={"pooler.dense": "cls", "classifier": "cls.output"}, keys=_BOTH_WAYS + _SCORES)

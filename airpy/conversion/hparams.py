@@ -19,7 +19,7 @@ from airpy.gguf_writer import Entry, Type
 Floats = npt.NDArray[np.float32]
 
 _TYPES: dict[str, Type] = {name: (name, None) for name in ("u32", "f32", "bool", "string")} | {
-    "bools": ("array", "bool"), "integers": ("array", "i32")}  # fmt: skip
+    "bools": ("array", "bool"), "integers": ("array", "i32"), "strings": ("array", "string")}  # fmt: skip
 _DEFAULT_CONTEXT = 2048  # of BLOOM and Falcon, whose configurations do not say
 
 

@@ -33,11 +33,12 @@ DECODER = {"num_key_value_heads": 1, "head_dim": 32, "rms_norm_eps": 1e-5, "tie_
 # Keys that files in the wild leave out: what an architecture has without them is at work.
 UNTOLD = {"vocab_size": None, "rope.dimension_count": None}
 UNTOLD_HEADS = {**UNTOLD, "attention.key_length": None, "attention.value_length": None}
+UNTOLD_LABELS = {"classifier.output_labels": None}
 
 VARIANTS = {
     "bert": Variant("BertModel", "bert", {**BERT, "layer_norm_eps": 1e-5}, {**UNTOLD_HEADS, "pooling_type": 2}, words=True),
-    "bert-rank": Variant("BertForSequenceClassification", "bert", {**BERT, "num_labels": 1, "layer_norm_eps": 1e-5}, UNTOLD_HEADS,
-                         words=True, pairs=True),
+    "bert-rank": Variant("BertForSequenceClassification", "bert", {**BERT, "num_labels": 1, "layer_norm_eps": 1e-5},
+                         {**UNTOLD_HEADS, **UNTOLD_LABELS}, words=True, pairs=True),
     "roberta": Variant("XLMRobertaModel", "bert", {"num_attention_heads": 4, "layer_norm_eps": 1e-5, "type_vocab_size": 1,
                                                    "max_position_embeddings": 130, "pad_token_id": 1, "bos_token_id": 0},
                        {**UNTOLD_HEADS, "pooling_type": 1}),
@@ -53,7 +54,7 @@ VARIANTS = {
                                {**UNTOLD, "pooling_type": 1, "attention.scale": None, "attention.sliding_window_pattern": None,
                                 "rope.freq_base_swa": None}, centred=True),
     "qwen3": Variant("Qwen3Model", "qwen3", DECODER, {**UNTOLD, "pooling_type": 3}),
-    "qwen3-rank": Variant("Qwen3ForSequenceClassification", "qwen3", {**DECODER, "num_labels": 2}, UNTOLD),
+    "qwen3-rank": Variant("Qwen3ForSequenceClassification", "qwen3", {**DECODER, "num_labels": 2}, {**UNTOLD, **UNTOLD_LABELS}),
     "llama-both-ways": Variant("EuroBertModel", "llama", {"num_attention_heads": 4, "num_key_value_heads": 2, "mask_token_id": 3},
                                {**UNTOLD, "pooling_type": 1, "attention.causal": False}, instead=LLAMA),
 }

@@ -58,7 +58,9 @@ def test_states_and_scores_are_those_of_transformers(name, tmp_path):
         ends = np.cumsum(data["lengths"])
         at = ends - 1 if name.startswith("qwen3") else ends - data["lengths"]  # a decoder has read a text at its last token
         np.testing.assert_allclose(run(path, data, logits=True)[at], data["scores"], atol=1e-3)
-        assert _core.GGUF(path).metadata[f"{_core.GGUF(path).metadata['general.architecture']}.pooling_type"] == 4
+        keys = _core.GGUF(path).metadata
+        assert keys[f"{keys['general.architecture']}.pooling_type"] == 4
+        assert keys[f"{keys['general.architecture']}.classifier.output_labels"] == [f"LABEL_{i}" for i in range(data["scores"].shape[1])]
 
 
 def test_matrices_behind_a_model_are_in_the_file(tmp_path):
@@ -101,6 +103,9 @@ ODD = {  # checkpoint, changes of its configuration, what the error says
     "ModernBERT with other layers": ("modern-bert", {"layer_types": ["full_attention"] * 4}, "every third layer full is known"),
     "a causal Gemma": ("gemma-embedding", {"use_bidirectional_attention": False}, "use_bidirectional_attention is False"),
     "experts of Nomic's": ("nomic-bert", {"num_experts": 8}, "num_experts is '8'"),
+    "labels by other numbers": ("qwen3-rank", {"id2label": {"1": "yes", "2": "no"}}, "expected texts by number, from 0 on"),
+    "no labels": ("qwen3-rank", {"id2label": {}}, "expected texts by number"),
+    "labels that are no texts": ("bert-rank", {"id2label": {"0": 7}}, "expected texts by number"),
 }  # fmt: skip
 
 
@@ -109,7 +114,7 @@ def test_an_encoder_that_would_compute_something_else_is_refused(name, tmp_path)
     base, change, message = ODD[name]
     description = checkpoints.describe(base, checkpoints.ENCODERS)
     checkpoints.write_checkpoint(tmp_path / "m", {**description, "config": {**description["config"], **change}})
-    with pytest.raises(errors.UnsupportedError, match=message):
+    with pytest.raises((errors.UnsupportedError, errors.FormatError), match=message):
         airpy.convert(tmp_path / "m", tmp_path / "m.gguf", progress=False)
 
 
