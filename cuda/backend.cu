@@ -363,7 +363,10 @@ static air_status open_streams(air_backend *h, air_error *err)
     AIR_CUDA_TRY(cudaStreamCreateWithFlags(&h->aside, cudaStreamNonBlocking), "a stream", err);
     h->layer_share.assign((size_t)h->program->n_layers + 1, 0);
     h->marks.assign((size_t)h->program->n_layers + 3, nullptr);
-    for (cudaEvent_t &event : h->marks) AIR_CUDA_TRY(cudaEventCreateWithFlags(&event, cudaEventBlockingSync), "an event", err);
+    for (cudaEvent_t &event : h->marks) {
+        unsigned flags = &event == &h->marks.back() ? cudaEventDefault : cudaEventBlockingSync; /* at which the host spins, or sleeps */
+        AIR_CUDA_TRY(cudaEventCreateWithFlags(&event, flags), "an event", err);
+    }
     return AIR_OK;
 }
 

@@ -244,6 +244,7 @@ struct air_cuda_graph {
     air_cuda_shape shape;   /* of exec; where that is NULL of the last pass that could be one */
     cudaGraphExec_t exec;
     bool refused;           /* by a capture or a launch that failed: no more of them */
+    uint64_t launched_ns, usual_ns; /* the last pass that exec was; what such passes take from then on, 0: there was none */
 };
 
 /* Whether the pass may be a graph: all weights are there, all rows are generated. */

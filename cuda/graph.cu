@@ -8,6 +8,7 @@
 #include <stdatomic.h>
 
 #include "cuda/backend.h"
+#include "platform/clock.h"
 
 bool air_cuda_graph_takes(const air_backend *h)
 {
@@ -22,6 +23,7 @@ void air_cuda_graph_drop(air_backend *h)
 {
     if (h->graph.exec) (void)cudaGraphExecDestroy(h->graph.exec);
     h->graph.exec = nullptr;
+    h->graph.usual_ns = 0;
     h->graph.shape = air_cuda_shape{};
 }
 
@@ -88,6 +90,7 @@ air_status air_cuda_graph_run(air_backend *h, bool *done, air_error *err)
     }
     if (!g->exec) make(h);
     if (!g->exec) return AIR_OK;
+    g->launched_ns = air_clock_ns();
     *done = cudaGraphLaunch(g->exec, h->compute) == cudaSuccess;
     if (!*done) refuse(h);
     return AIR_OK;
