@@ -53,8 +53,6 @@ def forecast(
     else:
         options["bandwidths"] = given_rates(bandwidths)
     solved = _core.solve_plan(gguf, **options)
-    if solved["device_budget"] and solved["recurrent_bytes"]:
-        raise UnsupportedError("layers with a recurrent state are computed by the CPU alone; leave max_vram (--max-vram) out")
     if solved["device_budget"] and solved["cpu_alone"]:
         raise UnsupportedError("the model has parts that the CPU alone computes; leave max_vram (--max-vram) out")
     return Plan.build(gguf, metadata, solved, options)

@@ -393,6 +393,7 @@ class Plan:
         rows = [
             ("CUDA, small weights", self["device_fixed"], "fixed", self["fixed"]),  # and, in RAM, the tokenizer
             ("KV cache", self["device_state_bytes"], "", self["state_bytes_full"]),
+            ("recurrent state", self["recurrent_bytes"], "", 0),
             ("activations", self["device_activation_bytes_full"], "buffer_bytes", self["activation_bytes_full"]),
             ("logits", 0, "", self["logit_bytes"]),
             ("results of others", self["device_part_bytes"], "", self["share_bytes"]),

@@ -244,7 +244,8 @@ static air_cuda_host_layout host_layout_of(const air_backend *h, int64_t rows, i
     l.cos = cut(&at, n * pairs * sizeof(float));
     l.sin = cut(&at, n * pairs * sizeof(float));
     l.tokens = cut(&at, ((2 + (size_t)air_device_more_numbers(p)) * n + w) * sizeof(int32_t));
-    l.blocks = cut(&at, h->layout.attention - h->layout.blocks);
+    l.blocks = cut(&at, h->layout.courses - h->layout.blocks);
+    l.courses = cut(&at, h->layout.attention - h->layout.courses);
     l.logits = cut(&at, w * (size_t)p->n_vocab * sizeof(float));
     l.candidates = cut(&at, air_device_candidate_bytes(n_wanted, AIR_DEVICE_CANDIDATES));
     l.hidden = cut(&at, w * (size_t)p->n_embd * sizeof(float));
@@ -436,9 +437,11 @@ static air_status matrix_supports(const air_program *program, int32_t weight, ai
 static air_status cuda_supports(const air_program *program, air_error *err)
 {
     air_status st = AIR_OK;
-    if (program->recurrent)
-        return air_fail(err, AIR_E_UNSUPPORTED, "cuda: layers with a recurrent state are computed by the CPU alone; use device \"cpu\"");
     for (int32_t i = 0; i < program->n_layers; i++) {
+        const air_recurrent_shape *r = program->recurrent ? &program->recurrent[i] : nullptr;
+        if (r && r->heads && !air_cuda_scan_takes(r->key_dim))
+            return air_fail(err, AIR_E_UNSUPPORTED, "cuda: a recurrent state with keys of %d elements, but kernels are for up to %d; use "
+                            "device \"cpu\"", (int)r->key_dim, AIR_CUDA_SCAN_KEYS);
         if (program->attention[i].values_in_keys)
             return air_fail(err, AIR_E_UNSUPPORTED, "cuda: attention over a compressed state (MLA) is computed by the CPU alone; use device "
                             "\"cpu\"");
@@ -475,7 +478,8 @@ static air_status alloc_block(air_backend *h, void **out, size_t bytes, air_erro
     air_status st = use_device(h, err);
     if (!st) *out = take_free(h, bytes);
     if (st || *out) return st;
-    return air_cuda_vram(out, bytes, "64 more positions", err);
+    drop_free_state(h); /* of other sizes, and nobody's */
+    return air_cuda_vram(out, bytes, "more state", err);
 }
 
 static air_status cuda_state_alloc(air_backend *h, void **out, size_t bytes, air_error *err)

@@ -138,6 +138,7 @@ struct air_cuda_shuttle {
     size_t block_bytes;
     cudaStream_t stream;
     cudaEvent_t copied[AIR_DEVICE_SHUTTLE], used[AIR_DEVICE_SHUTTLE]; /* the copies into a buffer, and the last kernel that read it */
+    std::vector<int32_t> layers, turn_of; /* that have attention; of each layer which of them it is, or the next one would be */
 };
 
 air_status air_cuda_shuttle_open(air_backend *h, const air_backend_config *config, air_error *err);
@@ -267,7 +268,7 @@ air_status air_cuda_probe_links(const int32_t *devices, int32_t n, uint64_t byte
 
 /* Offsets of what goes up and comes down in the page-locked memory of a pass. */
 struct air_cuda_host_layout {
-    size_t embed, cos, sin, tokens, blocks, logits, candidates, hidden, routing, sent, total;
+    size_t embed, cos, sin, tokens, blocks, courses, logits, candidates, hidden, routing, sent, total;
 };
 
 struct air_backend {

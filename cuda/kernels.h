@@ -105,6 +105,11 @@ cudaError_t air_cuda_rope(float *x, int64_t rows, int64_t heads, int64_t head_di
 /* x [rows][width] in place, each row times 1 + scale * log(1 + floor((its position + shift) / period)). */
 cudaError_t air_cuda_temper(float *x, const int32_t *positions, int64_t rows, int64_t width, int32_t shift, int32_t period, float scale,
                             cudaStream_t stream);
+/* Where parts of rows of `width` elements begin: the first one, and from one to the next. */
+typedef struct air_cuda_parts { int64_t width, first, step; } air_cuda_parts;
+/* Of rows of x, so many parts of `each` elements to those of y. */
+cudaError_t air_cuda_copy(float *y, air_cuda_parts to, const float *x, air_cuda_parts from, int64_t rows, int64_t parts, int64_t each,
+                          cudaStream_t stream);
 /* y[r] += vectors[types[r]], rows of width. */
 cudaError_t air_cuda_add_type(float *y, const float *vectors, const int32_t *types, int64_t rows, int64_t width, cudaStream_t stream);
 /* out[i] = in[wanted[i]], rows of width. */
@@ -132,6 +137,44 @@ cudaError_t air_cuda_mix(const air_cuda_mixed *m, cudaStream_t stream);
 cudaError_t air_cuda_weigh(float *x, const air_cuda_mixed *m, const int32_t *sent, int64_t first, int64_t n, cudaStream_t stream);
 /* y += sigmoid(gate) * x, of rows of width; gate [rows]. */
 cudaError_t air_cuda_add_gated(float *y, const float *x, const float *gate, int64_t rows, int64_t width, cudaStream_t stream);
+
+/* --- recurrent state: cuda/recurrent.cu --- */
+
+enum { AIR_CUDA_SCAN_KEYS = 256 }; /* elements of a key at most */
+
+/* Of a pass, where each sequence's state comes from and goes to; of a layer, where in that its own lies. */
+typedef struct air_cuda_recurrent {
+    const air_device_course *courses; /* [n] */
+    const int32_t *sequences;         /* [rows] */
+    int64_t rows, n;
+    size_t offset;                    /* bytes: of the window, or of the first matrix */
+} air_cuda_recurrent;
+
+/* As air_convolve_args of ops.h, of all rows, then activated. */
+typedef struct air_cuda_convolution {
+    air_cuda_recurrent at;
+    const float *x, *weight, *bias; /* [rows][channels], [channels][taps], [channels] or NULL */
+    float *y;                       /* not x */
+    int64_t channels, taps;
+    air_activation activation;
+} air_cuda_convolution;
+cudaError_t air_cuda_convolve(const air_cuda_convolution *c, cudaStream_t stream);
+
+/* As backend/op.h has AIR_OP_SCAN, of all heads and rows. */
+typedef struct air_cuda_scan {
+    air_cuda_recurrent at;
+    air_recurrence kind;
+    int64_t heads, key_heads, key_dim, value_dim;
+    const float *in, *steps;              /* [rows][in_width], [rows][steps_width] */
+    int64_t in_width, steps_width, q, k, v; /* where in a row of in their heads begin */
+    const float *rate, *step_bias, *skip; /* [heads]; skip may be NULL */
+    float eps;
+    float *out;                           /* [rows][heads * value_dim] */
+} air_cuda_scan;
+cudaError_t air_cuda_scan_run(const air_cuda_scan *s, cudaStream_t stream);
+int air_cuda_scan_takes(int64_t key_dim);
+/* y *= f(x), n elements. */
+cudaError_t air_cuda_multiply(float *y, const float *x, int64_t n, air_activation activation, cudaStream_t stream);
 
 /* --- the largest logits: cuda/candidates.cu --- */
 

@@ -112,7 +112,7 @@ static air_status fill_blocks(air_backend *h, const void **blocks, air_error *er
     int64_t sequences = (int64_t)last - first + 1;
     if (air_cuda_graph_takes(h)) h->max_position = bucket_of(h, h->max_position);
     h->block_stride = h->max_position / AIR_BLOCK_POSITIONS + 1;
-    size_t room = (h->layout.attention - h->layout.blocks) / sizeof(void *);
+    size_t room = (h->layout.courses - h->layout.blocks) / sizeof(void *);
     h->first_sequence = first;
     h->sequences = sequences;
     if ((size_t)sequences * (size_t)h->block_stride > room)
@@ -164,6 +164,22 @@ static void fill_more(const air_backend *h, int32_t *out)
     for (int64_t r = 0; r < p->rows && p->types; r++) out[p->rows + r] = p->types[r];
 }
 
+/* Where each sequence's recurrent state comes from and goes to. */
+static void fill_courses(const air_backend *h, air_device_course *out)
+{
+    for (int64_t s = 0; s < h->sequences; s++) {
+        const air_state_view *view = &h->pass->states[h->first_sequence + s];
+        out[s] = air_device_course{};
+        out[s].first = (int32_t)view->spans[0].first;
+        out[s].spans = view->n_spans;
+        out[s].before = view->spans[0].before;
+        for (int32_t i = 0; i < view->n_spans; i++) {
+            out[s].ends[i] = (int32_t)(view->spans[i].first + view->spans[i].rows);
+            out[s].after[i] = view->spans[i].after;
+        }
+    }
+}
+
 /* What goes up, into memory of the host that stays where it is. */
 static air_status fill_inputs(air_backend *h, air_error *err)
 {
@@ -182,6 +198,7 @@ static air_status fill_inputs(air_backend *h, air_error *err)
     for (size_t r = 0; r < rows; r++) tokens[rows + r] = p->sequences[r] - h->first_sequence;
     if (p->n_wanted) memcpy(tokens + 2 * rows, p->wanted, (size_t)p->n_wanted * sizeof *tokens);
     if (air_device_more_numbers(h->program)) fill_more(h, tokens + 2 * rows + p->n_wanted);
+    if (!st && h->program->recurrent) fill_courses(h, (air_device_course *)(h->host + l->courses));
     return st;
 }
 
@@ -195,6 +212,8 @@ static air_status upload_inputs(air_backend *h, air_error *err)
     size_t numbers = (2 + (size_t)air_device_more_numbers(h->program)) * rows + (size_t)p->n_wanted;
     if (!st) st = upload(h, h->layout.tokens, l->tokens, numbers * sizeof(int32_t), err);
     size_t table = (size_t)(h->sequences * h->block_stride) * sizeof(void *);
+    size_t courses = h->program->recurrent ? (size_t)h->sequences * sizeof(air_device_course) : 0;
+    if (!st) st = upload(h, h->layout.courses, l->courses, courses, err);
     return st ? st : upload(h, h->layout.blocks, l->blocks, table, err);
 }
 
@@ -274,6 +293,60 @@ static air_status temper(air_backend *h, const air_op *op, air_error *err)
                         h->compute));
     return AIR_OK;
 }
+
+static air_status copy_parts(air_backend *h, const air_op *op, air_error *err)
+{
+    air_cuda_parts from = {width_of(h, op->in), op->from.first, op->from.step}, to = {width_of(h, op->out), op->to.first, op->to.step};
+    TRY(air_cuda_copy(air_cuda_buffer(h, op->out), to, air_cuda_buffer(h, op->in), from, h->pass->rows, op->heads, op->head_dim, h->compute));
+    return AIR_OK;
+}
+
+static air_status multiply(air_backend *h, const air_op *op, air_error *err)
+{
+    int64_t n = h->pass->rows * width_of(h, op->out);
+    TRY(air_cuda_multiply(air_cuda_buffer(h, op->out), air_cuda_buffer(h, op->in), n, op->activation, h->compute));
+    return AIR_OK;
+}
+
+/* --- what goes on from one position to the next --- */
+
+static air_cuda_recurrent recurrent_at(const air_backend *h, uint64_t offset)
+{
+    const int32_t *tokens = (const int32_t *)(h->memory + h->layout.tokens);
+    const air_device_course *courses = (const air_device_course *)(h->memory + h->layout.courses);
+    return air_cuda_recurrent{courses, tokens + h->pass->rows, h->pass->rows, h->sequences, (size_t)offset};
+}
+
+static air_status convolve(air_backend *h, const air_op *op, air_error *err)
+{
+    const air_recurrent_shape *s = &h->program->recurrent[op->layer];
+    air_cuda_convolution c = {};
+    c.at = recurrent_at(h, s->offset);
+    c.x = air_cuda_buffer(h, op->in), c.y = air_cuda_buffer(h, op->out);
+    c.weight = vector_of(h, op->weight), c.bias = vector_of(h, op->bias);
+    c.channels = s->channels, c.taps = s->taps;
+    c.activation = op->activation;
+    TRY(air_cuda_convolve(&c, h->compute));
+    return AIR_OK;
+}
+
+static air_status scan(air_backend *h, const air_op *op, air_error *err)
+{
+    const air_recurrent_shape *s = &h->program->recurrent[op->layer];
+    air_cuda_scan to = {};
+    to.at = recurrent_at(h, s->offset + (uint64_t)air_recurrent_matrices_at(s) * sizeof(float));
+    to.kind = s->kind;
+    to.heads = s->heads, to.key_heads = s->key_heads, to.key_dim = s->key_dim, to.value_dim = s->value_dim;
+    to.in = air_cuda_buffer(h, op->in), to.steps = air_cuda_buffer(h, op->in2), to.out = air_cuda_buffer(h, op->out);
+    to.in_width = width_of(h, op->in), to.steps_width = width_of(h, op->in2);
+    to.q = s->q, to.k = s->k, to.v = s->v;
+    to.rate = vector_of(h, s->rate), to.step_bias = vector_of(h, s->step_bias), to.skip = vector_of(h, s->skip);
+    to.eps = s->eps;
+    TRY(air_cuda_scan_run(&to, h->compute));
+    return AIR_OK;
+}
+
+/* --- attention --- */
 
 /* A layer's K and V lie at the same place in all blocks: that of the first block of the pass tells it. */
 size_t air_cuda_layer_offset(const air_backend *h, int32_t layer)
@@ -486,10 +559,10 @@ static air_status run_op(air_backend *h, const air_op *op, air_error *err)
     case AIR_OP_ROUTE: return air_cuda_experts_route(h, op, err);
     case AIR_OP_EXPERTS: return air_cuda_experts_run(h, op, err);
     case AIR_OP_ADD_TYPE: return add_type(h, op, err);
-    case AIR_OP_COPY:
-    case AIR_OP_MULTIPLY:
-    case AIR_OP_CONVOLVE:
-    case AIR_OP_SCAN: break; /* of programs that are refused */
+    case AIR_OP_COPY: return copy_parts(h, op, err);
+    case AIR_OP_MULTIPLY: return multiply(h, op, err);
+    case AIR_OP_CONVOLVE: return convolve(h, op, err);
+    case AIR_OP_SCAN: return scan(h, op, err);
     }
     return air_fail(err, AIR_E_UNSUPPORTED, "cuda: op %d", (int)op->kind);
 }

@@ -121,6 +121,18 @@ __global__ void __launch_bounds__(THREADS) add(float *y, const float *x, int64_t
     for (int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x; i < n; i += (int64_t)gridDim.x * THREADS) y[i] += x[i];
 }
 
+/* --- parts of rows --- */
+
+__global__ void __launch_bounds__(THREADS) copy_parts(float *y, air_cuda_parts to, const float *x, air_cuda_parts from, int64_t parts,
+                                                      int64_t each)
+{
+    int64_t row = blockIdx.x, n = parts * each;
+    for (int64_t i = (int64_t)blockIdx.y * THREADS + threadIdx.x; i < n; i += (int64_t)gridDim.y * THREADS) {
+        int64_t part = i / each, at = i % each;
+        y[row * to.width + to.first + part * to.step + at] = x[row * from.width + from.first + part * from.step + at];
+    }
+}
+
 /* --- vectors of the rows' types --- */
 
 __global__ void __launch_bounds__(THREADS) add_type(float *y, const float *vectors, const int32_t *types, int64_t width)
@@ -219,6 +231,14 @@ cudaError_t air_cuda_add(float *y, const float *x, int64_t n, cudaStream_t strea
     if (n < 1) return cudaErrorInvalidValue;
     int64_t blocks = (n + THREADS - 1) / THREADS;
     return air_launch(add, dim3((unsigned)(blocks < GRID_MOST ? blocks : GRID_MOST)), dim3(THREADS), 0, stream, y, x, n);
+}
+
+cudaError_t air_cuda_copy(float *y, air_cuda_parts to, const float *x, air_cuda_parts from, int64_t rows, int64_t parts, int64_t each,
+                          cudaStream_t stream)
+{
+    if (rows < 1 || parts < 1 || each < 1) return cudaErrorInvalidValue;
+    int64_t across = (parts * each + THREADS - 1) / THREADS, blocks = across < GRID_MOST ? across : GRID_MOST;
+    return air_launch(copy_parts, dim3((unsigned)rows, (unsigned)blocks), dim3(THREADS), 0, stream, y, to, x, from, parts, each);
 }
 
 cudaError_t air_cuda_add_type(float *y, const float *vectors, const int32_t *types, int64_t rows, int64_t width, cudaStream_t stream)

@@ -11,6 +11,10 @@ air_status air_cuda_shuttle_open(air_backend *h, const air_backend_config *c, ai
     air_cuda_shuttle *s = &h->shuttle;
     s->most = c->away_most;
     s->block_bytes = air_device_shuttle_block(c->program, c->state_type);
+    for (int32_t layer = 0; layer < c->program->n_layers; layer++) {
+        s->turn_of.push_back((int32_t)s->layers.size());
+        if (c->program->attention[layer].kv_heads) s->layers.push_back(layer);
+    }
     if (!s->most) return AIR_OK;
     size_t bytes = AIR_DEVICE_SHUTTLE * (size_t)s->most * s->block_bytes;
     air_status st = air_cuda_vram((void **)&s->memory, bytes, "state on its way", err);
@@ -35,9 +39,12 @@ void air_cuda_shuttle_close(air_backend *h)
     (void)cudaFree(s->memory);
 }
 
+/* Layers without attention take no turn. */
+static int buffer_of(const air_backend *h, int32_t layer) { return h->shuttle.turn_of[(size_t)layer] % AIR_DEVICE_SHUTTLE; }
+
 const uint8_t *air_cuda_shuttle_layer(const air_backend *h, int32_t layer)
 {
-    return h->shuttle.memory + (size_t)(layer % AIR_DEVICE_SHUTTLE) * (size_t)h->shuttle.most * h->shuttle.block_bytes;
+    return h->shuttle.memory + (size_t)buffer_of(h, layer) * (size_t)h->shuttle.most * h->shuttle.block_bytes;
 }
 
 /* Of a layer that sees but a window, only what rows see of it. */
@@ -56,16 +63,19 @@ static air_status copy_up(air_backend *h, uint8_t *to, const air_state_away *blo
     return AIR_OK;
 }
 
-static air_status bring(air_backend *h, int32_t layer, air_error *err)
+/* The layer whose turn that is, if there is one. */
+static air_status bring(air_backend *h, int32_t turn, air_error *err)
 {
     air_cuda_shuttle *s = &h->shuttle;
+    if ((size_t)turn >= s->layers.size()) return AIR_OK;
+    int32_t layer = s->layers[(size_t)turn];
     const air_attention_shape *a = &h->program->attention[layer];
     air_state_type type = h->pass->state_type;
     size_t from = air_cuda_layer_offset(h, layer);
     size_t bytes = (size_t)a->kv_heads * (air_state_head_bytes(type, a->key_dim) + air_state_head_bytes(type, a->value_dim));
     uint8_t *to = (uint8_t *)air_cuda_shuttle_layer(h, layer);
-    int i = layer % AIR_DEVICE_SHUTTLE;
-    if (layer >= AIR_DEVICE_SHUTTLE) AIR_CUDA_TRY(cudaStreamWaitEvent(s->stream, s->used[i], 0), "copying state", err);
+    int i = turn % AIR_DEVICE_SHUTTLE;
+    if (turn >= AIR_DEVICE_SHUTTLE) AIR_CUDA_TRY(cudaStreamWaitEvent(s->stream, s->used[i], 0), "copying state", err);
     for (int64_t b = 0; b < h->pass->n_away; b++) {
         const air_state_away *block = &h->pass->away[b];
         if (!is_seen(h, layer, block)) continue;
@@ -82,20 +92,20 @@ air_status air_cuda_shuttle_begin(air_backend *h, air_error *err)
     if (h->pass->n_away > h->shuttle.most)
         return air_fail(err, AIR_E_ARGUMENT, "cuda: %lld blocks of state are away, %lld were to be", (long long)h->pass->n_away,
                         (long long)h->shuttle.most);
-    for (int32_t l = 0; l < AIR_DEVICE_SHUTTLE && l < h->program->n_layers && h->pass->n_away && !st; l++) st = bring(h, l, err);
+    for (int32_t turn = 0; turn < AIR_DEVICE_SHUTTLE && h->pass->n_away && !st; turn++) st = bring(h, turn, err);
     return st;
 }
 
 air_status air_cuda_shuttle_await(air_backend *h, int32_t layer, air_error *err)
 {
     if (!h->pass->n_away) return AIR_OK;
-    AIR_CUDA_TRY(cudaStreamWaitEvent(h->compute, h->shuttle.copied[layer % AIR_DEVICE_SHUTTLE], 0), "copying state", err);
+    AIR_CUDA_TRY(cudaStreamWaitEvent(h->compute, h->shuttle.copied[buffer_of(h, layer)], 0), "copying state", err);
     return AIR_OK;
 }
 
 air_status air_cuda_shuttle_leave(air_backend *h, int32_t layer, air_error *err)
 {
     if (!h->pass->n_away) return AIR_OK;
-    AIR_CUDA_TRY(cudaEventRecord(h->shuttle.used[layer % AIR_DEVICE_SHUTTLE], h->compute), "computing", err);
-    return layer + AIR_DEVICE_SHUTTLE < h->program->n_layers ? bring(h, layer + AIR_DEVICE_SHUTTLE, err) : AIR_OK;
+    AIR_CUDA_TRY(cudaEventRecord(h->shuttle.used[buffer_of(h, layer)], h->compute), "computing", err);
+    return bring(h, h->shuttle.turn_of[(size_t)layer] + AIR_DEVICE_SHUTTLE, err);
 }

@@ -87,7 +87,6 @@ typedef struct air_recurrent_span {
     char *after;
 } air_recurrent_span;
 
-enum { AIR_RECURRENT_SPANS = 2 }; /* of a sequence in a pass */
 
 /* State of one sequence as a pass sees it: for layer l and block b of 64 positions k[l * stride + b], v likewise, of any home. Blocks
  * that cover the pass's new positions are HERE and writable; of the others, away[b] is the number among the pass's of one that is not

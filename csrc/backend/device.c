@@ -34,6 +34,8 @@ static uint64_t block_table_bytes(int64_t rows, int64_t n_ctx)
     return (uint64_t)rows * air_ceil_div((uint64_t)n_ctx, AIR_BLOCK_POSITIONS) * sizeof(void *);
 }
 
+static uint64_t course_bytes(const air_program *p, int64_t rows) { return p->recurrent ? (uint64_t)rows * sizeof(air_device_course) : 0; }
+
 air_input air_device_input(uint32_t type)
 {
     return type == AIR_TYPE_F32 || air_format_is_half(type) ? AIR_INPUT_F32 : AIR_INPUT_Q8;
@@ -122,6 +124,7 @@ air_device_layout air_device_layout_of(const air_program *p, int64_t rows, int64
     l.sin = cut(&at, n * (uint64_t)p->rope_pairs * sizeof(float));
     l.tokens = cut(&at, ((2 + (uint64_t)air_device_more_numbers(p)) * n + w) * sizeof(int32_t));
     l.blocks = cut(&at, block_table_bytes(rows, n_ctx));
+    l.courses = cut(&at, course_bytes(p, rows));
     l.attention = cut(&at, attention_bytes(p, rows, n_ctx));
     l.candidates = cut(&at, air_device_candidate_bytes(n_wanted, AIR_DEVICE_CANDIDATES));
     int64_t together = n_wanted < AIR_DEVICE_CANDIDATE_ROWS ? n_wanted : AIR_DEVICE_CANDIDATE_ROWS;
@@ -232,10 +235,10 @@ uint64_t air_device_host_bytes(const air_program *p, int64_t rows, int64_t n_wan
 {
     uint64_t n = (uint64_t)rows, w = (uint64_t)n_wanted;
     uint64_t floats = n * (uint64_t)(air_device_embeds(p) * p->n_embd + 2 * p->rope_pairs) + w * (uint64_t)(p->n_vocab + p->n_embd);
-    uint64_t others = block_table_bytes(rows, n_ctx) + air_device_candidate_bytes(n_wanted, AIR_DEVICE_CANDIDATES);
+    uint64_t others = block_table_bytes(rows, n_ctx) + course_bytes(p, rows) + air_device_candidate_bytes(n_wanted, AIR_DEVICE_CANDIDATES);
     uint64_t sent = n * (uint64_t)air_device_sent_most(p); /* what each goes to with which weight comes down; which go where goes up */
     uint64_t numbers = (2 + (uint64_t)air_device_more_numbers(p)) * n + w + 2 * sent;
-    return (floats + 2 * sent) * sizeof(float) + numbers * sizeof(int32_t) + others + 10 * AIR_DEVICE_ALIGN;
+    return (floats + 2 * sent) * sizeof(float) + numbers * sizeof(int32_t) + others + 11 * AIR_DEVICE_ALIGN;
 }
 
 uint64_t air_device_graph_bytes(const air_program *p)

@@ -56,6 +56,14 @@ typedef struct air_candidate {
     float logit;
 } air_candidate;
 
+/* Rows of one sequence in a pass: the first one, after which come the ends of spans, as air_state_view of backend.h has them. */
+typedef struct air_device_course {
+    int32_t first, spans;
+    int32_t ends[AIR_RECURRENT_SPANS];
+    const char *before;
+    char *after[AIR_RECURRENT_SPANS];
+} air_device_course;
+
 /* Of a part of a row: the largest logit, the sum of exponents relative to it, and whether one is not finite. */
 typedef struct air_device_candidate_part {
     float max, sum;
@@ -70,6 +78,7 @@ typedef struct air_device_layout {
     size_t cos, sin;     /* [rows][pairs] */
     size_t tokens;       /* int32 [rows] each: positions, sequences; then [n_wanted] wanted rows; then air_device_more_numbers */
     size_t blocks;       /* pointers to state blocks: of each row's sequence at most, those of n_ctx positions */
+    size_t courses;      /* air_device_course [rows], where the program has recurrent layers */
     size_t attention;    /* scratch */
     /* Of mixtures, where there are any. Rows are sent to experts so many times in all: which row each time, sorted by expert, and of a row
      * which times are its; the inputs of those times, as they are and in 8 bits as far as either is read; what gate and up make of

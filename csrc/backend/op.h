@@ -140,6 +140,8 @@ typedef struct air_recurrent_shape {
     uint64_t offset;
 } air_recurrent_shape;
 
+enum { AIR_RECURRENT_SPANS = 2 }; /* of a sequence in a pass: up to a position whose state is kept, and behind it */
+
 /* In floats. A matrix lies in tiles of AIR_STATE_TILE of its columns, [tile][key_dim][column in tile], the last one filled up. */
 static inline int64_t air_recurrent_window(const air_recurrent_shape *s) { return s->taps ? (int64_t)(s->taps - 1) * s->channels : 0; }
 static inline int64_t air_recurrent_matrix(const air_recurrent_shape *s) { return s->key_dim * air_state_padded(s->value_dim); }

@@ -64,6 +64,7 @@ static air_status take_here(air_state_pool *pool, air_state_kind kind, char **ou
     if (st) return st;
     st = pool->api->state_alloc(pool->backend, &memory, pool->block_bytes[kind], err);
     if (st) air_budget_release(pool->budget, AIR_HOLD_STATE, pool->block_bytes[kind]);
+    else atomic_fetch_add(&pool->here[kind], 1);
     *out = memory;
     return st;
 }
@@ -80,16 +81,19 @@ static air_status take_of_host(air_state_pool *pool, air_state_kind kind, char *
     air_pages_not_for_children(*out, pool->state_bytes[kind]);
     int locked = pool->api->lock_pages && pool->api->lock_pages(pool->backend, *out, pool->state_bytes[kind]);
     *home = locked ? AIR_STATE_LOCKED : AIR_STATE_PAGEABLE;
+    atomic_fetch_add(&pool->away_held[kind], 1);
     return AIR_OK;
 }
 
 static void give_memory(air_state_pool *pool, air_state_kind kind, char *memory, air_state_home home)
 {
     if (home == AIR_STATE_HERE) {
+        atomic_fetch_sub(&pool->here[kind], 1);
         pool->api->state_free(pool->backend, memory, pool->block_bytes[kind]);
         air_budget_release(pool->budget, AIR_HOLD_STATE, pool->block_bytes[kind]);
         return;
     }
+    atomic_fetch_sub(&pool->away_held[kind], 1);
     if (home == AIR_STATE_LOCKED) pool->api->unlock_pages(pool->backend, memory);
     air_pages_free(memory, pool->state_bytes[kind]);
     air_budget_release(pool->host_budget, AIR_HOLD_STATE, pool->state_bytes[kind]);

@@ -104,13 +104,19 @@ static uint64_t state_block_bytes(const air_engine_config *c, const air_program 
     return is_for_device(c) ? air_device_allocation(bytes) : bytes;
 }
 
+static uint64_t recurrent_block_bytes(const air_engine_config *c, const air_program *p)
+{
+    uint64_t bytes = air__recurrent_block_bytes(p);
+    return is_for_device(c) ? air_device_allocation(bytes) : bytes;
+}
+
 static air_plan_request request_for(const air_engine_config *c, const air_model *model)
 {
     const air_program *p = air_model_program(model);
     air_memory_info memory = air_memory_query();
     air_plan_request r = {
         .program = p, .state_type = state_type_of(c, p), .fixed = held_bytes(c, p) + vector_bytes(p),
-        .state_per_block = state_block_bytes(c, p), .recurrent = AIR__RECURRENT_BLOCKS * air__recurrent_block_bytes(p),
+        .state_per_block = state_block_bytes(c, p), .recurrent = AIR__RECURRENT_BLOCKS * recurrent_block_bytes(c, p),
         .n_ctx = c->n_ctx, .n_ctx_trained = air_model_hparams(model)->n_ctx_trained, .pass_bytes = air_backend_host.pass_bytes,
         .threads = c->threads ? c->threads : air_cpu_count(), .io = c->io,
         .available = air_memory_default_budget(&memory), .reach = air_memory_room(&memory) + c->fixed_bytes,
@@ -268,6 +274,7 @@ static air_status open_compute(air_engine *e, const air_engine_config *c, air_er
     air_status st = air__state_pool_init(&e->pool, p, e->plan->state_type, err);
     if (st) return st;
     e->pool.block_bytes[AIR_STATE_PAGED] = (size_t)e->request.state_per_block;
+    e->pool.block_bytes[AIR_STATE_RECURRENT] = (size_t)recurrent_block_bytes(c, p);
     e->pool.api = e->api;
     e->pool.backend = e->backend;
     e->pool.budget = air__engine_on_device(e) ? &e->device_budget : &e->budget;

@@ -20,6 +20,7 @@ typedef struct room {
     int64_t blocks;        /* to be made */
     int64_t recurrent;     /* blocks of recurrent state, likewise, but for spare ones */
     int64_t batch_blocks;  /* of its sequences, when it is done; shared ones count for each */
+    int64_t batch_recurrent; /* likewise, while it runs */
     int64_t rows, wanted;  /* of the largest pass */
     int64_t rows_cap, wanted_cap; /* that the backend is to be reserved for: at least those */
 } room;
@@ -86,17 +87,14 @@ static int device_fits(const air_engine *e, const room *r)
     return !air__engine_on_device(e) || r->device_state + r->device_activations <= device_left(e);
 }
 
-/* Blocks that the device can hold beside the activations of these passes. */
-static int64_t device_blocks(const air_engine *e, uint64_t activations)
+/* Blocks that the device can hold beside the activations of these passes, and so many of recurrent state. */
+static int64_t device_blocks(const air_engine *e, uint64_t activations, int64_t recurrent)
 {
-    uint64_t left = device_left(e);
-    return left > activations ? (int64_t)((left - activations) / e->pool.block_bytes[AIR_STATE_PAGED]) : 0;
+    uint64_t left = device_left(e), others = activations + (uint64_t)recurrent * e->pool.block_bytes[AIR_STATE_RECURRENT];
+    return left > others ? (int64_t)((left - others) / e->pool.block_bytes[AIR_STATE_PAGED]) : 0;
 }
 
-static int64_t blocks_held(const air_engine *e)
-{
-    return (int64_t)(atomic_load(&e->pool.budget->held[AIR_HOLD_STATE]) / e->pool.block_bytes[AIR_STATE_PAGED]);
-}
+static int64_t recurrent_blocks(const air_engine *e) { return e->pool.block_bytes[AIR_STATE_RECURRENT] ? AIR__RECURRENT_BLOCKS : 0; }
 
 static void state_of_items(air_engine *e, const air_batch *b, room *r)
 {
@@ -106,12 +104,14 @@ static void state_of_items(air_engine *e, const air_batch *b, room *r)
         int64_t blocks = (int64_t)air_ceil_div((uint64_t)length, AIR_BLOCK_POSITIONS);
         r->blocks += air__sequence_missing(b->items[i].sequence, length);
         r->recurrent += air__recurrent_missing(b->items[i].sequence, air__batch_keeps(&b->items[i]));
+        r->batch_recurrent += recurrent_blocks(e);
         r->batch_blocks += blocks;
         if (blocks > longest) longest = blocks;
     }
     r->recurrent -= min64(r->recurrent, air__pool_spare(&e->pool));
     int64_t least = longest - e->pool.away_most;
-    r->device_state = (uint64_t)(least > 1 ? least : 1) * e->pool.block_bytes[AIR_STATE_PAGED];
+    r->device_state = (uint64_t)(least > 1 ? least : 1) * e->pool.block_bytes[AIR_STATE_PAGED] +
+                      (uint64_t)recurrent_blocks(e) * e->pool.block_bytes[AIR_STATE_RECURRENT];
 }
 
 /* What the device does not hold is away, and while blocks change places one more. */
@@ -120,9 +120,20 @@ static uint64_t host_state(const air_engine *e, const room *r)
     const uint64_t *bytes = e->pool.block_bytes;
     if (!air__engine_on_device(e))
         return (uint64_t)r->blocks * bytes[AIR_STATE_PAGED] + (uint64_t)r->recurrent * bytes[AIR_STATE_RECURRENT];
-    int64_t away = (int64_t)(atomic_load(&e->budget.held[AIR_HOLD_STATE]) / e->pool.state_bytes[AIR_STATE_PAGED]);
-    int64_t all = away + blocks_held(e) + r->blocks, here = device_blocks(e, r->device_activations);
-    return all > here && all - here + 1 > away ? (uint64_t)(all - here + 1 - away) * e->pool.state_bytes[AIR_STATE_PAGED] : 0;
+    const air_state_pool *pool = &e->pool;
+    int64_t away = atomic_load(&pool->away_held[AIR_STATE_PAGED]), all = away + atomic_load(&pool->here[AIR_STATE_PAGED]) + r->blocks;
+    if (!bytes[AIR_STATE_RECURRENT]) {
+        int64_t here = device_blocks(e, r->device_activations, 0);
+        return all > here && all - here + 1 > away ? (uint64_t)(all - here + 1 - away) * pool->state_bytes[AIR_STATE_PAGED] : 0;
+    }
+    /* Which of either kind goes is not known: as many bytes as go where K and V do alone, and a block of the other kind. */
+    int64_t recurrent = atomic_load(&pool->here[AIR_STATE_RECURRENT]) + atomic_load(&pool->away_held[AIR_STATE_RECURRENT]) + r->recurrent;
+    uint64_t held = atomic_load(&e->budget.held[AIR_HOLD_STATE]), left = device_left(e);
+    left = left > r->device_activations ? left - r->device_activations : 0;
+    uint64_t need = (uint64_t)all * bytes[AIR_STATE_PAGED] + (uint64_t)recurrent * bytes[AIR_STATE_RECURRENT];
+    if (need <= left) return 0;
+    need += bytes[AIR_STATE_PAGED] + bytes[AIR_STATE_RECURRENT] - left;
+    return need > held ? need - held : 0;
 }
 
 static int64_t longest_item(const air_batch *b)
@@ -156,7 +167,7 @@ static room room_for(air_engine *e, const air_batch *b, room_kind kind)
 /* Whether some state of the batch would not be in the device's memory, so that it takes several passes, or state has to come. */
 static int is_crowded(const air_engine *e, const room *r)
 {
-    return air__engine_on_device(e) && r->batch_blocks > device_blocks(e, r->device_activations);
+    return air__engine_on_device(e) && r->batch_blocks > device_blocks(e, r->device_activations, r->batch_recurrent);
 }
 
 /* The numbers alone: what helps depends on what the caller's caller has in hand. */
@@ -178,7 +189,7 @@ uint64_t air_engine_budget_for(air_engine *e, int64_t sequences, int64_t blocks,
     uint64_t state, logits, recurrent, need = 0;
     uint64_t per_block = air__engine_on_device(e) ? e->pool.state_bytes[AIR_STATE_PAGED] : r.state_per_block;
     if (air__engine_on_device(e)) {
-        int64_t here = device_blocks(e, e->plan->device_activation_bytes_full);
+        int64_t here = device_blocks(e, e->plan->device_activation_bytes_full, sequences * recurrent_blocks(e));
         blocks = blocks > here ? blocks - here + 1 : 0;
     }
     if (!air_mul_u64((uint64_t)blocks, per_block, &state) ||
@@ -338,14 +349,18 @@ static int64_t rows_of_whole(const air_batch *b, int64_t first, int64_t most, in
 static int64_t rows_of_pass(air_engine *e, const air_batch *b, int64_t first, int64_t most)
 {
     most = min64(most, b->rows - first);
-    int64_t here = air__engine_on_device(e) ? device_blocks(e, e->device_activation_bytes) : INT64_MAX;
+    int64_t here = air__engine_on_device(e) ? device_blocks(e, e->device_activation_bytes, 0) : INT64_MAX;
     if (air_model_program(e->model)->bidirectional) return rows_of_whole(b, first, most, here);
     if (!air__engine_on_device(e)) return most;
     int64_t reach = here + e->pool.away_most, rows = 0;
     air__state_count(&e->pool);
     while (rows < most) {
         air_state_use use = use_from(b, first + rows, most - rows);
+        int64_t taken = (int64_t)air_ceil_div((uint64_t)air__recurrent_of_pass(&use) * e->pool.block_bytes[AIR_STATE_RECURRENT],
+                                              e->pool.block_bytes[AIR_STATE_PAGED]);
         int64_t end = use.end, written, more = air__state_count_more(&use, &written);
+        here -= taken;
+        reach -= taken;
         for (; use.end > use.first && (written > here || more > reach); written--, more--)
             use.end = (use.end - 1) / AIR_BLOCK_POSITIONS * AIR_BLOCK_POSITIONS;
         if (use.end > use.first) rows += use.end - use.first;
@@ -549,7 +564,7 @@ air_status air__batch_run(air_engine *e, air_batch *b, air_error *err)
     if (b->walk) return walk_weights(e, b, err);
     air__timeline_see(e);
     if (b->hold) return hold_memory(e, b, err);
-    air__pool_keep_spare(&e->pool, b->n_items);
+    air__pool_keep_spare(&e->pool, air__engine_on_device(e) ? 0 : b->n_items); /* a device keeps what is given back by itself */
     room r = room_for(e, b, SPARE);
     host_room h = host_room_of(e, &r);
     if (!device_fits(e, &r) || !host_fits(e, &h) || is_crowded(e, &r)) r = room_for(e, b, EXACT);

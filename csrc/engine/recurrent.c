@@ -15,6 +15,11 @@ static int keeps(const air_state_use *use) { return use->keep > use->first && us
 /* Whether the pass goes on behind what it keeps, or keeps nothing. */
 static int goes_on(const air_state_use *use) { return !keeps(use) || use->keep < use->end; }
 
+int64_t air__recurrent_of_pass(const air_state_use *use)
+{
+    return has(use->sequence->pool) ? (use->first > 0) + keeps(use) + goes_on(use) : 0;
+}
+
 static air_block *block_before(const air_sequence *s) { return s->reached ? s->reached : s->recurrent; }
 
 static air_status bring(air_state_pool *pool, air_block *b, air_error *err)

@@ -194,6 +194,7 @@ air_status air__state_settle(air_state_pool *pool, const air_state_use *uses, in
     pool->clock += 2;
     air_mutex_unlock(&pool->lock);
     for (int32_t u = 0; u < n; u++) mark_used(&uses[u], pool->clock);
+    for (int32_t u = 0; u < n && !st; u++) st = air__recurrent_settle(pool, &uses[u], err); /* before what is read: that may move for it */
     for (int32_t u = 0; u < n && !st; u++) st = air__sequence_extend(uses[u].sequence, uses[u].end, 1, err);
     for (int32_t u = 0; u < n; u++) mark_used(&uses[u], pool->clock); /* what was shared then */
     if (pool->host_budget) {
@@ -201,7 +202,6 @@ air_status air__state_settle(air_state_pool *pool, const air_state_use *uses, in
         for (int32_t u = 0; u < n && !st; u++) st = bring_read(pool, &uses[u], err);
         if (!st) st = note_away(pool, uses, n, err);
     }
-    for (int32_t u = 0; u < n && !st; u++) st = air__recurrent_settle(pool, &uses[u], err);
     for (int32_t u = 0; u < n; u++) point_tables(uses[u].sequence);
     return st;
 }

@@ -65,6 +65,7 @@ air_status air__state_settle(air_state_pool *pool, const air_state_use *uses, in
 /* recurrent.c. Blocks of recurrent state that a batch takes which keeps one after so many positions; those that a pass writes, made and in
  * the memory that it writes to; its spans, whose rows begin with `row`, of AIR_RECURRENT_SPANS at most. Errors: as of settle. */
 int64_t air__recurrent_missing(const air_sequence *s, int64_t keep);
+int64_t air__recurrent_of_pass(const air_state_use *use); /* blocks that it reads and writes */
 air_status air__recurrent_settle(air_state_pool *pool, const air_state_use *use, air_error *err);
 int32_t air__recurrent_spans(const air_state_use *use, int64_t row, air_recurrent_span *out);
 /* With a sequence's recurrent state: what of a batch was begun is dropped; another sequence gets its own; it goes back to `length`, to

@@ -197,6 +197,24 @@ TEST(rows_are_added)
     CHECK_EQ(air_cuda_add(&x, &x, 0, 0), cudaErrorInvalidValue);
 }
 
+TEST(parts_of_rows_are_copied)
+{
+    const struct { air_cuda_parts to, from; int64_t parts, each; } shapes[] = {{{40, 3, 12}, {33, 1, 8}, 3, 5}, {{512, 0, 256}, {1024, 256, 512}, 2, 256},
+                                                                               {{300, 0, 300}, {300, 0, 300}, 1, 300}};
+    for (auto s : shapes) {
+        const int64_t rows = 3;
+        std::vector<float> x = random_floats(rows * s.from.width, 1), y = random_floats(rows * s.to.width, 1), want = y;
+        for (int64_t r = 0; r < rows; r++)
+            for (int64_t i = 0; i < s.parts * s.each; i++)
+                want[(size_t)(r * s.to.width + s.to.first + i / s.each * s.to.step + i % s.each)] =
+                    x[(size_t)(r * s.from.width + s.from.first + i / s.each * s.from.step + i % s.each)];
+        GuardedArray<float> to(y), from(x);
+        check_launch(air_cuda_copy(to.get(), s.to, from.get(), s.from, rows, s.parts, s.each, 0));
+        CHECK(to.guarded() && same_bits(to.read(), want));
+    }
+    CHECK_EQ(air_cuda_copy(nullptr, {1, 0, 1}, nullptr, {1, 0, 1}, 1, 0, 1, 0), cudaErrorInvalidValue);
+}
+
 TEST(rows_get_the_vector_of_their_type)
 {
     const std::vector<int32_t> types = {1, 0, 0, 1, 2};
@@ -457,6 +475,7 @@ int main(int argc, char **argv)
     RUN(layer_norms_and_weights_of_every_group_are_those_of_the_cpu);
     RUN(a_layer_norm_gives_its_8_bit_form_too);
     RUN(rows_are_added);
+    RUN(parts_of_rows_are_copied);
     RUN(rows_get_the_vector_of_their_type);
     RUN(rows_are_tempered_by_their_positions);
     RUN(rotation_is_that_of_the_cpu);

@@ -30,14 +30,15 @@ from tests.gpu.driver import NO_GPU, NoGpuError, Watch, facts
 
 State = Literal["ok", "FAILED", "skipped"]
 MIB = 1 << 20
-KERNEL_TESTS = ("rows", "mixture", "attention", "products", "cublas")
+KERNEL_TESTS = ("rows", "mixture", "recurrent", "attention", "products", "cublas")
 PYTEST_NEEDS = ("pytest", "pytest_timeout", "tokenizers", "jinja2", "tqdm", "numpy")
 # Small cases, by program: a sanitizer makes a kernel tens of times slower.
 MEMCHECK = {
-    "rows": "", "mixture": "rows_go_to_experts_of", "attention": "prompts_attend_on_tensor_cores", "products": "prompts_do_not_depend",
+    "rows": "", "mixture": "rows_go_to_experts_of", "recurrent": "", "attention": "prompts_attend_on_tensor_cores",
+    "products": "prompts_do_not_depend",
 }  # fmt: skip
 RACECHECK = {
-    "rows": "a_norm_gives", "mixture": "rows_go_to_experts_of", "attention": "prompts_over_the_border",
+    "rows": "a_norm_gives", "mixture": "rows_go_to_experts_of", "recurrent": "", "attention": "prompts_over_the_border",
     "products": "the_bits_of_a_prompts_result",
 }  # fmt: skip
 

@@ -58,6 +58,10 @@ def of_experts(name: str, old: str, new: str, test: str = "no_schedule", *more: 
     return Mutation(name, "experts.cu", [(old, new), *more], test, "test_experts")
 
 
+def of_recurrent(name: str, old: str, new: str, test: str) -> Mutation:
+    return Mutation(name, "recurrent.cu", [(old, new)], test, "test_recurrent")
+
+
 def of_mixtures(name: str, old: str, new: str, test: str) -> Mutation:
     return Mutation(name, "mixture.cu", [(old, new)], test, "test_mixture")
 
@@ -150,12 +154,20 @@ MUTATIONS = [
     of_kernels("every group has the first one's weights", "rows.cu", "group % a.turn * a.group", "group % 1 * a.group", "layer_norms_and", "test_rows"),
     of_kernels("a layer norm leaves the mean in", "rows.cu", "(a.x[start + at] - mean) * scale", "a.x[start + at] * scale", "layer_norms_and", "test_rows"),
     of_kernels("what comes later ends with the first sequence", "attention.cuh", "min(a.ends[a.sequences[row]],", "min(a.ends[0],", "own_sequence"),
+    of_kernels("parts are copied to where they came from", "rows.cu", "part * to.step + at]", "part * from.step + at]", "parts_of_rows", "test_rows"),
+    of_recurrent("a sequence's rows see those before them", "    if (row >= course.first) return", "    if (row >= 0) return", "convolutions"),
+    of_recurrent("a window's rows are the pass's first ones", "course.ends[s] - kept + j, c)", "course.first + j, c)", "convolutions"),
+    of_recurrent("a sequence goes on from zeros", "bool there = course.before && ", "bool there = false && ", "recurrences_are"),
+    of_recurrent("what is kept is that of the end", "        first = end;\n", "        first = course.first;\n", "recurrences_are"),
+    of_recurrent("heads have the first one's steps", "steps + head / a.shared * 2 * a.shared", "steps + head * 0 * a.shared", "recurrences_are"),
+    of_recurrent("queries keep their length", "to_length<ELEMENTS>(q, a.of.eps, a.to_length), ", "", "recurrences_are"),
+    of_recurrent("later rows have the steps of the first", "mine.decay, r)", "mine.decay, 0)", "recurrences_are"),
     of_kernels("rows have the types of the next ones", "rows.cu", "types[blockIdx.x] * width", "types[(blockIdx.x + 1) % gridDim.x] * width", "their_type", "test_rows"),
     of_kernels("rows are tempered by their numbers", "rows.cu", "(int64_t)a.positions[blockIdx.x] + a.shift", "(int64_t)blockIdx.x + a.shift", "tempered", "test_rows"),
     of_rows("rows that take their turn come over the first", "out + r * k, log_sums + r,", "out + r / 64 * k, log_sums + r,", "other_rows"),
     # state in RAM
-    of_state("attention does not wait for state", 'AIR_CUDA_TRY(cudaStreamWaitEvent(h->compute, h->shuttle.copied[layer % AIR_DEVICE_SHUTTLE], 0), "copying state", err);', "(void)layer, (void)err;"),
-    of_state("a buffer of state is filled before it was attended", "if (layer >= AIR_DEVICE_SHUTTLE) AIR_CUDA_TRY", "if (layer < 0) AIR_CUDA_TRY"),
+    of_state("attention does not wait for state", 'AIR_CUDA_TRY(cudaStreamWaitEvent(h->compute, h->shuttle.copied[buffer_of(h, layer)], 0), "copying state", err);', "(void)layer, (void)err;"),
+    of_state("a buffer of state is filled before it was attended", "if (turn >= AIR_DEVICE_SHUTTLE) AIR_CUDA_TRY", "if (turn < 0) AIR_CUDA_TRY"),
     of_state("copies of state are short", "cudaMemcpyAsync(to, from, bytes,", "cudaMemcpyAsync(to, from, bytes - 64,", "bits_of_state"),
     of_state("a window is a block short", "block->end > h->min_position + 1 - window", "block->end > h->min_position + 65 - window", "window"),
     of_state("state's event is the weights'", "cudaEventRecord(s->copied[i], s->stream)", "cudaEventRecord(s->copied[i], h->copy)"),

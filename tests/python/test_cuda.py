@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models import CPU_ALONE, DEMO, GOLDEN, GOLDEN_NAMES, RECURRENT, golden, load, run_python
+from models import CPU_ALONE, DEMO, GOLDEN, GOLDEN_NAMES, golden, load, run_python
 from on_cuda import CONTEXT, REAL, SMALL_RAM, device_budget, error_of, only_emulated, report
 
 from airpy import _core, errors
@@ -36,9 +36,7 @@ def logits_of(path: Path = DEMO, ids: Any = None, **options: Any) -> np.ndarray:
 # ---- what is computed -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "why"), [("lfm2", "layers with a recurrent state"), ("deepseek2-lite", r"attention over a compressed state \(MLA\)")]
-)
+@pytest.mark.parametrize(("name", "why"), [("deepseek2-lite", r"attention over a compressed state \(MLA\)")])
 def test_what_gpus_have_no_kernels_for_is_the_cpus(cuda, name, why):
     with pytest.raises(errors.UnsupportedError, match=f'{why} (are|is) computed by the CPU alone; use device "cpu"'):
         load(golden(name), device="cuda")
@@ -60,7 +58,7 @@ def test_a_model_that_gpus_do_not_run_is_the_cpus_by_auto(cuda, airpy):
     assert code == 0 and "VRAM" not in out, err
 
 
-@pytest.mark.parametrize("name", [name for name in GOLDEN_NAMES if name not in [*CPU_ALONE, *RECURRENT]])
+@pytest.mark.parametrize("name", [name for name in GOLDEN_NAMES if name not in CPU_ALONE])
 def test_logits_are_those_of_transformers(cuda, name):
     data = np.load(GOLDEN / f"{name}.npz")
     with load(golden(name), device="cuda", kv_dtype="f32") as model:

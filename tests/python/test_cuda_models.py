@@ -1,5 +1,5 @@
 """Models that are no plain decoders on the CUDA backend, emulated (tests/cuda_emu) or with AIRPY_TEST_GPU=1 the real one: those that read a
-text from both ends. Hidden states and logits against transformers' in float32, bits, budgets."""
+text from both ends, and those with a recurrent state. Hidden states and logits against transformers' in float32, bits, budgets."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models import ENCODER_NAMES, encoder, load
+from models import ENCODER_NAMES, encoder, golden, load
 from on_cuda import CONTEXT, SMALL_RAM, error_of
 from test_encoders import Case
+from test_recurrent import IDS, OTHER, append
 
-from airpy import _core
+from airpy import _core, errors
 from airpy.device import cuda_plugin
 
 pytestmark = pytest.mark.timeout(900)
@@ -73,3 +74,56 @@ def test_texts_are_embedded_as_by_the_cpu(cuda):
         with load(encoder("bert"), device=device) as model:
             assert model.device == "cuda:0"
             np.testing.assert_allclose(model.embed(texts), want, atol=1e-5)
+
+
+# ---- layers with a recurrent state -------------------------------------------------------------------------------------------------
+
+
+def engine_of(name: str, **options: Any) -> _core.Engine:
+    options = {"max_ram": SMALL_RAM + (64 << 20), "n_ctx": 128, "plugin": cuda_plugin(), "device": 0, **options}
+    return _core.Engine(_core.GGUF(str(golden(name))), **options)
+
+
+@pytest.mark.parametrize("name", ["granitehybrid", "lfm2", "qwen3next"])
+def test_bits_do_not_depend_on_how_a_text_is_cut_into_passes(cuda, name):
+    engine = engine_of(name)
+    ids, prompt = IDS[:24], 20
+    whole = append(engine, engine.sequence(), ids, 5, prompt)
+    by_passes = engine_of(name, max_rows=7)
+    np.testing.assert_array_equal(append(by_passes, by_passes.sequence(), ids, 5, prompt), whole)
+    sequence = engine.sequence()
+    found = [append(engine, sequence, ids[:prompt], 1, prompt), *(append(engine, sequence, ids[i : i + 1]) for i in range(prompt, 24))]
+    np.testing.assert_array_equal(np.concatenate(found), whole)  # a token each: the last ones are one graph
+    sequence.truncate(22)
+    assert sequence.length == prompt - 1  # where its state was kept
+    np.testing.assert_array_equal(append(engine, sequence, ids[prompt - 1 :], 5, prompt), whole)
+
+
+def smallest(name: str, **options: Any) -> _core.Engine:
+    """With as little VRAM as it opens with, to a part of a MiB."""
+    for sixteenths in range(1, 200):
+        try:
+            return engine_of(name, max_vram=CONTEXT + (sixteenths << 16), **options)
+        except errors.BudgetError:
+            continue
+    raise AssertionError("it does not open")
+
+
+@pytest.mark.parametrize("name", ["granitehybrid", "qwen3next"])
+def test_states_that_vram_has_no_room_for_are_in_ram_and_come_back(cuda, name):
+    """Many sequences, in one call and by turns, and forks of them, which go their own ways."""
+    engine, small = engine_of(name), smallest(name, n_ctx=64, max_rows=8)
+    texts = [IDS[:9], OTHER[:9], IDS[3:12], OTHER[1:2], IDS[5:14], OTHER[7:16]]
+    found = []
+    for each in (engine, small):
+        sequences = [each.sequence() for _ in texts]
+        calls = [(s, ids, 1, None, len(ids)) for s, ids in zip(sequences, texts, strict=True)]
+        logits = [np.array(each.run(calls, logits=True).logits)]
+        logits.append(np.array(each.run([(s, ids[:1], 1, None, 0) for s, ids in zip(sequences, texts, strict=True)], logits=True).logits))
+        forks = [s.fork() for s in sequences[:3]]
+        logits += [append(each, fork, OTHER[:2]) for fork in forks]
+        logits += [append(each, s, IDS[:1]) for s in sequences]
+        found.append(np.concatenate(logits))
+        held = each.stats()["held_by"]["KV cache"]
+        assert (held > 0) == (each is small), held  # of RAM
+    np.testing.assert_array_equal(*found)

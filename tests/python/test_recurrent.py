@@ -156,6 +156,7 @@ def test_the_plan_counts_what_sequences_hold(name: str) -> None:
         assert "recurrent state" in str(plan)
 
 
-def test_a_gpu_is_refused(name: str) -> None:
-    with pytest.raises(_core.UnsupportedError, match=r"(recurrent state|experts) are computed by the CPU alone"):
-        forecast(golden(name), {"max_vram": 1 << 30}, {})
+def test_a_gpu_has_it_beside_its_keys_and_values(name: str) -> None:
+    plan = forecast(golden(name), {"max_vram": 1 << 30, "n_ctx": 64}, {})
+    assert plan.on_device and plan["device_state_bytes"] > 0 and plan["recurrent_bytes"] > 0
+    assert "recurrent state" in str(plan)
