@@ -75,6 +75,9 @@ static __device__ __forceinline__ bool air_is_sm_75()
 /* Asks for the line of 128 bytes around p to come to the L2 cache. */
 static __device__ __forceinline__ void air_prefetch_l2(const void *p) { asm volatile("prefetch.global.L2 [%0];" : : "l"(p)); }
 
+/* Keeps an address in registers: the compiler is not to compute it again wherever it is used. */
+template <class T> static __device__ __forceinline__ void air_keep(T *&p) { asm volatile("" : "+l"(p)); }
+
 static __device__ __forceinline__ unsigned air_shared_address(const void *p) { return static_cast<unsigned>(__cvta_generic_to_shared(p)); }
 
 /* Copies from global to shared memory without waiting; both addresses are multiples of the size. From sm_80. */

@@ -27,6 +27,12 @@ static __device__ __forceinline__ float air_cuda_raised(float x, air_activation 
     return x;
 }
 
+/* What an output held, where the epilogue reads it. */
+static __device__ __forceinline__ float air_cuda_held(const air_cuda_epilogue &e, const float *out)
+{
+    return e.kind == AIR_EPILOGUE_SET ? 0.0f : *out;
+}
+
 /* A product's result folded into what its output held. */
 static __device__ __forceinline__ float air_cuda_folded(float y, const float *bias, const air_cuda_epilogue &e, float held)
 {

@@ -45,7 +45,7 @@ static __device__ __forceinline__ void air_cuda_finish(const air_cuda_product &p
 {
     if (row >= p.rows || column >= p.n) return;
     float *out = p.out + column * p.out_stride + row;
-    *out = air_cuda_folded(y, p.bias ? p.bias + row : nullptr, p.epilogue, *out);
+    *out = air_cuda_folded(y, p.bias ? p.bias + row : nullptr, p.epilogue, air_cuda_held(p.epilogue, out));
 }
 
 /* What a thread keeps while it walks along ROWS rows. Rows and columns too many are the last one again, and not written. */

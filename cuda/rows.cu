@@ -199,7 +199,7 @@ __global__ void __launch_bounds__(THREADS) fold_part(const float *part, int64_t 
     int64_t row = (int64_t)blockIdx.x * THREADS + threadIdx.x;
     if (row >= rows) return;
     float *to = out + blockIdx.y * out_stride + row;
-    *to = air_cuda_folded(part[blockIdx.y * rows + row], bias ? bias + row : nullptr, epilogue, *to);
+    *to = air_cuda_folded(part[blockIdx.y * rows + row], bias ? bias + row : nullptr, epilogue, air_cuda_held(epilogue, to));
 }
 
 } // namespace

@@ -66,7 +66,7 @@ static __global__ void __launch_bounds__(THREADS) joined(const air_cuda_product 
     const int64_t row = (int64_t)blockIdx.x * THREADS + threadIdx.x, column = blockIdx.y;
     if (row >= p.rows) return;
     float *out = p.out + column * p.out_stride + row, y = __fmul_rn(part[column * stride + row], scale[column]);
-    *out = air_cuda_folded(y, p.bias ? p.bias + row : nullptr, p.epilogue, *out);
+    *out = air_cuda_folded(y, p.bias ? p.bias + row : nullptr, p.epilogue, air_cuda_held(p.epilogue, out));
 }
 
 cudaError_t air_cuda_joined(const air_cuda_product *p, const float *part, int64_t stride, const float *scale, cudaStream_t stream)

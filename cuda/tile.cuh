@@ -72,15 +72,81 @@ template <int COLUMNS> struct air_cuda_corner {
     }
 };
 
+/* A thread's part of the output: its first place, and how many rows and columns there are from it on. */
+struct air_cuda_output {
+    const air_cuda_product &p;
+    const int64_t row, column;
+    float *const first;
+    const int rows, columns;
+
+    __device__ __forceinline__ air_cuda_output(const air_cuda_product &product, int64_t first_row, int64_t first_column)
+        : p(product), row(first_row), column(first_column), first(p.out + column * p.out_stride + row),
+          rows((int)min(p.rows - row, (int64_t)AIR_CUDA_WARP_SIDE)), columns((int)min(p.n - column, (int64_t)AIR_CUDA_WARP_SIDE))
+    {
+    }
+
+    /* As air_cuda_place deals them out. */
+    static __device__ __forceinline__ int row_of(int r) { return 8 * r; }
+    static __device__ __forceinline__ int column_of(int c) { return c / 2 * 8 + c % 2; }
+    __device__ __forceinline__ bool has(int r, int c) const { return row_of(r) < rows && column_of(c) < columns; }
+
+    /* The results as they are, or added to what is there: those of two columns are on their way before one is written. */
+    template <bool ADDS> __device__ __forceinline__ void set(const air_cuda_results &sum) const
+    {
+        float *to = first;
+        AIR_CUDA_UNROLL
+        for (int pair = 0; pair < AIR_CUDA_EACH_COLUMNS; pair += 2) {
+            float *const of[2] = {to, to + p.out_stride};
+            float y[2][AIR_CUDA_EACH_ROWS];
+            AIR_CUDA_UNROLL
+            for (int i = 0; i < 2 * AIR_CUDA_EACH_ROWS; i++) {
+                int r = i % AIR_CUDA_EACH_ROWS, c = i / AIR_CUDA_EACH_ROWS;
+                y[c][r] = sum[r][pair + c];
+                if (ADDS && has(r, pair + c)) y[c][r] = __fadd_rn(of[c][row_of(r)], y[c][r]);
+            }
+            AIR_CUDA_UNROLL
+            for (int i = 0; i < 2 * AIR_CUDA_EACH_ROWS; i++) {
+                int r = i % AIR_CUDA_EACH_ROWS, c = i / AIR_CUDA_EACH_ROWS;
+                if (has(r, pair + c)) of[c][row_of(r)] = y[c][r];
+            }
+            to += column_of(2) * p.out_stride;
+            air_keep(to);
+        }
+    }
+
+    /* Whatever the epilogue, a column at a time: 32 times all that it may be would be more instructions than all the others. Results move
+     * up, since an index that is no constant would put them in memory. */
+    __device__ __forceinline__ void fold(air_cuda_results &sum) const
+    {
+        float *to = first;
+        AIR_CUDA_UNROLL_BY(1)
+        for (int c = 0; c < AIR_CUDA_EACH_COLUMNS; c++) {
+            float held[AIR_CUDA_EACH_ROWS];
+            AIR_CUDA_UNROLL
+            for (int r = 0; r < AIR_CUDA_EACH_ROWS; r++) held[r] = has(r, c) ? air_cuda_held(p.epilogue, to + row_of(r)) : 0.0f;
+            AIR_CUDA_UNROLL
+            for (int r = 0; r < AIR_CUDA_EACH_ROWS; r++) {
+                const float *bias = p.bias ? p.bias + row + row_of(r) : nullptr;
+                if (has(r, c)) to[row_of(r)] = air_cuda_folded(sum[r][0], bias, p.epilogue, held[r]);
+                AIR_CUDA_UNROLL
+                for (int i = 1; i < AIR_CUDA_EACH_COLUMNS; i++) sum[r][i - 1] = sum[r][i];
+            }
+            to += (column_of(c + 1) - column_of(c)) * p.out_stride;
+        }
+    }
+};
+
+/* A thread's results to their places. What they are folded into the output by is asked once. */
 template <int COLUMNS>
 static __device__ __forceinline__ void air_cuda_finish_tile(const air_cuda_product &p, const air_cuda_corner<COLUMNS> &corner,
-                                                            const air_cuda_place &at, const air_cuda_results &sum)
+                                                            const air_cuda_place &at, air_cuda_results &sum)
 {
-    AIR_CUDA_UNROLL
-    for (int c = 0; c < AIR_CUDA_EACH_COLUMNS; c++) {
-        AIR_CUDA_UNROLL
-        for (int r = 0; r < AIR_CUDA_EACH_ROWS; r++) air_cuda_finish(p, corner.row + at.row_of(r), corner.column + at.column_of(c), sum[r][c]);
-    }
+    const air_cuda_epilogue &e = p.epilogue;
+    const air_cuda_output out(p, corner.row + at.row_of(0), corner.column + at.column_of(0));
+    const bool is_plain = !p.bias && e.scale == 0.0f && e.clamp == 0.0f && e.softcap == 0.0f;
+    if (is_plain && e.kind == AIR_EPILOGUE_ADD) out.set<true>(sum);
+    else if (is_plain && e.kind == AIR_EPILOGUE_SET && e.activation == AIR_ACTIVATION_NONE) out.set<false>(sum);
+    else out.fold(sum);
 }
 
 static inline cudaError_t air_cuda_attribute(cudaDeviceAttr attribute, int *value)

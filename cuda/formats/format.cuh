@@ -8,6 +8,7 @@
  *   SCALES          1, or RUNS where each run has its own
  *   IS_HALVED       whether scales are for 16 weights, not 32 or more
  *   OFFSET          that the weights have added, so that none is negative
+ *   IS_BOUNDED      whether a scale is so small, unless it is infinite, that a float holds 2^24 of them
  *   MINIMA          0, or as SCALES: to be added to each weight after it was scaled
  *   table(tables)   where the format has TABLE bytes of them
  *   first(which)    the weight of the block that begins a piece
@@ -32,7 +33,7 @@ template <int RUNS, int SCALES, int MINIMA> struct air_cuda_piece {
 /* What formats have in common unless they say otherwise. */
 struct air_cuda_plain {
     static constexpr int OFFSET = 0, MINIMA = 0, TABLE = 0;
-    static constexpr bool IS_HALVED = false;
+    static constexpr bool IS_HALVED = false, IS_BOUNDED = true;
     static __device__ __forceinline__ const void *table(const air_cuda_tables *) { return nullptr; }
 };
 

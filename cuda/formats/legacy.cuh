@@ -113,6 +113,7 @@ static __device__ __forceinline__ air_cuda_values air_cuda_e2m1_values()
 
 struct air_cuda_mxfp4 : air_cuda_nibble_block {
     static constexpr int BYTES = 17, ALIGN = 1;
+    static constexpr bool IS_BOUNDED = false;
     template <int A> static __device__ __forceinline__ void load(air_cuda_piece<2, 1, 0> &to, const uint8_t *p, int, const void *)
     {
         uint32_t e, q[4];

@@ -374,30 +374,43 @@ static float folded_on_cpu(float r, const float *bias, const air_cuda_epilogue &
     return (float)exact_activation((double)r, e.activation);
 }
 
-static void check_epilogue(const problem &p, const std::vector<float> &plain, const air_cuda_epilogue &e, bool has_bias)
+static void check_epilogue(const problem &p, air_cuda_role role, const std::vector<float> &plain, const air_cuda_epilogue &e, bool has_bias)
 {
     std::vector<float> bias = random_floats(p.rows, 2), before = random_floats(p.n * p.rows, 3), want;
     settings s;
-    s.epilogue = e, s.bias = has_bias ? &bias : nullptr, s.before = &before, s.gap = p.n % 3;
+    s.role = role, s.epilogue = e, s.bias = has_bias ? &bias : nullptr, s.before = &before, s.gap = p.n % 3;
     for (size_t i = 0; i < plain.size(); i++)
         want.push_back(folded_on_cpu(plain[i], has_bias ? &bias[i % (size_t)p.rows] : nullptr, e, before[i]));
     bool exact = e.softcap == 0 && (e.kind == AIR_EPILOGUE_ADD || e.activation == AIR_ACTIVATION_NONE);
     check_near(on_device(p, s), want, exact ? 0 : 1e-12, "epilogue");
 }
 
+static void check_epilogues(const problem &p, air_cuda_role role)
+{
+    settings plainly;
+    plainly.role = role;
+    std::vector<float> plain = on_device(p, plainly);
+    for (air_epilogue kind : {AIR_EPILOGUE_SET, AIR_EPILOGUE_ADD, AIR_EPILOGUE_GATED})
+        for (int f = 0; f < (kind == AIR_EPILOGUE_ADD ? 1 : AIR_ACTIVATION_COUNT); f++)
+            for (bool has_bias : {false, true}) check_epilogue(p, role, plain, {kind, (air_activation)f, 0, 0, 0}, has_bias);
+    check_epilogue(p, role, plain, {AIR_EPILOGUE_ADD, AIR_ACTIVATION_NONE, 0.22f, 0, 0}, true);
+    check_epilogue(p, role, plain, {AIR_EPILOGUE_ADD, AIR_ACTIVATION_NONE, 0.22f, 0, 0}, false);
+    check_epilogue(p, role, plain, {AIR_EPILOGUE_SET, AIR_ACTIVATION_NONE, 0, 0.5f, 0}, true);
+    check_epilogue(p, role, plain, {AIR_EPILOGUE_SET, AIR_ACTIVATION_NONE, 0, 0.5f, 0}, false);
+    check_epilogue(p, role, plain, {AIR_EPILOGUE_SET, AIR_ACTIVATION_NONE, 0.125f, 0, 3}, false);
+}
+
 TEST(epilogues_fold_the_result_and_its_bias_in)
 {
     for (uint32_t type : {AIR_TYPE_Q4_K, AIR_TYPE_Q8_0, AIR_TYPE_F16})
-        for (int64_t n : {1, 3, 11}) {
-            problem p(air_format_by_id(type), 5, 512, n);
-            std::vector<float> plain = on_device(p);
-            for (air_epilogue kind : {AIR_EPILOGUE_SET, AIR_EPILOGUE_ADD, AIR_EPILOGUE_GATED})
-                for (int f = 0; f < (kind == AIR_EPILOGUE_ADD ? 1 : AIR_ACTIVATION_COUNT); f++)
-                    for (bool has_bias : {false, true}) check_epilogue(p, plain, {kind, (air_activation)f, 0, 0, 0}, has_bias);
-            check_epilogue(p, plain, {AIR_EPILOGUE_ADD, AIR_ACTIVATION_NONE, 0.22f, 0, 0}, true);
-            check_epilogue(p, plain, {AIR_EPILOGUE_SET, AIR_ACTIVATION_NONE, 0, 0.5f, 0}, true);
-            check_epilogue(p, plain, {AIR_EPILOGUE_SET, AIR_ACTIVATION_NONE, 0.125f, 0, 3}, false);
-        }
+        for (int64_t n : {1, 3, 11}) check_epilogues(problem(air_format_by_id(type), 5, 512, n), AIR_CUDA_DECODE);
+}
+
+/* Tiles of which rows and columns are missing. */
+TEST(epilogues_fold_a_prompts_results_in)
+{
+    for (uint32_t type : {AIR_TYPE_Q8_0, AIR_TYPE_F16})
+        for (int64_t n : {3, 38}) check_epilogues(problem(air_format_by_id(type), n == 3 ? 5 : 67, 32, n), AIR_CUDA_PROMPT);
 }
 
 /* --- products of a prompt --- */
@@ -429,6 +442,31 @@ TEST(products_of_a_prompt_are_those_of_the_cpu)
             check_product(p, weights, on_device(p, prompt()));
         }
     });
+}
+
+/* MXFP4's scales are powers of two, of which a float does not always hold 2^24: of 2^108 it holds the products alone. */
+static void check_great_scales()
+{
+    problem p(air_format_by_id(AIR_TYPE_MXFP4), 3, 64, 2);
+    for (size_t i = 0; i < p.w.size(); i += p.format->bytes) p.w[i] = 236;
+    for (float &x : p.x) x *= 1e-30f;
+    check_product(p, WEIGHTS_PLAIN, on_device(p, prompt()));
+}
+
+/* A row whose scale is infinite, between others. */
+static void check_infinite_scales()
+{
+    problem p(air_format_by_id(AIR_TYPE_Q8_0), 3, 64, 2);
+    p.w[p.row_bytes] = 0, p.w[p.row_bytes + 1] = 0x7c;
+    std::vector<float> y = on_device(p, prompt());
+    for (size_t i = 0; i < y.size(); i++) CHECK_EQ(std::isfinite(y[i]), i % 3 != 1);
+}
+
+TEST(great_scales_of_a_prompt_have_their_products_and_infinite_ones_show)
+{
+    check_great_scales(), check_infinite_scales();
+    without_tensor_cores device;
+    check_great_scales(), check_infinite_scales();
 }
 
 /* As floats, not as halves: by what formats.def calls F32, F16 and BF16. Rows need not be whole groups. */
@@ -547,7 +585,9 @@ int main(int argc, char **argv)
     RUN(the_bits_of_a_result_are_its_rows_and_columns_alone);
     RUN(many_rows_have_the_bits_of_few);
     RUN(epilogues_fold_the_result_and_its_bias_in);
+    RUN(epilogues_fold_a_prompts_results_in);
     RUN(products_of_a_prompt_are_those_of_the_cpu);
+    RUN(great_scales_of_a_prompt_have_their_products_and_infinite_ones_show);
     RUN(products_of_a_prompt_of_numbers_are_those_of_the_cpu);
     RUN(the_bits_of_a_prompts_result_are_its_rows_and_columns_alone);
     RUN(wide_tiles_have_the_bits_of_narrow_ones);

@@ -8,6 +8,7 @@
 inline bool air_is_sm_80() { return air::emu::has_capability(80); }
 inline bool air_is_sm_75() { return air::emu::has_capability(75); }
 inline void air_prefetch_l2(const void *) {}
+template <class T> inline void air_keep(T *&) {}
 
 /* --- cp.async --- */
 
