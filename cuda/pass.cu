@@ -704,13 +704,14 @@ air_status air_cuda_enqueue(air_backend *h, air_error *err)
 }
 
 /* A host that sleeps at an event wakes some tens of microseconds after it, more where it is a guest. So it sleeps for most of a pass alone
- * and spins at its end: from the end of the last layer on, or, as a graph has no such mark, from three quarters of what the last ones took. */
+ * and spins at its end: from the end of the last layer on, or, as a graph has no such mark, from three quarters of what the last ones took.
+ * Who shares products with the CPU is there with the device, and threads that spin would be in the way of one that wakes. */
 static air_status await_end(air_backend *h, bool graph, air_error *err)
 {
     enum { LEAST_NS = 500000 }; /* a shorter sleep might be too long */
     air_cuda_graph *g = &h->graph;
     uint64_t asleep = graph ? g->usual_ns / 4 * 3 : 0, passed = graph ? air_clock_ns() - g->launched_ns : 0;
-    if (!graph) TRY(cudaEventSynchronize(mark_of_layer(h, h->program->n_layers - 1)));
+    if (!graph && !h->share.host.product) TRY(cudaEventSynchronize(mark_of_layer(h, h->program->n_layers - 1)));
     if (asleep > LEAST_NS && passed < asleep) air_sleep_ns(asleep - passed);
     TRY(cudaEventSynchronize(h->marks.back()));
     if (!graph) return AIR_OK;

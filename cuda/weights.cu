@@ -60,7 +60,8 @@ static air_status open_on_device(air_backend *h, int32_t device, const air_backe
     air_status st = d->kept_bytes ? air_cuda_vram((void **)&d->kept, d->kept_bytes, "weights that stay", err) : AIR_OK;
     if (!st) st = air_cuda_make_event(&d->kept_copied, err);
     if (!st && any_streams(h, device)) st = open_ring(d, c->tile_bytes, err);
-    for (int i = 0; i < AIR_DEVICE_STAGING_PIECES && !st; i++) st = air_cuda_make_waited_event(&d->staged[i], err);
+    auto *make = h->share.host.copy ? air_cuda_make_event : air_cuda_make_waited_event; /* threads that wait to copy spin as well */
+    for (int i = 0; i < AIR_DEVICE_STAGING_PIECES && !st; i++) st = make(&d->staged[i], err);
     for (int i = 0; i < AIR_CUDA_READING && !st; i++) st = air_cuda_make_waited_event(&d->read[i], err);
     return st;
 }

@@ -125,13 +125,14 @@ air_status air_host_share_open(air_host_share **out, const air_program *program,
     s->program = program;
     s->ops = air_ops_best((air_cpu_tier)cpu_tier);
     s->duties = duties;
-    s->threads = threads;
+    /* Copies are of small pieces, for which all wait if one has no CPU: some are left to who else wants one. */
+    s->threads = duties & AIR_HOST_PRODUCTS || threads < 2 ? threads : threads / 2;
     s->row_floats = row_floats(program);
     s->memory_bytes = l.total;
     s->memory = l.total ? air_pages_alloc(l.total) : NULL;
     air_status st = s->memory || !l.total ? AIR_OK : air_fail(err, AIR_E_NOMEM, "cpu: %zu bytes for its share of products", l.total);
-    if (!st) st = air_pool_open(&s->pool, threads, err);
-    if (!st) air_pool_linger(s->pool, LINGER_NS);
+    if (!st) st = air_pool_open(&s->pool, s->threads, err);
+    if (!st && duties & AIR_HOST_PRODUCTS) air_pool_linger(s->pool, LINGER_NS);
     if (st) {
         air_host_share_close(s);
         return st;
