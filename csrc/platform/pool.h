@@ -20,7 +20,7 @@ air_status air_pool_open(air_pool **out, int threads, air_error *err);
 void air_pool_close(air_pool *pool); /* NULL is legal; not from inside a region */
 
 /* Between regions workers spin for about so long before they sleep, instead: of who runs region after region and does not want to wait for
- * them to wake. Before the first region; hardly at all where there are more threads than CPUs. */
+ * them to wake. Between regions; hardly at all where there are more threads than CPUs. */
 void air_pool_linger(air_pool *pool, uint64_t ns);
 
 /* Calls body(context, index) once on each thread, index 0 on the caller, and returns when all have returned. */

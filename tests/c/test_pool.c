@@ -305,6 +305,30 @@ TEST(regions_follow_each_other_without_losing_one)
     stress(3, longer(200), 2, 7);
 }
 
+static void count_one(void *context, int index)
+{
+    (void)index;
+    atomic_fetch_add((AIR_ATOMIC(int) *)context, 1);
+}
+
+/* Also where workers have begun to wait before they are told how long, and where they sleep after all. */
+TEST(workers_that_linger_lose_no_region_either)
+{
+    static const uint64_t lingers[] = {0, 30000, 2000000};
+    for (size_t i = 0; i < AIR_COUNT(lingers); i++) {
+        air_pool *pool;
+        AIR_ATOMIC(int) calls = 0;
+        REQUIRE(air_pool_open(&pool, 3, NULL) == AIR_OK);
+        for (int round = 0; round < 60; round++) {
+            if (round == 20) air_pool_linger(pool, lingers[i]);
+            if (round % 3 == 0) air_sleep_ns(check_random() % 400000);
+            air_pool_run(pool, count_one, &calls);
+            CHECK_EQ(atomic_load(&calls), 3 * (round + 1));
+        }
+        air_pool_close(pool);
+    }
+}
+
 enum { CHUNKS = 1000 };
 typedef struct deal {
     air_pool *pool;
@@ -586,6 +610,7 @@ int main(int argc, char **argv)
     RUN(the_last_to_arrive_works_alone_and_all_see_it);
     RUN(who_waits_at_a_gate_misses_no_event);
     RUN(regions_follow_each_other_without_losing_one);
+    RUN(workers_that_linger_lose_no_region_either);
     RUN(a_job_deals_every_chunk_exactly_once);
     RUN(waiting_costs_no_processor_time);
     RUN(workers_stay_on_the_processors_of_the_thread_that_opened_them);
