@@ -347,6 +347,17 @@ def test_the_command_converts_what_the_hub_has(hub, tmp_path):
     assert _core.GGUF(str(tmp_path / "m.gguf")).metadata["general.name"] == "tiny"
 
 
+def test_matrices_behind_a_model_come_from_the_hub_as_well(hub, tmp_path):
+    checkpoints.write_checkpoint(tmp_path / "hub" / "sentence", checkpoints.describe("gemma-embedding", checkpoints.ENCODERS))
+    hub.repositories["org/sentence"] = tmp_path / "hub" / "sentence"
+    code = "import sys\nfrom airpy.cli.main import main\nsys.exit(main(sys.argv[1:]))"
+    env = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_TOKEN": "", "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
+    done = run_python(code, "convert", "org/sentence", str(tmp_path / "m.gguf"), env=env)
+    assert done.returncode == 0, done.stderr
+    assert {"dense_2.weight", "dense_3.weight"} <= set(types(tmp_path / "m.gguf"))
+    assert _core.GGUF(str(tmp_path / "m.gguf")).metadata["gemma-embedding.pooling_type"] == 1
+
+
 def test_what_the_hub_refuses_is_said(hub, tmp_path):
     hub.repositories["org/private"] = hub.repositories["org/tiny"]
     hub.private.add("org/private")
