@@ -581,9 +581,11 @@ static void attention_case(const air_ops *ops, shape s)
     CHECK(guard_intact());
 
     static const char *const names[] = {"attention over F16", "attention over F32", "attention over Q8_0", "attention over Q4_0"};
-    /* Scores are as large as scale * sqrt(head_dim), times some; their rounding, relative, that of one sum from the first element to the
-     * last, becomes the exponents' absolute one. */
-    double gate = 1e-11 + 3e-13 * (double)s.score_scale * (double)s.score_scale * (double)s.head_dim;
+    /* What rounding moves a score by, absolutely, moves its exponent by relatively; of a lone head it may be all there is. A sum from the
+     * first element to the last grows as a walk does, and each step is rounded by so much of it: sqrt(1/6) 2^-24 scale * head_dim, of
+     * which as much as five times has been seen. A soft cap is right to some 1e-7 of itself. */
+    double walk = (double)s.score_scale * (double)s.head_dim, cap = 2e-7 * (double)s.softcap;
+    double gate = 2e-12 + 2e-14 * walk * walk + cap * cap;
     for (int64_t r = 0; r < s.rows; r++) {
         shape one = s;
         one.positions = s.positions + r;
