@@ -94,10 +94,16 @@ static double product_seconds(const air_plan_request *r, const rates *by, int64_
     return seconds;
 }
 
+/* Of a sequence, what layers keep of it in so many bytes whatever its length is read, and written elsewhere. */
+static double recurrent_seconds(const air_program *program, const rates *by)
+{
+    return by->memory > 0 ? 2 * (double)program->recurrent_bytes / by->memory : 0;
+}
+
 /* Whoever walks the program: all but its products, which may be shared. */
 static double beside_products(const air_plan_request *r, const air_plan *p, const rates *by, int64_t rows)
 {
-    double seconds = by->op_s * r->program->n_ops;
+    double seconds = by->op_s * r->program->n_ops + recurrent_seconds(r->program, by);
     for (int32_t i = 0; i < r->program->n_ops; i++) {
         if (r->program->ops[i].kind == AIR_OP_EMBED) seconds += gather_seconds(r, p, rows);
         if (r->program->ops[i].kind == AIR_OP_EXPERTS) seconds += mixture_seconds(r->program, r->program->ops[i].layer, by, rows);

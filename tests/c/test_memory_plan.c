@@ -327,6 +327,10 @@ TEST(the_time_of_a_pass_is_the_slower_of_disk_and_compute)
     r.bandwidths.op_s = 1e-3; /* of every op, whatever the rows; the disk does not wait for it */
     double ops = memory + 1e-3 * f.program.n_ops;
     CHECK(air_plan_predict(&r, p, UINT64_MAX, 1) > 0.999 * ops && air_plan_predict(&r, p, UINT64_MAX, 1) < 1.001 * ops);
+    f.program.recurrent_bytes = 10u << 20; /* read, and written elsewhere */
+    double both = ops + 2 * (double)f.program.recurrent_bytes / r.bandwidths.memory;
+    CHECK(air_plan_predict(&r, p, UINT64_MAX, 1) > 0.999 * both && air_plan_predict(&r, p, UINT64_MAX, 1) < 1.001 * both);
+    f.program.recurrent_bytes = 0;
     f.ops[0].kind = AIR_OP_EMBED; /* rows of a table, depth of them at a time */
     double before = air_plan_predict(&r, p, UINT64_MAX, 1);
     r.bandwidths.latency_s = 1e-2;
