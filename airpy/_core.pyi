@@ -60,7 +60,7 @@ def alloc_live() -> int: ...
 @final
 class Array:
     """C-contiguous memory with the buffer protocol: np.asarray(a) shares it and keeps it alive. Read-only, but for what a Result
-    shows."""
+    shows, and floats()."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -150,6 +150,8 @@ class Engine:
     def sequence(self) -> Sequence: ...
     def adapter(self, matrices: Iterable[tuple[str, int, int, int]], /) -> Adapter: ...
     # (name of a tensor, rank, rows, cols): all zeros, to be set. Counted against the budget, to which weights give way, while it lives.
+    def floats(self, rows: int, cols: int, /) -> Array: ...
+    # float32 (rows, cols), zeros, writable. Counted against the budget, to which weights give way, while it or what shows it lives.
     def run(
         self,
         items: Iterable[tuple[Sequence, Buffer, int, Mapping[str, Any] | None, int] | tuple[Sequence, Buffer, int, None, int, int]],

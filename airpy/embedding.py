@@ -51,10 +51,6 @@ class Pooler:
     def wanted(self, text: Encoded) -> int:
         return 1 if self.at_end else len(text.ids)
 
-    def vectors(self, text: Encoded) -> int:
-        """How many of them a text has."""
-        return len(text.ids) if self.pooling == "none" else 1
-
     def vector(self, states: Floats) -> Floats:
         """Of the wanted tokens' states [wanted, width]: [width], or for each token."""
         if self.pooling == "mean":

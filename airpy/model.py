@@ -350,15 +350,11 @@ class Model:
         return CausalLMOutput(like(shaped, prompts.tensor))
 
     def _spread(self, logits: npt.NDArray[np.float32], wanted: Sequence[int], kept: int) -> npt.NDArray[np.float32]:
-        """Rows with fewer logits than others, padded on the left. The copy is not the engine's, so it is checked here."""
-        shape = (len(wanted), kept, logits.shape[1])
-        need, free = 4 * shape[0] * shape[1] * shape[2], self._free()
-        if need > free:
-            raise BudgetError(
-                f"logits of {shape[0]} rows of {kept} take {format_size(need)} once more when rows are padded, {format_size(free)} "
-                f"are left; ask for fewer (logits_to_keep) or for one row at a time"
-            )
-        spread = np.zeros(shape, dtype=np.float32)
+        """Rows with fewer logits than others, padded on the left."""
+        try:
+            spread = self._pool.floats(len(wanted) * kept, logits.shape[1]).reshape(len(wanted), kept, -1)
+        except BudgetError as error:
+            raise BudgetError(f"{error}; ask for fewer logits (logits_to_keep) or for one row at a time: padded, they are copied") from None
         start = 0
         for i, want in enumerate(wanted):
             spread[i, kept - want :] = logits[start : start + want]
@@ -448,7 +444,7 @@ class Model:
             with bar:
                 rows, make = self._rows_of_texts(), lambda i: self._pool.make(adapted[i])
                 for i, vector in enumerate(embed(encoded, pooler, most, most_rows=rows, make=make, run=run, done=done)):
-                    vectors[i] = vector
+                    vectors[i][...] = vector
         except (CancelledError, StateError) as error:
             self._explain(error)
             raise
@@ -456,16 +452,13 @@ class Model:
         return found
 
     def _room_for_vectors(self, texts: Sequence[Encoded], pooler: Pooler) -> Any:
-        """What embed() hands out, empty: an array, or of all tokens a list. It is not the engine's, so it is checked here."""
-        need = 4 * pooler.width * sum(map(pooler.vectors, texts))
-        if need > self._free():
-            self._pool.drop()
-        if need > (free := self._free()):
-            raise BudgetError(
-                f"the vectors of {len(texts)} texts take {format_size(need)}, of max_ram {format_size(free)} are left; give fewer texts at "
-                f"a time, or raise max_ram"
-            )
-        return [None] * len(texts) if pooler.pooling == "none" else np.empty((len(texts), pooler.width), dtype=np.float32)
+        """What embed() hands out, before it is: an array, or of all tokens a list."""
+        try:
+            if pooler.pooling != "none":
+                return self._pool.floats(len(texts), pooler.width)
+            return [self._pool.floats(len(text.ids), pooler.width) for text in texts]
+        except BudgetError as error:
+            raise BudgetError(f"{error}; give fewer texts than {len(texts)} at a time, or raise max_ram") from None
 
     # -- adapters -------------------------------------------------------------------------------------------------------
 
@@ -480,12 +473,7 @@ class Model:
         return self._adapters.load(path, name, scale, self._make_adapter).name
 
     def _make_adapter(self, matrices: list[tuple[str, int, int, int]]) -> _core.Adapter:
-        try:
-            return self._engine.adapter(matrices)
-        except BudgetError:
-            if not self._pool.drop():
-                raise
-            return self._engine.adapter(matrices)
+        return self._pool.in_budget(lambda: self._engine.adapter(matrices))
 
     def set_adapter(self, name: str | None) -> None:
         """Which adapter calls have that say nothing of it; None: the model alone. Raises ArgumentError where there is none of that name."""
@@ -614,12 +602,7 @@ class Model:
         return result
 
     def _run_in_budget(self, items: Sequence[Item | TextItem], logits: bool, hidden: bool, watch: _Watch) -> _core.Result:
-        try:
-            return self._engine.run(items, logits=logits, hidden=hidden, progress=watch)
-        except BudgetError:
-            if not self._pool.drop():
-                raise
-            return self._engine.run(items, logits=logits, hidden=hidden, progress=watch)
+        return self._pool.in_budget(lambda: self._engine.run(items, logits=logits, hidden=hidden, progress=watch))
 
     def _note(self, cost: Cost, phase: Phase | None, tokens: int, rows: int) -> None:
         if phase is not None:
@@ -706,7 +689,7 @@ class _Running:
         self._last_end = 0.0  # of a pass
 
     def _check_scores(self) -> None:
-        """What is handed out is not the engine's, so it is checked here."""
+        """What is handed out is made step by step, so whether there is room for all of it is asked here."""
         asked = self.how.shaping or UNSHAPED
         steps = max(limit for limit, _ in self._parts)
         need = 4 * (asked.scores + asked.logits) * steps * len(self._parts) * self._model.config.vocab_size

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from airpy import _core
 from airpy.adapters import Chosen
+from airpy.errors import BudgetError
 
 Ids = npt.NDArray[np.int32]
+Floats = npt.NDArray[np.float32]
+_T = TypeVar("_T")
 
 MOST_IDLE = 8
 IDLE_SHARE = 0.05  # of max_ram: what idle state beyond the last sequence's may keep from weights; in VRAM it keeps nothing from them
@@ -78,6 +83,20 @@ class SequencePool:
         for sequence in dropped:
             sequence.close()
         return bool(dropped)
+
+
+    def in_budget(self, call: Callable[[], _T]) -> _T:
+        """call(), and where the budget refuses, once more without idle sequences."""
+        try:
+            return call()
+        except BudgetError:
+            if not self.drop():
+                raise
+            return call()
+
+    def floats(self, rows: int, cols: int) -> Floats:
+        """Zeros, float32 [rows, cols], that callers get: in max_ram while they or views of them live. Raises BudgetError."""
+        return np.asarray(self.in_budget(lambda: self._engine.floats(rows, cols))) if rows else np.zeros((0, cols), np.float32)
 
 
 def _common(a: Ids, b: Ids) -> int:

@@ -91,7 +91,7 @@ class Generation:
         except BaseException:
             self.close()
             raise
-        self.shaper = Shaper(how, prompts, self.rows, sample) if how.shaping or how.copies > 1 else None
+        self.shaper = Shaper(how, prompts, self.rows, sample, pool.floats) if how.shaping or how.copies > 1 else None
 
     def steps(self, run: Runner) -> Iterator[list[int | None]]:
         """Each step's tokens, one per row; None for rows that were done before."""

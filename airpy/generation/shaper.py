@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,12 +27,15 @@ if TYPE_CHECKING:
     from airpy.generation.loop import Row
 
 
+Room = Callable[[int, int], Logits]
+
+
 class Shaper:
     """Of one generation, step by step. scores, logits: float32 [rows, vocab] of each step, where asked for; 0 where a row was done."""
 
-    def __init__(self, how: Resolved, prompts: Prompts, rows: list[Row], sample: Sample) -> None:
-        """sample: the engine's."""
-        self._how, self._shaping, self._rows, self._sample = how, how.shaping or UNSHAPED, rows, sample
+    def __init__(self, how: Resolved, prompts: Prompts, rows: list[Row], sample: Sample, room: Room) -> None:
+        """sample: the engine's. room: memory for what is handed out."""
+        self._how, self._shaping, self._rows, self._sample, self._room = how, how.shaping or UNSHAPED, rows, sample, room
         self._width = prompts.ids.shape[1]
         self._ids = np.full((len(rows), self._width + max(row.limit for row in rows)), how.pad, dtype=np.int64)
         self._ids[:, : self._width] = prompts.ids
@@ -51,7 +55,7 @@ class Shaper:
             scores = np.zeros((len(self._rows), logits.shape[1]), dtype=np.float32)
             scores[at] = logits
         if self._shaping.logits:
-            self.logits.append(scores.copy())
+            self.logits.append(self._copy(scores))
         for i in at:
             self._shape(i, scores[i])
         scores = self._callbacks.process(self._so_far, scores)
@@ -68,11 +72,16 @@ class Shaper:
         suppress(self._shaping, not row.new, scores)
 
     def _handed_out(self, scores: Logits, at: list[int]) -> Logits:
-        kept = scores.copy()  # a processor may have kept its own, and the engine has its own
+        kept = self._copy(scores)  # a processor may have kept its own, and the engine has its own
         for i in at:
             kept[i] = warp(self._how.sampling, scores[i])
         if self._shaping.renormalise:
             kept[at] = normalise(kept[at])
+        return kept
+
+    def _copy(self, scores: Logits) -> Logits:
+        kept = self._room(*scores.shape)
+        kept[:] = scores
         return kept
 
     def end_step(self, step: list[int | None]) -> None:

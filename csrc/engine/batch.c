@@ -79,7 +79,7 @@ static air_status check_ends(const air_engine *e, const air_batch_request *r, ai
     if (hp->n_labels && samples)
         return air_fail(err, AIR_E_UNSUPPORTED, "the model ends in a classifier of %lld labels: it foretells no token",
                         (long long)hp->n_labels);
-    if (hp->foretells || hp->n_labels || r->walk || (!samples && r->sampled_only)) return AIR_OK;
+    if (hp->foretells || hp->n_labels || r->n_items < 1 || (!samples && r->sampled_only)) return AIR_OK;
     return air_fail(err, AIR_E_UNSUPPORTED, "the model makes embeddings: it foretells no token, and has no logits");
 }
 
@@ -163,6 +163,7 @@ static air_status batch_make(air_batch **out, air_engine *e, const air_batch_req
     b->keep_hidden = r->keep_hidden;
     b->walk = r->walk;
     b->hold = r->hold;
+    b->floats = r->floats;
     air_status st = AIR_OK;
     for (int32_t i = 0; i < r->n_items && !st; i++) {
         st = check_item(e, &r->items[i], i, err);
@@ -189,7 +190,7 @@ air_status air_batch_submit(air_batch **out, air_engine *e, const air_batch_requ
     *out = NULL;
     air_status st = air__engine_usable(e, err);
     if (st) return st;
-    if (r->n_items < 1 && !r->walk && !r->hold) return air_fail(err, AIR_E_ARGUMENT, "batch: no items");
+    if (r->n_items < 1 && !r->walk && !r->hold && !r->floats) return air_fail(err, AIR_E_ARGUMENT, "batch: no items");
     st = check_ends(e, r, err);
     if (st) return st;
     st = take_sequences(r, err);

@@ -173,6 +173,7 @@ typedef struct air_batch_request {
     int keep_hidden; /* whether air_batch_hidden will be asked for */
     int walk;        /* with no items: a pass with compute left out, what the weights' way into memory takes by itself */
     uint64_t hold;   /* with no items: weights give way to so many bytes, which the batch holds of max_ram until it is freed */
+    uint64_t floats; /* likewise, and makes memory of so many floats, zeros, which air_batch_logits shows: what is handed out to callers */
 } air_batch_request;
 
 /* Checks everything (token ids, context, budget, sequences idle and distinct) and queues. Nothing is computed or changed on failure.

@@ -34,6 +34,7 @@ struct air_batch {
     air_adapted *adapted;        /* [n_items] */
     int adapts;                  /* whether any has an adapter */
     uint64_t hold, held;         /* bytes to be made room for, with no items; what of the budget it holds when it has ended */
+    uint64_t floats;             /* likewise, to be made as well */
     air_state_use *uses;         /* [n_items]: of the present pass, its first ones */
     float *logits, *hidden;      /* [n_whole][n_vocab], [n_wanted][n_embd]; made by the engine's thread */
     air_candidate *candidates;   /* [n_wanted][n_candidates], likewise */

@@ -516,20 +516,36 @@ static air_status walk_weights(air_engine *e, air_batch *b, air_error *err)
     return st;
 }
 
-/* Weights give way for good, until whoever has the batch lets go. */
-static air_status hold_memory(air_engine *e, air_batch *b, air_error *err)
+/* Weights give way for good, until whoever has the batch lets go. what: it is for, as messages have it. */
+static air_status hold_memory(air_engine *e, air_holder holder, const char *what, uint64_t bytes, air_error *err)
 {
-    room r = {.activations = e->activation_bytes, .device_activations = e->device_activation_bytes, .logits = b->hold};
+    room r = {.activations = e->activation_bytes, .device_activations = e->device_activation_bytes, .logits = bytes};
     host_room h = host_room_of(e, &r);
     if (!host_fits(e, &h))
         return air_fail(err, AIR_E_BUDGET,
-                        "max_ram %.1f MiB is too small for an adapter of %.1f MiB: in use %.1f, of which weights need %.1f",
-                        air_mib(e->budget.limit), (double)air_tenths_up(b->hold) / 10,
+                        "max_ram %.1f MiB is too small for %s of %.1f MiB: in use %.1f, of which weights need %.1f",
+                        air_mib(e->budget.limit), what, (double)air_tenths_up(bytes) / 10,
                         air_mib(h.others + h.least + e->activation_bytes), air_mib(h.least));
     air_status st = make_room(e, &r, err);
-    if (!st) st = air_budget_reserve(&e->budget, AIR_HOLD_ADAPTERS, b->hold, err);
+    return st ? st : air_budget_reserve(&e->budget, holder, bytes, err);
+}
+
+static air_status hold_for_adapter(air_engine *e, air_batch *b, air_error *err)
+{
+    air_status st = hold_memory(e, AIR_HOLD_ADAPTERS, "an adapter", b->hold, err);
     if (!st) b->held = b->hold;
     return st;
+}
+
+static air_status make_floats(air_engine *e, air_batch *b, air_error *err)
+{
+    uint64_t bytes;
+    if (!air_mul_u64(b->floats, sizeof(float), &bytes)) bytes = UINT64_MAX;
+    air_status st = hold_memory(e, AIR_HOLD_LOGITS, "results", bytes, err);
+    if (st) return st;
+    b->logit_bytes = bytes;
+    b->logits = air_calloc((size_t)b->floats, sizeof *b->logits);
+    return b->logits ? AIR_OK : air_fail(err, AIR_E_NOMEM, "results: %llu bytes", (unsigned long long)bytes);
 }
 
 /* Appends the tokens and samples; lengths change only when every item has succeeded. */
@@ -563,7 +579,8 @@ air_status air__batch_run(air_engine *e, air_batch *b, air_error *err)
     air_pager_set_cancel(e->pager, &b->cancel);
     if (b->walk) return walk_weights(e, b, err);
     air__timeline_see(e);
-    if (b->hold) return hold_memory(e, b, err);
+    if (b->hold) return hold_for_adapter(e, b, err);
+    if (b->floats) return make_floats(e, b, err);
     air__pool_keep_spare(&e->pool, air__engine_on_device(e) ? 0 : b->n_items); /* a device keeps what is given back by itself */
     room r = room_for(e, b, SPARE);
     host_room h = host_room_of(e, &r);

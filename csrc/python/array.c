@@ -99,7 +99,7 @@ static PyGetSetDef array_getset[] = {
 
 static PyType_Slot array_slots[] = {
     {Py_tp_doc, "C-contiguous memory with the buffer protocol: np.asarray(a) shares it and keeps it alive. Read-only, but for what a "
-                "Result shows."},
+                "Result shows, and floats()."},
     {Py_tp_dealloc, array_dealloc},
     {Py_tp_getset, array_getset},
     {Py_bf_getbuffer, array_getbuffer},

@@ -112,6 +112,7 @@ void air__py_run_leave(EngineObject *self, engine_run *run); /* legal for one th
 /* --- run.c --- */
 PyObject *air__py_engine_run(PyObject *self, PyObject *args, PyObject *kwargs);
 PyObject *air__py_engine_walk(PyObject *self, PyObject *unused);
+PyObject *air__py_engine_floats(PyObject *self, PyObject *args);
 PyObject *air__py_engine_sample(PyObject *self, PyObject *args);
 /* Waits, with looks for signals, until weights have given way to so many bytes: 0 and a batch that holds them, to be freed; or -1. */
 int air__py_engine_hold(EngineObject *engine, uint64_t bytes, air_batch **held);

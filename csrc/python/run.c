@@ -255,6 +255,25 @@ int air__py_engine_hold(EngineObject *engine, uint64_t bytes, air_batch **held)
     return *held ? 0 : -1;
 }
 
+/* floats(rows, cols, /) -> Array of float32 (rows, cols), zeros, writable. Waits for the pass that is under way, without the GIL. */
+PyObject *air__py_engine_floats(PyObject *o, PyObject *args)
+{
+    core_state *state = air__py_state(o);
+    PyObject *given[2];
+    int64_t rows, cols;
+    if (!PyArg_ParseTuple(args, "OO:floats", &given[0], &given[1])) return NULL;
+    if (air__py_to_i64(state, "rows", given[0], 1, INT64_MAX, &rows) < 0) return NULL;
+    if (air__py_to_i64(state, "cols", given[1], 1, INT64_MAX / rows, &cols) < 0) return NULL;
+    run_call call = {.engine = (EngineObject *)o};
+    air_batch_request request = {.floats = (uint64_t)(rows * cols)};
+    air_batch *batch = call_begin(&call) == 0 ? call_batch(&call, &request, Py_None) : NULL;
+    PyObject *result = batch ? air__py_result_new(call.engine, batch, 0, 1, 0) : NULL;
+    call_end(&call);
+    PyObject *array = result ? air__py_matrix_new(state, result, air_batch_logits(batch), rows, cols) : NULL;
+    Py_XDECREF(result);
+    return array;
+}
+
 /* run(items, *, logits=False, hidden=False, progress=None) -> Result. Blocks, without the GIL. */
 PyObject *air__py_engine_run(PyObject *o, PyObject *args, PyObject *kwargs)
 {

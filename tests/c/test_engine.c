@@ -682,6 +682,42 @@ TEST(memory_is_refused_with_numbers_and_given_back)
     close_all(&o);
 }
 
+TEST(weights_give_way_to_what_is_handed_out)
+{
+    air_engine_config c = config_of(NULL);
+    c.max_ram = 1 << 20;
+    opened o = open_with(&c);
+    REQUIRE(o.engine);
+    air_error err = {0};
+    air_batch *b = NULL;
+    uint64_t n = 10000;
+    CHECK_EQ(air_batch_submit(&b, o.engine, &(air_batch_request){.floats = n}, &err), AIR_OK);
+    CHECK_EQ(finish(b, &err), AIR_OK);
+    float *floats = air_batch_logits(b), got[VOCAB];
+    REQUIRE(floats);
+    uint64_t other = 0;
+    for (uint64_t i = 0; i < n; i++) other += floats[i] != 0.0f;
+    CHECK_EQ(other, 0);
+    CHECK_EQ(air_engine_stats_get(o.engine).held_by[AIR_HOLD_LOGITS], n * sizeof *floats);
+    memset(floats, 1, n * sizeof *floats);
+    air_sequence *s = NULL;
+    REQUIRE(!air_sequence_new(&s, o.engine, &err));
+    CHECK_EQ(step(&o, s, prompt, PROMPT, got, &err), AIR_OK);
+    CHECK(memcmp(got, want, logit_bytes) == 0);
+    CHECK(air_engine_stats_get(o.engine).held <= c.max_ram);
+    for (int i = 0; i < 2; i++) {
+        air_batch *more = NULL;
+        CHECK_EQ(air_batch_submit(&more, o.engine, &(air_batch_request){.floats = i ? UINT64_MAX : 1 << 20}, &err), AIR_OK);
+        CHECK_EQ(finish(more, &err), AIR_E_BUDGET);
+        CHECK(strstr(err.text, "is too small for results of") != NULL);
+        air_batch_free(more);
+    }
+    air_sequence_free(s);
+    air_batch_free(b);
+    CHECK_EQ(air_engine_stats_get(o.engine).held_by[AIR_HOLD_LOGITS], 0);
+    close_all(&o);
+}
+
 /* Of rank 3, for every matrix of the layers. NULL where there is no room. */
 static air_engine_adapter *make_adapter(opened *o, air_error *err)
 {
@@ -783,6 +819,7 @@ int main(int argc, char **argv)
     RUN(a_failed_read_fails_one_call);
     RUN(every_allocation_may_fail_and_nothing_is_left);
     RUN(memory_is_refused_with_numbers_and_given_back);
+    RUN(weights_give_way_to_what_is_handed_out);
     RUN(adapters_are_their_own_rows_alone);
     return check_end();
 }

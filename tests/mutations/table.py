@@ -242,6 +242,7 @@ MUTATIONS = [
     Mutation("logits of the second pass land on the first's", "engine/pass.c", "wanted += wanted_in(b, first, rows);\n        atomic", "atomic",
              "test_engine", "wants_in_several"),
     Mutation("activations that could not be had stay booked wrongly", "engine/pass.c", "    e->rows_cap = e->wanted_cap = -1;", "    ", "test_engine", "booked"),
+    Mutation("what is handed out is never given back", "engine/pass.c", "    b->logit_bytes = bytes;\n", "", "test_engine", "handed_out"),
     # sampling
     Mutation("the token that crosses top_p goes", "engine/sample.c", "mass += p[kept++];", "{ if (kept && mass + p[kept] > s->top_p * total) break; mass += p[kept++]; }",
              "test_sample", "truncations"),

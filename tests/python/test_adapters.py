@@ -10,10 +10,11 @@ import struct
 import gguf
 import numpy as np
 import pytest
-from models import DEMO, GOLDEN, RATES, STREAMED, golden, load
+from models import DEMO, GOLDEN, RATES, STREAMED, encoder, golden, load
 
 from airpy import _core, errors
 from airpy.adapters.peft import read_peft
+from airpy.gguf_writer import GGUFWriter, TensorInfo
 
 FOLDER = GOLDEN / "adapters"
 CASES = {  # and the golden model, as make_adapters.py has them
@@ -424,6 +425,31 @@ def test_experts_and_architectures_in_another_order_are_refused(tmp_path):
             model.load_adapter(write_gguf(tmp_path / "experts.gguf", pairs, arch="qwen3moe"))
     with load(golden("gpt2")) as model, pytest.raises(errors.UnsupportedError, match="of 'gpt2' have their weights in another order"):
         model.load_adapter(FOLDER / "llama-all")
+
+
+def test_encoders_have_them_as_well(tmp_path):
+    """As the model whose weights have them in."""
+    pairs = random_pairs(encoder("bert"), 3, 5)
+    adapter = write_gguf(tmp_path / "adapter.gguf", pairs, arch="bert")
+    source = _core.GGUF(str(encoder("bert")))
+    entries = [(key, source.types[key], value) for key, value in source.metadata.items()]
+    tensors = [(TensorInfo(name, kind, shape), offset) for name, kind, shape, _, offset, _ in source.tensors]
+    data = encoder("bert").read_bytes()
+    with GGUFWriter(str(tmp_path / "merged.gguf"), entries, [info for info, _ in tensors]) as writer:
+        for i, (info, offset) in enumerate(tensors):
+            values = np.frombuffer(data, np.float32, info.elements, offset).copy()
+            if info.name in pairs:
+                a, b = pairs[info.name]
+                values += (b @ a).ravel()
+            writer.write(i, 0, values)
+        writer.commit()
+    texts = ["the cat sat", "a dog"]
+    with load(encoder("bert")) as model, load(tmp_path / "merged.gguf") as merged:
+        plain, want = model.embed(texts), merged.embed(texts)
+        model.load_adapter(adapter)
+        np.testing.assert_allclose(model.embed(texts), want, atol=2e-6)
+        assert np.abs(want - plain).max() > 1e-2
+        np.testing.assert_array_equal(model.embed(texts, adapter=None), plain)
 
 
 def test_adapters_are_gone_with_their_model():

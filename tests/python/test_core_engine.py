@@ -415,12 +415,51 @@ def test_logits_count_against_the_budget_while_they_live(engine):
     assert engine.stats()["held_by"]["logits"] == 0
 
 
+def test_floats_are_zeros_that_weights_give_way_to_while_they_live():
+    live = _core.alloc_live()
+    engine = _core.Engine(_core.GGUF(DEMO), max_ram=5 << 20, io="direct")
+    want = engine.run([(engine.sequence(), PROMPT, 1, GREEDY, 0)]).sampled
+    pinned = engine.stats()["held_by"]["pinned weights"]
+    array = np.asarray(engine.floats(100, 4096))
+    held = engine.stats()["held_by"]
+    assert array.shape == (100, 4096) and array.dtype == np.float32 and array.flags.writeable and not array.any()
+    assert held["logits"] == array.nbytes and held["pinned weights"] < pinned - array.nbytes // 2 and engine.stats()["held"] <= 5 << 20
+    array[:] = 1
+    row = array[5]
+    assert engine.run([(engine.sequence(), PROMPT, 1, GREEDY, 0)]).sampled == want
+    with pytest.raises(errors.BudgetError, match=r"max_ram 5.0 MiB is too small for results of 7.9 MiB: in use .*, of which weights need"):
+        engine.floats(500, 4096)
+    del array
+    assert engine.stats()["held_by"]["logits"] == held["logits"]  # a view of it lives
+    del row
+    assert engine.stats()["held_by"]["logits"] == 0
+    last = np.asarray(engine.floats(2, 3))
+    engine.close()
+    last[1, 2] = 7  # which outlives the engine
+    assert last.sum() == 7
+    with pytest.raises(errors.StateError, match="closed"):
+        engine.floats(2, 3)
+    del engine, last
+    assert _core.alloc_live() == live
+
+
+@pytest.mark.parametrize(("shape", "error", "message"), [
+    ((0, 1), errors.ArgumentError, "rows is 0"), ((1, -1), errors.ArgumentError, "cols is -1"),
+    ((1 << 62, 8), errors.ArgumentError, "cols is 8"),
+    ((1 << 40, 1 << 22), errors.BudgetError, "results"), ((1,), TypeError, "floats"), (("1", 1), TypeError, "rows must be an int"),
+])  # fmt: skip
+def test_floats_refuse_what_makes_no_sense(engine, shape, error, message):
+    with pytest.raises(error, match=message):
+        engine.floats(*shape)
+
+
 @pytest.mark.parametrize("how", ["ok", "refused by the engine", "refused by the binding"])
 def test_run_leaks_nothing(engine, how):
     def call():
         sequence = engine.sequence()
         if how == "ok":
             engine.run([(sequence, PROMPT[:2], 1, {"temperature": 0.5, "seed": 3}, 0)], logits=True)
+            engine.floats(2, 3)
         elif how == "refused by the engine":
             with pytest.raises(errors.ArgumentError):
                 engine.run([(sequence, PROMPT, 99, None, 0)])
@@ -666,6 +705,7 @@ def test_every_allocation_may_fail(options):
             sequence = engine.sequence()
             ids = engine.run([(sequence, PROMPT, 2, {"temperature": 0.7, "seed": 1}, 0)], logits=True).sampled
             ids += engine.run([(sequence.fork(), PROMPT[:1], 1, GREEDY, 0)]).sampled
+            engine.floats(2, 3)
         except (errors.OutOfMemoryError, errors.ThreadError, MemoryError):
             ids = None
         finally:

@@ -149,15 +149,15 @@ def test_less_memory_makes_more_passes(bert, monkeypatch):
 
 def test_vectors_that_do_not_fit_into_max_ram_are_refused():
     with load(max_ram="5MiB", io="direct") as model:
-        ids = [[5, 6, 7, 8] * 16] * 20  # of 256 numbers for each token, 1.25 MiB
-        free = model._free()
-        many = free // 4 // 256 // 64 + 1
-        with pytest.raises(errors.BudgetError, match=rf"the vectors of {many} texts take .* MiB, of max_ram .* MiB are left; give fewer"):
-            model.embed([ids[0]] * many, "none")
-        assert len(model.embed(ids, "none")) == 20
-        assert model.stats()["peak_ram"] <= (5 + 16) << 20
-        model.generate([[5, 6, 7] * 30], max_new_tokens=2)  # whose state gives way
-        assert model.embed([[5, 6]] * (model._free() // 1024 + 1)).shape[1] == 256
+        ids = [[5, 6, 7, 8] * 16] * 4  # of 256 numbers for each token, 256 KiB
+        with pytest.raises(errors.BudgetError, match=r"5.0 MiB is too small for results of .*; give fewer texts than 80 at a time"):
+            model.embed(ids * 20, "none")
+        vectors = model.embed(ids, "none")
+        assert len(vectors) == 4 and model.stats()["held_by"]["logits"] == 4 * 64 * 256 * 4
+        del vectors
+        model.generate([[5, 6, 7] * 100], max_new_tokens=2)  # whose state gives way
+        state = model.stats()["held_by"]["KV cache"]
+        assert model._pool.floats(1200, 256).shape == (1200, 256) and model.stats()["held_by"]["KV cache"] < state
 
 
 def test_no_texts_make_no_vectors(bert):
