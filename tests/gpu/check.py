@@ -167,7 +167,8 @@ def python_tests(session: Session) -> None:
         return
     if session.skip_late(name):
         return
-    words = ["-q", "-p", "no:cacheprovider", "-o", "addopts=", "--no-header", "--tb=short", name, "tests/python/test_cuda_experts.py"]
+    names = [name, *(f"tests/python/test_cuda_{part}.py" for part in ("experts", "models"))]
+    words = ["-q", "-p", "no:cacheprovider", "-o", "addopts=", "--no-header", "--tb=short", *names]
     done = run(session, build.python("pytest", *words), 180, AIRPY_TEST_GPU="1")
     last = done.output.strip().splitlines()[-1:] or [""]
     if done.state != "ok":

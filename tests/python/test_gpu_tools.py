@@ -103,12 +103,14 @@ def script(session: check.Session, name: str, text: str) -> None:
 def test_a_program_that_fails_or_crashes_is_a_failed_line_and_the_others_run(session):
     script(session, "gpu_test_rows", "echo 'ok     a_test'; echo '1 passed, 0 failed'")
     script(session, "gpu_test_mixture", "echo 'ok     a_test'; echo '1 passed, 0 failed'")
+    script(session, "gpu_test_recurrent", "echo 'ok     a_test'; echo '1 passed, 0 failed'")
     script(session, "gpu_test_attention", "echo 'ok     a_test'; echo 'FAILED another'; exit 1")
     script(session, "gpu_test_products", "echo begun; kill -SEGV $$")
     script(session, "gpu_test_cublas", "echo 'ok     a_test'; echo '1 passed, 0 failed'")
     check.kernels(session)
     assert [(line.name, line.state) for line in session.lines] == [
-        ("kernels: rows", "ok"), ("kernels: mixture", "ok"), ("kernels: attention", "FAILED"), ("kernels: products", "FAILED"),
+        ("kernels: rows", "ok"), ("kernels: mixture", "ok"), ("kernels: recurrent", "ok"), ("kernels: attention", "FAILED"),
+        ("kernels: products", "FAILED"),
         ("kernels: cublas", "ok"),
     ]  # fmt: skip
     texts = [line.text for line in session.lines]
