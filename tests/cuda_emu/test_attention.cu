@@ -204,7 +204,7 @@ static std::vector<attention_case> with_sight(const state_shape &shape, const st
 
 TEST(rows_see_what_comes_later_in_their_own_sequence)
 {
-    const std::vector<state_row> rows = {{0, 0}, {0, 1}, {0, 4}, {1, 62}, {1, 64}, {1, 127}, {1, 128}, {2, 0}, {2, 190}, {2, 256}, {2, 1030}};
+    const std::vector<state_row> rows = {{0, 0}, {0, 1}, {0, 4}, {1, 62}, {1, 64}, {1, 127}, {1, 128}, {2, 0}, {2, 190}, {2, 256}, {2, 520}, {2, 1030}};
     for (air_state_type type : types)
         for (const attention_case &c : with_sight({type, 4, 2, 16, 16}, rows)) check_case(c, 1e-12);
 }
