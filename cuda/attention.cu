@@ -10,10 +10,12 @@ using total = air_cuda_total;
 
 enum {
     MERGE_WARPS = 8,
-    MERGE_LANE = 4, /* elements of a lane at a time */
+    MERGE_LANE = 4,  /* elements of a lane */
+    MERGE_PARTS = 4, /* whose elements are on their way at once */
+    MERGE_FEW = 256, /* heads of all rows */
 };
 
-/* --- the merge: a block of threads for each head of a row --- */
+/* --- the merge: a block of threads for each head of a row, or several, each for some of its elements --- */
 
 __device__ __forceinline__ float greatest(const total *totals, int parts)
 {
@@ -28,47 +30,73 @@ __device__ __forceinline__ float greatest(const total *totals, int parts)
     return most;
 }
 
-/* Up to four elements for each lane: warp w adds up parts w, w + 8 …, then the warps' sums are added up in order. */
-__device__ __forceinline__ void merge_elements(const arguments &a, const total *totals, const float *partial, int parts, float most,
-                                               float sink, int first, float *out)
+/* What a lane has of some parts, from one on, MERGE_WARPS apart: its elements, 32 apart, and their totals. */
+template <int LANE, int PARTS> struct some_parts {
+    float x[PARTS][LANE];
+    total totals[PARTS];
+};
+
+template <int LANE, int PARTS>
+__device__ __forceinline__ void load_parts(const arguments &a, const total *totals, const float *partial, int part, int parts, int first,
+                                           some_parts<LANE, PARTS> &to)
 {
-    AIR_SHARED(float, sums, [MERGE_WARPS][AIR_CUDA_WARP * MERGE_LANE]);
-    AIR_SHARED(float, divisors, [MERGE_WARPS]);
-    int warp = (int)threadIdx.x / AIR_CUDA_WARP, lane = (int)threadIdx.x % AIR_CUDA_WARP;
-    float sum[MERGE_LANE] = {}, divisor = 0.0f;
-    AIR_CUDA_UNROLL_BY(2)
-    for (int i = warp; i < parts; i += MERGE_WARPS) {
-        total t = totals[i];
-        float weight = expf(t.max - most);
-        const float *from = partial + (size_t)i * a.value_dim + first;
-        divisor = fmaf(t.sum, weight, divisor);
+    int lane = (int)threadIdx.x % AIR_CUDA_WARP;
+    AIR_CUDA_UNROLL
+    for (int i = 0; i < PARTS; i++) {
+        int at = part + i * MERGE_WARPS;
+        to.totals[i] = at < parts ? totals[at] : total{-INFINITY, 0.0f};
         AIR_CUDA_UNROLL
-        for (int j = 0; j < MERGE_LANE; j++) {
-            int at = j * AIR_CUDA_WARP + lane;
-            if (first + at < a.value_dim) sum[j] = fmaf(from[at], weight, sum[j]);
+        for (int j = 0; j < LANE; j++) {
+            int e = first + j * AIR_CUDA_WARP + lane;
+            to.x[i][j] = at < parts && e < a.value_dim ? partial[(size_t)at * a.value_dim + e] : 0.0f;
         }
     }
-    __syncthreads();
+}
+
+/* Up to LANE elements for each lane: warp w adds up parts w, w + 8 …, then the warps' sums are added up in order. What comes first is
+ * asked for before the greatest score is known. */
+template <int LANE, int PARTS> __global__ void __launch_bounds__(MERGE_WARPS * AIR_CUDA_WARP) merge(arguments a)
+{
+    AIR_SHARED(float, sums, [MERGE_WARPS][AIR_CUDA_WARP * LANE]);
+    AIR_SHARED(float, divisors, [MERGE_WARPS]);
+    air_cuda_span seen = air_cuda_seen_by(a, (int)blockIdx.y);
+    size_t head = (size_t)blockIdx.y * a.heads + blockIdx.x;
+    int parts = (seen.hi - 1) / a.part - seen.lo / a.part + 1, warp = (int)threadIdx.x / AIR_CUDA_WARP;
+    int lane = (int)threadIdx.x % AIR_CUDA_WARP, first = (int)blockIdx.z * AIR_CUDA_WARP * LANE;
+    const total *totals = a.totals + head * a.slots;
+    const float *partial = a.partial + head * a.slots * a.value_dim;
+    some_parts<LANE, PARTS> some;
+    load_parts<LANE, PARTS>(a, totals, partial, warp, parts, first, some);
+    float most = greatest(totals, parts), sum[LANE] = {}, divisor = 0.0f;
+    for (int part = warp; part < parts; part += PARTS * MERGE_WARPS) {
+        if (part != warp) load_parts<LANE, PARTS>(a, totals, partial, part, parts, first, some);
+        AIR_CUDA_UNROLL
+        for (int i = 0; i < PARTS; i++) {
+            if (part + i * MERGE_WARPS >= parts) break;
+            float weight = expf(some.totals[i].max - most);
+            divisor = fmaf(some.totals[i].sum, weight, divisor);
+            AIR_CUDA_UNROLL
+            for (int j = 0; j < LANE; j++) sum[j] = fmaf(some.x[i][j], weight, sum[j]);
+        }
+    }
     AIR_CUDA_UNROLL
-    for (int j = 0; j < MERGE_LANE; j++) sums[warp][j * AIR_CUDA_WARP + lane] = sum[j];
+    for (int j = 0; j < LANE; j++) sums[warp][j * AIR_CUDA_WARP + lane] = sum[j];
     if (lane == 0) divisors[warp] = divisor;
     __syncthreads();
     int at = (int)threadIdx.x;
-    if (at >= AIR_CUDA_WARP * MERGE_LANE || first + at >= a.value_dim) return;
-    float all = 0.0f, by = sink;
+    if (at >= AIR_CUDA_WARP * LANE || first + at >= a.value_dim) return;
+    float all = 0.0f, by = a.sinks ? expf(a.sinks[blockIdx.x] - most) : 0.0f;
     for (int w = 0; w < MERGE_WARPS; w++) all += sums[w][at], by += divisors[w];
-    out[first + at] = by == 0.0f ? 0.0f : all / by;
+    a.out[head * a.value_dim + first + at] = by == 0.0f ? 0.0f : all / by;
 }
 
-__global__ void __launch_bounds__(MERGE_WARPS * AIR_CUDA_WARP) merge(arguments a)
+/* Few rows leave multiprocessors idle unless each head has several blocks of threads. */
+cudaError_t launch_merge(const arguments &a, cudaStream_t stream)
 {
-    air_cuda_span seen = air_cuda_seen_by(a, (int)blockIdx.y);
-    size_t head = (size_t)blockIdx.y * a.heads + blockIdx.x;
-    int parts = (seen.hi - 1) / a.part - seen.lo / a.part + 1;
-    const total *totals = a.totals + head * a.slots;
-    float most = greatest(totals, parts), sink = a.sinks ? expf(a.sinks[blockIdx.x] - most) : 0.0f;
-    for (int first = 0; first < a.value_dim; first += AIR_CUDA_WARP * MERGE_LANE)
-        merge_elements(a, totals, a.partial + head * a.slots * a.value_dim, parts, most, sink, first, a.out + head * a.value_dim);
+    bool few = (int64_t)a.rows * a.heads <= MERGE_FEW;
+    unsigned elements = AIR_CUDA_WARP * (few ? 1 : MERGE_LANE), slices = ((unsigned)a.value_dim + elements - 1) / elements;
+    dim3 grid((unsigned)a.heads, (unsigned)a.rows, slices), block(MERGE_WARPS * AIR_CUDA_WARP);
+    return few ? air_launch(merge<1, 2 * MERGE_PARTS>, grid, block, 0, stream, a) : air_launch(merge<MERGE_LANE, MERGE_PARTS>, grid, block, 0, stream, a);
 }
 
 /* --- turns --- */
@@ -100,14 +128,30 @@ bool can_take(const air_cuda_attention *a)
         && a->max_position < INT_MAX && a->ahead >= 0 && (!a->ahead || a->ends);
 }
 
-cudaError_t find_prompt(const air_cuda_attention *a, bool *is)
+/* A kernel, and what it has of its own. */
+struct way {
+    cudaError_t (*attend)(air_state_type type, const arguments *a, cudaStream_t stream);
+    int part;
+    bool ends_alone; /* rows of one part need no merge */
+};
+
+cudaError_t find_way(const air_cuda_attention *a, way *to)
 {
-    *is = a->role == AIR_CUDA_PROMPT;
-    return *is ? air_cuda_prompt_takes(a->state.type, a->state.key_dim, a->state.value_dim, is) : cudaSuccess;
+    const air_cuda_state *s = &a->state;
+    bool takes = false;
+    cudaError_t error = cudaSuccess;
+    *to = {air_cuda_attend_prompt, AIR_CUDA_PROMPT_PART, false};
+    if (a->role == AIR_CUDA_PROMPT) error = air_cuda_prompt_takes(s->type, s->key_dim, s->value_dim, &takes);
+    if (error || takes) return error;
+    *to = {air_cuda_attend_decode, AIR_CUDA_ROWS_PART, true};
+    error = air_cuda_decode_takes(s->type, s->key_dim, s->value_dim, &takes);
+    if (error || takes) return error;
+    *to = {air_cuda_attend_rows, AIR_CUDA_ROWS_PART, false};
+    return cudaSuccess;
 }
 
 /* But for what depends on the turn. */
-arguments arguments_of(const air_cuda_attention *a, bool prompt)
+arguments arguments_of(const air_cuda_attention *a, int part)
 {
     const air_cuda_state *s = &a->state;
     arguments to = {};
@@ -120,13 +164,13 @@ arguments arguments_of(const air_cuda_attention *a, bool prompt)
     int64_t seen = a->chunk && a->chunk < a->window ? a->chunk : a->window; /* at most */
     to.window = seen < INT_MAX ? (int)seen : INT_MAX, to.chunk = (int)a->chunk, to.last = (int)a->max_position;
     to.ahead = a->ahead < INT_MAX ? (int)a->ahead : INT_MAX, to.ends = a->ends;
-    to.part = prompt ? AIR_CUDA_PROMPT_PART : AIR_CUDA_ROWS_PART;
+    to.part = part;
     to.slots = (int)air_cuda_parts_seen(a->max_position, air_cuda_most_seen(to.window, to.ahead), to.part);
     return to;
 }
 
 /* Rows from `row` on. */
-cudaError_t run_turn(const air_cuda_attention *a, arguments to, bool prompt, int64_t row, int64_t rows, cudaStream_t stream)
+cudaError_t run_turn(const air_cuda_attention *a, arguments to, const way &by, int64_t row, int64_t rows, cudaStream_t stream)
 {
     to.rows = (int)rows;
     to.sequences = a->state.sequences + row, to.positions = a->state.positions + row;
@@ -134,10 +178,9 @@ cudaError_t run_turn(const air_cuda_attention *a, arguments to, bool prompt, int
     to.out = a->out + row * to.heads * to.value_dim;
     to.totals = (total *)a->scratch;
     to.partial = (float *)((char *)a->scratch + totals_bytes(rows, to.heads, to.slots));
-    auto *attend = prompt ? air_cuda_attend_prompt : air_cuda_attend_rows;
-    cudaError_t error = attend(a->state.type, &to, stream);
-    if (error) return error;
-    return air_launch(merge, dim3((unsigned)to.heads, (unsigned)rows), dim3(MERGE_WARPS * AIR_CUDA_WARP), 0, stream, to);
+    cudaError_t error = by.attend(a->state.type, &to, stream);
+    if (error || (by.ends_alone && to.slots == 1)) return error;
+    return launch_merge(to, stream);
 }
 
 } // namespace
@@ -150,13 +193,13 @@ size_t air_cuda_attention_scratch(int64_t rows, int64_t heads, int64_t value_dim
 cudaError_t air_cuda_attention_run(const air_cuda_attention *a, cudaStream_t stream)
 {
     if (!can_take(a)) return cudaErrorInvalidValue;
-    bool prompt;
-    cudaError_t error = find_prompt(a, &prompt);
+    way by;
+    cudaError_t error = find_way(a, &by);
     if (error) return error;
-    arguments to = arguments_of(a, prompt);
+    arguments to = arguments_of(a, by.part);
     int64_t most = rows_at_once(a, to.slots);
     for (int64_t row = 0; row < a->rows; row += most) {
-        error = run_turn(a, to, prompt, row, most < a->rows - row ? most : a->rows - row, stream);
+        error = run_turn(a, to, by, row, most < a->rows - row ? most : a->rows - row, stream);
         if (error) return error;
     }
     return cudaSuccess;

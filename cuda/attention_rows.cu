@@ -1,5 +1,5 @@
-/* Attention over blocks of state, one row at a time: for decoding, where a row reads all of its sequence's state once and nothing but
- * the memory's speed counts.
+/* Attention over blocks of state, one row at a time, in float: for decoding, where a row reads all of its sequence's state once, of what
+ * attention_decode.cu does not take.
  *
  * A block of threads takes one part of one K/V head for up to eight query heads that share it, so that K and V are read once for all
  * of them; each of its four warps takes a block of 64 positions by itself, with a softmax of its own:

@@ -205,9 +205,9 @@ typedef struct air_cuda_state {
 /* k [rows][kv_heads * key_dim], v likewise, to their places in the blocks. */
 cudaError_t air_cuda_store(const air_cuda_state *state, const float *k, const float *v, int64_t rows, cudaStream_t stream);
 
-/* DECODE: any rows of any sequences, in float throughout. PROMPT: rows that follow each other in one sequence; tensor cores see
- * queries, state and weights as halves. What they do not take is done as DECODE: F32 state, keys that are no multiple of 16, dims above
- * 256, devices below compute capability 8.0. What is not finite in a later row of a prompt may show in an earlier one. */
+/* DECODE: any rows of any sequences, as exact as in float (attention_decode.cu). PROMPT: rows that follow each other in one sequence; tensor
+ * cores see queries, state and weights as halves. What they do not take is done as DECODE: F32 state, keys that are no multiple of 16, dims
+ * above 256, devices below compute capability 8.0. What is not finite in a later row of a prompt may show in an earlier one. */
 typedef struct air_cuda_attention {
     air_cuda_state state;
     const float *q;       /* [rows][heads * key_dim] */
