@@ -59,6 +59,8 @@ template <int LANE, int PARTS> __global__ void __launch_bounds__(MERGE_WARPS * A
 {
     AIR_SHARED(float, sums, [MERGE_WARPS][AIR_CUDA_WARP * LANE]);
     AIR_SHARED(float, divisors, [MERGE_WARPS]);
+    air_let_next_begin();
+    air_await_previous();
     air_cuda_span seen = air_cuda_seen_by(a, (int)blockIdx.y);
     size_t head = (size_t)blockIdx.y * a.heads + blockIdx.x;
     int parts = (seen.hi - 1) / a.part - seen.lo / a.part + 1, warp = (int)threadIdx.x / AIR_CUDA_WARP;
@@ -96,7 +98,7 @@ cudaError_t launch_merge(const arguments &a, cudaStream_t stream)
     bool few = (int64_t)a.rows * a.heads <= MERGE_FEW;
     unsigned elements = AIR_CUDA_WARP * (few ? 1 : MERGE_LANE), slices = ((unsigned)a.value_dim + elements - 1) / elements;
     dim3 grid((unsigned)a.heads, (unsigned)a.rows, slices), block(MERGE_WARPS * AIR_CUDA_WARP);
-    return few ? air_launch(merge<1, 2 * MERGE_PARTS>, grid, block, 0, stream, a) : air_launch(merge<MERGE_LANE, MERGE_PARTS>, grid, block, 0, stream, a);
+    return air_launch_early(few ? merge<1, 2 * MERGE_PARTS> : merge<MERGE_LANE, MERGE_PARTS>, grid, block, 0, stream, a);
 }
 
 /* --- turns --- */

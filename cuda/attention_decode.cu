@@ -480,6 +480,8 @@ template <air_state_type TYPE, int DIM, bool WHOLE> __global__ void __launch_bou
     AIR_SHARED(total, totals, [WARPS][HEADS]);
     AIR_SHARED(float4, shares_memory, [WARPS * HEADS * SIZE / 4]);
     float(*shares)[HEADS][SIZE] = (float(*)[HEADS][SIZE])shares_memory;
+    air_let_next_begin();
+    air_await_previous();
     task t = task_of(a);
     int end = min((t.part + 1) * (int)PART_TILES, (t.seen.hi + AIR_STATE_TILE - 1) / AIR_STATE_TILE);
     if (t.part * PART_TILES >= end) return;
@@ -540,5 +542,5 @@ cudaError_t air_cuda_attend_decode(air_state_type type, const air_cuda_attention
     int64_t y = (int64_t)a->kv_heads * ((group + HEADS - 1) / HEADS);
     if (y > AIR_CUDA_GRID_MOST) return cudaErrorInvalidValue;
     kernel attend = type == AIR_STATE_F16 ? kernel_for<AIR_STATE_F16>(a->key_dim, row) : kernel_for<AIR_STATE_Q8_0>(a->key_dim, row);
-    return air_launch(attend, dim3((unsigned)a->slots, (unsigned)y, (unsigned)a->rows), dim3(THREADS), 0, stream, *a);
+    return air_launch_early(attend, dim3((unsigned)a->slots, (unsigned)y, (unsigned)a->rows), dim3(THREADS), 0, stream, *a);
 }

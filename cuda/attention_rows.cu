@@ -255,6 +255,8 @@ template <air_state_type TYPE, int HEADS> __global__ void __launch_bounds__(THRE
     AIR_SHARED(float4, p_memory, [WARPS * AIR_BLOCK_POSITIONS * HEADS / 4]);
     AIR_SHARED(float4, shares, [WARPS * SLICE / 4]);
     AIR_SHARED(total, totals, [WARPS * HEADS]);
+    air_let_next_begin();
+    air_await_previous();
     task t = task_of<HEADS>(a);
     if (t.part * AIR_CUDA_ROWS_PART >= t.seen.hi) return;
     load_query<HEADS>(a, t, q);
@@ -321,5 +323,5 @@ cudaError_t air_cuda_attend_rows(air_state_type type, const air_cuda_attention_a
     if (y > AIR_CUDA_GRID_MOST) return cudaErrorInvalidValue;
     size_t shared = (size_t)a->key_dim * (size_t)at_once * sizeof(float);
     dim3 grid((unsigned)a->slots, (unsigned)y, (unsigned)a->rows);
-    return air_launch(kernel_of(type, at_once), grid, dim3(THREADS), shared, stream, *a);
+    return air_launch_early(kernel_of(type, at_once), grid, dim3(THREADS), shared, stream, *a);
 }

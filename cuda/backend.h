@@ -21,6 +21,7 @@ enum {
     AIR_CUDA_READING = 2,                /* spans of memory that the feed uses again: as many as may be held when it is asked for the next */
     AIR_CUDA_SPANS_AHEAD = 64,           /* that may have been taken from the feed before they are asked for; those that stay take no room */
     AIR_CUDA_LAYERS_AHEAD = 2,           /* that the host may have enqueued beyond the one being computed */
+    AIR_CUDA_EARLY_LAUNCHES = 90,        /* what a kernel is compiled for that waits for those before it by itself */
     AIR_CUDA_EXPERT_TURNS = 8,           /* experts computed with last whose ends can be told apart */
 };
 

@@ -43,6 +43,26 @@ inline cudaError_t air_launch(void (*kernel)(P...), dim3 grid, dim3 block, size_
 }
 #endif
 
+/* Whether this thread's launches by air_launch_early may begin before those behind them in the stream have ended: a device's from sm_90 on. */
+inline thread_local bool air_launches_early;
+
+#if defined(__CUDACC_RTC__)
+template <class... P, class... A> cudaError_t air_launch_early(void (*)(P...), dim3, dim3, size_t, cudaStream_t, A &&...) { return cudaSuccess; }
+#else
+template <class... P, class... A>
+inline cudaError_t air_launch_early(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, A &&...arguments)
+{
+    if (!air_launches_early) return air_launch(kernel, grid, block, shared_bytes, stream, std::forward<A>(arguments)...);
+    cudaLaunchAttribute early = {};
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid, config.blockDim = block, config.dynamicSmemBytes = shared_bytes, config.stream = stream;
+    config.attrs = &early, config.numAttrs = 1;
+    return cudaLaunchKernelEx(&config, kernel, static_cast<P>(std::forward<A>(arguments))...);
+}
+#endif
+
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
 #define AIR_PTX_SM_80(...) __trap()
 #else
@@ -69,6 +89,21 @@ static __device__ __forceinline__ bool air_is_sm_75()
     return true;
 #else
     return false;
+#endif
+}
+
+/* In a kernel for air_launch_early: the next one in the stream may begin; and what the ones before it wrote is there. Before the latter
+ * nothing may be read that they write, nor anything be written. */
+static __device__ __forceinline__ void air_let_next_begin()
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+static __device__ __forceinline__ void air_await_previous()
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" : : : "memory");
 #endif
 }
 

@@ -51,7 +51,7 @@ static cudaGraph_t capture(air_backend *h)
     if (cudaStreamBeginCapture(h->compute, cudaStreamCaptureModeThreadLocal) != cudaSuccess) return nullptr;
     h->capturing = true;
     air_status st = air_cuda_enqueue(h, nullptr);
-    h->capturing = false;
+    h->capturing = air_launches_early = false;
     cudaError_t error = cudaStreamEndCapture(h->compute, &graph);
     if (!st && error == cudaSuccess) return graph;
     if (graph) (void)cudaGraphDestroy(graph);

@@ -603,6 +603,8 @@ static air_status walk(air_backend *h, air_error *err)
         if (op->layer == 0 && before == AIR_NONE && !h->capturing) TRY(cudaEventRecord(h->marks[1], h->compute));
         before = op->layer;
         st = run_op(h, op, err);
+        /* Of a captured pass kernels follow kernels, but for what is copied at its ends, and no weights come meanwhile. */
+        air_launches_early = h->capturing && !is_embed(op) && air_cuda_compiled_for() >= AIR_CUDA_EARLY_LAUNCHES;
         int ends = op->layer != AIR_NONE && (i + 1 == p->n_ops || p->ops[i + 1].layer != op->layer);
         if (!st && ends) st = end_layer(h, op->layer, err);
     }

@@ -21,7 +21,8 @@ enum {
     AIR_CUDA_CHUNK = 32 * AIR_CUDA_WARPS,
     AIR_CUDA_LINE = 128,       /* bytes of a cache */
     AIR_CUDA_MOST_COLUMNS = 8, /* at once */
-    AIR_CUDA_MANY_ROWS = 4096, /* so many keep a device busy with a warp for each two */
+    AIR_CUDA_FEW_ROWS = 2048,   /* fewer keep no device busy with a warp for each two */
+    AIR_CUDA_MANY_ROWS = 16384, /* of so many it takes longer to join four warps' sums than to make them */
     AIR_CUDA_TABLE_BLOCKS = 2048, /* at most, where each begins with a table's copy */
     AIR_CUDA_MOST_GRID_Y = 65535,
 };
@@ -84,16 +85,16 @@ template <class F, class S, int ALIGNED> struct air_cuda_walk {
         }
     }
 
-    /* Asks for the warp's parts of the chunk that has the thread's piece `at`: a line to each lane, no format has more of them. A warp
-     * then has all its rows' bytes of a chunk under way, of which its registers could hold a quarter. */
-    __device__ __forceinline__ void ask_ahead(int at, int pieces) const
+    /* Asks for the bytes that the warp begins with, while it may not read the activations yet. Asking for what follows them as well would
+     * cost the L2 cache more than it saves: 20 % of a large matrix in Q8_0 on an H200. */
+    __device__ __forceinline__ void ask(int first, int pieces) const
     {
-        int lane = (int)(threadIdx.x % 32), begin = at - lane;
+        int lane = (int)(threadIdx.x % 32), begin = first - lane;
         if (begin >= pieces) return;
-        int64_t mine = F::place(begin) + lane * AIR_CUDA_LINE, end = F::place(min(begin + 32 * S::PARTS, pieces));
-        AIR_CUDA_UNROLL
-        for (int r = 0; r < S::ROWS; r++) {
-            if (mine < end) air_prefetch_l2(row[r] + mine);
+        int64_t end = F::place(min(begin + 32 * S::PARTS, pieces));
+        for (int64_t mine = F::place(begin) + lane * AIR_CUDA_LINE; mine < end; mine += 32 * AIR_CUDA_LINE) {
+            AIR_CUDA_UNROLL
+            for (int r = 0; r < S::ROWS; r++) air_prefetch_l2(row[r] + mine);
         }
     }
 
@@ -102,16 +103,11 @@ template <class F, class S, int ALIGNED> struct air_cuda_walk {
     __device__ __forceinline__ void run(int first, int pieces)
     {
         int at = first;
-        ask_ahead(at, pieces);
         if constexpr (S::PARTS == 1) {
             AIR_CUDA_UNROLL_BY(1)
-            for (; at < pieces; at += AIR_CUDA_CHUNK) {
-                ask_ahead(at + AIR_CUDA_CHUNK, pieces);
-                step(0, at);
-            }
+            for (; at < pieces; at += AIR_CUDA_CHUNK) step(0, at);
         } else {
             for (; at - first + AIR_CUDA_CHUNK <= pieces; at += AIR_CUDA_CHUNK) {
-                ask_ahead(at + AIR_CUDA_CHUNK, pieces);
                 AIR_CUDA_UNROLL
                 for (int part = 0; part < S::PARTS; part++) step(part, at + 32 * part);
             }
@@ -178,11 +174,14 @@ static __global__ void __launch_bounds__(AIR_CUDA_CHUNK) air_cuda_product_kernel
     const int lane = (int)(threadIdx.x % 32), warp = (int)(threadIdx.x / 32);
     const int side = S::WARPS == 1 ? warp : 0, first = S::WARPS == 1 ? lane : (int)threadIdx.x;
     const int64_t in_block = AIR_CUDA_WARPS / S::WARPS * S::ROWS, first_column = (int64_t)blockIdx.y * S::COLUMNS;
+    air_let_next_begin();
     const void *table = air_cuda_shared_table<F>(p);
 
     for (int64_t row = blockIdx.x * in_block; row < p.rows; row += gridDim.x * in_block) {
         typedef air_cuda_walk<F, S, ALIGNED> walk_type;
         walk_type walk(p, table, row + side * S::ROWS, first_column);
+        walk.ask(first, pieces);
+        air_await_previous();
         walk.run(first, pieces);
         if constexpr (S::WARPS == 1) air_cuda_join_own<walk_type, S>(walk, row + side * S::ROWS, first_column);
         else air_cuda_join_parts<walk_type, S>(walk, row, first_column);
@@ -195,18 +194,23 @@ template <class F, class S, int ALIGNED> static cudaError_t air_cuda_product_sta
     if (F::TABLE && blocks > AIR_CUDA_TABLE_BLOCKS) blocks = AIR_CUDA_TABLE_BLOCKS;
     if (blocks > INT32_MAX) return cudaErrorInvalidValue;
     dim3 grid((unsigned)blocks, (unsigned)((p.n + S::COLUMNS - 1) / S::COLUMNS));
-    return air_launch(air_cuda_product_kernel<F, S, ALIGNED>, grid, dim3(AIR_CUDA_CHUNK), 0, stream, p, (int)F::pieces(p.k));
+    return air_launch_early(air_cuda_product_kernel<F, S, ALIGNED>, grid, dim3(AIR_CUDA_CHUNK), 0, stream, p, (int)F::pieces(p.k));
+}
+
+/* Whether a warp takes rows by itself: four would have too little to do each. Measured on an H200, as the shapes were. */
+static inline bool air_cuda_takes_one_warp(int64_t rows, int64_t pieces)
+{
+    return rows >= AIR_CUDA_FEW_ROWS && (pieces < AIR_CUDA_CHUNK || (pieces == AIR_CUDA_CHUNK && rows >= AIR_CUDA_MANY_ROWS));
 }
 
 /* n columns, at most 8 or a multiple of 8. */
 template <class F> static cudaError_t air_cuda_product_columns(const air_cuda_product &p, cudaStream_t stream)
 {
     constexpr int A = F::ALIGN;
-    int many = p.rows >= AIR_CUDA_MANY_ROWS;
     if (((uintptr_t)p.w | p.row_bytes) % A) return air_cuda_product_start<F, air_cuda_shape<1, 1, 4>, 1>(p, stream);
     if (p.n == 1)
-        return many ? air_cuda_product_start<F, air_cuda_shape<1, F::SIDE_BY_SIDE, 1>, A>(p, stream)
-                    : air_cuda_product_start<F, air_cuda_shape<1, 1, 4>, A>(p, stream);
+        return air_cuda_takes_one_warp(p.rows, F::pieces(p.k)) ? air_cuda_product_start<F, air_cuda_shape<1, 2, 1>, A>(p, stream)
+                                                                : air_cuda_product_start<F, air_cuda_shape<1, 2, 4>, A>(p, stream);
     if (p.n == 2) return air_cuda_product_start<F, air_cuda_shape<2, 2, 4>, A>(p, stream);
     if (p.n <= 4) return air_cuda_product_start<F, air_cuda_shape<4, 2, 4>, A>(p, stream);
     return air_cuda_product_start<F, air_cuda_shape<8, F::SIDE_BY_SIDE, 4>, A>(p, stream);

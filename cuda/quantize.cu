@@ -1,4 +1,4 @@
-/* Activations in 8 bits: a warp for each group of 32. Reads 4 bytes and writes 1.25 of an element; the vectors of a pass are small
+/* Activations in 8 bits: eight lanes for each group of 32, or a warp where float4 cannot be read. Reads 4 bytes and writes 1.25 of an element; the vectors of a pass are small
  * beside the weights they meet. */
 #include "cuda/quantize.cuh"
 
@@ -27,10 +27,22 @@ static __global__ void __launch_bounds__(32 * WARPS) quantize(const float *x, in
     if (group < groups) air_cuda_quantize_group(x[group * AIR_Q8_GROUP + threadIdx.x % 32], out, group);
 }
 
+static __global__ void __launch_bounds__(32 * WARPS) quantize_quads(const float *x, int64_t n, air_cuda_q8 out)
+{
+    int64_t at = ((int64_t)blockIdx.x * (32 * WARPS) + threadIdx.x) * 4;
+    air_let_next_begin();
+    air_await_previous();
+    float4 mine = at < n ? *reinterpret_cast<const float4 *>(x + at) : make_float4(0, 0, 0, 0);
+    air_cuda_quantize_quad(mine, out, at, at < n);
+}
+
 cudaError_t air_cuda_quantize(const float *x, int64_t k, int64_t n, air_cuda_q8 out, cudaStream_t stream)
 {
     if (k < 1 || n < 1 || k % AIR_Q8_GROUP) return cudaErrorInvalidValue;
-    int64_t groups = n * (k / AIR_Q8_GROUP);
+    int64_t groups = n * (k / AIR_Q8_GROUP), quads = groups * (AIR_Q8_GROUP / 4);
+    if ((uintptr_t)x % sizeof(float4) == 0)
+        return air_launch_early(quantize_quads, dim3((unsigned)((quads + 32 * WARPS - 1) / (32 * WARPS))), dim3(32 * WARPS), 0, stream, x,
+                                quads * 4, out);
     return air_launch(quantize, dim3((unsigned)((groups + WARPS - 1) / WARPS)), dim3(32 * WARPS), 0, stream, x, groups, out);
 }
 

@@ -46,4 +46,29 @@ static __device__ __forceinline__ void air_cuda_quantize_group(float x, air_cuda
     if (lane == 0) out.scale[group] = air_cuda_group_scale(greatest);
 }
 
+/* The same by eight lanes, four elements each: those from `at` on, a multiple of four, of which a whole group is in lanes that follow each
+ * other from a multiple of eight on. All lanes of a warp come here; `has`: whether this one has elements. */
+static __device__ __forceinline__ void air_cuda_quantize_quad(float4 x, air_cuda_q8 out, int64_t at, bool has)
+{
+    const float of[4] = {x.x, x.y, x.z, x.w};
+    int greatest = 0, sum = 0;
+    uint32_t packed = 0;
+    AIR_CUDA_UNROLL
+    for (int i = 0; i < 4; i++) greatest = max(greatest, __float_as_int(of[i]) & 0x7fffffff);
+    AIR_CUDA_UNROLL
+    for (int apart = AIR_Q8_GROUP / 8; apart; apart /= 2) greatest = max(greatest, __shfl_xor_sync(~0u, greatest, apart));
+    AIR_CUDA_UNROLL
+    for (int i = 0; i < 4; i++) {
+        int q = air_cuda_quantized(of[i], greatest);
+        packed |= (uint32_t)(q & 255) << 8 * i;
+        sum += q;
+    }
+    AIR_CUDA_UNROLL
+    for (int apart = AIR_Q8_SUM_GROUP / 8; apart; apart /= 2) sum += __shfl_xor_sync(~0u, sum, apart);
+    if (!has) return;
+    *reinterpret_cast<uint32_t *>(out.q + at) = packed;
+    if (at % AIR_Q8_SUM_GROUP == 0) out.sums[at / AIR_Q8_SUM_GROUP] = (int16_t)sum;
+    if (at % AIR_Q8_GROUP == 0) out.scale[at / AIR_Q8_GROUP] = air_cuda_group_scale(greatest);
+}
+
 #endif

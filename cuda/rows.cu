@@ -73,14 +73,6 @@ __device__ __forceinline__ float sum_of_squares_from(const norm_arguments &a, co
     return sum;
 }
 
-__device__ __forceinline__ void scale_quads(const norm_arguments &a, int64_t start, const float *weight, float scale)
-{
-    for (int at = (int)threadIdx.x * QUAD; at < a.group; at += (int)blockDim.x * QUAD) {
-        float4 v = *(const float4 *)(a.x + start + at), w = weight ? *(const float4 *)(weight + at) : make_float4(1, 1, 1, 1);
-        *(float4 *)(a.y + start + at) = make_float4(v.x * scale * w.x, v.y * scale * w.y, v.z * scale * w.z, v.w * scale * w.w);
-    }
-}
-
 /* An element for each lane; with the 8-bit form a warp holds a group of it. */
 __device__ __forceinline__ void scale_elements(const norm_arguments &a, int64_t start, const float *weight, const float *bias, float mean,
                                                float scale)
@@ -90,6 +82,40 @@ __device__ __forceinline__ void scale_elements(const norm_arguments &a, int64_t 
         if (bias) y += bias[at];
         a.y[start + at] = y;
         if (a.q8.q) air_cuda_quantize_group(y, a.q8, (start + at) / AIR_Q8_GROUP);
+    }
+}
+
+/* Of groups of up to QUADS float4 for each thread, which it reads once; weights while the kernel before this one still runs. The same
+ * arithmetic as norm. */
+template <int QUADS> __global__ void __launch_bounds__(THREADS_MOST) norm_in_registers(norm_arguments a)
+{
+    AIR_SHARED(float, sums, [THREADS_MOST / AIR_CUDA_WARP]);
+    int64_t group = (int64_t)blockIdx.x * blockDim.y + threadIdx.y, start = group * a.group;
+    bool mine = group < a.groups;
+    const float *weight = a.weight && mine ? a.weight + group % a.turn * a.group : nullptr;
+    float4 x[QUADS], w[QUADS];
+    air_let_next_begin();
+    AIR_CUDA_UNROLL
+    for (int i = 0; i < QUADS; i++) {
+        int at = ((int)threadIdx.x + i * (int)blockDim.x) * QUAD;
+        w[i] = weight && at < a.group ? __ldg((const float4 *)(weight + at)) : make_float4(1, 1, 1, 1);
+    }
+    air_await_previous();
+    float sum = 0.0f;
+    AIR_CUDA_UNROLL
+    for (int i = 0; i < QUADS; i++) {
+        int at = ((int)threadIdx.x + i * (int)blockDim.x) * QUAD;
+        x[i] = mine && at < a.group ? *(const float4 *)(a.x + start + at) : make_float4(0, 0, 0, 0);
+        sum = fmaf(x[i].x, x[i].x, sum), sum = fmaf(x[i].y, x[i].y, sum), sum = fmaf(x[i].z, x[i].z, sum), sum = fmaf(x[i].w, x[i].w, sum);
+    }
+    float scale = 1.0f / sqrtf(group_sum(sum, sums) / (float)a.group + a.eps);
+    AIR_CUDA_UNROLL
+    for (int i = 0; i < QUADS; i++) {
+        int at = ((int)threadIdx.x + i * (int)blockDim.x) * QUAD;
+        bool has = mine && at < a.group;
+        float4 y = make_float4(x[i].x * scale * w[i].x, x[i].y * scale * w[i].y, x[i].z * scale * w[i].z, x[i].w * scale * w[i].w);
+        if (has) *(float4 *)(a.y + start + at) = y;
+        if (a.q8.q) air_cuda_quantize_quad(y, a.q8, start + at, has);
     }
 }
 
@@ -110,14 +136,15 @@ template <bool CENTERS> __global__ void __launch_bounds__(THREADS_MOST) norm(nor
     float scale = 1.0f / sqrtf(sum / (float)a.group + a.eps);
     int64_t of_weight = group % a.turn * a.group;
     const float *weight = a.weight ? a.weight + of_weight : nullptr, *bias = a.bias ? a.bias + of_weight : nullptr;
-    if (!CENTERS && a.quads && !a.q8.q) scale_quads(a, start, weight, scale);
-    else scale_elements(a, start, weight, bias, mean, scale);
+    scale_elements(a, start, weight, bias, mean, scale);
 }
 
 /* --- sums --- */
 
 __global__ void __launch_bounds__(THREADS) add(float *y, const float *x, int64_t n)
 {
+    air_let_next_begin();
+    air_await_previous();
     for (int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x; i < n; i += (int64_t)gridDim.x * THREADS) y[i] += x[i];
 }
 
@@ -170,6 +197,8 @@ struct rope_arguments {
 __global__ void __launch_bounds__(THREADS) rope(rope_arguments a)
 {
     int i = (int)(blockIdx.y * THREADS + threadIdx.x), head = i / a.pairs, pair = i % a.pairs;
+    air_let_next_begin();
+    air_await_previous();
     if (head >= a.heads) return;
     int64_t row = blockIdx.x, angle = row * a.pairs + pair;
     float *first = a.x + (row * a.heads + head) * a.head_dim + pair * a.step, *second = first + a.apart;
@@ -223,14 +252,20 @@ cudaError_t air_cuda_norm_run(const air_cuda_norm *n, cudaStream_t stream)
     int64_t wide = ((group + QUAD - 1) / QUAD + AIR_CUDA_WARP - 1) / AIR_CUDA_WARP * AIR_CUDA_WARP;
     unsigned threads = (unsigned)(wide < THREADS_MOST ? wide : THREADS_MOST), at_once = threads < THREADS ? THREADS / threads : 1;
     norm_arguments a = {n->x, n->weight, n->bias, n->y, groups, (int)group, (int)turn, n->eps, quads, n->q8};
-    return air_launch(n->centers ? norm<true> : norm<false>, dim3((unsigned)((groups + at_once - 1) / at_once)), dim3(threads, at_once), 0, stream, a);
+    dim3 grid((unsigned)((groups + at_once - 1) / at_once)), block(threads, at_once);
+    void (*in_registers)(norm_arguments) = group <= QUAD * THREADS_MOST         ? norm_in_registers<1>
+                                         : group <= 2 * QUAD * THREADS_MOST     ? norm_in_registers<2>
+                                         : group <= 4 * QUAD * THREADS_MOST     ? norm_in_registers<4>
+                                                                                : nullptr;
+    if (!n->centers && quads && in_registers) return air_launch_early(in_registers, grid, block, 0, stream, a);
+    return air_launch(n->centers ? norm<true> : norm<false>, grid, block, 0, stream, a);
 }
 
 cudaError_t air_cuda_add(float *y, const float *x, int64_t n, cudaStream_t stream)
 {
     if (n < 1) return cudaErrorInvalidValue;
     int64_t blocks = (n + THREADS - 1) / THREADS;
-    return air_launch(add, dim3((unsigned)(blocks < GRID_MOST ? blocks : GRID_MOST)), dim3(THREADS), 0, stream, y, x, n);
+    return air_launch_early(add, dim3((unsigned)(blocks < GRID_MOST ? blocks : GRID_MOST)), dim3(THREADS), 0, stream, y, x, n);
 }
 
 cudaError_t air_cuda_copy(float *y, air_cuda_parts to, const float *x, air_cuda_parts from, int64_t rows, int64_t parts, int64_t each,
@@ -255,7 +290,7 @@ cudaError_t air_cuda_rope(float *x, int64_t rows, int64_t heads, int64_t head_di
     if (rows < 1 || heads < 1 || pairs < 1 || 2 * pairs > head_dim || blocks > GRID_MOST) return cudaErrorInvalidValue;
     bool normal = kind == AIR_ROPE_NORMAL;
     rope_arguments a = {x, cos, sin, (int)heads, (int)head_dim, (int)pairs, normal ? 2 : 1, normal ? 1 : (int)pairs};
-    return air_launch(rope, dim3((unsigned)rows, (unsigned)blocks), dim3(THREADS), 0, stream, a);
+    return air_launch_early(rope, dim3((unsigned)rows, (unsigned)blocks), dim3(THREADS), 0, stream, a);
 }
 
 cudaError_t air_cuda_temper(float *x, const int32_t *positions, int64_t rows, int64_t width, int32_t shift, int32_t period, float scale,

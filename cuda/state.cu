@@ -72,6 +72,8 @@ __device__ __forceinline__ void put_nibbles(uint8_t *head, const part &p, bool v
 template <air_state_type TYPE> __global__ void __launch_bounds__(WARPS * AIR_CUDA_WARP) store(arguments a)
 {
     int unit = (int)(blockIdx.y * WARPS + threadIdx.x / AIR_CUDA_WARP), lane = (int)threadIdx.x % AIR_CUDA_WARP;
+    air_let_next_begin();
+    air_await_previous();
     if (unit >= 2 * a.heads) return;
     bool values = unit >= a.heads;
     int row = (int)blockIdx.x, at = a.positions[row], position = at % AIR_BLOCK_POSITIONS, head = values ? unit - a.heads : unit;
@@ -104,5 +106,5 @@ cudaError_t air_cuda_store(const air_cuda_state *state, const float *k, const fl
                    (int)state->kv_heads, s.value_row};
     void (*const of_type[AIR_STATE_TYPES])(arguments) = {store<AIR_STATE_F16>, store<AIR_STATE_F32>, store<AIR_STATE_Q8_0>,
                                                           store<AIR_STATE_Q4_0>};
-    return air_launch(of_type[state->type], dim3((unsigned)rows, (unsigned)blocks), dim3(WARPS * AIR_CUDA_WARP), 0, stream, a);
+    return air_launch_early(of_type[state->type], dim3((unsigned)rows, (unsigned)blocks), dim3(WARPS * AIR_CUDA_WARP), 0, stream, a);
 }

@@ -7,6 +7,8 @@
  *   RUNS, STEP      STEP 16: two runs are one group of activations; else each run lies in a group of its own
  *   SCALES          1, or RUNS where each run has its own
  *   IS_HALVED       whether scales are for 16 weights, not 32 or more
+ *   WIDE            so many pieces that follow each other a thread takes at once: 2 where they are the halves of the same groups, which have
+ *                   a scale each, else 1
  *   OFFSET          that the weights have added, so that none is negative
  *   IS_BOUNDED      whether a scale is so small, unless it is infinite, that a float holds 2^24 of them
  *   MINIMA          0, or as SCALES: to be added to each weight after it was scaled
@@ -32,7 +34,7 @@ template <int RUNS, int SCALES, int MINIMA> struct air_cuda_piece {
 
 /* What formats have in common unless they say otherwise. */
 struct air_cuda_plain {
-    static constexpr int OFFSET = 0, MINIMA = 0, TABLE = 0;
+    static constexpr int OFFSET = 0, MINIMA = 0, TABLE = 0, WIDE = 1;
     static constexpr bool IS_HALVED = false, IS_BOUNDED = true;
     static __device__ __forceinline__ const void *table(const air_cuda_tables *) { return nullptr; }
 };
@@ -86,18 +88,22 @@ template <class F> struct air_cuda_packed {
     static constexpr bool IS_ONE = GROUPS == 1 && F::SCALES == 1;        /* one sum for the whole piece */
     static constexpr int SIDE_BY_SIDE = F::RUNS == 4 ? 1 : 2;            /* rows that a thread's registers hold well */
     static constexpr bool HAS_SUMS = F::OFFSET != 0 || F::MINIMA != 0;
-    typedef air_cuda_piece<F::RUNS, F::SCALES, F::MINIMA> piece;
+    static constexpr int WIDE = F::WIDE, PIECES = F::PIECES / WIDE; /* in a block, of WIDE each */
+    static_assert(WIDE == 1 || (WIDE == 2 && !IS_ONE && GROUPS == F::RUNS && F::SCALES == F::RUNS && !F::OFFSET), "halves of groups");
 
+    struct piece {
+        air_cuda_piece<F::RUNS, F::SCALES, F::MINIMA> half[WIDE];
+    };
     struct column {
-        uint32_t q[F::RUNS][AIR_CUDA_RUN_WORDS];
+        uint32_t q[WIDE][F::RUNS][AIR_CUDA_RUN_WORDS];
         int sums[F::RUNS];
         float scale[GROUPS];
     };
 
     static bool takes(int64_t k) { return k % F::BLOCK == 0; }
-    static int64_t pieces(int64_t k) { return k / F::BLOCK * F::PIECES; }
+    static int64_t pieces(int64_t k) { return k / F::BLOCK * PIECES; }
     /* Bytes from the row's begin to the block of a piece. */
-    static __device__ __forceinline__ int64_t place(int at) { return (int64_t)(at / F::PIECES) * F::BYTES; }
+    static __device__ __forceinline__ int64_t place(int at) { return (int64_t)(at / PIECES) * F::BYTES; }
     static __device__ __forceinline__ const void *table(const air_cuda_product &p)
     {
         return F::table(static_cast<const air_cuda_tables *>(p.tables));
@@ -106,32 +112,43 @@ template <class F> struct air_cuda_packed {
     template <int ALIGNED>
     static __device__ __forceinline__ void load(piece &to, const air_cuda_product &, const uint8_t *row, int at, const void *table)
     {
-        F::template load<ALIGNED>(to, row + place(at), at % F::PIECES, table);
+        AIR_CUDA_UNROLL
+        for (int h = 0; h < WIDE; h++) F::template load<ALIGNED>(to.half[h], row + place(at), at % PIECES * WIDE + h, table);
     }
 
     static __device__ __forceinline__ void fetch(column &x, const air_cuda_product &p, int64_t c, int at)
     {
-        int64_t first = c * p.k + (int64_t)(at / F::PIECES) * F::BLOCK + F::first(at % F::PIECES);
+        int64_t first = c * p.k + (int64_t)(at / PIECES) * F::BLOCK + F::first(at % PIECES * WIDE);
         AIR_CUDA_UNROLL
         for (int r = 0; r < F::RUNS; r++) {
             int64_t i = first + r * F::STEP;
-            air_cuda_load<16>(reinterpret_cast<const uint8_t *>(p.q8.q + i), 0, x.q[r]);
-            if (HAS_SUMS) x.sums[r] = __ldg(p.q8.sums + i / AIR_Q8_SUM_GROUP);
+            AIR_CUDA_UNROLL
+            for (int h = 0; h < WIDE; h++) air_cuda_load<16>(reinterpret_cast<const uint8_t *>(p.q8.q + i), h * AIR_CUDA_RUN, x.q[h][r]);
+            if (HAS_SUMS) x.sums[r] = sums_of(p.q8.sums + i / AIR_Q8_SUM_GROUP);
             if (r < GROUPS) x.scale[r] = __ldg(p.q8.scale + i / AIR_Q8_GROUP);
         }
+    }
+
+    /* Of a run, or of both that are a group. */
+    static __device__ __forceinline__ int sums_of(const int16_t *sums)
+    {
+        if (WIDE == 1) return __ldg(sums);
+        uint32_t both = __ldg(reinterpret_cast<const uint32_t *>(sums));
+        return (int16_t)both + ((int)both >> 16);
     }
 
     static __device__ __forceinline__ int dot_run(const piece &w, const column &x, int r, int sum)
     {
         AIR_CUDA_UNROLL
-        for (int i = 0; i < AIR_CUDA_RUN_WORDS; i++) sum = __dp4a((int)w.w[r][i], (int)x.q[r][i], sum);
+        for (int i = 0; i < WIDE * AIR_CUDA_RUN_WORDS; i++)
+            sum = __dp4a((int)w.half[i / AIR_CUDA_RUN_WORDS].w[r][i % AIR_CUDA_RUN_WORDS], (int)x.q[i / AIR_CUDA_RUN_WORDS][r][i % AIR_CUDA_RUN_WORDS], sum);
         return sum;
     }
 
     static __device__ __forceinline__ float scaled(const piece &w, int r, int dots, int sum)
     {
-        float y = __fmul_rn(w.scale[F::SCALES == 1 ? 0 : r], (float)dots);
-        return F::MINIMA ? __fmaf_rn(w.minimum[F::MINIMA == 1 ? 0 : r], (float)sum, y) : y;
+        float y = __fmul_rn(w.half[0].scale[F::SCALES == 1 ? 0 : r], (float)dots);
+        return F::MINIMA ? __fmaf_rn(w.half[0].minimum[F::MINIMA == 1 ? 0 : r], (float)sum, y) : y;
     }
 
     /* y plus the piece's part of the product. */

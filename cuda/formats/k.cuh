@@ -62,7 +62,7 @@ struct air_cuda_q3_k : air_cuda_four_runs {
 
 /* 16 bytes of nibbles: half of an even group of 32 in the low ones, half of the odd one after it in the high. */
 struct air_cuda_group_pair : air_cuda_plain {
-    static constexpr int BLOCK = 256, ALIGN = 16, PIECES = 8, RUNS = 2, STEP = 32, SCALES = 2, MINIMA = 2;
+    static constexpr int BLOCK = 256, ALIGN = 16, PIECES = 8, RUNS = 2, STEP = 32, SCALES = 2, MINIMA = 2, WIDE = 2;
     static __device__ __forceinline__ int first(int which) { return which / 2 * 64 + which % 2 * 16; }
 
     /* head: d, dmin and the 12 bytes that air_unpack_scale_min reads, here two groups at a time. */

@@ -242,7 +242,7 @@ def test_shares_that_make_no_sense_are_refused(cuda):
         load(device="cuda", cpu_share=1.5)
     with pytest.raises(errors.ArgumentError, match="max_vram names 2 memories, but cuda:0 has 1"):
         load(device="cuda", max_vram="1GiB,2GiB")
-    with pytest.raises(errors.BudgetError, match=r"max_vram 512\.1 MiB of device 2 of 2 is too small by .* raise it, or leave that device"):
+    with pytest.raises(errors.BudgetError, match=r"max_vram 576\.1 MiB of device 2 of 2 is too small by .* raise it, or leave that device"):
         load(device="cuda:0,1", max_vram=(device_budget(3), device_budget(0.1)), max_ram=2 * SMALL_RAM, n_ctx=64)
 
 
