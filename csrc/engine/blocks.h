@@ -42,7 +42,7 @@ typedef struct air_state_pool {
     int32_t n_layers;
     size_t block_bytes[AIR_STATE_KINDS]; /* as budget counts them; RECURRENT: 0 where the model has no such state */
     size_t state_bytes[AIR_STATE_KINDS]; /* of a block in use, whole pages: as host_budget counts them */
-    AIR_ATOMIC(int64_t) here[AIR_STATE_KINDS], away_held[AIR_STATE_KINDS]; /* blocks of either home, spare ones too; changed under the lock */
+    AIR_ATOMIC(int64_t) here[AIR_STATE_KINDS], away_held[AIR_STATE_KINDS]; /* blocks of either home, spare ones too; set under the lock */
     size_t *offsets;         /* [n_layers][2]: K and V inside a block */
     int64_t away_most;       /* blocks in the host's memory that a pass can read */
 

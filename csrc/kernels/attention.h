@@ -59,7 +59,7 @@ typedef struct attention_work {
 AIR_INLINE attention_work attention_cut(const air_attention_args *a, const attention_parts *parts)
 {
     int64_t heads = a->rows * a->group;
-    attention_work w = {.args = a, .parts = parts, .panel = a->scratch, .q = a->scratch + (a->values_in_keys ? AIR_ATTENTION_PANEL : 0)};
+    attention_work w = {.args = a, .parts = parts, .q = a->scratch + (a->values_in_keys ? AIR_ATTENTION_PANEL : 0), .panel = a->scratch};
     w.scores = w.q + heads * a->head_dim;
     w.out = w.scores + heads * AIR_BLOCK_POSITIONS;
     w.state = (attention_softmax *)(void *)(w.out + heads * air_state_padded(a->value_dim));

@@ -131,7 +131,7 @@ int air__window_fill(air_pager *p);                        /* gives places, subm
 void air__window_release(air_pager *p, uint64_t step);     /* steps up to and including step are used up */
 void air__window_cut(air_pager *p, uint64_t step);         /* forgets steps from step on; waits for their reads */
 void air__window_skip(air_pager *p, uint64_t step);        /* forgets the steps before step and walks on from there */
-uint64_t air__block_of(const air_pager *p, uint64_t memory); /* what a read of so many bytes takes at once: equal parts, so that none is a stub */
+uint64_t air__block_of(const air_pager *p, uint64_t memory); /* what a read of so many bytes takes at once: equal parts, no stub */
 air_status air__ring_open(air_pager *p, air_error *err);
 void air__ring_close(air_pager *p);                        /* the window must be empty */
 uint8_t *air__region_alloc(const air_pager *p, uint64_t bytes); /* pages of which bytes can be aligned to the granule */

@@ -59,10 +59,9 @@ uint64_t air__device_tile_most(const air_plan_request *r);
  * cannot hold to the host, and the shuttle in its place. */
 void air__plan_away(air_plan *p, const air_plan_request *r, const air__memory *m, uint64_t room);
 
-/* plan_shares.c. Whether products may be shared, which sizes of parts then come before all others, and smaller matrices, where one device alone is beside
- * the CPU; helpers' sizes, once rows of a pass are
- * known (AIR_E_BUDGET); tiles that stay dealt to devices, left being what device 0 has beside all but a ring; what streams dealt to CPU and
- * links, pinned being what is in host memory. */
+/* plan_shares.c. Whether products may be shared, which sizes of parts then come before all others, and smaller matrices, where one
+ * device alone is beside the CPU; helpers' sizes, once rows of a pass are known (AIR_E_BUDGET); tiles that stay dealt to devices, left
+ * being what device 0 has beside all but a ring; what streams dealt to CPU and links, pinned being what is in host memory. */
 int air__plan_shares_products(const air_plan_request *r);
 int air__plan_small_first(const air_plan_request *r);
 void air__plan_part_sizes(air_plan *p, const air_plan_request *r);

@@ -317,7 +317,8 @@ static void take_host_tiles(air_plan *p, const air_plan_request *r)
 void air__plan_share_rest(air_plan *p, const air_plan_request *r, uint64_t pinned)
 {
     uint64_t memory;
-    if (air__plan_small_first(r)) air__plan_spread(p, p->n_device_tiles, air__plan_prefix(p, p->n_device_tiles, pinned, air__tile_in_ram, &memory));
+    if (air__plan_small_first(r))
+        air__plan_spread(p, p->n_device_tiles, air__plan_prefix(p, p->n_device_tiles, pinned, air__tile_in_ram, &memory));
     set_host_tiles(p, r, 0);
     if (p->n_device_tiles < p->n_tiles && cpu_may_share(r)) {
         if (r->cpu_share < 0) choose_host_tiles(p, r, pinned);

@@ -75,7 +75,8 @@ static void put_small_first(air_plan *plan, const air_program *program)
 {
     double squares = 0;
     int32_t *order = plan->rank, at = 0; /* which is not needed yet */
-    for (int32_t i = 0; i < plan->n_tiles; i++) squares += (double)plan->tiles[i].bytes * (double)program->weights[plan->tiles[i].weight].bytes;
+    for (int32_t i = 0; i < plan->n_tiles; i++)
+        squares += (double)plan->tiles[i].bytes * (double)program->weights[plan->tiles[i].weight].bytes;
     double small = squares / (double)air_max_u64(plan->weight_bytes, 1) / 2;
     for (int large = 0; large < 2; large++)
         for (int32_t i = 0; i < plan->n_tiles; i++)

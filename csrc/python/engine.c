@@ -298,7 +298,7 @@ static PyMethodDef engine_methods[] = {
     {"adapter", air__py_engine_adapter, METH_O,
      "adapter($self, matrices, /)\n--\n\nAn Adapter, all zeros, of matrices (tensor's name, rank, rows, cols)."},
     {"floats", air__py_engine_floats, METH_VARARGS,
-     "floats($self, rows, cols, /)\n--\n\nAn Array of zeros, float32 (rows, cols), to be written to: weights give way to it while it lives."},
+     "floats($self, rows, cols, /)\n--\n\nAn Array of zeros, float32 (rows, cols), to write to: weights give way to it while it lives."},
     {"sample", air__py_engine_sample, METH_VARARGS,
      "sample($self, logits, n, sampling, /)\n--\n\nThe token that n tokens with these logits go on with; penalties are not applied."},
     {"timeline_begin", air__py_timeline_begin, METH_O,

@@ -3,87 +3,9 @@
 #include <math.h>
 #include <unistd.h>
 
-#include "base/alloc.h"
-#include "check.h"
-#include "engine/engine.h"
+#include "engine_fixture.h"
 #include "platform/clock.h"
 #include "platform/threads.h"
-
-enum { VOCAB = 512, PROMPT = 90 }; /* more than one block of 64 positions */
-
-static const char *const model_path = AIR_TEST_MODELS "/llama-gqa.gguf";
-static int32_t prompt[PROMPT];
-
-typedef struct opened {
-    air_gguf_set *set;
-    air_engine *engine;
-    int64_t n_vocab;
-} opened;
-
-static air_engine_config config_of(const air_gguf_set *set)
-{
-    return (air_engine_config){.set = set, .max_ram = 64 << 20, .io = AIR_IO_DIRECT, .threads = 2, .cpu_tier = AIR_TIER_COUNT,
-                               .state_type = AIR_STATE_F16, .max_pins = UINT64_MAX};
-}
-
-static opened open_file(const char *path, const air_engine_config *changes)
-{
-    opened o = {0};
-    air_error err = {0};
-    if (air_gguf_open(&o.set, path, &err)) printf("  %s\n", err.text);
-    if (!o.set) return o;
-    air_engine_config c = changes ? *changes : config_of(o.set);
-    c.set = o.set;
-    if (air_engine_open(&o.engine, &c, &err)) printf("  %s\n", err.text);
-    if (o.engine) o.n_vocab = air_model_program(air_engine_model(o.engine))->n_vocab;
-    return o;
-}
-
-static opened open_with(const air_engine_config *changes) { return open_file(model_path, changes); }
-
-static void close_all(opened *o)
-{
-    air_engine_close(o->engine);
-    air_gguf_close(o->set);
-}
-
-static air_status finish(air_batch *b, air_error *err)
-{
-    air_status st = AIR_OK;
-    for (int done = 0; !done;) st = air_batch_wait(b, 50000000, &done, NULL, err);
-    return st;
-}
-
-/* Appends n tokens to s and copies the last token's logits. */
-static air_status step(opened *o, air_sequence *s, const int32_t *tokens, int64_t n, float *logits, air_error *err)
-{
-    air_batch_item item = {.sequence = s, .tokens = tokens, .n_tokens = n, .want = 1};
-    air_batch *b;
-    air_status st = air_batch_submit(&b, o->engine, &(air_batch_request){.items = &item, .n_items = 1}, err);
-    if (st) return st;
-    st = finish(b, err);
-    if (!st && logits) memcpy(logits, air_batch_logits(b), (size_t)o->n_vocab * sizeof *logits);
-    air_batch_free(b);
-    return st;
-}
-
-static float want[VOCAB], want_next[VOCAB]; /* after the prompt, and after one token more */
-static size_t logit_bytes;
-
-static void make_reference(void)
-{
-    opened o = open_with(NULL);
-    air_sequence *s;
-    air_error err = {0};
-    logit_bytes = (size_t)o.n_vocab * sizeof(float);
-    for (int i = 0; i < PROMPT; i++) prompt[i] = (int32_t)((i * 37 + 5) % o.n_vocab);
-    if (air_sequence_new(&s, o.engine, &err) || step(&o, s, prompt, PROMPT, want, &err) || step(&o, s, prompt, 1, want_next, &err)) {
-        printf("no reference: %s\n", err.text);
-        exit(1);
-    }
-    air_sequence_free(s);
-    close_all(&o);
-}
 
 TEST(bits_do_not_depend_on_memory_threads_or_chunks)
 {
@@ -718,84 +640,6 @@ TEST(weights_give_way_to_what_is_handed_out)
     close_all(&o);
 }
 
-/* Of rank 3, for every matrix of the layers. NULL where there is no room. */
-static air_engine_adapter *make_adapter(opened *o, air_error *err)
-{
-    enum { RANK = 3, MOST = 64 };
-    const air_program *p = air_model_program(air_engine_model(o->engine));
-    air_adapter_matrix matrices[MOST];
-    int32_t n = 0;
-    uint64_t bytes;
-    air_batch *held;
-    air_engine_adapter *adapter = NULL;
-    for (int32_t i = 0; i < p->n_weights && n < MOST; i++) {
-        const air_weight *w = &p->weights[i];
-        if (w->use == AIR_WEIGHT_MATRIX && !strncmp(w->name, "blk.", 4))
-            matrices[n++] = (air_adapter_matrix){.name = w->name, .rank = RANK, .rows = w->rows, .cols = w->cols};
-    }
-    if (air_engine_adapter_bytes(o->engine, matrices, n, &bytes, err)) return NULL;
-    if (air_batch_submit(&held, o->engine, &(air_batch_request){.hold = bytes}, err)) return NULL;
-    if (!finish(held, err)) (void)air_engine_adapter_new(&adapter, o->engine, matrices, n, held, err);
-    air_batch_free(held);
-    for (int32_t i = 0; adapter && i < n; i++) {
-        float *a = air_engine_adapter_a(adapter, i), *b = air_engine_adapter_b(adapter, i);
-        for (int64_t j = 0; j < RANK * matrices[i].cols; j++) a[j] = (float)((j * 7 + i) % 11 - 5) / 50;
-        for (int64_t j = 0; j < matrices[i].rows * RANK; j++) b[j] = (float)((j * 5 + i) % 13 - 6) / 40;
-    }
-    return adapter;
-}
-
-enum { ADAPTED = 3 }; /* sequences: with an adapter, with none, with half of it */
-
-static int run_adapted(opened *o, air_engine_adapter *adapter, float got[ADAPTED][VOCAB], air_error *err)
-{
-    static const float scales[ADAPTED] = {1, 0, 0.5f};
-    air_sequence *s[ADAPTED] = {NULL};
-    air_batch_item items[ADAPTED];
-    air_batch *b = NULL;
-    air_status st = AIR_OK;
-    for (int i = 0; i < ADAPTED && !st; i++) {
-        st = air_sequence_new(&s[i], o->engine, err);
-        if (!st && scales[i] != 0.0f) st = air_sequence_adapt(s[i], adapter, scales[i], err);
-        items[i] = (air_batch_item){.sequence = s[i], .tokens = prompt, .n_tokens = PROMPT, .want = 1};
-    }
-    if (!st) st = air_batch_submit(&b, o->engine, &(air_batch_request){.items = items, .n_items = ADAPTED}, err);
-    if (!st) st = finish(b, err);
-    for (int i = 0; i < ADAPTED && !st; i++) memcpy(got[i], air_batch_logits(b) + i * o->n_vocab, logit_bytes);
-    air_batch_free(b);
-    for (int i = 0; i < ADAPTED; i++) air_sequence_free(s[i]);
-    return !st;
-}
-
-TEST(adapters_are_their_own_rows_alone)
-{
-    static const struct { uint64_t pins; int threads; int64_t rows; } cases[] = {
-        {UINT64_MAX, 1, 0}, {UINT64_MAX, 4, 0}, {0, 2, 7}, {60000, 3, 1},
-    };
-    static float got[4][ADAPTED][VOCAB];
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        air_engine_config c = config_of(NULL);
-        c.max_pins = cases[i].pins;
-        c.threads = cases[i].threads;
-        c.max_rows = cases[i].rows;
-        opened o = open_with(&c);
-        REQUIRE(o.engine);
-        air_error err = {0};
-        uint64_t before = air_engine_stats_get(o.engine).held_by[AIR_HOLD_ADAPTERS];
-        air_engine_adapter *adapter = make_adapter(&o, &err);
-        REQUIRE(adapter);
-        CHECK_EQ(air_engine_stats_get(o.engine).held_by[AIR_HOLD_ADAPTERS] - before, air_engine_adapter_held(adapter));
-        REQUIRE(run_adapted(&o, adapter, got[i], &err));
-        CHECK(!air_engine_adapter_a(adapter, 0)); /* read from now on */
-        CHECK(memcmp(got[i][1], want, logit_bytes) == 0);
-        CHECK(memcmp(got[i][0], want, logit_bytes) != 0 && memcmp(got[i][0], got[i][2], logit_bytes) != 0);
-        CHECK(memcmp(got[i], got[0], sizeof got[0]) == 0);
-        air_engine_adapter_free(adapter);
-        CHECK_EQ(air_engine_stats_get(o.engine).held_by[AIR_HOLD_ADAPTERS], before);
-        close_all(&o);
-    }
-}
-
 int main(int argc, char **argv)
 {
     check_begin(argc, argv);
@@ -820,6 +664,5 @@ int main(int argc, char **argv)
     RUN(every_allocation_may_fail_and_nothing_is_left);
     RUN(memory_is_refused_with_numbers_and_given_back);
     RUN(weights_give_way_to_what_is_handed_out);
-    RUN(adapters_are_their_own_rows_alone);
     return check_end();
 }
