@@ -32,6 +32,7 @@ State = Literal["ok", "FAILED", "skipped"]
 MIB = 1 << 20
 KERNEL_TESTS = ("rows", "mixture", "recurrent", "attention", "products", "cublas")
 PYTEST_NEEDS = ("pytest", "pytest_timeout", "tokenizers", "jinja2", "tqdm", "numpy")
+PYTHON_TESTS = {"test_cuda": (), "test_cuda_experts": (), "test_cuda_models": ("gguf",)}     # with what they need beside those
 # Small cases, by program: a sanitizer makes a kernel tens of times slower.
 MEMCHECK = {
     "rows": "", "mixture": "rows_go_to_experts_of", "recurrent": "", "attention": "prompts_attend_on_tensor_cores",
@@ -161,19 +162,19 @@ def json_in(output: str) -> dict[str, object]:
 
 
 def python_tests(session: Session) -> None:
-    name = "tests/python/test_cuda.py"
-    if lacking := [module for module in PYTEST_NEEDS if importlib.util.find_spec(module) is None]:
-        session.add(name, "skipped", text=f"not installed here: {', '.join(lacking)}")
-        return
-    if session.skip_late(name):
-        return
-    names = [name, *(f"tests/python/test_cuda_{part}.py" for part in ("experts", "models"))]
-    words = ["-q", "-p", "no:cacheprovider", "-o", "addopts=", "--no-header", "--tb=short", *names]
-    done = run(session, build.python("pytest", *words), 180, AIRPY_TEST_GPU="1")
-    last = done.output.strip().splitlines()[-1:] or [""]
-    if done.state != "ok":
-        print(done.output[-6000:])
-    session.add(name, done.state, done.seconds, done.tail() if done.code is None else last[0].strip("= "))
+    for test, needs in PYTHON_TESTS.items():
+        name = f"tests/python/{test}.py"
+        if lacking := [module for module in (*PYTEST_NEEDS, *needs) if importlib.util.find_spec(module) is None]:
+            session.add(name, "skipped", text=f"not installed here: {', '.join(lacking)}")
+            continue
+        if session.skip_late(name):
+            continue
+        words = ["-q", "-p", "no:cacheprovider", "-o", "addopts=", "--no-header", "--tb=short", name]
+        done = run(session, build.python("pytest", *words), 180, AIRPY_TEST_GPU="1")
+        last = done.output.strip().splitlines()[-1:] or [""]
+        if done.state != "ok":
+            print(done.output[-6000:])
+        session.add(name, done.state, done.seconds, done.tail() if done.code is None else last[0].strip("= "))
 
 
 # ---- memory -----------------------------------------------------------------------------------------------------------------------

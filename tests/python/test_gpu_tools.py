@@ -133,7 +133,7 @@ def test_python_tests_that_hang_have_failed(session, monkeypatch):
     monkeypatch.setattr(check.build, "python", lambda *words: ["sh", "-c", "echo 3 passed; sleep 100"])
     monkeypatch.setattr(check.Session, "left", lambda self, most: 1.0)
     check.python_tests(session)
-    assert [(line.name, line.state) for line in session.lines] == [("tests/python/test_cuda.py", "FAILED")]
+    assert [(line.name, line.state) for line in session.lines] == [(f"tests/python/{test}.py", "FAILED") for test in check.PYTHON_TESTS]
 
 
 def test_a_sanitizer_that_cannot_run_is_skipped_once(session, monkeypatch):
