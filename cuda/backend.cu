@@ -363,6 +363,7 @@ static air_status open_streams(air_backend *h, air_error *err)
     h->copy = h->devices[0].copy;
     AIR_CUDA_TRY(cudaStreamCreateWithFlags(&h->aside, cudaStreamNonBlocking), "a stream", err);
     h->layer_share.assign((size_t)h->program->n_layers + 1, 0);
+    h->launches_early = air_cuda_compiled_for() >= AIR_CUDA_EARLY_LAUNCHES;
     h->marks.assign((size_t)h->program->n_layers + 3, nullptr);
     for (cudaEvent_t &event : h->marks) {
         unsigned flags = &event == &h->marks.back() ? cudaEventDefault : cudaEventBlockingSync; /* at which the host spins, or sleeps */

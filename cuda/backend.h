@@ -301,6 +301,7 @@ struct air_backend {
     air_cuda_cublas *cublas;           /* NULL: products are all our own */
     air_cuda_graph graph;
     bool capturing;                    /* nothing may be waited for, nor be asked of the feed */
+    bool launches_early;               /* kernels are compiled for what waits for those before it by itself */
     std::vector<double> layer_share;   /* [n_layers + 1]: of the time of the last pass that was walked */
 
     const air_pass *pass;

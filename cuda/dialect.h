@@ -43,12 +43,12 @@ inline cudaError_t air_launch(void (*kernel)(P...), dim3 grid, dim3 block, size_
 }
 #endif
 
-/* Whether this thread's launches by air_launch_early may begin before those behind them in the stream have ended: a device's from sm_90 on. */
-inline thread_local bool air_launches_early;
-
 #if defined(__CUDACC_RTC__)
 template <class... P, class... A> cudaError_t air_launch_early(void (*)(P...), dim3, dim3, size_t, cudaStream_t, A &&...) { return cudaSuccess; }
 #else
+/* Whether this thread's launches by air_launch_early may begin before those behind them in the stream have ended: a device's from sm_90 on. */
+inline thread_local bool air_launches_early;
+
 template <class... P, class... A>
 inline cudaError_t air_launch_early(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, A &&...arguments)
 {
@@ -201,6 +201,8 @@ static __device__ __forceinline__ void air_ldmatrix_x4_trans(unsigned r[4], cons
 #else
 
 #include <cuda_runtime_api.h>
+
+inline thread_local bool air_launches_early; /* as above */
 
 #endif
 

@@ -604,7 +604,7 @@ static air_status walk(air_backend *h, air_error *err)
         before = op->layer;
         st = run_op(h, op, err);
         /* Of a captured pass kernels follow kernels, but for what is copied at its ends, and no weights come meanwhile. */
-        air_launches_early = h->capturing && !is_embed(op) && air_cuda_compiled_for() >= AIR_CUDA_EARLY_LAUNCHES;
+        air_launches_early = h->capturing && h->launches_early && !is_embed(op);
         int ends = op->layer != AIR_NONE && (i + 1 == p->n_ops || p->ops[i + 1].layer != op->layer);
         if (!st && ends) st = end_layer(h, op->layer, err);
     }

@@ -379,6 +379,6 @@ def test_the_command_says_what_is_wrong(airpy, header, tmp_path):
 
 def test_max_vram_alone_takes_the_disk_of_this_machine(airpy, monkeypatch):
     monkeypatch.setenv("AIRPY_BANDWIDTHS", json.dumps({name: rate for name, rate in RATES.items() if name not in ("link", "device")}))
-    code, out, _ = airpy("plan", DEMO, "--max-vram", "530MiB", "--max-ram", "128MiB")
+    code, out, _ = airpy("plan", DEMO, "--max-vram", "594MiB", "--max-ram", "128MiB")
     assert code == 0 and re.search(r"^link brings, from RAM .* not known +-$", out, re.M)
     assert re.search(r"^disk reads .* 1\.00 GB/s", out, re.M)

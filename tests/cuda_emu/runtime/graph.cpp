@@ -160,7 +160,7 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t handle, cudaStreamCaptureMode mo
 
 cudaError_t cudaStreamEndCapture(cudaStream_t handle, cudaGraph_t *graph)
 {
-    return call("cudaStreamEndCapture", Needs::nothing, [&] {
+    return release("cudaStreamEndCapture", [&] {
         Stream *stream = handle ? find_stream(handle) : nullptr;
         return stream ? end_capture(*stream, graph) : cudaErrorInvalidResourceHandle;
     });
