@@ -3,7 +3,7 @@
 PYTHON has airllm (4.0.0) and PyTorch. A checkpoint of the 1b shape in safetensors, 2.2 GB, is written to the cache folder on first use;
 AirLLM splits it there, airpy converts it to one GGUF file. Both are run by one program (peer_airllm.py), first with all of it in the page
 cache, then, as root, in a memory control group smaller than the weights (--group MIB). AirLLM runs as it is and without the collecting
-of garbage after every layer that most of its time goes to.
+of garbage after every layer that most of its time goes to. What airpy takes with compression="4bit" stands apart: AirLLM's takes a GPU.
 """
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from tests.bench.common import Json, Round, figure, row
 PROGRAM = Path(__file__).with_name("peer_airllm.py")
 MIB = 1 << 20
 GOALS = {"cached": {"as shipped": 80, "without collecting": 5}, "group": {"as shipped": 25, "without collecting": 8}}
+FOUR_BITS = "airpy in 4 bits"
 OURS_NEW, THEIRS_NEW = {"cached": 16, "group": 8}, {"as shipped": 4, "without collecting": 8}
 
 
@@ -83,19 +84,20 @@ def write_checkpoint(folder: Path) -> None:
     os.replace(folder / "unfinished", folder / "model.safetensors")
 
 
-def prepare(options: argparse.Namespace) -> tuple[Path, Path]:
-    """The directory, split by AirLLM, and the GGUF file."""
+def prepare(options: argparse.Namespace) -> dict[str, Path]:
+    """The directory, split by AirLLM, and the GGUF files by the name of who runs them."""
     folder: Path = options.directory
     if not (folder / "model.safetensors").exists():
         write_checkpoint(folder)
-    model = folder.with_suffix(".gguf")
-    if not model.exists():
-        from airpy.conversion import convert
+    models = {"airpy": folder.with_suffix(".gguf"), FOUR_BITS: folder.with_name(f"{folder.name}-4bit.gguf")}
+    for name, compression in (("airpy", "F16"), (FOUR_BITS, "4bit")):
+        if not models[name].exists():
+            from airpy.conversion import convert
 
-        convert(folder, model, "F16", progress=False)
+            convert(folder, models[name], compression, progress=False)
     if not (folder / "splitted_model").exists():
         theirs(options, None, "without collecting", new=1)
-    return folder, model
+    return models
 
 
 # ---- contenders --------------------------------------------------------------------------------------------------------
@@ -131,11 +133,12 @@ def ours(options: argparse.Namespace, model: Path, limit: int | None) -> Json:
     return run(words, [model], limit, options)
 
 
-def contenders(model: Path, options: argparse.Namespace) -> dict[str, Callable[[], Json]]:
+def contenders(models: dict[str, Path], options: argparse.Namespace) -> dict[str, Callable[[], Json]]:
     turns: dict[str, Callable[[], Json]] = {}
     for where in options.where:
         limit = options.group * MIB if where == "group" else None
-        turns[f"{where}: airpy"] = partial(ours, options, model, limit)
+        for name, model in models.items():
+            turns[f"{where}: {name}"] = partial(ours, options, model, limit)
         for kind in GOALS[where]:
             turns[f"{where}: AirLLM {kind}"] = partial(theirs, options, limit, kind)
     return turns
@@ -150,7 +153,8 @@ def token_s(found: Json) -> float:
 
 def figures_of(where: str, rounds: list[Round]) -> Json:
     mine = [token_s(r.results[f"{where}: airpy"]) for r in rounds]
-    found: Json = {"airpy": common.summary(mine), "peers": {}, "tokens": 0, "same_tokens": 0}
+    four_bits = common.summary([token_s(r.results[f"{where}: {FOUR_BITS}"]) for r in rounds])
+    found: Json = {"airpy": common.summary(mine), FOUR_BITS: four_bits, "peers": {}, "tokens": 0, "same_tokens": 0}
     for kind in GOALS[where]:
         them = [token_s(r.results[f"{where}: AirLLM {kind}"]) for r in rounds]
         for r in rounds:
@@ -169,7 +173,9 @@ def table(where: str, group: int, f: Json) -> list[Json]:
         text = f"{figure(ratio)} × as quick as its {figure(peer['token_s']['median'])} s a token ({common.spread(peer['ratio'])})"
         rows.append(row(f"1b in F16, {name}: over AirLLM {kind}", text, f"≥ {goal} ×", ratio >= goal, headline=True))
     same, all = f["same_tokens"], f["tokens"]
-    return [*rows, row(f"1b in F16, {name}: greedy tokens", f"{same} of {all} are AirLLM's", "all", same == all)]
+    rows.append(row(f"1b in F16, {name}: greedy tokens", f"{same} of {all} are AirLLM's", "all", same == all))
+    four_bits = f[FOUR_BITS]
+    return [*rows, row(f"1b in 4 bits, {name}: airpy", f"{figure(four_bits['median'])} s a token ({common.spread(four_bits)})")]
 
 
 def add_earlier(rounds: list[Round], settings: Json) -> None:
@@ -193,15 +199,15 @@ def main() -> int:
     ap.add_argument("--seconds", type=float, default=150, help="for all rounds; disturbed ones are repeated while it lasts")
     ap.add_argument("--prepare", action="store_true", help="make the files, and measure nothing")
     options = ap.parse_args()
-    _, model = prepare(options)
+    models = prepare(options)
     if options.prepare:
         return 0
     settings = {"group": options.group, "threads": options.threads, "prompt": 8}
-    rounds = common.take_turns(contenders(model, options), options.rounds, options.seconds)
+    rounds = common.take_turns(contenders(models, options), options.rounds, options.seconds)
     add_earlier(rounds, settings)
     figures = {where: figures_of(where, rounds) for where in GOALS if f"{where}: airpy" in rounds[0].results}
     rows = [r for where, f in figures.items() for r in table(where, options.group, f)]
-    common.write("airllm", [model], rounds, settings, figures, rows)
+    common.write("airllm", list(models.values()), rounds, settings, figures, rows)
     return 0
 
 

@@ -282,8 +282,12 @@ def test_rows_beside_airllm_are_ratios_of_each_round():
         return {"token_s": list(seconds), "ids": list(ids)}
 
     shipped, without = of(9, 9, 30), of(0.4, ids=(5, 7, 8))
-    results = {"cached: airpy": of(0.1, 0.1), "cached: AirLLM as shipped": shipped, "cached: AirLLM without collecting": without}
+    results = {
+        "cached: airpy": of(0.1, 0.1), "cached: airpy in 4 bits": of(0.05), "cached: AirLLM as shipped": shipped,
+        "cached: AirLLM without collecting": without,
+    }  # fmt: skip
     rounds = [common.Round(results)]
     rows = airllm.table("cached", 1900, airllm.figures_of("cached", rounds))
-    assert [r["met"] for r in rows] == [None, True, False, False] and rows[3]["text"] == "3 of 4 are AirLLM's"
+    assert [r["met"] for r in rows] == [None, True, False, False, None] and rows[4]["text"] == "0.05 s a token (one round)"
+    assert rows[3]["text"] == "3 of 4 are AirLLM's"
     assert rows[1]["text"].startswith("90.0 × as quick as its 9.00 s a token")
