@@ -49,7 +49,6 @@ def device_count(plugin: str, /) -> int: ...  # touches none of them
 def device_info(plugin: str, device: int, /) -> dict[str, Any]: ...
 # name, id, total, free (bytes), capability: (major, minor), processors, driver
 def check_device(plugin: str, gguf: GGUF, /) -> None: ...  # UnsupportedError where it does not run the model
-def cublas_info(plugin: str, directories: str, /) -> str: ...  # version and path
 def file_identity(path: str | os.PathLike[str], /) -> int: ...
 
 # Tests: base/alloc.h's fault injection
@@ -131,7 +130,6 @@ class Engine:
         # device as probe_device has them, of others in "helpers": [{…}, …]; what differs for who computes what in "deciding": {…}
         plugin: str = "",  # path of a backend's plugin; "": the CPU computes
         device: int | tuple[int, ...] = 0,  # which of its devices
-        cublas: str | None = None,  # directories where one may be, separated by ':'; None: none is used
         cpu_share: float | None = None,  # of products beside devices: 0 to 1; None: chosen
         source: str = "",  # tests: memory/source.h's tampered source
     ) -> Engine: ...

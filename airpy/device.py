@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import glob
-import importlib
 import os
 import re
-import sys
 from dataclasses import dataclass, field
 from typing import Any
 
 from airpy import _core
-from airpy.errors import AirpyError, ArgumentError, UnsupportedError
+from airpy.errors import AirpyError, UnsupportedError
 
 _PLUGIN = "libairpy_cuda.so"
 _CUDA = r"cuda(?::\d{1,3}(?:,\d{1,3})*)?"
@@ -64,8 +61,7 @@ class Device:
     def engine_options(self) -> dict[str, Any]:
         if self.kind == "cpu":
             return {}
-        cublas = {"cublas": cublas_directories()} if wants_cublas() else {}
-        return {"plugin": cuda_plugin(), "device": self.numbers, **cublas}
+        return {"plugin": cuda_plugin(), "device": self.numbers}
 
     def gpus(self) -> tuple[Gpu, ...]:
         """Which GPUs those are now, which makes a context on each. Raises UnsupportedError where one cannot be used."""
@@ -79,31 +75,6 @@ def cuda_plugin() -> str:
     """The path of the CUDA backend: AIRPY_CUDA_PLUGIN, or the one beside the extension, which need not be there."""
     beside = os.path.join(os.path.dirname(os.path.abspath(_core.__file__)), _PLUGIN)
     return os.environ.get("AIRPY_CUDA_PLUGIN") or beside
-
-
-def wants_cublas() -> bool:
-    """Whether cuBLAS is to multiply F16 and BF16 weights with prompts: AIRPY_CUBLAS, which is off where nothing says otherwise."""
-    text = os.environ.get("AIRPY_CUBLAS") or "off"
-    if text not in ("on", "off"):
-        raise ArgumentError(f"AIRPY_CUBLAS is {text!r}, but may be 'on' or 'off'")
-    return text == "on"
-
-
-def cublas_directories() -> str:
-    """Where a cuBLAS may be that the system's loader does not find, separated by ":": as NVIDIA's cuda-pathfinder says, and in NVIDIA's
-    packages for Python."""
-    names = [os.path.join(glob.escape(where), "nvidia", "*", "lib", "libcublas.so.*") for where in sys.path]
-    found = [os.path.dirname(path) for name in names for path in sorted(glob.glob(name))]
-    try:
-        path = importlib.import_module("cuda.pathfinder").load_nvidia_dynamic_lib("cublas").abs_path
-    except (ImportError, RuntimeError, OSError):  # not installed; it found none, or none that can be loaded
-        path = None
-    return ":".join([*([os.path.dirname(path)] if path else []), *found])
-
-
-def cublas_info() -> str:
-    """Version and path of the cuBLAS that a GPU would use. Raises UnsupportedError saying why there is none."""
-    return _core.cublas_info(_plugin_there(), cublas_directories())
 
 
 def _plugin_there() -> str:

@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <thread>
 
-#include "cuda/cublas.h"
 #include "cuda/tables.cuh"
 #include "quant/format.h"
 
@@ -324,7 +323,6 @@ static air_status close_all(air_backend *h)
         for (cudaStream_t stream : {h->devices[i].compute, h->devices[i].copy})
             if (stream) (void)cudaStreamSynchronize(stream);
     free_pass(h);
-    air_cuda_cublas_close(h->cublas);
     air_cuda_share_close(h);
     air_cuda_weights_close(h);
     air_cuda_shuttle_close(h);
@@ -393,8 +391,6 @@ try {
     if (!st) st = air_cuda_experts_open(h, config, err);
     if (!st) st = load_tables(h, err);
     if (!st) st = air_cuda_share_open(h, config, err);
-    int64_t k = config->cublas ? air_device_cublas_k(h->program) : 0;
-    if (!st && k) st = air_cuda_cublas_open(&h->cublas, config->cublas, k, h->compute, err);
     return st;
 } catch (const std::bad_alloc &) {
     return air_fail(err, AIR_E_NOMEM, "cuda: %d tiles", (int)config->n_tiles);
@@ -564,7 +560,6 @@ static const air_backend_api cuda_api = {
     cuda_device_info,
     cuda_probe,
     cuda_probe_links,
-    air_cuda_cublas_find,
     cuda_open,
     cuda_close,
     cuda_kernels,

@@ -105,7 +105,6 @@ struct air_cuda_weights {
 };
 
 struct air_backend;
-struct air_cuda_cublas; /* cublas.h */
 air_status air_cuda_weights_open(air_backend *h, const air_backend_config *config, air_error *err);
 void air_cuda_weights_close(air_backend *h);
 /* Rows of an op that are on that device already, neighbours as one, so long as there are any; *at, 0 at first, counts. They wait for
@@ -298,7 +297,6 @@ struct air_backend {
     std::mutex state_lock;
     std::vector<std::pair<void *, size_t>> state_free; /* blocks to be used again */
 
-    air_cuda_cublas *cublas;           /* NULL: products are all our own */
     air_cuda_graph graph;
     bool capturing;                    /* nothing may be waited for, nor be asked of the feed */
     bool launches_early;               /* kernels are compiled for what waits for those before it by itself */

@@ -70,13 +70,6 @@ cudaError_t air_cuda_product_run(const air_cuda_product *p, cudaStream_t stream)
 cudaError_t air_cuda_fold(const float *part, int64_t rows, int64_t n, const float *bias, air_cuda_epilogue epilogue, float *out,
                           int64_t out_stride, cudaStream_t stream);
 
-/* Of products by cuBLAS (cuda/cublas.h): x [n][k] as sums of halves or bfloat16, out [terms][columns][k], zeros from n on, and what each
- * column of results is to be multiplied by, scale [columns]; then results, column c from part[c * stride] on, as those of the product p. */
-enum { AIR_CUDA_HALF_TERMS = 2, AIR_CUDA_BFLOAT_TERMS = 3 };
-cudaError_t air_cuda_split(const float *x, int64_t k, int64_t n, int64_t columns, int terms, uint16_t *out, float *scale,
-                           cudaStream_t stream);
-cudaError_t air_cuda_joined(const air_cuda_product *p, const float *part, int64_t stride, const float *scale, cudaStream_t stream);
-
 /* Whether there is a kernel for weights of a type; air_device_input says what it reads. */
 int air_cuda_product_supports(uint32_t type);
 

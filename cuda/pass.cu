@@ -5,7 +5,6 @@
 #include <string.h>
 
 #include "cuda/backend.h"
-#include "cuda/cublas.h"
 #include "platform/clock.h"
 #include "platform/threads.h"
 
@@ -481,10 +480,7 @@ static air_status product_tile(air_backend *h, const air_op *op, const air_cuda_
         p.x = air_cuda_buffer(h, op->in) + c * p.k;
         if (reads_q8(h, op)) p.q8 = air_cuda_q8_from(q8_of(h, op->in), p.k, c);
         p.out = air_cuda_buffer(h, op->out) + c * p.out_stride + tile->first_row;
-        air_status st = AIR_OK;
-        if (h->cublas && air_cuda_cublas_takes(&p)) st = air_cuda_cublas_product(h->cublas, &p, err);
-        else TRY(air_cuda_product_run(&p, h->compute));
-        if (st) return st;
+        TRY(air_cuda_product_run(&p, h->compute));
     }
     return AIR_OK;
 }

@@ -89,7 +89,6 @@ def examine(model: str | None) -> dict[str, Any]:
         "links_together": together,
         "gpu_problem": problem,
         "gpus_left_out": left_out if found else [],
-        "cublas": _cublas() if found else None,
     }
 
 
@@ -119,25 +118,6 @@ def _together(found: list[Gpu], file: str) -> dict[str, Any]:
     except AirpyError as error:
         return {"rates": [], "problem": str(error)}
     return {"rates": [rates["link_together"], *(other["link_together"] for other in rates["helpers"])]}
-
-
-def _cublas() -> dict[str, Any]:
-    """"found": version and path, or None with the "problem"; "used": whether AIRPY_CUBLAS says so."""
-    from airpy.device import cublas_info, wants_cublas
-    from airpy.errors import ArgumentError, UnsupportedError
-
-    try:
-        return {"found": cublas_info(), "problem": None, "used": wants_cublas()}
-    except (ArgumentError, UnsupportedError) as error:  # or AIRPY_CUBLAS says neither on nor off
-        return {"found": None, "problem": str(error), "used": False}
-
-
-def _cublas_text(cublas: dict[str, Any]) -> str:
-    if cublas["used"]:
-        return f"{cublas['found']}: used for prompts with F16 and BF16 weights, as AIRPY_CUBLAS=on says"
-    if cublas["found"]:
-        return f"{cublas['found']}: not used, since no GPU has measured that it is faster; AIRPY_CUBLAS=on uses it for F16 and BF16 weights"
-    return f"not used: {cublas['problem']}"
 
 
 def _gpu_text(gpu: dict[str, Any]) -> str:
@@ -174,8 +154,6 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
         yield f"links    {' + '.join(map(format_rate, together['rates']))} to all of them at once"
     elif together.get("problem"):
         yield f"links    to all of them at once could not be measured: {together['problem']}"
-    if facts["cublas"]:
-        yield f"cuBLAS   {_cublas_text(facts['cublas'])}"
     if facts["gpu_problem"]:
         yield f"GPU      none can be used: {facts['gpu_problem']}"
     for why in facts["gpus_left_out"]:

@@ -19,7 +19,7 @@
 
 AIR_BEGIN_C
 
-enum { AIR_BACKEND_VERSION = 9 };
+enum { AIR_BACKEND_VERSION = 10 };
 
 /* Rows [first_row, first_row + rows) of one weight, in memory until released. data has no alignment. */
 typedef struct air_span {
@@ -181,7 +181,6 @@ typedef struct air_backend_config {
     uint64_t part_bytes;         /* of results that come from elsewhere, at a time */
     air_host_help host;          /* outlives the backend */
     int64_t n_ctx, max_rows;     /* positions of a sequence, rows of a pass at most */
-    const char *cublas;          /* where one may be, for products of prompts (cuda/cublas.h); NULL: none is used; read by open alone */
     air_state_type state_type;
     int64_t away_most;           /* blocks in the host's memory that passes may read; 0: none are */
 } air_backend_config;
@@ -221,9 +220,6 @@ typedef struct air_backend_api {
     /* Of n devices, 1 to AIR_DEVICES_MOST, what copies to each give while all are busy: out[n], bytes per second. bytes: of each one's
      * memory, and as many of the host's. Errors and NULL as of probe. */
     air_status (*probe_links)(const int32_t *devices, int32_t n, uint64_t bytes, double seconds, double *out, air_error *err);
-    /* Which cuBLAS it would use, were it asked to, for people; directories, where it may be, separated by ':'. Errors: AIR_E_UNSUPPORTED:
-     * why there is none. NULL as devices is. */
-    air_status (*cublas)(const char *directories, char *text, size_t room, air_error *err);
     air_status (*open)(air_backend **out, const air_backend_config *config, air_error *err);
     void (*close)(air_backend *backend);
     const char *(*kernels)(const air_backend *backend); /* which set of kernels it runs: "avx512" */

@@ -158,42 +158,6 @@ uint64_t air_device_candidate_bytes(int64_t rows, int64_t n)
     return n ? (uint64_t)rows * ((uint64_t)n * sizeof(air_candidate) + sizeof(float)) : 0;
 }
 
-int air_device_cublas_takes(uint32_t type, int64_t k)
-{
-    return air_format_is_half(type) && k % 8 == 0 && k <= INT32_MAX; /* rows of aligned 16 bytes; its k is an int */
-}
-
-int64_t air_device_cublas_k(const air_program *p)
-{
-    int64_t most = 0;
-    for (int32_t i = 0; i < p->n_ops; i++) {
-        if (p->ops[i].kind != AIR_OP_PRODUCT) continue;
-        const air_weight *w = &p->weights[p->ops[i].weight];
-        if (air_device_cublas_takes(w->type, w->cols) && w->cols > most) most = w->cols;
-    }
-    return most;
-}
-
-air_device_cublas_layout air_device_cublas_layout_of(int64_t most_k)
-{
-    air_device_cublas_layout l;
-    size_t at = 0;
-    uint64_t k = (uint64_t)most_k * sizeof(uint16_t);
-    l.workspace = cut(&at, AIR_DEVICE_CUBLAS_WORKSPACE);
-    l.rows = cut(&at, AIR_DEVICE_CUBLAS_ROWS * k);
-    l.columns = cut(&at, AIR_DEVICE_CUBLAS_TERMS * AIR_DEVICE_CUBLAS_COLUMNS * k);
-    l.scale = cut(&at, AIR_DEVICE_CUBLAS_COLUMNS * sizeof(float));
-    l.part = cut(&at, AIR_DEVICE_CUBLAS_ROWS * AIR_DEVICE_CUBLAS_COLUMNS * sizeof(float));
-    l.total = at;
-    return l;
-}
-
-uint64_t air_device_cublas_bytes(const air_program *p)
-{
-    int64_t k = air_device_cublas_k(p);
-    return k ? AIR_DEVICE_CUBLAS_LIBRARY + air_device_allocation(air_device_cublas_layout_of(k).total) : 0;
-}
-
 uint64_t air_device_pass_bytes(const air_program *program, int64_t rows, int64_t n_wanted, int64_t n_ctx)
 {
     return air_device_layout_of(program, rows, n_wanted, n_ctx).total;

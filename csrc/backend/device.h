@@ -25,13 +25,6 @@ enum {
     AIR_DEVICE_ATTENTION_MOST = 64 << 20,  /* scratch of attention, beyond which rows take turns, but for what one row needs */
     AIR_DEVICE_STAGING_PIECES = 4,         /* of page-locked memory between weights in pageable memory and the device */
     AIR_DEVICE_STAGING_BYTES = 2 << 20,    /* of each, but no more than a tile: large enough that a copy costs more than its launch */
-    /* Of products by cuBLAS: the shape of a call, its workspace, and VRAM of the library itself, its code included: a guess until
-     * a GPU has said it (gpu_test_cublas). */
-    AIR_DEVICE_CUBLAS_ROWS = 1024,
-    AIR_DEVICE_CUBLAS_COLUMNS = 128,
-    AIR_DEVICE_CUBLAS_TERMS = 3,           /* 16-bit numbers to a float, at most */
-    AIR_DEVICE_CUBLAS_WORKSPACE = 32 << 20,
-    AIR_DEVICE_CUBLAS_LIBRARY = 128 << 20,
     /* Of the first device's memory, what each launch or copy of a captured pass takes: NVIDIA's cccl has seen about 10 KB (its pull request
      * 3768). Streams and events take little, which what follows has room for. */
     AIR_DEVICE_GRAPH_NODE = 16 << 10,
@@ -101,21 +94,6 @@ uint64_t air_device_candidate_bytes(int64_t rows, int64_t n);
 
 /* What a product reads of its columns, by the type of its weights. */
 air_input air_device_input(uint32_t type);
-
-/* What products by cuBLAS take of a device, whatever a pass has: offsets into one region. */
-typedef struct air_device_cublas_layout {
-    size_t workspace, rows; /* rows: of one call, where they have to be copied */
-    size_t columns, scale;  /* of one call; [columns][k] of each term */
-    size_t part;            /* results */
-    size_t total;
-} air_device_cublas_layout;
-
-/* Whether products of prompts with weights of a type, k to a row, are cuBLAS's where one is used; the largest k of a program's, 0: none
- * is. */
-int air_device_cublas_takes(uint32_t type, int64_t k);
-int64_t air_device_cublas_k(const air_program *program);
-air_device_cublas_layout air_device_cublas_layout_of(int64_t k);
-uint64_t air_device_cublas_bytes(const air_program *program); /* that, and the library's own; 0 where no product is cuBLAS's */
 
 air_device_layout air_device_layout_of(const air_program *program, int64_t rows, int64_t n_wanted, int64_t n_ctx);
 uint64_t air_device_pass_bytes(const air_program *program, int64_t rows, int64_t n_wanted, int64_t n_ctx);

@@ -79,7 +79,6 @@ static air_status device_request(const air_engine_config *c, const air_program *
 static air_status device_requests(const air_engine_config *c, const air_program *p, air_plan_request *r, air_error *err)
 {
     air_status st = device_request(c, p, 0, c->max_vram, &r->device, err);
-    if (c->cublas) r->device.fixed += air_device_cublas_bytes(p);
     r->device.graph = p->mixtures ? 0 : air_device_graph_bytes(p); /* their passes are walked: the host asks for experts */
     r->n_helpers = c->n_helpers;
     for (int32_t i = 0; i < c->n_helpers && !st; i++) {
@@ -215,7 +214,7 @@ static air_status open_backend(air_engine *e, const air_engine_config *c, air_er
     air_backend_config b = {
         .program = air_model_program(e->model), .threads = e->request.threads, .cpu_tier = c->cpu_tier, .n_tiles = plan->n_tiles,
         .part_bytes = plan->part_bytes, .n_ctx = plan->n_ctx, .max_rows = plan->max_rows,
-        .state_type = plan->state_type, .away_most = plan->away_blocks, .cublas = c->cublas,
+        .state_type = plan->state_type, .away_most = plan->away_blocks,
     };
     if (plan->device_expert_bytes) {
         b.expert_bytes = air__experts_fit(b.program, AIR_DEVICE_ALIGN, plan->device_expert_bytes);

@@ -40,7 +40,6 @@ typedef struct air_engine_config {
     int32_t device;            /* which of its devices */
     air_engine_helper helpers[AIR_DEVICES_MOST - 1]; /* and others of them */
     int32_t n_helpers;
-    const char *cublas;        /* of the first device: air_backend_config */
     double cpu_share;          /* of products beside a device: air_plan_request */
     int64_t n_ctx;             /* 0: min(trained, 4096), lowered to what fits */
     air_state_type state_type; /* AIR_STATE_TYPES: F16, or F32 of what lives for one pass alone, where the model is bidirectional */

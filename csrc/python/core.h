@@ -161,7 +161,6 @@ PyObject *air__py_probe_links(PyObject *module, PyObject *args, PyObject *kwargs
 PyObject *air__py_device_count(PyObject *module, PyObject *plugin);
 PyObject *air__py_device_info(PyObject *module, PyObject *args);
 PyObject *air__py_check_device(PyObject *module, PyObject *args);
-PyObject *air__py_cublas_info(PyObject *module, PyObject *args);
 PyObject *air__py_memory_info(PyObject *module, PyObject *unused);
 PyObject *air__py_cpu_info(PyObject *module, PyObject *unused);
 PyObject *air__py_file_identity(PyObject *module, PyObject *path);

@@ -321,7 +321,7 @@ static PyGetSetDef engine_getset[] = {
 static PyType_Slot engine_slots[] = {
     {Py_tp_doc, "Engine(gguf, /, *, max_ram=0, fixed_bytes=0, max_vram=0, io='auto', threads=0, tier='', n_ctx=0, kv_dtype='', "
                 "ring_bytes=0, tile_bytes=0, max_rows=0, max_pins=-1, lookahead=True, bandwidths=None, plugin='', device=0, "
-                "cublas=None, cpu_share=None, source='')\n--\n\n"
+                "cpu_share=None, source='')\n--\n\n"
                 "One open model: budget, pager, threads. Zeros and empty strings: chosen."},
     {Py_tp_new, engine_new},
     {Py_tp_dealloc, engine_dealloc},

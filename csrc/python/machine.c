@@ -91,25 +91,6 @@ PyObject *air__py_device_count(PyObject *module, PyObject *plugin)
     return find_devices(PyModule_GetState(module), plugin, &api, &n) < 0 ? NULL : PyLong_FromLong(n);
 }
 
-/* cublas_info(plugin, directories, /) -> "13.1.0, /path": the cuBLAS that the backend would use; it stays loaded. directories: where one
- * may be, separated by ':'. Raises UnsupportedError saying why there is none, FileIOError where there is no such plugin. */
-PyObject *air__py_cublas_info(PyObject *module, PyObject *args)
-{
-    core_state *state = PyModule_GetState(module);
-    const air_backend_api *api;
-    const char *plugin, *directories;
-    char text[4200];
-    air_error err;
-    air_status st;
-    if (!PyArg_ParseTuple(args, "ss:cublas_info", &plugin, &directories)) return NULL;
-    Py_BEGIN_ALLOW_THREADS
-    st = air_backend_load(&api, plugin, &err);
-    if (!st && !api->cublas) st = air_fail(&err, AIR_E_UNSUPPORTED, "%s has no products by cuBLAS", api->name);
-    if (!st) st = api->cublas(directories, text, sizeof text, &err);
-    Py_END_ALLOW_THREADS
-    return st ? air__py_raise(state, &err) : PyUnicode_DecodeFSDefault(text);
-}
-
 /* check_device(plugin, gguf, /): raises UnsupportedError saying what of the model the backend has no kernels for; what opening the model
  * raises; FileIOError where there is no such plugin. Touches no device. */
 PyObject *air__py_check_device(PyObject *module, PyObject *args)

@@ -44,8 +44,6 @@ static PyMethodDef core_functions[] = {
      "device_info(plugin, device, /)\n--\n\nOne of the devices of the backend whose plugin has that path."},
     {"check_device", air__py_check_device, METH_VARARGS,
      "check_device(plugin, gguf, /)\n--\n\nRaises UnsupportedError where that backend does not run the model."},
-    {"cublas_info", air__py_cublas_info, METH_VARARGS,
-     "cublas_info(plugin, directories, /)\n--\n\nVersion and path of the cuBLAS that the backend with that plugin would use."},
     {"cpu_info", air__py_cpu_info, METH_NOARGS, "cpu_info()\n--\n\nName, usable threads, features and best kernel tier."},
     {"file_identity", air__py_file_identity, METH_O,
      "file_identity(path, /)\n--\n\nA hash that changes when the path names another or a changed file."},

@@ -8,7 +8,7 @@
 
 typedef enum option_kind {
     OPTION_U64, OPTION_I64, OPTION_COUNT, OPTION_PINS, OPTION_IO, OPTION_STATE, OPTION_TIER, OPTION_SOURCE, OPTION_RATES,
-    OPTION_PLUGIN, OPTION_DEVICES, OPTION_VRAM, OPTION_SHARE, OPTION_TEXT, OPTION_FLAG
+    OPTION_PLUGIN, OPTION_DEVICES, OPTION_VRAM, OPTION_SHARE, OPTION_FLAG
 } option_kind;
 
 /* What each keyword is and where it goes; absent ones keep the defaults of air__py_options_parse. */
@@ -22,7 +22,6 @@ static const struct option { const char *name; option_kind kind; size_t offset; 
     {"tier", OPTION_TIER, offsetof(air_engine_config, cpu_tier)},
     {"plugin", OPTION_PLUGIN, offsetof(air_engine_config, backend)},
     {"device", OPTION_DEVICES, 0},
-    {"cublas", OPTION_TEXT, offsetof(air_engine_config, cublas)},
     {"n_ctx", OPTION_I64, offsetof(air_engine_config, n_ctx)},
     {"kv_dtype", OPTION_STATE, offsetof(air_engine_config, state_type)},
     {"ring_bytes", OPTION_U64, offsetof(air_engine_config, ring_bytes)},
@@ -259,7 +258,6 @@ static int set_option(const core_state *state, const struct option *option, PyOb
     case OPTION_DEVICES:
     case OPTION_VRAM: return set_of_devices(state, option, value, config);
     case OPTION_SHARE: return to_share(state, option->name, value, field);
-    case OPTION_TEXT: return value == Py_None ? 0 : air__py_to_text(state, option->name, value, field);
     case OPTION_FLAG:
         st = PyObject_IsTrue(value);
         if (st >= 0) config->lookahead = st;

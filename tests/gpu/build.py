@@ -1,7 +1,6 @@
 """What the GPU tools run: the extension, the CUDA backend and the test programs, built here or before; and children that use them."""
 from __future__ import annotations
 
-import glob
 import json
 import os
 import re
@@ -16,7 +15,7 @@ from tests.bench import common
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "build" / "gpu"
 PROGRAMS = (
-    "gpu_test_rows", "gpu_test_mixture", "gpu_test_recurrent", "gpu_test_attention", "gpu_test_products", "gpu_test_cublas", "gpu_probe",
+    "gpu_test_rows", "gpu_test_mixture", "gpu_test_recurrent", "gpu_test_attention", "gpu_test_products", "gpu_probe",
 )  # fmt: skip
 ORIGIN = "origin.json"
 EXTENSION, PLUGIN = Path("csrc") / "_core.abi3.so", Path("cuda") / "libairpy_cuda.so"
@@ -85,12 +84,9 @@ def package(folder: Path) -> Path:
 
 
 def environment(home: Path | None, **more: str) -> dict[str, str]:
-    """Of a child that imports airpy from `home` (None: from wherever this process does), and tests and tools from the tree. Programs find
-    cuBLAS in NVIDIA's packages."""
+    """Of a child that imports airpy from `home` (None: from wherever this process does), and tests and tools from the tree."""
     folders = [str(home) if home else "", os.environ.get("PYTHONPATH", ""), str(ROOT)]
     own = {"PYTHONPATH": os.pathsep.join(filter(None, folders)), "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
-    libraries = [os.path.dirname(path) for where in sys.path for path in glob.glob(f"{where}/nvidia/*/lib/libcublas.so.*")]
-    own["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, [os.environ.get("LD_LIBRARY_PATH", ""), *libraries]))
     if home:
         own["AIRPY_CUDA_PLUGIN"] = str(home / "airpy" / PLUGIN.name)
     return {**os.environ, **own, **more}

@@ -30,7 +30,7 @@ from tests.gpu.driver import NO_GPU, NoGpuError, Watch, facts
 
 State = Literal["ok", "FAILED", "skipped"]
 MIB = 1 << 20
-KERNEL_TESTS = ("rows", "mixture", "recurrent", "attention", "products", "cublas")
+KERNEL_TESTS = ("rows", "mixture", "recurrent", "attention", "products")
 PYTEST_NEEDS = ("pytest", "pytest_timeout", "tokenizers", "jinja2", "tqdm", "numpy")
 PYTHON_TESTS = {"test_cuda": (), "test_cuda_experts": (), "test_cuda_models": ("gguf",)}     # with what they need beside those
 # Small cases, by program: a sanitizer makes a kernel tens of times slower.

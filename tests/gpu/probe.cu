@@ -14,7 +14,6 @@
 #include <sys/mman.h>
 
 #include "check.h"
-#include "cuda/cublas.h"
 #include "cuda/kernels.h"
 #include "device_array.h"
 
@@ -206,7 +205,7 @@ struct product_bench {
     }
 
     /* Seconds of a product with so many rows, each launch with the next of the set. */
-    double seconds(int64_t rows, air_cuda_cublas *cublas = nullptr)
+    double seconds(int64_t rows)
     {
         size_t bytes = (size_t)rows * row_bytes + 256, pieces = std::max<size_t>(set_bytes / bytes, 1);
         DeviceArray<float> out((size_t)(rows * n));
@@ -214,8 +213,7 @@ struct product_bench {
         p.rows = rows, p.out = out.get(), p.out_stride = rows;
         return seconds_of([&](int i) {
             p.w = weights.memory.get() + (size_t)i % pieces * bytes / 256 * 256;
-            if (!cublas) must(air_cuda_product_run(&p, 0));
-            else if (air_cuda_cublas_product(cublas, &p, nullptr)) exit(EXIT_FAILURE);
+            must(air_cuda_product_run(&p, 0));
         });
     }
 
@@ -274,17 +272,6 @@ static void probe_peak(const char *name, void (*kernel)(int, int *), int k)
     figure(name, ops / seconds_of([&](int) { must(air_launch(kernel, blocks, PEAK_THREADS, 0, 0, times, out.get())); }));
 }
 
-/* The same products by cuBLAS, where the system's loader finds one. */
-static void probe_cublas(product_bench &b, int64_t rows)
-{
-    air_cuda_cublas *cublas;
-    if (!air_cuda_cublas_takes(&b.product) || air_cuda_cublas_open(&cublas, "", b.k, 0, nullptr)) return;
-    std::string name = std::string(b.format->name) + " by cuBLAS x " + std::to_string(b.n);
-    figure(name, 2.0 * (double)(rows * b.k * b.n) / b.seconds(rows, cublas));
-    must(cudaDeviceSynchronize());
-    air_cuda_cublas_close(cublas);
-}
-
 /* Operations per second, a multiply and an add being two. */
 static void probe_prompts()
 {
@@ -296,7 +283,6 @@ static void probe_prompts()
             product_bench b(f, tiny ? 512 : 4096, n, AIR_CUDA_PROMPT);
             int64_t rows = std::min<int64_t>(b.rows_in(set_bytes / 2), tiny ? 64 : 11008);
             figure(std::string(f->name) + " x " + std::to_string(n), 2.0 * (double)(rows * b.k * n) / b.seconds(rows));
-            probe_cublas(b, rows);
         }
     });
 }

@@ -73,7 +73,7 @@ def rows_of_prompts(f: Json) -> Iterator[Json]:
     for name, value in f.items():
         if " x " in name:
             format, columns = name.split(" x ")
-            kind = "halves" if format.split(" ")[0] in ("F32", "F16", "BF16") else "bytes"
+            kind = "halves" if format in ("F32", "F16", "BF16") else "bytes"
             peak = share_of(value, f.get(f"peak of {kind}", 0.0), f"the tensor cores on {kind}")
             yield row(f"product {format}, {columns} columns", f"{figure(value / 1e12)} TOPS{peak}")
 
