@@ -11,7 +11,8 @@ from airpy.model import Model
 
 class AirLLMBaseModel(AutoModel):
     """AirLLMBaseModel(path, device, dtype, max_seq_len, …) is AutoModel.from_pretrained(path, device=device, …): an airpy.Model, not an
-    instance of this class. What a file holds is in the file, so the names of families are one class. By default the CPU computes."""
+    instance of this class. What a file holds is in the file, so the names of families are one class. By default a GPU computes, where
+    there is one."""
 
     def __new__(  # type: ignore[misc]
         cls, path: PathLike, device: Any = None, dtype: Any = None, max_seq_len: int | None = None, **options: Any

@@ -6,13 +6,14 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, Literal, Unpack
+from dataclasses import replace
+from typing import Any, Literal, TypeVar, Unpack
 
 from airpy import _core
 from airpy.calibration import DISK_RATES, PROBE_BYTES, Fresh, Machine, calibrate
 from airpy.config import ModelConfig
 from airpy.device import CPU, Device, Gpu, find_device
-from airpy.errors import ArgumentError, ArgumentTypeError, BudgetError, ModelError, UnsupportedError
+from airpy.errors import ArgumentError, ArgumentTypeError, BudgetError, DeviceError, ModelError, OutOfMemoryError, UnsupportedError
 from airpy.files import PathLike, find_model
 from airpy.measure import MemoryWatch
 from airpy.model import Model
@@ -23,6 +24,7 @@ from airpy.sources import SourceArguments, Wanted, find_source
 from airpy.tokenizer import Tokenizer
 from airpy.tokenizer.vocab import Vocabulary
 
+_T = TypeVar("_T")
 IO = Literal["auto", "direct", "mmap"]
 KVType = Literal["f16", "f32", "q8_0", "q4_0"]
 
@@ -63,9 +65,10 @@ class AutoModel:
         """A model from a .gguf file (any part of a split one) or a directory with one, whose header alone it waits for; or of safetensors
         in a directory or on Hugging Face's hub ("org/name"), converted once and kept (compression=, … : airpy.sources.SourceArguments).
 
-        device: what computes: "cpu", as by default, "cuda", "cuda:1" …, "cuda:0,1" for several together, or "auto": the GPUs there are, the
-        CPU where there are none or the model has parts that they do not compute; device_map is the same, for those who know it from
-        transformers. max_ram: what airpy may add to this process, as bytes or "4GiB"; by default most of what the machine has free.
+        device: what computes: "auto", as by default: the GPUs there are, the CPU where there are none or the model has parts that they do
+        not compute, and, with a warning that says why, where a GPU cannot be used; "cpu", "cuda", "cuda:1" …, "cuda:0,1" for several
+        together; device_map is the same, for those who know it from transformers. max_ram: what airpy may add to this process, as bytes or
+        "4GiB"; by default most of what the machine has free.
         max_vram: likewise of a GPU's memory, its driver's part included; weights that it does not hold come from RAM and disk in every
         pass; of several GPUs each one's, or a list. cpu_share: of the weights that no GPU holds, what the CPU computes of generated tokens,
         0 to 1; by default as much as takes no longer than the rest takes to reach the GPU. io: "direct" streams past the page cache, "mmap"
@@ -217,7 +220,7 @@ def _vram(options: Mapping[str, Any], gpus: Sequence[Gpu]) -> tuple[int, ...]:
 def engine_options(
     gguf: _core.GGUF,
     given: Mapping[str, Any],
-    plan: Plan | Mapping[str, Any] | PathLike | None,
+    plan: Plan | None,
     bandwidths: Mapping[str, Any] | None,
     fresh: Fresh,
     held: int = 0,
@@ -234,9 +237,8 @@ def engine_options(
         options: dict[str, Any] = {name: default if given.get(name) is None else given[name] for name, default in defaults.items()}
         options["tier"] = cpu_tier()
     else:
-        given_plan = Plan.of(plan)
-        options = _options_of(given_plan, gguf, gpus)
-        planned = _computes_as(options, given_plan.devices)
+        options = _options_of(plan, gguf, gpus)
+        planned = _computes_as(options, plan.devices)
         options["tier"] = cpu_tier() or options["tier"]
         for name, value in given.items():
             if value is not None and options[name] not in (0, None, "", value):
@@ -266,12 +268,36 @@ def check_vram(device: Device, given: Mapping[str, Any]) -> None:
     """Raises ArgumentError for a max_vram or a cpu_share, asked for or a plan's, that is nobody's. 0 is the default of the first."""
     check_shares(device.kind != "cpu", given)
     if device.kind == "cpu" and given.get("max_vram"):
-        raise ArgumentError("max_vram is a GPU's memory, but the CPU computes; choose device 'cuda', or leave max_vram out")
+        why = f" ({device.problem})" if device.problem else ""
+        raise ArgumentError(f"max_vram is a GPU's memory, but the CPU computes{why}; choose device 'cuda', or leave max_vram out")
     if isinstance(given.get("max_vram"), tuple) and len(given["max_vram"]) != len(device.numbers):
         raise ArgumentError(f"max_vram names {len(given['max_vram'])} memories, but {device} has {len(device.numbers)}")
 
 
 INTERPRETER_BYTES = 512 << 10  # what Python's heap grows by beside that: 0.1 to 0.6 MiB, by how full it was
+
+
+def device_of_plan(device: Device, plan: Plan | None) -> Device:
+    """The device; where it was found, not named, what of it the plan is for."""
+    if plan is None or not (device.automatic or device.problem):
+        return device
+    return replace(device, numbers=device.numbers[: plan.n_devices]) if plan.on_device else CPU
+
+
+def on_what_can(device: Device, given: Mapping[str, Any], do: Callable[[Device], _T], *, stacklevel: int = 4) -> _T:
+    """do(device); where GPUs were found, not named, and neither max_vram nor cpu_share asks for one, but it cannot be done there, do(CPU).
+    Warns then, and where that is so from the start, with the reason: at whoever called who called this, by default."""
+    problem = device.problem
+    try:
+        done = do(device)
+    except (BudgetError, OutOfMemoryError, DeviceError, UnsupportedError) as error:
+        if not (device.automatic and device.kind != "cpu") or given.get("max_vram") or given.get("cpu_share") is not None:
+            raise
+        problem = str(error)
+        done = do(CPU)
+    if problem:
+        warnings.warn(f"the CPU computes: {problem}", UserWarning, stacklevel=stacklevel)
+    return done
 
 
 def open_model(
@@ -288,6 +314,26 @@ def open_model(
 ) -> Model:
     """from_pretrained() with checked arguments. fresh: probe bandwidths anew. source: a slow or faulty disk, for tests. settle: may
     change the engine's options once all that a plan depends on is known."""
+    chosen = None if plan is None else Plan.of(plan)
+
+    def opened(device: Device) -> Model:
+        return _open_on(device, path, given, chosen, progress, bandwidths, fresh, source, settle)
+
+    return on_what_can(device_of_plan(device, chosen), given, opened)
+
+
+def _open_on(
+    device: Device,
+    path: PathLike,
+    given: Mapping[str, Any],
+    plan: Plan | None,
+    progress: Progress,
+    bandwidths: Mapping[str, Any] | None,
+    fresh: Fresh,
+    source: str,
+    settle: Callable[[_core.GGUF, dict[str, Any]], None] | None,
+) -> Model:
+    """open_model() on what computes."""
     # Before memory is watched: these bring libraries, which are not the model's. planning hashes with the first.
     import hashlib  # noqa: F401
 

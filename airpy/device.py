@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from airpy import _core
@@ -45,6 +45,7 @@ class Device:
     kind: str = "cpu"
     numbers: tuple[int, ...] = (0,)
     automatic: bool = field(default=False, compare=False)  # found, not named
+    problem: str = field(default="", compare=False)  # why it is the CPU, though there may be a GPU
 
     def __str__(self) -> str:
         return self.kind if self.kind == "cpu" else f"{self.kind}:{','.join(map(str, self.numbers))}"
@@ -90,7 +91,7 @@ def _gpu(plugin: str, number: int) -> Gpu:
 
 def find_gpus() -> tuple[list[Gpu], list[str]]:
     """Those that can be used, which makes a context on each, and why the others cannot. Raises UnsupportedError saying why there is none
-    at all."""
+    at all, DeviceError where CUDA cannot be used."""
     plugin, usable, problems = _plugin_there(), [], []
     for number in range(_core.device_count(plugin)):
         try:
@@ -101,18 +102,14 @@ def find_gpus() -> tuple[list[Gpu], list[str]]:
 
 
 def find_device(where: str, device: Any) -> Device:
-    """What a name, or what prints as one (torch.device), stands for; None: the CPU. "auto" is all GPUs that
-    can be used, or the CPU where none can; that_runs() says whether they run a model. Raises UnsupportedError for other names, and for a
-    GPU that is not there, saying why."""
-    name = "cpu" if device is None else str(device)
+    """What a name, or what prints as one (torch.device), stands for; None is "auto": all GPUs that can be used, or the CPU where none can;
+    that_runs() says whether they run a model. Raises UnsupportedError for other names, and for a GPU that is not there, saying why, and
+    DeviceError where CUDA cannot be used."""
+    name = "auto" if device is None else str(device)
     if name in ("cpu", "cpu:0"):
         return CPU
     if name == "auto":
-        try:
-            usable, _ = find_gpus()
-        except AirpyError:
-            return CPU
-        return Device("cuda", tuple(gpu.number for gpu in usable[: _core.MAX_DEVICES]), automatic=True) if usable else CPU
+        return _automatic()
     if not re.fullmatch(_CUDA, name):
         raise UnsupportedError(f"{where}: {device!r} is not supported; devices are 'cpu', 'cuda', 'cuda:0', 'cuda:0,1' … and 'auto'")
     numbers = tuple(map(int, (name.partition(":")[2] or "0").split(",")))
@@ -123,6 +120,19 @@ def find_device(where: str, device: Any) -> Device:
         if number >= count:
             raise UnsupportedError(f"{where}: there is no cuda:{number}; this machine has {count} of them, counted from 0")
     return Device("cuda", numbers)
+
+
+def _automatic() -> Device:
+    """The GPUs that can be used, else the CPU, which then knows what is the matter with those there are."""
+    try:
+        usable, problems = find_gpus()
+    except UnsupportedError:  # there is none, or no backend
+        return CPU
+    except AirpyError as error:
+        return replace(CPU, problem=str(error))
+    if not usable:
+        return replace(CPU, problem="; ".join(problems))
+    return Device("cuda", tuple(gpu.number for gpu in usable[: _core.MAX_DEVICES]), automatic=True)
 
 
 def check_name(where: str, device: Any) -> None:

@@ -13,8 +13,10 @@ from airpy.auto_model import (
     check_shares,
     check_vram,
     cpu_tier,
+    device_of_plan,
     engine_options,
     machine_for,
+    on_what_can,
 )
 from airpy.calibration import Fresh, calibrate, given_rates
 from airpy.device import Device
@@ -62,7 +64,12 @@ def plan_on(
     device: Device, path: PathLike, given: Mapping[str, Any], plan: PathLike | None = None, *, fresh: Fresh = ""
 ) -> Plan:
     """What from_pretrained(path, device=…) would plan on this machine's device, with its rates as kept or probed (fresh: now). Raises
-    what that raises."""
+    what that raises, and warns as it does."""
+    chosen = None if plan is None else Plan.of(plan)
+    return on_what_can(device_of_plan(device, chosen), given, lambda on: _plan_on(on, path, given, chosen, fresh))
+
+
+def _plan_on(device: Device, path: PathLike, given: Mapping[str, Any], plan: Plan | None, fresh: Fresh) -> Plan:
     check_vram(device, given)
     file = find_model(path)
     parts, metadata = _read_metadata(file)

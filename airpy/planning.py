@@ -159,14 +159,14 @@ class Plan:
     def device_name(self) -> str:
         names = [printable(device["name"]) for device in self._data["devices"]]
         if not names and self.on_device:
-            return "a GPU" if self._asked == 1 else f"{self._asked} GPUs"
+            return "a GPU" if self.n_devices == 1 else f"{self.n_devices} GPUs"
         if len(names) > 1 and len(set(names)) == 1:
             return f"{len(names)} x {names[0]}"
         return " + ".join(names) or "a CPU"
 
     @property
-    def _asked(self) -> int:
-        """GPUs that it was made for, whether or not all have a part."""
+    def n_devices(self) -> int:
+        """GPUs that it was made for, whether or not all have a part; 1 of a plan for the CPU."""
         vram = self._data["options"]["max_vram"]
         return max(len(self._data["devices"]), len(vram) if isinstance(vram, (list, tuple)) else 1, len(self["work"]))
 
@@ -299,7 +299,7 @@ class Plan:
     def _text_head(self) -> list[str]:
         kinds = sorted({kind for _, kind, _, tiles, *_ in self["weights"] if tiles})
         how = {"mmap": "mapped, the page cache keeps it", "direct": "direct reads past the page cache"}[self["io"]]
-        vram = f"{self.device_name}: max_vram {self._text_vram()}, " if self.on_device else ""
+        vram = f"{self.device_name}: max_vram {self._text_vram()}, " if self.on_device else "the CPU computes: "
         return [
             f"{self.model['name']}: {self.model['arch']}, {self.model['layers']} layers, {', '.join(kinds)}; "
             f"a token reads {format_size(self['weight_bytes'] + self['expert_token_bytes'])} of weights",
@@ -407,11 +407,11 @@ class Plan:
 
     def _text_devices(self) -> list[str]:
         """What each of several devices does for a token, where it is idle and why."""
-        if self._asked < 2:
+        if self.n_devices < 2:
             return []
         columns = ("computes with", "over its link", "computes in", "link takes")
         lines = [f"{'each GPU, for every token':<26}" + "".join(f"{column:>15}" for column in columns)]
-        for i in range(self._asked):
+        for i in range(self.n_devices):
             kind = self._data["devices"][i]["name"] if i < len(self._data["devices"]) else ""
             name = f"GPU {i + 1} {kind}"[:25]
             if i < len(self["work"]):

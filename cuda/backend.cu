@@ -48,7 +48,7 @@ air_status air_cuda_locked(void **out, size_t bytes, const char *what, air_error
 
 /* --- devices --- */
 
-/* Why CUDA cannot be used, in words that say what would help. */
+/* Why CUDA cannot be used, in words that say what would help: AIR_E_UNSUPPORTED where there is no GPU, AIR_E_DEVICE where one may be. */
 static air_status no_cuda(cudaError_t error, air_error *err)
 {
     int driver = 0;
@@ -56,12 +56,12 @@ static air_status no_cuda(cudaError_t error, air_error *err)
     if (cudaDriverGetVersion(&driver) || driver == 0)
         return air_fail(err, AIR_E_UNSUPPORTED, "no NVIDIA driver was found; install one, or use device \"cpu\"");
     if (error == cudaErrorInsufficientDriver)
-        return air_fail(err, AIR_E_UNSUPPORTED, "the NVIDIA driver is for CUDA %d.%d, this build needs %d.%d; update the driver",
+        return air_fail(err, AIR_E_DEVICE, "the NVIDIA driver is for CUDA %d.%d, this build needs %d.%d; update the driver",
                         driver / 1000, driver % 1000 / 10, CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
     if (error == cudaErrorInitializationError)
-        return air_fail(err, AIR_E_UNSUPPORTED, "CUDA cannot be used in a process that was forked after it was used; start that by spawn");
+        return air_fail(err, AIR_E_DEVICE, "CUDA cannot be used in a process that was forked after it was used; start that by spawn");
     if (error == cudaErrorNoDevice) return air_fail(err, AIR_E_UNSUPPORTED, "no CUDA device is visible (CUDA_VISIBLE_DEVICES hides them?)");
-    return air_fail(err, AIR_E_UNSUPPORTED, "CUDA cannot be used: %s (%s)", cudaGetErrorString(error), cudaGetErrorName(error));
+    return air_fail(err, AIR_E_DEVICE, "CUDA cannot be used: %s (%s)", cudaGetErrorString(error), cudaGetErrorName(error));
 }
 
 static air_status cuda_devices(int32_t *n, air_error *err)

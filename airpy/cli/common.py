@@ -272,7 +272,8 @@ def traced(args: argparse.Namespace, model: Model) -> Iterator[None]:
 def add_engine(parser: argparse.ArgumentParser, *, max_ram: str = "what is free") -> None:
     """Options of from_pretrained(). max_ram: the default, as help says it."""
     group = parser.add_argument_group("memory and machine")
-    group.add_argument("--device", default="cpu", metavar="NAME", help="cpu, cuda, cuda:1 …, cuda:0,1, or auto: all GPUs; default: cpu")
+    names = "cpu, cuda, cuda:1 …, cuda:0,1, or auto: the GPUs there are, else the CPU; default: auto"
+    group.add_argument("--device", metavar="NAME", help=names)
     group.add_argument("--max-ram", type=size, metavar="SIZE", help=f"what airpy may use, such as 4GiB; default: {max_ram}")
     group.add_argument("--max-vram", type=sizes, metavar="SIZE", help="likewise of a GPU's memory, or 24GB,8GB of two; default: most of it")
     group.add_argument(

@@ -159,6 +159,10 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
     for why in facts["gpus_left_out"]:
         yield f"GPU      not used: {why}"
     numbers = [gpu["number"] for gpu in facts["gpus"]]
-    name = "auto" if len(numbers) > 1 else "cuda" if numbers in ([], [0]) else f"cuda:{numbers[0]}"
-    gpus = f"; device='{name}', or --device {name}, chooses the GPU{'s' if name == 'auto' else ''}" if facts["gpus"] else ""
-    yield f"used     the CPU computes{gpus}"
+    if not numbers:
+        yield "used     the CPU computes"
+        return
+    from airpy._core import MAX_DEVICES
+
+    names = ",".join(map(str, numbers[:MAX_DEVICES]))
+    yield f"used     cuda:{names}, for models that it runs; device='cpu', or --device cpu, chooses the CPU"

@@ -7,7 +7,9 @@ import contextlib
 import io
 import os
 import sys
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from airpy.cli import bench, chat, convert, demo, doctor, embed, generate, inspect, perplexity, plan, quantize, tokenize
 from airpy.errors import AirpyError
@@ -47,6 +49,10 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _say(message: Warning | str, *where: Any, **more: Any) -> None:
+    print(f"airpy: {one_line(Warning(message))}", file=sys.stderr)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; its exit code. Usage errors leave by SystemExit(2), as argparse has it."""
     for stream in (sys.stdout, sys.stderr):  # text of a model must not fail on a terminal that knows less
@@ -56,7 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # prompts are UTF-8 whatever the locale says
     args = build_parser().parse_args(argv)
     try:
-        code: int = args.run(args)
+        with warnings.catch_warnings():  # one line, as errors are; not where in the source
+            warnings.showwarning = _say
+            code: int = args.run(args)
         if sys.stdout is not None:  # it is where a shell closed it: >&-
             sys.stdout.flush()
         return code

@@ -55,15 +55,9 @@ def _rates(text: str) -> dict[str, Any]:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.device != "cpu" and args.bandwidths is not None:
+    if args.device not in (None, "cpu") and args.bandwidths is not None:
         args.usage_error("--bandwidths describes a machine, with --max-vram one that has a GPU; leave out --device")
-    if (args.device == "cpu" and args.max_vram is not None) or args.bandwidths is not None:
-        plan = _elsewhere(args)
-    elif args.device != "cpu":
-        plan = _on_device(args)
-    else:
-        with common.open_from(args, fresh="decisions" if args.probe else "") as model:  # which reads little more than a plan needs
-            plan = model.plan
+    plan = _here(args) if args.bandwidths is None else _elsewhere(args)
     if args.save:
         plan.save(args.save)
     if args.json:
@@ -73,12 +67,16 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _on_device(args: argparse.Namespace) -> Plan:
+def _here(args: argparse.Namespace) -> Plan:
+    """For this machine; with --max-vram, where it has no GPU and --device names none, for one with its disk and memory that has."""
     from airpy.device import find_device
     from airpy.forecast import plan_on
 
+    device = find_device("--device", args.device)
+    if args.device is None and args.max_vram is not None and device.kind == "cpu":
+        return _elsewhere(args)
     given = {name: getattr(args, name) for name in common.ENGINE_OPTIONS}
-    return plan_on(find_device("--device", args.device), common.find_file(args), given, args.plan, fresh="decisions" if args.probe else "")
+    return plan_on(device, common.find_file(args), given, args.plan, fresh="decisions" if args.probe else "")
 
 
 def _elsewhere(args: argparse.Namespace) -> Plan:

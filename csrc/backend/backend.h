@@ -210,7 +210,7 @@ typedef struct air_backend_api {
     uint32_t version; /* AIR_BACKEND_VERSION */
     const char *name; /* "cpu", "cuda" */
     /* Devices with memory of their own; NULL where the backend is the CPU. *n is 0 and the status AIR_E_UNSUPPORTED, saying why, where
-     * there is none that could be used. */
+     * there is none, AIR_E_DEVICE where there are some that cannot be used, as by a driver that is too old. */
     air_status (*devices)(int32_t *n, air_error *err);
     air_status (*device_info)(int32_t device, air_device_info *out, air_error *err);
     /* Measures the device for about so many seconds, products of the types whose bit is set (bit = GGML type id), in up to bytes of its

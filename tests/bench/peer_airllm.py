@@ -28,7 +28,7 @@ def open_model(options: argparse.Namespace) -> Any:
     package = importlib.import_module(options.package)
     if options.package == "airpy":
         return package.AutoModel.from_pretrained(
-            options.model, max_ram=options.max_ram, threads=options.threads, n_ctx=512, kv_dtype="f16", progress=False
+            options.model, device="cpu", max_ram=options.max_ram, threads=options.threads, n_ctx=512, kv_dtype="f16", progress=False
         )
     import torch
 

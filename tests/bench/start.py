@@ -32,7 +32,7 @@ import json, sys, time
 begin = time.perf_counter()
 from airpy import AutoModel
 imported = time.perf_counter()
-model = AutoModel.from_pretrained(sys.argv[1], threads=int(sys.argv[2]))
+model = AutoModel.from_pretrained(sys.argv[1], device="cpu", threads=int(sys.argv[2]))
 opened = time.perf_counter()
 times = [opened]
 step = lambda _: times.append(time.perf_counter())
@@ -68,7 +68,8 @@ def run_code(compiled: str, code: str, *words: str) -> Json:
 
 def command_line(compiled: str, model: Path, threads: int) -> Json:
     """Seconds until it prints, having one token, and until it is gone."""
-    words = [sys.executable, "-m", "airpy", "generate", str(model), "-p", PROMPT, "-n", "1", "--json", "--threads", str(threads)]
+    words = [sys.executable, "-m", "airpy", "generate", str(model), "--device", "cpu", "-p", PROMPT, "-n", "1", "--json",
+             "--threads", str(threads)]
     begin = time.perf_counter()
     with subprocess.Popen(words, env=environment(compiled), stdout=subprocess.PIPE, cwd="/") as process:
         assert process.stdout is not None

@@ -38,7 +38,7 @@ def ratios(path: Path, threads: int, tokens: int, pairs: int) -> dict[str, list[
     from airpy import AutoModel
 
     found: dict[str, list[float]] = {"CPU time": [], "passes": []}
-    with AutoModel.from_pretrained(path, threads=threads, n_ctx=512, progress=False) as model:
+    with AutoModel.from_pretrained(path, device="cpu", threads=threads, n_ctx=512, progress=False) as model:
         for _ in range(3):
             call(model, tokens, False)
         for i in range(pairs):

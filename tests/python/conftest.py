@@ -21,6 +21,10 @@ os.environ["PYTHONSAFEPATH"] = "1"
 if not (ROOT / "airpy" / "_core.abi3.so").exists():
     sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != ROOT]
 
+# What says no device is the CPU's, also beside a GPU, unless that is what is tested.
+if os.environ.get("AIRPY_TEST_GPU") != "1":
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks a hub but the one that hub_server.py is
 
 # Started in the background of a script, it would be deaf to Ctrl-C, and so would its children.

@@ -28,8 +28,9 @@ STREAMED = {"io": "direct", "max_ram": 6 << 20}  # of the demo model: some of it
 
 
 def load(path: str | os.PathLike[str] = DEMO, **options: Any) -> airpy.Model:
-    """An open model under RATES, silent."""
-    return AutoModel.from_pretrained(path, **{"bandwidths": RATES, "progress": False, **options})
+    """An open model under RATES, silent; the CPU's, unless a device is named."""
+    named = {} if options.keys() & {"device", "device_map"} else {"device": "cpu"}
+    return AutoModel.from_pretrained(path, **{"bandwidths": RATES, "progress": False, **named, **options})
 
 
 def load_from(source: str, **given: Any) -> airpy.Model:

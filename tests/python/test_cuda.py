@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from models import CPU_ALONE, DEMO, GOLDEN, GOLDEN_NAMES, golden, load, run_python
+from models import CPU_ALONE, DEMO, GOLDEN, GOLDEN_NAMES, RATES, golden, load, run_python
 from on_cuda import CONTEXT, REAL, SMALL_RAM, device_budget, error_of, only_emulated, report
 
 from airpy import _core, errors
@@ -510,7 +511,7 @@ want = ids(model)
 assert kept_from_children() - before >= model.plan["ring_bytes"] > 0
 if not (child := os.fork()):
     assert "fork" in fails(errors.StateError, lambda: ids(model))
-    assert "forked after it was used" in fails(errors.UnsupportedError, open_tiny)
+    assert "forked after it was used" in fails(errors.DeviceError, open_tiny)
     model.close()
     del model
     gc.collect()
@@ -614,23 +615,69 @@ def test_a_context_beyond_vram_is_in_ram_and_the_plan_says_so(cuda, plugin):
 
 
 @pytest.mark.parametrize(
-    ("words", "problem"),
+    ("words", "problem", "kind"),
     [
-        ("devices=0", "no CUDA device is visible"),
-        ("driver=0", "no NVIDIA driver was found"),
-        ("driver=11040", r"the NVIDIA driver is for CUDA 11\.4, this build needs"),
+        ("devices=0", "no CUDA device is visible", errors.UnsupportedError),
+        ("driver=0", "no NVIDIA driver was found", errors.UnsupportedError),
+        ("driver=11040", r"the NVIDIA driver is for CUDA 11\.4, this build needs", errors.DeviceError),
     ],
 )
-def test_where_there_is_no_gpu_it_says_why_and_the_cpu_computes(cuda, words, problem, capsys):
+def test_where_there_is_no_gpu_it_says_why_and_the_cpu_computes(cuda, words, problem, kind, capsys):
+    """By default silently, as many machines have none, but for one that could be used if something were done."""
     from airpy.cli.main import main
 
     cuda(words)
-    with pytest.raises(errors.UnsupportedError, match=problem):
+    with pytest.raises(kind, match=problem):
         load(device="cuda")
-    with load(device="auto") as model:
-        assert model.device == "cpu" and model([IDS]).logits.shape[0] == 1
+    for named in ({"device": "auto"}, {"device": None}):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            with load(**named) as model:
+                assert model.device == "cpu" and model([IDS]).logits.shape[0] == 1
+                assert "\nthe CPU computes: max_ram" in str(model.plan)
+        assert len(said) == (kind is errors.DeviceError)
+        for warning in said:
+            assert re.match(f"the CPU computes: {problem}", str(warning.message)) and warning.filename.endswith("models.py")
     assert main(["doctor"]) == 0
     assert re.search(rf"GPU +none can be used: .*{problem}", capsys.readouterr().out)
+
+
+def test_by_default_a_gpu_computes_where_it_can(cuda, airpy):
+    """Of functions, AirLLM's classes and commands; elsewhere the CPU does, with one warning that says why."""
+    from airpy import AirLLMLlama2, AutoModel
+
+    quiet: dict[str, Any] = {"bandwidths": RATES, "progress": False, "n_ctx": 64}
+    for opened in (AutoModel.from_pretrained(TINY, **quiet), AirLLMLlama2(TINY, **quiet)):
+        with opened:
+            assert opened.device == "cuda:0" and opened.plan.on_device
+            saved = opened.plan
+    code, out, err = airpy("plan", TINY, "--n-ctx", "64", "--json")
+    assert code == 0 and json.loads(out)["devices"][0]["name"] == saved.devices[0]["name"] and not err
+    with load(TINY, device="cpu", n_ctx=64) as model:
+        of_cpu = model.plan
+    cuda("devices=2")
+    with AutoModel.from_pretrained(TINY, plan=saved, progress=False) as model:  # as many as it was made for
+        assert model.device == "cuda:0"
+    with AutoModel.from_pretrained(TINY, plan=of_cpu, progress=False) as model:
+        assert model.device == "cpu"
+
+    cuda("vram=256KiB")
+    little = r"the CPU computes: max_vram .* is too small by .*"
+    with pytest.warns(UserWarning, match=little) as said, AutoModel.from_pretrained(TINY, **quiet) as model:
+        assert model.device == "cpu" and model([[1, 45]]).logits.shape[0] == 1
+    assert len(said) == 1 and said[0].filename == __file__
+    with pytest.raises(errors.BudgetError, match="max_vram"):
+        AutoModel.from_pretrained(TINY, **quiet, max_vram="600MiB")  # who asks for a GPU is told
+    with pytest.raises(errors.BudgetError, match="max_vram"):
+        load(TINY, device="cuda", n_ctx=64)
+    code, out, err = airpy("plan", TINY, "--n-ctx", "64", "--json")
+    assert code == 0 and re.fullmatch(f"airpy: {little}\n", err) and json.loads(out)["devices"] == []
+    cuda("driver=11040")
+    with AutoModel.from_pretrained(TINY, plan=of_cpu, progress=False) as model, warnings.catch_warnings():
+        warnings.simplefilter("error")  # nobody wants the GPU
+        assert model.device == "cpu"
+    with pytest.raises(errors.ArgumentError, match=r"but the CPU computes \(the NVIDIA driver is for CUDA 11\.4, .*\); choose"):
+        AutoModel.from_pretrained(TINY, **quiet, max_vram="1GiB")
 
 
 def test_doctor_names_the_gpus_and_measures_them(cuda, capsys, probes):
@@ -651,13 +698,14 @@ def test_gpus_that_this_build_has_no_code_for_are_left_to_others(cuda, probes, c
 
     old = r"cuda:{}, Emulated GPU, is of compute capability 7\.0, which this build has no code for; build airpy with AIRPY_\w+=70"
     for sm, device, line, used in [
-        ("70/90", "cuda:1", rf"^GPU +not used: {old.format(0)}", "device='cuda:1'"),
-        ("90/70", "cuda:0", rf"^GPU +not used: {old.format(1)}", "device='cuda'"),
+        ("70/90", "cuda:1", rf"^GPU +not used: {old.format(0)}", "used     cuda:1, for models that it runs"),
+        ("90/70", "cuda:0", rf"^GPU +not used: {old.format(1)}", "used     cuda:0, for models that it runs"),
         ("70", "cpu", rf"^GPU +none can be used: {old.format(0)}.*; {old.format(1)}", "the CPU computes\n"),
     ]:
         cuda(f"devices=2,sm={sm},image=80")
-        with load(device="auto", n_ctx=64) as model:
+        with warnings.catch_warnings(record=True) as said, load(device="auto", n_ctx=64) as model:
             assert model.device == device and model([IDS]).logits.shape[0] == 1
+        assert len(said) == (device == "cpu")
         assert main(["doctor"]) == 0
         out = capsys.readouterr().out
         assert re.search(line, out, re.M) and used in out and len(re.findall("^cuda:", out, re.M)) == (device != "cpu")
