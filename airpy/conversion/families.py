@@ -263,6 +263,11 @@ _LFM2 = Family(
     "lfm2", (layouts.convolutions,), tied=True, allowed=(("conv_bias", False),), activations=(), keys=(
         ("attention.head_count_kv", "integers", _kv_heads_by_layer), ("shortconv.l_cache", "u32", _integer("conv_L_cache", 3)),
         ("feed_forward_length", "u32", _lfm2_feed_forward)))  # fmt: skip
+_LFM2_MOE = Family(
+    "lfm2moe", (layouts.convolutions,), tied=True, activations=(), keys=(
+        *_LFM2.keys[:2], ("leading_dense_block_count", "u32", _integer("num_dense_layers", 2)),
+        ("expert_weights_scale", "f32", _number("routed_scaling_factor", 1.0)), ("expert_gating_func", "u32", lambda config: 2)),
+    allowed=(("conv_bias", False), ("norm_topk_prob", True)))  # fmt: skip
 _QWEN3NEXT = Family(
     "qwen3next", (layouts.delta_net, layouts.convolutions), names=_SANDWICH, ignored=("mtp.",), keys=(
         ("ssm.conv_kernel", "u32", _integer("linear_conv_kernel_dim", 4)), ("ssm.state_size", "u32", _integer("linear_key_head_dim")),
@@ -380,6 +385,7 @@ FAMILIES: dict[str, Family] = {
     "HunYuanMoEV1ForCausalLM": Family("hunyuan-moe", tied=True),
     "InternLM2ForCausalLM": _INTERNLM2,
     "Lfm2ForCausalLM": _LFM2,
+    "Lfm2MoeForCausalLM": _LFM2_MOE,
     "Llama4ForCausalLM": _LLAMA4,
     "Llama4ForConditionalGeneration": _LLAMA4,
     "MiniMaxM2ForCausalLM": _MINIMAX_M2,

@@ -231,6 +231,9 @@ VARIANTS = {
                          "num_experts_per_tok": 2, "norm_topk_prob": True, "moe_intermediate_size": 16,
                          "shared_expert_intermediate_size": 24, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
                          "linear_key_head_dim": 12, "linear_value_head_dim": 12}, {"partial_rotary_factor": 0.25}, centred=True),
+    "lfm2moe": Variant("Lfm2Moe", "lfm2moe", {**MOE, "num_hidden_layers": 4, "num_experts": 5, "num_dense_layers": 1, "hidden_size": 32,
+                       "intermediate_size": 40, "moe_intermediate_size": 16, "routed_scaling_factor": 1.5, "pad_token_id": None,
+                       "layer_types": ["conv", "conv", "full_attention", "conv"]}, {"rope_theta": 1000000.0}, keys=UNTOLD_GATING),
 }
 
 

@@ -86,7 +86,7 @@ def build(variant: Variant, seed: int) -> Any:
                 gain *= next((more for part, more in variant.loud.items() if part in name), 1)
                 p.copy_(noise * (gain / inputs ** 0.5))
         for name, p in model.named_buffers():
-            if "correction" in name:
+            if "correction" in name or name.endswith("expert_bias"):
                 p.copy_(0.1 * torch.randn(p.shape))
     if variant.alibi or not variant.rotated:
         no_rotation(model)
