@@ -449,7 +449,7 @@ static air_status cuda_supports(const air_program *program, air_error *err)
         if (op->kind != AIR_OP_EXPERTS) continue;
         const air_mixture *m = &program->mixtures[op->layer];
         for (int32_t weight : {m->gate, m->up, m->down})
-            if (!st) st = matrix_supports(program, weight, err);
+            if (!st && weight != AIR_NONE) st = matrix_supports(program, weight, err);
     }
     return st;
 }

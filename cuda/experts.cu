@@ -17,7 +17,10 @@
 enum { TAKEN_MOST = 64 }; /* of the feed at a time */
 
 static const air_weight *weight_of(const air_backend *h, int32_t weight) { return &h->program->weights[weight]; }
-static bool reads(const air_backend *h, int32_t weight, air_input input) { return air_device_input(weight_of(h, weight)->type) == input; }
+static bool reads(const air_backend *h, int32_t weight, air_input input)
+{
+    return weight != AIR_NONE && air_device_input(weight_of(h, weight)->type) == input;
+}
 
 /* --- life --- */
 
@@ -206,10 +209,10 @@ static air_status gate_and_up(air_backend *h, const air_op *op, const air_mixtur
     const float *x = alone ? air_cuda_buffer(h, op->in) + run->row * k : (const float *)(h->memory + h->layout.gathered) + run->first * k;
     air_cuda_q8 q8 = alone ? air_cuda_q8_from(input_q8(h, op), k, run->row) : air_cuda_q8_from(gathered_q8(h, k, times), k, run->first);
     air_cuda_epilogue plain = {}, gated = {};
-    gated.kind = AIR_EPILOGUE_GATED;
+    gated.kind = m->gate == AIR_NONE ? AIR_EPILOGUE_SET : AIR_EPILOGUE_GATED;
     gated.activation = m->activation;
     const uint8_t *up = data + air_device_expert_part(h->program, op->layer, 1);
-    air_status st = multiply(h, m->gate, m->gate_bias, data, run, x, q8, plain, hidden, err);
+    air_status st = m->gate == AIR_NONE ? AIR_OK : multiply(h, m->gate, m->gate_bias, data, run, x, q8, plain, hidden, err);
     if (!st && m->weighs_input) st = weigh(h, op, m, run, hidden, err);
     if (!st) st = multiply(h, m->up, m->up_bias, up, run, x, q8, gated, hidden, err);
     return st || !m->weighs_input ? st : weigh(h, op, m, run, hidden, err);
@@ -307,7 +310,7 @@ static air_status bring(air_backend *h, const air_mixture *m, const air_expert *
     air_cuda_experts *x = &h->experts;
     if (!e->down) return AIR_OK;
     air_status st = await_place(h, e->place, err);
-    if (!st) st = copy_part(h, e, m->gate, e->gate, 0, err);
+    if (!st && m->gate != AIR_NONE) st = copy_part(h, e, m->gate, e->gate, 0, err);
     if (!st) st = copy_part(h, e, m->up, e->up, 1, err);
     if (!st) st = copy_part(h, e, m->down, e->down, 2, err);
     if (st) return st;

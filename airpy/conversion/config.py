@@ -87,14 +87,19 @@ class Config:
             raise FormatError(f"{self.path}: {names[0]} is {str(value)[:80]}; expected true or false")
         return value
 
-    def list_of(self, name: str, kind: type, length: int) -> list[Any] | None:
+    def list_of(self, name: str, kind: type | tuple[type, ...], length: int) -> list[Any] | None:
         """None where it is not there. Raises FormatError for other lists."""
-        value = self.first(name)
+        value, called = self.first(name), kind.__name__ if isinstance(kind, type) else "numbers"
         if value is None:
             return None
         if not isinstance(value, list) or len(value) != length or not all(isinstance(item, kind) for item in value):
-            raise FormatError(f"{self.path}: {name} is {str(value)[:80]}; expected a list of {length} {kind.__name__}")
+            raise FormatError(f"{self.path}: {name} is {str(value)[:80]}; expected a list of {length} {called}")
         return value
+
+    def numbers(self, name: str, length: int) -> list[float]:
+        """So many; ones where it is not there. Raises FormatError for other lists."""
+        given = self.list_of(name, (int, float), length) or [1.0] * length
+        return [Config({name: value}, self.path).number(name) for value in given]
 
     def part(self, name: str) -> Config:
         """An object in it; an empty one where it is not there."""
@@ -112,7 +117,8 @@ class Config:
 
     @property
     def layers(self) -> int:
-        return self.integer(*LAYERS)
+        kinds = self.first("layers_block_type")  # Nemotron's, which may not say how many
+        return len(kinds) if isinstance(kinds, list) and kinds else self.integer(*LAYERS)
 
     @property
     def hidden(self) -> int:

@@ -114,13 +114,39 @@ def _check_llama4(config: Config) -> None:
     config.require("use_qk_norm", config.experts != 128)
 
 
-def _check_granite_hybrid(config: Config) -> None:
+def _nemotron_kinds(config: Config) -> list[str]:
+    """Of layers: state, attention, dense or experts; a letter each in older files."""
+    known = {"M": "state", "*": "attention", "-": "dense", "E": "experts", "mamba": "state", "linear_attention": "state",
+             "attention": "attention", "full_attention": "attention", "mlp": "dense", "moe": "experts"}  # fmt: skip
+    given = config.first("layers_block_type") or list(str(config.first("hybrid_override_pattern") or ""))
+    if not isinstance(given, list) or len(given) != config.layers or not all(kind in known for kind in given):
+        raise UnsupportedError(f"{config.path}: the layers are {str(given)[:80]}; expected {config.layers} of {', '.join(known)}")
+    return [known[kind] for kind in given]
+
+
+def _nemotron_feed_forward(config: Config) -> list[int]:
+    sizes = {"state": 0, "attention": 0, "dense": config.feed_forward, "experts": config.expert_feed_forward}
+    return [sizes[kind] for kind in _nemotron_kinds(config)]
+
+
+def _check_mamba2(config: Config) -> None:
     heads, head = config.integer("mamba_n_heads"), config.first("mamba_d_head")
     if head not in (None, "auto") and heads * config.integer("mamba_d_head") != _inner(config):
         raise UnsupportedError(f"{config.path}: {heads} mamba_n_heads of {head} are not {_inner(config)}, mamba_expand times hidden_size")
     limits = config.first("time_step_limit") or [0.0, math.inf]
     if limits not in ([0.0, math.inf], [0.0, {"__float__": "Infinity"}]):
         raise UnsupportedError(f"{config.path}: time_step_limit is {str(limits)[:80]}; GGUF has none")
+
+
+def _check_falcon_h1(config: Config) -> None:
+    """A norm of what the gate has been applied to; the embedding and the output by the same factor where they are one matrix."""
+    _check_mamba2(config)
+    if config.flag("mamba_rms_norm", default=False) and config.flag("mamba_norm_before_gate", default=True):
+        raise UnsupportedError(f"{config.path}: mamba_norm_before_gate is true; the model can be converted only with false")
+    factors = [config.number(f"{name}_multiplier", default=1.0) for name in ("embedding", "lm_head")]
+    if config.flag("tie_word_embeddings", default=False) and factors[0] != factors[1]:
+        raise UnsupportedError(f"{config.path}: embedding_multiplier {factors[0]:g} is not lm_head_multiplier {factors[1]:g}, but "
+                               "tie_word_embeddings is true: GGUF has one matrix then, with either in it")  # fmt: skip
 
 
 def _check_modern_bert(config: Config) -> None:
@@ -161,7 +187,7 @@ def _shared(config: Config) -> int:
 
 
 def _inner(config: Config) -> int:
-    return config.integer("mamba_expand", default=2) * config.hidden
+    return config.integer("mamba_d_ssm", default=config.integer("mamba_expand", default=2) * config.hidden)
 
 
 def _kinds(config: Config) -> list[str]:
@@ -257,8 +283,30 @@ _GRANITE_HYBRID = Family(
     keys=(*_GRANITE, *_SSM, *_GRANITE_ROPE,
           ("feed_forward_length", "u32", lambda config: config.feed_forward if config.experts else _shared(config)),
           ("expert_shared_feed_forward_length", "u32", lambda config: _shared(config) if config.experts else None)),
-    check=_check_granite_hybrid, instead=lambda config: None if config.experts or "" in _kinds(config) else _GRANITE_DENSE,
+    check=_check_mamba2, instead=lambda config: None if config.experts or "" in _kinds(config) else _GRANITE_DENSE,
     allowed=(("mamba_conv_bias", True), ("mamba_proj_bias", False)))  # fmt: skip
+_NEMOTRON_H_KEYS: Keys = (
+    ("attention.head_count_kv", "integers",
+     lambda config: [config.kv_heads if kind == "attention" else 0 for kind in _nemotron_kinds(config)]),
+    ("feed_forward_length", "integers", _nemotron_feed_forward),
+    ("attention.layer_norm_rms_epsilon", "f32", _number("layer_norm_epsilon", 1e-5)),
+    ("ssm.conv_kernel", "u32", _integer("conv_kernel", 4)), ("ssm.state_size", "u32", _integer("ssm_state_size", 128)),
+    ("ssm.inner_size", "u32", lambda config: config.integer("mamba_num_heads") * config.integer("mamba_head_dim")),
+    ("ssm.time_step_rank", "u32", _integer("mamba_num_heads")), ("ssm.group_count", "u32", _integer("n_groups", 8)),
+)
+_NEMOTRON_H = Family(
+    "nemotron_h", (layouts.mamba2, layouts.convolutions), rotated=False, activations=(), ignored=("mtp.",), keys=(
+        *_NEMOTRON_H_KEYS, ("expert_count", "u32", lambda config: None), ("expert_used_count", "u32", lambda config: None),
+        ("expert_feed_forward_length", "u32", lambda config: None)),
+    allowed=(("mlp_hidden_act", "relu2"), ("mamba_hidden_act", "silu"), ("use_bias", False), ("mamba_proj_bias", False),
+             ("use_conv_bias", True), ("moe_latent_size", None)))  # fmt: skip
+_NEMOTRON_H_MOE = replace(_NEMOTRON_H, arch="nemotron_h_moe", allowed=_NEMOTRON_H.allowed[:-1], keys=(
+    *_NEMOTRON_H_KEYS, *_GROUPS, *_ROUTED[1:4], ("moe_latent_size", "u32", lambda config: config.integer_or_none("moe_latent_size")),
+    ("expert_shared_feed_forward_length", "u32", _integer("moe_shared_expert_intermediate_size"))))
+_NEMOTRON_H = replace(_NEMOTRON_H, instead=lambda config: _NEMOTRON_H_MOE if "experts" in _nemotron_kinds(config) else None)
+_FALCON_H1 = Family(
+    "falcon-h1", (layouts.mamba2, layouts.convolutions, layouts.falcon_h1), keys=_SSM[1:], check=_check_falcon_h1, allowed=(
+        ("mamba_conv_bias", True), ("mamba_proj_bias", False), ("projectors_bias", False), ("attention_bias", False), ("mlp_bias", False)))
 _LFM2 = Family(
     "lfm2", (layouts.convolutions,), tied=True, allowed=(("conv_bias", False),), activations=(), keys=(
         ("attention.head_count_kv", "integers", _kv_heads_by_layer), ("shortconv.l_cache", "u32", _integer("conv_L_cache", 3)),
@@ -363,6 +411,7 @@ FAMILIES: dict[str, Family] = {
     "ExaoneForCausalLM": Family("exaone"),
     "Exaone4ForCausalLM": Family("exaone4", names=_SANDWICH, windows=True),
     "FalconForCausalLM": _FALCON,
+    "FalconH1ForCausalLM": _FALCON_H1,
     "RWForCausalLM": _FALCON,
     "GemmaForCausalLM": _GEMMA,
     "Gemma2ForCausalLM": replace(_GEMMA, arch="gemma2", names=_SANDWICH, windows=True, keys=(
@@ -398,6 +447,7 @@ FAMILIES: dict[str, Family] = {
     "MptForCausalLM": _MPT,
     "MPTForCausalLM": _MPT,
     "NemotronForCausalLM": Family("nemotron", (layouts.one_more,), layer_norm=True, activations=("relu2",)),
+    "NemotronHForCausalLM": _NEMOTRON_H,
     "OlmoForCausalLM": Family("olmo", (layouts.interleaved,), layer_norm=True, keys=_CLAMP),
     "Olmo2ForCausalLM": Family("olmo2", names=_SANDWICH),
     "Olmo3ForCausalLM": Family("olmo2", names=_SANDWICH, windows=True),

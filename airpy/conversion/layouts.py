@@ -134,14 +134,36 @@ def convolutions(name: str, tensor: LazyTensor, config: Config) -> Iterator[Name
 
 def mamba2(name: str, tensor: LazyTensor, config: Config) -> Iterator[Named]:
     """The rate itself instead of its logarithm, vectors of heads as columns, the norm's weights by groups."""
-    if name in ("mamba.A_log", "mamba.D"):
+    kind = name.removeprefix("mamba.").removeprefix("mixer.") if name.startswith(("mamba.", "mixer.")) else ""
+    if kind in ("A_log", "D"):
         column = (*tensor.shape, 1)
-        yield name, tensor.map(lambda w: -np.exp(w), column) if name == "mamba.A_log" else tensor.reshape(*column)
-    elif name == "mamba.norm.weight":
-        groups = config.integer("mamba_n_groups")
+        yield name, tensor.map(lambda w: -np.exp(w), column) if kind == "A_log" else tensor.reshape(*column)
+    elif kind == "norm.weight":
+        groups = config.integer("mamba_n_groups", "n_groups")
         yield name, tensor.reshape(groups, tensor.shape[0] // groups)
     else:
         yield name, tensor
+
+
+def falcon_h1(name: str, tensor: LazyTensor, config: Config) -> Iterator[Named]:
+    """What the model multiplies activations by, into the matrices before or behind them: of Mamba's first one, of each part of its rows."""
+    into = {
+        "embed_tokens": ("embedding_multiplier",), "lm_head": ("lm_head_multiplier",), "self_attn.o_proj": ("attention_out_multiplier",),
+        "self_attn.q_proj": ("attention_in_multiplier",), "self_attn.v_proj": ("attention_in_multiplier",),
+        "self_attn.k_proj": ("attention_in_multiplier", "key_multiplier"), "mamba.in_proj": ("ssm_in_multiplier",),
+        "mamba.out_proj": ("ssm_out_multiplier",),
+    }  # fmt: skip
+    stem = name.removesuffix(".weight")
+    for factor in into.get(stem, ()):
+        tensor = tensor.times(config.number(factor, default=1.0))
+    if stem in ("feed_forward.gate_proj", "feed_forward.down_proj"):
+        tensor = tensor.times(config.numbers("mlp_multipliers", 2)[stem == "feed_forward.down_proj"])
+    if stem == "mamba.in_proj":
+        inner, heads = config.integer("mamba_d_ssm"), config.integer("mamba_n_heads")
+        keys = config.integer("mamba_n_groups") * config.integer("mamba_d_state")
+        parts = tensor.split([inner, inner, keys, keys, heads])
+        tensor = join([part.times(factor) for part, factor in zip(parts, config.numbers("ssm_multipliers", 5), strict=True)])
+    yield name, tensor
 
 
 def delta_net(name: str, tensor: LazyTensor, config: Config) -> Iterator[Named]:

@@ -27,12 +27,13 @@ Floats = npt.NDArray[np.float32]
 @dataclass(frozen=True)
 class _Part:
     """rows: of the stored tensor, seen as a matrix whose columns are its last axis, or one for a vector. Where `turned` says how many
-    rows from `base` on, rows are columns of those instead."""
+    rows from `base` on, rows are columns of those instead. factor: what all of it is multiplied by."""
 
     stored: Stored | Packed
     rows: Rows
     turned: int = 0
     base: int = 0
+    factor: float = 1.0
 
     @property
     def columns(self) -> int:
@@ -69,7 +70,7 @@ class LazyTensor:
         (part,) = self.parts
         taken = rows if isinstance(part.rows, range) and part.rows.start == 0 else np.asarray(part.rows)[np.asarray(rows)]
         chosen: Rows = taken if isinstance(taken, range) else np.asarray(taken, np.int64)
-        return replace(self, shape=shape or (len(rows), *self.shape[1:]), parts=(_Part(part.stored, chosen),))
+        return replace(self, shape=shape or (len(rows), *self.shape[1:]), parts=(_Part(part.stored, chosen, factor=part.factor),))
 
     def split(self, sizes: Sequence[int]) -> list[LazyTensor]:
         """So many rows each. Raises ModelError where these are not all."""
@@ -91,16 +92,20 @@ class LazyTensor:
         *stack, rows, width = self.shape
         chosen = columns or range(width)
         count = math.prod(stack)
-        turned = tuple(_Part(part.stored, chosen, rows, i * rows) for i in range(count))
+        turned = tuple(_Part(part.stored, chosen, rows, i * rows, part.factor) for i in range(count))
         return replace(self, shape=(*stack, len(chosen), rows), parts=turned)
 
     def map(self, change: Callable[[Floats], Floats], shape: tuple[int, ...] | None = None) -> LazyTensor:
         """change: of all values, flat. shape: another one, of as many."""
         return replace(self.reshape(*shape) if shape else self, change=change)
 
+    def times(self, factor: float) -> LazyTensor:
+        """All of it multiplied; then it is F32."""
+        return replace(self, parts=tuple(replace(part, factor=part.factor * factor) for part in self.parts))
+
     def source(self, name: str, files: Checkpoint) -> SourceTensor:
         """As write_model() takes it, under GGUF's name."""
-        kinds = {part.stored.type for part in self.parts}
+        kinds = {part.stored.type if part.factor == 1 else "F32" for part in self.parts}
         type = kinds.pop() if len(kinds) == 1 and self.change is None else "F32"
         info = TensorInfo(name, type, tuple(reversed(self.shape)))
 
@@ -122,7 +127,11 @@ class LazyTensor:
             first, last = max(start - at, 0), min(start + count - at, size)
             if first < last:
                 data = _read_elements(files, part, first, last)
-                out.append(data if part.stored.type == type else bytes(convert(part.stored.type, type, data)))
+                if part.stored.type != type:
+                    data = bytes(convert(part.stored.type, type, data))
+                if part.factor != 1:
+                    data = (np.frombuffer(data, np.float32) * np.float32(part.factor)).tobytes()
+                out.append(data)
             at += size
         return out[0] if len(out) == 1 else b"".join(out)
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 Names = Mapping[str, str]
 
-_PREFIXES = ("model.", "transformer.", "gpt_neox.", "language_model.", "bert.", "roberta.", "encoder.")
+_PREFIXES = ("model.", "transformer.", "gpt_neox.", "language_model.", "bert.", "roberta.", "encoder.", "backbone.")
 _LAYER = re.compile(r"(?:layers|layer|h|blocks)\.(\d{1,5})\.(.+)")
 _EXPERT = re.compile(r"(.+)\.experts\.(\d{1,5})\.(.+)")
 
@@ -23,6 +23,7 @@ WHOLE: Names = {
     "embeddings.tok_embeddings": "token_embd", "embeddings.norm": "token_embd_norm", "emb_ln": "token_embd_norm",
     "embeddings.token_type_embeddings": "token_types", "embeddings.LayerNorm": "token_embd_norm",
     "2_Dense/linear": "dense_2", "3_Dense/linear": "dense_3",  # in folders of their own
+    "embeddings": "token_embd",
     "embedding_norm": "token_embd_norm", "final_layer_norm": "output_norm", "lm_head": "output", "embed_out": "output", "output": "output",
 }  # fmt: skip
 
@@ -62,11 +63,17 @@ LAYER: Names = {
     # layers with a state
     "conv.conv": "shortconv.conv", "conv.in_proj": "shortconv.in_proj", "conv.out_proj": "shortconv.out_proj",
     "mamba.in_proj": "ssm_in", "mamba.conv1d": "ssm_conv1d", "mamba.dt_proj": "ssm_dt", "mamba.norm": "ssm_norm",
-    "mamba.out_proj": "ssm_out",
+    "mamba.out_proj": "ssm_out", "norm": "attn_norm",
+    "mixer.in_proj": "ssm_in", "mixer.conv1d": "ssm_conv1d", "mixer.dt_proj": "ssm_dt", "mixer.norm": "ssm_norm",
+    "mixer.out_proj": "ssm_out", "mixer.q_proj": "attn_q", "mixer.k_proj": "attn_k", "mixer.v_proj": "attn_v",
+    "mixer.o_proj": "attn_output", "mixer.up_proj": "ffn_up", "mixer.down_proj": "ffn_down",
     "linear_attn.in_proj_qkv": "attn_qkv", "linear_attn.in_proj_z": "attn_gate", "linear_attn.in_proj_ba": "ssm_ba",
     "linear_attn.conv1d": "ssm_conv1d", "linear_attn.dt_proj": "ssm_dt", "linear_attn.norm": "ssm_norm",
     "linear_attn.out_proj": "ssm_out",
     # mixtures of experts
+    "mixer.gate": "ffn_gate_inp", "mixer.gate.e_score_correction": "exp_probs_b", "mixer.shared_experts.up_proj": "ffn_up_shexp",
+    "mixer.shared_experts.down_proj": "ffn_down_shexp", "mixer.fc1_latent_proj": "ffn_latent_down",
+    "mixer.fc2_latent_proj": "ffn_latent_up",
     "mlp.gate": "ffn_gate_inp", "mlp.gate.wg": "ffn_gate_inp", "block_sparse_moe.gate": "ffn_gate_inp",
     "block_sparse_moe.router.layer": "ffn_gate_inp", "mlp.router": "ffn_gate_inp", "mlp.gate.e_score_correction": "exp_probs_b",
     "mlp.moe_statics.e_score_correction": "exp_probs_b", "block_sparse_moe.e_score_correction": "exp_probs_b",
@@ -81,8 +88,9 @@ LAYER: Names = {
     "mlp.shared_mlp.down_proj": "ffn_down_shexp",
 }  # fmt: skip
 
-# What is neither a weight nor a bias.
-BARE: Names = {"mamba.A_log": "ssm_a", "mamba.D": "ssm_d", "linear_attn.A_log": "ssm_a"}
+# What is neither a weight nor a bias, or is not called one.
+BARE: Names = {"pre_ff_layernorm.weight": "ffn_norm", "mamba.A_log": "ssm_a", "mamba.D": "ssm_d", "linear_attn.A_log": "ssm_a",
+               "mixer.A_log": "ssm_a", "mixer.D": "ssm_d"}  # fmt: skip
 
 # Biases that have names of their own, and what they are of.
 _BIASES = {"e_score_correction_bias": "e_score_correction", "expert_bias": "e_score_correction", "dt_bias": "dt_proj"}

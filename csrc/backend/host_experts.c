@@ -330,6 +330,12 @@ static void weigh_column(float weight, float *gated, float *raised, int64_t n)
     for (int64_t i = 0; i < n; i++) gated[i] *= weight, raised[i] *= weight;
 }
 
+static void join(const air_backend *h, const air_mixture *m, const float *gated, const float *raised, float *out, int64_t n)
+{
+    if (m->gate == AIR_NONE) h->ops->activate[m->activation](raised, out, n);
+    else h->ops->gated[m->activation](gated, raised, out, n);
+}
+
 static void gate_and_up(const air_backend *h, int64_t job, float *scratch)
 {
     const air_op *op = &h->program->ops[h->stage->first];
@@ -343,14 +349,13 @@ static void gate_and_up(const air_backend *h, int64_t job, float *scratch)
         air_columns x = gather(h, op, p.expert, c, n, &at);
         int64_t size = (p.rows * n + 15) & ~(int64_t)15;
         float *gated = at, *raised = gated + size, *decoded = raised + size;
-        expert_product(h, m->gate, m->gate_bias, p.expert->gate, p, &x, gated, (size_t)p.rows, decoded);
+        if (m->gate != AIR_NONE) expert_product(h, m->gate, m->gate_bias, p.expert->gate, p, &x, gated, (size_t)p.rows, decoded);
         expert_product(h, m->up, m->up_bias, p.expert->up, p, &x, raised, (size_t)p.rows, decoded);
         for (int64_t i = 0; m->weighs_input && i < n; i++) {
             float weight = weight_of(h, op, p.expert->expert, h->mixture.first[p.expert->expert] + c + i);
             weigh_column(weight, gated + i * p.rows, raised + i * p.rows, p.rows);
         }
-        for (int64_t i = 0; i < n; i++)
-            h->ops->gated[m->activation](gated + i * p.rows, raised + i * p.rows, out + (c + i) * m->n_ff, p.rows);
+        for (int64_t i = 0; i < n; i++) join(h, m, gated + i * p.rows, raised + i * p.rows, out + (c + i) * m->n_ff, p.rows);
     }
 }
 
@@ -425,7 +430,14 @@ void air__experts_clear(air_backend *h) { give_taken(h); }
 int air__experts_read_q8(const air_backend *h, const air_op *op)
 {
     const air_mixture *m = &h->program->mixtures[op->layer];
-    return air__reads_q8(h->ops, &h->program->weights[m->gate]) || air__reads_q8(h->ops, &h->program->weights[m->up]);
+    return (m->gate != AIR_NONE && air__reads_q8(h->ops, &h->program->weights[m->gate])) ||
+           air__reads_q8(h->ops, &h->program->weights[m->up]);
+}
+
+static int experts_read_f32(const air_backend *h, const air_mixture *m)
+{
+    return (m->gate != AIR_NONE && !air__reads_q8(h->ops, &h->program->weights[m->gate])) ||
+           !air__reads_q8(h->ops, &h->program->weights[m->up]);
 }
 
 static int64_t taken_rows(const air__mixture_run *run)
@@ -491,7 +503,7 @@ int air__experts_begin(air_backend *h)
     int64_t rows = air__host_rows(h, op->in);
     const float *routing = air__host_buffer(h, op->in2);
     run->reads_q8 = air__experts_read_q8(h, op);
-    run->reads_f32 = !air__reads_q8(h->ops, &h->program->weights[m->gate]) || !air__reads_q8(h->ops, &h->program->weights[m->up]);
+    run->reads_f32 = experts_read_f32(h, m);
     count_rows(run, m, routing, rows);
     sort_rows(run, m, routing, rows);
     run->n_taken = 0;

@@ -164,7 +164,7 @@ typedef enum air_gating {
     AIR_GATING_SPARSE_MIXER,
 } air_gating;
 
-/* A layer's experts: y = down (f(gate x) * (up x)) each, f its activation. A row goes to the n_used of them with the largest weights, to
+/* A layer's experts: y = down (f(gate x) * (up x)) each, f its activation, or down f(up x) where there is no gate. A row goes to the n_used of them with the largest weights, to
  * which bias is added for the choice alone, of the groups_used groups of experts whose two largest add up to most (of the largest alone,
  * where there is no bias). AIR_OP_ROUTE leaves n_used floats that are numbers of experts, ascending, and then their weights. */
 typedef struct air_mixture {
@@ -172,10 +172,10 @@ typedef struct air_mixture {
     int32_t n_groups, groups_used;  /* 0: no groups */
     air_gating gating;
     int normalise;                  /* weights of the chosen are divided by their sum */
-    int weighs_input;               /* weights multiply what an expert reads, not what it gives */
+    int weighs_input;               /* weights multiply what an expert reads, not what it gives; of those with a gate alone */
     float scale;                    /* and multiplied by this */
     int32_t bias;                   /* vector of [n_experts], AIR_NONE */
-    int32_t gate, up, down;         /* weights */
+    int32_t gate, up, down;         /* weights; gate AIR_NONE: there is none */
     int32_t gate_bias, up_bias, down_bias; /* vectors of [n_experts][rows], added to what they give, AIR_NONE */
     air_activation activation;
     int64_t n_ff;                   /* rows of gate and up, columns of down */

@@ -25,6 +25,7 @@ typedef enum air_qk_norm {
  * (use_parallel_residual), where the layer has no ffn_norm. */
 typedef enum air_layer_order { AIR_ORDER_IN_TURN, AIR_ORDER_PARALLEL, AIR_ORDER_BY_KEY, AIR_ORDER_BY_NORM } air_layer_order;
 
+/* Of experts too. */
 typedef enum air_ffn_kind { AIR_FFN_GATED /* down(f(gate) * up) */, AIR_FFN_PLAIN /* down(f(up)) */ } air_ffn_kind;
 /* Which layers turn q and k: all, or of a model with windows those that have one. */
 typedef enum air_rope_layers { AIR_ROPE_IN_ALL, AIR_ROPE_IN_WINDOWED } air_rope_layers;
@@ -58,8 +59,10 @@ struct air_arch {
     const char *ffn_norm;        /* "blk.%d.…", where it is not called ffn_norm */
     air_layer_order order;
 
+    int layers_of_one;           /* a layer is a feed-forward, where the file gives it a length of one, or attention or a mixer, alone */
     int latent;                  /* attention is over a compressed state (MLA) */
     air_mixer mixer;             /* of layers without attention */
+    int mixer_beside;            /* of all layers: those with attention have both, which read the same */
     const char *output_norm;     /* where it is not called output_norm */
     int gated_attention;         /* attn_q has of each head a query, and then a gate of what it attends */
     air_positions positions;
@@ -99,7 +102,7 @@ typedef enum air_block_kind { AIR_BLOCK_ATTENTION, AIR_BLOCK_FFN } air_block_kin
 
 /* Blocks: each appends its ops to the program and returns the buffer that holds the result. A failure is kept in the builder. */
 int32_t air__block_embed(air_builder *b);
-/* weight: without ".weight"; a norm after a block may be written over its input, out == in; AIR_NONE: a buffer of its own. */
+/* name: without ".weight", which some files leave out too; a norm after a block may be written over its input, out == in; AIR_NONE: a buffer of its own. */
 int32_t air__block_norm(air_builder *b, int32_t layer, int32_t in, int32_t out, const char *name);
 /* One layer: x += attention, x += feed-forward, as the architecture orders and norms them. */
 void air__block_layer(air_builder *b, int32_t layer, int32_t x);

@@ -107,8 +107,11 @@ static air_status read_heads(const reader *r)
 static air_status read_ffn(const reader *r)
 {
     int64_t each[LAYERS];
-    air_status st = read_each(r, (field){"feed_forward_length", 1, WIDEST, 1}, each);
-    for (int64_t i = 0; i < r->hp->n_layers && !st; i++) r->layers[i].n_ff = each[i];
+    air_status st = read_each(r, (field){"feed_forward_length", !r->arch->layers_of_one, WIDEST, 1}, each);
+    for (int64_t i = r->hp->n_layers; i-- > 0 && !st;) {
+        r->layers[i].n_ff = each[i];
+        if (each[i]) r->hp->n_ff = each[i];
+    }
     return st;
 }
 
@@ -177,7 +180,6 @@ static air_status read_sizes(const reader *r)
     while (first + 1 < hp->n_layers && !r->layers[first].kv_heads) first++;
     hp->heads = r->layers[first].heads;
     hp->kv_heads = r->layers[first].kv_heads;
-    hp->n_ff = r->layers[0].n_ff;
     hp->key_dim = (int32_t)(hp->n_embd / hp->heads);
     if ((st = read_i32(r, (field){"attention.key_length", 1, HEAD, 0}, &hp->key_dim))) return st;
     if (hp->key_dim < 1)
@@ -257,7 +259,9 @@ static air_status read_scales(const reader *r)
 static air_status read_eps(const reader *r)
 {
     int rms = r->arch->norm == AIR_NORM_RMS || r->arch->rms_epsilon;
-    const char *suffix = rms ? "attention.layer_norm_rms_epsilon" : "attention.layer_norm_epsilon";
+    static const char of_mean[] = "attention.layer_norm_epsilon";
+    const char *suffix = rms ? "attention.layer_norm_rms_epsilon" : of_mean;
+    if (!find(r, suffix) && find(r, of_mean)) suffix = of_mean; /* as some of Nemotron's files have it */
     if (!find(r, suffix)) return missing(r, suffix);
     return read_f64(r, suffix, 0, 1, &r->hp->norm_eps);
 }
@@ -376,6 +380,8 @@ static air_status read_experts(const reader *r)
     if ((st = read_i64(r, (field){"expert_shared_count", 0, 64, 0}, &shared))) return st;
     x->n_ff_shared = shared ? shared * x->n_ff : r->arch->experts.has_shared ? x->n_ff : 0;
     if ((st = read_i64(r, (field){"expert_shared_feed_forward_length", 0, WIDEST, 0}, &x->n_ff_shared))) return st;
+    x->width = r->hp->n_embd;
+    if ((st = read_i64(r, (field){"moe_latent_size", 1, WIDEST, 0}, &x->width))) return st;
     if ((st = read_groups(r, x))) return st;
     return read_gating(r, x);
 }

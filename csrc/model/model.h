@@ -27,6 +27,7 @@ typedef struct air_layer_hparams {
 
 typedef struct air_expert_hparams { /* zeros where a model has no experts */
     int32_t n_experts, n_used, n_groups, groups_used;
+    int64_t width;             /* of what they read and give */
     int64_t n_ff, n_ff_shared; /* of an expert; of those that all rows go to, together, 0: there are none */
     int32_t gating;            /* air_gating + 1 as the file says, 0: it says nothing */
     int normalise;             /* 1 or 0 as the file says, -1: it says nothing */
@@ -48,7 +49,7 @@ typedef struct air_recurrent_hparams { /* zeros where no layer is recurrent */
 
 typedef struct air_hparams { /* every field checked against its range and the others at open */
     char arch[32];
-    int64_t n_vocab, n_embd, n_ff, n_layers, n_ctx_trained; /* n_ff of the first layer, heads and kv_heads of the first with attention */
+    int64_t n_vocab, n_embd, n_ff, n_layers, n_ctx_trained; /* n_ff of the first layer with one, heads and kv_heads of the first with attention */
     int32_t heads, kv_heads, key_dim, value_dim, rope_dims;
     air_latent_hparams latent;
     air_temper temper;

@@ -91,6 +91,8 @@ TEST(a_layer_takes_ten_stages_whatever_the_architecture_and_four_more_with_exper
         REQUIRE(!air_model_open(&m, set, &err));
         const air_program *p = air_model_program(m);
         int32_t most = p->mixtures ? 14 : 10; /* the router, whose choice it is, experts, what all rows go to */
+        int both = p->recurrent && p->recurrent[0].heads && p->attention[0].kv_heads; /* in one layer, side by side */
+        if (both) most += 4; /* a convolution, a recurrence, its gate and norm, a product */
         CHECK(check_stages(p) <= most * p->n_layers + 4); /* embed; select; norm; logits */
         air_model_close(m);
         air_gguf_close(set);

@@ -76,6 +76,15 @@ HYBRID = {"hidden_size": 24, "num_hidden_layers": 3, "layer_types": ["mamba", "a
           "mamba_expand": 2, "mamba_d_conv": 4, "mamba_chunk_size": 16, "embedding_multiplier": 3.0, "residual_multiplier": 0.5,
           "logits_scaling": 2.0, "attention_multiplier": 0.4}
 
+BESIDE = {"hidden_size": 32, "intermediate_size": 40, "head_dim": 12, "mamba_d_ssm": 48, "mamba_n_heads": 6, "mamba_d_head": 8,
+          "mamba_d_state": 10, "mamba_chunk_size": 16, "embedding_multiplier": 3.0, "lm_head_multiplier": 2.0, "key_multiplier": 0.7,
+          "attention_in_multiplier": 0.9, "attention_out_multiplier": 1.25, "ssm_in_multiplier": 1.25, "ssm_out_multiplier": 0.8,
+          "mlp_multipliers": [0.9, 0.6], "ssm_multipliers": [0.35, 0.5, 0.7, 0.9, 1.1], "pad_token_id": None}
+
+ONE_BLOCK = {"hidden_size": 32, "intermediate_size": 48, "head_dim": 12, "mamba_num_heads": 6, "mamba_head_dim": 8, "ssm_state_size": 10,
+             "n_groups": 2, "chunk_size": 16, "time_step_min": 1e-9, "n_routed_experts": 6, "num_experts_per_tok": 3,
+             "moe_intermediate_size": 20, "moe_shared_expert_intermediate_size": 28, "routed_scaling_factor": 1.5, "pad_token_id": None}
+
 # Keys that files in the wild leave out: what an architecture has without them is at work.
 UNTOLD_WINDOWS = {"attention.sliding_window_pattern": None}
 UNTOLD_STEP = {"interleave_moe_layer_step": None}
@@ -234,6 +243,18 @@ VARIANTS = {
     "lfm2moe": Variant("Lfm2Moe", "lfm2moe", {**MOE, "num_hidden_layers": 4, "num_experts": 5, "num_dense_layers": 1, "hidden_size": 32,
                        "intermediate_size": 40, "moe_intermediate_size": 16, "routed_scaling_factor": 1.5, "pad_token_id": None,
                        "layer_types": ["conv", "conv", "full_attention", "conv"]}, {"rope_theta": 1000000.0}, keys=UNTOLD_GATING),
+    "falcon-h1": Variant("FalconH1", "falcon-h1", {**UNTIED, **GROUPS, **BESIDE, "mamba_n_groups": 2, "mamba_rms_norm": True,
+                         "mamba_norm_before_gate": False}, {"rope_theta": 1e11}, quiet=3.0, keys={"rope.dimension_count": None}),
+    "falcon-h1-plain": Variant("FalconH1", "falcon-h1", {**UNTIED, **GROUPS, **BESIDE, "num_hidden_layers": 1, "mamba_n_groups": 1},
+                               {"rope_theta": 1e11}, quiet=3.0),
+    "nemotron-h": Variant("NemotronH", "nemotron_h", {**UNTIED, **GROUPS, **ONE_BLOCK, "layers_block_type": [
+                          "linear_attention", "mlp", "full_attention", "linear_attention"]},
+                          keys={"attention.layer_norm_rms_epsilon": None, "attention.layer_norm_epsilon": 1e-5}),
+    "nemotron-h-moe": Variant("NemotronH", "nemotron_h_moe", {**UNTIED, **GROUPS, **ONE_BLOCK, "n_group": 2, "topk_group": 1,
+                              "layers_block_type": ["linear_attention", "moe", "full_attention", "moe"]},
+                              keys={"expert_weights_norm": None}),
+    "nemotron-h-latent": Variant("NemotronH", "nemotron_h_moe", {**UNTIED, **GROUPS, **ONE_BLOCK, "moe_latent_size": 20,
+                                 "layers_block_type": ["full_attention", "moe", "linear_attention"]}),
 }
 
 

@@ -170,7 +170,7 @@ def converted(model: Any, variant: Converts) -> tuple[dict[str, Entry], list[tup
         key = f"{variant.arch}.{suffix}"
         entries.pop(key, None)
         if value is not None:
-            entries[key] = (key, ("bool" if isinstance(value, bool) else "u32", None), value)
+            entries[key] = (key, ("bool" if isinstance(value, bool) else "f32" if isinstance(value, float) else "u32", None), value)
     return entries, tensors
 
 

@@ -202,6 +202,18 @@ OTHERS = {  # source, keys, tensors, exception, what its message says: what only
         "granitehybrid", {"granitehybrid.ssm.state_size": 12}, {}, "ModelError",
         r"blk.0.ssm_in.weight is \[24, 142, 1, 1\], but needs \[24, 150\]"),
     "a layer without its rates": ("granitehybrid", {}, {"blk.2.ssm_a": None}, "ModelError", r"no tensor blk.2.ssm_a, which granitehybrid"),
+    "a norm that may be called a weight or not": (
+        "falcon-h1", {}, {"blk.1.ffn_norm": None}, "ModelError", r"no tensor blk.1.ffn_norm.weight, which falcon-h1 needs"),
+    "a state beside attention": (
+        "falcon-h1", {}, {"blk.1.ssm_in.weight": None}, "ModelError", r"no tensor blk.1.ssm_in.weight, which falcon-h1 needs"),
+    "a layer that is a feed-forward": ("nemotron-h", {}, {"blk.1.ffn_up.weight": None}, "ModelError", r"no tensor blk.1.ffn_up.weight"),
+    "a layer that is no feed-forward": (
+        "nemotron-h", {"nemotron_h.feed_forward_length": [0, 0, 0, 0]}, {}, "ModelError", r"no tensor blk.1.ssm_a, which nemotron_h"),
+    "experts' way back from what they read": (
+        "nemotron-h-latent", {}, {"blk.1.ffn_latent_up.weight": None}, "ModelError", r"no tensor blk.1.ffn_latent_up.weight"),
+    "experts that read what they are given": (
+        "nemotron-h-latent", {"nemotron_h_moe.moe_latent_size": 24}, {}, "ModelError",
+        r"blk.1.ffn_up_exps.weight is \[20, 20, 6, 1\], but needs \[24, 20, 6\]"),
     "queries without their gates": (
         "qwen3next", {}, {"blk.3.attn_q.weight": np.zeros((64, 24), np.float32)}, "ModelError",
         r"blk.3.attn_q.weight is \[24, 64, 1, 1\], but needs \[24, 128\] \(twice head_count"),

@@ -213,6 +213,10 @@ OTHERS = {  # checkpoint, changes of its configuration, what the error says
                              "long_mscale is not short_mscale"),
     "Granite of other heads": ("granitehybrid", {"mamba_d_head": 4}, "6 mamba_n_heads of 4 are not 48"),
     "Granite with limits": ("granitehybrid", {"time_step_limit": [0.0, 0.1]}, "time_step_limit is"),
+    "Falcon-H1 that norms before its gate": ("falcon-h1", {"mamba_norm_before_gate": True}, "mamba_norm_before_gate is true"),
+    "Falcon-H1 with one matrix by two factors": (
+        "falcon-h1", {"tie_word_embeddings": True}, "embedding_multiplier 3 is not lm_head_multiplier 2"),
+    "Nemotron with other layers": ("nemotron-h", {"layers_block_type": ["mlp", "sparse"]}, r"the layers are \['mlp', 'sparse'\]"),
     "LFM2 with other layers": ("lfm2", {"layer_types": ["conv", "sparse", "conv", "conv"]}, "layer_types has 'sparse'; known are conv"),
     "LFM2 that says nothing of layers": ("lfm2", {"layer_types": "gone"}, "layer_types has 'none'"),
     "Qwen3-Next without a period": (

@@ -1,5 +1,5 @@
 /* Mixture of experts (arXiv 2101.03961, 2401.04088): x += sum of the n_used experts that a router chooses for the row, each
- * Wdown · (f(Wgate in) * (Wup in)), by their weights; and of one that all rows go to, where there is one. */
+ * Wdown · (f(Wgate in) * (Wup in)), or plain, Wdown · f(Wup in), by their weights; and of one that all rows go to, where there is one. */
 #include "model/arch.h"
 
 static int32_t product(air_builder *b, int32_t layer, int32_t in, const char *buffer, int64_t rows, const char *why, const char *weight,
@@ -53,7 +53,8 @@ static int32_t expert_biases(air_builder *b, int32_t layer, int64_t rows, const 
 static void fill_mixture(air_builder *b, int32_t layer)
 {
     const air_expert_hparams *x = &b->hp->experts;
-    int64_t n = x->n_experts, e = b->hp->n_embd;
+    int64_t n = x->n_experts, e = x->width;
+    int gated = b->arch->ffn == AIR_FFN_GATED;
     air_mixture *m = air__mixture(b, layer);
     if (!m) return;
     air_op router = b->ops[b->n_ops - 1];
@@ -63,10 +64,10 @@ static void fill_mixture(air_builder *b, int32_t layer)
         .weighs_input = b->arch->experts.weighs_input,
         .scale = (float)(x->scale * b->hp->residual_scale),
         .bias = air__vector(b, AIR_OPTIONAL, n, "expert_count", "blk.%d.exp_probs_b.bias", layer),
-        .gate = air__expert_matrices(b, n, x->n_ff, e, "blk.%d.ffn_gate_exps.weight", layer),
+        .gate = gated ? air__expert_matrices(b, n, x->n_ff, e, "blk.%d.ffn_gate_exps.weight", layer) : AIR_NONE,
         .up = air__expert_matrices(b, n, x->n_ff, e, "blk.%d.ffn_up_exps.weight", layer),
         .down = air__expert_matrices(b, n, e, x->n_ff, "blk.%d.ffn_down_exps.weight", layer),
-        .gate_bias = expert_biases(b, layer, x->n_ff, "blk.%d.ffn_gate_exps.bias"),
+        .gate_bias = gated ? expert_biases(b, layer, x->n_ff, "blk.%d.ffn_gate_exps.bias") : AIR_NONE,
         .up_bias = expert_biases(b, layer, x->n_ff, "blk.%d.ffn_up_exps.bias"),
         .down_bias = expert_biases(b, layer, e, "blk.%d.ffn_down_exps.bias"),
     };
@@ -81,10 +82,12 @@ static void shared_experts(air_builder *b, int32_t layer, int32_t in, int32_t ou
     int32_t gate = AIR_NONE;
     if (b->arch->experts.shared_is_gated)
         gate = product(b, layer, in, "shared_gate", 1, "1, embedding_length", "blk.%d.ffn_gate_inp_shexp.weight", AIR_NONE);
-    int32_t h = product(b, layer, in, "shared", f, why, "blk.%d.ffn_gate_shexp.weight", AIR_NONE);
+    int gated = b->arch->ffn == AIR_FFN_GATED;
+    int32_t h = gated ? product(b, layer, in, "shared", f, why, "blk.%d.ffn_gate_shexp.weight", AIR_NONE)
+                      : air__buffer(b, "shared", f, AIR_ROWS_ALL);
     air__emit(b, (air_op){.kind = AIR_OP_PRODUCT, .layer = layer, .in = in, .in2 = AIR_NONE, .out = h, .bias = AIR_NONE,
                           .weight = air__matrix(b, f, e, why, "blk.%d.ffn_up_shexp.weight", layer),
-                          .epilogue = AIR_EPILOGUE_GATED, .activation = b->hp->activation});
+                          .epilogue = gated ? AIR_EPILOGUE_GATED : AIR_EPILOGUE_SET, .activation = b->hp->activation});
     int32_t to = gate == AIR_NONE ? out : air__buffer(b, "shared_out", e, AIR_ROWS_ALL);
     air__emit(b, (air_op){.kind = AIR_OP_PRODUCT, .layer = layer, .in = h, .in2 = AIR_NONE, .out = to, .bias = AIR_NONE,
                           .weight = air__matrix(b, e, f, why, "blk.%d.ffn_down_shexp.weight", layer),
@@ -101,10 +104,19 @@ void air__block_experts(air_builder *b, int32_t layer, int32_t in, int32_t x)
     int32_t routing = air__buffer(b, "routing", 2 * (int64_t)h->n_used, AIR_ROWS_ALL);
     int32_t out = air__block_result(b, x);
     fill_mixture(b, layer);
+    int narrower = air__has(b, "blk.%d.ffn_latent_down.weight", layer);
+    int32_t read = narrower ? product(b, layer, in, "latent", h->width, "moe_latent_size, embedding_length",
+                                      "blk.%d.ffn_latent_down.weight", AIR_NONE) : in;
+    int32_t given = narrower ? air__buffer(b, "latent", h->width, AIR_ROWS_ALL) : out;
     air__emit(b, (air_op){.kind = AIR_OP_ROUTE, .layer = layer, .in = logits, .in2 = AIR_NONE, .out = routing, .weight = AIR_NONE,
                           .bias = AIR_NONE});
-    air__emit(b, (air_op){.kind = AIR_OP_EXPERTS, .layer = layer, .in = in, .in2 = routing, .out = out, .weight = AIR_NONE,
-                          .bias = AIR_NONE, .epilogue = out == x ? AIR_EPILOGUE_ADD : AIR_EPILOGUE_SET});
+    air_epilogue epilogue = out == x ? AIR_EPILOGUE_ADD : AIR_EPILOGUE_SET;
+    air__emit(b, (air_op){.kind = AIR_OP_EXPERTS, .layer = layer, .in = read, .in2 = routing, .out = given, .weight = AIR_NONE,
+                          .bias = AIR_NONE, .epilogue = narrower ? AIR_EPILOGUE_SET : epilogue});
+    if (narrower)
+        air__emit(b, (air_op){.kind = AIR_OP_PRODUCT, .layer = layer, .in = given, .in2 = AIR_NONE, .out = out, .bias = AIR_NONE,
+                              .weight = air__matrix(b, b->hp->n_embd, h->width, "embedding_length, moe_latent_size",
+                                                    "blk.%d.ffn_latent_up.weight", layer), .epilogue = epilogue});
     if (h->n_ff_shared) shared_experts(b, layer, in, out);
     air__block_join(b, layer, out, x, AIR_BLOCK_FFN);
 }

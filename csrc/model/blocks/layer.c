@@ -5,8 +5,9 @@ static const char *ffn_norm_name(const air_builder *b) { return b->arch->ffn_nor
 
 static void mix(air_builder *b, int32_t layer, int32_t in, int32_t x)
 {
-    if (b->hp->layers[layer].kv_heads) air__block_attention(b, layer, in, x);
-    else air__block_recurrent(b, layer, in, x);
+    int attends = b->hp->layers[layer].kv_heads > 0;
+    if (attends) air__block_attention(b, layer, in, x);
+    if (!attends || b->arch->mixer_beside) air__block_recurrent(b, layer, in, x);
 }
 
 /* Attention and feed-forward of the same row (GPT-J's parallel layers): each by a norm of its own where the file has two. */
@@ -19,8 +20,19 @@ static void parallel(air_builder *b, int32_t layer, int32_t x)
     air__block_ffn(b, layer, ffn, x);
 }
 
+static void one_block(air_builder *b, int32_t layer, int32_t x)
+{
+    int32_t in = air__block_norm(b, layer, x, AIR_NONE, "blk.%d.attn_norm");
+    if (b->hp->layers[layer].n_ff) air__block_ffn(b, layer, in, x);
+    else mix(b, layer, in, x);
+}
+
 void air__block_layer(air_builder *b, int32_t layer, int32_t x)
 {
+    if (b->arch->layers_of_one) {
+        one_block(b, layer, x);
+        return;
+    }
     int by_norm = b->arch->order == AIR_ORDER_BY_NORM && !air__has(b, "blk.%d.ffn_norm.weight", layer);
     if (b->hp->parallel || by_norm) {
         parallel(b, layer, x);

@@ -12,6 +12,7 @@ int32_t air__block_norm(air_builder *b, int32_t layer, int32_t in, int32_t out, 
     (void)snprintf(bias, sizeof bias, "%s.bias", name);
     air_op op = {.kind = arch->norm == AIR_NORM_RMS ? AIR_OP_RMS_NORM : AIR_OP_LAYER_NORM, .layer = layer, .in = in, .in2 = AIR_NONE,
                  .weight = AIR_NONE, .bias = AIR_NONE, .eps = (float)b->hp->norm_eps};
+    if (!air__has(b, weight, layer) && air__has(b, name, layer)) (void)snprintf(weight, sizeof weight, "%s", name);
     if (arch->norm != AIR_NORM_LAYER_PLAIN) op.weight = air__vector(b, AIR_REQUIRED, width, "embedding_length", weight, layer);
     if (arch->norm == AIR_NORM_LAYER) op.bias = air__bias(b, arch->norm_bias, width, bias, layer);
     op.out = out == AIR_NONE ? air__buffer(b, "norm", width, air__buffer_rows(b, in)) : out;
