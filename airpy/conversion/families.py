@@ -29,6 +29,7 @@ class Family:
     feed-forward's function. tied: whether the output is the embedding where the configuration does not say. windows: whether the
     architecture knows layers that see a window. ignored: beginnings of names of tensors that are not about text. check: raises
     UnsupportedError for other configurations that would compute something else. defaults: of keys that configurations leave out.
+    attends: whether it has attention at all.
     instead: another row, where a configuration of the class is one of another architecture."""
 
     arch: str
@@ -37,6 +38,7 @@ class Family:
     names: Names | None = None
     layer_norm: bool = False
     rotated: bool = True
+    attends: bool = True
     keys: Keys = ()
     allowed: tuple[tuple[Any, ...], ...] = ()
     activations: tuple[str, ...] = ("silu", "swish")
@@ -285,14 +287,24 @@ _GRANITE_HYBRID = Family(
           ("expert_shared_feed_forward_length", "u32", lambda config: _shared(config) if config.experts else None)),
     check=_check_mamba2, instead=lambda config: None if config.experts or "" in _kinds(config) else _GRANITE_DENSE,
     allowed=(("mamba_conv_bias", True), ("mamba_proj_bias", False)))  # fmt: skip
+_MAMBA2_KEYS: Keys = (
+    ("attention.layer_norm_rms_epsilon", "f32", _number("layer_norm_epsilon", 1e-5)),
+    ("ssm.conv_kernel", "u32", _integer("conv_kernel", 4)), ("ssm.group_count", "u32", _integer("n_groups", 8)),
+)
+_MAMBA2 = Family(
+    "mamba2", (layouts.mamba2, layouts.convolutions), rotated=False, attends=False, keys=(
+        *_MAMBA2_KEYS, ("ssm.state_size", "u32", _integer("state_size", 128)),
+        ("ssm.inner_size", "u32", lambda config: config.integer("num_heads") * config.integer("head_dim", default=64)),
+        ("ssm.time_step_rank", "u32", _integer("num_heads")), ("feed_forward_length", "u32", lambda config: 0),
+        ("context_length", "u32", lambda config: 1 << 20)),  # as llama.cpp's converter has it: there is no length that it is made for
+    allowed=(("use_bias", False), ("use_conv_bias", True), ("time_step_limit", [0.0, math.inf], [0.0, {"__float__": "Infinity"}])))
 _NEMOTRON_H_KEYS: Keys = (
     ("attention.head_count_kv", "integers",
      lambda config: [config.kv_heads if kind == "attention" else 0 for kind in _nemotron_kinds(config)]),
     ("feed_forward_length", "integers", _nemotron_feed_forward),
-    ("attention.layer_norm_rms_epsilon", "f32", _number("layer_norm_epsilon", 1e-5)),
-    ("ssm.conv_kernel", "u32", _integer("conv_kernel", 4)), ("ssm.state_size", "u32", _integer("ssm_state_size", 128)),
+    *_MAMBA2_KEYS, ("ssm.state_size", "u32", _integer("ssm_state_size", 128)),
     ("ssm.inner_size", "u32", lambda config: config.integer("mamba_num_heads") * config.integer("mamba_head_dim")),
-    ("ssm.time_step_rank", "u32", _integer("mamba_num_heads")), ("ssm.group_count", "u32", _integer("n_groups", 8)),
+    ("ssm.time_step_rank", "u32", _integer("mamba_num_heads")),
 )
 _NEMOTRON_H = Family(
     "nemotron_h", (layouts.mamba2, layouts.convolutions), rotated=False, activations=(), ignored=("mtp.",), keys=(
@@ -437,6 +449,7 @@ FAMILIES: dict[str, Family] = {
     "Lfm2MoeForCausalLM": _LFM2_MOE,
     "Llama4ForCausalLM": _LLAMA4,
     "Llama4ForConditionalGeneration": _LLAMA4,
+    "Mamba2ForCausalLM": _MAMBA2,
     "MiniMaxM2ForCausalLM": _MINIMAX_M2,
     "Ministral3ForCausalLM": _MINISTRAL,
     "Mistral3ForConditionalGeneration": _MINISTRAL,

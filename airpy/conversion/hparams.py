@@ -37,10 +37,11 @@ def _values(family: Family, config: Config) -> Iterator[tuple[str, str, Any]]:
     yield "embedding_length", "u32", config.hidden
     yield "block_count", "u32", config.layers
     yield "feed_forward_length", "u32", config.feed_forward
-    yield "attention.head_count", "u32", config.heads
-    yield "attention.head_count_kv", "u32", config.kv_heads
-    yield "attention.key_length", "u32", config.head
-    yield "attention.value_length", "u32", config.head
+    yield "attention.head_count", "u32", config.heads if family.attends else 0
+    if family.attends:
+        yield "attention.head_count_kv", "u32", config.kv_heads
+        yield "attention.key_length", "u32", config.head
+        yield "attention.value_length", "u32", config.head
     if family.layer_norm:
         yield "attention.layer_norm_epsilon", "f32", config.number(*LAYER_EPS, *RMS_EPS, default=1e-5)
     else:

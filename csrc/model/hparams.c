@@ -90,9 +90,9 @@ static air_status read_each(const reader *r, field f, int64_t *out)
 static air_status read_heads(const reader *r)
 {
     int64_t n = r->hp->n_layers, each[LAYERS];
-    air_status st = read_each(r, (field){"attention.head_count", 1, HEADS, 1}, each);
-    for (int64_t i = 0; i < n && !st; i++) r->layers[i].heads = (int32_t)each[i];
     uint64_t least = r->arch->mixer == AIR_MIXER_NONE;
+    air_status st = read_each(r, (field){"attention.head_count", least, HEADS, 1}, each);
+    for (int64_t i = 0; i < n && !st; i++) r->layers[i].heads = (int32_t)each[i];
     if (!st) st = read_each(r, (field){"attention.head_count_kv", least, HEADS, 0}, each); /* where it says nothing, as many */
     for (int64_t i = 0; i < n && !st; i++) {
         r->layers[i].kv_heads = (int32_t)each[i];
@@ -180,6 +180,7 @@ static air_status read_sizes(const reader *r)
     while (first + 1 < hp->n_layers && !r->layers[first].kv_heads) first++;
     hp->heads = r->layers[first].heads;
     hp->kv_heads = r->layers[first].kv_heads;
+    if (!hp->heads) return AIR_OK; /* there is no attention */
     hp->key_dim = (int32_t)(hp->n_embd / hp->heads);
     if ((st = read_i32(r, (field){"attention.key_length", 1, HEAD, 0}, &hp->key_dim))) return st;
     if (hp->key_dim < 1)
@@ -250,7 +251,7 @@ static air_status read_scales(const reader *r)
     if (hp->positions == AIR_POSITIONS_ALIBI && hp->alibi == 0)
         return air_fail(r->err, AIR_E_UNSUPPORTED, "the file has no %s: %s models without ALiBi are unsupported",
                         air__key(hp, "attention.max_alibi_bias").text, hp->arch);
-    if (hp->attention_scale == 0) hp->attention_scale = 1 / sqrt((double)hp->key_dim); /* as files say that have none of their own */
+    if (hp->attention_scale == 0 && hp->heads) hp->attention_scale = 1 / sqrt((double)hp->key_dim); /* as files say that have none of their own */
     if (hp->embedding_scale == 0) hp->embedding_scale = 1;
     if (hp->residual_scale == 0) hp->residual_scale = 1;
     return AIR_OK;

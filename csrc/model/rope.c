@@ -122,7 +122,7 @@ void air__ropes_read(air_builder *b, air_arena *arena, air_program *program)
 {
     scaling s = {.base = 10000, .factor = 1, .attention = 1, .beta_fast = 32, .beta_slow = 1,
                  .original_context = (uint64_t)b->hp->n_ctx_trained, .between_pairs = b->arch->yarn_between_pairs};
-    if (b->hp->positions != AIR_POSITIONS_ROPE) return;
+    if (b->hp->positions != AIR_POSITIONS_ROPE || !b->hp->heads) return;
     read_scaling(b, &s);
     air_rope *ropes = b->status ? NULL : air_arena_alloc(arena, ROPES, sizeof *ropes);
     if (!b->status && !ropes) b->status = air_fail(b->err, AIR_E_NOMEM, "model: ropes");

@@ -255,6 +255,8 @@ VARIANTS = {
                               keys={"expert_weights_norm": None}),
     "nemotron-h-latent": Variant("NemotronH", "nemotron_h_moe", {**UNTIED, **GROUPS, **ONE_BLOCK, "moe_latent_size": 20,
                                  "layers_block_type": ["full_attention", "moe", "linear_attention"]}),
+    "mamba2": Variant("Mamba2", "mamba2", {**UNTIED, "hidden_size": 24, "num_hidden_layers": 3, "num_heads": 6, "head_dim": 8, "expand": 2,
+                      "state_size": 10, "n_groups": 2, "conv_kernel": 4, "chunk_size": 16, "pad_token_id": None}),
 }
 
 

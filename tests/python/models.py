@@ -19,7 +19,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 GOLDEN_NAMES = sorted(path.stem for path in GOLDEN.glob("*.npz"))
 CPU_ALONE = [name for name in GOLDEN_NAMES if name.startswith("deepseek2")]  # whose ops no GPU has
 # With layers that have a state of fixed size.
-RECURRENT = ["falcon-h1", "falcon-h1-plain", "granitehybrid", "granitehybrid-moe", "lfm2", "lfm2moe", "nemotron-h",
+RECURRENT = ["falcon-h1", "falcon-h1-plain", "granitehybrid", "granitehybrid-moe", "lfm2", "lfm2moe", "mamba2", "nemotron-h",
              "nemotron-h-latent", "nemotron-h-moe", "qwen3next"]
 RATES: dict[str, Any] = {
     "disk": 1e9, "block_bytes": 1 << 20, "depth": 4, "memory": 1e10, "product": {"Q8_0": 8e9, "F32": 8e9},
