@@ -515,10 +515,17 @@ static air_status compute_what_is_here(air_backend *h, const air_op *op, int64_t
     return AIR_OK;
 }
 
-/* Also where no row is wanted: the weights come by all the same. */
+/* Of logits that nobody asks for there are none, as where no row is wanted. */
+static int64_t columns_of(const air_backend *h, const air_op *op)
+{
+    int asked = op->out != h->program->logits || h->pass->logits || h->pass->n_candidates;
+    return asked ? rows_of(h, op->in) : 0;
+}
+
+/* Also where nothing is to be computed: the weights come by all the same. */
 static air_status product(air_backend *h, const air_op *op, air_error *err)
 {
-    int64_t n = rows_of(h, op->in), rows = h->program->weights[op->weight].rows;
+    int64_t n = columns_of(h, op), rows = h->program->weights[op->weight].rows;
     air_status st = n && reads_q8(h, op) ? air_cuda_quantize_buffer(h, op->in, err) : AIR_OK;
     if (!st && n) st = air_cuda_share_begin(h, op, n, err);
     if (!st && n) st = compute_what_is_here(h, op, n, err);

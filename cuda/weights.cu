@@ -297,6 +297,10 @@ static air_status bring(air_backend *h, air_cuda_tile *tile, air_error *err)
         leave_span(h, &span, nullptr, 1, 0);
         return AIR_OK;
     }
+    if (span.left_out) { /* what has come is: it brings nothing then, also of what is to stay */
+        leave_span(h, &span, nullptr, 0, 0);
+        return AIR_OK;
+    }
     cudaEvent_t copied = nullptr;
     bool prompt = air_cuda_has_role(h, in, AIR_ROW_PROMPT), generated = air_cuda_has_role(h, in, AIR_ROW_GENERATED);
     tile->first_row = span.first_row;

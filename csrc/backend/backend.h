@@ -19,7 +19,7 @@
 
 AIR_BEGIN_C
 
-enum { AIR_BACKEND_VERSION = 10 };
+enum { AIR_BACKEND_VERSION = 11 };
 
 /* Rows [first_row, first_row + rows) of one weight, in memory until released. data has no alignment. */
 typedef struct air_span {
@@ -29,6 +29,7 @@ typedef struct air_span {
     const uint8_t *data; /* NULL: kept by the backend */
     int stays;           /* where it is until the pass ends, also when released before */
     int locked;          /* in memory that lock_pages took */
+    int left_out;        /* of the output, in a pass that nobody asks logits of: it is not read for it, data may be NULL, nothing is computed */
     uint64_t slot;       /* the feed's own */
 } air_span;
 

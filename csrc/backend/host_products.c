@@ -204,7 +204,6 @@ static int multiply_part(air_backend *h, const air__belt_span *s, const product_
 {
     const air_op *op = s->op;
     const air_weight *w = &h->program->weights[op->weight];
-    if (op->out == h->program->logits && !h->pass->logits) return 1; /* nobody asks: what is wanted is the hidden state */
     int64_t n = air__host_rows(h, op->in), width = h->program->buffers[op->out].width, rows = p->rows;
     float *out = air__host_buffer(h, op->out), *decoded = scratch, *result = scratch + ((w->cols + 15) & ~(int64_t)15);
     int direct = op->epilogue == AIR_EPILOGUE_SET && op->bias == AIR_NONE && op->scale == 0.0f && op->clamp == 0.0f &&
@@ -230,6 +229,7 @@ static void product_chunk(air_backend *h, const air__belt_span *s, int64_t chunk
 {
     const air_op *op = s->op;
     const air_weight *w = &h->program->weights[op->weight];
+    if (s->span.left_out) return;
     int64_t from = chunk * s->chunk_rows, end = min64(from + s->chunk_rows, s->span.rows), each = op->heads ? w->rows / op->heads : w->rows;
     for (int64_t rows; from < end; from += rows) {
         int64_t row = s->span.first_row + from, head = row / each;

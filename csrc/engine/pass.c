@@ -466,6 +466,8 @@ static air_status run_pass(air_engine *e, air_batch *b, int64_t first, int64_t r
         .cancel = &b->cancel, .layers_done = &b->layers_done, .layer_ns = e->layer_ns,
         .timeline = e->timeline,
     };
+    int asked = n_wanted && (pass.logits || pass.n_candidates);
+    air_pager_begin(e->pager, asked ? AIR_PAGER_LOGITS : AIR_PAGER_NO_LOGITS);
     air_pager_stats before = air_pager_stats_get(e->pager);
     uint64_t started = air_clock_ns();
     if (!st) st = e->api->run(e->backend, &pass, air_pager_feed(e->pager), err);
@@ -500,6 +502,7 @@ static air_status run_passes(air_engine *e, air_batch *b, int64_t max_rows, air_
 static air_status walk_weights(air_engine *e, air_batch *b, air_error *err)
 {
     const air_feed *feed = air_pager_feed(e->pager);
+    air_pager_begin(e->pager, AIR_PAGER_LOGITS);
     air_pager_stats before = air_pager_stats_get(e->pager);
     uint64_t started = air_clock_ns();
     air_status st = AIR_OK;

@@ -17,6 +17,12 @@ int32_t air__tile_layer(const air_pager *p, const air_tile *tile)
     return layer >= 0 && layer < p->program->n_layers ? layer : p->program->n_layers;
 }
 
+int air__left_out(const air_pager *p, uint64_t step)
+{
+    if (step / p->n_tiles != p->no_logits || p->program->logits == AIR_NONE) return 0;
+    return p->program->ops[p->tiles[step % p->n_tiles].op].out == p->program->logits;
+}
+
 /* --- the timeline --- */
 
 static int32_t layer_or_none(const air_pager *p, int32_t layer) { return layer < p->program->n_layers ? layer : AIR_NONE; }
@@ -89,7 +95,8 @@ static air_status direct_next(void *self, air_span *span, air_error *err)
     const air_tile *tile = &p->tiles[p->walk % p->n_tiles];
     st = wait_for_slot(p, slot, err);
     if (st) goto done;
-    if (!slot->fresh && slot->memory) p->stats.ram_bytes += tile->bytes;
+    int left_out = air__left_out(p, p->walk);
+    if (!slot->fresh && slot->memory && !left_out) p->stats.ram_bytes += tile->bytes;
     slot->fresh = 0;
     *span = (air_span){
         .weight = tile->weight,
@@ -99,6 +106,7 @@ static air_status direct_next(void *self, air_span *span, air_error *err)
         .data = slot->memory ? slot->memory + tile->offset % p->granule : NULL,
         .stays = slot->memory == slot->pin,
         .locked = slot->memory == slot->pin ? slot->pin_locked : p->ring_locked,
+        .left_out = left_out,
         .slot = p->walk++,
     };
 done:
@@ -186,6 +194,7 @@ air_status air_pager_open(air_pager **out, const air_pager_config *config, air_e
     p->tiles = config->plan->tiles;
     p->n_tiles = (uint64_t)config->plan->n_tiles;
     p->timeline = config->timeline;
+    p->no_logits = AIR__NO_PASS;
     int mapped = config->plan->io == AIR_IO_MMAP;
 
     air_status st = AIR_OK;
@@ -328,6 +337,20 @@ int air_pager_read_ahead(air_pager *p)
     int more = air__window_fill(p); /* reads that end submit what remains */
     air_mutex_unlock(&p->lock);
     return more;
+}
+
+void air_pager_begin(air_pager *p, air_pager_output output)
+{
+    if (!p->n_tiles) return;
+    air_mutex_lock(&p->lock);
+    p->no_logits = output == AIR_PAGER_LOGITS ? AIR__NO_PASS : p->walk / p->n_tiles;
+    /* A failed pass may have left the walk where it had begun, and in the window what it had no use for. */
+    for (uint64_t step = p->walk; !p->mappings && step < p->ahead; step++) {
+        const air__slot *slot = &p->slots[step % p->n_tiles];
+        int nothing = slot->state == AIR__SLOT_READY && !slot->memory && !slot->elsewhere;
+        if (nothing && !air__left_out(p, step)) air__window_cut(p, step);
+    }
+    air_mutex_unlock(&p->lock);
 }
 
 void air_pager_rewind(air_pager *p)

@@ -73,6 +73,11 @@ void air_pager_trim(air_pager *pager);
  * mapping one tile a call is touched. Returns nonzero while another call would do more. */
 int air_pager_read_ahead(air_pager *pager);
 
+/* Before each pass: whether logits are made in it. Where not, the matrix that makes them is handed out as spans that are left out, and not
+ * read. Waits for reads of what is read ahead, and then again, only after a pass without that had failed. */
+typedef enum air_pager_output { AIR_PAGER_NO_LOGITS, AIR_PAGER_LOGITS } air_pager_output;
+void air_pager_begin(air_pager *pager, air_pager_output output);
+
 /* Between passes. After a failed pass: forget where the walk stood and start from the first tile; what can be kept is kept. */
 void air_pager_rewind(air_pager *pager);
 /* After a pass, before its result is believed: AIR_E_CHANGED if a file changed underneath (mmap faults, sources' check). */

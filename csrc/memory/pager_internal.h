@@ -21,11 +21,12 @@
 enum {
     AIR__WAIT_SLICE_NS = 20 * 1000 * 1000, /* waits look at the cancel flag this often */
 };
+#define AIR__NO_PASS UINT64_MAX
 
 typedef enum air__slot_state {
     AIR__SLOT_EMPTY,  /* nothing; a pin may have its memory already */
     AIR__SLOT_PLACED, /* has its place, its reads are to come or under way */
-    AIR__SLOT_READY,
+    AIR__SLOT_READY,  /* without memory where it is elsewhere, or left out of the pass that it is in the window for */
     AIR__SLOT_FAILED,
 } air__slot_state;
 
@@ -90,6 +91,7 @@ struct air_pager {
     air_async_io *io;
     air__slot *slots;              /* [n_tiles] */
     uint64_t released, walk, ahead, issue, issue_at;
+    uint64_t no_logits;            /* the pass, by its number (step / n_tiles), that makes none; AIR__NO_PASS: all make some */
     air__read reads[2 * AIR_DEPTH_MOST];
     int n_reads;
     int failed, stopping;          /* nothing more is submitted while one of them is nonzero */
@@ -161,6 +163,7 @@ int air__mmap_read_ahead(air_pager *p);
 
 /* --- pager.c --- */
 int air__pager_cancelled(const air_pager *p);
+int air__left_out(const air_pager *p, uint64_t step); /* whether nobody wants what is computed with that tile in that pass */
 int32_t air__tile_layer(const air_pager *p, const air_tile *tile); /* n_layers where it is outside of layers */
 /* Under lock: to the statistics, and to the timeline if it is on. layer: n_layers where it is outside of layers. */
 void air__note_read(air_pager *p, air_event_kind kind, const air_io_request *request, int32_t layer, int32_t weight, int32_t number);

@@ -41,11 +41,12 @@ air_status air__mmap_next(void *self, air_span *span, air_error *err)
         .first_row = tile->first_row,
         .rows = tile->rows,
         .data = air_mapping_data(p->mappings[tile->part]) + tile->offset,
+        .left_out = air__left_out(p, p->walk),
         .slot = p->walk,
     };
     air_mutex_lock(&p->lock);
     p->walk++;
-    p->stats.ram_bytes += tile->bytes;
+    p->stats.ram_bytes += span->left_out ? 0 : tile->bytes;
     air_mutex_unlock(&p->lock);
     return AIR_OK;
 }

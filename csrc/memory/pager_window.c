@@ -190,7 +190,10 @@ int air__window_fill(air_pager *p)
     int locked = 0;
     while (p->ahead - p->released < p->n_tiles && !p->failed && !locked) {
         air__slot *slot = slot_at(p, p->ahead);
-        if (slot->state == AIR__SLOT_EMPTY) {
+        if (slot->state == AIR__SLOT_EMPTY && air__left_out(p, p->ahead)) {
+            slot->state = AIR__SLOT_READY;
+            slot->ring_begin = slot->ring_end = p->head;
+        } else if (slot->state == AIR__SLOT_EMPTY) {
             uint64_t memory = memory_of(p, tile_at(p, p->ahead));
             if (!place_in_pin(p, slot, memory, &locked) && !place_in_ring(p, slot, memory)) break;
             slot->state = AIR__SLOT_PLACED;
@@ -211,7 +214,7 @@ static void drop_step(air_pager *p, uint64_t step)
     air__slot *slot = slot_at(p, step);
     if (slot->failed) slot->failed->state = AIR__READ_FREE;
     slot->failed = NULL;
-    if (!in_ring(slot) && slot->state == AIR__SLOT_READY) return;
+    if (!in_ring(slot) && slot->state == AIR__SLOT_READY && slot->memory) return;
     slot->state = slot->elsewhere ? AIR__SLOT_READY : AIR__SLOT_EMPTY;
     slot->memory = NULL;
 }

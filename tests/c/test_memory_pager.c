@@ -64,6 +64,48 @@ TEST(what_is_pinned_is_read_once_and_the_rest_once_a_pass)
     fixture_free(&f);
 }
 
+/* The last fifth of the products: nothing of it is read for a pass without, also after one that failed before it had begun. */
+TEST(the_output_is_read_for_passes_with_logits_alone)
+{
+    for (int pins = 0; pins <= 1; pins++) {
+        fixture f;
+        fixture_make(&f, 20, 400);
+        uint64_t output = 0;
+        for (int i = 16; i < 20; i++) {
+            f.ops[i].out = 1;
+            output += f.weights[f.ops[i].weight].bytes;
+        }
+        f.program.logits = 1;
+        bench b = bench_of(&f);
+        air_plan_request r = fixture_request(&f, 64u << 20);
+        r.tile_bytes = 20000;
+        r.ring_bytes = 128 << 10;
+        REQUIRE(bench_open(&b, &f, &r, &err) == AIR_OK);
+        REQUIRE(air_pager_set_pins(b.pager, pins ? f.matrix_bytes / 3 : 0, &err) == AIR_OK);
+        uint64_t with[2] = {0, 0}; /* bytes of 10 passes: without logits, with some */
+        for (int pass = 0; pass < 24; pass++) {
+            int logits = pass >= 12;
+            air_pager_begin(b.pager, logits ? AIR_PAGER_LOGITS : AIR_PAGER_NO_LOGITS);
+            uint64_t before = air_pager_stats_get(b.pager).disk_bytes + air_pager_stats_get(b.pager).ram_bytes;
+            REQUIRE(walk_pass(&f, b.pager, 1, -1, &err) == AIR_OK);
+            uint64_t after = air_pager_stats_get(b.pager).disk_bytes + air_pager_stats_get(b.pager).ram_bytes;
+            if (pass % 12 > 1) with[logits] += after - before;
+        }
+        uint64_t slack = 2 * b.plan->ring_bytes + 10 * 2 * 4096 * (uint64_t)b.plan->n_tiles;
+        CHECK(with[1] - with[0] + slack >= 10 * output && with[1] - with[0] <= 10 * output + slack);
+
+        air_pager_begin(b.pager, AIR_PAGER_NO_LOGITS);
+        (void)air_pager_read_ahead(b.pager); /* the window may reach the output */
+        CHECK_EQ(walk_pass(&f, b.pager, 1, 0, &err), AIR_E_NUMERIC);
+        air_pager_rewind(b.pager);
+        air_pager_begin(b.pager, AIR_PAGER_LOGITS);
+        REQUIRE(walk_pass(&f, b.pager, 1, -1, &err) == AIR_OK); /* with its bytes */
+        bench_close(&b);
+        CHECK_EQ(b.budget.total, 0);
+        fixture_free(&f);
+    }
+}
+
 TEST(a_pager_that_pins_everything_reads_nothing_twice_and_keeps_no_ring)
 {
     fixture f;
@@ -418,6 +460,7 @@ int main(int argc, char **argv)
     check_begin(argc, argv);
     RUN(any_ring_tile_pin_and_depth_delivers_the_files_bytes);
     RUN(what_is_pinned_is_read_once_and_the_rest_once_a_pass);
+    RUN(the_output_is_read_for_passes_with_logits_alone);
     RUN(a_pager_that_pins_everything_reads_nothing_twice_and_keeps_no_ring);
     RUN(what_is_read_ahead_is_not_read_again);
     RUN(pins_stop_growing_where_the_budget_ends_and_the_pass_goes_on);

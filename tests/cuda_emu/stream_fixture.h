@@ -92,6 +92,7 @@ inline air_status feed_next(void *self, air_span *span, air_error *err)
     if (st) return st;
     feed->held.push_back(*span);
     feed->moving += span->data && !span->stays;
+    if (span->left_out) return AIR_OK;
     (!span->data ? t.spans.kept : !span->locked ? t.spans.unlocked : span->stays ? t.spans.pinned : t.spans.streamed)++;
     return AIR_OK;
 }

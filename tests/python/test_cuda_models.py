@@ -76,6 +76,27 @@ def test_texts_are_embedded_as_by_the_cpu(cuda):
             np.testing.assert_allclose(model.embed(texts), want, atol=1e-5)
 
 
+def test_the_output_does_not_cross_the_link_for_embeddings(cuda):
+    """First of all, and later; a pass with logits then finds what it needs."""
+    memory: dict[str, Any] = {"device": "cuda", "io": "direct", "n_ctx": 128, "max_ram": SMALL_RAM}
+    with load(n_ctx=128) as model:
+        want, logits = model.embed(["the cat", "a dog"]), model([[1, 2, 3]]).logits
+    with load(**memory) as model:
+        all_of_it = model.plan["device_fixed"] + sum(model.plan[f"device_{name}_bytes"] for name in ("state", "activation", "pin"))
+    for vram in (all_of_it + (8 << 20), all_of_it - (3 << 20)):
+        with load(**memory, max_vram=vram) as model:
+            for _ in range(2):
+                read = []
+                for call in (lambda: model.embed(["the cat", "a dog"]), lambda: model([[1, 2, 3]]).logits):
+                    before = model.stats()
+                    found = call()
+                    after = model.stats()
+                    read.append(sum(after[f"{where}_bytes"] - before[f"{where}_bytes"] for where in ("disk", "ram")))
+                    assert error_of(found, want if len(read) == 1 else logits) < 1e-4
+            if model.plan.linked_bytes:
+                assert 0 < read[0] < read[1]
+
+
 # ---- layers with a recurrent state -------------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from models import GOLDEN, STREAMED, encoder, golden, load, load_from
+from models import DEMO, GOLDEN, RATES, STREAMED, encoder, golden, load, load_from
 
 from airpy import _core, errors
 from airpy.gguf_writer import GGUFWriter, TensorInfo
@@ -125,6 +125,34 @@ def test_weights_that_stream_are_read_once_for_all_texts_of_a_pass():
         after = model.stats()
         assert after["passes"] - before["passes"] == 1
         assert after["disk_bytes"] - before["disk_bytes"] <= model.plan["weight_bytes"] * 1.1
+
+
+def test_the_output_is_read_where_logits_are_asked_for_alone():
+    """Not for embeddings of a model that generates, and once for a prompt of several passes."""
+    stream = {"io": "direct", "max_ram": 8 << 20, "max_pins": 0, "ring_bytes": 512 << 10}
+    engine = _core.Engine(_core.GGUF(str(DEMO)), n_ctx=128, max_rows=16, bandwidths=RATES, **stream)
+
+    def bytes_of(tokens: int, want: int, **asked: bool) -> float:
+        """Read from the disk for a text, of a pass for each 16 tokens."""
+        ids = np.arange(tokens, dtype=np.int32)
+        for i in range(9):
+            if i == 1:
+                before = engine.stats()
+            sequence = engine.sequence()
+            engine.run([(sequence, ids, want, None, tokens)], **asked)
+            sequence.close()
+        after = engine.stats()
+        assert after["passes"] - before["passes"] == 8 * tokens // 16
+        return (after["pager_disk_bytes"] - before["pager_disk_bytes"]) / 8
+
+    *_, (_, _, output, *_) = engine.plan["weights"]
+    others, slack = engine.plan["weight_bytes"] - output, 400 << 10  # whole pages, and what is ahead of the pass, of eight texts
+    for found, want in [
+        (bytes_of(16, 16, hidden=True), others), (bytes_of(16, 1, logits=True), others + output),
+        (bytes_of(64, 1, logits=True), 4 * others + output), (bytes_of(64, 64, logits=True), 4 * (others + output)),
+    ]:  # fmt: skip
+        assert abs(found - want) <= slack * max(1, want // others), (found, want)
+    engine.close()
 
 
 def test_less_memory_makes_more_passes(bert, monkeypatch):
