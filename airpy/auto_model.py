@@ -145,15 +145,16 @@ def cpu_tier() -> str:
 
 
 def machine_for(
-    gguf: _core.GGUF, threads: int, tier: str, max_bytes: int, gpus: tuple[Gpu, ...] = (), *, shares: bool = False
+    gguf: _core.GGUF, threads: int, tier: str, max_bytes: int, gpus: tuple[Gpu, ...] = (), *, shares: bool = False,
+    disk: str = "",
 ) -> Machine:
     """What a calibration for this file is kept under; max_bytes is what probes may use, of VRAM where GPUs compute; shares: whether the
-    CPU may compute some beside them."""
+    CPU may compute some beside them. disk: a file on the disk that it is to be on, where it is a header in memory."""
     types = tuple(sorted({kind for _, kind, shape, *_ in gguf.tensors if len(shape) > 1}))
     matrices = {name for name, _, _, _, use in _core.FORMATS if use == "matrix"}
     # A small file is read from a cache, so its probes are small as well.
     room = max(1 << 20, min(PROBE_BYTES, max_bytes, gguf.bytes))
-    return Machine(gguf.paths[0], tuple(kind for kind in types if kind in matrices), threads, tier, room, gpus, shares)
+    return Machine(disk or gguf.paths[0], tuple(kind for kind in types if kind in matrices), threads, tier, room, gpus, shares)
 
 
 def budget_within_reach(max_ram: int, held: int) -> int:
@@ -225,10 +226,11 @@ def engine_options(
     fresh: Fresh,
     held: int = 0,
     gpus: tuple[Gpu, ...] = (),
+    disk: str = "",
 ) -> tuple[dict[str, Any], Machine]:
     """The engine's options from what was asked for, a plan and calibrations (fresh: probed now, whatever is kept or in the plan);
     and what these belong to. A plan for another kind of CPU or GPU is solved again, with the sizes that it has, under this one's rates.
-    held: bytes of max_ram in use. gpus: what computes; none: the CPU."""
+    held: bytes of max_ram in use. gpus: what computes; none: the CPU. disk: as machine_for() has it."""
     planned = None  # what the plan's rates of compute belong to
     if plan is None:
         defaults: dict[str, Any] = {
@@ -248,7 +250,7 @@ def engine_options(
         budget = budget_within_reach(options["max_ram"], held)
     holds = sum(max(0, vram - _core.DEVICE_CONTEXT) for vram in _vram(options, gpus))
     shares = bool(gpus) and options["cpu_share"] != 0 and gguf.bytes > holds
-    machine = machine_for(gguf, options["threads"], options["tier"], _probe_bytes(options, budget, gpus), gpus, shares=shares)
+    machine = machine_for(gguf, options["threads"], options["tier"], _probe_bytes(options, budget, gpus), gpus, shares=shares, disk=disk)
     if plan is not None and bandwidths is not None:
         raise ArgumentError("bandwidths and plan exclude each other: a plan brings its own")
     if plan is None or fresh:

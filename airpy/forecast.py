@@ -36,12 +36,12 @@ def _held(parts: tuple[Vocabulary, dict[str, str], int], gguf: _core.GGUF) -> in
 
 
 def forecast(
-    path: PathLike, given: Mapping[str, Any], bandwidths: Mapping[str, Any] | None = None, *, fresh: Fresh = ""
+    path: PathLike, given: Mapping[str, Any], bandwidths: Mapping[str, Any] | None = None, *, fresh: Fresh = "", disk: str = ""
 ) -> Plan:
     """Under from_pretrained()'s options and max_vram, a device's memory, which no device need be there for; None is the default.
-    bandwidths: the other machine's; what they do not name bounds nothing. None: this machine's, as probed (fresh: now). Raises what
-    from_pretrained() raises for the file, BudgetError, ArgumentError for a cpu_share without max_vram, and UnsupportedError for what no GPU
-    computes."""
+    bandwidths: the other machine's; what they do not name bounds nothing. None: this machine's, as probed (fresh: now; with the file
+    `disk`, where path is a header that is on none). Raises what from_pretrained() raises for the file, BudgetError, ArgumentError for a
+    cpu_share without max_vram, and UnsupportedError for what no GPU computes."""
     check_shares(bool(given.get("max_vram")), given)
     file = find_model(path)
     parts, metadata = _read_metadata(file)
@@ -51,7 +51,7 @@ def forecast(
     } | {"tier": cpu_tier(), "fixed_bytes": _held(parts, gguf)}
     if bandwidths is None:
         room = _core.memory_info()["default_budget"] // 2
-        options["bandwidths"] = calibrate(machine_for(gguf, options["threads"], options["tier"], room), fresh=fresh)
+        options["bandwidths"] = calibrate(machine_for(gguf, options["threads"], options["tier"], room, disk=disk), fresh=fresh)
     else:
         options["bandwidths"] = given_rates(bandwidths)
     solved = _core.solve_plan(gguf, **options)
@@ -61,15 +61,15 @@ def forecast(
 
 
 def plan_on(
-    device: Device, path: PathLike, given: Mapping[str, Any], plan: PathLike | None = None, *, fresh: Fresh = ""
+    device: Device, path: PathLike, given: Mapping[str, Any], plan: PathLike | None = None, *, fresh: Fresh = "", disk: str = ""
 ) -> Plan:
-    """What from_pretrained(path, device=…) would plan on this machine's device, with its rates as kept or probed (fresh: now). Raises
-    what that raises, and warns as it does."""
+    """What from_pretrained(path, device=…) would plan on this machine's device, with its rates as kept or probed (fresh: now; with the
+    file `disk`, where path is a header that is on none). Raises what that raises, and warns as it does."""
     chosen = None if plan is None else Plan.of(plan)
-    return on_what_can(device_of_plan(device, chosen), given, lambda on: _plan_on(on, path, given, chosen, fresh))
+    return on_what_can(device_of_plan(device, chosen), given, lambda on: _plan_on(on, path, given, chosen, fresh, disk))
 
 
-def _plan_on(device: Device, path: PathLike, given: Mapping[str, Any], plan: Plan | None, fresh: Fresh) -> Plan:
+def _plan_on(device: Device, path: PathLike, given: Mapping[str, Any], plan: Plan | None, fresh: Fresh, disk: str) -> Plan:
     check_vram(device, given)
     file = find_model(path)
     parts, metadata = _read_metadata(file)
@@ -78,7 +78,7 @@ def _plan_on(device: Device, path: PathLike, given: Mapping[str, Any], plan: Pla
     check_vram(device, given)
     gpus = device.gpus()
     fixed = _held(parts, gguf)
-    options, _ = engine_options(gguf, given, plan, None, fresh, fixed, gpus)
+    options, _ = engine_options(gguf, given, plan, None, fresh, fixed, gpus, disk)
     check_vram(device, options)
     options |= {"fixed_bytes": fixed, **device.engine_options()}
     with advice_under(plan):

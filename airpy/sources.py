@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from airpy.errors import AirpyError, ArgumentError, ArgumentTypeError, MissingFileError, UnsupportedError, system_errors
 from airpy.files import PathLike, checked_path, find_model
@@ -61,7 +61,8 @@ _FOREIGN: dict[str, tuple[tuple[Any, ...], str]] = {
 @dataclass(frozen=True)
 class Wanted:
     """SourceArguments, checked. kind: a mix, or None for what there is. folder: where what is made is kept, by default in the
-    cache. delete: whether the safetensors of what was made go. header: whether a file's header will do."""
+    cache. delete: whether the safetensors of what was made go. header: whether a file's header will do. weights: what the file would be
+    made from is wanted, not the file."""
 
     kind: str | None = None
     folder: str | None = None
@@ -71,6 +72,7 @@ class Wanted:
     gguf_file: str | None = None
     progress: Progress = "auto"
     header: bool = False
+    weights: bool = False
 
     @classmethod
     def of(cls, arguments: SourceArguments, progress: Progress) -> Wanted:
@@ -119,11 +121,12 @@ def _mix_name(compression: Any) -> str:
 @dataclass(frozen=True)
 class Source:
     """with source as path: open it. originals: files that were converted, which go when that went well. unmade: what would make the file,
-    where its header alone was asked for and it is not there."""
+    where its header alone was asked for and it is not there. label: of a checkpoint that is itself what was asked for, how to call it."""
 
     path: str
     originals: tuple[str, ...] = ()
     unmade: ConvertPlan | None = None
+    label: str | None = None
 
     def __enter__(self) -> str:
         return self.path
@@ -163,16 +166,28 @@ def find_source(path: PathLike, wanted: Wanted) -> Source:
     return _of_gguf(find_model(text), wanted)
 
 
+class Header(NamedTuple):
+    """path: of a file that has it, until the context ends. disk: the file that is there: itself, or the largest of the checkpoint's."""
+
+    path: str
+    disk: str
+
+    @property
+    def made(self) -> bool:
+        """Whether it is that of a file on a disk."""
+        return self.path == self.disk
+
+
 @contextlib.contextmanager
-def find_header(path: PathLike, wanted: Wanted) -> Iterator[tuple[str, bool]]:
-    """Where the header of the file is that find_source() means, and whether the file is there: of a checkpoint it is not made for that,
-    its header lies in memory."""
+def find_header(path: PathLike, wanted: Wanted) -> Iterator[Header]:
+    """Where the header of the file is that find_source() means: of a checkpoint it is not made for that, its header lies in memory."""
     source = find_source(path, replace(wanted, header=True))
     if source.unmade is None:
-        yield source.path, True
+        file = find_model(source.path)
+        yield Header(file, file)
         return
     with source.unmade as plan, plan.header() as file:
-        yield file, False
+        yield Header(file, max(plan.files.files, key=os.path.getsize))
 
 
 def find_checkpoint(path: PathLike, revision: str | None = None, *, silent: bool = False) -> tuple[str, str]:
@@ -219,11 +234,12 @@ def _of_hub(name: str, wanted: Wanted) -> Source:
         return _of_hubs_cache(name, label, wanted)
     kinds = {os.path.splitext(file)[1] for file in repository.files}
     if ".gguf" in kinds and (wanted.gguf_file is not None or ".safetensors" not in kinds):
-        return Source(hub.gguf_file(repository, wanted.gguf_file, wanted.kind or "", wanted.token, silent=silent))
+        kind = "" if wanted.weights else wanted.kind or ""
+        return Source(hub.gguf_file(repository, wanted.gguf_file, kind, wanted.token, silent=silent))
     if wanted.gguf_file is not None:
         raise ArgumentError(f"gguf_file is {wanted.gguf_file!r}, but {name} holds no .gguf file")
     place = Place(models_folder(wanted.folder), label, wanted.kind or "", _origin(name, wanted), repository.commit)
-    if os.path.exists(place.path()) and not (wanted.delete and hub.has_weights(repository)):
+    if os.path.exists(place.path()) and not (wanted.delete and hub.has_weights(repository)) and not wanted.weights:
         return Source(place.path())
     folder = hub.checkpoint(repository, wanted.token, silent=silent)
     return _converted(folder, label, _origin(name, wanted), os.path.basename(folder), wanted)
@@ -235,7 +251,7 @@ def _of_hubs_cache(name: str, label: str, wanted: Wanted) -> Source:
     from airpy.conversion.cache import Place, models_folder
 
     origin = _origin(name, wanted)
-    made = Place(models_folder(wanted.folder), label, wanted.kind or "", origin).latest()
+    made = None if wanted.weights else Place(models_folder(wanted.folder), label, wanted.kind or "", origin).latest()
     if made and wanted.gguf_file is None:
         return Source(made)
     folder = hub.downloaded(name, wanted.revision)
@@ -255,6 +271,8 @@ def _converted(folder: str, label: str, origin: str, commit: str | None, wanted:
     from airpy.conversion.directory import identity, plan_convert
     from airpy.conversion.safetensors import find_files
 
+    if wanted.weights:
+        return Source(folder, label=label)
     place = Place(models_folder(wanted.folder), label, wanted.kind or "", origin)
     try:
         weights = find_files(folder)
@@ -301,7 +319,7 @@ def _without_weights(folder: str, place: Place, wanted: Wanted) -> Source | None
 
 def _of_gguf(path: str, wanted: Wanted) -> Source:
     """The file, or one with fewer bits made of it."""
-    if wanted.kind is None:
+    if wanted.kind is None or wanted.weights:
         return Source(path)
     from airpy import _core
     from airpy.conversion.cache import Place, made_once, models_folder

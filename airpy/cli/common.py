@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from airpy.conversion import ConvertPlan
     from airpy.model import Model
     from airpy.quantization import QuantizePlan
-    from airpy.sources import SourceArguments, Wanted
+    from airpy.sources import Header, SourceArguments, Wanted
 
 Commands = Any  # argparse does not name the type that add_subparsers() returns
 
@@ -137,16 +137,24 @@ def sampling(name: str) -> Callable[[str], float]:
     return number
 
 
-def add_gguf(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a .gguf file (any part of a split one), or a directory with one")
+_MODEL = "a .gguf file (any part of a split one), or a directory with one; or with safetensors, or a name on Hugging Face's hub, ORG/NAME"
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """What find_file() takes."""
-    what = "a .gguf file (any part of a split one), or a directory with one; or with safetensors, or a name on Hugging Face's hub, ORG/NAME"
-    parser.add_argument("model", metavar="MODEL", help=what)
+def add_model(parser: argparse.ArgumentParser, *, optional: str = "") -> None:
+    """What find_file() and find_header() take. optional: that it need not be there, and what is taken then, as help says it."""
+    parser.add_argument("model", metavar="MODEL", nargs="?" if optional else None, help=f"{_MODEL}{optional}")
     group = parser.add_argument_group("the model's file", "safetensors are converted once, and the file is kept; $HF_TOKEN is the hub's")
     group.add_argument("--compression", metavar="TYPE", help="4bit, 8bit, or another type of airpy quantize; default: weights as stored")
+    _add_choices(group)
+
+
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    """What a file is to be made from."""
+    parser.add_argument("model", metavar="MODEL", help=_MODEL)
+    _add_choices(parser.add_argument_group("the model", "the hub's token is $HF_TOKEN"))
+
+
+def _add_choices(group: Any) -> None:
     group.add_argument("--revision", metavar="NAME", help="of a name on the hub: a branch, tag or commit")
     group.add_argument("--gguf-file", metavar="NAME", help="one of several in the directory, or on the hub")
 
@@ -165,8 +173,8 @@ def find_file(args: argparse.Namespace) -> str:
 
 
 @contextmanager
-def find_header(args: argparse.Namespace) -> Iterator[tuple[str, bool]]:
-    """A path with that file's header, and whether the file is there; it is not made for that."""
+def find_header(args: argparse.Namespace) -> Iterator[Header]:
+    """That file's header; the file is not made for that."""
     from airpy.sources import find_header
 
     with interruptible(), find_header(args.model, _wanted(args, _source_of(args))) as found:

@@ -47,20 +47,31 @@ def add(commands: common.Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from airpy.conversion import plan_convert
     from airpy.sources import find_checkpoint, shows_bar
 
     folder, label = find_checkpoint(args.folder, args.revision, silent=args.json or not shows_bar("auto"))
+    with plan_from(args, folder, label, args.type) as plan:
+        return run_plan(args, plan)
+
+
+def plan_from(args: argparse.Namespace, folder: str, label: str, type: str | None) -> ConvertPlan:
+    """Under the options of common.add_writing() and args.output. Raises ArgumentError where that is needed and is not given."""
+    from airpy.conversion import plan_convert
+
     if args.output is None and label != os.path.basename(os.path.abspath(folder)):
-        raise ArgumentError(f"name the file to write: airpy convert {args.folder} {label}.gguf")
-    with plan_convert(
-        folder, args.output, args.type, tensor_types=args.tensor_type, pure=args.pure, overwrite=args.overwrite or args.dry_run, label=label
-    ) as plan:  # fmt: skip
-        facts = {**common.facts_of(plan), "architecture": plan.arch}
-        if args.dry_run:
-            _show(plan, facts, as_json=args.json)
-            return 0
-        return common.written(args, plan, facts, f"{plan.arch}, ")
+        raise ArgumentError(f"name the file to write, such as {label}.gguf")
+    return plan_convert(
+        folder, args.output, type, tensor_types=args.tensor_type, pure=args.pure, overwrite=args.overwrite or args.dry_run, label=label
+    )
+
+
+def run_plan(args: argparse.Namespace, plan: ConvertPlan) -> int:
+    """Writes it, or with --dry-run says what it would be."""
+    facts = {**common.facts_of(plan), "architecture": plan.arch}
+    if args.dry_run:
+        _show(plan, facts, as_json=args.json)
+        return 0
+    return common.written(args, plan, facts, f"{plan.arch}, ")
 
 
 def _show(plan: ConvertPlan, facts: dict[str, Any], *, as_json: bool) -> None:

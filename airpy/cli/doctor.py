@@ -30,13 +30,17 @@ def add(commands: common.Commands) -> None:
         "Says which CPU kernels, how much memory, which disk and which GPUs airpy finds, what it would use, and why not the rest. "
         "Measures disk, memory and GPUs, for a second or two each.", _EXAMPLES,
     )  # fmt: skip
-    parser.add_argument("model", metavar="MODEL", nargs="?", help="a .gguf file on the disk to measure; default: the bundled one's")
+    common.add_model(parser, optional=", on the disk to measure; default: the bundled one's")
     common.add_json(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    facts = examine(args.model)
+    if args.model is None:
+        facts = examine(None)
+    else:
+        with common.find_header(args) as header:
+            facts = examine(header.disk)
     if args.json:
         common.print_json(facts)
     else:
@@ -45,17 +49,16 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def examine(model: str | None) -> dict[str, Any]:
+def examine(file: str | None) -> dict[str, Any]:
     """All that is printed, sizes in bytes and rates in bytes per second; "gpu_problem" is None where a GPU can be used, "gpus_left_out"
-    says why others cannot. What GPUs do is kept for plans."""
+    says why others cannot. What GPUs do is kept for plans. file: on the disk to measure; None: the bundled model."""
     from airpy import _core
     from airpy.auto_model import cpu_tier
     from airpy.calibration import probe_disk
     from airpy.device import cuda_plugin, find_gpus
     from airpy.errors import AirpyError
-    from airpy.files import find_model
 
-    file = find_model(model) if model else os.path.join(os.path.dirname(_core.__file__), "assets", "demo-q8_0.gguf")
+    file = file or os.path.join(os.path.dirname(_core.__file__), "assets", "demo-q8_0.gguf")
     found: list[Gpu] = []
     left_out: list[str] = []
     problem = None

@@ -34,9 +34,9 @@ def add(commands: common.Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     from airpy import _core
 
-    with common.find_header(args) as (path, there):
-        facts = describe(_core.GGUF(path), tensors=args.tensors)
-    if not there:
+    with common.find_header(args) as header:
+        facts = describe(_core.GGUF(header.path), tensors=args.tensors)
+    if not header.made:
         facts["paths"] = []
     if args.json:
         common.print_json(facts)

@@ -76,7 +76,8 @@ def _here(args: argparse.Namespace) -> Plan:
     if args.device is None and args.max_vram is not None and device.kind == "cpu":
         return _elsewhere(args)
     given = {name: getattr(args, name) for name in common.ENGINE_OPTIONS}
-    return plan_on(device, common.find_file(args), given, args.plan, fresh="decisions" if args.probe else "")
+    with common.find_header(args) as header:
+        return plan_on(device, header.path, given, args.plan, fresh="decisions" if args.probe else "", disk=header.disk)
 
 
 def _elsewhere(args: argparse.Namespace) -> Plan:
@@ -88,4 +89,5 @@ def _elsewhere(args: argparse.Namespace) -> Plan:
     if args.probe and args.bandwidths is not None:
         args.usage_error("--probe measures what --bandwidths assumes; leave out one of them")
     given = {name: getattr(args, name) for name in common.ENGINE_OPTIONS}
-    return forecast(common.find_file(args), given, args.bandwidths, fresh="decisions" if args.probe else "")
+    with common.find_header(args) as header:
+        return forecast(header.path, given, args.bandwidths, fresh="decisions" if args.probe else "", disk=header.disk)

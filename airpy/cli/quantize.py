@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from airpy.cli import common
+from airpy.cli import common, convert
 from airpy.sizes import format_size
 from airpy.text import printable
 
@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 _EXAMPLES = """\
   airpy quantize model-f16.gguf 4bit                           writes model-q4_k_m.gguf beside it
   airpy quantize model-f16.gguf Q6_K -o small.gguf
+  airpy quantize Qwen/Qwen3-0.6B 4bit -o small.gguf            from safetensors, as airpy convert --type does, or the hub
   airpy quantize model-f16.gguf Q4_K_M --dry-run               what each tensor would become, and the size
   airpy quantize model-f16.gguf Q4_K_M --tensor-type 'ffn_down=Q8_0' --tensor-type 'blk\\.0\\.=Q6_K'"""
 
 _DESCRIPTION = """\
-Writes a GGUF file with weights of fewer bits from one with F16, BF16 or F32 weights. Tensors are streamed: a model of any size takes some
-MiB of memory for each thread. The file appears when it is whole; Ctrl-C leaves nothing behind.
+Writes a GGUF file with weights of fewer bits from one with F16, BF16 or F32 weights, or from a checkpoint's safetensors. Tensors are
+streamed: a model of any size takes some MiB of memory for each thread. The file appears when it is whole; Ctrl-C leaves nothing behind,
+but of a checkpoint OUT.part, which the same command continues.
 
 types (bits per weight of a 7b model; those with a letter behind have more for values and some layers' way down, and all below Q8_0 have
 6.6 for the output):
@@ -45,7 +47,7 @@ types (bits per weight of a 7b model; those with a letter behind have more for v
 
 def add(commands: common.Commands) -> None:
     parser = common.command(commands, "quantize", "a model's weights in fewer bits", _DESCRIPTION, _EXAMPLES)
-    common.add_gguf(parser)
+    common.add_weights(parser)
     parser.add_argument("type", metavar="TYPE", help="one of those above")
     parser.add_argument("-o", "--output", metavar="FILE", help="default: beside the model, by its name and TYPE")
     parser.add_argument("--allow-requantize", action="store_true", help="from weights that are quantized already: errors add up")
@@ -54,10 +56,20 @@ def add(commands: common.Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from airpy.quantization import plan_quantize
+    from airpy.command import interruptible
+    from airpy.quantization import find_mix, plan_quantize
+    from airpy.sources import Wanted, find_source
 
+    wanted = Wanted(
+        find_mix(args.type).name, revision=args.revision, gguf_file=args.gguf_file, progress=False if args.json else "auto", weights=True
+    )
+    with interruptible():
+        source = find_source(args.model, wanted)
+    if source.label is not None:
+        with convert.plan_from(args, source.path, source.label, args.type) as made:
+            return convert.run_plan(args, made)
     plan = plan_quantize(
-        args.model,
+        source.path,
         args.type,
         args.output,
         tensor_types=args.tensor_type,

@@ -28,8 +28,8 @@ def run(args: argparse.Namespace) -> int:
     from airpy.tokenizer import Tokenizer
 
     text = common.read_prompt(args)
-    with common.find_header(args) as (path, _):
-        tokenizer = Tokenizer.from_gguf(path)
+    with common.find_header(args) as header:
+        tokenizer = Tokenizer.from_gguf(header.path)
     ids = tokenizer.encode(text, add_special_tokens=not args.no_special)
     pieces = tokenizer.pieces(ids)
     if args.json:

@@ -558,7 +558,7 @@ def test_a_path_that_leads_nowhere_is_named(airpy, tmp_path):
     hub = "of a name on Hugging Face's hub, org/name, AutoModel.from_pretrained() and airpy convert make a file"
     advice = f"No such file or directory; {hub}\n"
     assert airpy("inspect", "")[2] == f"airpy: '': {advice}"
-    assert airpy("quantize", "some/model", "8bit")[2] == f"airpy: some/model: {advice}"
+    assert "airpy: some/model: no file or folder here" in airpy("quantize", "some/model", "8bit")[2]
     assert "airpy: some/model: no file or folder here, no model in the hub's cache" in airpy("inspect", "some/model")[2]
     for name in ("loop", "loop.gguf"):
         (tmp_path / name).symlink_to(name)

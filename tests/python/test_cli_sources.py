@@ -59,21 +59,36 @@ def test_a_conversation_takes_a_directory(airpy, folder, cache, monkeypatch):
     assert json.loads(out) and len(list(cache.glob("*.gguf"))) == 1
 
 
+VRAM: list[tuple[str, ...]] = [(), ("--max-vram", "1GiB")]  # for a machine that has such
+
+
+def sizes_of(plan: str) -> dict:
+    """What of a plan no rate of the disk changes."""
+    found = json.loads(plan)
+    return {"model": found["model"], **{name: found["plan"][name] for name in ("weights", "budget", "n_ctx", "pin_bytes", "io")}}
+
+
 def test_what_reads_headers_makes_no_file(airpy, folder, cache):
     code, out, err = airpy("inspect", folder, "--compression", "8bit", "--tensors")
     assert (code, err) == (0, "") and out.startswith("a checkpoint, which would be GGUF 3 of 1") and "blk.1.ffn_down.weight" in out
     seen = json.loads(airpy("inspect", folder, "--compression", "8bit", "--tensors", "--json")[1])
     ids = json.loads(airpy("tokenize", folder, "-p", "the cat", "--json")[1])
+    planned = [airpy("plan", folder, "--compression", "8bit", "--max-ram", "1GiB", "--json", *more)[1] for more in VRAM]
+    assert airpy("plan", folder, "--compression", "8bit", "--save", folder / "plan.json")[0] == 0
     assert not list(cache.glob("*.gguf*"))
-    assert airpy("plan", folder, "--compression", "8bit", "--json")[0] == 0
+    code, _, err = airpy("generate", folder, "--compression", "8bit", "--plan", folder / "plan.json", "-p", "the cat", "-n", "1")
+    assert code == 0, err
     (made,) = cache.glob("*.gguf")
+    for more, before in zip(VRAM, planned, strict=True):
+        assert sizes_of(airpy("plan", made, "--max-ram", "1GiB", "--json", *more)[1]) == sizes_of(before)
     assert {**seen, "paths": [str(made)]} == json.loads(airpy("inspect", folder, "--compression", "8bit", "--tensors", "--json")[1])
     assert ids == json.loads(airpy("tokenize", made, "-p", "the cat", "--json")[1])
 
 
 def test_compression_is_from_pretraineds(airpy, folder, cache):
-    code, _, err = airpy("plan", folder, "--compression", "8bit", "--json")
-    assert (code, err) == (0, "")
+    code, _, err = airpy("tokenize", folder, "--compression", "8bit", "-p", "the")
+    assert (code, err) == (0, "") and not list(cache.glob("*"))
+    assert airpy("embed", folder, "the cat", "--compression", "8bit")[0] == 0
     (made,) = os.listdir(cache)
     assert made.startswith("tiny-q8_0-") and _core.GGUF(str(cache / made)).metadata["general.file_type"] == 7
     with load(folder, compression="8bit") as model:
@@ -102,9 +117,27 @@ def test_nothing_is_made_for_a_command_line_that_is_wrong(airpy, folder, cache):
     assert not cache.exists()
 
 
-def test_quantize_says_what_does(airpy, folder, cache):
-    code, _, err = airpy("quantize", folder, "4bit")
-    assert code == 1 and "a checkpoint: make a .gguf file of it (airpy convert)" in err and not cache.exists()
+def test_quantize_takes_a_directory_as_convert_does(airpy, folder, cache, tmp_path):
+    """From the safetensors, also where a .gguf file lies beside, unless that is named; nothing is kept elsewhere."""
+    assert airpy("convert", folder, tmp_path / "want.gguf", "--type", "8bit")[0] == 0
+    shutil.copy(golden("qwen2"), folder / "other.gguf")
+    code, out, err = airpy("quantize", folder, "8bit", "-o", tmp_path / "found.gguf", "--json")
+    assert code == 0 and json.loads(out)["architecture"] == "llama", err
+    assert (tmp_path / "found.gguf").read_bytes() == (tmp_path / "want.gguf").read_bytes() and not cache.exists()
+    code, out, err = airpy("quantize", folder, "8bit", "--gguf-file", "other.gguf", "--dry-run")
+    assert code == 0 and "other-Q8_0.gguf" in out, err
+    code, out, err = airpy("quantize", folder, "8bit", "--dry-run", "--tensor-type", "ffn_down=BF16")
+    assert code == 0 and "F32 → BF16" in out and "tiny-Q8_0.gguf" in out, err
+    code, _, err = airpy("quantize", folder, "9bit")
+    assert code == 1 and "type is '9bit', but must be one of" in err
+
+
+def test_doctor_measures_the_disk_that_a_checkpoint_is_on(airpy, folder, cache):
+    code, out, err = airpy("doctor", folder, "--json")
+    assert code == 0, err
+    assert os.path.dirname(json.loads(out)["disk"]["path"]) == str(folder) and not list(cache.glob("*.gguf"))
+    code, _, err = airpy("doctor", folder / "config.json" / "x", "--json")
+    assert code == 1 and "Not a directory" in err
 
 
 def test_a_name_on_the_hub_is_brought_once(tmp_path):

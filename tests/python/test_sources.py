@@ -343,7 +343,7 @@ def test_the_command_converts_what_the_hub_has(hub, tmp_path):
     code = "import sys\nfrom airpy.cli.main import main\nprint(main(sys.argv[1:-1]), main(sys.argv[1:]))"
     env = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_TOKEN": "", "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
     done = run_python(code, "convert", "org/tiny", str(tmp_path / "m.gguf"), env=env)
-    assert "airpy: name the file to write: airpy convert org/tiny tiny.gguf" in done.stderr and done.stdout.endswith("1 0\n")
+    assert "airpy: name the file to write, such as tiny.gguf" in done.stderr and done.stdout.endswith("1 0\n")
     assert _core.GGUF(str(tmp_path / "m.gguf")).metadata["general.name"] == "tiny"
 
 
