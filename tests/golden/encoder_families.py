@@ -1,10 +1,10 @@
 """The tiny models that make_encoders.py writes, one row each; a row is appended, as its seed is its place."""
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from airpy.conversion.families import LLAMA, Family
+from airpy.conversion.families import FAMILIES, LLAMA, Family
 
 LENGTHS = (1, 9, 64, 65, 100)                           # around a block of state
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz", *(f"##{c}" for c in "abcdefghijklmnopqrstuvwxyz"),
@@ -13,8 +13,8 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvw
 
 @dataclass(frozen=True)
 class Variant:
-    """A tiny model: its class in transformers, its GGUF architecture, what differs from BASE, and keys instead of the converter's (None:
-    left out). instead: what converts it, where the class is not the architecture's own."""
+    """A tiny model: its class in transformers or own_encoders.py, its GGUF architecture, what differs from BASE, and keys instead of the
+    converter's (None: left out). instead: what converts it, where the class is not the architecture's own."""
 
     model: str
     arch: str
@@ -57,4 +57,12 @@ VARIANTS = {
     "qwen3-rank": Variant("Qwen3ForSequenceClassification", "qwen3", {**DECODER, "num_labels": 2}, {**UNTOLD, **UNTOLD_LABELS}),
     "llama-both-ways": Variant("EuroBertModel", "llama", {"num_attention_heads": 4, "num_key_value_heads": 2, "mask_token_id": 3},
                                {**UNTOLD, "pooling_type": 1, "attention.causal": False}, instead=LLAMA),
+    "jina-bert-v2": Variant("JinaBertV2", "jina-bert-v2", {**BERT, "layer_norm_eps": 1e-5}, {**UNTOLD_HEADS, "pooling_type": 1},
+                            instead=replace(FAMILIES["BertModel"], arch="jina-bert-v2", names={"intermediate.gated_layers": "ffn_up"}),
+                            words=True),
+    "nomic-bert-moe": Variant("NomicBertMoe", "nomic-bert-moe", {**BERT, "num_experts": 4, "num_experts_per_tok": 2, "hidden_act": "gelu",
+                                                                 "layer_norm_eps": 1e-5},
+                              {**UNTOLD, "expert_feed_forward_length": None, "moe_every_n_layers": 2, "pooling_type": 1}, words=True,
+                              instead=replace(FAMILIES["NomicBertModel"], arch="nomic-bert-moe", names={
+                                  "post_attention_layernorm": "attn_output_norm", "post_mlp_layernorm": "layer_output_norm"})),
 }

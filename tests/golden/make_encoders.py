@@ -22,6 +22,7 @@ from typing import Any
 import gguf
 import numpy as np
 import numpy.typing as npt
+import own_encoders
 import torch
 import transformers
 from encoder_families import BASE, LENGTHS, VARIANTS, WORDS, Variant
@@ -34,7 +35,7 @@ Floats = npt.NDArray[np.float32]
 
 def build(variant: Variant, seed: int) -> Any:
     """In float32, its weights drawn from `seed`: sharp attention."""
-    kind = getattr(transformers, variant.model)
+    kind = getattr(own_encoders if hasattr(own_encoders, variant.model) else transformers, variant.model)
     config = kind.config_class(**{**BASE, **variant.config})
     config._attn_implementation = "eager"
     model = kind(config).float().eval()

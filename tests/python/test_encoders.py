@@ -198,6 +198,8 @@ def refused(name, tmp_path, **changes):
         ("bert-rank", {"tensors": {"cls.output.weight": np.zeros((1, 16))}}, errors.ModelError, r"cls\.output\.weight is \[16, 1\]"),
         ("bert-rank", {"tensors": {"cls.weight": np.zeros((8, 40))}}, errors.ModelError, r"cls\.weight is \[40, 8"),
         ("modern-bert", {"keys": {"modern-bert.hidden_activation": (("string", None), "relu")}}, errors.UnsupportedError, r'"relu"'),
+        ("jina-bert-v2", {"tensors": {"blk.1.attn_norm_2.weight": np.ones(40)}}, errors.UnsupportedError, r"blk\.1\.attn_norm_2"),
+        ("nomic-bert-moe", {"tensors": {"blk.1.ffn_down_exps.weight": None}}, errors.ModelError, r"no tensor blk\.1\.ffn_down_exps"),
         ("gemma-embedding", {"tensors": {"dense_3.weight": np.zeros((24, 8))}}, errors.ModelError, r"dense_3\.weight is \[8, 24"),
     ],
 )  # fmt: skip

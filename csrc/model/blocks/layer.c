@@ -56,11 +56,20 @@ int32_t air__block_result(air_builder *b, int32_t x)
     return normed_before_added(b) ? air__buffer(b, "block", b->hp->n_embd, AIR_ROWS_ALL) : x;
 }
 
+/* Jina's model of code adds a layer's input twice, with a norm of its own for it, and has norms of q and k. */
+static void refuse_second_norm(air_builder *b, int32_t layer)
+{
+    if (b->arch->norm_place != AIR_NORM_OF_SUM || !air__has(b, "blk.%d.attn_norm_2.weight", layer)) return;
+    b->status = air_fail(b->err, AIR_E_UNSUPPORTED, "blk.%d.attn_norm_2.weight, a second norm behind attention, is unsupported in %s",
+                         (int)layer, b->hp->arch);
+}
+
 void air__block_join(air_builder *b, int32_t layer, int32_t result, int32_t x, air_block_kind of)
 {
     static const char *const after[] = {"blk.%d.post_attention_norm", "blk.%d.post_ffw_norm"};
     static const char *const of_sum[] = {"blk.%d.attn_output_norm", "blk.%d.layer_output_norm"};
     if (b->arch->norm_place == AIR_NORM_OF_SUM) (void)air__block_norm(b, layer, x, x, of_sum[of]);
+    refuse_second_norm(b, layer);
     if (!normed_before_added(b)) return;
     (void)air__block_norm(b, layer, result, result, after[of]);
     air__emit(b, (air_op){.kind = AIR_OP_ADD, .layer = layer, .in = result, .in2 = AIR_NONE, .out = x, .weight = AIR_NONE,
