@@ -302,7 +302,8 @@ _NEMOTRON_H_KEYS: Keys = (
     ("attention.head_count_kv", "integers",
      lambda config: [config.kv_heads if kind == "attention" else 0 for kind in _nemotron_kinds(config)]),
     ("feed_forward_length", "integers", _nemotron_feed_forward),
-    *_MAMBA2_KEYS, ("ssm.state_size", "u32", _integer("ssm_state_size", 128)),
+    *_MAMBA2_KEYS, ("attention.layer_norm_epsilon", "f32", _number("layer_norm_epsilon", 1e-5)),  # llama.cpp asks for this one
+    ("ssm.state_size", "u32", _integer("ssm_state_size", 128)),
     ("ssm.inner_size", "u32", lambda config: config.integer("mamba_num_heads") * config.integer("mamba_head_dim")),
     ("ssm.time_step_rank", "u32", _integer("mamba_num_heads")),
 )
