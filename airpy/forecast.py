@@ -20,7 +20,6 @@ from airpy.auto_model import (
 )
 from airpy.calibration import Fresh, calibrate, given_rates
 from airpy.device import Device
-from airpy.errors import UnsupportedError
 from airpy.files import PathLike, find_model
 from airpy.planning import Plan
 from airpy.tokenizer.vocab import Vocabulary
@@ -40,8 +39,8 @@ def forecast(
 ) -> Plan:
     """Under from_pretrained()'s options and max_vram, a device's memory, which no device need be there for; None is the default.
     bandwidths: the other machine's; what they do not name bounds nothing. None: this machine's, as probed (fresh: now; with the file
-    `disk`, where path is a header that is on none). Raises what from_pretrained() raises for the file, BudgetError, ArgumentError for a
-    cpu_share without max_vram, and UnsupportedError for what no GPU computes."""
+    `disk`, where path is a header that is on none). Raises what from_pretrained() raises for the file, BudgetError, and ArgumentError for
+    a cpu_share without max_vram."""
     check_shares(bool(given.get("max_vram")), given)
     file = find_model(path)
     parts, metadata = _read_metadata(file)
@@ -55,8 +54,6 @@ def forecast(
     else:
         options["bandwidths"] = given_rates(bandwidths)
     solved = _core.solve_plan(gguf, **options)
-    if solved["device_budget"] and solved["cpu_alone"]:
-        raise UnsupportedError("the model has parts that the CPU alone computes; leave max_vram (--max-vram) out")
     return Plan.build(gguf, metadata, solved, options)
 
 

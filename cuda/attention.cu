@@ -127,7 +127,8 @@ bool can_take(const air_cuda_attention *a)
     const air_cuda_state *s = &a->state;
     return s->type >= 0 && s->type < AIR_STATE_TYPES && s->kv_heads > 0 && s->heads > 0 && s->heads % s->kv_heads == 0 && s->key_dim > 0
         && s->value_dim > 0 && a->rows > 0 && a->window > 0 && a->chunk >= 0 && a->chunk < INT_MAX && a->max_position >= 0
-        && a->max_position < INT_MAX && a->ahead >= 0 && (!a->ahead || a->ends);
+        && a->max_position < INT_MAX && a->ahead >= 0 && (!a->ahead || a->ends)
+        && (!s->values_in_keys || (s->value_dim <= s->key_dim && s->key_dim <= AIR_CUDA_LATENT_KEYS));
 }
 
 /* A kernel, and what it has of its own. */
@@ -142,6 +143,8 @@ cudaError_t find_way(const air_cuda_attention *a, way *to)
     const air_cuda_state *s = &a->state;
     bool takes = false;
     cudaError_t error = cudaSuccess;
+    *to = {air_cuda_attend_rows, AIR_CUDA_ROWS_PART, false};
+    if (s->values_in_keys) return cudaSuccess;
     *to = {air_cuda_attend_prompt, AIR_CUDA_PROMPT_PART, false};
     if (a->role == AIR_CUDA_PROMPT) error = air_cuda_prompt_takes(s->type, s->key_dim, s->value_dim, &takes);
     if (error || takes) return error;
@@ -167,6 +170,7 @@ arguments arguments_of(const air_cuda_attention *a, int part)
     to.window = seen < INT_MAX ? (int)seen : INT_MAX, to.chunk = (int)a->chunk, to.last = (int)a->max_position;
     to.ahead = a->ahead < INT_MAX ? (int)a->ahead : INT_MAX, to.ends = a->ends;
     to.part = part;
+    to.values_in_keys = s->values_in_keys;
     to.slots = (int)air_cuda_parts_seen(a->max_position, air_cuda_most_seen(to.window, to.ahead), to.part);
     return to;
 }

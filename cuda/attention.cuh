@@ -36,6 +36,7 @@ typedef struct air_cuda_attention_arguments {
     int rows, heads, kv_heads, key_dim, value_dim;
     int window, chunk, ahead, last; /* last: the greatest position there is */
     int part, slots;
+    bool values_in_keys; /* and v_offset nothing */
 } air_cuda_attention_arguments;
 
 /* Where a block begins, to which k_offset and v_offset are added. */

@@ -8,7 +8,8 @@
  *              the next elements. A warp reads 512 bytes that follow each other, four times before it has to wait. What 16 lanes have
  *              summed up over their elements is then added across them.
  *     softmax  over the 64 positions, two for each lane
- *     values   a lane loads 8 elements of V of one position, the lanes after a row's last the next position, and so on
+ *     values   a lane loads 8 elements of V of one position, the lanes after a row's last the next position, and so on; where values are in
+ *              keys, 8 elements of 8 positions
  *
  * The four warps' results, each with its maximum m and sum l, are brought to one maximum, added up in order and left in scratch, not
  * yet divided by l. Nothing depends on other rows: neither do the bits. */
@@ -172,6 +173,33 @@ __device__ __forceinline__ void add_values(const arguments &a, const uint8_t *v,
     }
 }
 
+/* Of values in keys the same: a lane has eight positions of its elements at a time, those of a block dealt to the lanes that share elements. */
+template <air_state_type TYPE, int HEADS>
+__device__ __forceinline__ void add_keys(const arguments &a, const uint8_t *k, const float *p, span at, value_lanes mine,
+                                         float out[HEADS][AIR_CUDA_EIGHT])
+{
+    if (mine.first >= mine.at_once) return;
+    int begin = at.lo / AIR_CUDA_EIGHT + mine.first;
+    for (int position = begin * AIR_CUDA_EIGHT; position < at.hi; position += mine.at_once * AIR_CUDA_EIGHT) {
+        float x[AIR_CUDA_EIGHT][AIR_CUDA_EIGHT] = {}; /* [element][position] */
+        AIR_CUDA_UNROLL
+        for (int j = 0; j < AIR_CUDA_EIGHT; j++)
+            if (mine.element + j < a.value_dim) air_load_keys<TYPE>(k, a.sizes.k_scales, a.key_dim, position, mine.element + j, x[j]);
+        AIR_CUDA_UNROLL
+        for (int i = 0; i < AIR_CUDA_EIGHT; i++) {
+            float w[HEADS];
+            bool seen = position + i >= at.lo && position + i < at.hi; /* else it may be NaN, which no weight of zero hides */
+            load_heads<HEADS>(p + (position + i) * HEADS, w);
+            AIR_CUDA_UNROLL
+            for (int j = 0; j < AIR_CUDA_EIGHT; j++) {
+                float value = seen ? x[j][i] : 0.0f;
+                AIR_CUDA_UNROLL
+                for (int h = 0; h < HEADS; h++) out[h][j] = fmaf(w[h], value, out[h][j]);
+            }
+        }
+    }
+}
+
 /* --- of a block of threads --- */
 
 /* What a block of threads works on. */
@@ -249,7 +277,8 @@ __device__ __forceinline__ void write_head(const arguments &a, const task &t, in
 /* Blocks of threads that registers must allow a multiprocessor: as many as leave enough of them to spill nothing. */
 constexpr int blocks_least(int heads) { return heads == 8 ? 2 : heads == 4 ? 3 : 6; }
 
-template <air_state_type TYPE, int HEADS> __global__ void __launch_bounds__(THREADS, blocks_least(HEADS)) attend(arguments a)
+template <air_state_type TYPE, int HEADS, bool IN_KEYS>
+__global__ void __launch_bounds__(THREADS, IN_KEYS ? 1 : blocks_least(HEADS)) attend(arguments a)
 {
     AIR_DYN_SHARED(float, q); /* [key_dim][HEADS] */
     AIR_SHARED(float4, p_memory, [WARPS * AIR_BLOCK_POSITIONS * HEADS / 4]);
@@ -268,11 +297,13 @@ template <air_state_type TYPE, int HEADS> __global__ void __launch_bounds__(THRE
     float out[HEADS][AIR_CUDA_EIGHT] = {};
     if (at.lo < at.hi) {
         float *p = (float *)p_memory + warp * AIR_BLOCK_POSITIONS * HEADS;
-        const uint8_t *base = air_cuda_block(a, t.row, block);
-        scores<TYPE, HEADS>(a, base + a.k_offset + t.kv_head * a.sizes.k_head, q, at, p, lane);
+        const uint8_t *base = air_cuda_block(a, t.row, block), *k = base + a.k_offset + t.kv_head * a.sizes.k_head;
+        scores<TYPE, HEADS>(a, k, q, at, p, lane);
         const float *slopes = a.slopes ? a.slopes + t.head : nullptr;
         softmax<HEADS>(a, at, slopes, t.heads, a.positions[t.row] - block * AIR_BLOCK_POSITIONS, p, totals + warp * HEADS, lane);
-        add_values<TYPE, HEADS>(a, base + a.v_offset + t.kv_head * a.sizes.v_head, p, at, lanes_of(width, t.slice, lane), out);
+        value_lanes mine = lanes_of(width, t.slice, lane);
+        if constexpr (IN_KEYS) add_keys<TYPE, HEADS>(a, k, p, at, mine, out);
+        else add_values<TYPE, HEADS>(a, base + a.v_offset + t.kv_head * a.sizes.v_head, p, at, mine, out);
     }
 
     unsigned saw = warps_that_saw(t);
@@ -294,22 +325,25 @@ template <air_state_type TYPE, int HEADS> __global__ void __launch_bounds__(THRE
 
 typedef void (*kernel)(arguments);
 
-template <air_state_type TYPE> kernel kernel_for(int heads)
+/* Where values are in keys there are many heads to a group. */
+template <air_state_type TYPE> kernel kernel_for(int heads, bool in_keys)
 {
-    return heads == 1 ? attend<TYPE, 1> : heads == 2 ? attend<TYPE, 2> : heads == 4 ? attend<TYPE, 4> : attend<TYPE, HEADS_MOST>;
+    if (in_keys) return attend<TYPE, HEADS_MOST, true>;
+    return heads == 1 ? attend<TYPE, 1, false> : heads == 2 ? attend<TYPE, 2, false> : heads == 4 ? attend<TYPE, 4, false>
+                                                                                                : attend<TYPE, HEADS_MOST, false>;
 }
 
-kernel kernel_of(air_state_type type, int heads)
+kernel kernel_of(air_state_type type, int heads, bool in_keys)
 {
-    if (type == AIR_STATE_F16) return kernel_for<AIR_STATE_F16>(heads);
-    if (type == AIR_STATE_F32) return kernel_for<AIR_STATE_F32>(heads);
-    return type == AIR_STATE_Q8_0 ? kernel_for<AIR_STATE_Q8_0>(heads) : kernel_for<AIR_STATE_Q4_0>(heads);
+    if (type == AIR_STATE_F16) return kernel_for<AIR_STATE_F16>(heads, in_keys);
+    if (type == AIR_STATE_F32) return kernel_for<AIR_STATE_F32>(heads, in_keys);
+    return type == AIR_STATE_Q8_0 ? kernel_for<AIR_STATE_Q8_0>(heads, in_keys) : kernel_for<AIR_STATE_Q4_0>(heads, in_keys);
 }
 
 /* Of a group, how many heads a block of threads takes: a power of two. */
-int heads_at_once(int group)
+int heads_at_once(int group, bool in_keys)
 {
-    int heads = 1;
+    int heads = in_keys ? HEADS_MOST : 1;
     while (heads < group && heads < HEADS_MOST) heads *= 2;
     return heads;
 }
@@ -318,10 +352,10 @@ int heads_at_once(int group)
 
 cudaError_t air_cuda_attend_rows(air_state_type type, const air_cuda_attention_arguments *a, cudaStream_t stream)
 {
-    int group = a->heads / a->kv_heads, at_once = heads_at_once(group);
+    int group = a->heads / a->kv_heads, at_once = heads_at_once(group, a->values_in_keys);
     int64_t y = (int64_t)a->kv_heads * ((group + at_once - 1) / at_once) * slices_of(a->sizes.value_row);
     if (y > AIR_CUDA_GRID_MOST) return cudaErrorInvalidValue;
     size_t shared = (size_t)a->key_dim * (size_t)at_once * sizeof(float);
     dim3 grid((unsigned)a->slots, (unsigned)y, (unsigned)a->rows);
-    return air_launch_early(kernel_of(type, at_once), grid, dim3(THREADS), shared, stream, *a);
+    return air_launch_early(kernel_of(type, at_once, a->values_in_keys), grid, dim3(THREADS), shared, stream, *a);
 }

@@ -439,9 +439,10 @@ static air_status cuda_supports(const air_program *program, air_error *err)
         if (r && r->heads && !air_cuda_scan_takes(r->key_dim))
             return air_fail(err, AIR_E_UNSUPPORTED, "cuda: a recurrent state with keys of %d elements, but kernels are for up to %d; use "
                             "device \"cpu\"", (int)r->key_dim, AIR_CUDA_SCAN_KEYS);
-        if (program->attention[i].values_in_keys)
-            return air_fail(err, AIR_E_UNSUPPORTED, "cuda: attention over a compressed state (MLA) is computed by the CPU alone; use device "
-                            "\"cpu\"");
+        const air_attention_shape *a = &program->attention[i];
+        if (a->values_in_keys && a->key_dim > AIR_CUDA_LATENT_KEYS)
+            return air_fail(err, AIR_E_UNSUPPORTED, "cuda: attention over a compressed state (MLA) of %d elements, but kernels are for up to %d; "
+                            "use device \"cpu\"", (int)a->key_dim, AIR_CUDA_LATENT_KEYS);
     }
     for (int32_t i = 0; i < program->n_ops && !st; i++) {
         const air_op *op = &program->ops[i];

@@ -220,6 +220,10 @@ void air_cuda_share_reset(air_backend *h);
 
 /* Columns of an op's input from c on that are of one role, and as many as most, all of them before n; *role gets which. */
 int64_t air_cuda_columns_alike(const air_backend *h, const air_op *op, int64_t c, int64_t n, int64_t most, air_row_role *role);
+/* A product by heads, of a tile that begins at that row of all heads' together. p: its rows, columns as gathered, head_columns from one head's to
+ * the next's, its results from p.out on: where `to` says, from the buffer's row on, or row after row of the tile. Whole heads at once. */
+cudaError_t air_cuda_product_by_heads(const air_op *op, const air_weight *w, int64_t first_row, const air_head_parts *to, air_cuda_product p,
+                                      cudaStream_t stream);
 /* Whether rows of a buffer are of that role in this pass. */
 bool air_cuda_has_role(const air_backend *h, int32_t buffer, air_row_role role);
 /* Makes the 8-bit form of a buffer of the pass, if it is not there. */
@@ -314,6 +318,9 @@ cudaError_t air_cuda_settle(air_backend *h, cudaStream_t stream);
 cudaError_t air_cuda_settle_all(air_backend *h); /* of a pass; the first error */
 
 float *air_cuda_buffer(const air_backend *h, int32_t buffer);
+
+/* What a product by heads reads, head by head, where that is not in 8 bits: in the scratch of attention, of which it is none. */
+static inline float *air_cuda_gathered(const air_backend *h) { return (float *)(h->memory + h->layout.attention); }
 
 static inline air_cuda_epilogue air_cuda_epilogue_of(const air_op *op)
 {

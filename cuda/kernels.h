@@ -29,6 +29,12 @@ air_cuda_q8 air_cuda_q8_place(void *memory, int64_t k, int64_t n);
 
 cudaError_t air_cuda_quantize(const float *x, int64_t k, int64_t n, air_cuda_q8 out, cudaStream_t stream);
 
+/* Where parts of rows of `width` elements begin: the first one, and from one to the next. */
+typedef struct air_cuda_parts { int64_t width, first, step; } air_cuda_parts;
+/* The same of `parts` parts of k elements of each of n rows of x: column part * n + row is that row's part. */
+cudaError_t air_cuda_quantize_parts(const float *x, air_cuda_parts from, int64_t k, int64_t parts, int64_t n, air_cuda_q8 out,
+                                    cudaStream_t stream);
+
 /* air_compiled_for of a kernel here, which is that of all of them. */
 int air_cuda_compiled_for(void);
 
@@ -61,14 +67,26 @@ typedef struct air_cuda_product {
     float *out;            /* column 0, row 0 of the tile */
     int64_t out_stride;
     const void *tables;    /* air_cuda_tables, on the device */
+    /* As many matrices, each of so many rows, one after the other from w on; 0 as 1. From one's first column to the next one's, and from its
+     * results to the next one's, in floats. There is no bias where there is more than one. */
+    int64_t heads, head_columns, head_out;
 } air_cuda_product;
 
 /* A prompt's rows have at most 2^24 weights, and bytes. */
 cudaError_t air_cuda_product_run(const air_cuda_product *p, cudaStream_t stream);
 
 /* What a product without bias and epilogue has given elsewhere, part [n][rows], folded in as one here would have been: the same bits. */
-cudaError_t air_cuda_fold(const float *part, int64_t rows, int64_t n, const float *bias, air_cuda_epilogue epilogue, float *out,
-                          int64_t out_stride, cudaStream_t stream);
+typedef struct air_cuda_folding {
+    const float *part, *bias; /* bias [rows], or NULL */
+    int64_t rows, n;
+    air_cuda_epilogue epilogue;
+    float *out;               /* of column 0: row 0's place, or, with heads, the first head's */
+    int64_t out_stride;
+    /* Of matrices of heads: rows of each, 0: there are none; in which of all the part's first row is; from one head's results to the next
+     * one's. */
+    int64_t head_rows, first_row, head_out;
+} air_cuda_folding;
+cudaError_t air_cuda_fold(const air_cuda_folding *f, cudaStream_t stream);
 
 /* Whether there is a kernel for weights of a type; air_device_input says what it reads. */
 int air_cuda_product_supports(uint32_t type);
@@ -80,9 +98,11 @@ void air_cuda_tables_fill(void *host);
 
 /* --- by rows: cuda/rows.cu --- */
 
-/* Of rows of `width`, in groups of `group` elements, of which it is a multiple. */
+/* Of rows of `width`, in groups of `group` elements, of which it is a multiple; or of groups `step` apart from the element `first` on, as
+ * many as begin in a row: those have a weight of one group's elements, or none, and no 8-bit form. */
 typedef struct air_cuda_norm {
     bool centers; /* a layer norm, else an RMS norm */
+    int64_t first, step; /* step 0: groups side by side */
     const float *x, *weight, *bias; /* weight and bias [weights] or NULL; bias of a layer norm alone */
     float *y;     /* may be x */
     int64_t rows, width, group, weights; /* weights: group, or width */
@@ -92,14 +112,12 @@ typedef struct air_cuda_norm {
 cudaError_t air_cuda_norm_run(const air_cuda_norm *norm, cudaStream_t stream);
 /* y += x, n elements. */
 cudaError_t air_cuda_add(float *y, const float *x, int64_t n, cudaStream_t stream);
-/* x [rows][heads * head_dim] in place; cos, sin [rows][pairs]. */
-cudaError_t air_cuda_rope(float *x, int64_t rows, int64_t heads, int64_t head_dim, int64_t pairs, air_rope_pairs kind, const float *cos,
+/* The first 2 * pairs elements of `heads` parts of each row of x, in place; cos, sin [rows][pairs]. */
+cudaError_t air_cuda_rope(float *x, air_cuda_parts at, int64_t rows, int64_t heads, int64_t pairs, air_rope_pairs kind, const float *cos,
                           const float *sin, cudaStream_t stream);
 /* x [rows][width] in place, each row times 1 + scale * log(1 + floor((its position + shift) / period)). */
 cudaError_t air_cuda_temper(float *x, const int32_t *positions, int64_t rows, int64_t width, int32_t shift, int32_t period, float scale,
                             cudaStream_t stream);
-/* Where parts of rows of `width` elements begin: the first one, and from one to the next. */
-typedef struct air_cuda_parts { int64_t width, first, step; } air_cuda_parts;
 /* Of rows of x, so many parts of `each` elements to those of y. */
 cudaError_t air_cuda_copy(float *y, air_cuda_parts to, const float *x, air_cuda_parts from, int64_t rows, int64_t parts, int64_t each,
                           cudaStream_t stream);
@@ -193,9 +211,12 @@ typedef struct air_cuda_state {
     const uint8_t *shuttle;
     air_state_type type;
     int64_t heads, kv_heads, key_dim, value_dim;
+    bool values_in_keys;          /* V is the first value_dim elements of K, at most AIR_CUDA_LATENT_KEYS, and v_offset nothing */
 } air_cuda_state;
 
-/* k [rows][kv_heads * key_dim], v likewise, to their places in the blocks. */
+enum { AIR_CUDA_LATENT_KEYS = 1024 };
+
+/* k [rows][kv_heads * key_dim], v likewise, or NULL where values are in keys, to their places in the blocks. */
 cudaError_t air_cuda_store(const air_cuda_state *state, const float *k, const float *v, int64_t rows, cudaStream_t stream);
 
 /* DECODE: any rows of any sequences, as exact as in float (attention_decode.cu). PROMPT: rows that follow each other in one sequence; tensor

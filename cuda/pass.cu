@@ -19,9 +19,16 @@ static int64_t rows_of(const air_backend *h, int32_t buffer)
 
 static const float *vector_of(const air_backend *h, int32_t weight) { return weight == AIR_NONE ? nullptr : h->vector_of[(size_t)weight]; }
 
-static air_cuda_q8 q8_of(const air_backend *h, int32_t buffer)
+static air_cuda_q8 q8_of_rows(const air_backend *h, int32_t buffer)
 {
     return air_cuda_q8_place(h->memory + h->layout.q8, width_of(h, buffer), rows_of(h, buffer));
+}
+
+/* What a product reads, as gather_heads leaves it where that is by heads. */
+static air_cuda_q8 q8_of(const air_backend *h, const air_op *op)
+{
+    int64_t parts = op->heads ? op->heads : 1, k = h->program->weights[op->weight].cols;
+    return air_cuda_q8_place(h->memory + h->layout.q8, k, parts * rows_of(h, op->in));
 }
 
 /* --- before the walk --- */
@@ -235,7 +242,7 @@ static int reads_q8(const air_backend *h, const air_op *op)
 static air_status norm(air_backend *h, const air_op *op, air_error *err)
 {
     const air_op *next = op + 1, *end = h->program->ops + h->program->n_ops;
-    int quantize = next < end && reads_q8(h, next) && next->in == op->out;
+    int quantize = next < end && reads_q8(h, next) && next->in == op->out && !next->heads && !op->from.step;
     int32_t sized = op->weight == AIR_NONE ? op->bias : op->weight;
     air_cuda_norm n = {};
     n.centers = op->kind == AIR_OP_LAYER_NORM;
@@ -243,9 +250,11 @@ static air_status norm(air_backend *h, const air_op *op, air_error *err)
     n.weight = vector_of(h, op->weight), n.bias = vector_of(h, op->bias);
     n.rows = rows_of(h, op->in), n.width = width_of(h, op->in);
     n.group = op->head_dim ? op->head_dim : n.width;
+    bool apart = op->from.first || (op->from.step && op->from.step != n.group);
+    if (apart) n.first = op->from.first, n.step = op->from.step;
     n.weights = sized == AIR_NONE ? 0 : h->program->weights[sized].cols;
     n.eps = op->eps;
-    if (quantize) n.q8 = q8_of(h, op->out);
+    if (quantize) n.q8 = q8_of_rows(h, op->out);
     TRY(air_cuda_norm_run(&n, h->compute));
     if (quantize) h->quantized = op->out;
     return AIR_OK;
@@ -267,8 +276,8 @@ static air_status rotate(air_backend *h, const air_op *op, air_error *err)
     const air_rope *rope = &h->program->ropes[op->rope];
     const float *cosines = (const float *)(h->memory + h->layout.cos) + rope->first * h->pass->rows;
     const float *sines = (const float *)(h->memory + h->layout.sin) + rope->first * h->pass->rows;
-    TRY(air_cuda_rope(air_cuda_buffer(h, op->in), h->pass->rows, op->heads, op->head_dim, rope->pairs, rope->kind, cosines, sines,
-                      h->compute));
+    air_cuda_parts at = {width_of(h, op->in), op->from.first, op->from.step ? op->from.step : op->head_dim};
+    TRY(air_cuda_rope(air_cuda_buffer(h, op->in), at, h->pass->rows, op->heads, rope->pairs, rope->kind, cosines, sines, h->compute));
     return AIR_OK;
 }
 
@@ -373,13 +382,15 @@ static air_cuda_state state_of(const air_backend *h, int32_t layer)
     s.kv_heads = a->kv_heads;
     s.key_dim = a->key_dim;
     s.value_dim = a->value_dim;
+    s.values_in_keys = a->values_in_keys;
     return s;
 }
 
 static air_status store(air_backend *h, const air_op *op, air_error *err)
 {
     air_cuda_state state = state_of(h, op->layer);
-    TRY(air_cuda_store(&state, air_cuda_buffer(h, op->in), air_cuda_buffer(h, op->in2), h->pass->rows, h->compute));
+    const float *values = op->in2 == AIR_NONE ? nullptr : air_cuda_buffer(h, op->in2);
+    TRY(air_cuda_store(&state, air_cuda_buffer(h, op->in), values, h->pass->rows, h->compute));
     return AIR_OK;
 }
 
@@ -457,6 +468,41 @@ bool air_cuda_has_role(const air_backend *h, int32_t buffer, air_row_role role)
     return false;
 }
 
+cudaError_t air_cuda_product_by_heads(const air_op *op, const air_weight *w, int64_t first_row, const air_head_parts *to, air_cuda_product p,
+                                      cudaStream_t stream)
+{
+    const air_cuda_product all = p;
+    int64_t each = w->rows / op->heads;
+    p.head_out = to ? to->step : each;
+    for (int64_t row = 0; row < all.rows; row += p.heads * p.rows) {
+        int64_t head = (first_row + row) / each, at = (first_row + row) % each, left = all.rows - row, column = head * all.head_columns;
+        p.heads = at || left < each ? 1 : left / each;
+        p.rows = left < each - at ? left : each - at;
+        p.w = all.w + (size_t)row * all.row_bytes;
+        if (all.x) p.x = all.x + column * all.k;
+        if (all.q8.q) p.q8 = air_cuda_q8_from(all.q8, all.k, column);
+        p.out = all.out + (to ? to->first + head * to->step + at : row);
+        cudaError_t error = air_cuda_product_run(&p, stream);
+        if (error != cudaSuccess) return error;
+    }
+    return cudaSuccess;
+}
+
+/* The parts of heads that a product by heads reads, in 8 bits or as they are, each head's after those of the one before. */
+static air_status gather_heads(air_backend *h, const air_op *op, int64_t n, air_error *err)
+{
+    int64_t k = h->program->weights[op->weight].cols;
+    air_cuda_parts from = {width_of(h, op->in), op->from.first, op->from.step};
+    const float *x = air_cuda_buffer(h, op->in);
+    if (!reads_q8(h, op)) {
+        TRY(air_cuda_copy(air_cuda_gathered(h), {k, 0, n * k}, x, from, n, op->heads, k, h->compute));
+        return AIR_OK;
+    }
+    h->quantized = AIR_NONE;
+    TRY(air_cuda_quantize_parts(x, from, k, op->heads, n, air_cuda_q8_place(h->memory + h->layout.q8, k, op->heads * n), h->compute));
+    return AIR_OK;
+}
+
 /* Rows of the tile for columns of one role after those of the other; not for those that the CPU computes. */
 static air_status product_tile(air_backend *h, const air_op *op, const air_cuda_tile *tile, int64_t n, air_error *err)
 {
@@ -477,10 +523,12 @@ static air_status product_tile(air_backend *h, const air_op *op, const air_cuda_
         p.n = air_cuda_columns_alike(h, op, c, n, n, &role);
         if (tile->host && role == AIR_ROW_GENERATED) continue;
         p.role = (air_cuda_role)role;
-        p.x = air_cuda_buffer(h, op->in) + c * p.k;
-        if (reads_q8(h, op)) p.q8 = air_cuda_q8_from(q8_of(h, op->in), p.k, c);
-        p.out = air_cuda_buffer(h, op->out) + c * p.out_stride + tile->first_row;
-        TRY(air_cuda_product_run(&p, h->compute));
+        p.x = (op->heads ? air_cuda_gathered(h) : air_cuda_buffer(h, op->in)) + c * p.k;
+        if (reads_q8(h, op)) p.q8 = air_cuda_q8_from(q8_of(h, op), p.k, c);
+        p.out = air_cuda_buffer(h, op->out) + c * p.out_stride + (op->heads ? 0 : tile->first_row);
+        p.head_columns = n;
+        if (op->heads) TRY(air_cuda_product_by_heads(op, w, tile->first_row, &op->to, p, h->compute));
+        else TRY(air_cuda_product_run(&p, h->compute));
     }
     return AIR_OK;
 }
@@ -488,7 +536,7 @@ static air_status product_tile(air_backend *h, const air_op *op, const air_cuda_
 air_status air_cuda_quantize_buffer(air_backend *h, int32_t buffer, air_error *err)
 {
     if (h->quantized == buffer) return AIR_OK;
-    TRY(air_cuda_quantize(air_cuda_buffer(h, buffer), width_of(h, buffer), rows_of(h, buffer), q8_of(h, buffer), h->compute));
+    TRY(air_cuda_quantize(air_cuda_buffer(h, buffer), width_of(h, buffer), rows_of(h, buffer), q8_of_rows(h, buffer), h->compute));
     h->quantized = buffer;
     return AIR_OK;
 }
@@ -526,7 +574,10 @@ static int64_t columns_of(const air_backend *h, const air_op *op)
 static air_status product(air_backend *h, const air_op *op, air_error *err)
 {
     int64_t n = columns_of(h, op), rows = h->program->weights[op->weight].rows;
-    air_status st = n && reads_q8(h, op) ? air_cuda_quantize_buffer(h, op->in, err) : AIR_OK;
+    air_status st = AIR_OK;
+    if (n && op->heads) st = gather_heads(h, op, n, err);
+    else if (n && reads_q8(h, op)) st = air_cuda_quantize_buffer(h, op->in, err);
+    if (op->heads) air_cuda_share_forget(h, op->in); /* others have it in another form */
     if (!st && n) st = air_cuda_share_begin(h, op, n, err);
     if (!st && n) st = compute_what_is_here(h, op, n, err);
     for (int64_t row = 0; row < rows && !st && !h->capturing;) {
@@ -539,7 +590,9 @@ static air_status product(air_backend *h, const air_op *op, air_error *err)
         row = tile.span.first_row + tile.span.rows;
         st = compute_tile(h, op, &tile, n, err);
     }
-    return st ? st : air_cuda_share_end(h, op, n, err);
+    if (!st) st = air_cuda_share_end(h, op, n, err);
+    if (op->heads) air_cuda_share_forget(h, op->in);
+    return st;
 }
 
 static air_status run_op(air_backend *h, const air_op *op, air_error *err)

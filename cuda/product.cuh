@@ -41,11 +41,17 @@ static __device__ __forceinline__ float air_cuda_sum_of_lanes(float v)
     return v;
 }
 
+/* Of matrices of heads, blocks in z have one each: its first row among all, and its first column. */
+static __device__ __forceinline__ int64_t air_cuda_head_row(const air_cuda_product &p) { return blockIdx.z * p.rows; }
+static __device__ __forceinline__ int64_t air_cuda_head_column(const air_cuda_product &p) { return blockIdx.z * p.head_columns; }
+static __device__ __forceinline__ float *air_cuda_head_out(const air_cuda_product &p) { return p.out + blockIdx.z * p.head_out; }
+static inline unsigned air_cuda_heads(const air_cuda_product &p) { return p.heads > 1 ? (unsigned)p.heads : 1; }
+
 /* A row's result to its place. */
 static __device__ __forceinline__ void air_cuda_finish(const air_cuda_product &p, int64_t row, int64_t column, float y)
 {
     if (row >= p.rows || column >= p.n) return;
-    float *out = p.out + column * p.out_stride + row;
+    float *out = air_cuda_head_out(p) + column * p.out_stride + row;
     *out = air_cuda_folded(y, p.bias ? p.bias + row : nullptr, p.epilogue, air_cuda_held(p.epilogue, out));
 }
 
@@ -61,9 +67,9 @@ template <class F, class S, int ALIGNED> struct air_cuda_walk {
         : p(product), table(grid)
     {
         AIR_CUDA_UNROLL
-        for (int r = 0; r < S::ROWS; r++) row[r] = p.w + min(first_row + r, p.rows - 1) * (int64_t)p.row_bytes;
+        for (int r = 0; r < S::ROWS; r++) row[r] = p.w + (air_cuda_head_row(p) + min(first_row + r, p.rows - 1)) * (int64_t)p.row_bytes;
         AIR_CUDA_UNROLL
-        for (int c = 0; c < S::COLUMNS; c++) column[c] = min(first_column + c, p.n - 1);
+        for (int c = 0; c < S::COLUMNS; c++) column[c] = air_cuda_head_column(p) + min(first_column + c, p.n - 1);
         AIR_CUDA_UNROLL
         for (int i = 0; i < S::PARTS * S::VALUES; i++) sum[i / S::VALUES][i % S::VALUES] = 0;
     }
@@ -193,7 +199,7 @@ template <class F, class S, int ALIGNED> static cudaError_t air_cuda_product_sta
     int64_t in_block = AIR_CUDA_WARPS / S::WARPS * S::ROWS, blocks = (p.rows + in_block - 1) / in_block;
     if (F::TABLE && blocks > AIR_CUDA_TABLE_BLOCKS) blocks = AIR_CUDA_TABLE_BLOCKS;
     if (blocks > INT32_MAX) return cudaErrorInvalidValue;
-    dim3 grid((unsigned)blocks, (unsigned)((p.n + S::COLUMNS - 1) / S::COLUMNS));
+    dim3 grid((unsigned)blocks, (unsigned)((p.n + S::COLUMNS - 1) / S::COLUMNS), air_cuda_heads(p));
     return air_launch_early(air_cuda_product_kernel<F, S, ALIGNED>, grid, dim3(AIR_CUDA_CHUNK), 0, stream, p, (int)F::pieces(p.k));
 }
 

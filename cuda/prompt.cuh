@@ -199,9 +199,11 @@ template <class F, int COLUMNS, int ALIGNED> struct air_cuda_prompt {
     __device__ __forceinline__ air_cuda_prompt(const air_cuda_product &product, const void *grid)
         : p(product), table(grid), corner(product), length((unsigned)p.k),
           last_row((int)min((int64_t)AIR_CUDA_TILE_ROWS, p.rows - corner.row) - 1),
-          last_column((int)min((int64_t)COLUMNS, p.n - corner.column) - 1), rows(p.w + corner.row * (int64_t)p.row_bytes),
-          columns(p.q8.q + corner.column * p.k + threadIdx.x % CHUNKS * CHUNK), scales_x(p.q8.scale + corner.column * (p.k / AIR_Q8_GROUP)),
-          sums_x(reinterpret_cast<const uint32_t *>(p.q8.sums) + corner.column * (p.k / AIR_Q8_GROUP))
+          last_column((int)min((int64_t)COLUMNS, p.n - corner.column) - 1),
+          rows(p.w + (air_cuda_head_row(p) + corner.row) * (int64_t)p.row_bytes),
+          columns(p.q8.q + (air_cuda_head_column(p) + corner.column) * p.k + threadIdx.x % CHUNKS * CHUNK),
+          scales_x(p.q8.scale + (air_cuda_head_column(p) + corner.column) * (p.k / AIR_Q8_GROUP)),
+          sums_x(reinterpret_cast<const uint32_t *>(p.q8.sums) + (air_cuda_head_column(p) + corner.column) * (p.k / AIR_Q8_GROUP))
     {
         air_keep(rows), air_keep(columns), air_keep(scales_x);
         if (F::MINIMA) air_keep(sums_x);

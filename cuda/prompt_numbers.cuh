@@ -88,7 +88,7 @@ template <class T, int COLUMNS, int ALIGNED> struct air_cuda_prompt_numbers {
         AIR_CUDA_UNROLL
         for (int i = (int)threadIdx.x; i < AIR_CUDA_TILE_ROWS * AIR_CUDA_HALVES_CHUNKS; i += THREADS) {
             int line = i / AIR_CUDA_HALVES_CHUNKS, chunk = i % AIR_CUDA_HALVES_CHUNKS;
-            const uint8_t *row = p.w + min(corner.row + line, p.rows - 1) * (int64_t)p.row_bytes;
+            const uint8_t *row = p.w + (air_cuda_head_row(p) + min(corner.row + line, p.rows - 1)) * (int64_t)p.row_bytes;
             typename numbers::piece piece = {};
             if (first + chunk < end) numbers::template load<ALIGNED>(piece, p, row, first + chunk, nullptr);
             air_cuda_put_numbers(slab.w, slab.scale_w, line, chunk, piece.w);
@@ -102,7 +102,7 @@ template <class T, int COLUMNS, int ALIGNED> struct air_cuda_prompt_numbers {
             int line = i / AIR_CUDA_HALVES_CHUNKS, chunk = i % AIR_CUDA_HALVES_CHUNKS;
             typename numbers::column column = {};
             float v[AIR_CUDA_NUMBERS];
-            if (first + chunk < end) numbers::fetch(column, p, min(corner.column + line, p.n - 1), first + chunk);
+            if (first + chunk < end) numbers::fetch(column, p, air_cuda_head_column(p) + min(corner.column + line, p.n - 1), first + chunk);
             memcpy(v, column.x, sizeof v);
             air_cuda_put_numbers(slab.x, slab.scale_x, line, chunk, v);
         }

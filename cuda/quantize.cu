@@ -36,6 +36,29 @@ static __global__ void __launch_bounds__(32 * WARPS) quantize_quads(const float 
     air_cuda_quantize_quad(mine, out, at, at < n);
 }
 
+/* A warp for each group of 32. */
+static __global__ void __launch_bounds__(32 * WARPS) quantize_parts(const float *x, air_cuda_parts from, int64_t k, int64_t n, int64_t groups,
+                                                                    air_cuda_q8 out)
+{
+    int64_t group = (int64_t)blockIdx.x * WARPS + threadIdx.x / 32, in_column = k / AIR_Q8_GROUP;
+    air_let_next_begin();
+    air_await_previous();
+    if (group >= groups) return;
+    int64_t column = group / in_column, part = column / n, row = column % n;
+    const float *of = x + row * from.width + from.first + part * from.step + group % in_column * AIR_Q8_GROUP;
+    air_cuda_quantize_group(of[threadIdx.x % 32], out, group);
+}
+
+cudaError_t air_cuda_quantize_parts(const float *x, air_cuda_parts from, int64_t k, int64_t parts, int64_t n, air_cuda_q8 out,
+                                    cudaStream_t stream)
+{
+    if (k < 1 || n < 1 || parts < 1 || k % AIR_Q8_GROUP || from.first < 0) return cudaErrorInvalidValue;
+    if (from.first + (parts - 1) * from.step + k > from.width) return cudaErrorInvalidValue;
+    int64_t groups = parts * n * (k / AIR_Q8_GROUP);
+    return air_launch_early(quantize_parts, dim3((unsigned)((groups + WARPS - 1) / WARPS)), dim3(32 * WARPS), 0, stream, x, from, k, n, groups,
+                            out);
+}
+
 cudaError_t air_cuda_quantize(const float *x, int64_t k, int64_t n, air_cuda_q8 out, cudaStream_t stream)
 {
     if (k < 1 || n < 1 || k % AIR_Q8_GROUP) return cudaErrorInvalidValue;

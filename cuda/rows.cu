@@ -28,10 +28,17 @@ struct norm_arguments {
     float *y;
     int64_t groups;
     int group, turn; /* after how many groups weight and bias begin again */
+    /* Groups that are not side by side: so many in a row of `width`, 0 where they are; where the first begins, and from one to the next. */
+    int in_row, first, step, width;
     float eps;
     bool quads; /* x, y, weight and bias are */
     air_cuda_q8 q8;
 };
+
+__device__ __forceinline__ int64_t start_of(const norm_arguments &a, int64_t group)
+{
+    return a.in_row ? group / a.in_row * a.width + a.first + group % a.in_row * a.step : group * a.group;
+}
 
 /* Over the threads of a group, blockDim.x of them, which are whole warps. All threads of the block come here, once for each `sums`. */
 __device__ __forceinline__ float group_sum(float x, float *sums)
@@ -90,7 +97,7 @@ __device__ __forceinline__ void scale_elements(const norm_arguments &a, int64_t 
 template <int QUADS> __global__ void __launch_bounds__(THREADS_MOST) norm_in_registers(norm_arguments a)
 {
     AIR_SHARED(float, sums, [THREADS_MOST / AIR_CUDA_WARP]);
-    int64_t group = (int64_t)blockIdx.x * blockDim.y + threadIdx.y, start = group * a.group;
+    int64_t group = (int64_t)blockIdx.x * blockDim.y + threadIdx.y, start = start_of(a, group);
     bool mine = group < a.groups;
     const float *weight = a.weight && mine ? a.weight + group % a.turn * a.group : nullptr;
     float4 x[QUADS], w[QUADS];
@@ -123,7 +130,7 @@ template <bool CENTERS> __global__ void __launch_bounds__(THREADS_MOST) norm(nor
 {
     AIR_SHARED(float, sums, [THREADS_MOST / AIR_CUDA_WARP]);
     AIR_SHARED(float, squares, [THREADS_MOST / AIR_CUDA_WARP]);
-    int64_t group = (int64_t)blockIdx.x * blockDim.y + threadIdx.y, start = group * a.group;
+    int64_t group = (int64_t)blockIdx.x * blockDim.y + threadIdx.y, start = start_of(a, group);
     bool mine = group < a.groups;
     float mean = 0.0f, sum;
     if constexpr (CENTERS) {
@@ -191,7 +198,8 @@ __global__ void __launch_bounds__(THREADS) temper(temper_arguments a)
 struct rope_arguments {
     float *x;
     const float *cos, *sin;
-    int heads, head_dim, pairs, step, apart; /* from one pair to the next, from its first to its second */
+    air_cuda_parts at;
+    int heads, pairs, step, apart; /* from one pair to the next, from its first to its second */
 };
 
 __global__ void __launch_bounds__(THREADS) rope(rope_arguments a)
@@ -201,7 +209,7 @@ __global__ void __launch_bounds__(THREADS) rope(rope_arguments a)
     air_await_previous();
     if (head >= a.heads) return;
     int64_t row = blockIdx.x, angle = row * a.pairs + pair;
-    float *first = a.x + (row * a.heads + head) * a.head_dim + pair * a.step, *second = first + a.apart;
+    float *first = a.x + row * a.at.width + a.at.first + head * a.at.step + pair * a.step, *second = first + a.apart;
     float x = *first, y = *second, c = a.cos[angle], s = a.sin[angle];
     *first = x * c - y * s;
     *second = x * s + y * c;
@@ -222,36 +230,45 @@ __global__ void __launch_bounds__(THREADS) choose(const float *in, const int32_t
 
 /* --- results from elsewhere --- */
 
-__global__ void __launch_bounds__(THREADS) fold_part(const float *part, int64_t rows, const float *bias, air_cuda_epilogue epilogue, float *out,
-                                                     int64_t out_stride)
+__global__ void __launch_bounds__(THREADS) fold_part(air_cuda_folding f)
 {
-    int64_t row = (int64_t)blockIdx.x * THREADS + threadIdx.x;
-    if (row >= rows) return;
-    float *to = out + blockIdx.y * out_stride + row;
-    *to = air_cuda_folded(part[blockIdx.y * rows + row], bias ? bias + row : nullptr, epilogue, air_cuda_held(epilogue, to));
+    int64_t row = (int64_t)blockIdx.x * THREADS + threadIdx.x, of_all = f.first_row + row;
+    if (row >= f.rows) return;
+    int64_t at = f.head_rows ? of_all / f.head_rows * f.head_out + of_all % f.head_rows : row;
+    float *to = f.out + blockIdx.y * f.out_stride + at;
+    *to = air_cuda_folded(f.part[blockIdx.y * f.rows + row], f.bias ? f.bias + row : nullptr, f.epilogue, air_cuda_held(f.epilogue, to));
 }
 
 } // namespace
 
-cudaError_t air_cuda_fold(const float *part, int64_t rows, int64_t n, const float *bias, air_cuda_epilogue epilogue, float *out,
-                          int64_t out_stride, cudaStream_t stream)
+cudaError_t air_cuda_fold(const air_cuda_folding *f, cudaStream_t stream)
 {
-    if (rows < 1 || n < 1 || n > GRID_MOST) return cudaErrorInvalidValue;
-    return air_launch(fold_part, dim3((unsigned)((rows + THREADS - 1) / THREADS), (unsigned)n), dim3(THREADS), 0, stream, part, rows, bias,
-                      epilogue, out, out_stride);
+    if (f->rows < 1 || f->n < 1 || f->n > GRID_MOST || (f->head_rows && f->bias)) return cudaErrorInvalidValue;
+    return air_launch(fold_part, dim3((unsigned)((f->rows + THREADS - 1) / THREADS), (unsigned)f->n), dim3(THREADS), 0, stream, *f);
+}
+
+/* Groups that are not side by side. */
+static bool takes_apart(const air_cuda_norm *n)
+{
+    return n->first >= 0 && n->step > 0 && n->first < n->width && n->width <= INT32_MAX && !n->q8.q
+        && n->first + (n->width - 1 - n->first) / n->step * n->step + n->group <= n->width;
 }
 
 cudaError_t air_cuda_norm_run(const air_cuda_norm *n, cudaStream_t stream)
 {
     int64_t group = n->group;
-    if (n->rows < 1 || group < 1 || n->width < 1 || n->width % group || group > INT32_MAX / 2) return cudaErrorInvalidValue;
+    if (n->rows < 1 || group < 1 || n->width < 1 || group > INT32_MAX / 2) return cudaErrorInvalidValue;
+    if (n->step ? !takes_apart(n) : n->width % group != 0) return cudaErrorInvalidValue;
     if ((n->q8.q && group % AIR_Q8_GROUP) || (n->bias && !n->centers)) return cudaErrorInvalidValue;
-    if ((n->weight || n->bias) && n->weights != group && n->weights != n->width) return cudaErrorInvalidValue;
+    if ((n->weight || n->bias) && n->weights != group && (n->step || n->weights != n->width)) return cudaErrorInvalidValue;
     bool quads = in_quads(n->x, group) && in_quads(n->y, group) && in_quads(n->weight, group);
-    int64_t groups = n->rows * (n->width / group), turn = n->weights > group ? n->weights / group : 1;
+    if (n->step) quads = quads && n->first % QUAD == 0 && n->step % QUAD == 0 && n->width % QUAD == 0;
+    int64_t in_row = n->step ? (n->width - 1 - n->first) / n->step + 1 : n->width / group;
+    int64_t groups = n->rows * in_row, turn = n->weights > group ? n->weights / group : 1;
     int64_t wide = ((group + QUAD - 1) / QUAD + AIR_CUDA_WARP - 1) / AIR_CUDA_WARP * AIR_CUDA_WARP;
     unsigned threads = (unsigned)(wide < THREADS_MOST ? wide : THREADS_MOST), at_once = threads < THREADS ? THREADS / threads : 1;
-    norm_arguments a = {n->x, n->weight, n->bias, n->y, groups, (int)group, (int)turn, n->eps, quads, n->q8};
+    norm_arguments a = {n->x, n->weight, n->bias, n->y, groups, (int)group, (int)turn, 0, 0, 0, 0, n->eps, quads, n->q8};
+    if (n->step) a.in_row = (int)in_row, a.first = (int)n->first, a.step = (int)n->step, a.width = (int)n->width;
     dim3 grid((unsigned)((groups + at_once - 1) / at_once)), block(threads, at_once);
     void (*in_registers)(norm_arguments) = group <= QUAD * THREADS_MOST         ? norm_in_registers<1>
                                          : group <= 2 * QUAD * THREADS_MOST     ? norm_in_registers<2>
@@ -283,13 +300,14 @@ cudaError_t air_cuda_add_type(float *y, const float *vectors, const int32_t *typ
     return air_launch(add_type, dim3((unsigned)rows, (unsigned)blocks), dim3(THREADS), 0, stream, y, vectors, types, width);
 }
 
-cudaError_t air_cuda_rope(float *x, int64_t rows, int64_t heads, int64_t head_dim, int64_t pairs, air_rope_pairs kind, const float *cos,
+cudaError_t air_cuda_rope(float *x, air_cuda_parts at, int64_t rows, int64_t heads, int64_t pairs, air_rope_pairs kind, const float *cos,
                           const float *sin, cudaStream_t stream)
 {
-    int64_t blocks = (heads * pairs + THREADS - 1) / THREADS;
-    if (rows < 1 || heads < 1 || pairs < 1 || 2 * pairs > head_dim || blocks > GRID_MOST) return cudaErrorInvalidValue;
+    int64_t blocks = (heads * pairs + THREADS - 1) / THREADS, end = at.first + (heads - 1) * at.step + 2 * pairs;
+    if (rows < 1 || heads < 1 || pairs < 1 || 2 * pairs > at.step || at.first < 0 || end > at.width || blocks > GRID_MOST)
+        return cudaErrorInvalidValue;
     bool normal = kind == AIR_ROPE_NORMAL;
-    rope_arguments a = {x, cos, sin, (int)heads, (int)head_dim, (int)pairs, normal ? 2 : 1, normal ? 1 : (int)pairs};
+    rope_arguments a = {x, cos, sin, at, (int)heads, (int)pairs, normal ? 2 : 1, normal ? 1 : (int)pairs};
     return air_launch_early(rope, dim3((unsigned)rows, (unsigned)blocks), dim3(THREADS), 0, stream, a);
 }
 

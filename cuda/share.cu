@@ -126,10 +126,14 @@ void air_cuda_share_reset(air_backend *h)
 
 static air_status fold(air_backend *h, const air_op *op, const uint8_t *part, const air_cuda_part *of, cudaEvent_t folded, air_error *err)
 {
-    const float *bias = op->bias == AIR_NONE ? nullptr : h->vector_of[(size_t)op->bias] + of->first_row;
-    int64_t stride = h->program->buffers[op->out].width;
-    float *out = air_cuda_buffer(h, op->out) + of->column * stride + of->first_row;
-    TRY(air_cuda_fold((const float *)part, of->rows, of->n, bias, air_cuda_epilogue_of(op), out, stride, h->compute));
+    air_cuda_folding f = {};
+    f.part = (const float *)part, f.rows = of->rows, f.n = of->n;
+    f.bias = op->bias == AIR_NONE ? nullptr : h->vector_of[(size_t)op->bias] + of->first_row;
+    f.epilogue = air_cuda_epilogue_of(op);
+    f.out_stride = h->program->buffers[op->out].width;
+    f.out = air_cuda_buffer(h, op->out) + of->column * f.out_stride + (op->heads ? op->to.first : of->first_row);
+    if (op->heads) f.head_rows = h->program->weights[op->weight].rows / op->heads, f.first_row = of->first_row, f.head_out = op->to.step;
+    TRY(air_cuda_fold(&f, h->compute));
     TRY(cudaEventRecord(folded, h->compute));
     return AIR_OK;
 }
@@ -180,29 +184,37 @@ static int takes(const air_backend *h, const air_op *op, int32_t who)
     return !h->share.takers.empty() && h->share.takers[(size_t)(op - h->program->ops)] >> who & 1;
 }
 
+/* Of n rows: of a product by heads so many of each. */
+static int64_t columns_of_input(const air_op *op, int64_t n) { return op->heads ? op->heads * n : n; }
+
 /* The columns of an op, in the form that its product reads, on a device's own memory. */
 static air_status send_columns(air_backend *h, air_cuda_device *d, const air_op *op, int q8, int64_t n, air_error *err)
 {
-    int64_t k = h->program->weights[op->weight].cols;
+    int64_t k = h->program->weights[op->weight].cols, columns = columns_of_input(op, n);
+    const float *x = op->heads ? air_cuda_gathered(h) : air_cuda_buffer(h, op->in);
     int32_t *there = q8 ? &d->q8_of : &d->floats_of;
     if (*there == op->in) return AIR_OK;
     TRY(cudaEventRecord(h->share.input, h->compute));
     TRY(cudaStreamWaitEvent(d->compute, h->share.input, 0));
     uint64_t floats = air_device_column_bytes(h->program, n);
-    if (q8) TRY(cudaMemcpyPeerAsync(d->input + floats, d->number, h->memory + h->layout.q8, h->device, air_cuda_q8_bytes(k, n), d->compute));
-    else TRY(cudaMemcpyPeerAsync(d->input, d->number, air_cuda_buffer(h, op->in), h->device, (size_t)(n * k) * sizeof(float), d->compute));
+    if (q8) TRY(cudaMemcpyPeerAsync(d->input + floats, d->number, h->memory + h->layout.q8, h->device, air_cuda_q8_bytes(k, columns),
+                                     d->compute));
+    else TRY(cudaMemcpyPeerAsync(d->input, d->number, x, h->device, (size_t)(columns * k) * sizeof(float), d->compute));
     *there = op->in;
     return AIR_OK;
 }
 
 /* Launches are a thread's device's, the first one but for here. */
-static air_status run_part(air_backend *h, int32_t device, const air_cuda_product *p, int slot, air_error *err)
+static air_status run_part(air_backend *h, const air_op *op, const air_cuda_tile *tile, const air_cuda_product *p, int slot, air_error *err)
 {
+    int32_t device = tile->device;
     const air_cuda_device *d = &h->devices[device];
     size_t bytes = (size_t)(p->rows * p->n) * sizeof(float);
     air_status st = air_cuda_use(h, device, err);
     if (st) return st;
-    cudaError_t launched = air_cuda_product_run(p, d->compute);
+    const air_weight *w = &h->program->weights[op->weight];
+    cudaError_t launched = op->heads ? air_cuda_product_by_heads(op, w, tile->first_row, nullptr, *p, d->compute)
+                                     : air_cuda_product_run(p, d->compute);
     st = air_cuda_use(h, 0, err);
     if (st) return st;
     TRY(launched);
@@ -225,6 +237,7 @@ air_status air_cuda_share_by_device(air_backend *h, const air_op *op, const air_
     p.rows = p.out_stride = tile->rows;
     p.k = w->cols;
     p.out = (float *)d->part;
+    p.head_columns = n;
     p.tables = d->tables;
     for (int64_t c = 0; c < n && !st; c += p.n) {
         air_row_role role;
@@ -232,9 +245,9 @@ air_status air_cuda_share_by_device(air_backend *h, const air_op *op, const air_
         p.n = air_cuda_columns_alike(h, op, c, n, columns_of_part(h, tile->rows), &role);
         p.role = (air_cuda_role)role;
         p.x = (const float *)d->input + c * p.k;
-        if (q8) p.q8 = air_cuda_q8_from(air_cuda_q8_place(d->input + air_device_column_bytes(h->program, n), p.k, n), p.k, c);
+        if (q8) p.q8 = air_cuda_q8_from(air_cuda_q8_place(d->input + air_device_column_bytes(h->program, n), p.k, columns_of_input(op, n)), p.k, c);
         st = next_part(h, op, lane, d->compute, &slot, err);
-        if (!st) st = run_part(h, tile->device, &p, slot, err);
+        if (!st) st = run_part(h, op, tile, &p, slot, err);
         if (!st) st = part_sent(lane, d->compute, slot, tile, c, p.n, err);
     }
     return st;
@@ -256,7 +269,7 @@ static int64_t columns_for_host(const air_backend *h, const air_op *op, int64_t 
 static air_status send_to_host(air_backend *h, const air_op *op, int64_t c, int64_t n, air_error *err)
 {
     air_cuda_share *s = &h->share;
-    int64_t k = h->program->weights[op->weight].cols;
+    int64_t k = op->heads ? h->program->buffers[op->in].width : h->program->weights[op->weight].cols; /* whole rows, for parts of heads */
     if (s->columns_of == op->in && s->columns_first == c && s->columns_n >= n) return AIR_OK;
     TRY(cudaMemcpyAsync(s->columns, air_cuda_buffer(h, op->in) + c * k, (size_t)(n * k) * sizeof(float), cudaMemcpyDeviceToHost, h->compute));
     TRY(cudaEventRecord(s->columns_there, h->compute));
@@ -293,7 +306,7 @@ static air_status compute_on_host(air_backend *h, const air_op *op, const host_r
     if (st) return st;
     TRY(cudaEventSynchronize(s->columns_there));
     if (s->computed >= AIR_DEVICE_PARTS) TRY(cudaEventSynchronize(s->folded[slot])); /* the last results there have been read */
-    s->host.product(s->host.self, rows->spans, rows->n_spans, (const float *)s->columns, n, (float *)s->host_parts[slot]);
+    s->host.product(s->host.self, op, rows->spans, rows->n_spans, (const float *)s->columns, n, (float *)s->host_parts[slot]);
     s->computed++;
     return fold(h, op, s->host_parts[slot], &of, s->folded[slot], err);
 }

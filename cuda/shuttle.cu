@@ -72,7 +72,7 @@ static air_status bring(air_backend *h, int32_t turn, air_error *err)
     const air_attention_shape *a = &h->program->attention[layer];
     air_state_type type = h->pass->state_type;
     size_t from = air_cuda_layer_offset(h, layer);
-    size_t bytes = (size_t)a->kv_heads * (air_state_head_bytes(type, a->key_dim) + air_state_head_bytes(type, a->value_dim));
+    size_t bytes = air_device_state_bytes(a, type);
     uint8_t *to = (uint8_t *)air_cuda_shuttle_layer(h, layer);
     int i = turn % AIR_DEVICE_SHUTTLE;
     if (turn >= AIR_DEVICE_SHUTTLE) AIR_CUDA_TRY(cudaStreamWaitEvent(s->stream, s->used[i], 0), "copying state", err);

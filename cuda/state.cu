@@ -22,7 +22,7 @@ struct arguments {
     int64_t stride;
     const int32_t *sequences, *positions;
     part k, v;
-    int heads, value_row;
+    int heads, units, value_row; /* units: heads of K, then those of V */
 };
 
 /* Element e of a position; all lanes of the warp come here, those beyond dim with x 0 and nothing to store. */
@@ -74,7 +74,7 @@ template <air_state_type TYPE> __global__ void __launch_bounds__(WARPS * AIR_CUD
     int unit = (int)(blockIdx.y * WARPS + threadIdx.x / AIR_CUDA_WARP), lane = (int)threadIdx.x % AIR_CUDA_WARP;
     air_let_next_begin();
     air_await_previous();
-    if (unit >= 2 * a.heads) return;
+    if (unit >= a.units) return;
     bool values = unit >= a.heads;
     int row = (int)blockIdx.x, at = a.positions[row], position = at % AIR_BLOCK_POSITIONS, head = values ? unit - a.heads : unit;
     const part p = values ? a.v : a.k;
@@ -95,7 +95,7 @@ template <air_state_type TYPE> __global__ void __launch_bounds__(WARPS * AIR_CUD
 
 cudaError_t air_cuda_store(const air_cuda_state *state, const float *k, const float *v, int64_t rows, cudaStream_t stream)
 {
-    int64_t blocks = (2 * state->kv_heads + WARPS - 1) / WARPS;
+    int64_t units = (v ? 2 : 1) * state->kv_heads, blocks = (units + WARPS - 1) / WARPS;
     bool known = state->type >= 0 && state->type < AIR_STATE_TYPES;
     if (rows < 1 || state->kv_heads < 1 || state->key_dim < 1 || state->value_dim < 1 || blocks > GRID_MOST || !known)
         return cudaErrorInvalidValue;
@@ -103,7 +103,7 @@ cudaError_t air_cuda_store(const air_cuda_state *state, const float *k, const fl
     arguments a = {state->blocks, state->stride, state->sequences, state->positions,
                    {k, state->k_offset, s.k_head, s.k_scales, (int)state->key_dim},
                    {v, state->v_offset, s.v_head, s.v_scales, (int)state->value_dim},
-                   (int)state->kv_heads, s.value_row};
+                   (int)state->kv_heads, (int)units, s.value_row};
     void (*const of_type[AIR_STATE_TYPES])(arguments) = {store<AIR_STATE_F16>, store<AIR_STATE_F32>, store<AIR_STATE_Q8_0>,
                                                           store<AIR_STATE_Q4_0>};
     return air_launch_early(of_type[state->type], dim3((unsigned)rows, (unsigned)blocks), dim3(WARPS * AIR_CUDA_WARP), 0, stream, a);

@@ -80,7 +80,7 @@ struct air_cuda_output {
     const int rows, columns;
 
     __device__ __forceinline__ air_cuda_output(const air_cuda_product &product, int64_t first_row, int64_t first_column)
-        : p(product), row(first_row), column(first_column), first(p.out + column * p.out_stride + row),
+        : p(product), row(first_row), column(first_column), first(air_cuda_head_out(p) + column * p.out_stride + row),
           rows((int)min(p.rows - row, (int64_t)AIR_CUDA_WARP_SIDE)), columns((int)min(p.n - column, (int64_t)AIR_CUDA_WARP_SIDE))
     {
     }
@@ -161,7 +161,7 @@ static inline cudaError_t air_cuda_wants_wide_tiles(const void *kernel, const ai
 {
     int processors = 0;
     cudaError_t error = air_cuda_attribute(cudaDevAttrMultiProcessorCount, &processors);
-    *wants = error == cudaSuccess && p.n > 64 && air_cuda_tile<128>::tiles(p) >= air_cuda_tile<128>::BLOCKS * processors;
+    *wants = error == cudaSuccess && p.n > 64 && air_cuda_tile<128>::tiles(p) * air_cuda_heads(p) >= air_cuda_tile<128>::BLOCKS * processors;
     return *wants ? air_compiled_at_least(kernel, 75, wants) : error;
 }
 
@@ -172,7 +172,7 @@ static cudaError_t air_cuda_launch_tiles(void (*kernel)(A...), const air_cuda_pr
     if (tile::tiles(p) > INT32_MAX) return cudaErrorInvalidValue;
     cudaError_t error = cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
     if (error != cudaSuccess) return error;
-    return air_launch(kernel, dim3((unsigned)tile::tiles(p)), dim3(tile::THREADS), shared, stream, arguments...);
+    return air_launch(kernel, dim3((unsigned)tile::tiles(p), 1, air_cuda_heads(p)), dim3(tile::THREADS), shared, stream, arguments...);
 }
 
 #endif

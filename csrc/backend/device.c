@@ -34,6 +34,29 @@ static uint64_t block_table_bytes(int64_t rows, int64_t n_ctx)
     return (uint64_t)rows * air_ceil_div((uint64_t)n_ctx, AIR_BLOCK_POSITIONS) * sizeof(void *);
 }
 
+/* The widest input of a product: a row of what one by heads takes its parts of counts whole. */
+static uint64_t widest_input(const air_program *p)
+{
+    int64_t most = p->max_cols;
+    for (int32_t i = 0; i < p->n_ops; i++) {
+        const air_op *op = &p->ops[i];
+        if (op->kind == AIR_OP_PRODUCT && op->heads && p->buffers[op->in].width > most) most = p->buffers[op->in].width;
+    }
+    return (uint64_t)most;
+}
+
+/* What products by heads read of rows that are not in 8 bits, one head's after the other's. */
+static uint64_t gathered_bytes(const air_program *p, uint64_t rows)
+{
+    uint64_t most = 0;
+    for (int32_t i = 0; i < p->n_ops; i++) {
+        const air_op *op = &p->ops[i];
+        if (op->kind != AIR_OP_PRODUCT || !op->heads || air_device_input(p->weights[op->weight].type) != AIR_INPUT_F32) continue;
+        most = air_max_u64(most, (uint64_t)op->heads * (uint64_t)p->weights[op->weight].cols * rows * sizeof(float));
+    }
+    return most;
+}
+
 static uint64_t course_bytes(const air_program *p, int64_t rows) { return p->recurrent ? (uint64_t)rows * sizeof(air_device_course) : 0; }
 
 air_input air_device_input(uint32_t type)
@@ -119,13 +142,13 @@ air_device_layout air_device_layout_of(const air_program *p, int64_t rows, int64
     l.rows = cut(&at, n * (uint64_t)p->row_floats * sizeof(float));
     l.wanted = cut(&at, w * (uint64_t)p->wanted_floats * sizeof(float));
     l.logits = cut(&at, w * (uint64_t)p->n_vocab * sizeof(float));
-    l.q8 = cut(&at, q8_bytes((uint64_t)p->max_cols, columns));
+    l.q8 = cut(&at, q8_bytes(widest_input(p), columns));
     l.cos = cut(&at, n * (uint64_t)p->rope_pairs * sizeof(float));
     l.sin = cut(&at, n * (uint64_t)p->rope_pairs * sizeof(float));
     l.tokens = cut(&at, ((2 + (uint64_t)air_device_more_numbers(p)) * n + w) * sizeof(int32_t));
     l.blocks = cut(&at, block_table_bytes(rows, n_ctx));
     l.courses = cut(&at, course_bytes(p, rows));
-    l.attention = cut(&at, attention_bytes(p, rows, n_ctx));
+    l.attention = cut(&at, air_max_u64(attention_bytes(p, rows, n_ctx), gathered_bytes(p, n)));
     l.candidates = cut(&at, air_device_candidate_bytes(n_wanted, AIR_DEVICE_CANDIDATES));
     int64_t together = n_wanted < AIR_DEVICE_CANDIDATE_ROWS ? n_wanted : AIR_DEVICE_CANDIDATE_ROWS;
     l.candidate_scratch = cut(&at, air_device_candidate_layout_of(together, p->n_vocab).total);
@@ -163,12 +186,18 @@ uint64_t air_device_pass_bytes(const air_program *program, int64_t rows, int64_t
     return air_device_layout_of(program, rows, n_wanted, n_ctx).total;
 }
 
+size_t air_device_state_bytes(const air_attention_shape *a, air_state_type type)
+{
+    size_t values = a->values_in_keys ? 0 : air_state_head_bytes(type, a->value_dim);
+    return (size_t)a->kv_heads * (air_state_head_bytes(type, a->key_dim) + values);
+}
+
 size_t air_device_shuttle_block(const air_program *p, air_state_type type)
 {
     size_t most = 0;
     for (int32_t i = 0; i < p->n_layers; i++) {
         const air_attention_shape *a = &p->attention[i];
-        size_t bytes = (size_t)a->kv_heads * (air_state_head_bytes(type, a->key_dim) + air_state_head_bytes(type, a->value_dim));
+        size_t bytes = air_device_state_bytes(a, type);
         most = bytes > most ? bytes : most;
     }
     return (size_t)air_round_up(most, AIR_DEVICE_ALIGN);
@@ -207,18 +236,20 @@ uint64_t air_device_host_bytes(const air_program *p, int64_t rows, int64_t n_wan
 
 uint64_t air_device_graph_bytes(const air_program *p)
 {
-    enum { ENDS = 16 };
-    return (2 * (uint64_t)p->n_ops + ENDS) * AIR_DEVICE_GRAPH_NODE;
+    enum { ENDS = 16, HEADS = 3 };
+    uint64_t launches = 2 * (uint64_t)p->n_ops + ENDS;
+    for (int32_t i = 0; i < p->n_ops; i++) launches += p->ops[i].kind == AIR_OP_PRODUCT && p->ops[i].heads ? HEADS : 0;
+    return launches * AIR_DEVICE_GRAPH_NODE;
 }
 
 uint64_t air_device_column_bytes(const air_program *p, int64_t columns)
 {
-    return air_round_up((uint64_t)columns * air_round_up((uint64_t)p->max_cols, AIR_Q8_GROUP) * sizeof(float), AIR_DEVICE_ALIGN);
+    return air_round_up((uint64_t)columns * air_round_up(widest_input(p), AIR_Q8_GROUP) * sizeof(float), AIR_DEVICE_ALIGN);
 }
 
 uint64_t air_device_input_bytes(const air_program *p, int64_t columns)
 {
-    return air_device_column_bytes(p, columns) + air_round_up(q8_bytes((uint64_t)p->max_cols, (uint64_t)columns), AIR_DEVICE_ALIGN);
+    return air_device_column_bytes(p, columns) + air_round_up(q8_bytes(widest_input(p), (uint64_t)columns), AIR_DEVICE_ALIGN);
 }
 
 uint64_t air_device_host_share_bytes(const air_program *p, uint64_t part_bytes)

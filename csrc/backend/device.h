@@ -72,7 +72,7 @@ typedef struct air_device_layout {
     size_t tokens;       /* int32 [rows] each: positions, sequences; then [n_wanted] wanted rows; then air_device_more_numbers */
     size_t blocks;       /* pointers to state blocks: of each row's sequence at most, those of n_ctx positions */
     size_t courses;      /* air_device_course [rows], where the program has recurrent layers */
-    size_t attention;    /* scratch */
+    size_t attention;    /* scratch; and of products by heads what they read, head by head */
     /* Of mixtures, where there are any. Rows are sent to experts so many times in all: which row each time, sorted by expert, and of a row
      * which times are its; the inputs of those times, as they are and in 8 bits as far as either is read; what gate and up make of
      * them, and its 8-bit form; the experts' results. */
@@ -97,6 +97,8 @@ air_input air_device_input(uint32_t type);
 
 air_device_layout air_device_layout_of(const air_program *program, int64_t rows, int64_t n_wanted, int64_t n_ctx);
 uint64_t air_device_pass_bytes(const air_program *program, int64_t rows, int64_t n_wanted, int64_t n_ctx);
+/* A layer's K and V in one block of 64 positions. */
+size_t air_device_state_bytes(const air_attention_shape *a, air_state_type type);
 /* Of each of the AIR_DEVICE_SHUTTLE layers, what takes one block of 64 positions that lies in the host's memory. */
 size_t air_device_shuttle_block(const air_program *program, air_state_type type);
 /* Page-locked memory through which weights go that do not lie in such, for tiles up to so many bytes. */
@@ -114,8 +116,8 @@ int64_t air_device_embeds(const air_program *program);
 /* Host memory of the same pass: page-locked copies of what goes up (embeddings, angles, positions, blocks) and of the logits. */
 uint64_t air_device_host_bytes(const air_program *program, int64_t rows, int64_t n_wanted, int64_t n_ctx);
 
-/* Of a device that holds all weights, for a pass as a graph: an op is two launches at most, its input's 8-bit form among them; a few more
- * bring inputs and take results. */
+/* Of a device that holds all weights, for a pass as a graph: an op is two launches at most, its input's 8-bit form among them, one by
+ * heads a few more where tiles begin within a head; a few more bring inputs and take results. */
 uint64_t air_device_graph_bytes(const air_program *program);
 
 /* So many columns of a product's input; and what other devices than the first need of them: as they come, then in 8 bits. */

@@ -24,8 +24,7 @@ static size_t cut(size_t *at, uint64_t bytes)
     return offset;
 }
 
-/* 8-bit forms of the input of any op for so many rows: of the widest, or of one taken apart by heads. */
-static size_t q8_bytes(const air_program *p, int64_t rows)
+size_t air__host_q8_bytes(const air_program *p, int64_t rows)
 {
     size_t most = air_q8_bytes((int64_t)air_round_up((uint64_t)p->max_cols, AIR_Q8_GROUP), rows);
     for (int32_t i = 0; i < p->n_ops; i++) {
@@ -45,7 +44,7 @@ static layout lay_out(const air_program *p, int64_t rows, int64_t n_wanted, int 
     uint64_t columns = n > w ? n : w;
     l.rows = cut(&at, n * (uint64_t)p->row_floats * sizeof(float));
     l.wanted = cut(&at, w * (uint64_t)p->wanted_floats * sizeof(float));
-    l.q8 = cut(&at, q8_bytes(p, (int64_t)columns));
+    l.q8 = cut(&at, air__host_q8_bytes(p, (int64_t)columns));
     l.cos = cut(&at, n * (uint64_t)p->rope_pairs * sizeof(float));
     l.sin = cut(&at, n * (uint64_t)p->rope_pairs * sizeof(float));
     l.scratch = cut(&at, (uint64_t)threads * air__host_scratch_floats(p) * sizeof(float));

@@ -188,6 +188,8 @@ void air__experts_run(air_backend *h, int index);
 /* host_products.c. Whether a product reads its input's 8-bit form; rows that a thread takes at a time of so many; results of rows weight
  * rows for the columns of x, to y, by the format's own kernel or through a decoded row. */
 int air__product_reads_q8(const air_backend *h, const air_op *op);
+/* 8-bit forms of the input of any op for so many rows: of the widest, or of one taken apart by heads. */
+size_t air__host_q8_bytes(const air_program *p, int64_t rows);
 int air__reads_q8(const air_ops *ops, const air_weight *weight);
 int64_t air__chunk_rows(int threads, int64_t rows);
 void air__multiply(const air_ops *ops, const air_weight *w, const uint8_t *data, int64_t rows, const air_columns *x, float *y,

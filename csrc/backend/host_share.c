@@ -23,10 +23,11 @@ struct air_host_share {
     float *decoded;          /* [threads][row_floats]: a row each, of formats without a product of their own */
     int64_t row_floats;
 
-    const air_span *spans;   /* of the product under way */
+    const air_op *op;        /* the product under way */
+    const air_span *spans;   /* of it */
     int64_t rows;            /* of all of them */
     const air_weight *weight;
-    air_columns x;
+    air_columns x;           /* of the first part of its input, that of all there is or a head's */
     float *out;
     int64_t chunk_rows;
 
@@ -42,8 +43,7 @@ static int64_t row_floats(const air_program *p) { return (int64_t)air_round_up((
 
 static layout lay_out(const air_program *p, int threads)
 {
-    int64_t k = (int64_t)air_round_up((uint64_t)p->max_cols, AIR_Q8_GROUP);
-    layout l = {.q8 = 0, .decoded = (size_t)air_round_up(air_q8_bytes(k, AIR_SHARE_COLUMNS), AIR_CACHE_LINE)};
+    layout l = {.q8 = 0, .decoded = (size_t)air_round_up(air__host_q8_bytes(p, AIR_SHARE_COLUMNS), AIR_CACHE_LINE)};
     l.total = l.decoded + (size_t)threads * (size_t)row_floats(p) * sizeof(float);
     return l;
 }
@@ -51,6 +51,17 @@ static layout lay_out(const air_program *p, int threads)
 uint64_t air_host_share_bytes(const air_program *program, int threads)
 {
     return air_round_up(lay_out(program, threads).total, air_page_bytes());
+}
+
+/* Of a product's input, those of heads or all there is. */
+static int64_t parts_of(const air_op *op) { return op->heads ? op->heads : 1; }
+
+static air_columns columns_of(const air_host_share *s, int64_t part)
+{
+    air_columns x = s->x;
+    x.f32 += part * s->op->from.step;
+    x.q8 = air_q8_at(x.q8, x.k, part * x.n, 0);
+    return x;
 }
 
 /* How many chunks the rows of a span are: each is of one span. */
@@ -61,9 +72,15 @@ static void multiply_chunk(const air_host_share *s, int64_t i, float *decoded)
 {
     const air_span *span = s->spans;
     for (int64_t n; i >= (n = chunks_of(s, span)); span++) i -= n;
-    int64_t from = i * s->chunk_rows, left = span->rows - from, rows = left < s->chunk_rows ? left : s->chunk_rows;
-    air__multiply(s->ops, s->weight, span->data + (uint64_t)from * s->weight->row_bytes, rows, &s->x,
-                  s->out + span->first_row - s->spans->first_row + from, (size_t)s->rows, decoded);
+    int64_t from = i * s->chunk_rows, left = span->rows - from, end = from + (left < s->chunk_rows ? left : s->chunk_rows);
+    int64_t each = s->weight->rows / parts_of(s->op);
+    for (int64_t rows; from < end; from += rows) {
+        int64_t row = span->first_row + from, part = row / each;
+        rows = end - from < (part + 1) * each - row ? end - from : (part + 1) * each - row;
+        air_columns x = columns_of(s, part);
+        air__multiply(s->ops, s->weight, span->data + (uint64_t)from * s->weight->row_bytes, rows, &x,
+                      s->out + row - s->spans->first_row, (size_t)s->rows, decoded);
+    }
 }
 
 /* Each thread some columns; then, after a barrier, chunks of rows. */
@@ -71,23 +88,27 @@ static void work(void *context, int index)
 {
     air_host_share *s = context;
     if (air__reads_q8(s->ops, s->weight)) {
-        for (int64_t c = index; c < s->x.n; c += s->threads)
-            s->ops->quantize(s->x.f32 + c * s->x.k, s->x.k, air_q8_at(s->x.q8, s->x.k, c, 0));
+        for (int64_t c = index; c < parts_of(s->op) * s->x.n; c += s->threads) {
+            air_columns x = columns_of(s, c / s->x.n);
+            s->ops->quantize(x.f32 + (size_t)(c % x.n) * x.f32_stride, x.k, air_q8_at(x.q8, x.k, c % x.n, 0));
+        }
         air_pool_barrier(s->pool);
     }
     for (int64_t i; (i = air_pool_job_take(&s->job)) >= 0;) multiply_chunk(s, i, s->decoded + index * s->row_floats);
 }
 
-static void product(void *self, const air_span *spans, int32_t n_spans, const float *x, int64_t n, float *out)
+static void product(void *self, const air_op *op, const air_span *spans, int32_t n_spans, const float *x, int64_t n, float *out)
 {
     air_host_share *s = self;
     int64_t chunks = 0;
+    s->op = op;
     s->spans = spans;
     s->rows = 0;
     s->weight = &s->program->weights[spans->weight];
     s->out = out;
-    s->x = (air_columns){.k = s->weight->cols, .n = n, .f32 = x, .f32_stride = (size_t)s->weight->cols};
-    s->x.q8 = air_q8_place(s->q8, s->x.k, n);
+    int64_t stride = op->heads ? s->program->buffers[op->in].width : s->weight->cols;
+    s->x = (air_columns){.k = s->weight->cols, .n = n, .f32 = x + (op->heads ? op->from.first : 0), .f32_stride = (size_t)stride};
+    s->x.q8 = air_q8_place(s->q8, s->x.k, parts_of(op) * n);
     for (int32_t i = 0; i < n_spans; i++) s->rows += spans[i].rows;
     s->chunk_rows = air__chunk_rows(s->threads, s->rows);
     for (int32_t i = 0; i < n_spans; i++) chunks += chunks_of(s, &spans[i]);

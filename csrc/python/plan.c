@@ -95,14 +95,6 @@ static PyObject *work_list(const air_plan *plan)
     return list;
 }
 
-/* What backends of devices have no kernels for. */
-static int is_the_cpus(const air_program *program)
-{
-    for (int32_t i = 0; i < program->n_layers; i++)
-        if (program->attention[i].values_in_keys) return 1;
-    return 0;
-}
-
 PyObject *air__py_plan_dict(const air_plan *plan, const air_program *program)
 {
     PyObject *weights = weights_list(plan, program), *helpers = weights ? helpers_list(plan) : NULL;
@@ -115,10 +107,10 @@ PyObject *air__py_plan_dict(const air_plan *plan, const air_program *program)
 #define U(field) #field, (unsigned long long)plan->field
 #define I(field) #field, (long long)plan->field
 #define D(field) #field, plan->field
-    return Py_BuildValue("{ss ss sN sK sK sL sL sK sK sK sL sK sK sK sK sK sK sK sK sK sK sK sL sK "
+    return Py_BuildValue("{ss ss sK sK sL sL sK sK sK sL sK sK sK sK sK sK sK sK sK sK sK sL sK "
                          "sK sK sK sK sK sK sL sK sK sL sK sK sN sN sK sK sK sK sK sd sd sd sd sd sd sd sd ss sd sL sN}",
                          "io", air_io_name(plan->io), "kv_dtype", air_state_names[plan->state_type],
-                         "cpu_alone", PyBool_FromLong(is_the_cpus(program)), U(budget), U(fixed), I(n_ctx), I(max_rows),
+                         U(budget), U(fixed), I(n_ctx), I(max_rows),
                          U(tile_bytes), U(ring_bytes),
                          U(block_bytes), I(depth), U(weight_bytes), U(pin_bytes), U(pin_bytes_full), U(state_bytes_full),
                          U(recurrent_bytes),

@@ -11,6 +11,7 @@
 struct state_shape {
     air_state_type type;
     int64_t heads, kv_heads, key_dim, value_dim;
+    bool values_in_keys = false; /* what there would be of V stays as if nothing had been stored */
 };
 
 /* A row of a pass. */
@@ -38,7 +39,7 @@ public:
     {
         uint8_t *to = at(row.sequence, row.position / AIR_BLOCK_POSITIONS);
         store_part(ops, AIR_STATE_K, to + K_OFFSET, row.position, k, shape.key_dim);
-        store_part(ops, AIR_STATE_V, to + v_offset, row.position, v, shape.value_dim);
+        if (!shape.values_in_keys) store_part(ops, AIR_STATE_V, to + v_offset, row.position, v, shape.value_dim);
     }
 
     /* A copy on the device. What it points to is this object's, until the next upload. away: every other block as if only this layer of
@@ -57,7 +58,7 @@ public:
         device_sequences = std::make_unique<GuardedArray<int32_t>>(of_sequence);
         device_positions = std::make_unique<GuardedArray<int32_t>>(position);
         return {device_blocks->get(), stride, device_sequences->get(), device_positions->get(), K_OFFSET, v_offset,
-                device->get() + K_OFFSET, shape.type, shape.heads, shape.kv_heads, shape.key_dim, shape.value_dim};
+                device->get() + K_OFFSET, shape.type, shape.heads, shape.kv_heads, shape.key_dim, shape.value_dim, shape.values_in_keys};
     }
 
     /* Whether what was uploaded is now what `want` has on the host. */

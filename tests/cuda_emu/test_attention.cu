@@ -62,7 +62,7 @@ static void head_on_cpu(scene &s, size_t row, int64_t kv_head, float *out)
         k_blocks.push_back(s.state.keys(s.c.rows[row].sequence, i));
         v_blocks.push_back(s.state.values(s.c.rows[row].sequence, i));
     }
-    std::vector<float> scratch(air_attention_scratch(group, shape.key_dim, shape.value_dim, 0));
+    std::vector<float> scratch(air_attention_scratch(group, shape.key_dim, shape.value_dim, shape.values_in_keys));
     std::vector<air_attention_total> totals((size_t)group);
     air_attention_args a = {};
     a.q = &s.q[(row * (size_t)shape.heads + (size_t)(kv_head * group)) * (size_t)shape.key_dim];
@@ -73,7 +73,7 @@ static void head_on_cpu(scene &s, size_t row, int64_t kv_head, float *out)
     a.type = shape.type, a.rows = 1, a.q_stride = shape.heads * shape.key_dim, a.out_stride = shape.heads * shape.value_dim;
     a.positions = s.c.rows[row].position + 1, a.window = s.c.window;
     a.group = group, a.head_dim = shape.key_dim, a.value_dim = shape.value_dim, a.scale = s.scale(), a.softcap = s.c.softcap;
-    a.chunk = s.c.chunk;
+    a.chunk = s.c.chunk, a.values_in_keys = shape.values_in_keys;
     a.ahead = s.c.ahead, a.stored = s.ends[(size_t)s.c.rows[row].sequence];
     if (!s.c.slopes.empty()) a.slopes = &s.c.slopes[(size_t)(kv_head * group)];
     if (!s.c.sinks.empty()) a.sinks = &s.c.sinks[(size_t)(kv_head * group)];
@@ -211,6 +211,39 @@ TEST(rows_see_what_comes_later_in_their_own_sequence)
         for (const attention_case &c : with_sight({type, 4, 2, 16, 16}, rows)) check_case(c, 1e-12);
 }
 
+/* --- values in keys --- */
+
+static attention_case latent(air_state_type type, int64_t heads, int64_t rank, int64_t rope, const std::vector<state_row> &rows)
+{
+    return {{type, heads, 1, rank + rope, rank, true}, rows, ALL, 0};
+}
+
+TEST(values_in_keys_are_attended_as_on_the_cpu)
+{
+    const int64_t dims[][2] = {{512, 64}, {256, 32}, {24, 8}, {40, 8}, {17, 6}, {96, 0}};
+    for (air_state_type type : types)
+        for (auto dim : dims) check_case(latent(type, 3, dim[0], dim[1], {{0, 40}, {1, 130}, {0, 41}}), 1e-12);
+}
+
+TEST(many_heads_share_a_compressed_state)
+{
+    for (air_state_type type : types)
+        for (int64_t heads : {1, 8, 9, 16, 40, 128}) check_case(latent(type, heads, 48, 16, {{0, 70}, {2, 9}}), 1e-12);
+}
+
+TEST(values_in_keys_at_the_borders_of_blocks_and_parts)
+{
+    const std::vector<state_row> rows = {{0, 0}, {1, 15}, {1, 16}, {0, 31}, {0, 63}, {0, 64}, {2, 255}, {2, 256}, {1, 1023}, {0, 1024}, {0, 1281}};
+    for (air_state_type type : types) check_case(latent(type, 5, 24, 8, rows), 1e-12);
+}
+
+TEST(values_in_keys_with_windows_and_all_else)
+{
+    const std::vector<state_row> rows = {{0, 0}, {1, 63}, {1, 65}, {2, 300}, {2, 256}, {0, 600}};
+    for (air_state_type type : {AIR_STATE_F16, AIR_STATE_Q8_0})
+        for (const attention_case &c : with_extras(latent(type, 6, 24, 8, rows).shape, rows, 100)) check_case(c, 1e-11);
+}
+
 /* --- a row's bits are its own --- */
 
 static void check_alone(const attention_case &c)
@@ -232,6 +265,7 @@ TEST(a_row_alone_has_the_bits_it_has_among_others_and_in_other_grids)
         check_alone({{type, 6, 2, 48, 40}, {{0, 200}, {1, 700}, {0, 201}, {2, 0}, {1, 701}}, ALL, 0});
         check_alone({{type, 2, 2, 16, 16}, {{0, 1025}, {1, 70}}, 300, 5});
         for (const attention_case &c : with_extras({type, 6, 2, 32, 24}, {{0, 255}, {1, 256}, {2, 3}, {0, 250}}, 0)) check_alone(c);
+        check_alone(latent(type, 20, 24, 8, {{0, 200}, {1, 700}, {0, 201}, {2, 0}, {1, 701}}));
     }
 }
 
@@ -450,6 +484,10 @@ int main(int argc, char **argv)
     RUN(soft_caps_and_windows_together);
     RUN(slopes_sinks_and_chunks_are_those_of_the_cpu);
     RUN(rows_see_what_comes_later_in_their_own_sequence);
+    RUN(values_in_keys_are_attended_as_on_the_cpu);
+    RUN(many_heads_share_a_compressed_state);
+    RUN(values_in_keys_at_the_borders_of_blocks_and_parts);
+    RUN(values_in_keys_with_windows_and_all_else);
     RUN(a_row_alone_has_the_bits_it_has_among_others_and_in_other_grids);
     RUN(rows_that_take_more_scratch_than_there_is_go_in_turns);
     RUN(prompts_attend_on_tensor_cores);

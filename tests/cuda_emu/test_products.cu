@@ -161,12 +161,13 @@ struct settings {
     const std::vector<float> *bias = nullptr, *before = nullptr; /* out before, [n][rows] */
     int64_t gap = 2;
     size_t row_gap = 0; /* bytes from one row to the next beyond its own */
+    int64_t heads = 1;  /* the problem's rows and columns are all of theirs, one head's after the other's; without gaps */
 };
 
 /* [n][rows]; checks that nothing else was written. */
 static std::vector<float> on_device(const problem &p, const settings &s = settings())
 {
-    int64_t stride = p.rows + s.gap;
+    int64_t stride = s.heads > 1 ? p.rows : p.rows + s.gap;
     std::vector<float> all((size_t)(p.n * stride), -77.0f), bias = s.bias ? *s.bias : std::vector<float>(1);
     for (int64_t i = 0; s.before && i < p.n * p.rows; i++) all[(size_t)(i / p.rows * stride + i % p.rows)] = (*s.before)[(size_t)i];
 
@@ -176,7 +177,8 @@ static std::vector<float> on_device(const problem &p, const settings &s = settin
     device_q8 q8(p.is_q8() ? p.x : std::vector<float>(32), p.is_q8() ? p.k : 32, p.is_q8() ? p.n : 1);
     air_cuda_product product = {};
     product.type = p.format->id, product.role = s.role, product.w = w.get() + p.shift, product.row_bytes = p.row_bytes + s.row_gap;
-    product.rows = p.rows, product.k = p.k, product.n = p.n;
+    product.rows = p.rows / s.heads, product.k = p.k, product.n = p.n / s.heads;
+    product.heads = s.heads, product.head_columns = product.n, product.head_out = product.rows;
     product.x = x.get(), product.q8 = q8.at, product.bias = s.bias ? b.get() : nullptr;
     product.epilogue = s.epilogue, product.out = out.get(), product.out_stride = stride, product.tables = tables->get();
     check_launch(air_cuda_product_run(&product, 0));
@@ -266,6 +268,36 @@ TEST(products_do_not_depend_on_the_order_of_threads)
         std::vector<float> first = on_device(p);
         in_every_order([&] { CHECK(same_bits(on_device(p), first)); });
     });
+}
+
+/* The n rows of results have those of all heads side by side: what is behind them, of as many columns as there are, stays. */
+static void check_heads(const air_format *f, int64_t rows, int64_t n, air_cuda_role role)
+{
+    const int64_t heads = 3;
+    problem all(f, heads * rows, f->block * 2, heads * n);
+    settings s;
+    s.role = role, s.gap = 0;
+    settings by_heads = s;
+    by_heads.heads = heads;
+    std::vector<float> got = on_device(all, by_heads);
+    for (int64_t h = 0; h < heads; h++) {
+        std::vector<float> want = on_device(all.part(h * rows, rows, h * n, n), s);
+        for (int64_t c = 0; c < n; c++)
+            CHECK(same_bits(part_of(got, c * heads * rows + h * rows, rows), part_of(want, c * rows, rows)));
+    }
+    CHECK(got[(size_t)(n * heads * rows)] == -77.0f);
+}
+
+TEST(matrices_of_heads_have_the_bits_of_each_alone)
+{
+    for_each_format([](const air_format *f) {
+        check_heads(f, 5, 1, AIR_CUDA_DECODE);
+        check_heads(f, 5, 9, AIR_CUDA_DECODE);
+        without_tensor_cores device;
+        check_heads(f, 70, 3, AIR_CUDA_PROMPT);
+    });
+    check_heads(air_format_by_id(AIR_TYPE_Q8_0), 70, 3, AIR_CUDA_PROMPT);
+    check_heads(air_format_by_id(AIR_TYPE_F16), 70, 3, AIR_CUDA_PROMPT);
 }
 
 TEST(extreme_weights_and_activations_have_their_products)
@@ -579,6 +611,7 @@ int main(int argc, char **argv)
     RUN(every_format_of_a_matrix_has_a_product);
     RUN(products_are_those_of_the_cpu);
     RUN(products_do_not_depend_on_the_order_of_threads);
+    RUN(matrices_of_heads_have_the_bits_of_each_alone);
     RUN(extreme_weights_and_activations_have_their_products);
     RUN(rows_may_begin_anywhere);
     RUN(rows_of_numbers_may_have_any_length);

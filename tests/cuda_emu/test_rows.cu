@@ -94,6 +94,27 @@ static void check_quantized(const std::vector<float> &y, int64_t k, const Guarde
     CHECK(memcmp(&got[(size_t)((uint8_t *)at.scale - base)], want.scale, (size_t)(n * k / AIR_Q8_GROUP) * 4) == 0);
 }
 
+/* As heads have them. */
+TEST(parts_of_rows_have_an_8_bit_form_part_by_part)
+{
+    const struct { air_cuda_parts from; int64_t k, parts, n; } shapes[] = {{{200, 3, 64}, 64, 3, 2}, {{96, 0, 96}, 32, 1, 5}, {{160, 32, 32}, 32, 4, 1}};
+    for (auto s : shapes) {
+        std::vector<float> x = random_floats(s.n * s.from.width, 3), parts;
+        for (int64_t i = 0; i < s.parts * s.n; i++) {
+            std::vector<float> part = part_of(x, i % s.n * s.from.width + s.from.first + i / s.n * s.from.step, s.k);
+            parts.insert(parts.end(), part.begin(), part.end());
+        }
+        GuardedArray<float> in(x);
+        GuardedArray<uint8_t> memory(air_cuda_q8_bytes(s.k, s.parts * s.n));
+        air_cuda_q8 q8 = air_cuda_q8_place(memory.get(), s.k, s.parts * s.n);
+        check_launch(air_cuda_quantize_parts(in.get(), s.from, s.k, s.parts, s.n, q8, 0));
+        CHECK(memory.guarded());
+        check_quantized(parts, s.k, memory, q8);
+    }
+    float x = 0;
+    CHECK_EQ(air_cuda_quantize_parts(&x, {64, 32, 32}, 32, 2, 1, no_q8, 0), cudaErrorInvalidValue); /* behind the row's end */
+}
+
 TEST(a_norm_gives_its_8_bit_form_too)
 {
     const norm_shape shapes[] = {{1, 32, 32}, {3, 96, 96}, {2, 256, 64}, {2, 5120, 5120}};
@@ -107,6 +128,26 @@ TEST(a_norm_gives_its_8_bit_form_too)
             CHECK(memory.guarded());
             CHECK(same_bits(y, norm_on_device(x, weight, s, 1e-5f, no_q8)));
             check_quantized(y, s.width, memory, q8);
+        });
+    }
+}
+
+/* As the op reads them: where the first group begins, and from one to the next. */
+TEST(groups_of_a_row_may_lie_apart)
+{
+    const struct { int64_t rows, width, group, first, step; } shapes[] = {{3, 576, 512, 0, 576}, {2, 96, 24, 8, 32}, {5, 33, 7, 1, 11}, {4, 32, 24, 0, 32}};
+    for (auto s : shapes) {
+        std::vector<float> x = random_floats(s.rows * s.width, 3), weight = random_floats(s.group, 2), want = x;
+        for (int64_t r = 0; r < s.rows; r++)
+            for (int64_t at = s.first; at < s.width; at += s.step)
+                ops->rms_norm(&x[(size_t)(r * s.width + at)], weight.data(), &want[(size_t)(r * s.width + at)], s.group, 1e-5f);
+        in_every_order([&] {
+            GuardedArray<float> in(x), w(weight);
+            air_cuda_norm n = norm_of(in.get(), w.get(), in.get(), {s.rows, s.width, s.group}, 1e-5f, no_q8);
+            n.first = s.first, n.step = s.step;
+            check_launch(air_cuda_norm_run(&n, 0));
+            CHECK(in.guarded());
+            check_near(in.read(), want, 1e-12, "norm of groups apart");
         });
     }
 }
@@ -133,6 +174,8 @@ TEST(norms_that_no_kernel_takes_are_refused)
     n = good, n.weights = 5; /* neither a group's nor a row's */
     CHECK_EQ(air_cuda_norm_run(&n, 0), cudaErrorInvalidValue);
     n = good, n.bias = &x; /* of an RMS norm */
+    CHECK_EQ(air_cuda_norm_run(&n, 0), cudaErrorInvalidValue);
+    n = good, n.first = 2, n.step = 4; /* the last group would end behind the row */
     CHECK_EQ(air_cuda_norm_run(&n, 0), cudaErrorInvalidValue);
     n = norm_of(&x, &x, &x, {1, 48, 48}, 0, {&q, nullptr, nullptr});
     CHECK_EQ(air_cuda_norm_run(&n, 0), cudaErrorInvalidValue);
@@ -270,7 +313,7 @@ TEST(rotation_is_that_of_the_cpu)
                           &sin[(size_t)(r * s.pairs)]);
             in_every_order([&] {
                 GuardedArray<float> got(x), c(cos), n(sin);
-                check_launch(air_cuda_rope(got.get(), s.rows, s.heads, s.head_dim, s.pairs, kind, c.get(), n.get(), 0));
+                check_launch(air_cuda_rope(got.get(), {width, 0, s.head_dim}, s.rows, s.heads, s.pairs, kind, c.get(), n.get(), 0));
                 CHECK(got.guarded());
                 std::vector<float> rotated = got.read();
                 check_near(rotated, want, 1e-12, "rope");
@@ -278,6 +321,27 @@ TEST(rotation_is_that_of_the_cpu)
                     if (i % s.head_dim >= 2 * s.pairs) CHECK(rotated[(size_t)i] == x[(size_t)i]);
             });
         }
+}
+
+TEST(parts_of_a_row_are_rotated_where_they_lie)
+{
+    const struct { int64_t rows, heads, pairs; air_cuda_parts at; } shapes[] = {{3, 1, 32, {576, 512, 576}}, {2, 4, 4, {4 * 32, 24, 32}}, {1, 3, 5, {40, 2, 13}}};
+    for (auto s : shapes)
+        for (air_rope_pairs kind : {AIR_ROPE_NORMAL, AIR_ROPE_NEOX}) {
+            std::vector<float> x = random_floats(s.rows * s.at.width, 2), cos = random_floats(s.rows * s.pairs, 1), want = x;
+            std::vector<float> sin = random_floats(s.rows * s.pairs, 1);
+            for (int64_t i = 0; i < s.rows * s.heads; i++) {
+                size_t row = (size_t)(i / s.heads), angle = row * (size_t)s.pairs;
+                float *part = &want[row * (size_t)s.at.width + (size_t)(s.at.first + i % s.heads * s.at.step)];
+                ops->rope(part, 1, 2 * s.pairs, s.pairs, kind, &cos[angle], &sin[angle]);
+            }
+            GuardedArray<float> got(x), c(cos), n(sin);
+            check_launch(air_cuda_rope(got.get(), s.at, s.rows, s.heads, s.pairs, kind, c.get(), n.get(), 0));
+            CHECK(got.guarded());
+            check_near(got.read(), want, 1e-12, "rope of parts");
+        }
+    float x = 0;
+    CHECK_EQ(air_cuda_rope(&x, {32, 24, 32}, 1, 1, 5, AIR_ROPE_NEOX, &x, &x, 0), cudaErrorInvalidValue); /* behind the row's end */
 }
 
 /* --- choice of rows --- */
@@ -446,7 +510,7 @@ static void check_store(const state_shape &shape, const std::vector<state_row> &
     in_every_order([&] {
         air_cuda_state state = fresh.upload(rows);
         GuardedArray<float> keys(k), values(v);
-        check_launch(air_cuda_store(&state, keys.get(), values.get(), n, 0));
+        check_launch(air_cuda_store(&state, keys.get(), shape.values_in_keys ? nullptr : values.get(), n, 0));
         CHECK(fresh.uploaded_equals(want));
     });
 }
@@ -459,6 +523,8 @@ TEST(storing_leaves_the_bytes_that_the_cpu_leaves)
         check_store({type, 3, 3, 80, 64}, rows);
         check_store({type, 1, 1, 33, 7}, rows);
         check_store({type, 2, 2, 1, 250}, {{1, 77}});
+        check_store({type, 16, 1, 576, 512, true}, rows);
+        check_store({type, 6, 3, 33, 20, true}, rows);
     }
 }
 
@@ -469,7 +535,9 @@ int main(int argc, char **argv)
     RUN(norms_are_those_of_the_cpu);
     RUN(a_norm_may_be_written_over_its_input_and_need_not_be_aligned);
     RUN(a_rows_norm_does_not_depend_on_other_rows);
+    RUN(parts_of_rows_have_an_8_bit_form_part_by_part);
     RUN(a_norm_gives_its_8_bit_form_too);
+    RUN(groups_of_a_row_may_lie_apart);
     RUN(what_is_not_finite_shows_in_a_norm);
     RUN(norms_that_no_kernel_takes_are_refused);
     RUN(layer_norms_and_weights_of_every_group_are_those_of_the_cpu);
@@ -479,6 +547,7 @@ int main(int argc, char **argv)
     RUN(rows_get_the_vector_of_their_type);
     RUN(rows_are_tempered_by_their_positions);
     RUN(rotation_is_that_of_the_cpu);
+    RUN(parts_of_a_row_are_rotated_where_they_lie);
     RUN(chosen_rows_are_copied);
     RUN(candidates_are_the_largest_logits_in_order);
     RUN(candidates_of_many_parts_are_merged_again_and_again);

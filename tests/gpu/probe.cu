@@ -332,7 +332,7 @@ struct attention_bench {
         a.scale = 1.0f / sqrtf((float)HEAD_DIM), a.scratch = scratch.get(), a.role = role;
         return seconds_of([&](int i) {
             a.state = {table.get() + (int64_t)i % layers * blocks, blocks, sequences.get(), positions.get(), 0, KV_HEADS * head_bytes, nullptr,
-                       type, HEADS, KV_HEADS, HEAD_DIM, HEAD_DIM};
+                       type, HEADS, KV_HEADS, HEAD_DIM, HEAD_DIM, false};
             must(air_cuda_attention_run(&a, 0));
         });
     }

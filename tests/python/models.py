@@ -17,7 +17,6 @@ from airpy.auto_model import open_model
 DEMO = Path(airpy.__file__).parent / "assets" / "demo-q8_0.gguf"
 GOLDEN = Path(__file__).parents[1] / "golden"
 GOLDEN_NAMES = sorted(path.stem for path in GOLDEN.glob("*.npz"))
-CPU_ALONE = [name for name in GOLDEN_NAMES if name.startswith("deepseek2")]  # whose ops no GPU has
 # With layers that have a state of fixed size.
 RECURRENT = ["falcon-h1", "falcon-h1-plain", "granitehybrid", "granitehybrid-moe", "lfm2", "lfm2moe", "mamba2", "nemotron-h",
              "nemotron-h-latent", "nemotron-h-moe", "qwen3next"]

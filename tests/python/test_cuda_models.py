@@ -1,8 +1,13 @@
 """Models that are no plain decoders on the CUDA backend, emulated (tests/cuda_emu) or with AIRPY_TEST_GPU=1 the real one: those that read a
-text from both ends, and those with a recurrent state. Hidden states and logits against transformers' in float32, bits, budgets."""
+text from both ends, those with a recurrent state, and those with a compressed one. Hidden states and logits against transformers' in
+float32, bits, budgets."""
 
 from __future__ import annotations
 
+import os
+import re
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +19,9 @@ from test_recurrent import IDS, OTHER, append
 
 from airpy import _core, errors
 from airpy.device import cuda_plugin
+
+sys.path.insert(0, os.fspath(Path(__file__).parents[2] / "tools"))
+import make_gguf
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -148,3 +156,99 @@ def test_states_that_vram_has_no_room_for_are_in_ram_and_come_back(cuda, name):
         held = each.stats()["held_by"]["KV cache"]
         assert (held > 0) == (each is small), held  # of RAM
     np.testing.assert_array_equal(*found)
+
+
+# ---- attention over a compressed state ---------------------------------------------------------------------------------------------
+
+LATENT = {"layers": 2, "embd": 256, "ff": 256, "heads": 3, "vocab": 512, "ctx": 512, "head_dim": 64, "kv_rank": 64, "q_rank": 32}
+
+
+@pytest.fixture(scope="module")
+def latent(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Files of one shape, by the type of weights: of products by heads 8 bits have another form than halves."""
+    folder = tmp_path_factory.mktemp("latent")
+    return {
+        kind: make_gguf.write(folder / f"{kind}.gguf", shape="mla", arch="deepseek2", type=kind, rope_dim=32, value_dim=32, **LATENT)[0]
+        for kind in ("Q8_0", "F16")
+    }
+
+
+def latent_engine(path: Path, **options: Any) -> _core.Engine:
+    options = {"max_ram": SMALL_RAM + (64 << 20), "n_ctx": 320, "plugin": cuda_plugin(), "device": 0, **options}
+    return _core.Engine(_core.GGUF(str(path)), **options)
+
+
+TEXT = np.arange(300, dtype=np.int32) * 37 % 500 + 3
+
+
+@pytest.mark.parametrize(("kind", "kv_dtype"), [("Q8_0", "f16"), ("Q8_0", "q8_0"), ("F16", "f32"), ("F16", "q4_0")])
+def test_logits_over_a_compressed_state_are_near_those_of_the_cpu(cuda, latent, kind, kv_dtype):
+    """Of a prompt's rows and of generated ones. With weights in 8 bits the inputs of nine products a layer are rounded, and now and then to
+    another side."""
+    found = []
+    on_cpu = _core.Engine(_core.GGUF(str(latent[kind])), kv_dtype=kv_dtype, n_ctx=320)
+    for engine in (latent_engine(latent[kind], kv_dtype=kv_dtype), on_cpu):
+        sequence = engine.sequence()
+        logits = [append(engine, sequence, TEXT[:70], 70, 70), append(engine, sequence, TEXT[70:74], 4)]
+        found.append(np.concatenate(logits))
+    error = error_of(*found)
+    print(f"{kind}, {kv_dtype}: {error:.2e}")
+    assert error <= (1e-3 if kind == "Q8_0" or kv_dtype == "q4_0" else 1e-6)
+
+
+def opens(path: Path, megabytes: float) -> bool:
+    try:
+        latent_engine(path, n_ctx=128, max_ram=SMALL_RAM, max_vram=CONTEXT + int(megabytes * (1 << 20)), cpu_share=0.0).close()
+    except errors.BudgetError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(("kind", "prompt"), [("Q8_0", 70), ("deepseek2-v2", 40)])
+def test_bits_over_a_compressed_state_do_not_depend_on_passes_nor_on_where_things_are(cuda, latent, kind, prompt):
+    """Rows together and by turns, several sequences in a pass, weights that stream, state that is in RAM."""
+    path = latent.get(kind) or golden(kind)
+    least = next(eighths for eighths in range(1, 100) if opens(path, eighths / 8)) / 8 + (0.25 if kind in latent else 0)
+    engine = latent_engine(path, n_ctx=128)
+    text, other = TEXT[: prompt + 4] % engine.hparams["n_vocab"], TEXT[40:70] % engine.hparams["n_vocab"]
+    want = append(engine, engine.sequence(), text, 5, prompt), append(engine, engine.sequence(), other, 1, len(other))
+    small = latent_engine(path, n_ctx=128, max_ram=SMALL_RAM, max_vram=CONTEXT + int(least * (1 << 20)), cpu_share=0.0)
+    assert small.plan["max_rows"] < prompt
+    for each in (engine, small):
+        sequence, beside = each.sequence(), each.sequence()
+        np.testing.assert_array_equal(append(each, sequence, text[:prompt], 1, prompt)[0], want[0][0])
+        for i in range(prompt, prompt + 3):
+            append(each, sequence, text[i : i + 1])
+        items = [(beside, other, 1, None, len(other)), (sequence, text[-1:], 1, None, 0)]
+        np.testing.assert_array_equal(np.array(each.run(items, logits=True).logits), np.concatenate([want[1], want[0][4:]]))
+    assert small.plan["away_blocks"] > 0 or small.plan["n_device_tiles"] < small.plan["n_tiles"]
+
+
+@pytest.mark.parametrize(("kind", "most"), [("deepseek2-lite", 1e-10), ("Q8_0", 1e-3)])
+def test_others_compute_products_by_heads_too(cuda, latent, kind, most):
+    """Another device with the bits of one alone, and the CPU, whose sums have an order of their own: the first has no room for weights."""
+    cuda("devices=2")
+    path = latent.get(kind) or golden(kind)
+    options: dict[str, Any] = {"n_ctx": 64, "max_rows": 8, "max_ram": 4 * SMALL_RAM}
+    alone = latent_engine(path, n_ctx=64)
+    text = TEXT[:12] % alone.hparams["n_vocab"]
+
+    def opened(kib: int, **given: Any) -> _core.Engine | None:
+        vram = CONTEXT + (kib << 10)
+        try:
+            return latent_engine(path, **options, **given, max_vram=(vram, CONTEXT + (8 << 20)) if "device" in given else vram)
+        except errors.BudgetError:
+            return None
+
+    host = next(engine for kib in range(64, 4096, 16) if (engine := opened(kib, cpu_share=1.0)))
+    beside = next(engine for kib in range(64, 4096, 16) if (engine := opened(kib, device=(0, 1), cpu_share=0.0)))
+    heads = [weight for weight in host.plan["weights"] if re.search("attn_[kv]_b", weight[0])]
+    assert len(heads) == 4 and not any(device for *_, device in heads)
+    assert host.plan["n_device_tiles"] + host.plan["n_host_tiles"] == host.plan["n_tiles"]
+    assert beside.plan["helpers"][0]["n_tiles"] >= beside.plan["n_tiles"] - 1
+    found = []
+    for engine in (alone, beside, host):
+        sequence = engine.sequence()
+        found.append(np.concatenate([append(engine, sequence, text, 5, 8), append(engine, sequence, text[:1])]))
+    np.testing.assert_array_equal(found[1], found[0])
+    assert 0 < error_of(found[2], found[0]) <= most

@@ -138,11 +138,11 @@ def test_a_mixture_is_foretold_on_a_gpu_and_without_one():
     assert not plan.on_device and plan["device_expert_hit"] == plan["device_expert_bytes"] == 0
 
 
-@pytest.mark.parametrize("name", ["deepseek2-v2"])
-def test_nothing_is_foretold_of_what_no_gpu_computes(name):
-    with pytest.raises(errors.UnsupportedError, match="has parts that the CPU alone computes; leave max_vram"):
-        forecast(golden(name), {"max_vram": 24 * GB}, parse_rates(ASSUMED))
-    assert not forecast(golden(name), {"max_ram": GB}, parse_rates(ASSUMED)).on_device
+def test_a_compressed_state_is_counted_without_values():
+    """Of each position a layer has 24 elements, whose values they are, and 8 that are rotated."""
+    plan = forecast(golden("deepseek2-v2"), {"max_vram": 24 * GB, "n_ctx": 128}, parse_rates(ASSUMED))
+    layers = _core.GGUF(str(golden("deepseek2-v2"))).metadata["deepseek2.block_count"]
+    assert plan.on_device and plan["device_state_bytes"] == layers * (24 + 8) * 128 * 2
 
 
 def test_what_nothing_is_known_of_is_no_prediction(header):
