@@ -686,7 +686,7 @@ static void find_routers(air__experts *e)
 
 static int make_slots(air__experts *e)
 {
-    int n_reads = 2 * e->pager->plan->depth; /* as of the window: a thread that ends one finds the next */
+    int n_reads = 2 * e->pager->n_readers; /* as of the window: a thread that ends one finds the next */
     e->slots = air_calloc((size_t)e->n_slots, sizeof *e->slots);
     e->queue = air_calloc((size_t)e->n_slots, sizeof *e->queue);
     e->reads = air_calloc((size_t)n_reads, sizeof *e->reads);

@@ -9,6 +9,10 @@
 #include "platform/clock.h"
 #include "platform/pages.h"
 
+/* Least I/O threads where there are mixtures. The depth probed is that of idle CPUs; beside experts that are being computed, one that ends a
+ * read waits for a CPU before it begins the next. */
+enum { READERS_OF_EXPERTS = 6 };
+
 int air__pager_cancelled(const air_pager *p) { return p->cancel && atomic_load(p->cancel); }
 
 int32_t air__tile_layer(const air_pager *p, const air_tile *tile)
@@ -170,7 +174,8 @@ static air_status open_direct(air_pager *p, air_error *err)
     int depth = p->plan->depth;
     p->n_reads = 2 * depth; /* as many again wait in the queue, so that a thread that ends one finds the next */
     for (int i = 0; i < p->n_reads; i++) p->reads[i].pager = p;
-    air_status st = air_async_io_open(&p->io, depth, err);
+    p->n_readers = p->program->mixtures ? (int)air_max_u64((uint64_t)depth, READERS_OF_EXPERTS) : depth;
+    air_status st = air_async_io_open(&p->io, p->n_readers, err);
     if (!st) st = air__small_open(p, err);
     if (!st) st = air__pins_open(p, err);
     if (!st) st = air__ring_open(p, err);

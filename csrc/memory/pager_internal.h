@@ -93,7 +93,7 @@ struct air_pager {
     uint64_t released, walk, ahead, issue, issue_at;
     uint64_t no_logits;            /* the pass, by its number (step / n_tiles), that makes none; AIR__NO_PASS: all make some */
     air__read reads[2 * AIR_DEPTH_MOST];
-    int n_reads;
+    int n_reads, n_readers;        /* the latter: I/O threads */
     int failed, stopping;          /* nothing more is submitted while one of them is nonzero */
 
     uint8_t *ring, *ring_region;   /* NULL while all tiles are pinned */
