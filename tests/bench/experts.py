@@ -7,6 +7,8 @@ do the experts.
 
 llama.cpp depends on how far the kernel reads ahead of a page fault: --read-ahead KIB … runs it under each, and it is held to its best.
 
+--slow-disk GB/S: the uniform one again on a disk held to that rate, as memory and CPUs are quick beside most people's disks.
+
 The bound without lookahead is the bytes that were missed over the disk's rate, probed in the same process before the model opens and
 after its last pass. Attention, routers and the output cannot be computed meanwhile: what they take, by a timeline of some more passes, is
 reported, and the bound's share of the rest of the time. With lookahead, experts are read while layers before theirs are computed; the
@@ -21,6 +23,7 @@ from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from statistics import mean, median
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,24 +34,31 @@ from tests.bench.common import Json, Round, figure, percent, row
 SKEW = 0.5
 SHAPE = {"arch": "qwen3moe", "layers": 16, "experts": 64, "used": 8, "vocab": 32000}
 DRAW = 7
-ASKED = {"uniform": 1.35, "skewed": 1.8}    # of llama.cpp's tokens/s
 
 
-def models() -> dict[str, Path]:
+class Case(NamedTuple):
+    model: Path
+    asked: float                    # of llama.cpp's tokens/s
+    disk: float | None = None       # bytes a second that it is held to
+
+
+def cases_of(options: argparse.Namespace) -> dict[str, Case]:
     make = partial(common.model_file, None, "moe", "Q4_K", **SHAPE)
-    return {"uniform": make(suffix="-64"), "skewed": make(suffix="-64-skewed", router_skew=SKEW)}
+    uniform, skewed = make(suffix="-64"), make(suffix="-64-skewed", router_skew=SKEW)
+    slow = {f"uniform, disk of {options.slow_disk:g} GB/s": Case(uniform, 1.35, options.slow_disk * 1e9)} if options.slow_disk else {}
+    return {"uniform": Case(uniform, 1.35), "skewed": Case(skewed, 1.8), **slow}
 
 
-def in_group(model: Path, limit: int, run: Callable[[cgroup.MemoryGroup], Json]) -> Json:
-    common.evict(model)
-    with cgroup.MemoryGroup(limit) as group:
+def in_group(case: Case, limit: int, run: Callable[[cgroup.MemoryGroup], Json]) -> Json:
+    common.evict(case.model)
+    with cgroup.MemoryGroup(limit, (case.model, case.disk) if case.disk else None) as group:
         found = run(group)
         return {**found, "peak": group.peak, "kills": group.kills}
 
 
-def ahead_in_group(model: Path, limit: int, kib: int | None, run: Callable[[cgroup.MemoryGroup], Json]) -> Json:
-    with read_ahead(model, kib):
-        return in_group(model, limit, run)
+def ahead_in_group(case: Case, limit: int, kib: int | None, run: Callable[[cgroup.MemoryGroup], Json]) -> Json:
+    with read_ahead(case.model, kib):
+        return in_group(case, limit, run)
 
 
 def peers_of(options: argparse.Namespace) -> dict[str, int | None]:
@@ -58,19 +68,20 @@ def peers_of(options: argparse.Namespace) -> dict[str, int | None]:
     return {f"llama.cpp, read-ahead {kib} KiB": kib for kib in options.read_ahead or []} or {"llama.cpp": None}
 
 
-def contenders(files: dict[str, Path], options: argparse.Namespace) -> dict[str, Callable[[], Json]]:
+def contenders(cases: dict[str, Case], options: argparse.Namespace) -> dict[str, Callable[[], Json]]:
     turns: dict[str, Callable[[], Json]] = {}
-    for name, model in files.items():
+    for name, case in cases.items():
+        model = case.model
         limit = int(model.stat().st_size * options.share)
         ours = {"max_ram": limit - BESIDE, "io": "direct", "threads": options.threads, "n_ctx": 1024, "warm": options.warm,
                 "new": options.new, "draw": DRAW, "probe_seconds": 1.0}
         for lookahead in (False, True):
             task = partial(common.worker, "experts", model, lookahead=lookahead, **ours)
-            turns[f"{name}: {'with' if lookahead else 'without'} lookahead"] = partial(in_group, model, limit, lambda g, t=task: t(group=g))
+            turns[f"{name}: {'with' if lookahead else 'without'} lookahead"] = partial(in_group, case, limit, lambda g, t=task: t(group=g))
         for peer, kib in peers_of(options).items():
             theirs = partial(common.peer, options.peer_python, model, threads=options.threads, prompt=1,
                              new=options.peer_warm + options.peer_new, load="mmap", repack="off", draw=DRAW)
-            turns[f"{name}: {peer}"] = partial(ahead_in_group, model, limit, kib, lambda g, t=theirs: t(group=g))
+            turns[f"{name}: {peer}"] = partial(ahead_in_group, case, limit, kib, lambda g, t=theirs: t(group=g))
     return turns
 
 
@@ -132,7 +143,7 @@ def figures_of(name: str, rounds: list[Round], options: argparse.Namespace) -> J
     return found
 
 
-def table(name: str, f: Json) -> list[Json]:
+def table(name: str, asked: float, f: Json) -> list[Json]:
     p, plain, ahead = f["policies"], f["plain_tok_s"], f["tok_s"]
     without = f"{figure(plain['median'])} tokens/s ({common.spread(plain)}), {percent(f['of_bound']['median'])} of the bound: " \
               f"{f['bytes_per_token']['median'] / 1e6:.0f} MB a token at {f['disk_rate']['median'] / 1e9:.2f} GB/s; " \
@@ -151,7 +162,7 @@ def table(name: str, f: Json) -> list[Json]:
         them = f["peer"]
         text = f"{them['ratio']['median']:.2f} × its {figure(them['tok_s']['median'])} tokens/s ({common.spread(them['ratio'])}); " \
                f"it read {them['bytes_per_token']['median'] / 1e6:.0f} MB a token"
-        rows.append(row(f"mixture, {name}: over {them['peer']}", text, f"≥ {ASKED[name]} ×", them["ratio"]["median"] >= ASKED[name],
+        rows.append(row(f"mixture, {name}: over {them['peer']}", text, f"≥ {asked} ×", them["ratio"]["median"] >= asked,
                         headline=True))
     return rows
 
@@ -162,6 +173,7 @@ def arguments() -> argparse.Namespace:
     ap.add_argument("--threads", type=int, default=common.THREADS)
     ap.add_argument("--warm", type=int, default=96, metavar="N", help="tokens that fill the memory")
     ap.add_argument("--new", type=int, default=96, metavar="N", help="tokens timed after them")
+    ap.add_argument("--slow-disk", type=float, default=1, metavar="GB/S", help="0: the disk as it is only")
     ap.add_argument("--peer-python", help="a Python that has llama-cpp-python")
     ap.add_argument("--peer-warm", type=int, default=24, metavar="N")
     ap.add_argument("--peer-new", type=int, default=24, metavar="N", help="tokens of llama.cpp in a round")
@@ -176,19 +188,21 @@ def main() -> int:
     if not cgroup.available():
         print("experts: this process may not make memory control groups (root may)")
         return 1
-    files = models()
-    rounds = common.take_turns(contenders(files, options), options.rounds, options.seconds)
-    figures = {name: figures_of(name, rounds, options) for name in files}
-    rows = [r for name, f in figures.items() for r in table(name, f)]
+    cases = cases_of(options)
+    rounds = common.take_turns(contenders(cases, options), options.rounds, options.seconds)
+    figures = {name: figures_of(name, rounds, options) for name in cases}
+    rows = [r for name, f in figures.items() for r in table(name, cases[name].asked, f)]
     bars = {"airpy": [f["tok_s"]["median"] for f in figures.values()],
             "without lookahead": [f["plain_tok_s"]["median"] for f in figures.values()]}
     if options.peer_python:
         bars["llama.cpp"] = [f["peer"]["tok_s"]["median"] for f in figures.values()]
-    settings = {"share": str(options.share), "threads": options.threads, "warm": options.warm, "new": options.new, "draw": DRAW, **SHAPE}
+    settings = {"share": str(options.share), "threads": options.threads, "warm": options.warm, "new": options.new, "draw": DRAW,
+                "slow_disk": options.slow_disk, **SHAPE}
     for r in rounds:                                     # the choices are long, and the figures say what is in them
         for found in r.results.values():
             found.pop("trace", None)
-    common.write("experts", list(files.values()), rounds, settings, figures, rows, [common.chart("tokens/s", list(files), **bars)])
+    files = list(dict.fromkeys(case.model for case in cases.values()))
+    common.write("experts", files, rounds, settings, figures, rows, [common.chart("tokens/s", list(cases), **bars)])
     return 0
 
 

@@ -3,8 +3,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,23 @@ def test_a_memory_group_holds_its_processes_to_the_limit():
         assert 64 * MIB <= group.peak <= 128 * MIB and group.kills == 0
         assert subprocess.run([sys.executable, "-c", code, str(256 * MIB)], preexec_fn=group.enter).returncode != 0
         assert group.kills == 1
+
+
+def test_a_group_holds_a_disk_to_its_rate(tmp_path):
+    if not cgroup.available():
+        pytest.skip("this process may not make control groups")
+    file = tmp_path / "file"
+    file.write_bytes(os.urandom(24 * MIB))
+    read = ["dd", f"if={file}", "of=/dev/null", "bs=1M"]
+    try:
+        os.close(os.open(file, os.O_RDONLY | os.O_DIRECT))
+        os.sync()
+        with cgroup.MemoryGroup(128 * MIB, (file, 32 * MIB)) as group:
+            begin = time.monotonic()
+            assert subprocess.run([*read, "iflag=direct"], capture_output=True, preexec_fn=group.enter).returncode == 0
+            assert time.monotonic() - begin > 0.4            # 24 MiB take 0.75 s, but for what the kernel lets through at first
+    except OSError as error:
+        pytest.skip(f"no disk behind this folder: {error}")
 
 
 RESULT = {
