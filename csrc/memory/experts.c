@@ -74,6 +74,7 @@ struct air__experts {
     uint64_t *rows;              /* [n_units] */
     asked_unit *asked;           /* [largest mixture] */
     int32_t n_asked, n_taken;
+    uint64_t pass_at, pass_disk_bytes; /* the first ask of a pass, ns, and what had been read by then */
     int32_t *queue;              /* [n_slots]: slots whose reads are not all submitted */
     int32_t n_queue;
     expert_read *reads;
@@ -364,6 +365,17 @@ static void note_asked(air__experts *e, int32_t i, int32_t unit, int32_t rows)
     p->stats.expert_device_hits += (uint64_t)placed;
 }
 
+/* From the first ask of one pass to that of the next. */
+static void note_pass(air__experts *e)
+{
+    const air_pager *p = e->pager;
+    uint64_t now = air_clock_ns(), bytes = p->stats.disk_bytes;
+    double seconds = (double)(now - e->pass_at) * 1e-9;
+    if (e->pass_at && p->plan->disk_rate > 0) air__guesses_pass(e->guesses, (double)(bytes - e->pass_disk_bytes) / seconds / p->plan->disk_rate);
+    e->pass_at = now;
+    e->pass_disk_bytes = bytes;
+}
+
 static air_status ask(void *self, int32_t layer, const int32_t *experts, const int32_t *rows, int32_t n, air_error *err)
 {
     air_pager *p = self;
@@ -372,6 +384,7 @@ static air_status ask(void *self, int32_t layer, const int32_t *experts, const i
         return air_fail(err, AIR_E_ARGUMENT, "experts of layer %d: some of another layer are not taken", (int)layer);
     air_mutex_lock(&p->lock);
     advance_clock(e, layer, rows, n);
+    if (layer == e->units[0].layer) note_pass(e);
     e->n_asked = n;
     e->n_taken = 0;
     for (int32_t i = 0; i < n; i++) note_asked(e, i, e->first_unit[layer] + experts[i], rows[i]);

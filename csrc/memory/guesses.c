@@ -6,6 +6,8 @@
 #include "base/alloc.h"
 
 #define WORTH 0.5  /* of the guesses of a place that are to be right: what is read in vain costs as much as it saves to be early */
+#define BUSY 0.85  /* of the time, from which on a disk leaves less and less room for such; and nothing for any guess at BUSIEST */
+#define BUSIEST 0.95
 #define FIRST 0.75 /* as if so many had been, before any was asked for */
 enum { MEMORY = 64 }; /* guesses of a place that its rate remembers */
 
@@ -16,6 +18,7 @@ struct air__guesses {
     uint8_t *place[AIR__GUESS_KINDS]; /* [n_units]: where in a guess of the kind, from 1 on; 0: nowhere. Until its layer is asked for */
     double right[AIR__GUESS_KINDS][AIR__GUESS_PLACES];
     int kind;                     /* of the next guess */
+    double busy;                  /* the disk's share of passes, of late */
 };
 
 air_status air__guesses_open(air__guesses **out, int32_t n_units, air_error *err)
@@ -62,13 +65,14 @@ void air__guesses_expect(air__guesses *g, int32_t first, int32_t n_experts, cons
 {
     uint8_t *place = g->place[g->kind] + first;
     const double *right = g->right[g->kind];
+    double full = (g->busy - BUSY) / (BUSIEST - BUSY), least = WORTH + (full > 0 ? full * (1 - WORTH) : 0);
     int32_t at = forget(g, first, first + n_experts), worth[AIR_EXPERTS_MOST], n_worth = 0;
     memset(place, 0, (size_t)n_experts);
     for (int32_t i = 0; i < n; i++) {
         int32_t where = i * AIR__GUESS_PLACES / n;
         if (place[experts[i]]) continue; /* another row's */
         place[experts[i]] = (uint8_t)(where + 1);
-        if (right[where] >= WORTH) worth[n_worth++] = first + experts[i];
+        if (right[where] >= least) worth[n_worth++] = first + experts[i];
     }
     memmove(g->waiting + at + n_worth, g->waiting + at, (size_t)(g->n_waiting - at) * sizeof *g->waiting);
     memcpy(g->waiting + at, worth, (size_t)n_worth * sizeof *worth);
@@ -91,6 +95,12 @@ void air__guesses_asked(air__guesses *g, int32_t first, int32_t n_experts, const
         memset(place, 0, (size_t)n_experts);
     }
     g->kind = 0;
+}
+
+void air__guesses_pass(air__guesses *g, double busy)
+{
+    enum { PASSES = 8 };
+    g->busy += (busy - g->busy) / PASSES;
 }
 
 int32_t air__guesses_next(air__guesses *g)

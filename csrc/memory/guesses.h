@@ -4,7 +4,7 @@
  *
  * A guess names experts of one layer, the likeliest first. Between two asks there may be several guesses, each of which knows the pass
  * differently well: the first after an ask is of one kind, the second of another, and so on. By kind and place in the guess it is kept how
- * many in a hundred were asked for, of late; those of places that are wrong more often than right are not worth reading. */
+ * many in a hundred were asked for, of late; those of places that are wrong more often than right are not worth reading, and less so the busier the disk is. */
 #ifndef AIR_MEMORY_GUESSES_H
 #define AIR_MEMORY_GUESSES_H
 
@@ -28,6 +28,9 @@ void air__guesses_close(air__guesses *g); /* NULL is legal */
 void air__guesses_expect(air__guesses *g, int32_t first, int32_t n_experts, const int32_t *experts, int32_t n);
 /* What they are, [n] ascending. */
 void air__guesses_asked(air__guesses *g, int32_t first, int32_t n_experts, const int32_t *experts, int32_t n);
+/* A pass has ended, in which the disk brought that share of what it can bring. A guess moves a read to where the disk idles; where it does
+ * not, one that is wrong delays everything. */
+void air__guesses_pass(air__guesses *g, double busy);
 /* Takes the next unit worth reading, of the nearest layer, AIR_NONE where there is none. */
 int32_t air__guesses_next(air__guesses *g);
 /* Forgets what has not been taken. */

@@ -125,6 +125,7 @@ static uint64_t matrix_bytes(const air_program *program)
 
 static void choose_reads(air_plan *p, const air_plan_request *r)
 {
+    p->disk_rate = r->bandwidths.disk;
     p->depth = r->bandwidths.depth > 0 ? r->bandwidths.depth : DEFAULT_DEPTH;
     if (p->depth > AIR_DEPTH_MOST) p->depth = AIR_DEPTH_MOST;
     p->block_bytes = r->bandwidths.block_bytes ? r->bandwidths.block_bytes : DEFAULT_BLOCK;

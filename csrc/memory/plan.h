@@ -158,6 +158,7 @@ typedef struct air_plan {
     int64_t kept_rows;            /* of them; 0 where a mapping has them all */
     uint64_t staging_bytes;       /* with a device: page-locked memory through which weights go that do not lie in such */
     int32_t depth;
+    double disk_rate;             /* B/s, of depth reads of block_bytes at a time */
     uint64_t weight_bytes;        /* W: all matrices of a pass */
     uint64_t pin_bytes;           /* memory of the tiles that stay, with an empty context and one row per pass */
     uint64_t pin_bytes_full;      /* with the context full */

@@ -363,6 +363,26 @@ TEST(places_of_guesses_that_are_mostly_wrong_are_not_read)
     air__guesses_close(g);
 }
 
+/* Of every guess of eight, seven places are always right and one is right three times of four. */
+TEST(guesses_have_to_be_the_surer_the_busier_the_disk_is)
+{
+    int32_t guess[8] = {0, 1, 2, 3, 4, 5, 6, 7}, units[9];
+    const struct { double busy; int32_t read; } cases[] = {{0.5, 8}, {0.85, 8}, {0.92, 7}, {1.02, 0}, {0.3, 8}};
+    air__guesses *g;
+    REQUIRE(air__guesses_open(&g, EXPERTS, &err) == AIR_OK);
+    for (int turn = 0; turn < 400; turn++) {
+        air__guesses_expect(g, 0, EXPERTS, guess, 8);
+        air__guesses_asked(g, 0, EXPERTS, guess, turn % 4 ? 8 : 7);
+    }
+    for (size_t i = 0; i < AIR_COUNT(cases); i++) {
+        for (int pass = 0; pass < 100; pass++) air__guesses_pass(g, cases[i].busy);
+        air__guesses_expect(g, 0, EXPERTS, guess, 8);
+        CHECK_EQ(taken(g, units), cases[i].read);
+        air__guesses_asked(g, 0, EXPERTS, guess, 8);
+    }
+    air__guesses_close(g);
+}
+
 /* Each allocation of a pager with mixtures fails once, and nothing is left of it. */
 TEST(a_pager_of_experts_that_finds_no_memory_is_none)
 {
@@ -695,6 +715,7 @@ int main(int argc, char **argv)
     RUN(what_a_guess_finds_does_not_give_way_to_the_rest_of_it);
     RUN(guesses_are_taken_layer_by_layer_and_the_likeliest_first);
     RUN(places_of_guesses_that_are_mostly_wrong_are_not_read);
+    RUN(guesses_have_to_be_the_surer_the_busier_the_disk_is);
     RUN(a_pager_of_experts_that_finds_no_memory_is_none);
     RUN(a_wait_for_an_expert_can_be_cancelled);
     RUN(who_holds_all_there_is_is_told_so);
