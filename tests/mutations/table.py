@@ -174,7 +174,7 @@ MUTATIONS = [
              "test_memory_experts", "read_before"),
     Mutation("guesses are begun beside each other", "memory/experts.c", "while (submit_queue(e) && e->n_busy < e->pager->plan->depth) {", "while (submit_queue(e) || e->n_queue < 9) {",
              "test_memory_experts", "read_before"),
-    Mutation("what is guessed wrongly is read", "memory/guesses.c", "if (right[where] >= WORTH) worth", "worth", "test_memory_experts", "mostly_wrong"),
+    Mutation("what is guessed wrongly is read", "memory/guesses.c", "if (right[where] >= least) worth", "worth", "test_memory_experts", "mostly_wrong"),
     Mutation("a better guess stands behind the first", "memory/guesses.c", "int32_t at = forget(g, first, first + n_experts)", "int32_t at = g->n_waiting", "test_memory_experts",
              "the_likeliest"),
     Mutation("what a guess failed to read is not read again", "memory/experts.c", "slot->guessed = slot->again = slot->expected = 1;", "slot->guessed = slot->expected = 1;",
