@@ -220,7 +220,7 @@ air_status air_plan_who(int8_t **out, const air_plan *plan, air_error *err);
  * smaller than those that gave B_disk cost their share of a read's latency besides, which is what bounds tiny rings. Compute is the
  * products' bytes, op_s for each op and, in direct mode, the latency of the rows that are read of tables: small models' passes. A
  * bandwidth that is not known bounds nothing. In mmap mode C is W where the files fit the memory available, else 0: a scan in a circle
- * finds nothing left of itself in a page cache that is too small. */
+ * finds nothing left of itself in a page cache that is too small. Without a device, experts' reads wait for the other products. */
 double air_plan_predict(const air_plan_request *request, const air_plan *plan, uint64_t pinned, int64_t rows);
 
 AIR_END_C

@@ -187,15 +187,24 @@ double air__link_seconds(const air_plan_request *r, const air_plan *p, int64_t r
     return most;
 }
 
+/* Tiles are read ahead; a mixture's experts only when its router has spoken, which is when the products before it are through. */
+static double with_experts(const air_plan_request *r, double tiles_s, double experts_s, int64_t rows)
+{
+    const rates by = rates_of_cpu(r);
+    return experts_s > 0 && !r->device.budget ? larger(tiles_s, product_seconds(r, &by, rows)) + experts_s : tiles_s + experts_s;
+}
+
 static double disk_seconds(const air_plan_request *r, const air_plan *p, uint64_t pinned, int64_t rows)
 {
     uint64_t memory, least = air_min_u64(pinned, air__experts_least(r->program, AIR_PLAN_GRANULE));
     if (r->bandwidths.disk <= 0) return 0;
     if (p->io == AIR_IO_MMAP && r->file_bytes <= r->available) return 0;
-    if (p->io == AIR_IO_MMAP)
-        return (double)(p->weight_bytes - p->device_weight_bytes) / r->bandwidths.disk + air__expert_read_seconds(r, p, 0, rows);
+    if (p->io == AIR_IO_MMAP) {
+        double tiles_s = (double)(p->weight_bytes - p->device_weight_bytes) / r->bandwidths.disk;
+        return with_experts(r, tiles_s, air__expert_read_seconds(r, p, 0, rows), rows);
+    }
     int32_t end = air__plan_prefix(p, p->n_device_tiles, pinned - least, air__tile_in_ram, &memory);
-    return read_seconds(r, p, end) + air__expert_read_seconds(r, p, pinned - memory, rows);
+    return with_experts(r, read_seconds(r, p, end), air__expert_read_seconds(r, p, pinned - memory, rows), rows);
 }
 
 /* --- together --- */

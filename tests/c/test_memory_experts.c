@@ -1,4 +1,6 @@
 /* Experts of mixtures: the feed hands out the file's bytes whatever the memory, the order in which reads end, faults and cancellations. */
+#include <math.h>
+
 #include "memory/guesses.h"
 #include "memory/mixtures.h"
 #include "memory_fixture.h"
@@ -478,7 +480,7 @@ TEST(a_plan_shares_memory_out_between_tiles_and_experts)
     mixed_make(&m);
     uint64_t all = air__experts_memory(&m.f.program, AIR_PLAN_GRANULE), least = air__experts_least(&m.f.program, AIR_PLAN_GRANULE);
     double before = -1;
-    for (uint64_t budget = 3 * MIB; budget < 12 * MIB; budget += 200 * 1024) {
+    for (uint64_t budget = MIB / 2; budget < 4 * MIB; budget += 32 * 1024) {
         air_plan *p;
         air_plan_request r = fixture_request(&m.f, budget);
         r.n_ctx = 64;
@@ -491,6 +493,38 @@ TEST(a_plan_shares_memory_out_between_tiles_and_experts)
         air_plan_free(p);
     }
     CHECK(before == 1);
+    fixture_free(&m.f);
+}
+
+/* Where only experts are read: no time of theirs goes beside the products of layers before. */
+TEST(a_plan_knows_that_experts_come_when_the_router_has_spoken)
+{
+    mixed m;
+    mixed_make(&m);
+    uint64_t all = air__experts_memory(&m.f.program, AIR_PLAN_GRANULE), least = air__experts_least(&m.f.program, AIR_PLAN_GRANULE);
+    double products = 0;
+    int seen = 0;
+    for (int32_t i = 0; i < m.f.program.n_ops; i++) {
+        const air_weight *w = &m.f.program.weights[m.f.program.ops[i].weight];
+        if (m.f.program.ops[i].kind == AIR_OP_PRODUCT) products += (double)w->rows * (double)w->row_bytes / 1e9;
+    }
+    for (uint64_t budget = MIB / 2; budget < 4 * MIB; budget += 32 * 1024) {
+        air_plan *p, *known;
+        air_plan_request r = fixture_request(&m.f, budget);
+        r.n_ctx = 64;
+        r.bandwidths.disk = 1e9;
+        if (air_plan_make(&p, &r, &err)) continue;
+        r.bandwidths.memory = 1e9;
+        REQUIRE(air_plan_make(&known, &r, &err) == AIR_OK);
+        if (p->expert_bytes > least && p->expert_bytes < all) {
+            CHECK(p->disk_s > 0 && fabs(known->disk_s - (p->disk_s + products)) < 1e-9);
+            seen++;
+        }
+        if (p->expert_bytes == all) CHECK(known->disk_s == 0 && p->disk_s == 0);
+        air_plan_free(p);
+        air_plan_free(known);
+    }
+    CHECK(seen > 0);
     fixture_free(&m.f);
 }
 
@@ -721,6 +755,7 @@ int main(int argc, char **argv)
     RUN(who_holds_all_there_is_is_told_so);
     RUN(a_budget_that_is_taken_leaves_no_expert_to_wait_for);
     RUN(a_plan_shares_memory_out_between_tiles_and_experts);
+    RUN(a_plan_knows_that_experts_come_when_the_router_has_spoken);
     RUN(a_device_finds_experts_where_it_has_put_them);
     RUN(the_coldest_gives_its_place_in_a_device_away);
     RUN(what_a_device_keeps_is_not_kept_in_memory_too);
