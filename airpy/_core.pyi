@@ -141,7 +141,6 @@ class Engine:
     # a table that is only gathered by row has no tiles
     def stats(self) -> dict[str, Any]: ...  # air_engine_stats, flattened: pager_disk_bytes …, held_by: {holder: bytes}
     def layer_times(self) -> tuple[list[int], list[int]]: ...  # busy ns, stall ns, of the last pass
-    def layer_totals(self) -> tuple[list[int], list[int]]: ...  # of all passes since open
     def expert_rows(self) -> list[list[int]]: ...  # of each layer, rows sent to each expert since open; [] where it has none
     def budget_for(self, sequences: int, blocks: int, rows: int, wanted: int, /) -> int: ...
     # a max_ram for such passes, in bytes; 0: none is known

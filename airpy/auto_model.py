@@ -80,7 +80,8 @@ class AutoModel:
         bandwidths: bytes per second instead of probed ones: disk, memory, product {type: …}; of a GPU link, device, device_product.
 
         As AirLLM has them: dtype (or torch_dtype): what is computed is float32 always; "float32" keeps the KV cache in it too. max_seq_len:
-        n_ctx. profiling_mode: generate() prints what each layer took. prefetching: weights are always read ahead.
+        n_ctx. profiling_mode: generate() prints its profile(), what each layer took, unless one is being taken. prefetching: weights are
+        always read ahead.
 
         Raises FileIOError (also for the hub), FormatError, ModelError, UnsupportedError for the file, BudgetError if max_ram is too small
         (saying what would fit) or more than there is, ArgumentError for arguments, which TypeError catches where there is no such argument.

@@ -29,7 +29,6 @@ from airpy.generation.shaper import Shaper
 from airpy.generation.shaping import UNSHAPED
 from airpy.generation.stopping import TextCutter
 from airpy.generation.tensors import like
-from airpy.layers import LayerProfile
 from airpy.measure import CallMeter, Cost, MemoryWatch, Phase
 from airpy.perplexity import Perplexity, cut, score
 from airpy.planning import Plan
@@ -196,6 +195,13 @@ class Model:
         max_events, counts in max_ram meanwhile (default: 16 MiB, or a 16th of max_ram where that is less). What there is no room for is
         counted as dropped. Ends as it is, whatever ends the block. One at a time: the second one raises StateError."""
         return Profile(self, max_events)
+
+    def _profile_of_call(self) -> Profile | None:
+        """In profiling_mode a profile that has begun; None where one is being taken, which has the call as well."""
+        if self.prints_profile:
+            with suppress(StateError):
+                return Profile(self).__enter__()
+        return None
 
     # -- generate -------------------------------------------------------------------------------------------------------
 
@@ -702,13 +708,13 @@ class _Running:
     def __enter__(self) -> _Running:
         model = self._model
         self._watch = _Watch(model)
-        self._span = span(model.tokenizer.spans, "generate")
         model._check_open()
-        self._layers = model._engine.layer_totals() if model.prints_profile else None
         self._generation = Generation(
             self.prompts, self.how, self._parts, self._adapted,
             tokenizer=model.tokenizer, pool=model._pool, sample=model._engine.sample,
         )  # fmt: skip
+        self._profile = model._profile_of_call()
+        self._span = span(model.tokenizer.spans, "generate")
         self._span.__enter__()
         return self
 
@@ -739,10 +745,9 @@ class _Running:
         self._span.__exit__(None, None, None)
         self._count()
         self._model._explain(error)
-        if self._layers is not None and not self._model._engine.closed:
-            prompt, decode = self._meter.prompt, self._meter.decode
-            passes, read = prompt.passes + decode.passes, prompt.disk_bytes + decode.disk_bytes
-            print(LayerProfile.between(self._layers, self._model._engine.layer_totals(), passes, read, self._model._solved))
+        if self._profile is not None:
+            self._profile.end()
+            print(self._profile)
 
     def _count(self) -> None:
         model, meter, generation = self._model, self._meter, self._generation

@@ -285,10 +285,8 @@ static air_status open_compute(air_engine *e, const air_engine_config *c, air_er
     e->stall_before = air_calloc(layers, sizeof *e->stall_before);
     e->last_busy = air_calloc(layers, sizeof *e->last_busy);
     e->last_stall = air_calloc(layers, sizeof *e->last_stall);
-    e->all_busy = air_calloc(2 * layers, sizeof *e->all_busy);
-    if (!e->sample_scratch || !e->layer_ns || !e->stall_before || !e->last_busy || !e->last_stall || !e->all_busy)
+    if (!e->sample_scratch || !e->layer_ns || !e->stall_before || !e->last_busy || !e->last_stall)
         return air_fail(err, AIR_E_NOMEM, "engine: scratch for a vocabulary of %lld", (long long)p->n_vocab);
-    e->all_stall = e->all_busy + layers;
     e->stats.threads = e->request.threads;
     e->stats.kernels = e->api->kernels(e->backend);
     return AIR_OK;
@@ -386,8 +384,7 @@ void air_engine_close(air_engine *e)
     air_free(e->layer_ns);
     air_free(e->stall_before);
     air_free(e->last_busy);
-    air_free(e->last_stall); /* all_stall is in all_busy's block */
-    air_free(e->all_busy);
+    air_free(e->last_stall);
     air_plan_free(e->plan);
     air_model_close(e->model);
     air_cond_deinit(&e->ended);
@@ -415,26 +412,16 @@ air_engine_stats air_engine_stats_get(air_engine *e)
     return s;
 }
 
-static int32_t copy_times(air_engine *e, const uint64_t *busy, const uint64_t *stall, uint64_t *busy_ns, uint64_t *stall_ns, int32_t n)
+int32_t air_engine_layer_times(air_engine *e, uint64_t *busy_ns, uint64_t *stall_ns, int32_t n)
 {
     int32_t layers = air_model_program(e->model)->n_layers + 1, count = n < layers ? n : layers;
     air_mutex_lock(&e->lock);
     for (int32_t i = 0; i < count; i++) {
-        busy_ns[i] = busy[i];
-        stall_ns[i] = stall[i];
+        busy_ns[i] = e->last_busy[i];
+        stall_ns[i] = e->last_stall[i];
     }
     air_mutex_unlock(&e->lock);
     return layers;
-}
-
-int32_t air_engine_layer_times(air_engine *e, uint64_t *busy_ns, uint64_t *stall_ns, int32_t n)
-{
-    return copy_times(e, e->last_busy, e->last_stall, busy_ns, stall_ns, n);
-}
-
-int32_t air_engine_layer_totals(air_engine *e, uint64_t *busy_ns, uint64_t *stall_ns, int32_t n)
-{
-    return copy_times(e, e->all_busy, e->all_stall, busy_ns, stall_ns, n);
 }
 
 air_status air_engine_sample(const air_engine *e, const air_sampling *sampling, const float *logits, int64_t n, int32_t *token,

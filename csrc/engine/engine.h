@@ -78,7 +78,6 @@ typedef struct air_engine_stats { /* since open */
 air_engine_stats air_engine_stats_get(air_engine *engine);
 /* Per layer of the last pass: busy and stalled ns, [n_layers + 1] each; copies min(n, n_layers + 1). Returns n_layers + 1. */
 int32_t air_engine_layer_times(air_engine *engine, uint64_t *busy_ns, uint64_t *stall_ns, int32_t n);
-int32_t air_engine_layer_totals(air_engine *engine, uint64_t *busy_ns, uint64_t *stall_ns, int32_t n); /* of all passes since open */
 
 /* The token that a sequence of n tokens gets from such logits [n_vocab], changed by whoever calls: as air_sample chooses it, which finds
  * no history here, so penalties are the caller's. Any thread. Errors: AIR_E_ARGUMENT, AIR_E_NUMERIC, AIR_E_NOMEM. */

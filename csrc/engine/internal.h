@@ -87,7 +87,6 @@ struct air_engine {
     air_engine_stats stats;
     AIR_ATOMIC(uint64_t) *layer_ns;     /* of the last pass, [n_layers + 1] */
     uint64_t *stall_before, *last_busy, *last_stall;
-    uint64_t *all_busy, *all_stall;     /* sums of the last two since open */
 };
 
 /* Whether passes are computed by a device with memory of its own. */

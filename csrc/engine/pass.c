@@ -412,8 +412,6 @@ static void note_pass(air_engine *e, air_batch *b, const air_pager_stats *before
         e->last_stall[i] = stall[i] - e->stall_before[i];
         uint64_t layer = atomic_load(&e->layer_ns[i]);
         e->last_busy[i] = layer > e->last_stall[i] ? layer - e->last_stall[i] : 0;
-        e->all_stall[i] += e->last_stall[i];
-        e->all_busy[i] += e->last_busy[i];
     }
     b->cost.passes++;
     b->cost.pass_ns += ns;

@@ -190,31 +190,18 @@ static PyObject *u64_list(const uint64_t *values, int32_t n)
     return list;
 }
 
-typedef int32_t layer_query(air_engine *engine, uint64_t *busy_ns, uint64_t *stall_ns, int32_t n);
-
-static PyObject *layer_lists(PyObject *o, layer_query *query)
-{
-    EngineObject *self = (EngineObject *)o;
-    if (air__py_engine_usable(self) < 0) return NULL;
-    int32_t n = query(self->engine, NULL, NULL, 0);
-    uint64_t *times = air_calloc((size_t)n * 2, sizeof *times);
-    if (!times) return PyErr_NoMemory();
-    (void)query(self->engine, times, times + n, n);
-    PyObject *pair = Py_BuildValue("(NN)", u64_list(times, n), u64_list(times + n, n));
-    air_free(times);
-    return pair;
-}
-
 static PyObject *engine_layer_times(PyObject *o, PyObject *unused)
 {
     (void)unused;
-    return layer_lists(o, air_engine_layer_times);
-}
-
-static PyObject *engine_layer_totals(PyObject *o, PyObject *unused)
-{
-    (void)unused;
-    return layer_lists(o, air_engine_layer_totals);
+    EngineObject *self = (EngineObject *)o;
+    if (air__py_engine_usable(self) < 0) return NULL;
+    int32_t n = air_engine_layer_times(self->engine, NULL, NULL, 0);
+    uint64_t *times = air_calloc((size_t)n * 2, sizeof *times);
+    if (!times) return PyErr_NoMemory();
+    (void)air_engine_layer_times(self->engine, times, times + n, n);
+    PyObject *pair = Py_BuildValue("(NN)", u64_list(times, n), u64_list(times + n, n));
+    air_free(times);
+    return pair;
 }
 
 /* [[rows sent to each expert] of each layer]; an empty list for a layer without. */
@@ -281,8 +268,6 @@ static PyMethodDef engine_methods[] = {
     {"stats", engine_stats, METH_NOARGS, "stats($self, /)\n--\n\nTime, bytes and memory since open, and of the last pass."},
     {"layer_times", engine_layer_times, METH_NOARGS,
      "layer_times($self, /)\n--\n\nBusy and stalled ns of each layer in the last pass; the last entry: outside of layers."},
-    {"layer_totals", engine_layer_totals, METH_NOARGS,
-     "layer_totals($self, /)\n--\n\nThe same, summed over all passes since open."},
     {"expert_rows", engine_expert_rows, METH_NOARGS,
      "expert_rows($self, /)\n--\n\nRows sent to each expert since open, a list for each layer, empty where it has none."},
     {"budget_for", engine_budget_for, METH_VARARGS,
