@@ -65,10 +65,9 @@ class AutoModel:
         """A model from a .gguf file (any part of a split one) or a directory with one, whose header alone it waits for; or of safetensors
         in a directory or on Hugging Face's hub ("org/name"), converted once and kept (compression=, … : airpy.sources.SourceArguments).
 
-        device: what computes: "auto", as by default: the GPUs there are, the CPU where there are none or the model has parts that they do
-        not compute, and, with a warning that says why, where a GPU cannot be used; "cpu", "cuda", "cuda:1" …, "cuda:0,1" for several
-        together; device_map is the same, for those who know it from transformers. max_ram: what airpy may add to this process, as bytes or
-        "4GiB"; by default most of what the machine has free.
+        device: what computes: "auto", the default: the GPUs there are, else, or where they do not compute all of the model, the CPU, with a
+        warning where a GPU cannot be used; "cpu", "cuda", "cuda:1" …, "cuda:0,1" for several together; device_map is the same, as in
+        transformers. max_ram: what airpy may add to this process, as bytes or "4GiB"; by default most of what the machine has free.
         max_vram: likewise of a GPU's memory, its driver's part included; weights that it does not hold come from RAM and disk in every
         pass; of several GPUs each one's, or a list. cpu_share: of the weights that no GPU holds, what the CPU computes of generated tokens,
         0 to 1; by default as much as takes no longer than the rest takes to reach the GPU. io: "direct" streams past the page cache, "mmap"
@@ -80,8 +79,7 @@ class AutoModel:
         bandwidths: bytes per second instead of probed ones: disk, memory, product {type: …}; of a GPU link, device, device_product.
 
         As AirLLM has them: dtype (or torch_dtype): what is computed is float32 always; "float32" keeps the KV cache in it too. max_seq_len:
-        n_ctx. profiling_mode: generate() prints its profile(), what each layer took, unless one is being taken. prefetching: weights are
-        always read ahead.
+        n_ctx. profiling_mode: generate() prints its profile(), unless one is being taken. prefetching: weights are always read ahead.
 
         Raises FileIOError (also for the hub), FormatError, ModelError, UnsupportedError for the file, BudgetError if max_ram is too small
         (saying what would fit) or more than there is, ArgumentError for arguments, which TypeError catches where there is no such argument.

@@ -15,7 +15,8 @@ from airpy.conversion import sentence
 from airpy.conversion.config import Config
 from airpy.conversion.families import find_family
 from airpy.conversion.hparams import model_entries
-from airpy.conversion.safetensors import Checkpoint
+from airpy.conversion.packed import Microscaled, Packed, weights
+from airpy.conversion.safetensors import Checkpoint, Stored
 from airpy.conversion.special import sampling_entries, tokenizer_entries
 from airpy.conversion.tensors import source_tensors
 from airpy.conversion.vocabulary import check_ids, read_vocab
@@ -126,7 +127,7 @@ def plan_convert(
     files = Checkpoint(folder, [module.folder for module in sentence.dense(folder)])
     try:
         tensors = source_tensors(family, config, files)
-        mix = find_mix(type) if type is not None else _as_stored(tensors, files)
+        mix = find_mix(type) if type is not None else _as_stored(tensors, weights(config, files))
         path = checked_path(output) if output is not None else _default_output(folder, mix)
         check_output(path, overwrite)
         entries = _entries(folder, label, family.arch, mix, [*model_entries(family, config)])
@@ -181,14 +182,16 @@ def convert(
         return plan.output
 
 
-def _as_stored(tensors: list[SourceTensor], files: Checkpoint) -> Mix:
-    """What most weights are. FP8 becomes BF16, as nearly all that is made from it does; MXFP4 stays, beside BF16."""
+def _as_stored(tensors: list[SourceTensor], stored: Iterable[Stored | Packed]) -> Mix:
+    """What most weights are. Of fewer bits with scales what was rounded to them: BF16 is what nearly all FP8 is made from. MXFP4 stays,
+    beside BF16."""
     elements: Counter[str] = Counter()
     for tensor in tensors:
         elements[tensor.info.type] += tensor.info.elements
-    eights = sum(math.prod(stored.shape) for stored in files.tensors.values() if stored.dtype == "F8_E4M3")
-    elements["F32"] -= eights
-    elements["BF16"] += eights
+    for part in stored:
+        if not isinstance(part, (Stored, Microscaled)):
+            elements["F32"] -= math.prod(part.shape)
+            elements[part.plain] += math.prod(part.shape)
     packed = elements.pop("MXFP4", 0)
     most, count = max(elements.items(), key=lambda item: item[1])
     mix = MIXES.get(most, MIXES["F32"])

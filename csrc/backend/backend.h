@@ -29,7 +29,7 @@ typedef struct air_span {
     const uint8_t *data; /* NULL: kept by the backend */
     int stays;           /* where it is until the pass ends, also when released before */
     int locked;          /* in memory that lock_pages took */
-    int left_out;        /* of the output, in a pass that nobody asks logits of: it is not read for it, data may be NULL, nothing is computed */
+    int left_out;        /* of the output, in a pass that nobody asks logits of: not read, data may be NULL, nothing is computed */
     uint64_t slot;       /* the feed's own */
 } air_span;
 

@@ -158,16 +158,15 @@ CONFIGS = {  # changes, error, what it says
     "no class": ({"architectures": []}, "FormatError", "architectures is"),
     "a class without a converter": (
         {"architectures": ["NobodysLM"]}, "UnsupportedError", "'NobodysLM' cannot be converted; what can is LlamaForCausalLM, "),
-    "GPTQ": ({"quantization_config": {"quant_method": "gptq"}}, "UnsupportedError", r"quantised \(gptq\); .*made from, with --type 4bit"),
-    "AWQ": ({"quantization_config": {"quant_method": "awq"}}, "UnsupportedError", r"quantised \(awq\); .*made from, with --type 4bit"),
+    "QuIP": ({"quantization_config": {"quant_method": "quip"}}, "UnsupportedError", r"quantised \(quip\); convert the model"),
     "bitsandbytes": ({"quantization_config": {"quant_method": "bitsandbytes"}}, "UnsupportedError", r"model.dequantize\(\)"),
     "another way to quantise": ({"quantization_config": {"quant_method": "abc"}}, "UnsupportedError", r"\(abc\); convert the model"),
     "a way without a name": ({"quantization_config": {"bits": 4}}, "UnsupportedError", r"quantised \(unknown\)"),
-    "packed integers": ({"quantization_config": {"quant_method": "compressed-tensors", "format": "pack-quantized"}}, "UnsupportedError",
-                        r"quantised \(compressed-tensors, pack-quantized\)"),
-    "floats of four bits": (
+    "other integers": ({"quantization_config": {"quant_method": "compressed-tensors", "format": "marlin-24"}}, "UnsupportedError",
+                        r"quantised \(compressed-tensors, marlin-24\)"),
+    "floats of six bits": (
         {"quantization_config": {"quant_method": "compressed-tensors", "format": "float-quantized", "config_groups": {
-            "group_0": {"weights": {"type": "float", "num_bits": 4}}}}}, "UnsupportedError", "float of 4 bits; float of 8 can"),
+            "group_0": {"weights": {"type": "float", "num_bits": 6}}}}}, "UnsupportedError", "float of 6 bits; what can be converted are"),
     "quantised by a text": ({"quantization_config": "fp8"}, "FormatError", "quantization_config is str"),
     "blocks of three sizes": ({"quantization_config": {"quant_method": "fp8", "weight_block_size": [1, 2, 3]}}, "FormatError",
                               "weight_block_size is .*; expected a list of 2 int"),
