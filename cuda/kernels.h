@@ -176,6 +176,7 @@ typedef struct air_cuda_scan {
     air_cuda_recurrent at;
     air_recurrence kind;
     int64_t heads, key_heads, key_dim, value_dim;
+    int in_turn;
     const float *in, *steps;              /* [rows][in_width], [rows][steps_width] */
     int64_t in_width, steps_width, q, k, v; /* where in a row of in their heads begin */
     const float *rate, *step_bias, *skip; /* [heads]; skip may be NULL */

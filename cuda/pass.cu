@@ -344,7 +344,7 @@ static air_status scan(air_backend *h, const air_op *op, air_error *err)
     air_cuda_scan to = {};
     to.at = recurrent_at(h, s->offset + (uint64_t)air_recurrent_matrices_at(s) * sizeof(float));
     to.kind = s->kind;
-    to.heads = s->heads, to.key_heads = s->key_heads, to.key_dim = s->key_dim, to.value_dim = s->value_dim;
+    to.heads = s->heads, to.key_heads = s->key_heads, to.key_dim = s->key_dim, to.value_dim = s->value_dim, to.in_turn = s->in_turn;
     to.in = air_cuda_buffer(h, op->in), to.steps = air_cuda_buffer(h, op->in2), to.out = air_cuda_buffer(h, op->out);
     to.in_width = width_of(h, op->in), to.steps_width = width_of(h, op->in2);
     to.q = s->q, to.k = s->k, to.v = s->v;

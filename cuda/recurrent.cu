@@ -84,7 +84,7 @@ __global__ void __launch_bounds__(THREADS) keep_windows(convolve_arguments a)
 
 struct scan_arguments {
     air_cuda_scan of;
-    int shared;      /* heads of a key head */
+    int shared;      /* heads whose steps lie together: those of a key head, or all */
     int tiles;       /* of a head */
     float to_length; /* of a query: the root of key_dim, inverted */
 };
@@ -171,7 +171,7 @@ template <int ELEMENTS> __device__ __forceinline__ task task_of(const scan_argum
     t.mine = lane % SHARING;
     size_t matrix = (size_t)a.of.key_dim * AIR_STATE_TILE * sizeof(float);
     t.at = a.of.at.offset + (size_t)(t.head * a.tiles + tile) * matrix + (size_t)(t.mine * AIR_STATE_TILE + in_tile) * sizeof(float);
-    int key = t.head / a.shared * (int)a.of.key_dim;
+    int key_head = a.of.in_turn ? t.head % (int)a.of.key_heads : t.head / a.shared, key = key_head * (int)a.of.key_dim;
     t.q = a.of.in + a.of.q + key;
     t.k = a.of.in + a.of.k + key;
     return t;
@@ -260,7 +260,7 @@ cudaError_t air_cuda_scan_run(const air_cuda_scan *s, cudaStream_t stream)
     bool heads = s->key_heads > 0 && s->heads > 0 && s->heads % s->key_heads == 0;
     if (!heads || s->at.rows < 1 || s->at.n < 1 || s->at.n > GRID_MOST || s->value_dim < 1 || !air_cuda_scan_takes(s->key_dim))
         return cudaErrorInvalidValue;
-    scan_arguments a = {*s, (int)(s->heads / s->key_heads), (int)(air_state_padded(s->value_dim) / AIR_STATE_TILE),
+    scan_arguments a = {*s, (int)(s->in_turn ? s->heads : s->heads / s->key_heads), (int)(air_state_padded(s->value_dim) / AIR_STATE_TILE),
                         1.0f / sqrtf((float)s->key_dim)};
     int size = s->key_dim <= 4 * SHARING ? 0 : s->key_dim <= 8 * SHARING ? 1 : 2;
     dim3 grid((unsigned)(s->heads * a.tiles), (unsigned)s->at.n);

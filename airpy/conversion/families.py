@@ -219,6 +219,12 @@ def _every(config: Config) -> int:
     return every
 
 
+def _sections(config: Config) -> list[int]:
+    """Pairs of heads that turn by time, height and width, which of a text are the same: llama.cpp asks for them."""
+    given = _rope(config).list_of("mrope_section", int, 3) or [11, 11, 10]
+    return [*given, 0]
+
+
 def _lfm2_feed_forward(config: Config) -> int:
     """Of its blocks: two thirds of what the configuration says, rounded up, where it says that (modeling_lfm2.py)."""
     size = config.integer("block_ff_dim", "intermediate_size")
@@ -335,6 +341,9 @@ _QWEN3NEXT = Family(
         ("ssm.inner_size", "u32", lambda config: config.integer("linear_num_value_heads") * config.integer("linear_value_head_dim")),
         ("ssm.time_step_rank", "u32", _integer("linear_num_value_heads")), ("ssm.group_count", "u32", _integer("linear_num_key_heads")),
         ("full_attention_interval", "u32", _every)), allowed=(*_SPARSE, ("norm_topk_prob", True)))  # fmt: skip
+_QWEN35 = replace(
+    _QWEN3NEXT, arch="qwen35", layouts=(layouts.convolutions, layouts.values_in_turn, layouts.delta_net), ignored=("mtp.", "visual."),
+    keys=(*_QWEN3NEXT.keys, ("rope.dimension_sections", "integers", _sections)), allowed=(("attention_bias", False),))
 _MINIMAX_M2 = Family("minimax-m2", keys=(("expert_gating_func", "u32", lambda config: 2),), allowed=(
     ("use_qk_norm", True), ("qk_norm_type", "per_layer"), ("scoring_func", "sigmoid"), ("shared_intermediate_size", 0)))  # fmt: skip
 _LING: Keys = (
@@ -472,6 +481,10 @@ FAMILIES: dict[str, Family] = {
     "PhimoeForCausalLM": _PHIMOE,
     "PhiMoEForCausalLM": _PHIMOE,
     "Qwen3NextForCausalLM": _QWEN3NEXT,
+    "Qwen3_5ForCausalLM": _QWEN35,
+    "Qwen3_5ForConditionalGeneration": _QWEN35,
+    "Qwen3_5MoeForCausalLM": replace(_QWEN35, arch="qwen35moe"),
+    "Qwen3_5MoeForConditionalGeneration": replace(_QWEN35, arch="qwen35moe"),
     "SeedOssForCausalLM": Family("seed_oss", names=_SANDWICH),
     "SmolLM3ForCausalLM": Family("smollm3", (layouts.interleaved,), tied=True, check=_check_smollm3),
     "StableLmForCausalLM": Family("stablelm", joint=layouts.stacked_norms, layer_norm=True),

@@ -182,6 +182,25 @@ def delta_net(name: str, tensor: LazyTensor, config: Config) -> Iterator[Named]:
         yield from ((name, tensor),) if name == "linear_attn.norm.weight" else one_more(name, tensor, config)
 
 
+def values_in_turn(name: str, tensor: LazyTensor, config: Config) -> Iterator[Named]:
+    """Qwen3.5: of heads that share keys GGUF has first one of each key head, then the next (llama.cpp's conversion/qwen.py)."""
+    heads, keys = config.integer("linear_num_value_heads"), config.integer("linear_num_key_heads")
+    dim, both = config.integer("linear_value_head_dim"), 2 * keys * config.integer("linear_key_head_dim")
+    by_head = np.arange(heads).reshape(keys, -1).T.ravel()
+    by_row = (by_head[:, None] * dim + np.arange(dim)).ravel()
+    stem = name.removeprefix("linear_attn.")
+    if name == stem or stem == "norm.weight":
+        yield name, tensor
+    elif stem in ("in_proj_qkv.weight", "conv1d.weight"):
+        yield name, tensor.take(np.concatenate([np.arange(both), both + by_row]), tensor.shape)
+    elif stem == "in_proj_z.weight":
+        yield name, tensor.take(by_row)
+    elif stem == "out_proj.weight":
+        yield name, tensor.take_columns(by_row)
+    else:
+        yield name, tensor.take(by_head)
+
+
 def side_by_side(name: str, tensor: LazyTensor, config: Config) -> Iterator[Named]:
     """Ling 1: q, k and v one below the other, as Llama's."""
     if name != "attention.query_key_value.weight":

@@ -27,13 +27,15 @@ Floats = npt.NDArray[np.float32]
 @dataclass(frozen=True)
 class _Part:
     """rows: of the stored tensor, seen as a matrix whose columns are its last axis, or one for a vector. Where `turned` says how many
-    rows from `base` on, rows are columns of those instead. factor: what all of it is multiplied by."""
+    rows from `base` on, rows are columns of those instead. factor: what all of it is multiplied by. order: of columns, where it is
+    another."""
 
     stored: Stored | Packed
     rows: Rows
     turned: int = 0
     base: int = 0
     factor: float = 1.0
+    order: npt.NDArray[np.int64] | None = None
 
     @property
     def columns(self) -> int:
@@ -70,7 +72,15 @@ class LazyTensor:
         (part,) = self.parts
         taken = rows if isinstance(part.rows, range) and part.rows.start == 0 else np.asarray(part.rows)[np.asarray(rows)]
         chosen: Rows = taken if isinstance(taken, range) else np.asarray(taken, np.int64)
-        return replace(self, shape=shape or (len(rows), *self.shape[1:]), parts=(_Part(part.stored, chosen, factor=part.factor),))
+        return replace(self, shape=shape or (len(rows), *self.shape[1:]), parts=(replace(part, rows=chosen),))
+
+    def take_columns(self, order: npt.NDArray[np.int64]) -> LazyTensor:
+        """All of its columns in this order. Raises UnsupportedError for quantised ones."""
+        (part,) = self.parts
+        if blocks_of(part.stored.type)[0] != 1:
+            raise UnsupportedError(f"{self.name} is quantised, and its columns would have to be reordered; convert the model that it was "
+                                   "made from")  # fmt: skip
+        return replace(self, parts=(replace(part, order=order),))
 
     def split(self, sizes: Sequence[int]) -> list[LazyTensor]:
         """So many rows each. Raises ModelError where these are not all."""
@@ -155,13 +165,15 @@ def _read_elements(files: Checkpoint, part: _Part, first: int, last: int) -> byt
         return _read_columns(files, part, first, last)
     block, item = blocks_of(part.stored.type)
     width = part.columns // block * item
-    if isinstance(part.stored, Stored) and isinstance(part.rows, range):
+    if isinstance(part.stored, Stored) and isinstance(part.rows, range) and part.order is None:
         return files.read(part.stored, part.rows.start * width + first * item, (last - first) * item)
     begin, end = first // part.columns, -(-last // part.columns)
     rows = part.rows[begin:end]
     data: bytes | memoryview = (
         files.read_rows(part.stored, rows, width) if isinstance(part.stored, Stored) else part.stored.read(files, rows)
     )
+    if part.order is not None:
+        data = np.frombuffer(data, f"V{item}").reshape(-1, part.columns)[:, part.order].tobytes()
     skip = (first - begin * part.columns) // block * item
     return data[skip : skip + (last - first) // block * item]
 

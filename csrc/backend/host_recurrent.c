@@ -77,7 +77,7 @@ static void prepare_step(const air_backend *h, const air_recurrent_shape *s, int
         *decay = expf(rate * *write);
         return;
     }
-    int64_t shared = s->heads / s->key_heads;
+    int64_t shared = s->in_turn ? s->heads : s->heads / s->key_heads;
     const float *own = steps + head / shared * 2 * shared + head % shared;
     *write = sigmoid(own[0]);
     *decay = expf(rate * softplus(own[shared] + bias));
@@ -97,7 +97,8 @@ static void scan_rows(const air_backend *h, int64_t head, int64_t first, int64_t
     const air_recurrent_shape *s = shape_of(h);
     const air_op *op = op_of(h);
     const air_buffer_desc *buffers = h->program->buffers;
-    int64_t width = buffers[op->in].width, key = head / (s->heads / s->key_heads) * s->key_dim;
+    int64_t width = buffers[op->in].width, key_head = s->in_turn ? head % s->key_heads : head / (s->heads / s->key_heads);
+    int64_t key = key_head * s->key_dim;
     int64_t out_width = (int64_t)s->heads * s->value_dim;
     const float *in = air__host_buffer(h, op->in) + first * width;
     float *decay = scratch, *write = decay + ROWS, *q = write + ROWS, *k = q + ROWS * s->key_dim;

@@ -122,11 +122,12 @@ typedef struct air_attention_shape {
  * taken away again: to go back is to begin anew, or from a state that was kept.
  *
  * CONVOLVE: out[c] = bias[c] + the sum of weight[c][j] in[c] of the position taps - 1 - j before, of none before the sequence begins.
- * SCAN: of head h with S [key_dim][value_dim], q and k of its key head (heads / key_heads share one), v its own, t its step:
+ * SCAN: of head h with S [key_dim][value_dim], q and k of its key head (heads / key_heads share one, which follow
+ * each other, or in_turn are so far apart as there are key heads), v its own, t its step:
  *     STATE_SPACE (Mamba-2, arXiv 2405.21060):     d = softplus(t + step_bias), g = e^(rate d): S = g S + k (d v)', out = S' q + skip v
  *     DELTA (gated delta rule, arXiv 2412.06464):  d = sigmoid(b), g = e^(rate softplus(a + step_bias)), q and k divided by their lengths,
  *                                                  q by the root of key_dim too: S = g S, S = S + k (d (v - S' k))', out = S' q
- * where in2 holds t [heads], or of each key head first b of the heads that share it, then a. */
+ * where in2 holds t [heads], or of each key head first b of the heads that share it, then a; in_turn: b of all heads, then a of all. */
 typedef enum air_recurrence { AIR_RECURRENCE_STATE_SPACE, AIR_RECURRENCE_DELTA } air_recurrence;
 
 typedef struct air_recurrent_shape {
@@ -134,6 +135,7 @@ typedef struct air_recurrent_shape {
     air_recurrence kind;
     int32_t heads, key_heads;      /* of the recurrence; 0: there is none */
     int32_t key_dim, value_dim;
+    int in_turn;                   /* DELTA: head h has key head h % key_heads */
     int32_t q, k, v;               /* where in a row of the input their heads begin */
     int32_t rate, step_bias, skip; /* vectors of [heads]; skip AIR_NONE: none */
     float eps;                     /* DELTA: is added to the squares of q's and k's lengths */

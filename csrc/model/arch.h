@@ -63,6 +63,7 @@ struct air_arch {
     int latent;                  /* attention is over a compressed state (MLA) */
     air_mixer mixer;             /* of layers without attention */
     int mixer_beside;            /* of all layers: those with attention have both, which read the same */
+    int keys_in_turn;            /* of a delta net: heads take those of keys in turn, and their steps come of two matrices */
     const char *output_norm;     /* where it is not called output_norm */
     int gated_attention;         /* attn_q has of each head a query, and then a gate of what it attends */
     air_positions positions;

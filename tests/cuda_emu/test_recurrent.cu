@@ -119,6 +119,7 @@ TEST(convolutions_see_their_own_sequence_alone)
 struct scan_case {
     air_recurrence kind;
     int64_t heads, key_heads, key_dim, value_dim;
+    int in_turn = 0;
 };
 
 static double softplus(double x) { return x > 20 ? x : log1p(exp(x)); }
@@ -157,7 +158,7 @@ struct scan_scene {
     {
         air_cuda_scan s = {};
         s.at = of.at(), s.kind = c.kind;
-        s.heads = c.heads, s.key_heads = c.key_heads, s.key_dim = c.key_dim, s.value_dim = c.value_dim;
+        s.heads = c.heads, s.key_heads = c.key_heads, s.key_dim = c.key_dim, s.value_dim = c.value_dim, s.in_turn = c.in_turn;
         s.in = from, s.steps = step, s.in_width = in_width, s.steps_width = steps_width;
         s.q = q_at(), s.k = k_at(), s.v = v_at();
         s.rate = rates, s.step_bias = biases, s.skip = is_delta() ? nullptr : skips;
@@ -168,7 +169,8 @@ struct scan_scene {
     /* One row of a head, in double; state [key][column]. */
     void row_by_definition(int64_t row, int64_t head, std::vector<double> &state, float *out) const
     {
-        int64_t shared = c.heads / c.key_heads, key = head / shared * c.key_dim;
+        int64_t shared = c.in_turn ? c.heads : c.heads / c.key_heads;
+        int64_t key = (c.in_turn ? head % c.key_heads : head / shared) * c.key_dim;
         const float *x = &in[(size_t)(row * in_width)], *step = &steps[(size_t)(row * steps_width)];
         std::vector<double> q, k;
         for (int64_t i = 0; i < c.key_dim; i++) q.push_back(x[q_at() + key + i]), k.push_back(x[k_at() + key + i]);
@@ -263,6 +265,7 @@ TEST(recurrences_are_what_their_definition_says)
         for (const scan_case &c : {scan_case{kind, 4, 2, 16, 16}, scan_case{kind, 2, 1, 40, 24}, scan_case{kind, 2, 2, 128, 32},
                                    scan_case{kind, 1, 1, 250, 5}, scan_case{kind, 6, 2, 1, 1}})
             check_scan(c);
+    check_scan({AIR_RECURRENCE_DELTA, 6, 2, 16, 16, 1});
 }
 
 TEST(a_sequence_cut_into_passes_has_the_bits_of_one)

@@ -85,6 +85,10 @@ ONE_BLOCK = {"hidden_size": 32, "intermediate_size": 48, "head_dim": 12, "mamba_
              "n_groups": 2, "chunk_size": 16, "time_step_min": 1e-9, "n_routed_experts": 6, "num_experts_per_tok": 3,
              "moe_intermediate_size": 20, "moe_shared_expert_intermediate_size": 28, "routed_scaling_factor": 1.5, "pad_token_id": None}
 
+IN_TURN = {"hidden_size": 24, "num_hidden_layers": 4, "head_dim": 16, "linear_num_key_heads": 2, "linear_num_value_heads": 6,
+           "linear_key_head_dim": 12, "linear_value_head_dim": 12}
+MROPE = {"partial_rotary_factor": 0.5, "mrope_section": [2, 1, 1]}
+
 # Keys that files in the wild leave out: what an architecture has without them is at work.
 UNTOLD_WINDOWS = {"attention.sliding_window_pattern": None}
 UNTOLD_STEP = {"interleave_moe_layer_step": None}
@@ -257,6 +261,11 @@ VARIANTS = {
                                  "layers_block_type": ["full_attention", "moe", "linear_attention"]}),
     "mamba2": Variant("Mamba2", "mamba2", {**UNTIED, "hidden_size": 24, "num_hidden_layers": 3, "num_heads": 6, "head_dim": 8, "expand": 2,
                       "state_size": 10, "n_groups": 2, "conv_kernel": 4, "chunk_size": 16, "pad_token_id": None}),
+    "qwen35": Variant("Qwen3_5Text", "qwen35", {**GROUPS, **IN_TURN, "intermediate_size": 32, "linear_value_head_dim": 8}, MROPE,
+                      model="Qwen3_5ForCausalLM", centred=True),
+    "qwen35moe": Variant("Qwen3_5MoeText", "qwen35moe", {**MOE, **IN_TURN, "num_experts": 4, "num_experts_per_tok": 2,
+                         "moe_intermediate_size": 16, "shared_expert_intermediate_size": 24}, MROPE, model="Qwen3_5MoeForCausalLM",
+                         centred=True),
 }
 
 

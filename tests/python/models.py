@@ -19,7 +19,8 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 GOLDEN_NAMES = sorted(path.stem for path in GOLDEN.glob("*.npz"))
 # With layers that have a state of fixed size.
 RECURRENT = ["falcon-h1", "falcon-h1-plain", "granitehybrid", "granitehybrid-moe", "lfm2", "lfm2moe", "mamba2", "nemotron-h",
-             "nemotron-h-latent", "nemotron-h-moe", "qwen3next"]
+             "nemotron-h-latent", "nemotron-h-moe", "qwen3next", "qwen35",
+             "qwen35moe"]
 RATES: dict[str, Any] = {
     "disk": 1e9, "block_bytes": 1 << 20, "depth": 4, "memory": 1e10, "product": {"Q8_0": 8e9, "F32": 8e9},
     "product_columns": {"Q8_0": 8e10, "F32": 8e10}, "link": 5e9, "device": 5e11,

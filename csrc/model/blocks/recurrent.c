@@ -69,6 +69,34 @@ static void state_space(air_builder *b, int32_t layer, int32_t in, int32_t x)
     air__block_residual(b, layer, x, (air_op){.in = out, .weight = last, .bias = AIR_NONE}, AIR_BLOCK_ATTENTION);
 }
 
+/* Steps of one kind, b or a, to their place beside those of the other. */
+static void place_steps(air_builder *b, int32_t layer, int32_t half, int32_t steps, int32_t which)
+{
+    int32_t heads = b->hp->recurrent.heads;
+    air__emit(b, (air_op){.kind = AIR_OP_COPY, .layer = layer, .in = half, .in2 = AIR_NONE, .out = steps, .weight = AIR_NONE,
+                          .bias = AIR_NONE, .heads = 1, .head_dim = heads, .from = {0, heads}, .to = {which * heads, 2 * heads}});
+}
+
+static int32_t half_of_steps(air_builder *b, int32_t layer, int32_t in, const char *weight)
+{
+    int64_t heads = b->hp->recurrent.heads;
+    return product(b, layer, in, air__buffer(b, "half", heads, AIR_ROWS_ALL),
+                   air__matrix(b, heads, b->hp->n_embd, "ssm.time_step_rank, embedding_length", weight, layer), AIR_EPILOGUE_SET);
+}
+
+static void steps_of(air_builder *b, int32_t layer, int32_t in, int32_t steps)
+{
+    int64_t rows = 2 * (int64_t)b->hp->recurrent.heads;
+    if (b->arch->keys_in_turn) {
+        int32_t beta = half_of_steps(b, layer, in, "blk.%d.ssm_beta.weight"), alpha = half_of_steps(b, layer, in, "blk.%d.ssm_alpha.weight");
+        place_steps(b, layer, beta, steps, 0);
+        place_steps(b, layer, alpha, steps, 1);
+        return;
+    }
+    (void)product(b, layer, in, steps, air__matrix(b, rows, b->hp->n_embd, "twice ssm.time_step_rank, embedding_length",
+                                                   "blk.%d.ssm_ba.weight", layer), AIR_EPILOGUE_SET);
+}
+
 /* A gated delta net (arXiv 2412.06464), of Win in queries, keys and values of heads, which are convolved, a gate z, and each head's steps:
  * x += Wout · (norm(recurrence) * f(z)), the norm of each head. */
 static void delta_net(air_builder *b, int32_t layer, int32_t in, int32_t x)
@@ -83,7 +111,7 @@ static void delta_net(air_builder *b, int32_t layer, int32_t in, int32_t x)
         .key_dim = h->key_dim, .value_dim = h->inner / h->heads, .q = 0, .k = (int32_t)keys, .v = (int32_t)(2 * keys),
         .rate = air__vector(b, AIR_REQUIRED, h->heads, "ssm.time_step_rank", "blk.%d.ssm_a", layer),
         .step_bias = air__vector(b, AIR_REQUIRED, h->heads, "ssm.time_step_rank", "blk.%d.ssm_dt.bias", layer),
-        .skip = AIR_NONE, .eps = 1e-6f, /* the models' own, whatever their norms have */
+        .in_turn = b->arch->keys_in_turn, .skip = AIR_NONE, .eps = 1e-6f, /* the models' own, whatever their norms have */
     };
     int32_t mixed = air__buffer(b, "mixed", channels, AIR_ROWS_ALL), z = air__buffer(b, "gate", inner, AIR_ROWS_ALL);
     int32_t steps = air__buffer(b, "steps", 2 * h->heads, AIR_ROWS_ALL), seen = air__buffer(b, "convolved", channels, AIR_ROWS_ALL);
@@ -91,8 +119,7 @@ static void delta_net(air_builder *b, int32_t layer, int32_t in, int32_t x)
     (void)product(b, layer, in, mixed, air__matrix(b, channels, e, why, "blk.%d.attn_qkv.weight", layer), AIR_EPILOGUE_SET);
     (void)product(b, layer, in, z, air__matrix(b, inner, e, "ssm.inner_size, embedding_length", "blk.%d.attn_gate.weight", layer),
                   AIR_EPILOGUE_SET);
-    (void)product(b, layer, in, steps, air__matrix(b, 2 * h->heads, e, "twice ssm.time_step_rank, embedding_length", "blk.%d.ssm_ba.weight",
-                                                   layer), AIR_EPILOGUE_SET);
+    steps_of(b, layer, in, steps);
     air__emit(b, (air_op){.kind = AIR_OP_CONVOLVE, .layer = layer, .in = mixed, .in2 = AIR_NONE, .out = seen, .bias = AIR_NONE,
                           .activation = AIR_ACTIVATION_SILU,
                           .weight = air__vectors(b, AIR_REQUIRED, channels, h->taps, "ssm.conv_kernel, the rows of attn_qkv",
