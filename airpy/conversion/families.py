@@ -455,6 +455,7 @@ FAMILIES: dict[str, Family] = {
     "HunYuanDenseV1ForCausalLM": Family("hunyuan-dense", tied=True),
     "HunYuanMoEV1ForCausalLM": Family("hunyuan-moe", tied=True),
     "InternLM2ForCausalLM": _INTERNLM2,
+    "Jais2ForCausalLM": Family("jais2", layer_norm=True, activations=("relu2",)),
     "Lfm2ForCausalLM": _LFM2,
     "Lfm2MoeForCausalLM": _LFM2_MOE,
     "Llama4ForCausalLM": _LLAMA4,

@@ -89,6 +89,8 @@ IN_TURN = {"hidden_size": 24, "num_hidden_layers": 4, "head_dim": 16, "linear_nu
            "linear_key_head_dim": 12, "linear_value_head_dim": 12}
 MROPE = {"partial_rotary_factor": 0.5, "mrope_section": [2, 1, 1]}
 
+SECTIONS = (("rope.dimension_sections", "integers", lambda config: [4, 3, 3, 0]),)
+
 # Keys that files in the wild leave out: what an architecture has without them is at work.
 UNTOLD_WINDOWS = {"attention.sliding_window_pattern": None}
 UNTOLD_STEP = {"interleave_moe_layer_step": None}
@@ -266,6 +268,14 @@ VARIANTS = {
     "qwen35moe": Variant("Qwen3_5MoeText", "qwen35moe", {**MOE, **IN_TURN, "num_experts": 4, "num_experts_per_tok": 2,
                          "moe_intermediate_size": 16, "shared_expert_intermediate_size": 24}, MROPE, model="Qwen3_5MoeForCausalLM",
                          centred=True),
+    "qwen2vl": Variant("Qwen2", "qwen2vl", {**UNTIED, "num_key_value_heads": 2}, {"rope_theta": 1000000.0},
+                       instead=Family("qwen2vl", keys=SECTIONS)),
+    "qwen3vl": Variant("Qwen3", "qwen3vl", {**GROUPS, "head_dim": 20}, {"rope_theta": 5000000.0}, instead=Family("qwen3vl", keys=SECTIONS)),
+    "qwen3vlmoe": Variant("Qwen3Moe", "qwen3vlmoe", {**UNTIED, **MOE, "head_dim": 20, "hidden_size": 32, "num_experts": 5,
+                          "norm_topk_prob": True, "moe_intermediate_size": 16}, {"rope_theta": 5000000.0},
+                          instead=Family("qwen3vlmoe", keys=SECTIONS)),
+    "jais2": Variant("Jais2", "jais2", {**UNTIED, **GROUPS, "layer_norm_eps": 1e-5, "hidden_act": "relu2"}),
+    "pangu-embedded": Variant("Llama", "pangu-embedded", {**UNTIED, **GROUPS, "attention_bias": True}, instead=Family("pangu-embedded")),
 }
 
 

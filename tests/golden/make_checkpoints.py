@@ -119,8 +119,8 @@ OWN = {
     "orion": Own("OrionForCausalLM", config=lambda config: {"rms_norm_eps": config["layer_norm_eps"], "layer_norm_eps": None}),
     "xverse": Own("XverseForCausalLM"),
 }
-# What transformers has no switch for, as the file's own key is a switch of another of its classes.
-LEFT_OUT = {"granite-nope"}
+# What transformers has no switch for, as the file's own key is a switch of another of its classes; what is not converted.
+LEFT_OUT = {"granite-nope", "qwen2vl", "qwen3vl", "qwen3vlmoe", "pangu-embedded"}
 # Name: the variant, what differs, how its tensors are quantised (packing.py) if they are, and what its config.json says of it.
 PACKED: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "gpt-oss-mxfp4": ("gpt-oss", {"hidden_size": 64}, {"kind": "mxfp4"}, {"quant_method": "mxfp4"}),
