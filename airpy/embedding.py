@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +15,7 @@ from airpy.errors import ArgumentError, ArgumentTypeError, BudgetError, ContextO
 
 if TYPE_CHECKING:
     from airpy.model import Model
+    from airpy.tokenizer import Tokenizer
 
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int32]
@@ -23,6 +25,7 @@ Text = str | tuple[str, str] | Sequence[int] | npt.NDArray[Any]
 TextItem = tuple[_core.Sequence, memoryview, int, None, int, int]  # as the engine takes them
 Runner = Callable[[list[TextItem]], _core.Result]
 
+_TEMPLATE = "rerank"  # of a file's chat templates, the text around a pair
 POOLINGS = ("none", "mean", "cls", "last", "rank")  # by the pooling_type of files
 
 
@@ -91,23 +94,28 @@ def choose(hparams: Mapping[str, Any], pooling: Pooling | None, normalize: bool)
 # -- texts to ids ---------------------------------------------------------------------------------------------------------
 
 
-def encode(model: Model, texts: Text | Iterable[Text], truncate: bool) -> list[Encoded]:
-    """Of each text, a pair of them, or ids. Raises ArgumentError and ContextOverflowError, which name the text."""
+def encode(model: Model, texts: Text | Iterable[Text], truncate: bool, pooler: Pooler) -> list[Encoded]:
+    """Of each text, a pair of them, or ids; for scores a pair is put into the file's own text, where it has one. Raises ArgumentError and
+    ContextOverflowError, which name the text."""
     if not isinstance(truncate, bool):
         raise ArgumentTypeError(f"truncate is {truncate!r}; expected True or False")
     if isinstance(texts, (str, bytes, Mapping)) or not isinstance(texts, Iterable):
         raise ArgumentTypeError(f"texts is {type(texts).__name__}; expected a list of texts")
-    return [_encode(model, text, i, truncate) for i, text in enumerate(texts)]
+    template = model.tokenizer.chat_templates.get(_TEMPLATE) if pooler.scores else None
+    return [_encode(model, text, i, truncate, template) for i, text in enumerate(texts)]
 
 
-def _encode(model: Model, text: Any, i: int, truncate: bool) -> Encoded:
+def _encode(model: Model, text: Any, i: int, truncate: bool, template: str | None) -> Encoded:
     most, tokenizer, first = model.n_ctx, model.tokenizer, 0
     if isinstance(text, str):
         ids = tokenizer.encode(text)
         if len(ids) > most and truncate:
             ids = tokenizer(text, truncation=True, max_length=most)["input_ids"]
     elif isinstance(text, (tuple, list)) and len(text) == 2 and all(isinstance(part, str) for part in text):
-        ids, first = tokenizer.encode_pair(*text, max_length=most if truncate else None)
+        if template is None:
+            ids, first = tokenizer.encode_pair(*text, max_length=most if truncate else None)
+        else:
+            ids = _in_template(model.tokenizer, template, *text, most=most if truncate else None)
     else:
         ids = _own_ids(text, i, model.config.vocab_size)
         ids = ids[:most] if truncate else ids
@@ -116,6 +124,24 @@ def _encode(model: Model, text: Any, i: int, truncate: bool) -> Encoded:
     if len(ids) > most:
         raise ContextOverflowError(_too_long(model, i, len(ids)))
     return Encoded(np.asarray(ids, dtype=np.int32), first)
+
+
+def _in_template(tokenizer: Tokenizer, template: str, query: str, document: str, *, most: int | None) -> list[int]:
+    """The two texts where the template has {query} and {document}. most: ids, at the cost of the document's end; a few more where even all
+    of it is too much."""
+
+    def put(document: str) -> list[int]:
+        texts = {"{query}": query, "{document}": document}
+        whole = re.sub(r"\{query\}|\{document\}", lambda found: texts[found[0]], template)
+        ids: list[int] = tokenizer.encode(whole, add_special_tokens=False)
+        return ids
+
+    ids = put(document)
+    while most is not None and len(ids) > most and document:
+        own = tokenizer.encode(document, add_special_tokens=False)
+        document = tokenizer.decode(own[: max(0, len(own) - (len(ids) - most))]).rstrip("\ufffd")  # of a character that was cut
+        ids = put(document)
+    return ids
 
 
 def _own_ids(text: Any, i: int, n_vocab: int) -> Any:

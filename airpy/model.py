@@ -419,18 +419,19 @@ class Model:
         """One vector for each text, float32 [texts, width]; of a model that generates, too: of its states after the last norm.
 
         texts: each a str, with whatever the model wants before it, such as "query: "; a pair of them, as classifiers read a question and
-        what may answer it; or token ids. pooling: "mean" of all tokens, "cls" (the first), "last"; "none": a list with [tokens, width]
-        for each text; "rank": what a classifier (a reranker) gives, [texts] or, of several labels, [texts, labels]. None: the file's;
-        where it has none, the mean of an encoder's, the last token's of others. normalize: vectors have length 1; scores stay. truncate:
-        what is beyond n_ctx is left out, of a pair at the cost of the longer text. batch_size: of so many texts at most a pass is made;
-        else of as many as it has rows for, so that a model that streams is read once for all of them, or, of one that is in memory, of
-        as many as the CPU's caches do best with. adapter: as generate() has it.
+        what may answer it (in the file's own text around them, its chat template "rerank", where it has one); or token ids. pooling: "mean"
+        of all tokens, "cls" (the first), "last"; "none": a list with [tokens, width] for each text; "rank": what a classifier (a reranker)
+        gives, [texts] or, of several labels, [texts, labels]. None: the file's; where it has none, the mean of an encoder's, the last
+        token's of others. normalize: vectors have length 1; scores stay. truncate: what is beyond n_ctx is left out, of a pair at the cost
+        of the longer text, or of the answer. batch_size: of so many texts at most a pass is made; else of as many as it has rows for, so
+        that a model that streams is read once for all of them, or, of one that is in memory, of as many as the CPU's caches do best with.
+        adapter: as generate() has it.
 
         Raises ContextOverflowError for a text longer than n_ctx and ArgumentError for one without tokens, before anything is computed,
         UnsupportedError for scores where there is no classifier, BudgetError where one text, or what is handed out, does not fit."""
         self._check_open()
         pooler = choose(self.config.hparams, pooling, normalize)
-        most, encoded = check_count("batch_size", batch_size), encode(self, texts, truncate)
+        most, encoded = check_count("batch_size", batch_size), encode(self, texts, truncate, pooler)
         adapted = self._adapters.choose(adapter, len(encoded))
         vectors = self._room_for_vectors(encoded, pooler)
         watch, bar = _Watch(self), progress_for_call(self._progress, "text", _TEXTS_PATIENCE)

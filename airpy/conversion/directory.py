@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from airpy import _core
-from airpy.conversion import sentence
+from airpy.conversion import reranker, sentence
 from airpy.conversion.config import Config
 from airpy.conversion.families import find_family
 from airpy.conversion.hparams import model_entries
@@ -126,17 +126,20 @@ def plan_convert(
     family, config = find_family(Config.read(folder))
     files = Checkpoint(folder, [module.folder for module in sentence.dense(folder)])
     try:
-        tensors = source_tensors(family, config, files)
+        tensors, reranks = source_tensors(family, config, files), reranker.is_reranker(config, label)
+        n_vocab = next(tensor.info.shape[1] for tensor in tensors if tensor.info.name == "token_embd.weight")
+        vocab = read_vocab(folder, n_vocab)
+        if reranks:
+            tensors = reranker.classifier(tensors, vocab.tokens)
         mix = find_mix(type) if type is not None else _as_stored(tensors, weights(config, files))
         path = checked_path(output) if output is not None else _default_output(folder, mix)
         check_output(path, overwrite)
         entries = _entries(folder, label, family.arch, mix, [*model_entries(family, config)])
+        entries += reranker.entries(family.arch) if reranks else []
         infos = [tensor.info for tensor in tensors]
         facts = facts_of({key: value for key, _, value in entries})
         types = choose_types(mix, infos, facts, overrides=tensor_types, pure=pure, exact=True)
-        n_vocab = next(info.shape[1] for info in infos if info.name == "token_embd.weight")
-        vocab = read_vocab(folder, n_vocab)
-        own = tokenizer_entries(folder, vocab, config)
+        own = tokenizer_entries(folder, vocab, config, reranker.TEMPLATES if reranks else None)
         check_ids(vocab, own, folder)
         plan = ConvertPlan(folder, path, family.arch, mix, tensors, types, entries + own, files)
         _check_opens(plan)

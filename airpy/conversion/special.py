@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from airpy.conversion.config import Config
@@ -22,8 +23,8 @@ _SAMPLING = {"temperature": "temp", "top_p": "top_p", "min_p": "min_p", "repetit
 _OWN_FLAGS = tuple(f"{name}Tokenizer{kind}" for name in ("Llama", "CodeLlama", "Gemma") for kind in ("", "Fast"))
 
 
-def tokenizer_entries(folder: str, vocab: Vocab, config: Config) -> list[Entry]:
-    """All of tokenizer.*. Raises FormatError."""
+def tokenizer_entries(folder: str, vocab: Vocab, config: Config, templates: Mapping[str, str] | None = None) -> list[Entry]:
+    """All of tokenizer.*. templates: by name, beside those that are there. Raises FormatError."""
     own = read_json_if_any(folder, "tokenizer_config.json")
     ids = _ids(folder, own, vocab, config)
     entries = vocab.entries()
@@ -32,7 +33,7 @@ def tokenizer_entries(folder: str, vocab: Vocab, config: Config) -> list[Entry]:
     if config.first("type_vocab_size") is not None:
         entries.append((PREFIX + "token_type_count", _U32, config.integer("type_vocab_size")))
     entries += _more_ends(entries, _ends(folder, config), ids.get("eos"))
-    return entries + _templates(folder, own)
+    return entries + _templates(folder, own, templates or {})
 
 
 def sampling_entries(folder: str) -> list[Entry]:
@@ -104,8 +105,8 @@ def _more_ends(entries: list[Entry], ends: list[Any], eos: int | None) -> list[E
     return [(PREFIX + name, _U32, i) for name, i in zip(("eot_token_id", "eom_token_id"), more, strict=False)]
 
 
-def _templates(folder: str, own: dict[str, Any]) -> list[Entry]:
-    found: dict[str, str] = {}
+def _templates(folder: str, own: dict[str, Any], more: Mapping[str, str]) -> list[Entry]:
+    found: dict[str, str] = dict(more)
     given = own.get("chat_template") or read_json_if_any(folder, "chat_template.json").get("chat_template")
     if isinstance(given, str):
         found["default"] = given

@@ -89,6 +89,67 @@ DENSE = {  # file, what changes, what the error says
 }  # fmt: skip
 
 
+def reranker(folder, name="qwen3"):
+    """A checkpoint of a model that generates, with the words that a Qwen3-Reranker answers."""
+    checkpoints.write_checkpoint(folder, checkpoints.describe(name))
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    words, merges = tokenizer["model"]["vocab"], tokenizer["model"]["merges"]
+    for old in sorted(words, key=words.get)[-3:]:
+        del words[old]
+    words |= {"no": 269, "ye": 270, "yes": 271}
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 1024}))
+    tokenizer["model"]["merges"] = [*merges[:-3], ["n", "o"], ["y", "e"], ["ye", "s"]]
+    path.write_text(json.dumps(tokenizer))
+
+
+@pytest.mark.parametrize("name", ["qwen3", "qwen3-untied"])
+def test_a_qwen3_reranker_gives_the_share_of_yes(name, tmp_path):
+    """Against the logits of both words that transformers computes from the same checkpoint, which generates."""
+    reranker(tmp_path / "Qwen3-Reranker-tiny", name)
+    data = np.load(checkpoints.FOLDER / f"{name}.npz")
+    path = airpy.convert(tmp_path / "Qwen3-Reranker-tiny", progress=False)
+    with load(path, kv_dtype="f32", n_ctx=128) as model:
+        both = data["logits"][:, [271, 269]].astype(np.float64)
+        want = np.exp(both) / np.exp(both).sum(1, keepdims=True)
+        scores = model.embed([data["input_ids"][: row + 1] for row in checkpoints.ROWS])
+        np.testing.assert_allclose(scores, want, atol=1e-5)
+        with pytest.raises(errors.UnsupportedError, match="classifier"):
+            model.generate([[1, 2, 3]])
+
+
+def test_a_pair_is_put_into_the_files_own_text(tmp_path):
+    """As the model was trained to read it, in one piece; texts are no places for others. Without room, the answer's end goes."""
+    reranker(tmp_path / "qwen3-reranker")
+    with load(airpy.convert(tmp_path / "qwen3-reranker", progress=False), n_ctx=512, bandwidths=None) as model:
+        template = model.tokenizer.chat_templates["rerank"]
+        query, document = "who {document} is", "{query} the cat é"
+        before, between, after = template.partition("{query}")[0], "\n<Document>: ", template.partition("{document}")[2]
+        whole = f"{before}{query}{between}{document}{after}"
+        ids = model.tokenizer.encode(whole, add_special_tokens=False)
+        assert ids.count(model.tokenizer.convert_tokens_to_ids("<|im_start|>")) == 3
+        np.testing.assert_array_equal(model.embed([(query, document)]), model.embed([ids]))
+        most = model.n_ctx
+        with pytest.raises(errors.ContextOverflowError, match="text 0 has"):
+            model.embed([(query, "é" * most)])
+        cut = model.embed([(query, "é" * most)], truncate=True)
+        room = (most - len(model.tokenizer.encode(f"{before}{query}{between}{after}", add_special_tokens=False))) // 2
+        np.testing.assert_allclose(cut, model.embed([(query, "é" * room)]), atol=1e-6)
+        with pytest.raises(errors.ArgumentError, match="puts nothing between two texts"):
+            model.embed([(query, document)], "last")  # which are no scores
+        with pytest.raises(errors.ContextOverflowError):
+            model.embed(["é" * most], truncate=False)
+
+
+def test_a_qwen3_reranker_knows_both_words(tmp_path):
+    checkpoints.write_checkpoint(tmp_path / "Qwen3-Reranker-x", checkpoints.describe("qwen3"))
+    with pytest.raises(errors.ModelError, match="no 'yes', which a Qwen3-Reranker answers; rename the folder"):
+        airpy.convert(tmp_path / "Qwen3-Reranker-x", progress=False)
+    (tmp_path / "Qwen3-Reranker-x").rename(tmp_path / "x")
+    assert "qwen3.pooling_type" not in _core.GGUF(airpy.convert(tmp_path / "x", progress=False)).metadata
+
+
 @pytest.mark.parametrize("name", DENSE)
 def test_what_is_behind_a_model_and_has_no_place_is_refused(name, tmp_path):
     file, change, error, message = DENSE[name]
