@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from typing import Any
 
@@ -10,6 +9,7 @@ from airpy.conversion.jsons import json_object, read_json
 from airpy.errors import FormatError, UnsupportedError
 
 _LARGEST = 1 << 30
+_MOST_LAYERS = 4096  # as the engine has it (csrc/model/hparams.c)
 _TEXT = ("text_config", "llm_config")  # where models of several media keep what is about text
 
 # Names of the same, the first that is there counts.
@@ -56,15 +56,15 @@ class Config:
         """The first of these that is there; None."""
         return next((self.values[name] for name in names if self.values.get(name) is not None), None)
 
-    def integer(self, *names: str, default: int | None = None, least: int = 1) -> int:
-        """Raises FormatError where it is missing and has no default, or is no integer of [least, 2**30]."""
+    def integer(self, *names: str, default: int | None = None, least: int = 1, most: int = _LARGEST) -> int:
+        """Raises FormatError where it is missing and has no default, or is no integer of [least, most]."""
         value = self.first(*names)
         if value is None and default is not None:
             return default
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        if type(value) is not int or not least <= value <= _LARGEST:
-            raise FormatError(f"{self.path}: {names[0]} is {str(value)[:80]}; expected an integer of at least {least}")
+        if type(value) is not int or not least <= value <= most:
+            raise FormatError(f"{self.path}: {names[0]} is {str(value)[:80]}; expected an integer of {least} to {most}")
         return value
 
     def integer_or_none(self, *names: str) -> int | None:
@@ -75,7 +75,7 @@ class Config:
         value = self.first(*names)
         if value is None and default is not None:
             return default
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or abs(value) > 1e12:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= 1e12:
             raise FormatError(f"{self.path}: {names[0]} is {str(value)[:80]}; expected a finite number")
         return float(value)
 
@@ -118,7 +118,8 @@ class Config:
     @property
     def layers(self) -> int:
         kinds = self.first("layers_block_type")  # Nemotron's, which may not say how many
-        return len(kinds) if isinstance(kinds, list) and kinds else self.integer(*LAYERS)
+        several = isinstance(kinds, list) and kinds
+        return len(kinds) if several else self.integer(*LAYERS, most=_MOST_LAYERS)
 
     @property
     def hidden(self) -> int:

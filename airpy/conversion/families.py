@@ -121,7 +121,7 @@ def _nemotron_kinds(config: Config) -> list[str]:
     known = {"M": "state", "*": "attention", "-": "dense", "E": "experts", "mamba": "state", "linear_attention": "state",
              "attention": "attention", "full_attention": "attention", "mlp": "dense", "moe": "experts"}  # fmt: skip
     given = config.first("layers_block_type") or list(str(config.first("hybrid_override_pattern") or ""))
-    if not isinstance(given, list) or len(given) != config.layers or not all(kind in known for kind in given):
+    if not isinstance(given, list) or len(given) != config.layers or not all(isinstance(kind, str) and kind in known for kind in given):
         raise UnsupportedError(f"{config.path}: the layers are {str(given)[:80]}; expected {config.layers} of {', '.join(known)}")
     return [known[kind] for kind in given]
 

@@ -214,6 +214,11 @@ OTHERS = {  # source, keys, tensors, exception, what its message says: what only
     "experts that read what they are given": (
         "nemotron-h-latent", {"nemotron_h_moe.moe_latent_size": 24}, {}, "ModelError",
         r"blk.1.ffn_up_exps.weight is \[20, 20, 6, 1\], but needs \[24, 20, 6\]"),
+    "experts that read more than a layer has": (
+        "nemotron-h-moe", {"nemotron_h_moe.moe_latent_size": 640},
+        {f"blk.{i}.ffn_{kind}_exps.weight": np.zeros((6, *shape), np.float32) for i in (1, 3) for kind, shape in
+         (("up", (20, 640)), ("down", (640, 20)))}, "ModelError",
+        r"moe_latent_size 640 is not embedding_length 32, but there is no blk.1.ffn_latent_down.weight"),
     "queries without their gates": (
         "qwen3next", {}, {"blk.3.attn_q.weight": np.zeros((64, 24), np.float32)}, "ModelError",
         r"blk.3.attn_q.weight is \[24, 64, 1, 1\], but needs \[24, 128\] \(twice head_count"),

@@ -170,7 +170,9 @@ CONFIGS = {  # changes, error, what it says
     "quantised by a text": ({"quantization_config": "fp8"}, "FormatError", "quantization_config is str"),
     "blocks of three sizes": ({"quantization_config": {"quant_method": "fp8", "weight_block_size": [1, 2, 3]}}, "FormatError",
                               "weight_block_size is .*; expected a list of 2 int"),
-    "no layers": ({"num_hidden_layers": 0}, "FormatError", "num_hidden_layers is 0; expected an integer of at least 1"),
+    "no layers": ({"num_hidden_layers": 0}, "FormatError", "num_hidden_layers is 0; expected an integer of 1 to 4096"),
+    "as many layers as nobody waits for": ({"num_hidden_layers": 1 << 30}, "FormatError", "num_hidden_layers is 1073741824; expected"),
+    "a number that no float is": ({"rms_norm_eps": 10**400}, "FormatError", "rms_norm_eps is 10000.*; expected a finite number"),
     "layers as text": ({"num_hidden_layers": "2"}, "FormatError", "num_hidden_layers is 2; expected"),
     "a huge number": ({"num_attention_heads": 1 << 40}, "FormatError", "num_attention_heads is 1099511627776"),
     "more layers than tensors": ({"num_hidden_layers": 3}, "ModelError", "3 layers, but no tensor is of layer 2"),
@@ -216,6 +218,7 @@ OTHERS = {  # checkpoint, changes of its configuration, what the error says
     "Falcon-H1 with one matrix by two factors": (
         "falcon-h1", {"tie_word_embeddings": True}, "embedding_multiplier 3 is not lm_head_multiplier 2"),
     "Nemotron with other layers": ("nemotron-h", {"layers_block_type": ["mlp", "sparse"]}, r"the layers are \['mlp', 'sparse'\]"),
+    "Nemotron whose layers are lists": ("nemotron-h", {"layers_block_type": [["mlp"]] * 4}, r"the layers are \[\['mlp'\]"),
     "LFM2 with other layers": ("lfm2", {"layer_types": ["conv", "sparse", "conv", "conv"]}, "layer_types has 'sparse'; known are conv"),
     "LFM2 that says nothing of layers": ("lfm2", {"layer_types": "gone"}, "layer_types has 'none'"),
     "Qwen3-Next without a period": (

@@ -96,6 +96,17 @@ static void shared_experts(air_builder *b, int32_t layer, int32_t in, int32_t ou
     if (gate != AIR_NONE) add(b, layer, to, gate, out);
 }
 
+/* Whether experts read a narrower row, by a matrix; without that they can read but the layer's own. */
+static int reads_latent(air_builder *b, int32_t layer)
+{
+    int64_t width = b->hp->experts.width, e = b->hp->n_embd;
+    if (air__has(b, "blk.%d.ffn_latent_down.weight", layer)) return 1;
+    if (width != e && !b->status)
+        b->status = air_fail(b->err, AIR_E_MODEL, "%s.moe_latent_size %lld is not embedding_length %lld, but there is no "
+                             "blk.%d.ffn_latent_down.weight", b->hp->arch, (long long)width, (long long)e, (int)layer);
+    return 0;
+}
+
 void air__block_experts(air_builder *b, int32_t layer, int32_t in, int32_t x)
 {
     const air_expert_hparams *h = &b->hp->experts;
@@ -104,7 +115,7 @@ void air__block_experts(air_builder *b, int32_t layer, int32_t in, int32_t x)
     int32_t routing = air__buffer(b, "routing", 2 * (int64_t)h->n_used, AIR_ROWS_ALL);
     int32_t out = air__block_result(b, x);
     fill_mixture(b, layer);
-    int narrower = air__has(b, "blk.%d.ffn_latent_down.weight", layer);
+    int narrower = reads_latent(b, layer);
     int32_t read = narrower ? product(b, layer, in, "latent", h->width, "moe_latent_size, embedding_length",
                                       "blk.%d.ffn_latent_down.weight", AIR_NONE) : in;
     int32_t given = narrower ? air__buffer(b, "latent", h->width, AIR_ROWS_ALL) : out;
