@@ -31,6 +31,8 @@ def source_tensors(family: Family, config: Config, files: Checkpoint) -> list[So
         named[name] = tensor.source(name, files)
     if "token_embd.weight" not in named:
         raise ModelError(f"{files.files[0]} and the files with it hold no embedding of tokens")
+    if len(shape := named["token_embd.weight"].info.shape) < 2:
+        raise ModelError(f"{files.files[0]} and the files with it hold an embedding of the shape {list(shape)}; expected a matrix")
     missing = [i for i in range(config.layers) if not any(name.startswith(f"blk.{i}.") for name in named)]
     if missing:
         raise ModelError(f"the configuration has {config.layers} layers, but no tensor is of layer {missing[0]}")

@@ -262,6 +262,8 @@ TENSORS = {  # change, error, what it says
                             r"model.layers.0.mixer.weight has no place in a file of llama"),
     "one twice": (lambda t: t.update({"layers.0.input_layernorm.weight": ("F32", (40,), bytes(160))}), "ModelError", "same tensor by name"),
     "no embedding": (lambda t: t.pop("model.embed_tokens.weight"), "ModelError", "no embedding"),
+    "an embedding that is no matrix": (lambda t: t.update({"model.embed_tokens.weight": ("F32", (272,), bytes(1088))}), "ModelError",
+                                       r"embedding of the shape \[272\]; expected a matrix"),
     "eight bits that nothing scales": (f8, "UnsupportedError",
                                        r"model.norm.weight has dtype F8_E4M3; weights that can be converted are F64, F32"),
     "nothing in it": (lambda t: t.update({"model.norm.weight": ("F32", (0,), b"")}), "ModelError", "without anything in it"),
