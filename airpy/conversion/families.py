@@ -264,6 +264,12 @@ _MPT = Family("mpt", layer_norm=True, rotated=False, tied=True, activations=(),
               allowed=(("no_bias", True), ("logit_scale", None), ("norm_type", "low_precision_layernorm")))  # fmt: skip
 
 _DEEPSEEK3 = Family("deepseek2", (layouts.latent,), check=_check_deepseek, keys=(*_ROUTED, *_GROUPS, *_LATENT))
+_MISTRAL4 = Family(
+    "mistral4", (layouts.latent, layouts.stacked_gate_and_up), ignored=("vision_tower.", "multi_modal_projector."), check=_check_deepseek,
+    keys=(*_ROUTED[:4], ("expert_gating_func", "u32", lambda config: 1), *_GROUPS, *_LATENT,
+          ("attention.temperature_scale", "f32", lambda config: _number_or_none("llama_4_scaling_beta")(_rope(config))),
+          ("attention.temperature_length", "u32", lambda config: _rope(config).integer_or_none("original_max_position_embeddings"))),
+    allowed=(("n_group", 1),))  # fmt: skip
 _LLAMA4 = Family(
     "llama4", (layouts.turned_experts,), check=_check_llama4, ignored=("vision_model.", "multi_modal_projector."),
     keys=(("expert_feed_forward_length", "u32", _integer("intermediate_size")),
@@ -273,7 +279,8 @@ _LLAMA4 = Family(
           ("attention.temperature_length", "u32", lambda config: int(config.number("floor_scale", default=8192)))),
     allowed=(("attn_temperature_tuning", True, 4), ("no_rope_layer_interval", 4)))  # fmt: skip
 _MINISTRAL = Family(
-    "mistral3", (layouts.interleaved,), ignored=("vision_tower.", "multi_modal_projector."), keys=(
+    "mistral3", (layouts.interleaved,), ignored=("vision_tower.", "multi_modal_projector."),
+    instead=lambda config: _MISTRAL4 if config.first("model_type") == "mistral4" else None, keys=(
         ("rope.scaling.yarn_log_multiplier", "f32", lambda config: _number_or_none("mscale_all_dim")(_rope(config))),
         ("attention.temperature_scale", "f32", lambda config: _number_or_none("llama_4_scaling_beta")(_rope(config)))))  # fmt: skip
 _PHIMOE = Family("phimoe", check=_check_phimoe, keys=(
@@ -350,6 +357,7 @@ _LING: Keys = (
     ("leading_dense_block_count", "u32", _integer("first_k_dense_replace", 0)),
     ("expert_shared_count", "u32", _integer("num_shared_experts", 0)), *_NORM_TOPK,
 )  # fmt: skip
+_EXAONE_MOE = Family("exaone-moe", windows=True, ignored=("mtp.",), keys=(*_LING, _ROUTED[2], _ROUTED[4], *_GROUPS))
 _LING2 = Family("bailingmoe2", keys=(*_LING, _ROUTED[2], _ROUTED[4], *_GROUPS), allowed=(
     ("use_qk_norm", True), ("score_function", "sigmoid"), ("use_qkv_bias", False), ("norm_head", False)))  # fmt: skip
 
@@ -432,6 +440,8 @@ FAMILIES: dict[str, Family] = {
         ("interleave_moe_layer_step", "u32", _integer("moe_layer_interval", 1))), allowed=(("moe_layer_interval", 1),)),
     "ExaoneForCausalLM": Family("exaone"),
     "Exaone4ForCausalLM": Family("exaone4", names=_SANDWICH, windows=True),
+    "ExaoneMoeForCausalLM": _EXAONE_MOE,
+    "ExaoneMoEForCausalLM": _EXAONE_MOE,
     "FalconForCausalLM": _FALCON,
     "FalconH1ForCausalLM": _FALCON_H1,
     "RWForCausalLM": _FALCON,
@@ -464,6 +474,7 @@ FAMILIES: dict[str, Family] = {
     "MiniMaxM2ForCausalLM": _MINIMAX_M2,
     "Ministral3ForCausalLM": _MINISTRAL,
     "Mistral3ForConditionalGeneration": _MINISTRAL,
+    "Mistral4ForCausalLM": _MISTRAL4,
     "MiniCPMForCausalLM": Family("minicpm", (layouts.interleaved,), tied=True, keys=(
         ("embedding_scale", "f32", _number("scale_emb")),
         ("residual_scale", "f32", lambda config: config.number("scale_depth") / config.layers**0.5),

@@ -104,6 +104,15 @@ def gate_and_up(name: str, tensor: LazyTensor, config: Config) -> Iterator[Named
         yield name, tensor
 
 
+def stacked_gate_and_up(name: str, tensor: LazyTensor, config: Config) -> Iterator[Named]:
+    """Mistral 4's experts: as Granite's, under other names."""
+    if name.startswith("mlp.experts.") and not name.endswith("weight"):
+        name = {"gate_up_proj": "input_linear.weight", "down_proj": "output_linear.weight"}.get(name.rpartition(".")[2], name)
+        yield from gate_and_up(name, tensor, config)
+    else:
+        yield name, tensor
+
+
 def shared_in_one(name: str, tensor: LazyTensor, config: Config) -> Iterator[Named]:
     """Granite 4's feed-forward for all rows, beside experts or alone: gate above up."""
     stem = "mlp.shared_expert" if config.experts else "mlp"

@@ -77,6 +77,7 @@ LAYER: Names = {
     "mixer.fc2_latent_proj": "ffn_latent_up",
     "mlp.gate": "ffn_gate_inp", "mlp.gate.wg": "ffn_gate_inp", "block_sparse_moe.gate": "ffn_gate_inp",
     "block_sparse_moe.router.layer": "ffn_gate_inp", "mlp.router": "ffn_gate_inp", "mlp.gate.e_score_correction": "exp_probs_b",
+    "mlp.e_score_correction": "exp_probs_b",
     "mlp.moe_statics.e_score_correction": "exp_probs_b", "block_sparse_moe.e_score_correction": "exp_probs_b",
     "feed_forward.router": "ffn_gate_inp", "feed_forward.gate": "ffn_gate_inp", "feed_forward.e_score_correction": "exp_probs_b",
     "feed_forward.shared_expert.gate_proj": "ffn_gate_shexp",

@@ -108,6 +108,8 @@ int32_t air__block_norm(air_builder *b, int32_t layer, int32_t in, int32_t out, 
 /* One layer: x += attention, x += feed-forward, as the architecture orders and norms them. */
 void air__block_layer(air_builder *b, int32_t layer, int32_t x);
 void air__block_attention(air_builder *b, int32_t layer, int32_t in, int32_t x);
+/* Queries of layers that are tempered. */
+void air__block_temper(air_builder *b, int32_t layer, int32_t q);
 /* Over a compressed state, in attention's place. */
 void air__block_latent_attention(air_builder *b, int32_t layer, int32_t in, int32_t x);
 /* The architecture's mixer, in layers without attention. */

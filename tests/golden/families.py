@@ -276,6 +276,12 @@ VARIANTS = {
                           instead=Family("qwen3vlmoe", keys=SECTIONS)),
     "jais2": Variant("Jais2", "jais2", {**UNTIED, **GROUPS, "layer_norm_eps": 1e-5, "hidden_act": "relu2"}),
     "pangu-embedded": Variant("Llama", "pangu-embedded", {**UNTIED, **GROUPS, "attention_bias": True}, instead=Family("pangu-embedded")),
+    "mistral4": Variant("Mistral4", "mistral4", {**UNTIED, **LATENT, "n_group": 1, "topk_group": 1, "norm_topk_prob": True,
+                        "n_routed_experts": 6, "moe_intermediate_size": 16}, {
+                            **YARN, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.5}),
+    "exaone-moe": Variant("ExaoneMoe", "exaone-moe", {**UNTIED, **GROUPS, **WINDOW, "hidden_size": 32, "num_hidden_layers": 4,
+                          "intermediate_size": 40, "head_dim": 12, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12,
+                          "sliding_window_pattern": 4}, keys={**UNTOLD_WINDOWS, **UNTOLD_GATING}),
 }
 
 

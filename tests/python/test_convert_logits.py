@@ -49,7 +49,7 @@ def test_every_class_that_can_be_converted_is_checked():
     """But for names of the same model that other files have; encoders by test_convert_encoders.py."""
     again = {"LLaMAForCausalLM", "RWForCausalLM", "MPTForCausalLM", "Ernie4_5_ForCausalLM", "Gemma3ForConditionalGeneration",
              "InternLM3ForCausalLM", "Llama4ForConditionalGeneration", "Mistral3ForConditionalGeneration", "PhiMoEForCausalLM",
-             "Qwen3_5ForConditionalGeneration", "Qwen3_5MoeForConditionalGeneration"}  # fmt: skip
+             "ExaoneMoEForCausalLM", "Qwen3_5ForConditionalGeneration", "Qwen3_5MoeForConditionalGeneration"}  # fmt: skip
     again |= {"BertForMaskedLM", "RobertaModel", "RobertaForSequenceClassification", "EuroBertForMaskedLM", "ModernBertForMaskedLM",
               "MistralModel"}  # fmt: skip
     files = [*checkpoints.FOLDER.glob("*.json"), *checkpoints.ENCODERS.glob("*.json")]

@@ -7,5 +7,6 @@ const air_arch air_arch_deepseek2 = {
     .latent = 1,
     .activation = AIR_ACTIVATION_SILU,
     .rope = AIR_ROPE_NORMAL,
+    .temper = {.in_all = 1}, /* of Mistral Large 3, where the file says so */
     .experts = {.gating = AIR_GATING_SOFTMAX},
 };

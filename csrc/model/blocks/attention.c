@@ -48,7 +48,7 @@ static void rotate(air_builder *b, int32_t layer, int32_t buffer, const projecti
                           .bias = AIR_NONE, .heads = p->heads, .head_dim = b->hp->key_dim, .rope = air__rope_of(b, layer)});
 }
 
-static void temper(air_builder *b, int32_t layer, int32_t q)
+void air__block_temper(air_builder *b, int32_t layer, int32_t q)
 {
     const air_temper *t = &b->hp->temper;
     if (t->scale == 0 || (!t->in_all && b->hp->layers[layer].rotated)) return;
@@ -94,7 +94,7 @@ void air__block_attention(air_builder *b, int32_t layer, int32_t in, int32_t x)
     int32_t gate = gated ? half_of(b, layer, q, heads, 1) : AIR_NONE;
     if (gated) q = half_of(b, layer, q, heads, 0);
     place(b, layer, q, &of_q);
-    temper(b, layer, q);
+    air__block_temper(b, layer, q);
     place(b, layer, k, &of_k);
     air__emit(b, (air_op){.kind = AIR_OP_STORE, .layer = layer, .in = k, .in2 = v, .out = AIR_NONE, .weight = AIR_NONE,
                           .bias = AIR_NONE});

@@ -114,6 +114,7 @@ void air__block_latent_attention(air_builder *b, int32_t layer, int32_t in, int3
     int32_t k = keys(b, layer, in, &s); /* products of one input are side by side */
     store(b, layer, k, &s);
     if (latent != AIR_NONE) q = queries(b, layer, in, latent, &s);
+    air__block_temper(b, layer, q);
     int32_t a = attend(b, layer, absorb_keys(b, layer, q, &s), &s);
     air_op out = {.in = a, .bias = AIR_NONE};
     out.weight = air__matrix(b, b->hp->n_embd, (int64_t)s.heads * s.value, "embedding_length, head_count x attention.value_length_mla",
