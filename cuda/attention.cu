@@ -138,13 +138,22 @@ struct way {
     bool ends_alone; /* rows of one part need no merge */
 };
 
+cudaError_t find_latent_way(const air_cuda_attention *a, way *to)
+{
+    bool takes = false, prompt = a->role == AIR_CUDA_PROMPT;
+    cudaError_t error = air_cuda_latent_takes(a, &takes);
+    if (error || !takes) *to = {air_cuda_attend_rows, AIR_CUDA_ROWS_PART, false};
+    else if (prompt) *to = {air_cuda_attend_latent_prompt, AIR_CUDA_PROMPT_PART, true};
+    else *to = {air_cuda_attend_latent_decode, AIR_CUDA_ROWS_PART, true};
+    return error;
+}
+
 cudaError_t find_way(const air_cuda_attention *a, way *to)
 {
     const air_cuda_state *s = &a->state;
     bool takes = false;
     cudaError_t error = cudaSuccess;
-    *to = {air_cuda_attend_rows, AIR_CUDA_ROWS_PART, false};
-    if (s->values_in_keys) return cudaSuccess;
+    if (s->values_in_keys) return find_latent_way(a, to);
     *to = {air_cuda_attend_prompt, AIR_CUDA_PROMPT_PART, false};
     if (a->role == AIR_CUDA_PROMPT) error = air_cuda_prompt_takes(s->type, s->key_dim, s->value_dim, &takes);
     if (error || takes) return error;

@@ -72,6 +72,11 @@ static inline int64_t air_cuda_parts_seen(int64_t max_position, int64_t window, 
 cudaError_t air_cuda_attend_rows(air_state_type type, const air_cuda_attention_arguments *a, cudaStream_t stream);
 cudaError_t air_cuda_attend_decode(air_state_type type, const air_cuda_attention_arguments *a, cudaStream_t stream);
 cudaError_t air_cuda_attend_prompt(air_state_type type, const air_cuda_attention_arguments *a, cudaStream_t stream);
+/* Values in keys on tensor cores: of rows that are generated, and of prompts. They leave no parts where slots is 1, but what the merge would
+ * make of them. Whether they take what is asked for, on this thread's device. */
+cudaError_t air_cuda_attend_latent_decode(air_state_type type, const air_cuda_attention_arguments *a, cudaStream_t stream);
+cudaError_t air_cuda_attend_latent_prompt(air_state_type type, const air_cuda_attention_arguments *a, cudaStream_t stream);
+cudaError_t air_cuda_latent_takes(const air_cuda_attention *a, bool *takes);
 /* Whether there is a kernel on tensor cores, for decoding or for prompts: for these dims, and in what was compiled for this thread's device,
  * which may be newer than that. That for decoding leaves no parts where slots is 1, but what the merge would make of them. */
 cudaError_t air_cuda_decode_takes(air_state_type type, int64_t key_dim, int64_t value_dim, bool *takes);

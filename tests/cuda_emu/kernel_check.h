@@ -81,7 +81,7 @@ struct without_tensor_cores {
     ~without_tensor_cores() { air::fake::cfg.device[0].capability = 80; }
 };
 
-/* While this lives, the device is of an older generation than 8.0, or has the most shared memory that there is. */
+/* While this lives, the device is of an older generation than 8.0, or has the most shared memory that there is, or the least. */
 struct older_device {
     older_device() { air::fake::cfg.device[0].capability = 75; }
     ~older_device() { air::fake::cfg.device[0].capability = 80; }
@@ -90,6 +90,11 @@ struct larger_device {
     const size_t before = air::fake::cfg.device[0].shared_optin;
     larger_device() { air::fake::cfg.device[0].shared_optin = 227 << 10; }
     ~larger_device() { air::fake::cfg.device[0].shared_optin = before; }
+};
+struct smaller_device { /* as of generation 7.5 */
+    const size_t before = air::fake::cfg.device[0].shared_optin;
+    smaller_device() { air::fake::cfg.device[0].shared_optin = 64 << 10; }
+    ~smaller_device() { air::fake::cfg.device[0].shared_optin = before; }
 };
 
 #else
@@ -112,6 +117,9 @@ struct older_device {
 };
 struct larger_device {
     larger_device() {}
+};
+struct smaller_device {
+    smaller_device() {}
 };
 
 #endif

@@ -349,7 +349,9 @@ TEST(a_row_of_a_prompt_has_its_bits_however_the_prompt_is_cut)
 {
     const attention_case cases[] = {{{AIR_STATE_F16, 6, 2, 32, 24}, prompt(1, 100, 40), ALL, 0},
                                     {{AIR_STATE_Q8_0, 2, 1, 48, 16}, prompt(1, 3, 70), 33, 5},
-                                    {{AIR_STATE_F16, 1, 1, 16, 16}, prompt(0, 4090, 12), 9, 0}};
+                                    {{AIR_STATE_F16, 1, 1, 16, 16}, prompt(0, 4090, 12), 9, 0},
+                                    latent(AIR_STATE_F16, 5, 24, 8, prompt(1, 100, 20)),
+                                    latent(AIR_STATE_Q8_0, 20, 24, 8, prompt(0, 4090, 12))};
     for (const attention_case &c : cases) {
         scene s(c, 2, 1);
         s.role = AIR_CUDA_PROMPT;
@@ -394,6 +396,68 @@ TEST(what_is_not_finite_shows_in_a_prompt)
         std::vector<float> got = all_on_device(s);
         for (size_t i = 0; i < got.size(); i++) CHECK(std::isnan(got[i]) == (i % 64 < 32));
     }
+}
+
+/* --- values in keys, on tensor cores --- */
+
+TEST(prompts_attend_a_compressed_state)
+{
+    const int64_t dims[][2] = {{512, 64}, {256, 32}, {24, 8}, {50, 14}};
+    for (air_state_type type : {AIR_STATE_F16, AIR_STATE_Q8_0, AIR_STATE_Q4_0})
+        for (auto dim : dims) check_prompt(latent(type, 3, dim[0], dim[1], prompt(1, 59, 9)));
+    for (int64_t heads : {1, 5, 20, 70}) check_prompt(latent(AIR_STATE_F16, heads, 24, 8, prompt(0, 0, 21)));
+    in_every_order([&] { check_prompt(latent(AIR_STATE_Q8_0, 6, 24, 8, prompt(0, 100, 40))); });
+    check_prompt(latent(AIR_STATE_F16, 1, 24, 8, prompt(0, 4088, 20))); /* over the border of a part */
+}
+
+TEST(prompts_over_a_compressed_state_with_windows_and_all_else)
+{
+    for (const attention_case &c : with_extras(latent(AIR_STATE_F16, 6, 24, 8, {}).shape, prompt(0, 90, 40), 64)) check_prompt(c);
+    for (attention_case c : with_sight(latent(AIR_STATE_F16, 3, 24, 8, {}).shape, prompt(1, 0, 70))) check_prompt(c);
+}
+
+/* It says how many queries a block of threads takes. */
+TEST(shared_memory_shows_in_no_bit_of_a_compressed_state)
+{
+    for (air_cuda_role role : {AIR_CUDA_DECODE, AIR_CUDA_PROMPT}) {
+        scene s(latent(AIR_STATE_F16, 40, 512, 64, prompt(0, 60, 3)), 2, 1);
+        s.role = role;
+        std::vector<float> want = all_on_device(s);
+        {
+            larger_device device;
+            CHECK(same_bits(all_on_device(s), want));
+        }
+        smaller_device device;
+        CHECK(same_bits(all_on_device(s), want));
+    }
+}
+
+TEST(a_compressed_state_of_any_size_loses_nothing)
+{
+    const float sizes[][2] = {{1, 2}, {1, 1e-4f}, {1e-20f, 2}, {1e8f, 1e-6f}, {1e-3f, 6e4f}, {3e38f, 1e-7f}};
+    for (auto size : sizes) {
+        scene s(latent(AIR_STATE_F16, 9, 24, 8, {{0, 90}, {1, 300}}), size[1], 0);
+        for (float &x : s.q) x *= size[0];
+        check_near(all_on_device(s), on_cpu(s), 1e-11, "sizes");
+    }
+    scene s(latent(AIR_STATE_F16, 9, 24, 8, {{0, 90}, {1, 300}}), 3000, 0);
+    check_near(all_on_device(s), on_cpu(s), 1e-8, "huge"); /* scores of ten thousand, a thousandth off */
+}
+
+/* Rows: one that sees the bad position, one before it, one of another sequence; and one behind a window, which sees it no more. */
+TEST(what_is_not_finite_in_a_compressed_state_shows_where_it_is_seen)
+{
+    for (air_state_type type : types)
+        for (int64_t window : {ALL, (int64_t)50}) {
+            attention_case c = latent(type, 4, 24, 8, {{0, 220}, {0, 199}, {1, 220}, {0, 255}});
+            c.window = window;
+            scene s(c, 1, 1);
+            std::vector<float> k = random_floats(32, 1);
+            k[3] = NAN;
+            s.state.store(ops, {0, 200}, k.data(), nullptr);
+            std::vector<float> got = all_on_device(s);
+            for (size_t i = 0; i < got.size(); i++) CHECK(std::isfinite(got[i]) == (i / 96 != 0 && (i / 96 != 3 || window != ALL)));
+        }
 }
 
 /* --- extremes --- */
@@ -499,6 +563,11 @@ int main(int argc, char **argv)
     RUN(a_row_of_a_prompt_has_its_bits_however_the_prompt_is_cut);
     RUN(prompts_that_no_tensor_core_takes_go_row_by_row);
     RUN(what_is_not_finite_shows_in_a_prompt);
+    RUN(prompts_attend_a_compressed_state);
+    RUN(prompts_over_a_compressed_state_with_windows_and_all_else);
+    RUN(shared_memory_shows_in_no_bit_of_a_compressed_state);
+    RUN(a_compressed_state_of_any_size_loses_nothing);
+    RUN(what_is_not_finite_in_a_compressed_state_shows_where_it_is_seen);
     RUN(huge_scores_leave_the_greatest_alone);
     RUN(numbers_of_every_size_lose_nothing);
     RUN(zeros_average_the_values);

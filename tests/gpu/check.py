@@ -35,11 +35,11 @@ PYTEST_NEEDS = ("pytest", "pytest_timeout", "tokenizers", "jinja2", "tqdm", "num
 PYTHON_TESTS = {"test_cuda": (), "test_cuda_experts": (), "test_cuda_models": ("gguf",)}     # with what they need beside those
 # Small cases, by program: a sanitizer makes a kernel tens of times slower.
 MEMCHECK = {
-    "rows": "", "mixture": "rows_go_to_experts_of", "recurrent": "", "attention": "prompts_attend_on_tensor_cores",
+    "rows": "", "mixture": "rows_go_to_experts_of", "recurrent": "", "attention": "prompts_attend",
     "products": "prompts_do_not_depend",
 }  # fmt: skip
 RACECHECK = {
-    "rows": "a_norm_gives", "mixture": "rows_go_to_experts_of", "recurrent": "", "attention": "prompts_over_the_border",
+    "rows": "a_norm_gives", "mixture": "rows_go_to_experts_of", "recurrent": "", "attention": "prompts_over",
     "products": "the_bits_of_a_prompts_result",
 }  # fmt: skip
 
