@@ -217,4 +217,6 @@ class Adapter:
     def set(self, i: int, a: Buffer, b: Buffer, /) -> None: ...
     # matrix number i: float32 a (rank, cols), b (rows, rank); StateError once a sequence has the adapter
     @property
+    def device_bytes(self) -> int: ...  # of max_vram; 0 where the CPU computes
+    @property
     def bytes(self) -> int: ...

@@ -471,11 +471,11 @@ class Model:
 
     def load_adapter(self, path: PathLike, name: str = "default", *, scale: float = 1.0) -> str:
         """A LoRA adapter from PEFT's directory or a .gguf file, under that name, which becomes the active one: calls have it unless their
-        adapter= says otherwise. scale: times the file's own. Its matrices stay in memory as float32 (weights give way to them), the
-        model's weights are as they were, and rows of one batch may have different adapters.
+        adapter= says otherwise. scale: times the file's own. Its matrices stay in memory as float32 (weights give way to them; where a GPU
+        computes in its memory, where state does), the model's weights are as they were, and rows of one batch may have different adapters.
 
         Raises FormatError and ModelError for files that are damaged or for another model, UnsupportedError for other kinds of adapters, for
-        weights of experts and where a GPU computes, BudgetError where max_ram has no room, ArgumentError for a name that is taken."""
+        weights of experts, BudgetError where max_ram or max_vram has no room, ArgumentError for a name that is taken."""
         self._check_open()
         return self._adapters.load(path, name, scale, self._make_adapter).name
 
@@ -492,7 +492,7 @@ class Model:
 
     @property
     def adapters(self) -> dict[str, dict[str, Any]]:
-        """Those loaded by name: path, scale, bytes, and how many weights they change."""
+        """Those loaded by name: path, scale, bytes (of max_ram), vram_bytes (of max_vram), and how many weights they change."""
         self._check_open()
         return self._adapters.listed()
 

@@ -244,7 +244,8 @@ static air_cuda_host_layout host_layout_of(const air_backend *h, int64_t rows, i
     l.sin = cut(&at, n * pairs * sizeof(float));
     l.tokens = cut(&at, ((2 + (size_t)air_device_more_numbers(p)) * n + w) * sizeof(int32_t));
     l.blocks = cut(&at, h->layout.courses - h->layout.blocks);
-    l.courses = cut(&at, h->layout.attention - h->layout.courses);
+    l.courses = cut(&at, h->layout.adapted - h->layout.courses);
+    l.adapted = cut(&at, h->layout.attention - h->layout.adapted);
     l.logits = cut(&at, w * (size_t)p->n_vocab * sizeof(float));
     l.candidates = cut(&at, air_device_candidate_bytes(n_wanted, AIR_DEVICE_CANDIDATES));
     l.hidden = cut(&at, w * (size_t)p->n_embd * sizeof(float));
@@ -260,19 +261,24 @@ static void free_pass(air_backend *h)
     air_cuda_graph_drop(h); /* which names it */
     (void)cudaFree(h->memory);
     (void)cudaFreeHost(h->host);
-    h->memory = h->host = nullptr;
-    h->rows_cap = h->wanted_cap = 0;
+    (void)cudaFree(h->adapting.memory);
+    h->memory = h->host = h->adapting.memory = nullptr;
+    h->rows_cap = h->wanted_cap = h->rank_cap = 0;
 }
 
-static air_status alloc_pass(air_backend *h, int64_t rows, int64_t n_wanted, air_error *err)
+static air_status alloc_pass(air_backend *h, int64_t rows, int64_t n_wanted, int64_t rank, air_error *err)
 {
+    air_cuda_adapting *a = &h->adapting;
+    a->layout = air_device_adapting_of(h->program, rows, rank);
     h->layout = air_device_layout_of(h->program, rows, n_wanted, h->n_ctx);
     h->host_layout = host_layout_of(h, rows, n_wanted);
     air_status st = air_cuda_vram((void **)&h->memory, h->layout.total, "activations", err);
     if (!st) st = air_cuda_locked((void **)&h->host, h->host_layout.total, "a pass", err);
+    if (!st && rank) st = air_cuda_vram((void **)&a->memory, a->layout.total, "what adapters add", err);
     if (st) return st;
     h->rows_cap = rows;
     h->wanted_cap = n_wanted;
+    h->rank_cap = rank;
     return AIR_OK;
 }
 
@@ -285,25 +291,26 @@ static void drop_free_state(air_backend *h)
 }
 
 /* The old memory goes first: both need not fit. After a failure the old size is made again, which was there before. */
-static air_status reserve(air_backend *h, int64_t rows, int64_t n_wanted, air_error *err)
+static air_status reserve(air_backend *h, int64_t rows, int64_t n_wanted, int64_t rank, air_error *err)
 {
-    int64_t old_rows = h->rows_cap, old_wanted = h->wanted_cap;
-    size_t old_bytes = h->memory ? h->layout.total : 0;
+    int64_t old_rows = h->rows_cap, old_wanted = h->wanted_cap, old_rank = h->rank_cap;
+    size_t old_bytes = h->memory ? h->layout.total + h->adapting.layout.total : 0;
+    size_t bytes = air_device_pass_bytes(h->program, rows, n_wanted, h->n_ctx) + air_device_adapting_of(h->program, rows, rank).total;
     air_status st = use_device(h, err);
     if (st) return leave_device(h, st, err);
     free_pass(h);
-    if (air_device_pass_bytes(h->program, rows, n_wanted, h->n_ctx) > old_bytes) drop_free_state(h);
-    st = alloc_pass(h, rows, n_wanted, err);
+    if (bytes > old_bytes) drop_free_state(h);
+    st = alloc_pass(h, rows, n_wanted, rank, err);
     if (!st) return AIR_OK;
     free_pass(h);
-    if (old_rows && alloc_pass(h, old_rows, old_wanted, nullptr)) free_pass(h);
+    if (old_rows && alloc_pass(h, old_rows, old_wanted, old_rank, nullptr)) free_pass(h);
     return leave_device(h, st, err);
 }
 
-static air_status cuda_reserve(air_backend *h, int64_t rows, int64_t n_wanted, air_error *err)
+static air_status cuda_reserve(air_backend *h, int64_t rows, int64_t n_wanted, int64_t rank, air_error *err)
 {
-    if (rows == h->rows_cap && n_wanted == h->wanted_cap) return AIR_OK;
-    return apart(h->device, err, [=] { return reserve(h, rows, n_wanted, err); });
+    if (rows == h->rows_cap && n_wanted == h->wanted_cap && rank == h->rank_cap) return AIR_OK;
+    return apart(h->device, err, [=] { return reserve(h, rows, n_wanted, rank, err); });
 }
 
 float *air_cuda_buffer(const air_backend *h, int32_t buffer)
@@ -513,6 +520,38 @@ static air_status cuda_state_copy(air_backend *h, void *to, const void *from, si
     return apart(h->device, err, [=] { return leave_device(h, copy_block(h, to, from, bytes, pageable, err), err); });
 }
 
+/* --- adapters --- */
+
+static air_status alloc_adapter(air_backend *h, void **out, size_t bytes, air_error *err)
+{
+    *out = nullptr;
+    air_status st = use_device(h, err);
+    if (st) return st;
+    drop_free_state(h);
+    st = air_cuda_vram(out, bytes, "an adapter", err);
+    if (st) return st;
+    cudaError_t error = cudaMemsetAsync(*out, 0, bytes, h->aside);
+    if (error == cudaSuccess) error = air_cuda_settle(h, h->aside);
+    if (error == cudaSuccess) return AIR_OK;
+    (void)cudaFree(*out);
+    *out = nullptr;
+    return air_cuda_fail(error, "an adapter", err);
+}
+
+static air_status cuda_adapter_alloc(air_backend *h, void **out, size_t bytes, air_error *err)
+{
+    return apart(h->device, err, [=] { return leave_device(h, alloc_adapter(h, out, bytes, err), err); });
+}
+
+static void cuda_adapter_free(air_backend *h, void *p)
+{
+    auto free = [=] {
+        if (cudaSetDevice(h->device) == cudaSuccess) (void)cudaFree(p);
+        return AIR_OK;
+    };
+    if (apart(h->device, nullptr, free)) (void)free(); /* there is no thread: then here */
+}
+
 /* --- memory of the host --- */
 
 static int cuda_lock_pages(air_backend *h, void *p, size_t bytes)
@@ -570,6 +609,8 @@ static const air_backend_api cuda_api = {
     cuda_state_alloc,
     cuda_state_free,
     cuda_state_copy,
+    cuda_adapter_alloc,
+    cuda_adapter_free,
     cuda_lock_pages,
     cuda_unlock_pages,
     cuda_staging_bytes,

@@ -1,6 +1,6 @@
 /* cuda/backend.h: inside the CUDA backend: what its files share. backend.cu: life, memory, the vtable; weights.cu: how weights come to the
  * the devices; shuttle.cu: how state does that lies in the host's memory; experts.cu: mixtures; pass.cu: the walk over a program; graph.cu: passes alike, as one
- * launch; share.cu: what other devices and the CPU compute of products; probe.cu: how fast a device does such things; links.cu: how fast
+ * launch; share.cu: what other devices and the CPU compute of products; adapters.cu: what is added to them; probe.cu: how fast a device does such things; links.cu: how fast
  * several are copied to at once.
  *
  * A backend owns a device's memory for weights, state and activations, and two streams: copies go ahead on one, kernels follow on the
@@ -216,6 +216,25 @@ air_status air_cuda_share_end(air_backend *h, const air_op *op, int64_t n, air_e
 void air_cuda_share_forget(air_backend *h, int32_t buffer);
 void air_cuda_share_reset(air_backend *h);
 
+/* --- adapters.cu --- */
+
+struct air_cuda_adapting {
+    uint8_t *memory;             /* as air_device_adapting_of says; NULL: no pass has adapters */
+    air_device_adapting layout;
+    std::vector<int32_t> ranks;  /* [n_ops]: of the pass's adapters the largest for each product, 0: none changes it; empty: there are none */
+};
+
+/* Before the walk: what goes up of each sequence, and ranks. AIR_E_ARGUMENT: a rank that there is no memory for. */
+air_status air_cuda_adapters_fill(air_backend *h, air_device_adapted *out, air_error *err);
+/* Whether an adapter of the pass changes a product. Then A x comes first, of its n columns; a product of some of its rows has so many columns
+ * at most, is made to leave its results as they are, and these are folded, as are those of who else computes it. */
+bool air_cuda_adapts(const air_backend *h, const air_op *op);
+air_status air_cuda_adapters_begin(air_backend *h, const air_op *op, int64_t n, air_error *err);
+int64_t air_cuda_adapters_columns(const air_backend *h, const air_op *op, int64_t rows, int64_t n);
+void air_cuda_adapters_redirect(const air_backend *h, const air_op *op, air_cuda_product *p);
+air_status air_cuda_adapters_fold(air_backend *h, const air_op *op, const float *part, int64_t part_stride, const air_cuda_part *of,
+                                  air_error *err);
+
 /* --- pass.cu --- */
 
 /* Columns of an op's input from c on that are of one role, and as many as most, all of them before n; *role gets which. */
@@ -243,6 +262,7 @@ struct air_cuda_shape {
     int64_t rows, n_wanted, sequences, block_stride, max_position, candidates;
     bool hidden;
     std::vector<uint8_t> whole; /* of each wanted row, whether its logits come down; empty: none's do */
+    std::vector<int32_t> ranks; /* as of air_cuda_adapting */
 };
 
 struct air_cuda_graph {
@@ -272,7 +292,7 @@ air_status air_cuda_probe_links(const int32_t *devices, int32_t n, uint64_t byte
 
 /* Offsets of what goes up and comes down in the page-locked memory of a pass. */
 struct air_cuda_host_layout {
-    size_t embed, cos, sin, tokens, blocks, courses, logits, candidates, hidden, routing, sent, total;
+    size_t embed, cos, sin, tokens, blocks, courses, adapted, logits, candidates, hidden, routing, sent, total;
 };
 
 struct air_backend {
@@ -293,7 +313,7 @@ struct air_backend {
     std::vector<const float *> vector_of; /* [n_weights], as soon as they are */
     std::vector<const float *> slopes_of; /* [n_layers], likewise */
 
-    int64_t rows_cap, wanted_cap;      /* what the memory below is made for */
+    int64_t rows_cap, wanted_cap, rank_cap; /* what the memory below, and that of adapting, is made for */
     uint8_t *memory, *host;
     air_device_layout layout;
     air_cuda_host_layout host_layout;
@@ -301,6 +321,7 @@ struct air_backend {
     std::mutex state_lock;
     std::vector<std::pair<void *, size_t>> state_free; /* blocks to be used again */
 
+    air_cuda_adapting adapting;
     air_cuda_graph graph;
     bool capturing;                    /* nothing may be waited for, nor be asked of the feed */
     bool launches_early;               /* kernels are compiled for what waits for those before it by itself */

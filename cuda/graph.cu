@@ -4,7 +4,8 @@
  *
  * A graph is launched as a whole: it can be cancelled before it begins, and layers have no times of their own. The feed is not asked for
  * anything: it stands between two passes; those over mixtures, which ask it for experts, are walked. What launchers are given by value must be the same for passes alike: they go by max_position,
- * not by positions, which are the kernels' to read. */
+ * not by positions, which are the kernels' to read. Which adapter a row has is theirs to read too: a graph names none, so that it may go
+ * before the graph does; passes alike have them for the same products, of the same ranks. */
 #include <stdatomic.h>
 
 #include "cuda/backend.h"
@@ -30,7 +31,7 @@ void air_cuda_graph_drop(air_backend *h)
 static bool alike(const air_cuda_shape &a, const air_cuda_shape &b)
 {
     return a.rows == b.rows && a.n_wanted == b.n_wanted && a.sequences == b.sequences && a.block_stride == b.block_stride
-        && a.max_position == b.max_position && a.candidates == b.candidates && a.hidden == b.hidden
+        && a.max_position == b.max_position && a.candidates == b.candidates && a.hidden == b.hidden && a.ranks == b.ranks
         && a.whole == b.whole;
 }
 
@@ -38,7 +39,7 @@ static air_cuda_shape shape_of(const air_backend *h)
 {
     const air_pass *p = h->pass;
     air_cuda_shape shape = {p->rows, p->n_wanted, h->sequences, h->block_stride, h->max_position, p->n_candidates, p->hidden != nullptr,
-                            {}};
+                            {}, h->adapting.ranks};
     if (p->logits) shape.whole.assign((size_t)p->n_wanted, 1);
     for (size_t i = 0; p->whole && i < shape.whole.size(); i++) shape.whole[i] = p->whole[i];
     return shape;

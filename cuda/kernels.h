@@ -10,6 +10,7 @@
 #ifndef AIR_CUDA_KERNELS_H
 #define AIR_CUDA_KERNELS_H
 
+#include "backend/adapter.h"
 #include "backend/device.h"
 #include "backend/op.h"
 #include "cuda/dialect.h"
@@ -87,6 +88,34 @@ typedef struct air_cuda_folding {
     int64_t head_rows, first_row, head_out;
 } air_cuda_folding;
 cudaError_t air_cuda_fold(const air_cuda_folding *f, cudaStream_t stream);
+
+/* --- adapters: cuda/lora.cu --- */
+
+/* Which columns of a product have what. */
+typedef struct air_cuda_adapted {
+    const air_device_adapted *of; /* [sequences] */
+    const int32_t *sequences;     /* [rows] of the pass: index into of */
+    const int32_t *wanted;        /* which row each column is; NULL: columns are rows */
+    int32_t weight;
+    int64_t rank;                 /* the largest of the columns' for it, or more */
+    float *reduced;               /* [columns][rank] */
+} air_cuda_adapted;
+
+/* reduced[c] = its scale times A x[c], x [n][k], of columns that have an A. */
+cudaError_t air_cuda_reduce(const air_cuda_adapted *a, const float *x, int64_t k, int64_t n, cudaStream_t stream);
+
+/* Rows from first_row on of columns from `column` on, n of them, of a product without bias and epilogue. */
+typedef struct air_cuda_adapted_part {
+    const float *part;            /* that column c of them is part[c * part_stride ...] of */
+    int64_t part_stride, first_row, rows, column, n;
+    const float *bias;            /* [rows] or NULL */
+    air_cuda_epilogue epilogue;
+    float *out;                   /* the first row of the first column; may be part, with its stride, where nothing that it held is read */
+    int64_t out_stride;
+} air_cuda_adapted_part;
+
+/* As air_cuda_fold, with B reduced[c] added to each part whose column has a B: the same bits of those that have none. */
+cudaError_t air_cuda_fold_adapted(const air_cuda_adapted *a, const air_cuda_adapted_part *f, cudaStream_t stream);
 
 /* Whether there is a kernel for weights of a type; air_device_input says what it reads. */
 int air_cuda_product_supports(uint32_t type);

@@ -205,6 +205,7 @@ static air_status fill_inputs(air_backend *h, air_error *err)
     if (p->n_wanted) memcpy(tokens + 2 * rows, p->wanted, (size_t)p->n_wanted * sizeof *tokens);
     if (air_device_more_numbers(h->program)) fill_more(h, tokens + 2 * rows + p->n_wanted);
     if (!st && h->program->recurrent) fill_courses(h, (air_device_course *)(h->host + l->courses));
+    if (!st) st = air_cuda_adapters_fill(h, (air_device_adapted *)(h->host + l->adapted), err);
     return st;
 }
 
@@ -220,6 +221,8 @@ static air_status upload_inputs(air_backend *h, air_error *err)
     size_t table = (size_t)(h->sequences * h->block_stride) * sizeof(void *);
     size_t courses = h->program->recurrent ? (size_t)h->sequences * sizeof(air_device_course) : 0;
     if (!st) st = upload(h, h->layout.courses, l->courses, courses, err);
+    size_t adapted = h->adapting.ranks.empty() ? 0 : (size_t)h->sequences * sizeof(air_device_adapted);
+    if (!st) st = upload(h, h->layout.adapted, l->adapted, adapted, err);
     return st ? st : upload(h, h->layout.blocks, l->blocks, table, err);
 }
 
@@ -508,6 +511,7 @@ static air_status product_tile(air_backend *h, const air_op *op, const air_cuda_
 {
     const air_weight *w = &h->program->weights[op->weight];
     const float *bias = vector_of(h, op->bias);
+    const bool adapts = air_cuda_adapts(h, op);
     air_cuda_product p = {};
     p.type = w->type;
     p.w = tile->data;
@@ -518,17 +522,23 @@ static air_status product_tile(air_backend *h, const air_op *op, const air_cuda_
     p.epilogue = air_cuda_epilogue_of(op);
     p.out_stride = width_of(h, op->out);
     p.tables = h->devices[0].tables;
+    const int64_t most = air_cuda_adapters_columns(h, op, tile->rows, n);
     for (int64_t c = 0; c < n; c += p.n) {
         air_row_role role;
-        p.n = air_cuda_columns_alike(h, op, c, n, n, &role);
+        p.n = air_cuda_columns_alike(h, op, c, n, most, &role);
         if (tile->host && role == AIR_ROW_GENERATED) continue;
         p.role = (air_cuda_role)role;
         p.x = (op->heads ? air_cuda_gathered(h) : air_cuda_buffer(h, op->in)) + c * p.k;
         if (reads_q8(h, op)) p.q8 = air_cuda_q8_from(q8_of(h, op), p.k, c);
         p.out = air_cuda_buffer(h, op->out) + c * p.out_stride + (op->heads ? 0 : tile->first_row);
         p.head_columns = n;
-        if (op->heads) TRY(air_cuda_product_by_heads(op, w, tile->first_row, &op->to, p, h->compute));
-        else TRY(air_cuda_product_run(&p, h->compute));
+        air_cuda_product own = p;
+        if (adapts) air_cuda_adapters_redirect(h, op, &own);
+        if (op->heads) TRY(air_cuda_product_by_heads(op, w, tile->first_row, &op->to, own, h->compute));
+        else TRY(air_cuda_product_run(&own, h->compute));
+        air_cuda_part part = {tile->first_row, tile->rows, c, p.n};
+        air_status st = adapts ? air_cuda_adapters_fold(h, op, own.out, own.out_stride, &part, err) : AIR_OK;
+        if (st) return st;
     }
     return AIR_OK;
 }
@@ -579,6 +589,7 @@ static air_status product(air_backend *h, const air_op *op, air_error *err)
     else if (n && reads_q8(h, op)) st = air_cuda_quantize_buffer(h, op->in, err);
     if (op->heads) air_cuda_share_forget(h, op->in); /* others have it in another form */
     if (!st && n) st = air_cuda_share_begin(h, op, n, err);
+    if (!st && n) st = air_cuda_adapters_begin(h, op, n, err);
     if (!st && n) st = compute_what_is_here(h, op, n, err);
     for (int64_t row = 0; row < rows && !st && !h->capturing;) {
         air_cuda_tile tile;

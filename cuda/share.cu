@@ -127,13 +127,16 @@ void air_cuda_share_reset(air_backend *h)
 static air_status fold(air_backend *h, const air_op *op, const uint8_t *part, const air_cuda_part *of, cudaEvent_t folded, air_error *err)
 {
     air_cuda_folding f = {};
+    air_status st = AIR_OK;
     f.part = (const float *)part, f.rows = of->rows, f.n = of->n;
     f.bias = op->bias == AIR_NONE ? nullptr : h->vector_of[(size_t)op->bias] + of->first_row;
     f.epilogue = air_cuda_epilogue_of(op);
     f.out_stride = h->program->buffers[op->out].width;
     f.out = air_cuda_buffer(h, op->out) + of->column * f.out_stride + (op->heads ? op->to.first : of->first_row);
     if (op->heads) f.head_rows = h->program->weights[op->weight].rows / op->heads, f.first_row = of->first_row, f.head_out = op->to.step;
-    TRY(air_cuda_fold(&f, h->compute));
+    if (air_cuda_adapts(h, op)) st = air_cuda_adapters_fold(h, op, f.part, of->rows, of, err);
+    else TRY(air_cuda_fold(&f, h->compute));
+    if (st) return st;
     TRY(cudaEventRecord(folded, h->compute));
     return AIR_OK;
 }

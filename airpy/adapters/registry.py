@@ -121,7 +121,10 @@ class Adapters:
     def listed(self) -> dict[str, dict[str, Any]]:
         with self._lock:
             return {
-                each.name: {"path": each.path, "scale": each.scale, "bytes": each.core.bytes, "weights": each.weights}
+                each.name: {
+                    "path": each.path, "scale": each.scale, "bytes": each.core.bytes, "vram_bytes": each.core.device_bytes,
+                    "weights": each.weights,
+                }
                 for each in self._loaded.values()
             }
 

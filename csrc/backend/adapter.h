@@ -1,7 +1,8 @@
 /* backend/adapter.h: low-rank additions to products (LoRA, arXiv 2106.09685): W x + scale * B (A x), for some of a program's weights.
  *
  * Owned by the engine (engine/adapter.c) and read by a backend while it runs a pass, but for scratch, which is the pass's. Weights of the
- * model are not touched, so sequences with different adapters, and with none, share a pass. */
+ * model are not touched, so sequences with different adapters, and with none, share a pass. Where a device computes, A and B lie in its
+ * memory, B the other way round, so that neighbouring threads, which have neighbouring rows, read neighbouring numbers. */
 #ifndef AIR_BACKEND_ADAPTER_H
 #define AIR_BACKEND_ADAPTER_H
 
@@ -14,13 +15,15 @@ AIR_BEGIN_C
 typedef struct air_adapter_part { /* of one weight */
     int64_t rank;   /* 0: none */
     const float *a; /* [rank][cols] */
-    const float *b; /* [rows][rank], rows of this weight */
+    const float *b; /* [rows][rank], rows of this weight; of a device [rank], step from one to the next, and then rows */
+    int64_t step;
 } air_adapter_part;
 
 typedef struct air_adapter {
     const air_adapter_part *parts; /* [n_weights] */
+    const air_adapter_part *on_device; /* the same in the device's memory; NULL: the CPU computes */
     int64_t rank_most;
-    float *scratch;                /* [air_adapter_products][rows of a pass][rank_most]: A x of products with one input */
+    float *scratch;                /* of the CPU: [air_adapter_products][rows of a pass][rank_most]: A x of products with one input */
     int64_t scratch_rows;
 } air_adapter;
 

@@ -121,7 +121,7 @@ typedef struct air_pass {
     const uint8_t *roles;     /* [rows]: air_row_role */
     const uint8_t *types;     /* [rows]: AIR_OP_ADD_TYPE's; NULL: all 0 */
     const air_state_view *states; /* rows of one sequence follow each other, and sequences in the order of their numbers */
-    const air_adapted *adapted; /* as states; NULL where no sequence has an adapter, as it is of a device */
+    const air_adapted *adapted; /* as states; NULL where no sequence has an adapter */
     const air_state_away *away; /* [n_away], n_away at most the config's away_most */
     int64_t n_away;
     air_state_type state_type;
@@ -229,13 +229,18 @@ typedef struct air_backend_api {
     /* Memory of the host that a pass of rows rows with n_wanted wanted ones takes beyond the feed's spans; monotonic in both. NULL of a
      * device: device.h says it. */
     uint64_t (*pass_bytes)(const air_program *program, int64_t rows, int64_t n_wanted, int threads);
-    /* Makes room for passes up to that size, or shrinks to it. AIR_E_NOMEM leaves the old size. */
-    air_status (*reserve)(air_backend *backend, int64_t rows, int64_t n_wanted, air_error *err);
+    /* Makes room for passes up to that size, or shrinks to it; of a device with adapters of that rank at most, 0: with none.
+     * AIR_E_NOMEM leaves the old size. */
+    air_status (*reserve)(air_backend *backend, int64_t rows, int64_t n_wanted, int64_t rank, air_error *err);
     /* Memory for state blocks, readable and writable by passes; thread-safe. Copies are from and to blocks of any home (pageable: of
      * one of them), also one that a pass has just written. Errors: AIR_E_NOMEM; of a device AIR_E_DEVICE. *out is NULL then. */
     air_status (*state_alloc)(air_backend *backend, void **out, size_t bytes, air_error *err);
     void (*state_free)(air_backend *backend, void *p, size_t bytes);
     air_status (*state_copy)(air_backend *backend, void *to, const void *from, size_t bytes, int pageable, air_error *err);
+    /* Memory for an adapter, zeros, which state_copy writes to as to a block that is HERE; freed when no pass reads it any more, and given
+     * back to the device then. Thread-safe. Errors: AIR_E_NOMEM, AIR_E_DEVICE; *out is NULL then. NULL as devices is. */
+    air_status (*adapter_alloc)(air_backend *backend, void **out, size_t bytes, air_error *err);
+    void (*adapter_free)(air_backend *backend, void *p);
     /* Makes pages of the host stay where they are, so that the device copies from them by itself; nonzero if it did, 0 where the system
      * refuses, which is no failure. unlock_pages takes what one lock_pages took. NULL where nothing is gained by it. */
     int (*lock_pages)(air_backend *backend, void *p, size_t bytes);

@@ -148,6 +148,7 @@ air_device_layout air_device_layout_of(const air_program *p, int64_t rows, int64
     l.tokens = cut(&at, ((2 + (uint64_t)air_device_more_numbers(p)) * n + w) * sizeof(int32_t));
     l.blocks = cut(&at, block_table_bytes(rows, n_ctx));
     l.courses = cut(&at, course_bytes(p, rows));
+    l.adapted = cut(&at, n * sizeof(air_device_adapted));
     l.attention = cut(&at, air_max_u64(attention_bytes(p, rows, n_ctx), gathered_bytes(p, n)));
     l.candidates = cut(&at, air_device_candidate_bytes(n_wanted, AIR_DEVICE_CANDIDATES));
     int64_t together = n_wanted < AIR_DEVICE_CANDIDATE_ROWS ? n_wanted : AIR_DEVICE_CANDIDATE_ROWS;
@@ -192,6 +193,22 @@ size_t air_device_state_bytes(const air_attention_shape *a, air_state_type type)
     return (size_t)a->kv_heads * (air_state_head_bytes(type, a->key_dim) + values);
 }
 
+air_device_adapting air_device_adapting_of(const air_program *p, int64_t rows, int64_t rank)
+{
+    air_device_adapting l = {0};
+    uint64_t widest = 0, most = AIR_DEVICE_RAW_MOST / sizeof(float);
+    size_t at = 0;
+    if (!rank) return l;
+    for (int32_t i = 0; i < p->n_ops; i++)
+        if (p->ops[i].kind == AIR_OP_PRODUCT && p->ops[i].epilogue != AIR_EPILOGUE_SET)
+            widest = air_max_u64(widest, (uint64_t)p->weights[p->ops[i].weight].rows);
+    l.raw_floats = (int64_t)air_min_u64((uint64_t)rows * widest, air_max_u64(widest, most));
+    l.reduced = cut(&at, (uint64_t)rows * (uint64_t)rank * sizeof(float));
+    l.raw = cut(&at, (uint64_t)l.raw_floats * sizeof(float));
+    l.total = at;
+    return l;
+}
+
 size_t air_device_shuttle_block(const air_program *p, air_state_type type)
 {
     size_t most = 0;
@@ -231,7 +248,8 @@ uint64_t air_device_host_bytes(const air_program *p, int64_t rows, int64_t n_wan
     uint64_t others = block_table_bytes(rows, n_ctx) + course_bytes(p, rows) + air_device_candidate_bytes(n_wanted, AIR_DEVICE_CANDIDATES);
     uint64_t sent = n * (uint64_t)air_device_sent_most(p); /* what each goes to with which weight comes down; which go where goes up */
     uint64_t numbers = (2 + (uint64_t)air_device_more_numbers(p)) * n + w + 2 * sent;
-    return (floats + 2 * sent) * sizeof(float) + numbers * sizeof(int32_t) + others + 11 * AIR_DEVICE_ALIGN;
+    others += n * sizeof(air_device_adapted);
+    return (floats + 2 * sent) * sizeof(float) + numbers * sizeof(int32_t) + others + 12 * AIR_DEVICE_ALIGN;
 }
 
 uint64_t air_device_graph_bytes(const air_program *p)
@@ -240,6 +258,13 @@ uint64_t air_device_graph_bytes(const air_program *p)
     uint64_t launches = 2 * (uint64_t)p->n_ops + ENDS;
     for (int32_t i = 0; i < p->n_ops; i++) launches += p->ops[i].kind == AIR_OP_PRODUCT && p->ops[i].heads ? HEADS : 0;
     return launches * AIR_DEVICE_GRAPH_NODE;
+}
+
+uint64_t air_device_adapting_graph_bytes(const air_program *p)
+{
+    uint64_t products = 0;
+    for (int32_t i = 0; i < p->n_ops; i++) products += p->ops[i].kind == AIR_OP_PRODUCT;
+    return 2 * products * AIR_DEVICE_GRAPH_NODE;
 }
 
 uint64_t air_device_column_bytes(const air_program *p, int64_t columns)

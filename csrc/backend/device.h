@@ -23,6 +23,7 @@ enum {
     AIR_DEVICE_ATTENTION_PART = 256,       /* positions whose results are merged with those of others */
     AIR_DEVICE_SHUTTLE = 2,                /* layers of state on their way: one is copied, one is attended */
     AIR_DEVICE_ATTENTION_MOST = 64 << 20,  /* scratch of attention, beyond which rows take turns, but for what one row needs */
+    AIR_DEVICE_RAW_MOST = 16 << 20,        /* of results before adapters add to them, but for what one column needs */
     AIR_DEVICE_STAGING_PIECES = 4,         /* of page-locked memory between weights in pageable memory and the device */
     AIR_DEVICE_STAGING_BYTES = 2 << 20,    /* of each, but no more than a tile: large enough that a copy costs more than its launch */
     /* Of the first device's memory, what each launch or copy of a captured pass takes: NVIDIA's cccl has seen about 10 KB (its pull request
@@ -57,6 +58,12 @@ typedef struct air_device_course {
     char *after[AIR_RECURRENT_SPANS];
 } air_device_course;
 
+/* What the rows of a sequence have of an adapter (backend/adapter.h). */
+typedef struct air_device_adapted {
+    const struct air_adapter_part *parts; /* [n_weights], in the device's memory; NULL: nothing */
+    float scale;
+} air_device_adapted;
+
 /* Of a part of a row: the largest logit, the sum of exponents relative to it, and whether one is not finite. */
 typedef struct air_device_candidate_part {
     float max, sum;
@@ -72,6 +79,7 @@ typedef struct air_device_layout {
     size_t tokens;       /* int32 [rows] each: positions, sequences; then [n_wanted] wanted rows; then air_device_more_numbers */
     size_t blocks;       /* pointers to state blocks: of each row's sequence at most, those of n_ctx positions */
     size_t courses;      /* air_device_course [rows], where the program has recurrent layers */
+    size_t adapted;      /* air_device_adapted [rows]: of each sequence */
     size_t attention;    /* scratch; and of products by heads what they read, head by head */
     /* Of mixtures, where there are any. Rows are sent to experts so many times in all: which row each time, sorted by expert, and of a row
      * which times are its; the inputs of those times, as they are and in 8 bits as far as either is read; what gate and up make of
@@ -99,6 +107,15 @@ air_device_layout air_device_layout_of(const air_program *program, int64_t rows,
 uint64_t air_device_pass_bytes(const air_program *program, int64_t rows, int64_t n_wanted, int64_t n_ctx);
 /* A layer's K and V in one block of 64 positions. */
 size_t air_device_state_bytes(const air_attention_shape *a, air_state_type type);
+/* What passes take beside that where sequences have adapters, of that rank at most; in one region. rank 0: nothing. */
+typedef struct air_device_adapting {
+    size_t reduced; /* A x: [rows][rank] */
+    size_t raw;     /* results of products that are added to what their output holds, or gated with it, before they are */
+    int64_t raw_floats; /* so many; at least a column of any of them */
+    size_t total;
+} air_device_adapting;
+
+air_device_adapting air_device_adapting_of(const air_program *program, int64_t rows, int64_t rank);
 /* Of each of the AIR_DEVICE_SHUTTLE layers, what takes one block of 64 positions that lies in the host's memory. */
 size_t air_device_shuttle_block(const air_program *program, air_state_type type);
 /* Page-locked memory through which weights go that do not lie in such, for tiles up to so many bytes. */
@@ -119,6 +136,7 @@ uint64_t air_device_host_bytes(const air_program *program, int64_t rows, int64_t
 /* Of a device that holds all weights, for a pass as a graph: an op is two launches at most, its input's 8-bit form among them, one by
  * heads a few more where tiles begin within a head; a few more bring inputs and take results. */
 uint64_t air_device_graph_bytes(const air_program *program);
+uint64_t air_device_adapting_graph_bytes(const air_program *program); /* more of a pass with adapters: two launches to a product */
 
 /* So many columns of a product's input; and what other devices than the first need of them: as they come, then in 8 bits. */
 uint64_t air_device_column_bytes(const air_program *program, int64_t columns);

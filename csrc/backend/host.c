@@ -70,8 +70,9 @@ static void place_mixture(air_backend *h, char *memory, int64_t rows)
     h->mixture.q8 = memory + l.q8;
 }
 
-static air_status host_reserve(air_backend *h, int64_t rows, int64_t n_wanted, air_error *err)
+static air_status host_reserve(air_backend *h, int64_t rows, int64_t n_wanted, int64_t rank, air_error *err)
 {
+    (void)rank; /* adapters have scratch of their own here */
     if (rows == h->rows_cap && n_wanted == h->wanted_cap) return AIR_OK;
     layout l = lay_out(h->program, rows, n_wanted, h->threads);
     char *memory = air_pages_alloc(l.total);

@@ -1,4 +1,5 @@
-/* Adapters: from matrices by name to parts of the program's weights, in memory that the budget knows. */
+/* Adapters: from matrices by name to parts of the program's weights, in memory that the budgets know: the CPU's in one block of the host's,
+ * a device's in one of its own. */
 #include <stdatomic.h>
 #include <string.h>
 
@@ -8,13 +9,15 @@
 
 typedef struct slot {
     air_adapter_matrix matrix;
-    float *a, *b;
+    float *a, *b; /* of a device: in its memory */
 } slot;
 
 struct air_engine_adapter {
-    air_adapter adapter;     /* slots, parts, matrices and scratch follow in the same block */
+    air_adapter adapter;     /* slots, parts, and of the CPU matrices and scratch follow in the same block */
     air_engine *engine;
-    uint64_t bytes;          /* held of the budget */
+    air_engine_adapter *next; /* of those in the device's memory; under the engine's lock */
+    void *device;            /* memory of a device: parts, then matrices; NULL: the CPU's */
+    air_adapter_room held;   /* of the budgets */
     slot *slots;
     int32_t n;
     AIR_ATOMIC(int) used;    /* by a sequence: it is read from now on */
@@ -70,12 +73,12 @@ static int has_before(const air_adapter_matrix *matrices, int32_t i)
     return 0;
 }
 
-/* Floats of the matrices and of scratch, as they lie behind each other; 0 for more than there can be. */
+/* Floats of the matrices, as they lie behind each other. */
 static air_status measure(const air_engine *e, const air_adapter_matrix *matrices, int32_t n, uint64_t *floats, int64_t *rank_most,
                           air_error *err)
 {
     const air_program *p = air_model_program(e->model);
-    uint64_t scratch, pair;
+    uint64_t pair;
     *floats = 0;
     *rank_most = 0;
     for (int32_t i = 0; i < n; i++) {
@@ -88,32 +91,58 @@ static air_status measure(const air_engine *e, const air_adapter_matrix *matrice
             return air_fail(err, AIR_E_MODEL, "the adapter's rank for %s is %lld", matrices[i].name, (long long)matrices[i].rank);
         if (matrices[i].rank > *rank_most) *rank_most = matrices[i].rank;
     }
-    uint64_t places = (uint64_t)(air_adapter_products(p) * e->plan->max_rows);
-    if (!air_mul_u64(places, (uint64_t)*rank_most, &scratch) || !air_add_u64(*floats, scratch, floats) || *floats > SIZE_MAX / 8)
-        return air_fail(err, AIR_E_MODEL, "the adapter's rank is %lld", (long long)*rank_most);
+    if (*floats > SIZE_MAX / 8) return air_fail(err, AIR_E_MODEL, "the adapter's rank is %lld", (long long)*rank_most);
     return AIR_OK;
 }
 
-static uint64_t block_bytes(const air_program *p, int32_t n, uint64_t floats)
+/* Of the CPU, A x of a pass. */
+static int scratch_floats(const air_engine *e, int64_t rank_most, uint64_t *floats)
 {
-    return sizeof(air_engine_adapter) + (uint64_t)n * sizeof(slot) + (uint64_t)p->n_weights * sizeof(air_adapter_part) +
-           floats * sizeof(float);
+    uint64_t places = (uint64_t)(air_adapter_products(air_model_program(e->model)) * e->plan->max_rows);
+    return air_mul_u64(places, (uint64_t)rank_most, floats);
 }
 
-air_status air_engine_adapter_bytes(air_engine *e, const air_adapter_matrix *matrices, int32_t n, uint64_t *bytes, air_error *err)
+static uint64_t table_bytes(const air_program *p)
 {
-    uint64_t floats;
-    int64_t rank;
-    if (air__engine_on_device(e))
-        return air_fail(err, AIR_E_UNSUPPORTED, "adapters are computed by the CPU alone, and %s computes here; open the model with device "
-                        "'cpu'", e->api->name);
-    air_status st = measure(e, matrices, n, &floats, &rank, err);
-    if (!st) *bytes = block_bytes(air_model_program(e->model), n, floats);
-    return st;
+    return air_round_up((uint64_t)p->n_weights * sizeof(air_adapter_part), AIR_DEVICE_ALIGN);
+}
+
+air_status air_engine_adapter_room(air_engine *e, const air_adapter_matrix *matrices, int32_t n, air_adapter_room *out, air_error *err)
+{
+    const air_program *p = air_model_program(e->model);
+    uint64_t floats, scratch;
+    air_status st = measure(e, matrices, n, &floats, &out->rank, err);
+    if (st) return st;
+    out->host = sizeof(air_engine_adapter) + (uint64_t)n * sizeof(slot) + (uint64_t)p->n_weights * sizeof(air_adapter_part);
+    out->device = 0;
+    if (air__engine_on_device(e)) {
+        out->device = air_device_allocation(table_bytes(p) + floats * sizeof(float));
+        return AIR_OK;
+    }
+    if (!scratch_floats(e, out->rank, &scratch) || !air_add_u64(floats, scratch, &floats) || floats > SIZE_MAX / 8)
+        return air_fail(err, AIR_E_MODEL, "the adapter's rank is %lld", (long long)out->rank);
+    out->host += floats * sizeof(float);
+    return AIR_OK;
+}
+
+void air__adapter_room_release(air_engine *e, const air_adapter_room *room)
+{
+    air_budget_release(&e->budget, AIR_HOLD_ADAPTERS, room->host);
+    air_budget_release(&e->device_budget, AIR_HOLD_ADAPTERS, room->device);
+}
+
+int64_t air__engine_rank(air_engine *e)
+{
+    int64_t most = 0;
+    air_mutex_lock(&e->lock);
+    for (const air_engine_adapter *a = e->adapters; a; a = a->next)
+        if (a->adapter.rank_most > most) most = a->adapter.rank_most;
+    air_mutex_unlock(&e->lock);
+    return most;
 }
 
 /* Gives one tensor's matrices their place, which begins at `at`, and points the weights that it is to them. */
-static float *place(const air_program *p, slot *s, air_adapter_part *parts, float *at)
+static float *place(const air_program *p, slot *s, air_adapter_part *parts, float *at, int on_device)
 {
     const air_adapter_matrix *m = &s->matrix;
     int64_t rows, cols;
@@ -125,52 +154,109 @@ static float *place(const air_program *p, slot *s, air_adapter_part *parts, floa
         const air_weight *w = &p->weights[i];
         if (!is_of(w, m->name)) continue;
         int64_t row = (int64_t)((w->offset - first) / w->row_bytes);
-        parts[i] = (air_adapter_part){.rank = m->rank, .a = s->a, .b = s->b + row * m->rank};
+        parts[i] = (air_adapter_part){.rank = m->rank, .a = s->a, .b = s->b + (on_device ? row : row * m->rank),
+                                      .step = on_device ? rows : m->rank};
     }
     return s->b + rows * m->rank;
+}
+
+static void enlist(air_engine_adapter *own)
+{
+    air_mutex_lock(&own->engine->lock);
+    own->next = own->engine->adapters;
+    own->engine->adapters = own;
+    air_mutex_unlock(&own->engine->lock);
+}
+
+static void delist(air_engine_adapter *own)
+{
+    air_mutex_lock(&own->engine->lock);
+    air_engine_adapter **at = &own->engine->adapters;
+    while (*at && *at != own) at = &(*at)->next;
+    if (*at) *at = own->next;
+    air_mutex_unlock(&own->engine->lock);
 }
 
 air_status air_engine_adapter_new(air_engine_adapter **out, air_engine *e, const air_adapter_matrix *matrices, int32_t n,
                                   air_batch *held, air_error *err)
 {
     const air_program *p = air_model_program(e->model);
-    uint64_t floats;
-    int64_t rank_most;
+    air_adapter_room room;
     *out = NULL;
-    air_status st = measure(e, matrices, n, &floats, &rank_most, err);
+    air_status st = air_engine_adapter_room(e, matrices, n, &room, err);
     if (st) return st;
-    uint64_t bytes = block_bytes(p, n, floats);
-    air_engine_adapter *own = air_calloc(1, (size_t)bytes);
-    if (!own) return air_fail(err, AIR_E_NOMEM, "adapter: %llu bytes", (unsigned long long)bytes);
+    air_engine_adapter *own = air_calloc(1, (size_t)room.host);
+    if (!own) return air_fail(err, AIR_E_NOMEM, "adapter: %llu bytes", (unsigned long long)room.host);
     own->engine = e;
     own->n = n;
     own->slots = (slot *)(void *)(own + 1);
     air_adapter_part *parts = (air_adapter_part *)(void *)(own->slots + n);
     float *at = (float *)(void *)(parts + p->n_weights);
-    for (int32_t i = 0; i < n; i++) {
+    if (room.device) st = e->api->adapter_alloc(e->backend, &own->device, (size_t)room.device, err);
+    if (own->device) at = (float *)(void *)((char *)own->device + table_bytes(p));
+    for (int32_t i = 0; i < n && !st; i++) {
         own->slots[i].matrix = matrices[i];
-        at = place(p, &own->slots[i], parts, at);
+        at = place(p, &own->slots[i], parts, at, own->device != NULL);
         own->slots[i].matrix.name = NULL; /* the caller's */
     }
-    own->adapter = (air_adapter){.parts = parts, .rank_most = rank_most, .scratch = at, .scratch_rows = e->plan->max_rows};
-    own->bytes = air__batch_take_hold(held);
+    own->adapter = (air_adapter){.parts = parts, .on_device = own->device, .rank_most = room.rank};
+    if (!room.device) own->adapter.scratch = at;
+    own->adapter.scratch_rows = e->plan->max_rows;
+    if (own->device) st = e->api->state_copy(e->backend, own->device, parts, (size_t)p->n_weights * sizeof *parts, 1, err);
+    if (st) {
+        if (own->device) e->api->adapter_free(e->backend, own->device);
+        air_free(own);
+        return st;
+    }
+    own->held = air__batch_take_hold(held);
+    if (own->device) enlist(own);
     *out = own;
     return AIR_OK;
 }
 
 int32_t air_engine_adapter_count(const air_engine_adapter *a) { return a->n; }
 air_adapter_matrix air_engine_adapter_matrix(const air_engine_adapter *a, int32_t i) { return a->slots[i].matrix; }
-float *air_engine_adapter_a(air_engine_adapter *a, int32_t i) { return atomic_load(&a->used) ? NULL : a->slots[i].a; }
-float *air_engine_adapter_b(air_engine_adapter *a, int32_t i) { return atomic_load(&a->used) ? NULL : a->slots[i].b; }
+/* B as a device has it: column after column. */
+static air_status copy_columns(air_engine *e, float *to, const float *b, int64_t rows, int64_t rank, air_error *err)
+{
+    size_t bytes = (size_t)(rows * rank) * sizeof *b;
+    float *turned = air_malloc(bytes);
+    if (!turned) return air_fail(err, AIR_E_NOMEM, "adapter: %zu bytes", bytes);
+    for (int64_t r = 0; r < rank; r++)
+        for (int64_t row = 0; row < rows; row++) turned[r * rows + row] = b[row * rank + r];
+    air_status st = e->api->state_copy(e->backend, to, turned, bytes, 1, err);
+    air_free(turned);
+    return st;
+}
+
+air_status air_engine_adapter_fill(air_engine_adapter *own, int32_t i, const float *a, const float *b, air_error *err)
+{
+    const slot *s = &own->slots[i];
+    const air_adapter_matrix *m = &s->matrix;
+    air_engine *e = own->engine;
+    size_t bytes = (size_t)(m->rank * m->cols) * sizeof *a;
+    if (atomic_load(&own->used)) return air_fail(err, AIR_E_CLOSED, "a sequence has the adapter already");
+    if (own->device) {
+        air_status st = e->api->state_copy(e->backend, s->a, a, bytes, 1, err);
+        return st ? st : copy_columns(e, s->b, b, m->rows, m->rank, err);
+    }
+    memcpy(s->a, a, bytes);
+    memcpy(s->b, b, (size_t)(m->rows * m->rank) * sizeof *b);
+    return AIR_OK;
+}
 
 void air_engine_adapter_free(air_engine_adapter *a)
 {
     if (!a) return;
-    air_budget_release(&a->engine->budget, AIR_HOLD_ADAPTERS, a->bytes);
+    if (a->device) {
+        delist(a);
+        a->engine->api->adapter_free(a->engine->backend, a->device);
+    }
+    air__adapter_room_release(a->engine, &a->held);
     air_free(a);
 }
 
-uint64_t air_engine_adapter_held(const air_engine_adapter *a) { return a->bytes; }
+air_adapter_room air_engine_adapter_held(const air_engine_adapter *a) { return a->held; }
 
 air_status air_sequence_adapt(air_sequence *s, air_engine_adapter *a, float scale, air_error *err)
 {

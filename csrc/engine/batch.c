@@ -29,7 +29,7 @@ static void batch_delete(air_batch *b)
     air_free(b->sampled);
     air_free(b->logprobs);
     if (b->engine) air_budget_release(&b->engine->budget, AIR_HOLD_LOGITS, b->logit_bytes);
-    if (b->engine) air_budget_release(&b->engine->budget, AIR_HOLD_ADAPTERS, b->held);
+    if (b->engine) air__adapter_room_release(b->engine, &b->held);
     air_free(b);
 }
 
@@ -190,7 +190,7 @@ air_status air_batch_submit(air_batch **out, air_engine *e, const air_batch_requ
     *out = NULL;
     air_status st = air__engine_usable(e, err);
     if (st) return st;
-    if (r->n_items < 1 && !r->walk && !r->hold && !r->floats) return air_fail(err, AIR_E_ARGUMENT, "batch: no items");
+    if (r->n_items < 1 && !r->walk && !r->hold.host && !r->floats) return air_fail(err, AIR_E_ARGUMENT, "batch: no items");
     st = check_ends(e, r, err);
     if (st) return st;
     st = take_sequences(r, err);
@@ -280,11 +280,11 @@ void air_batch_detach(air_batch *b)
     b->engine = NULL;
 }
 
-uint64_t air__batch_take_hold(air_batch *b)
+air_adapter_room air__batch_take_hold(air_batch *b)
 {
-    uint64_t bytes = b->held;
-    b->held = 0;
-    return bytes;
+    air_adapter_room room = b->held;
+    b->held = (air_adapter_room){0};
+    return room;
 }
 
 float *air_batch_logits(const air_batch *b) { return b->logits; }

@@ -133,20 +133,24 @@ typedef struct air_adapter_matrix { /* for the tensor of that name, [rows][cols]
 } air_adapter_matrix;
 typedef struct air_engine_adapter air_engine_adapter;
 
-/* Bytes that one of these takes. Errors: AIR_E_MODEL where it does not fit the model, AIR_E_UNSUPPORTED for tables, vectors, experts, and
- * where a device computes. */
-air_status air_engine_adapter_bytes(air_engine *engine, const air_adapter_matrix *matrices, int32_t n, uint64_t *bytes, air_error *err);
-/* All zeros, to be filled. held: an ended batch that has made room for that many (air_batch_request.hold), which it takes over. Free it
- * after the sequences that have it and before the engine. Errors: those above, AIR_E_NOMEM. */
+/* What one takes: bytes of max_ram, and of max_vram where a device computes, in whose memory the matrices lie then; its largest rank. */
+typedef struct air_adapter_room {
+    uint64_t host, device;
+    int64_t rank;
+} air_adapter_room;
+/* That of one of these. Errors: AIR_E_MODEL where it does not fit the model, AIR_E_UNSUPPORTED for tables, vectors, experts. */
+air_status air_engine_adapter_room(air_engine *engine, const air_adapter_matrix *matrices, int32_t n, air_adapter_room *out, air_error *err);
+/* All zeros, to be filled. held: an ended batch that has made that room (air_batch_request.hold), which it takes over. Free it
+ * after the sequences that have it and before the engine. Errors: those above, AIR_E_NOMEM; of a device AIR_E_DEVICE. */
 air_status air_engine_adapter_new(air_engine_adapter **out, air_engine *engine, const air_adapter_matrix *matrices, int32_t n,
                                   air_batch *held, air_error *err);
-/* Of matrix number i: room for A and B, row after row, until a sequence has the adapter; NULL from then on. */
 int32_t air_engine_adapter_count(const air_engine_adapter *adapter);
 air_adapter_matrix air_engine_adapter_matrix(const air_engine_adapter *adapter, int32_t i); /* without the name */
-float *air_engine_adapter_a(air_engine_adapter *adapter, int32_t i);
-float *air_engine_adapter_b(air_engine_adapter *adapter, int32_t i);
+/* Copies A [rank][cols] and B [rows][rank] of matrix number i. Errors: AIR_E_CLOSED once a sequence has the adapter; of a device AIR_E_NOMEM,
+ * AIR_E_DEVICE, after which what it has of the matrix is undefined. */
+air_status air_engine_adapter_fill(air_engine_adapter *adapter, int32_t i, const float *a, const float *b, air_error *err);
 void air_engine_adapter_free(air_engine_adapter *adapter);
-uint64_t air_engine_adapter_held(const air_engine_adapter *adapter); /* of max_ram */
+air_adapter_room air_engine_adapter_held(const air_engine_adapter *adapter);
 /* What an empty sequence, and every fork of it, is computed with; NULL: the model alone. AIR_E_ARGUMENT for one with tokens. */
 air_status air_sequence_adapt(air_sequence *sequence, air_engine_adapter *adapter, float scale, air_error *err);
 
@@ -170,7 +174,8 @@ typedef struct air_batch_request {
     int sampled_only;
     int keep_hidden; /* whether air_batch_hidden will be asked for */
     int walk;        /* with no items: a pass with compute left out, what the weights' way into memory takes by itself */
-    uint64_t hold;   /* with no items: weights give way to so many bytes, which the batch holds of max_ram until it is freed */
+    air_adapter_room hold; /* with no items: weights, and state in a device's memory, give way to so much, which the batch holds of max_ram
+                            * and max_vram until it is freed */
     uint64_t floats; /* likewise, and makes memory of so many floats, zeros, which air_batch_logits shows: what is handed out to callers */
 } air_batch_request;
 

@@ -33,7 +33,7 @@ struct air_batch {
     air_state_view *states;      /* [n_items]: those of the present pass are right */
     air_adapted *adapted;        /* [n_items] */
     int adapts;                  /* whether any has an adapter */
-    uint64_t hold, held;         /* bytes to be made room for, with no items; what of the budget it holds when it has ended */
+    air_adapter_room hold, held; /* to be made, with no items; what of the budgets it holds when it has ended */
     uint64_t floats;             /* likewise, to be made as well */
     air_state_use *uses;         /* [n_items]: of the present pass, its first ones */
     float *logits, *hidden;      /* [n_whole][n_vocab], [n_wanted][n_embd]; made by the engine's thread */
@@ -46,7 +46,9 @@ struct air_batch {
 };
 
 /* What a batch holds is the caller's from now on, to be released. */
-uint64_t air__batch_take_hold(air_batch *batch);
+air_adapter_room air__batch_take_hold(air_batch *batch);
+/* Gives a room back to the budgets. */
+void air__adapter_room_release(air_engine *engine, const air_adapter_room *room);
 
 struct air_engine {
     const air_gguf_set *set;
@@ -68,7 +70,7 @@ struct air_engine {
     uint64_t max_pins, pin_target;
     uint64_t all_pins;           /* memory that every tile pinned takes, and every expert */
     uint64_t experts_least;      /* without which none runs */
-    int64_t rows_cap, wanted_cap; /* what the backend is reserved for */
+    int64_t rows_cap, wanted_cap, rank_cap; /* what the backend is reserved for */
     uint64_t activation_bytes, device_activation_bytes;
     uint64_t staging_bytes;      /* booked of the plan's */
 
@@ -83,6 +85,7 @@ struct air_engine {
     air_mutex lock;              /* queue, phases, stats */
     air_cond wake, ended;
     air_batch *first, *last, *running;
+    air_engine_adapter *adapters; /* those in a device's memory; under lock */
     AIR_ATOMIC(int) closing;
     air_engine_stats stats;
     AIR_ATOMIC(uint64_t) *layer_ns;     /* of the last pass, [n_layers + 1] */
@@ -102,6 +105,8 @@ static inline int64_t air__batch_keeps(const air_batch_item *item)
 {
     return item->n_prompt - 1 > item->sequence->length ? item->n_prompt - 1 : 0;
 }
+/* The largest rank of adapters in a device's memory, 0: there are none. */
+int64_t air__engine_rank(air_engine *engine);
 /* AIR_E_CLOSED in a forked child or while closing. */
 air_status air__engine_usable(air_engine *engine, air_error *err);
 /* The engine's thread: runs a batch from room-making to sampling; sequences advance on success only. */

@@ -23,6 +23,7 @@ typedef struct room {
     int64_t batch_recurrent; /* likewise, while it runs */
     int64_t rows, wanted;  /* of the largest pass */
     int64_t rows_cap, wanted_cap; /* that the backend is to be reserved for: at least those */
+    int64_t rank;          /* likewise, of adapters in the device's memory */
 } room;
 
 /* A device's memory for passes is made once, for the plan's rows, and again only where more are wanted: giving it back and taking it
@@ -51,6 +52,9 @@ static void pass_memory(const air_engine *e, room *r, room_kind kind)
     }
     r->activations = air_device_host_bytes(p, r->rows_cap, r->wanted_cap, e->plan->n_ctx);
     r->device_activations = air_device_pass_bytes(p, r->rows_cap, r->wanted_cap, e->plan->n_ctx);
+    if (!r->rank) return;
+    r->device_activations += air_device_allocation(air_device_adapting_of(p, r->rows_cap, r->rank).total);
+    if (e->plan->device_graph_bytes) r->device_activations += air_device_adapting_graph_bytes(p);
 }
 
 /* A device's passes may begin at any row, and those of whole texts at any text. */
@@ -143,11 +147,12 @@ static int64_t longest_item(const air_batch *b)
     return longest;
 }
 
+enum { SHARE_LEAST = 16 }; /* of the plan's rows: each pass reads all weights, so that smaller ones would take for ever */
+
 static room room_for(air_engine *e, const air_batch *b, room_kind kind)
 {
-    enum { SHARE_LEAST = 16 }; /* of the plan's rows: each pass reads all weights, so that smaller ones would take for ever */
     const air_program *p = air_model_program(e->model);
-    room r = {.rows = min64(b->rows, e->plan->max_rows)};
+    room r = {.rows = min64(b->rows, e->plan->max_rows), .rank = air__engine_rank(e)};
     int64_t least = max64(e->plan->max_rows / SHARE_LEAST, p->bidirectional ? longest_item(b) : 1);
     state_of_items(e, b, &r);
     passes_of(e, b, &r, kind);
@@ -201,7 +206,7 @@ uint64_t air_engine_budget_for(air_engine *e, int64_t sequences, int64_t blocks,
         r.budget = air_from_tenths(air_tenths_up(air_max_u64(need, e->plan->budget)) + 1);
         air_plan *p;
         if (air_plan_make(&p, &r, NULL)) return 0;
-        room pass = {.rows = min64(rows, p->max_rows), .wanted = wanted};
+        room pass = {.rows = min64(rows, p->max_rows), .wanted = wanted, .rank = air__engine_rank(e)};
         pass_memory(e, &pass, EXACT);
         uint64_t passes = pass.activations;
         uint64_t others = r.fixed + p->ring_bytes + p->gather_bytes + p->staging_bytes + atomic_load(&e->budget.held[AIR_HOLD_LOGITS]) +
@@ -276,7 +281,7 @@ static air_status make_room(air_engine *e, const room *r, air_error *err)
 
 static air_status reserve_activations(air_engine *e, const room *r, air_error *err)
 {
-    if (r->rows_cap == e->rows_cap && r->wanted_cap == e->wanted_cap) return AIR_OK;
+    if (r->rows_cap == e->rows_cap && r->wanted_cap == e->wanted_cap && r->rank == e->rank_cap) return AIR_OK;
     air_budget_release(&e->budget, AIR_HOLD_ACTIVATIONS, e->activation_bytes);
     air_budget_release(&e->device_budget, AIR_HOLD_ACTIVATIONS, e->device_activation_bytes);
     e->activation_bytes = e->device_activation_bytes = 0;
@@ -287,10 +292,11 @@ static air_status reserve_activations(air_engine *e, const room *r, air_error *e
     st = air_budget_reserve(&e->device_budget, AIR_HOLD_ACTIVATIONS, r->device_activations, err);
     if (st) return st;
     e->device_activation_bytes = r->device_activations;
-    st = e->api->reserve(e->backend, r->rows_cap, r->wanted_cap, err);
+    st = e->api->reserve(e->backend, r->rows_cap, r->wanted_cap, r->rank, err);
     if (st) return st;
     e->rows_cap = r->rows_cap;
     e->wanted_cap = r->wanted_cap;
+    e->rank_cap = r->rank;
     return AIR_OK;
 }
 
@@ -531,9 +537,38 @@ static air_status hold_memory(air_engine *e, air_holder holder, const char *what
     return st ? st : air_budget_reserve(&e->budget, holder, bytes, err);
 }
 
+/* Of a device's memory: beside it the smallest passes that prompts are cut into must have room, with a block of state; where texts are read
+ * at once, the largest. What there is of state and activations gives way to it; a later batch makes room for what it needs. */
+static air_status hold_on_device(air_engine *e, const air_adapter_room *adapter, air_error *err)
+{
+    int64_t rows = air_model_program(e->model)->bidirectional ? e->plan->max_rows : max64(1, e->plan->max_rows / SHARE_LEAST);
+    room r = {.rows = rows, .wanted = 1, .rank = max64(adapter->rank, air__engine_rank(e))};
+    pass_memory(e, &r, EXACT);
+    uint64_t least = r.device_activations + e->pool.block_bytes[AIR_STATE_PAGED] +
+                     (uint64_t)recurrent_blocks(e) * e->pool.block_bytes[AIR_STATE_RECURRENT];
+    uint64_t limit = e->device_budget.limit, left = device_left(e);
+    if (least > left || adapter->device > left - least)
+        return air_fail(err, AIR_E_BUDGET,
+                        "max_vram %.1f MiB is too small by %.1f MiB for an adapter of %.1f MiB: in use %.1f, of that weights %.1f; beside it "
+                        "passes of %lld rows need %.1f; open the model with a larger max_vram, or with a larger n_ctx, which leaves more room "
+                        "beside weights",
+                        air_mib(limit), (double)air_tenths_up(least + adapter->device - left) / 10,
+                        (double)air_tenths_up(adapter->device) / 10, air_mib(limit - left),
+                        air_mib(e->plan->device_pin_bytes + e->plan->device_expert_bytes), (long long)rows, air_mib(least));
+    air_status st = AIR_OK;
+    if (air_budget_left(&e->device_budget) < adapter->device) {
+        st = reserve_activations(e, &r, err);
+        if (!st) st = air__pool_shrink(&e->pool, left - r.device_activations - adapter->device, err);
+    }
+    return st ? st : air_budget_reserve(&e->device_budget, AIR_HOLD_ADAPTERS, adapter->device, err);
+}
+
 static air_status hold_for_adapter(air_engine *e, air_batch *b, air_error *err)
 {
-    air_status st = hold_memory(e, AIR_HOLD_ADAPTERS, "an adapter", b->hold, err);
+    air_status st = hold_memory(e, AIR_HOLD_ADAPTERS, "an adapter", b->hold.host, err);
+    if (!st) b->held.host = b->hold.host;
+    if (st || !b->hold.device) return st;
+    st = hold_on_device(e, &b->hold, err);
     if (!st) b->held = b->hold;
     return st;
 }
@@ -580,7 +615,7 @@ air_status air__batch_run(air_engine *e, air_batch *b, air_error *err)
     air_pager_set_cancel(e->pager, &b->cancel);
     if (b->walk) return walk_weights(e, b, err);
     air__timeline_see(e);
-    if (b->hold) return hold_for_adapter(e, b, err);
+    if (b->hold.host) return hold_for_adapter(e, b, err);
     if (b->floats) return make_floats(e, b, err);
     air__pool_keep_spare(&e->pool, air__engine_on_device(e) ? 0 : b->n_items); /* a device keeps what is given back by itself */
     room r = room_for(e, b, SPARE);

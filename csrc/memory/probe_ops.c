@@ -159,7 +159,7 @@ static air_status open_model(tiny_model *m, int threads, int cpu_tier, air_error
     fill_model(m, matrix_format(air_ops_best((air_cpu_tier)cpu_tier)));
     air_backend_config config = {.program = &m->program, .threads = threads, .cpu_tier = cpu_tier};
     air_status st = air_backend_host.open(&m->backend, &config, err);
-    if (!st) st = air_backend_host.reserve(m->backend, 1, 1, err);
+    if (!st) st = air_backend_host.reserve(m->backend, 1, 1, 0, err);
     if (st) return st;
     size_t block = AIR_BLOCK_POSITIONS * WIDTH * sizeof(float);
     st = air_backend_host.state_alloc(m->backend, &m->state, block, err);

@@ -83,13 +83,13 @@ PyObject *air__py_engine_adapter(PyObject *o, PyObject *given)
     matrices m = {0};
     air_engine_adapter *adapter = NULL;
     air_batch *held = NULL;
-    uint64_t bytes;
+    air_adapter_room room;
     air_error err;
     PyObject *wrapped = NULL;
     if (parse_matrices(state, &m, given) == 0 && air__py_engine_usable(engine) == 0) {
-        air_status st = air_engine_adapter_bytes(engine->engine, m.matrix, (int32_t)m.n, &bytes, &err);
+        air_status st = air_engine_adapter_room(engine->engine, m.matrix, (int32_t)m.n, &room, &err);
         if (st) (void)air__py_raise(state, &err);
-        else if (air__py_engine_hold(engine, bytes, &held) == 0) {
+        else if (air__py_engine_hold(engine, &room, &held) == 0) {
             st = air_engine_adapter_new(&adapter, engine->engine, m.matrix, (int32_t)m.n, held, &err);
             wrapped = st ? air__py_raise(state, &err) : adapter_wrap(engine, adapter);
         }
@@ -143,19 +143,15 @@ static int fill(AdapterObject *self, int64_t i, const Py_buffer *a, const Py_buf
         return -1;
     }
     air_adapter_matrix m = air_engine_adapter_matrix(self->adapter, (int32_t)i);
-    float *to_a = air_engine_adapter_a(self->adapter, (int32_t)i), *to_b = air_engine_adapter_b(self->adapter, (int32_t)i);
+    air_error err;
     if (!has_shape(a, m.rank, m.cols) || !has_shape(b, m.rows, m.rank)) {
         air__py_raise_text(state, AIR_E_ARGUMENT, "matrix %d needs float32 a [%lld, %lld], b [%lld, %lld]", (int)i, (long long)m.rank,
                            (long long)m.cols, (long long)m.rows, (long long)m.rank);
         return -1;
     }
-    if (!to_a || !to_b) {
-        air__py_raise_text(state, AIR_E_CLOSED, "a sequence has the adapter already");
-        return -1;
-    }
-    memcpy(to_a, a->buf, (size_t)a->len);
-    memcpy(to_b, b->buf, (size_t)b->len);
-    return 0;
+    if (!air_engine_adapter_fill(self->adapter, (int32_t)i, a->buf, b->buf, &err)) return 0;
+    (void)air__py_raise(state, &err);
+    return -1;
 }
 
 /* set(i, a, b, /): fills matrix number i, before a sequence has the adapter. */
@@ -183,7 +179,15 @@ static PyObject *adapter_bytes(PyObject *o, void *unused)
     (void)unused;
     AdapterObject *self = (AdapterObject *)o;
     if (air__py_engine_usable(self->engine) < 0) return NULL;
-    return PyLong_FromUnsignedLongLong(air_engine_adapter_held(self->adapter));
+    return PyLong_FromUnsignedLongLong(air_engine_adapter_held(self->adapter).host);
+}
+
+static PyObject *adapter_device_bytes(PyObject *o, void *unused)
+{
+    (void)unused;
+    AdapterObject *self = (AdapterObject *)o;
+    if (air__py_engine_usable(self->engine) < 0) return NULL;
+    return PyLong_FromUnsignedLongLong(air_engine_adapter_held(self->adapter).device);
 }
 
 static PyMethodDef adapter_methods[] = {
@@ -194,6 +198,7 @@ static PyMethodDef adapter_methods[] = {
 
 static PyGetSetDef adapter_getset[] = {
     {"bytes", adapter_bytes, NULL, "Of max_ram, while it lives.", NULL},
+    {"device_bytes", adapter_device_bytes, NULL, "Of max_vram, while it lives; 0 where the CPU computes.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

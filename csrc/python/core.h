@@ -114,8 +114,8 @@ PyObject *air__py_engine_run(PyObject *self, PyObject *args, PyObject *kwargs);
 PyObject *air__py_engine_walk(PyObject *self, PyObject *unused);
 PyObject *air__py_engine_floats(PyObject *self, PyObject *args);
 PyObject *air__py_engine_sample(PyObject *self, PyObject *args);
-/* Waits, with looks for signals, until weights have given way to so many bytes: 0 and a batch that holds them, to be freed; or -1. */
-int air__py_engine_hold(EngineObject *engine, uint64_t bytes, air_batch **held);
+/* Waits, with looks for signals, until there is room for an adapter: 0 and a batch that holds it, to be freed; or -1. */
+int air__py_engine_hold(EngineObject *engine, const air_adapter_room *room, air_batch **held);
 
 /* --- adapter.c --- */
 extern PyType_Spec air__py_adapter_spec;

@@ -246,10 +246,10 @@ static PyObject *call_run(run_call *call, int walk, int logits, int hidden, PyOb
     return batch ? air__py_result_new(call->engine, batch, call->n, logits, hidden) : NULL;
 }
 
-int air__py_engine_hold(EngineObject *engine, uint64_t bytes, air_batch **held)
+int air__py_engine_hold(EngineObject *engine, const air_adapter_room *room, air_batch **held)
 {
     run_call call = {.engine = engine};
-    air_batch_request request = {.hold = bytes};
+    air_batch_request request = {.hold = *room};
     *held = call_begin(&call) == 0 ? call_batch(&call, &request, Py_None) : NULL;
     call_end(&call);
     return *held ? 0 : -1;

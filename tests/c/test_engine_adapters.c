@@ -4,11 +4,11 @@
 /* Of rank 3, for every matrix of the layers. NULL where there is no room. */
 static air_engine_adapter *make_adapter(opened *o, air_error *err)
 {
-    enum { RANK = 3, MOST = 64 };
+    enum { RANK = 3, MOST = 64, NUMBERS = 1024 };
     const air_program *p = air_model_program(air_engine_model(o->engine));
     air_adapter_matrix matrices[MOST];
     int32_t n = 0;
-    uint64_t bytes;
+    air_adapter_room room;
     air_batch *held;
     air_engine_adapter *adapter = NULL;
     for (int32_t i = 0; i < p->n_weights && n < MOST; i++) {
@@ -16,14 +16,15 @@ static air_engine_adapter *make_adapter(opened *o, air_error *err)
         if (w->use == AIR_WEIGHT_MATRIX && !strncmp(w->name, "blk.", 4))
             matrices[n++] = (air_adapter_matrix){.name = w->name, .rank = RANK, .rows = w->rows, .cols = w->cols};
     }
-    if (air_engine_adapter_bytes(o->engine, matrices, n, &bytes, err)) return NULL;
-    if (air_batch_submit(&held, o->engine, &(air_batch_request){.hold = bytes}, err)) return NULL;
+    if (air_engine_adapter_room(o->engine, matrices, n, &room, err)) return NULL;
+    if (air_batch_submit(&held, o->engine, &(air_batch_request){.hold = room}, err)) return NULL;
     if (!finish(held, err)) (void)air_engine_adapter_new(&adapter, o->engine, matrices, n, held, err);
     air_batch_free(held);
     for (int32_t i = 0; adapter && i < n; i++) {
-        float *a = air_engine_adapter_a(adapter, i), *b = air_engine_adapter_b(adapter, i);
+        float a[RANK * NUMBERS], b[RANK * NUMBERS];
         for (int64_t j = 0; j < RANK * matrices[i].cols; j++) a[j] = (float)((j * 7 + i) % 11 - 5) / 50;
         for (int64_t j = 0; j < matrices[i].rows * RANK; j++) b[j] = (float)((j * 5 + i) % 13 - 6) / 40;
+        CHECK_EQ(air_engine_adapter_fill(adapter, i, a, b, err), AIR_OK);
     }
     return adapter;
 }
@@ -67,9 +68,9 @@ TEST(adapters_are_their_own_rows_alone)
         uint64_t before = air_engine_stats_get(o.engine).held_by[AIR_HOLD_ADAPTERS];
         air_engine_adapter *adapter = make_adapter(&o, &err);
         REQUIRE(adapter);
-        CHECK_EQ(air_engine_stats_get(o.engine).held_by[AIR_HOLD_ADAPTERS] - before, air_engine_adapter_held(adapter));
+        CHECK_EQ(air_engine_stats_get(o.engine).held_by[AIR_HOLD_ADAPTERS] - before, air_engine_adapter_held(adapter).host);
         REQUIRE(run_adapted(&o, adapter, got[i], &err));
-        CHECK(!air_engine_adapter_a(adapter, 0)); /* read from now on */
+        CHECK_EQ(air_engine_adapter_fill(adapter, 0, NULL, NULL, &err), AIR_E_CLOSED); /* it is read from now on */
         CHECK(memcmp(got[i][1], want, logit_bytes) == 0);
         CHECK(memcmp(got[i][0], want, logit_bytes) != 0 && memcmp(got[i][0], got[i][2], logit_bytes) != 0);
         CHECK(memcmp(got[i], got[0], sizeof got[0]) == 0);

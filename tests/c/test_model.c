@@ -284,7 +284,7 @@ TEST(a_cancel_that_comes_during_the_last_op_is_no_success)
                      .states = &(air_state_view){.k = s->k, .v = s->v, .stride = s->block_capacity}, .wanted = &zero,
                      .n_wanted = 1, .logits = logits, .cancel = &l.cancel, .layers_done = &layers};
     REQUIRE(p->n_vocab <= 4096);
-    REQUIRE(!e->api->reserve(e->backend, 1, 1, &err));
+    REQUIRE(!e->api->reserve(e->backend, 1, 1, 0, &err));
     CHECK_EQ(e->api->run(e->backend, &pass, &feed, &err), AIR_E_CANCELLED);
     CHECK(strcmp(err.text, "cancelled in the output") == 0);
     air_pager_rewind(e->pager);

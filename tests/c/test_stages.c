@@ -314,7 +314,7 @@ static void on_each(with_backend *body)
         air_backend *h;
         air_backend_config config = {.program = &d.program, .threads = threads, .cpu_tier = AIR_TIER_COUNT};
         REQUIRE(!air_backend_host.open(&h, &config, &err));
-        REQUIRE(!air_backend_host.reserve(h, 5, 5, &err));
+        REQUIRE(!air_backend_host.reserve(h, 5, 5, 0, &err));
         slow = *h->ops;
         slow.product[AIR_TYPE_F32].fn = slow_product;
         h->ops = &slow;

@@ -259,7 +259,8 @@ static Drawn draw(Model &m, const std::vector<Sampled> &rows, bool sampled_only)
         item.want = row.want, item.sampling = row.sampling, item.n_prompt = PROMPT;
         items.push_back(item);
     }
-    air_batch_request request = {items.data(), static_cast<int32_t>(items.size()), sampled_only, 0, 0, 0, 0};
+    air_batch_request request = {};
+    request.items = items.data(), request.n_items = static_cast<int32_t>(items.size()), request.sampled_only = sampled_only;
     air_batch *b;
     air_error err = {};
     Drawn drawn = {std::vector<int32_t>(rows.size(), -2), std::vector<float>(rows.size()), {}, 0};

@@ -15,7 +15,7 @@ from tests.bench import common
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "build" / "gpu"
 PROGRAMS = (
-    "gpu_test_rows", "gpu_test_mixture", "gpu_test_recurrent", "gpu_test_attention", "gpu_test_products", "gpu_probe",
+    "gpu_test_rows", "gpu_test_mixture", "gpu_test_recurrent", "gpu_test_attention", "gpu_test_products", "gpu_test_lora", "gpu_probe",
 )  # fmt: skip
 ORIGIN = "origin.json"
 EXTENSION, PLUGIN = Path("csrc") / "_core.abi3.so", Path("cuda") / "libairpy_cuda.so"

@@ -30,17 +30,19 @@ from tests.gpu.driver import NO_GPU, NoGpuError, Watch, facts
 
 State = Literal["ok", "FAILED", "skipped"]
 MIB = 1 << 20
-KERNEL_TESTS = ("rows", "mixture", "recurrent", "attention", "products")
+KERNEL_TESTS = ("rows", "mixture", "recurrent", "attention", "products", "lora")
 PYTEST_NEEDS = ("pytest", "pytest_timeout", "tokenizers", "jinja2", "tqdm", "numpy")
-PYTHON_TESTS = {"test_cuda": (), "test_cuda_experts": (), "test_cuda_models": ("gguf",)}     # with what they need beside those
+PYTHON_TESTS = {  # with what they need beside those
+    "test_cuda": (), "test_cuda_experts": (), "test_cuda_models": ("gguf",), "test_cuda_adapters": ("gguf",),
+}  # fmt: skip
 # Small cases, by program: a sanitizer makes a kernel tens of times slower.
 MEMCHECK = {
     "rows": "", "mixture": "rows_go_to_experts_of", "recurrent": "", "attention": "prompts_attend",
-    "products": "prompts_do_not_depend",
+    "products": "prompts_do_not_depend", "lora": "a_columns_bits",
 }  # fmt: skip
 RACECHECK = {
     "rows": "a_norm_gives", "mixture": "rows_go_to_experts_of", "recurrent": "", "attention": "prompts_over",
-    "products": "the_bits_of_a_prompts_result",
+    "products": "the_bits_of_a_prompts_result", "lora": "before_anything_else",
 }  # fmt: skip
 
 

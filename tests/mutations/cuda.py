@@ -1,6 +1,6 @@
 """Mistakes in the order of copies and kernels of the CUDA backend, which tests/cuda_emu/test_stream.cu must catch, in how it fails, which
-are test_stream_faults.cu's, with state in RAM, test_state.cu's, with experts, test_experts.cu's, and in kernels, test_rows.cu's, test_mixture.cu's and
-test_attention.cu's: a table, and what plants them. Run by tests/python/test_cuda_mutations.py.
+are test_stream_faults.cu's, with state in RAM, test_state.cu's, with experts, test_experts.cu's, with adapters, test_adapters.cu's, and in
+kernels, test_rows.cu's, test_mixture.cu's, test_lora.cu's and test_attention.cu's: a table, and what plants them. Run by tests/python/test_cuda_mutations.py.
 
 A row is a file under cuda/, exact texts (found once each) with what replaces them, and the part of a test's name that must then fail.
 Only that file is compiled; the rest, and the test, are objects of a build of the tests (CMake's, with its compile_commands.json).
@@ -60,6 +60,14 @@ def of_experts(name: str, old: str, new: str, test: str = "no_schedule", *more: 
 
 def of_recurrent(name: str, old: str, new: str, test: str) -> Mutation:
     return Mutation(name, "recurrent.cu", [(old, new)], test, "test_recurrent")
+
+
+def of_adapters(name: str, file: str, old: str, new: str, test: str = "of_the_cpu") -> Mutation:
+    return Mutation(name, file, [(old, new)], test, "test_adapters")
+
+
+def of_lora(name: str, old: str, new: str, test: str) -> Mutation:
+    return Mutation(name, "lora.cu", [(old, new)], test, "test_lora")
 
 
 def of_mixtures(name: str, old: str, new: str, test: str) -> Mutation:
@@ -207,7 +215,7 @@ MUTATIONS = [
     of_faults("a tile that stays is there before its copy is asked for", W, "    if (st) tile->rows = 0;\n", "", "any_call"),
     of_faults("memory of a failed upload is kept", W, "    (void)cudaFree(*out);\n    *out = nullptr;\n    return st;\n", "    *out = nullptr;\n    return st;\n", "any_call"),
     of_faults("a lost device is not known for lost", B, "    if (again != cudaSuccess) h->lost = again;\n", "    (void)again;\n", "lost_device"),
-    of_faults("freed state keeps its room from rows", B, "h->n_ctx) > old_bytes) drop_free_state(h);", "h->n_ctx) > old_bytes) (void)old_rows;", "freed_state"),
+    of_faults("freed state keeps its room from rows", B, "    if (bytes > old_bytes) drop_free_state(h);", "    if (bytes > old_bytes) (void)old_rows;", "freed_state"),
     of_faults("pages stay locked", B, "    (void)cudaHostUnregister(p);\n", "    (void)p;\n", "lost_device"),
     of_faults("a probe keeps its memory", M, "    (void)cudaFree(p->window);\n", "", "a_probe"),
     of_faults("a probe that fails succeeds", M, "    return st ? st : context_bytes(&out->context, err);\n", "    return context_bytes(&out->context, err);\n",
@@ -257,6 +265,24 @@ MUTATIONS = [
     of_mixtures("a row adds its first expert's result again", "a.results[place[j] * a.width + i]", "a.results[place[0] * a.width + i]", "order_of_a_rows"),
     of_mixtures("a time's weight is its row's first", "a.place[row * a.used + which] != time", "a.place[row * a.used + which] < 0", "what_experts_make"),
     of_mixtures("what is weighed already is weighed again", "a.weighed ? 1.0f : weights[j]", "weights[j]", "order_of_a_rows"),
+    # adapters
+    of_adapters("results that are added lie where the sum is, before they are", "adapters.cu", "    if (op->epilogue == AIR_EPILOGUE_SET) return;\n", "    return;\n"),
+    of_adapters("A x is left out", P, "    if (!st && n) st = air_cuda_adapters_begin(h, op, n, err);\n", ""),
+    of_adapters("wanted rows have the first rows' adapters", "adapters.cu", "if (h->program->buffers[op->in].rows != AIR_ROWS_ALL) a.wanted", "if (op->weight < 0) a.wanted"),
+    of_adapters("who has none has the first one's", "adapters.cu", "out[s] = air_device_adapted{adapter ? adapter->on_device : nullptr, adapted->scale};", "out[s] = adapter ? air_device_adapted{adapter->on_device, adapted->scale} : out[0];"),
+    of_adapters("who has which does not go up", P, "    if (!st) st = upload(h, h->layout.adapted, l->adapted, adapted, err);\n", "    (void)adapted;\n"),
+    of_adapters("what another device gives has none", S, "    if (air_cuda_adapts(h, op)) st = air_cuda_adapters_fold(h, op, f.part, of->rows, of, err);\n    else TRY", "    TRY", "other_devices"),
+    of_adapters("a graph is of whoever has adapters", G, " && a.ranks == b.ranks", "", "captured"),
+    of_adapters("memory of what adapters add is kept", B, "    (void)cudaFree(h->adapting.memory);\n", "", "follow_who"),
+    of_adapters("an adapter's memory is kept", B, "        if (cudaSetDevice(h->device) == cudaSuccess) (void)cudaFree(p);\n        return AIR_OK;\n", "        return AIR_OK;\n", "comes_back"),
+    of_adapters("an adapter that could not be cleared is kept", B, '    (void)cudaFree(*out);\n    *out = nullptr;\n    return air_cuda_fail(error, "an adapter", err);', '    *out = nullptr;\n    return air_cuda_fail(error, "an adapter", err);', "any_call"),
+    of_lora("the scale is forgotten", "__fmul_rn(v, of.scale)", "v", "before_anything_else"),
+    of_lora("columns have the first one's adapter", "alike = alike && of[c].a == of[0].a;", "alike = alike || of[c].a == of[0].a;", "a_columns_bits"),
+    of_lora("a warp's sums are left out", "for (int w = 1; w < WARPS; w++)", "for (int w = 1; w < WARPS - 1; w++)", "before_anything_else"),
+    of_lora("rows begin with the weight's first", "g.of[0].b + f.first_row + row", "g.of[0].b + row", "a_columns_bits"),
+    of_lora("rows beside another adapter's begin with the weight's first", "g.of[c].b + f.first_row + row", "g.of[c].b + row", "a_columns_bits"),
+    of_lora("who has no adapter gets a zero added", "if (g.of[c].rank) y = __fadd_rn(y, sum[c]);", "y = __fadd_rn(y, sum[c] + (g.of[c].rank ? 0.0f : 1e-3f));", "without_an_adapter"),
+    of_lora("what is added comes behind the epilogue", "if (g.of[c].rank) y = __fadd_rn(y, sum[c]);", "if (!g.of[c].rank) y = __fadd_rn(y, sum[c]);", "before_anything_else"),
     of_mixtures("what is scaled was not normalised", "a.normalise ? weights[j] / (sum + 1e-20f) : weights[j]", "weights[j] + 0 * sum", "definition_names"),
 ]
 

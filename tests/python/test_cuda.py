@@ -785,11 +785,3 @@ def test_a_plugin_that_is_none_or_of_another_version_is_refused(monkeypatch, tmp
     monkeypatch.setenv("AIRPY_CUDA_PLUGIN", _core.__file__)
     with pytest.raises(errors.UnsupportedError, match="is not a plugin of airpy"):
         load(device="cuda")
-
-
-def test_adapters_are_the_cpus_alone(cuda):
-    message = "adapters are computed by the CPU alone, and cuda computes here; open the model with device 'cpu'"
-    with load(golden("llama"), device="cuda", n_ctx=64) as model:
-        with pytest.raises(errors.UnsupportedError, match=message):
-            model.load_adapter(GOLDEN / "adapters" / "llama-all")
-        assert model.adapters == {}

@@ -106,10 +106,11 @@ def test_a_program_that_fails_or_crashes_is_a_failed_line_and_the_others_run(ses
     script(session, "gpu_test_recurrent", "echo 'ok     a_test'; echo '1 passed, 0 failed'")
     script(session, "gpu_test_attention", "echo 'ok     a_test'; echo 'FAILED another'; exit 1")
     script(session, "gpu_test_products", "echo begun; kill -SEGV $$")
+    script(session, "gpu_test_lora", "echo 'ok     a_test'; echo '1 passed, 0 failed'")
     check.kernels(session)
     assert [(line.name, line.state) for line in session.lines] == [
         ("kernels: rows", "ok"), ("kernels: mixture", "ok"), ("kernels: recurrent", "ok"), ("kernels: attention", "FAILED"),
-        ("kernels: products", "FAILED"),
+        ("kernels: products", "FAILED"), ("kernels: lora", "ok"),
     ]  # fmt: skip
     texts = [line.text for line in session.lines]
     assert texts[0] == "1 tests" and "another" in texts[3] and "status -11" in texts[4]
