@@ -357,6 +357,12 @@ _LING: Keys = (
     ("leading_dense_block_count", "u32", _integer("first_k_dense_replace", 0)),
     ("expert_shared_count", "u32", _integer("num_shared_experts", 0)), *_NORM_TOPK,
 )  # fmt: skip
+_AFMOE = Family(
+    "afmoe", names=_SANDWICH, windows=True, check=lambda config: _needed(config, "mup_enabled"), keys=(
+        ("leading_dense_block_count", "u32", _integer("num_dense_layers", 1)),
+        ("expert_shared_count", "u32", _integer("num_shared_experts", 0)),
+        ("expert_weights_scale", "f32", _number("route_scale", 1.0)), ("expert_weights_norm", "bool", lambda config: True), _ROUTED[4]),
+    allowed=(("route_norm", True), ("score_func", "sigmoid"), ("n_group", 1)))  # fmt: skip
 _EXAONE_MOE = Family("exaone-moe", windows=True, ignored=("mtp.",), keys=(*_LING, _ROUTED[2], _ROUTED[4], *_GROUPS))
 _LING2 = Family("bailingmoe2", keys=(*_LING, _ROUTED[2], _ROUTED[4], *_GROUPS), allowed=(
     ("use_qk_norm", True), ("score_function", "sigmoid"), ("use_qkv_bias", False), ("norm_head", False)))  # fmt: skip
@@ -398,6 +404,7 @@ FAMILIES: dict[str, Family] = {
     "Qwen3ForCausalLM": QWEN3,
     "Qwen2MoeForCausalLM": Family("qwen2moe", keys=_NORM_TOPK, allowed=_SPARSE),
     "Qwen3MoeForCausalLM": Family("qwen3moe", keys=_NORM_TOPK, allowed=_SPARSE),
+    "AfmoeForCausalLM": _AFMOE,
     "ArceeForCausalLM": Family("arcee", (layouts.interleaved,), activations=("relu2",)),
     "BaichuanForCausalLM": _BAICHUAN,
     "BaiChuanForCausalLM": _BAICHUAN,

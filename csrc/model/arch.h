@@ -66,6 +66,7 @@ struct air_arch {
     int keys_in_turn;            /* of a delta net: heads take those of keys in turn, and their steps come of two matrices */
     const char *output_norm;     /* where it is not called output_norm */
     int gated_attention;         /* attn_q has of each head a query, and then a gate of what it attends */
+    int attention_gate;          /* attn_gate has that gate */
     air_positions positions;
     air_rope_pairs rope;
     air_rope_layers rope_layers;

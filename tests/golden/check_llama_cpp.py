@@ -20,7 +20,7 @@ DIFFER = {"exaone4": "no window below 64 layers", "command-r-norms": "no norms o
           "qwen2moe": "asks for an output matrix", "deepseek2-lite": "models of other than 27 layers have a q_lora_rank",
           "deepseek2-v2": "groups by their two best", "phimoe": "a softmax over all", "llama4": "chunks of 8192 alone",
           "gpt-oss": "yarn's ramp is cut to whole pairs", "lfm2moe": "asks for expert_gating_func",
-          "exaone-moe": "asks for expert_gating_func", "qwen35": "values as wide as keys",
+          "afmoe": "normalises no weights unless told", "exaone-moe": "asks for expert_gating_func", "qwen35": "values as wide as keys",
           "nemotron-h-moe": "normalises no weights unless told",
           "bailingmoe2": "heads as wide as embedding and their number say"}
 

@@ -282,6 +282,10 @@ VARIANTS = {
     "exaone-moe": Variant("ExaoneMoe", "exaone-moe", {**UNTIED, **GROUPS, **WINDOW, "hidden_size": 32, "num_hidden_layers": 4,
                           "intermediate_size": 40, "head_dim": 12, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12,
                           "sliding_window_pattern": 4}, keys={**UNTOLD_WINDOWS, **UNTOLD_GATING}),
+    "afmoe": Variant("Afmoe", "afmoe", {**UNTIED, **GROUPS, **WINDOW, "hidden_size": 32, "num_hidden_layers": 4, "intermediate_size": 40,
+                     "head_dim": 12, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12, "num_shared_experts": 1,
+                     "num_dense_layers": 1, "route_scale": 1.5, "mup_enabled": True}, quiet=32 ** 0.5,
+                     keys={**UNTOLD_WINDOWS, **UNTOLD_GATING}),
 }
 
 

@@ -223,6 +223,7 @@ OTHERS = {  # source, keys, tensors, exception, what its message says: what only
         "qwen3next", {}, {"blk.3.attn_q.weight": np.zeros((64, 24), np.float32)}, "ModelError",
         r"blk.3.attn_q.weight is \[24, 64, 1, 1\], but needs \[24, 128\] \(twice head_count"),
     "steps of two matrices": ("qwen35", {}, {"blk.0.ssm_alpha.weight": None}, "ModelError", r"no tensor blk.0.ssm_alpha.weight"),
+    "a gate of what is attended": ("afmoe", {}, {"blk.1.attn_gate.weight": None}, "ModelError", r"no tensor blk.1.attn_gate.weight"),
     "attention in other layers": (
         "qwen3next", {"qwen3next.full_attention_interval": 2}, {}, "ModelError", r"blk.1.attn_qkv.weight is .* but needs"),
     "a convolution of one tap": ("lfm2", {"lfm2.shortconv.l_cache": 1}, {}, "FormatError", r"lfm2.shortconv.l_cache is 1"),

@@ -89,10 +89,13 @@ void air__block_attention(air_builder *b, int32_t layer, int32_t in, int32_t x)
                              "head_count_kv x head size, embedding_length"};
     const projection of_v = {"blk.%d.attn_v.weight", "blk.%d.attn_v.bias", NULL, q_rows + k_rows, v_rows, kv,
                              "head_count_kv x value head size, embedding_length"};
+    const projection of_gate = {"blk.%d.attn_gate.weight", "blk.%d.attn_gate.bias", NULL, 0, (int64_t)heads * hp->value_dim,
+                                heads, "head_count x value head size, embedding_length"};
     int64_t fused = air__has(b, "blk.%d.attn_qkv.weight", layer) ? q_rows + k_rows + v_rows : 0;
     int32_t q = project(b, layer, in, &of_q, fused), k = project(b, layer, in, &of_k, fused), v = project(b, layer, in, &of_v, fused);
     int32_t gate = gated ? half_of(b, layer, q, heads, 1) : AIR_NONE;
     if (gated) q = half_of(b, layer, q, heads, 0);
+    if (b->arch->attention_gate) gate = project(b, layer, in, &of_gate, 0);
     place(b, layer, q, &of_q);
     air__block_temper(b, layer, q);
     place(b, layer, k, &of_k);
@@ -105,7 +108,7 @@ void air__block_attention(air_builder *b, int32_t layer, int32_t in, int32_t x)
     if (b->arch->sinks) sinks = air__vector(b, AIR_REQUIRED, heads, "head_count", "blk.%d.attn_sinks.weight", layer);
     air__emit(b, (air_op){.kind = AIR_OP_ATTENTION, .layer = layer, .in = q, .in2 = AIR_NONE, .out = a, .weight = AIR_NONE,
                           .bias = sinks, .heads = heads, .head_dim = hp->key_dim, .scale = (float)hp->attention_scale});
-    if (gated)
+    if (gate != AIR_NONE)
         air__emit(b, (air_op){.kind = AIR_OP_MULTIPLY, .layer = layer, .in = gate, .in2 = AIR_NONE, .out = a, .weight = AIR_NONE,
                               .bias = AIR_NONE, .activation = AIR_ACTIVATION_SIGMOID});
     air_op out = {.in = a};
