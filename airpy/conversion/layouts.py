@@ -193,21 +193,21 @@ def delta_net(name: str, tensor: LazyTensor, config: Config) -> Iterator[Named]:
 
 def values_in_turn(name: str, tensor: LazyTensor, config: Config) -> Iterator[Named]:
     """Qwen3.5: of heads that share keys GGUF has first one of each key head, then the next (llama.cpp's conversion/qwen.py)."""
-    heads, keys = config.integer("linear_num_value_heads"), config.integer("linear_num_key_heads")
-    dim, both = config.integer("linear_value_head_dim"), 2 * keys * config.integer("linear_key_head_dim")
-    by_head = np.arange(heads).reshape(keys, -1).T.ravel()
-    by_row = (by_head[:, None] * dim + np.arange(dim)).ravel()
     stem = name.removeprefix("linear_attn.")
     if name == stem or stem == "norm.weight":
         yield name, tensor
-    elif stem in ("in_proj_qkv.weight", "conv1d.weight"):
-        yield name, tensor.take(np.concatenate([np.arange(both), both + by_row]), tensor.shape)
-    elif stem == "in_proj_z.weight":
-        yield name, tensor.take(by_row)
-    elif stem == "out_proj.weight":
-        yield name, tensor.take_columns(by_row)
-    else:
-        yield name, tensor.take(by_head)
+        return
+    heads, keys = config.integer("linear_num_value_heads"), config.integer("linear_num_key_heads")
+    joined = stem in ("in_proj_qkv.weight", "conv1d.weight")
+    first = 2 * keys * config.integer("linear_key_head_dim") if joined else 0
+    dim = config.integer("linear_value_head_dim") if joined or stem in ("in_proj_z.weight", "out_proj.weight") else 1
+    size = tensor.shape[-1 if stem == "out_proj.weight" else 0]
+    if heads % keys or size != first + heads * dim:
+        raise ModelError(f"{tensor.name} is {list(tensor.shape)}, which is not {heads} linear_num_value_heads of {keys} "
+                         f"linear_num_key_heads: {first + heads * dim}")  # fmt: skip
+    by_head = np.arange(heads).reshape(keys, -1).T.reshape(-1, 1)
+    order = np.concatenate([np.arange(first), first + (by_head * dim + np.arange(dim)).ravel()])
+    yield name, tensor.take_columns(order) if stem == "out_proj.weight" else tensor.take(order, tensor.shape)
 
 
 def side_by_side(name: str, tensor: LazyTensor, config: Config) -> Iterator[Named]:

@@ -227,6 +227,15 @@ OTHERS = {  # checkpoint, changes of its configuration, what the error says
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("changes", [{"linear_num_value_heads": 5}, {"linear_num_key_heads": 1 << 30}, {"linear_value_head_dim": 1 << 30}])
+def test_heads_that_share_keys_are_those_that_the_tensors_have(changes, tmp_path):
+    """Nothing is made of such numbers before they are compared."""
+    checkpoints.write_checkpoint(tmp_path / "model", checkpoints.describe("qwen35"))
+    config(tmp_path / "model", **changes)
+    with pytest.raises(errors.ModelError, match=r"linear_attn\..* is \[.*\], which is not \d+ linear_num_value_heads of \d+ "):
+        airpy.convert(tmp_path / "model", tmp_path / "m.gguf")
+
+
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_configuration_that_would_compute_something_else_is_refused(name, tmp_path):
     base, changes, message = OTHERS[name]
