@@ -57,9 +57,14 @@ class Journal:
         self._file.write("\n" if self._sums else f"{self._key}\n")  # behind a line that was cut short
 
     def __exit__(self, *exc: object) -> None:
-        if self._file is not None:
-            with contextlib.suppress(OSError):  # of the last lines, for which the disk has no room: their pieces are made again
-                self._file.close()
+        """What it is about is whole, or was never begun, where there is no partial file: then it goes, too."""
+        if self._file is None:
+            return
+        if not os.path.exists(self._partial):
+            with contextlib.suppress(OSError):
+                os.unlink(self._path)
+        with contextlib.suppress(OSError):  # of the last lines, for which the disk has no room: their pieces are made again
+            self._file.close()
 
     def sum_of(self, index: int, start: int) -> int | None:
         """Of the piece of tensor number `index` that begins there; None where it was not written."""
@@ -77,9 +82,3 @@ class Journal:
             if self._unsaid >= _EVERY:
                 self._file.flush()
                 self._unsaid = 0
-
-    def remove(self) -> None:
-        """The file is whole."""
-        if self._file is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(self._path)

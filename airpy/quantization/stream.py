@@ -61,7 +61,6 @@ def write_model(
         if verify:
             _verify(work)
         writer.commit()
-        journal.remove()
     return writer.bytes
 
 
