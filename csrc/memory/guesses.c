@@ -100,6 +100,7 @@ void air__guesses_asked(air__guesses *g, int32_t first, int32_t n_experts, const
 void air__guesses_pass(air__guesses *g, double busy)
 {
     enum { PASSES = 8 };
+    if (!(busy < 1)) busy = 1; /* more than was probed, or of a pass that took no time */
     g->busy += (busy - g->busy) / PASSES;
 }
 
