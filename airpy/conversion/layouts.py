@@ -96,6 +96,8 @@ def gate_and_up(name: str, tensor: LazyTensor, config: Config) -> Iterator[Named
     if name.endswith("output_linear.weight"):
         yield "experts.down_proj.weight", tensor
     elif name.endswith("input_linear.weight"):
+        if len(tensor.shape) != 3 or tensor.shape[1] % 2:
+            raise ModelError(f"{tensor.name} is {list(tensor.shape)}; expected a matrix of gate and up for each expert")
         experts, rows, columns = tensor.shape
         numbers = np.arange(experts * rows).reshape(experts, 2, -1)
         for i, part in enumerate(("gate", "up")):

@@ -95,10 +95,13 @@ class LazyTensor:
         return replace(self, shape=shape)
 
     def transpose(self, columns: range | None = None) -> LazyTensor:
-        """Each matrix of it turned; of [a, b, c] there are a. columns: of each, those that are taken; all."""
+        """Each matrix of it turned; of [a, b, c] there are a. columns: of each, those that are taken; all. Raises
+        ModelError for a vector, UnsupportedError for quantised ones."""
         (part,) = self.parts
         if not isinstance(part.stored, Stored):
             raise UnsupportedError(f"{self.name} is quantised, and would have to be transposed; convert the model that it was made from")
+        if len(self.shape) < 2:
+            raise ModelError(f"{self.name} is {list(self.shape)}; expected matrices")
         *stack, rows, width = self.shape
         chosen = columns or range(width)
         count = math.prod(stack)

@@ -291,6 +291,18 @@ def test_tensors_that_are_wrong_are_refused(name, llama, tmp_path):
     assert not (tmp_path / "m.gguf").exists()
 
 
+@pytest.mark.parametrize(("base", "name", "shape"), [
+    ("mistral4", "model.layers.1.mlp.experts.gate_up_proj", [32]),
+    ("granitehybrid-moe", "model.layers.0.block_sparse_moe.input_linear.weight", [4, 47, 24]),
+    ("llama4", "model.layers.1.feed_forward.experts.down_proj", [32]),
+])  # fmt: skip
+def test_stacked_experts_are_matrices(base, name, shape, tmp_path):
+    description = checkpoints.describe(base)
+    checkpoints.write_checkpoint(tmp_path / "model", {**description, "tensors": {**description["tensors"], name: shape}})
+    with pytest.raises(errors.ModelError, match=rf"{name} is \[.*\]; expected (a matrix of gate and up|matrices)"):
+        airpy.convert(tmp_path / "model", tmp_path / "m.gguf")
+
+
 def test_an_expert_that_is_missing_is_named(tmp_path):
     description = checkpoints.describe("mixtral")
     checkpoints.write_checkpoint(tmp_path / "model", description)
