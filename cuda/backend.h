@@ -1,6 +1,7 @@
 /* cuda/backend.h: inside the CUDA backend: what its files share. backend.cu: life, memory, the vtable; weights.cu: how weights come to the
- * the devices; shuttle.cu: how state does that lies in the host's memory; experts.cu: mixtures; pass.cu: the walk over a program; graph.cu: passes alike, as one
- * launch; share.cu: what other devices and the CPU compute of products; adapters.cu: what is added to them; probe.cu: how fast a device does such things; links.cu: how fast
+ * the devices; shuttle.cu: how state does that lies in the host's memory; experts.cu: mixtures; pass.cu: the walk over a program; results.cu:
+ * what it leaves; graph.cu: passes alike, as one launch; share.cu: what other devices and the CPU compute of products; adapters.cu: what is
+ * added to them; probe.cu: how fast a device does such things; links.cu: how fast
  * several are copied to at once.
  *
  * A backend owns a device's memory for weights, state and activations, and two streams: copies go ahead on one, kernels follow on the
@@ -253,6 +254,11 @@ size_t air_cuda_layer_offset(const air_backend *h, int32_t layer);
 air_status air_cuda_run(air_backend *h, const air_pass *pass, const air_feed *feed, air_error *err);
 /* Enqueues a pass whose inputs lie in h->host, from their way up to that of its results down. */
 air_status air_cuda_enqueue(air_backend *h, air_error *err);
+
+/* --- results.cu --- */
+
+air_status air_cuda_results_bring(air_backend *backend, air_error *err); /* enqueues copies to the host of what the pass asks for */
+void air_cuda_results_hand_out(const air_backend *backend); /* gives them to the pass, when the copies are done */
 
 /* --- graph.cu --- */
 

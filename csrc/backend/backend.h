@@ -143,8 +143,8 @@ typedef struct air_pass {
 
 /* What the CPU does for a device, with all its threads. product, where some tiles are its: out[c * rows + r] = W[r] · x[c] for the rows
  * of some spans in host memory, which follow each other in the weight of a product, rows of them in all, and n columns, 1 to
- * AIR_SHARE_COLUMNS; x [n][width of what the product reads]: of one by heads each W[r] takes its head's part. copy, where weights lie in memory that no device copies from by itself: as memcpy. Either may be NULL. One
- * call at a time, on the thread that calls the backend. */
+ * AIR_SHARE_COLUMNS; x [n][width of what the product reads]: of one by heads each W[r] takes its head's part. copy, where weights lie in
+ * memory that no device copies from by itself: as memcpy. Either may be NULL. One call at a time, on the thread that calls the backend. */
 typedef struct air_host_help {
     void *self;
     void (*product)(void *self, const air_op *op, const air_span *spans, int32_t n_spans, const float *x, int64_t n, float *out);

@@ -166,9 +166,10 @@ typedef enum air_gating {
     AIR_GATING_SPARSE_MIXER,
 } air_gating;
 
-/* A layer's experts: y = down (f(gate x) * (up x)) each, f its activation, or down f(up x) where there is no gate. A row goes to the n_used of them with the largest weights, to
- * which bias is added for the choice alone, of the groups_used groups of experts whose two largest add up to most (of the largest alone,
- * where there is no bias). AIR_OP_ROUTE leaves n_used floats that are numbers of experts, ascending, and then their weights. */
+/* A layer's experts: y = down (f(gate x) * (up x)) each, f its activation, or down f(up x) where there is no gate. A row goes to the n_used
+ * of them with the largest weights, to which bias is added for the choice alone, of the groups_used groups of experts whose two largest add
+ * up to most (of the largest alone, where there is no bias). AIR_OP_ROUTE leaves n_used floats that are numbers of experts, ascending, and
+ * then their weights. */
 typedef struct air_mixture {
     int32_t n_experts, n_used;      /* n_experts 0: the layer has none */
     int32_t n_groups, groups_used;  /* 0: no groups */

@@ -371,7 +371,8 @@ static void note_pass(air__experts *e)
     const air_pager *p = e->pager;
     uint64_t now = air_clock_ns(), bytes = p->stats.disk_bytes;
     double seconds = (double)(now - e->pass_at) * 1e-9;
-    if (e->pass_at && p->plan->disk_rate > 0) air__guesses_pass(e->guesses, (double)(bytes - e->pass_disk_bytes) / seconds / p->plan->disk_rate);
+    double read = (double)(bytes - e->pass_disk_bytes);
+    if (e->pass_at && p->plan->disk_rate > 0) air__guesses_pass(e->guesses, read / seconds / p->plan->disk_rate);
     e->pass_at = now;
     e->pass_disk_bytes = bytes;
 }

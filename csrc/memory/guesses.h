@@ -4,7 +4,8 @@
  *
  * A guess names experts of one layer, the likeliest first. Between two asks there may be several guesses, each of which knows the pass
  * differently well: the first after an ask is of one kind, the second of another, and so on. By kind and place in the guess it is kept how
- * many in a hundred were asked for, of late; those of places that are wrong more often than right are not worth reading, and less so the busier the disk is. */
+ * many in a hundred were asked for, of late; those of places that are wrong more often than right are not worth reading, and less so the
+ * busier the disk is. */
 #ifndef AIR_MEMORY_GUESSES_H
 #define AIR_MEMORY_GUESSES_H
 

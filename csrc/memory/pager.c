@@ -9,8 +9,8 @@
 #include "platform/clock.h"
 #include "platform/pages.h"
 
-/* Least I/O threads where there are mixtures. The depth probed is that of idle CPUs; beside experts that are being computed, one that ends a
- * read waits for a CPU before it begins the next. */
+/* Least I/O threads where there are mixtures. The depth probed is that of idle CPUs; beside experts that are being computed, one that ends
+ * a read waits for a CPU before it begins the next. */
 enum { READERS_OF_EXPERTS = 6 };
 
 int air__pager_cancelled(const air_pager *p) { return p->cancel && atomic_load(p->cancel); }

@@ -104,7 +104,8 @@ typedef enum air_block_kind { AIR_BLOCK_ATTENTION, AIR_BLOCK_FFN } air_block_kin
 
 /* Blocks: each appends its ops to the program and returns the buffer that holds the result. A failure is kept in the builder. */
 int32_t air__block_embed(air_builder *b);
-/* name: without ".weight", which some files leave out too; a norm after a block may be written over its input, out == in; AIR_NONE: a buffer of its own. */
+/* name: without ".weight", which some files leave out too; a norm after a block may be written over its input, out == in; AIR_NONE: a
+ * buffer of its own. */
 int32_t air__block_norm(air_builder *b, int32_t layer, int32_t in, int32_t out, const char *name);
 /* One layer: x += attention, x += feed-forward, as the architecture orders and norms them. */
 void air__block_layer(air_builder *b, int32_t layer, int32_t x);

@@ -251,7 +251,8 @@ static air_status read_scales(const reader *r)
     if (hp->positions == AIR_POSITIONS_ALIBI && hp->alibi == 0)
         return air_fail(r->err, AIR_E_UNSUPPORTED, "the file has no %s: %s models without ALiBi are unsupported",
                         air__key(hp, "attention.max_alibi_bias").text, hp->arch);
-    if (hp->attention_scale == 0 && hp->heads) hp->attention_scale = 1 / sqrt((double)hp->key_dim); /* as files say that have none of their own */
+    /* As files say that have none of their own. */
+    if (hp->attention_scale == 0 && hp->heads) hp->attention_scale = 1 / sqrt((double)hp->key_dim);
     if (hp->embedding_scale == 0) hp->embedding_scale = 1;
     if (hp->residual_scale == 0) hp->residual_scale = 1;
     return AIR_OK;

@@ -49,7 +49,7 @@ typedef struct air_recurrent_hparams { /* zeros where no layer is recurrent */
 
 typedef struct air_hparams { /* every field checked against its range and the others at open */
     char arch[32];
-    int64_t n_vocab, n_embd, n_ff, n_layers, n_ctx_trained; /* n_ff of the first layer with one, heads and kv_heads of the first with attention */
+    int64_t n_vocab, n_embd, n_ff, n_layers, n_ctx_trained; /* n_ff: of the first layer with one; so heads, kv_heads */
     int32_t heads, kv_heads, key_dim, value_dim, rope_dims;
     air_latent_hparams latent;
     air_temper temper;

@@ -85,7 +85,7 @@ STAGED_COPY = '        AIR_CUDA_TRY(cudaMemcpyAsync(to + at, piece, n, cudaMemcp
 RECORD_USED = '    AIR_CUDA_TRY(cudaEventRecord(tile->slot->used, h->devices[tile->device].compute), "computing", err);\n'
 SETTLE = "    cudaError_t late = air_cuda_settle_all(h);\n"
 DRAIN = "    air_cuda_weights_drain(h);\n"
-W, P, B, G, M, S = "weights.cu", "pass.cu", "backend.cu", "graph.cu", "probe.cu", "share.cu"
+W, P, B, G, M, S, R = "weights.cu", "pass.cu", "backend.cu", "graph.cu", "probe.cu", "share.cu", "results.cu"
 
 MUTATIONS = [
     # the ring in VRAM
@@ -130,7 +130,7 @@ MUTATIONS = [
     mutation("small weights are used before they have come", W, "cudaError_t error = air_cuda_settle(h, d->copy);", "cudaError_t error = cudaSuccess;", "all_or_nothing"),
     # inputs, results, state
     mutation("logits are read before they have come", P, "    TRY(cudaEventSynchronize(h->marks.back()));\n", ""),
-    mutation("logits go by another stream", P, "logits, cudaMemcpyDeviceToHost, h->compute", "logits, cudaMemcpyDeviceToHost, h->copy"),
+    mutation("logits go by another stream", R, "logits, cudaMemcpyDeviceToHost, h->compute", "logits, cudaMemcpyDeviceToHost, h->copy"),
     mutation("positions go by another stream", P, "h->host + from, bytes, cudaMemcpyHostToDevice, h->compute", "h->host + from, bytes, cudaMemcpyHostToDevice, h->copy",
              "all_or_nothing"),
     mutation("embeddings go by another stream", P, "n * sizeof *x, cudaMemcpyHostToDevice, h->compute", "n * sizeof *x, cudaMemcpyHostToDevice, h->copy"),
@@ -140,10 +140,10 @@ MUTATIONS = [
     mutation("norms of no rows are launched", P, "    if (op->kind != AIR_OP_PRODUCT && op->out != AIR_NONE && !rows_of(h, op->out)) return AIR_OK; /* no row is wanted */\n", "",
              "all_its_places"),
     # tokens
-    mutation("candidates come down before they are made", P, "TRY(cudaMemcpyAsync(to, made, bytes, cudaMemcpyDeviceToHost, h->compute));",
+    mutation("candidates come down before they are made", R, "TRY(cudaMemcpyAsync(to, made, bytes, cudaMemcpyDeviceToHost, h->compute));",
              "TRY(cudaMemcpyAsync(to, made, bytes, cudaMemcpyDeviceToHost, h->copy));", "few_logits"),
-    mutation("rows of logits come down over each other", P, "        to += logits;\n", "", "own_way"),
-    mutation("logits that nobody reads come down", P, "    return p->logits && (!p->whole || p->whole[i]);\n", "    return p->logits != nullptr || i < 0;\n", "own_way"),
+    mutation("rows of logits come down over each other", R, "        to += logits;\n", "", "own_way"),
+    mutation("logits that nobody reads come down", R, "    return p->logits && (!p->whole || p->whole[i]);\n", "    return p->logits != nullptr || i < 0;\n", "own_way"),
     of_rows("the last of equals comes first", "(uint64_t)bits << 32 | (0xffffffffu - (uint32_t)at);", "(uint64_t)bits << 32 | (uint32_t)at;", "equal",
             ("(int)(0xffffffffu - (uint32_t)key);", "(int)(uint32_t)key;")),
     of_rows("the sign of a zero counts", "    if (x == 0.0f) x = 0.0f; /* whatever its sign */\n", "", "equal"),

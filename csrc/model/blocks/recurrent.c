@@ -88,7 +88,8 @@ static void steps_of(air_builder *b, int32_t layer, int32_t in, int32_t steps)
 {
     int64_t rows = 2 * (int64_t)b->hp->recurrent.heads;
     if (b->arch->keys_in_turn) {
-        int32_t beta = half_of_steps(b, layer, in, "blk.%d.ssm_beta.weight"), alpha = half_of_steps(b, layer, in, "blk.%d.ssm_alpha.weight");
+        int32_t beta = half_of_steps(b, layer, in, "blk.%d.ssm_beta.weight");
+        int32_t alpha = half_of_steps(b, layer, in, "blk.%d.ssm_alpha.weight");
         place_steps(b, layer, beta, steps, 0);
         place_steps(b, layer, alpha, steps, 1);
         return;
