@@ -251,7 +251,9 @@ cudaError_t air_cuda_store(const air_cuda_state *state, const float *k, const fl
 
 /* DECODE: any rows of any sequences, as exact as in float (attention_decode.cu). PROMPT: rows that follow each other in one sequence; tensor
  * cores see queries, state and weights as halves. What they do not take is done as DECODE: F32 state, keys that are no multiple of 16, dims
- * above 256, devices below compute capability 8.0. What is not finite in a later row of a prompt may show in an earlier one. */
+ * above 256, devices below compute capability 8.0. What is not finite in a later row of a prompt may show in an earlier one. Values in keys
+ * have kernels of their own for both (attention_latent.cu), from 7.5, for keys of whole 32 elements, 576 at most; what these do not take,
+ * slopes and soft caps among it, is done in float. */
 typedef struct air_cuda_attention {
     air_cuda_state state;
     const float *q;       /* [rows][heads * key_dim] */

@@ -289,20 +289,31 @@ static void probe_prompts()
 
 /* --- attention --- */
 
-enum { HEADS = 32, KV_HEADS = 8, HEAD_DIM = 128 };
+/* Heads of a layer: of a Llama 3 8B, and of DeepSeek V3 with its compressed state. */
+struct heads_shape {
+    const char *name; /* before the type's, with a space */
+    int64_t heads, kv_heads, key_dim, value_dim;
+    bool values_in_keys;
+
+    size_t values_at(air_state_type type) const { return (size_t)kv_heads * air_state_head_bytes(type, key_dim); }
+    size_t bytes_of_block(air_state_type type) const
+    {
+        return values_at(type) + (values_in_keys ? 0 : (size_t)kv_heads * air_state_head_bytes(type, value_dim));
+    }
+};
+static const heads_shape head_shapes[] = {{"", 32, 8, 128, 128, false}, {"mla ", 128, 1, 576, 512, true}};
 
 /* Some layers' state of one sequence, as many as the set has room for. */
 struct attention_bench {
+    heads_shape shape;
     air_state_type type;
     int64_t depth, rows, blocks, layers;
-    size_t head_bytes, layer_bytes;
+    size_t layer_bytes;
     DeviceArray<uint8_t> memory;
     DeviceArray<const uint8_t *> table;
     DeviceArray<int32_t> sequences, positions;
     DeviceArray<float> q, out;
     DeviceArray<uint8_t> scratch;
-
-    static size_t bytes_of_block(air_state_type type) { return 2 * KV_HEADS * air_state_head_bytes(type, HEAD_DIM); }
 
     static std::vector<int32_t> last_positions(int64_t depth, int64_t rows)
     {
@@ -311,17 +322,17 @@ struct attention_bench {
         return p;
     }
 
-    attention_bench(air_state_type t, int64_t depth_, int64_t rows_)
-        : type(t), depth(depth_), rows(rows_), blocks((depth_ + AIR_BLOCK_POSITIONS - 1) / AIR_BLOCK_POSITIONS),
-          layers(std::max<int64_t>((int64_t)(set_bytes / ((size_t)blocks * bytes_of_block(t))), 1)),
-          head_bytes(air_state_head_bytes(t, HEAD_DIM)), layer_bytes((size_t)blocks * bytes_of_block(t)),
-          memory(layer_bytes * (size_t)layers), table((size_t)(blocks * layers)), sequences(std::vector<int32_t>((size_t)rows_, 0)),
-          positions(last_positions(depth_, rows_)), q(product_bench::random_input(rows_ * HEADS * HEAD_DIM)),
-          out((size_t)(rows_ * HEADS * HEAD_DIM)), scratch(air_cuda_attention_scratch(rows_, HEADS, HEAD_DIM, depth_ - 1))
+    attention_bench(const heads_shape &s, air_state_type t, int64_t depth_, int64_t rows_)
+        : shape(s), type(t), depth(depth_), rows(rows_), blocks((depth_ + AIR_BLOCK_POSITIONS - 1) / AIR_BLOCK_POSITIONS),
+          layers(std::max<int64_t>((int64_t)(set_bytes / ((size_t)blocks * s.bytes_of_block(t))), 1)),
+          layer_bytes((size_t)blocks * s.bytes_of_block(t)), memory(layer_bytes * (size_t)layers), table((size_t)(blocks * layers)),
+          sequences(std::vector<int32_t>((size_t)rows_, 0)), positions(last_positions(depth_, rows_)),
+          q(product_bench::random_input(rows_ * s.heads * s.key_dim)), out((size_t)(rows_ * s.heads * s.value_dim)),
+          scratch(air_cuda_attention_scratch(rows_, s.heads, s.value_dim, depth_ - 1))
     {
         must(cudaMemset(memory.get(), 0x2c, layer_bytes * (size_t)layers)); /* halves of 0.065 */
         std::vector<const uint8_t *> at;
-        for (int64_t i = 0; i < blocks * layers; i++) at.push_back(memory.get() + (size_t)i * bytes_of_block(t));
+        for (int64_t i = 0; i < blocks * layers; i++) at.push_back(memory.get() + (size_t)i * s.bytes_of_block(t));
         table.set(at);
     }
 
@@ -329,28 +340,33 @@ struct attention_bench {
     {
         air_cuda_attention a = {};
         a.q = q.get(), a.out = out.get(), a.rows = rows, a.max_position = depth - 1, a.window = INT64_MAX;
-        a.scale = 1.0f / sqrtf((float)HEAD_DIM), a.scratch = scratch.get(), a.role = role;
+        a.scale = 1.0f / sqrtf((float)shape.key_dim), a.scratch = scratch.get(), a.role = role;
         return seconds_of([&](int i) {
-            a.state = {table.get() + (int64_t)i % layers * blocks, blocks, sequences.get(), positions.get(), 0, KV_HEADS * head_bytes, nullptr,
-                       type, HEADS, KV_HEADS, HEAD_DIM, HEAD_DIM, false};
+            a.state = {table.get() + (int64_t)i % layers * blocks, blocks, sequences.get(), positions.get(), 0, shape.values_at(type), nullptr,
+                       type, shape.heads, shape.kv_heads, shape.key_dim, shape.value_dim, shape.values_in_keys};
             must(air_cuda_attention_run(&a, 0));
         });
     }
 };
 
 /* Of decoding: bytes of K and V per second. Of a prompt's last rows: operations per second. */
+static void probe_attention_of(const heads_shape &shape, air_state_type type, const std::string &name, int64_t depth)
+{
+    int64_t rows = std::min<int64_t>(is_tiny() ? 512 / shape.heads : 512, depth);
+    attention_bench one(shape, type, depth, 1);
+    figure("decode " + name, (double)one.layer_bytes / one.seconds(AIR_CUDA_DECODE));
+    attention_bench many(shape, type, depth, rows);
+    double seen = (double)rows * ((double)depth - (double)(rows - 1) / 2);
+    figure("prompt " + name, 2.0 * (double)(shape.heads * (shape.key_dim + shape.value_dim)) * seen / many.seconds(AIR_CUDA_PROMPT));
+}
+
 static void probe_attention()
 {
     const struct { air_state_type type; const char *name; } types[] = {{AIR_STATE_F16, "f16"}, {AIR_STATE_Q8_0, "q8_0"}};
     for (const std::string &name : names.empty() ? std::vector<std::string>{"8192", "32768"} : names)
-        for (auto type : types) {
-            int64_t depth = std::max<int64_t>(atoll(name.c_str()), 64), rows = std::min<int64_t>(is_tiny() ? 16 : 512, depth);
-            attention_bench one(type.type, depth, 1);
-            figure(std::string("decode ") + type.name + " " + name, (double)one.layer_bytes / one.seconds(AIR_CUDA_DECODE));
-            attention_bench many(type.type, depth, rows);
-            double seen = (double)rows * ((double)depth - (double)(rows - 1) / 2);
-            figure(std::string("prompt ") + type.name + " " + name, 4.0 * HEADS * HEAD_DIM * seen / many.seconds(AIR_CUDA_PROMPT));
-        }
+        for (const heads_shape &shape : head_shapes)
+            for (auto type : types)
+                probe_attention_of(shape, type.type, std::string(shape.name) + type.name + " " + name, std::max<int64_t>(atoll(name.c_str()), 64));
 }
 
 int main(int argc, char **argv)
