@@ -139,15 +139,16 @@ typedef struct air_adapter_room {
     int64_t rank;
 } air_adapter_room;
 /* That of one of these. Errors: AIR_E_MODEL where it does not fit the model, AIR_E_UNSUPPORTED for tables, vectors, experts. */
-air_status air_engine_adapter_room(air_engine *engine, const air_adapter_matrix *matrices, int32_t n, air_adapter_room *out, air_error *err);
+air_status air_engine_adapter_room(air_engine *engine, const air_adapter_matrix *matrices, int32_t n, air_adapter_room *out,
+                                   air_error *err);
 /* All zeros, to be filled. held: an ended batch that has made that room (air_batch_request.hold), which it takes over. Free it
  * after the sequences that have it and before the engine. Errors: those above, AIR_E_NOMEM; of a device AIR_E_DEVICE. */
 air_status air_engine_adapter_new(air_engine_adapter **out, air_engine *engine, const air_adapter_matrix *matrices, int32_t n,
                                   air_batch *held, air_error *err);
 int32_t air_engine_adapter_count(const air_engine_adapter *adapter);
 air_adapter_matrix air_engine_adapter_matrix(const air_engine_adapter *adapter, int32_t i); /* without the name */
-/* Copies A [rank][cols] and B [rows][rank] of matrix number i. Errors: AIR_E_CLOSED once a sequence has the adapter; of a device AIR_E_NOMEM,
- * AIR_E_DEVICE, after which what it has of the matrix is undefined. */
+/* Copies A [rank][cols] and B [rows][rank] of matrix number i. Errors: AIR_E_CLOSED once a sequence has the adapter; of a device
+ * AIR_E_NOMEM, AIR_E_DEVICE, after which what it has of the matrix is undefined. */
 air_status air_engine_adapter_fill(air_engine_adapter *adapter, int32_t i, const float *a, const float *b, air_error *err);
 void air_engine_adapter_free(air_engine_adapter *adapter);
 air_adapter_room air_engine_adapter_held(const air_engine_adapter *adapter);
