@@ -550,8 +550,8 @@ static air_status hold_on_device(air_engine *e, const air_adapter_room *adapter,
     if (least > left || adapter->device > left - least)
         return air_fail(err, AIR_E_BUDGET,
                         "max_vram %.1f MiB is too small by %.1f MiB for an adapter of %.1f MiB: in use %.1f, of that weights %.1f; beside "
-                        "it passes of %lld rows need %.1f; open the model with a larger max_vram, or with a larger n_ctx, which leaves more "
-                        "room beside weights",
+                        "it passes of %lld rows need %.1f; open the model with a larger max_vram, or with a larger n_ctx, which leaves "
+                        "more room beside weights",
                         air_mib(limit), (double)air_tenths_up(least + adapter->device - left) / 10,
                         (double)air_tenths_up(adapter->device) / 10, air_mib(limit - left),
                         air_mib(e->plan->device_pin_bytes + e->plan->device_expert_bytes), (long long)rows, air_mib(least));
