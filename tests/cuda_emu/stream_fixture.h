@@ -9,6 +9,7 @@
 #include <cstring>
 #include <deque>
 #include <initializer_list>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -151,22 +152,24 @@ inline void feed_give(void *self, const air_expert *expert)
     feed->pager->experts.give(feed->pager->self, expert);
 }
 
-inline const air_program *&program_under_test()
+/* Of the backends that are open; what it has of others is not read. */
+inline std::map<const air_backend *, const air_program *> &programs_under_test()
 {
-    static const air_program *program;
-    return program;
+    static std::map<const air_backend *, const air_program *> programs;
+    return programs;
 }
 
 inline air_status open_noting_program(air_backend **out, const air_backend_config *config, air_error *err)
 {
-    program_under_test() = config->program;
-    return air_backend_plugin()->open(out, config, err);
+    air_status st = air_backend_plugin()->open(out, config, err);
+    if (!st) programs_under_test()[*out] = config->program;
+    return st;
 }
 
 inline air_status run_with_feed(air_backend *backend, const air_pass *pass, const air_feed *pager, air_error *err)
 {
     Feed feed = {pager, {}, {}, 0, {}, 0};
-    const air_program *p = program_under_test();
+    const air_program *p = programs_under_test().at(backend);
     for (int32_t i = 0; i < p->n_weights; i++) feed.row_bytes.push_back(static_cast<size_t>(p->weights[i].row_bytes));
     air_feed unkind = {&feed, feed_next, feed_release, feed_keep, feed_gather, pager->vectors, {}};
     unkind.experts.ask = feed_ask;
